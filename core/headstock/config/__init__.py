@@ -1,0 +1,1 @@
+"""What is set: typed sections, read once at the edge."""

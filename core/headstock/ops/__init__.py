@@ -1,0 +1,1 @@
+"""What hardware must compute: references, inputs, tolerances."""

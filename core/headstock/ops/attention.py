@@ -1,0 +1,164 @@
+"""Attention over paged keys and values: the contract, and the step that it works on.
+
+One ragged form serves prefill, chunks of it, decode, mixed steps and verification: row ``r`` of a
+step has queries [query_starts[r], query_starts[r+1]) of the packed token axis, and they are the
+last ones of its kv_lengths[r] tokens, whose keys and values lie in the pages of page_table[r].
+
+Shapes: T tokens of the step, R rows, P pages a row can have, H query heads, K key/value heads,
+D head size, N tree nodes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionSpec:
+    """What a model's attention layers have in common; one provider is built per distinct spec.
+
+    Attributes:
+        num_heads: Query heads on this rank.
+        num_kv_heads: Key/value heads on this rank.
+        head_dim: Of queries, keys and values.
+        dtype: Of the activations.
+        kv_dtype: Of the pages.
+        page_size: Tokens a page holds.
+        scale: Multiplies q·k. Dimensionless.
+        max_length: Longest request. Tokens.
+        max_rows: Most rows of a step.
+        max_tokens: Most tokens of a step.
+        features: ``sliding_window``, ``sinks``, ``soft_cap`` …; {} is plain causal attention.
+        window: With ``sliding_window``: tokens a query sees, itself included.
+        soft_cap: With ``soft_cap``: scores become cap * tanh(score / cap).
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+    kv_dtype: torch.dtype
+    page_size: int
+    scale: float
+    max_length: int
+    max_rows: int
+    max_tokens: int
+    features: frozenset[str] = frozenset()
+    window: int | None = None
+    soft_cap: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KVLayout:
+    """How a provider keeps one layer's keys and values.
+
+    Attributes:
+        tag: Names the layout for fused ops and transfers, such as ``pages-kv-thd``.
+        page_sizes: Accepted tokens a page; the first is the one it likes best.
+        dtype: Of its elements.
+    """
+
+    tag: str
+    page_sizes: tuple[int, ...]
+    dtype: torch.dtype
+
+    def accepts(self, page_size: int) -> bool:
+        """Whether pages may hold ``page_size`` tokens."""
+        return page_size in self.page_sizes
+
+
+@dataclass(slots=True, kw_only=True)
+class StepBatch:
+    """The rows of one step on the device. Buffers keep their addresses from step to step.
+
+    Tensors may be larger than the step: entries past ``num_rows`` and ``num_tokens`` are padding.
+    A padding row has one query token, kv length 1 and the null page; padding tokens belong to
+    padding rows. Captured code must read counts from ``counts`` or work on the padded shapes.
+
+    Attributes:
+        num_tokens: T, padded: the shape the step runs at. Host.
+        num_rows: R, padded. Host.
+        max_query: Upper bound of a row's queries. Host, baked into graphs.
+        max_kv: Upper bound of a row's kv length. Host, bucketed, baked into graphs.
+        positions_T: Position of each token in its request. int64. [T]
+        query_starts_R1: int32. [R + 1]
+        kv_lengths_R: Including the step's own tokens. int32. [R]
+        page_table_RP: int32. [R, P]
+        write_slots_T: page * page_size + offset where each token's key and value go. int64. [T]
+        row_of_token_T: int32. [T]
+        counts: (real rows, real tokens, tree nodes). int32. [3]
+        tree_N4: (row_begin, row_end, kv_begin, kv_end) of prefixes that rows share; a hint.
+            int32. [N, 4]
+        host_rows: For providers that loop over rows on the host, as the reference does: upper
+            bounds (query tokens, kv tokens) of each row. Not available under capture.
+    """
+
+    num_tokens: int
+    num_rows: int
+    max_query: int
+    max_kv: int
+    positions_T: Tensor
+    query_starts_R1: Tensor
+    kv_lengths_R: Tensor
+    page_table_RP: Tensor
+    write_slots_T: Tensor
+    row_of_token_T: Tensor
+    counts: Tensor
+    tree_N4: Tensor
+    host_rows: list[tuple[int, int]]
+
+
+class AttentionProvider(Protocol):
+    """Attention for one spec on one device; shared by the layers that have that spec.
+
+    A step calls ``plan`` once, then for each layer ``write`` and ``run``.
+    """
+
+    @property
+    def layout(self) -> KVLayout:
+        """How it keeps keys and values."""
+        ...
+
+    @property
+    def graph_key(self) -> tuple[int, ...]:
+        """What the last ``plan`` decided that a captured launch bakes in (grid, splits …)."""
+        ...
+
+    def kv_shape(self, num_pages: int) -> tuple[int, ...]:
+        """Shape of one layer's buffer for ``num_pages`` pages, the null page among them."""
+        ...
+
+    def plan(self, batch: StepBatch) -> None:
+        """Prepare for ``batch``: writes only into buffers made when it was built."""
+        ...
+
+    def write(self, k_TKD: Tensor, v_TKD: Tensor, kv: Tensor, batch: StepBatch) -> None:
+        """Store keys and values of the step's tokens into the pages of ``kv``."""
+        ...
+
+    def run(
+        self, q_THD: Tensor, kv: Tensor, batch: StepBatch, *, sinks_H: Tensor | None = None
+    ) -> Tensor:
+        """Attend.
+
+        Returns:
+            Output in q's dtype; of padding tokens: anything finite or not. [T, H, D]
+        """
+        ...
+
+    def read(self, kv: Tensor, slots_S: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values at token slots, for tests and transfers. [S, K, D] each."""
+        ...
+
+
+class AttentionBuilder(Protocol):
+    """What a provider registers for the built op ``attention``."""
+
+    def __call__(self, spec: AttentionSpec, device: Any) -> AttentionProvider:
+        """Build the provider."""
+        ...

@@ -1,0 +1,336 @@
+"""What an op is, who implements it, and how one implementation is chosen.
+
+An op is its reference: a plain PyTorch function (or, for ops that keep state or packed weights, a
+builder of a callable object). A *provider* offers implementations with what they require, as
+data. :class:`Resolver` chooses one when a layer is built; nothing here runs per token.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+
+from headstock.errors import ConfigError, PluginError, UnsupportedError
+
+if TYPE_CHECKING:
+    from headstock.ops.device import OpDevice
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+REFERENCE = "reference"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """What is known of an op's arguments when the layer that calls it is built.
+
+    Attributes:
+        dtype: Of the activations, as in ``str(torch.dtype)`` without ``torch.``.
+        sizes: Static sizes by name, such as ``head_dim`` or ``in_features``.
+        layout: Canonical layout of the weights or tag of the KV pages, "" where neither matters.
+        features: What is asked beyond the plain op. A provider that does not declare every one
+            of them is refused, so that a new feature never meets an old kernel unnoticed.
+    """
+
+    dtype: str
+    sizes: Mapping[str, int] = field(default_factory=dict[str, int])
+    layout: str = ""
+    features: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """Which values of a size are accepted; every condition given must hold."""
+
+    only: frozenset[int] = frozenset()
+    multiple_of: int = 1
+    at_least: int = 0
+    at_most: int | None = None
+
+    def reason_against(self, name: str, value: int) -> str | None:
+        """Say why ``value`` is refused, or None when it is accepted."""
+        if self.only and value not in self.only:
+            return f"{name} {value} not in {sorted(self.only)}"
+        if value % self.multiple_of:
+            return f"{name} {value} not a multiple of {self.multiple_of}"
+        if value < self.at_least:
+            return f"{name} {value} under {self.at_least}"
+        if self.at_most is not None and value > self.at_most:
+            return f"{name} {value} over {self.at_most}"
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requires:
+    """What an implementation needs, as data: compared once, shown by the doctor.
+
+    Attributes:
+        dtypes: Activation dtypes; empty: any.
+        layouts: Weight layouts or KV tags; empty: any.
+        features: Features it implements.
+        sizes: Accepted sizes by name; names not listed are accepted whatever they are.
+        capabilities: Names that the device's ``capabilities`` must hold, such as ``avx2``.
+    """
+
+    dtypes: frozenset[str] = frozenset()
+    layouts: frozenset[str] = frozenset()
+    features: frozenset[str] = frozenset()
+    sizes: Mapping[str, Sizes] = field(default_factory=dict[str, Sizes])
+    capabilities: frozenset[str] = frozenset()
+
+    def reason_against(self, spec: Spec, capabilities: frozenset[str]) -> str | None:
+        """Say why ``spec`` is refused on a device with ``capabilities``, or None."""
+        lacking = self.capabilities - capabilities
+        if lacking:
+            return f"device lacks {', '.join(sorted(lacking))}"
+        if self.dtypes and spec.dtype not in self.dtypes:
+            return f"dtype {spec.dtype} not in {sorted(self.dtypes)}"
+        if self.layouts and spec.layout not in self.layouts:
+            return f"layout {spec.layout or 'none'} not in {sorted(self.layouts)}"
+        unknown = spec.features - self.features
+        if unknown:
+            return f"lacks features: {', '.join(sorted(unknown))}"
+        for name, accepted in self.sizes.items():
+            reason = accepted.reason_against(name, spec.sizes[name]) if name in spec.sizes else None
+            if reason:
+                return reason
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tolerance:
+    """How far a provider may be from the reference, by activation dtype: (relative, absolute)."""
+
+    by_dtype: Mapping[str, tuple[float, float]]
+
+    def of(self, dtype: str) -> tuple[float, float]:
+        """Return (rtol, atol) for ``dtype``."""
+        return self.by_dtype[dtype]
+
+
+DEFAULT_TOLERANCE = Tolerance(
+    by_dtype={"float32": (1e-4, 1e-5), "float16": (4e-3, 4e-3), "bfloat16": (2e-2, 2e-2)}
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Op(Generic[P, R]):
+    """One thing that hardware must compute.
+
+    Attributes:
+        name: As in ``--op name=provider``.
+        reference: The specification: for a function op the function; for a built op
+            ``(spec, device) -> callable``.
+        is_built: Whether providers are builders.
+        tolerance: For the conformance kit.
+        cases: Yields ``Case`` objects for the kit: representative and edge shapes.
+    """
+
+    name: str
+    reference: Callable[P, R]
+    is_built: bool = False
+    tolerance: Tolerance = DEFAULT_TOLERANCE
+    cases: Callable[..., Iterable[Any]] | None = None
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the reference."""
+        return self.reference(*args, **kwargs)
+
+
+ALL_OPS: dict[str, Op[..., Any]] = {}
+"""Every op by name; filled by the modules of this room, and by plugins that define their own."""
+
+
+def op(
+    *,
+    is_built: bool = False,
+    tolerance: Tolerance = DEFAULT_TOLERANCE,
+    cases: Callable[..., Iterable[Any]] | None = None,
+) -> Callable[[Callable[P, R]], Op[P, R]]:
+    """Declare the decorated reference function to be an op of its name."""
+
+    def declare(reference: Callable[P, R]) -> Op[P, R]:
+        name = reference.__name__
+        assert name not in ALL_OPS, f"op {name!r} is declared twice"
+        declared = Op(name, reference, is_built, tolerance, cases)
+        ALL_OPS[name] = declared
+        return declared
+
+    return declare
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Implementation:
+    """One provider's way to compute an op.
+
+    Attributes:
+        op: The op's name.
+        provider: Who wrote it, such as ``xeon`` or ``triton``.
+        run: The callable, or the builder for a built op. Same signature as the reference.
+        requires: What it needs.
+        priority: The highest that accepts wins; the reference has 0.
+    """
+
+    op: str
+    provider: str
+    run: Callable[..., Any]
+    requires: Requires = Requires()
+    priority: int = 100
+
+
+class OpRegistry:
+    """The implementations that plugins offered, filled at start-up."""
+
+    def __init__(self) -> None:
+        self._offered: dict[str, list[Implementation]] = {}
+
+    def add(
+        self,
+        op: Op[..., Any],
+        provider: str,
+        run: Callable[..., Any],
+        *,
+        requires: Requires = Requires(),
+        priority: int = 100,
+    ) -> None:
+        """Offer ``run`` for ``op``.
+
+        Raises:
+            PluginError: The signature is not the reference's, or the provider offers it twice
+                with the same requirements.
+        """
+        check_signature(op, provider, run)
+        offered = self._offered.setdefault(op.name, [])
+        if any(other.provider == provider and other.requires == requires for other in offered):
+            raise PluginError(
+                f"Provider {provider!r} offers op {op.name!r} twice for the same requirements.",
+                remedy="Offer it once, or with different `requires`.",
+            )
+        offered.append(
+            Implementation(
+                op=op.name, provider=provider, run=run, requires=requires, priority=priority
+            )
+        )
+
+    def offered(self, op: Op[..., Any]) -> Sequence[Implementation]:
+        """Return what is offered for ``op``, best first, its reference last."""
+        reference = Implementation(op=op.name, provider=REFERENCE, run=op.reference, priority=0)
+        ranked = sorted(self._offered.get(op.name, []), key=lambda i: (-i.priority, i.provider))
+        return [*ranked, reference]
+
+
+def check_signature(op: Op[..., Any], provider: str, run: Callable[..., Any]) -> None:
+    """Refuse an implementation whose parameters are not the reference's.
+
+    Raises:
+        PluginError: Naming both signatures.
+    """
+    import inspect
+
+    wanted = [(p.name, p.kind) for p in inspect.signature(op.reference).parameters.values()]
+    got = [(p.name, p.kind) for p in inspect.signature(run).parameters.values()]
+    if wanted != got:
+        raise PluginError(
+            f"{provider}: {op.name} takes ({', '.join(name for name, _ in got)}), the op takes"
+            f" ({', '.join(name for name, _ in wanted)}).",
+            remedy="Give the implementation the reference's parameters, names and kinds alike.",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolution:
+    """Who computes an op for one spec, and who was passed over, with the reason."""
+
+    op: str
+    spec: Spec
+    provider: str
+    passed_over: tuple[tuple[str, str], ...]
+
+
+class Resolver:
+    """Chooses implementations for one device; layers ask it while they are built.
+
+    Args:
+        registry: What plugins offered.
+        device: The device in hand; its ``capabilities`` decide with the spec.
+        forced: Op name to provider, from ``--op``. ``all`` stands for every op.
+
+    Raises:
+        ConfigError: ``forced`` names an op that does not exist.
+    """
+
+    def __init__(
+        self, registry: OpRegistry, device: OpDevice, forced: Mapping[str, str] | None = None
+    ) -> None:
+        self._registry = registry
+        self._device = device
+        self._forced = dict(forced or {})
+        self._chosen: dict[tuple[Any, ...], Callable[..., Any]] = {}
+        self.resolutions: list[Resolution] = []
+        for name in self._forced:
+            if name != "all" and name not in ALL_OPS:
+                raise ConfigError(
+                    f"--op names {name!r}, which is no op.{did_you_mean(name, ALL_OPS)}",
+                    remedy=f"Use one of: {', '.join(sorted(ALL_OPS))}.",
+                )
+
+    @property
+    def device(self) -> OpDevice:
+        """The device that is resolved for."""
+        return self._device
+
+    def resolve(self, op: Op[P, R], spec: Spec) -> Callable[P, R]:
+        """Return the callable for ``op`` under ``spec``; the same one for an equal spec.
+
+        For a built op, the callable is what the provider's builder returns for (spec, device):
+        :meth:`build` does that.
+
+        Raises:
+            ConfigError: A forced provider does not offer the op.
+            UnsupportedError: A forced provider, or everybody, refuses the spec.
+        """
+        key = (op.name, spec.dtype, spec.layout, spec.features, tuple(sorted(spec.sizes.items())))
+        if key not in self._chosen:
+            self._chosen[key] = self._choose(op, spec).run
+        return self._chosen[key]
+
+    def _choose(self, op: Op[..., Any], spec: Spec) -> Implementation:
+        offered = self._registry.offered(op)
+        forced = self._forced.get(op.name, self._forced.get("all"))
+        candidates = [i for i in offered if forced in (None, i.provider)]
+        if not candidates and op.name not in self._forced:
+            candidates = [i for i in offered if i.provider == REFERENCE]
+        if not candidates:
+            names = [i.provider for i in offered]
+            raise ConfigError(
+                f"--op {op.name}={forced}: no such provider.{did_you_mean(str(forced), names)}",
+                remedy=f"Offered for it: {', '.join(names)}.",
+            )
+        passed_over: list[tuple[str, str]] = []
+        for candidate in candidates:
+            reason = candidate.requires.reason_against(spec, self._device.capabilities)
+            if reason is None:
+                self.resolutions.append(
+                    Resolution(
+                        op=op.name,
+                        spec=spec,
+                        provider=candidate.provider,
+                        passed_over=tuple(passed_over),
+                    )
+                )
+                return candidate
+            passed_over.append((candidate.provider, reason))
+        reasons = "; ".join(f"{provider}: {reason}" for provider, reason in passed_over)
+        raise UnsupportedError(
+            f"Nobody can compute {op.name} as asked ({reasons}).",
+            remedy="Drop the --op flag, or use `headstock doctor` to see what is offered.",
+        )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the closest known name, or ""."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,100 @@
+"""Matrix products with weights in canonical layouts.
+
+A checkpoint's format is converted at load into one of few canonical layouts; a provider packs the
+canonical tensors once, into storage of its own choosing, and multiplies by what it packed.
+
+Shapes: M rows of activations, O output features, I input features, G groups along I.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+DENSE = "dense"
+INT8_GROUP = "int8-group"
+INT4_GROUP = "int4-group"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearSpec:
+    """One weight matrix, as a layer needs it multiplied.
+
+    Attributes:
+        in_features: I on this rank.
+        out_features: O on this rank.
+        dtype: Of activations in and out.
+        layout: ``dense``, ``int8-group`` or ``int4-group``.
+        group_size: Input features that share a scale; 0 for dense.
+        has_bias: Whether a bias is added.
+        needs_rows: Whether :meth:`LinearProvider.rows` is called: the weight is an embedding table,
+            perhaps tied to the output layer. Asked of providers as feature ``rows``.
+    """
+
+    in_features: int
+    out_features: int
+    dtype: torch.dtype
+    layout: str = DENSE
+    group_size: int = 0
+    has_bias: bool = False
+    needs_rows: bool = False
+
+
+CanonicalWeight = Mapping[str, "Tensor"]
+"""Tensors of a weight by part, in the layout's canonical form:
+
+- ``dense``: ``weight`` in the model's dtype. [O, I]
+- ``int8-group``: ``weight`` int8 [O, I]; ``scale`` float32 [O, G]. w = scale * q.
+- ``int4-group``: ``weight`` uint8 [O, I / 2], features 2j in the low and 2j+1 in the high nibble
+  of byte j; ``scale`` and ``minimum`` float32 [O, G]. w = scale * q + minimum, 0 <= q <= 15.
+"""
+
+
+class LinearProvider(Protocol):
+    """Products with one packed weight. Addresses of the packed storage never change."""
+
+    def load(self, part: CanonicalWeight, row_begin: int) -> None:
+        """Pack the canonical rows ``part`` as output features from ``row_begin`` on.
+
+        Called as the checkpoint streams by, once or more for disjoint row ranges, and again with
+        the same ranges when weights are updated. Keeps no reference to ``part``.
+        """
+        ...
+
+    def load_bias(self, bias: Tensor, begin: int) -> None:
+        """Set the bias of output features from ``begin`` on. [rows]"""
+        ...
+
+    def __call__(self, x_MI: Tensor) -> Tensor:
+        """Return x·Wᵀ + bias in x's dtype. [M, O]"""
+        ...
+
+    def rows(self, ids_T: Tensor, first: int) -> Tensor:
+        """Look up an embedding.
+
+        Args:
+            ids_T: Token ids. int64. [T]
+            first: The id of row 0; ids outside of [first, first + O) give rows of zeros.
+
+        Returns:
+            The weight's rows in the spec's dtype. [T, I]
+        """
+        ...
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the packed storage."""
+        ...
+
+
+class LinearBuilder(Protocol):
+    """What a provider registers for the built op ``linear``."""
+
+    def __call__(self, spec: LinearSpec, device: Any) -> LinearProvider:
+        """Allocate the packed storage for ``spec``."""
+        ...

@@ -1,0 +1,51 @@
+"""Normalisation. Shapes: T tokens, D features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from headstock.ops.base import op
+
+
+@op()
+def rms_norm(x_TD: Tensor, weight_D: Tensor, *, eps: float) -> Tensor:
+    """Divide each row by its root mean square, then scale by ``weight_D``.
+
+    The mean is taken in float32 whatever the input dtype. Leading dimensions may be several.
+
+    Args:
+        x_TD: Activations, any float dtype. [..., D]
+        weight_D: Learned scale. [D]
+        eps: Added to the mean square before the root. Dimensionless.
+
+    Returns:
+        Normalised activations in the dtype of ``x_TD``. [..., D]
+
+    Source:
+        Zhang and Sennrich 2019, "Root Mean Square Layer Normalization", eq. 4.
+    """
+    x32 = x_TD.to(torch.float32)
+    inverse_rms = torch.rsqrt(x32.square().mean(dim=-1, keepdim=True) + eps)
+    return (x32 * inverse_rms).to(x_TD.dtype) * weight_D
+
+
+@op()
+def add_rms_norm(
+    x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, *, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Add ``x_TD`` to the residual stream and normalise the sum.
+
+    An implementation may write the sum into ``residual_TD`` and return that.
+
+    Args:
+        x_TD: Output of the layer before. [T, D]
+        residual_TD: The residual stream. [T, D]
+        weight_D: Learned scale. [D]
+        eps: As in :func:`rms_norm`.
+
+    Returns:
+        The normalised sum and the sum. [T, D] each
+    """
+    total_TD = x_TD + residual_TD
+    return rms_norm.reference(total_TD, weight_D, eps=eps), total_TD

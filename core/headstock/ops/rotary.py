@@ -1,0 +1,100 @@
+"""Rotary position embedding, and the fused preparation of queries, keys and values.
+
+Shapes: T tokens, H query heads, K key/value heads, D head size, L positions, C = rotated features.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from headstock.ops.base import op
+from headstock.ops.norm import rms_norm
+
+if TYPE_CHECKING:
+    from headstock.ops.attention import AttentionProvider, StepBatch
+
+
+def rotate(
+    x_THD: Tensor, positions_T: Tensor, cos_sin_LC: Tensor, *, is_interleaved: bool
+) -> Tensor:
+    """Rotate pairs of the first C features of each head by their position's angles.
+
+    Args:
+        x_THD: Queries or keys. [T, H, D]
+        positions_T: Row of the table for each token. int64. [T]
+        cos_sin_LC: Cosines, then sines, of C / 2 angles. float32. [L, C]
+        is_interleaved: Pairs are neighbours (2 i, 2 i + 1), not halves (i, i + C / 2).
+
+    Returns:
+        In the dtype of ``x_THD``. [T, H, D]
+
+    Source:
+        Su et al. 2021, "RoFormer", eq. 34; halves as in Hugging Face transformers.
+    """
+    size = cos_sin_LC.shape[-1]
+    cos_T1F, sin_T1F = cos_sin_LC[positions_T].unsqueeze(1).chunk(2, dim=-1)
+    turned, kept = x_THD[..., :size].to(torch.float32), x_THD[..., size:]
+    if is_interleaved:
+        first, second = turned[..., 0::2], turned[..., 1::2]
+        pairs = (first * cos_T1F - second * sin_T1F, second * cos_T1F + first * sin_T1F)
+        turned = torch.stack(pairs, dim=-1).flatten(-2)
+    else:
+        first, second = turned.chunk(2, dim=-1)
+        pairs = (first * cos_T1F - second * sin_T1F, second * cos_T1F + first * sin_T1F)
+        turned = torch.cat(pairs, dim=-1)
+    return torch.cat((turned.to(x_THD.dtype), kept), dim=-1)
+
+
+@op()
+def rotate_and_write(
+    qkv_TC: Tensor,
+    cos_sin_LC: Tensor | None,
+    q_norm_D: Tensor | None,
+    k_norm_D: Tensor | None,
+    kv: Tensor,
+    batch: StepBatch,
+    *,
+    provider: AttentionProvider,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    eps: float,
+    is_interleaved: bool,
+) -> Tensor:
+    """Split the fused projection, normalise and rotate queries and keys, store keys and values.
+
+    An implementation that stores by itself resolves against the provider's layout tag
+    (``Spec.layout``); this one asks the provider.
+
+    Args:
+        qkv_TC: Queries, keys, values, side by side. [T, (H + 2 K) D]
+        cos_sin_LC: Table of :func:`rotate`; None leaves positions out.
+        q_norm_D: RMS-norm weight of each query head; None: no norm. [D]
+        k_norm_D: Likewise for keys. [D]
+        kv: This layer's pages.
+        batch: The step.
+        provider: Whose layout ``kv`` has.
+        num_heads: H.
+        num_kv_heads: K.
+        head_dim: D.
+        eps: Of the norms.
+        is_interleaved: As in :func:`rotate`.
+
+    Returns:
+        Queries ready for attention. [T, H, D]
+    """
+    heads = qkv_TC.unflatten(-1, (num_heads + 2 * num_kv_heads, head_dim))
+    q_THD, k_TKD, v_TKD = heads.split((num_heads, num_kv_heads, num_kv_heads), dim=1)
+    if q_norm_D is not None:
+        q_THD = rms_norm.reference(q_THD, q_norm_D, eps=eps)
+    if k_norm_D is not None:
+        k_TKD = rms_norm.reference(k_TKD, k_norm_D, eps=eps)
+    if cos_sin_LC is not None:
+        positions_T = batch.positions_T
+        q_THD = rotate(q_THD, positions_T, cos_sin_LC, is_interleaved=is_interleaved)
+        k_TKD = rotate(k_TKD, positions_T, cos_sin_LC, is_interleaved=is_interleaved)
+    provider.write(k_TKD, v_TKD, kv, batch)
+    return q_THD

@@ -1,0 +1,1 @@
+"""The seam: hooks, loader, probes, devices."""

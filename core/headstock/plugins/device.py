@@ -1,0 +1,136 @@
+"""A device in use: memory, capture and the transfer of results. What the runner calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from headstock.ops.device import OpDevice
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Bytes of device memory.
+
+    Attributes:
+        total: There is.
+        free: Nobody has taken it.
+        peak: Most that this process had at once since :meth:`Device.reset_peak`.
+    """
+
+    total: int
+    free: int
+    peak: int
+
+
+@dataclass(frozen=True, slots=True)
+class GraphKey:
+    """Which captured step fits.
+
+    Attributes:
+        kind: ``uniform`` (every row has ``query`` tokens) or ``ragged``.
+        num_tokens: T the step is padded to.
+        num_rows: R the step is padded to.
+        query: Tokens a row of a uniform step; 0 for ragged ones.
+        provider: What attention baked in.
+        features: What sampling does, such as ``greedy``.
+    """
+
+    kind: str
+    num_tokens: int
+    num_rows: int
+    query: int = 0
+    provider: tuple[int, ...] = ()
+    features: frozenset[str] = frozenset()
+
+
+class GraphPolicy(Protocol):
+    """Which steps a device captures, and what they are padded to."""
+
+    def bucket(self, num_tokens: int, num_rows: int, is_uniform: bool) -> tuple[int, int] | None:
+        """Return (T, R) to pad a step to, or None to run it eagerly at its own size."""
+        ...
+
+    def warm_up(self, max_tokens: int, max_rows: int) -> list[tuple[int, int, bool]]:
+        """Return the (T, R, is_uniform) to capture before serving; others on first use."""
+        ...
+
+
+class Graph(Protocol):
+    """A captured step: the same work on the same addresses, again."""
+
+    def replay(self) -> None:
+        """Queue it."""
+        ...
+
+
+class Transfer(Protocol):
+    """A copy to the host that is under way."""
+
+    def wait(self) -> Tensor:
+        """Wait for it and return the host tensor; valid until the next transfer of its buffer."""
+        ...
+
+
+class Device(OpDevice, Protocol):
+    """One device, opened by this process."""
+
+    @property
+    def name(self) -> str:
+        """What people call it, for the banner."""
+        ...
+
+    @property
+    def depth(self) -> int:
+        """Steps worth keeping in flight: 1 where the host computes them itself, else 2."""
+        ...
+
+    @property
+    def default_dtype(self) -> torch.dtype | None:
+        """What to compute in when nobody says; None: the checkpoint's own dtype."""
+        ...
+
+    @property
+    def graph_policy(self) -> GraphPolicy:
+        """What to capture."""
+        ...
+
+    def memory(self) -> Memory:
+        """Read the memory figures now."""
+        ...
+
+    def reset_peak(self) -> None:
+        """Start a new measurement of ``Memory.peak``."""
+        ...
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Return memory that lives as long as the tensor, for weights and pages."""
+        ...
+
+    def host_buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Return zeroed host memory that copies to the device without waiting."""
+        ...
+
+    def fetch(self, source: Tensor, into: Tensor) -> Transfer:
+        """Start copying ``source`` to the host buffer ``into``, after all that is queued."""
+        ...
+
+    def capture(self, key: GraphKey, step: Callable[[], None]) -> Graph:
+        """Run ``step`` and record it; its memory belongs to the graph and those captured after.
+
+        Called only for steps that ``graph_policy`` gave a bucket.
+        """
+        ...
+
+    def synchronize(self) -> None:
+        """Wait for all that is queued. Never on the path of a token."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds."""
+        ...

@@ -1,0 +1,116 @@
+"""The hooks a plugin may implement. pluggy discovers them; nothing on a token's path does.
+
+A plugin is a module or object with functions of these names, marked with :data:`hookimpl`, and
+``HOOK_API = (major, minor)``: the interface version it was written for. It may take fewer
+arguments than a hook has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from headstock.ops.base import OpRegistry
+    from headstock.ops.communication import Group
+    from headstock.plugins.device import Device
+    from headstock.plugins.probe import Probe
+
+PROJECT = "headstock"
+HOOK_API = (1, 0)
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigPatch:
+    """A setting that a backend wants changed, with the reason the doctor shows.
+
+    Attributes:
+        path: Section and field, such as ``cache.page_size``.
+        value: What it should be. Only settings the operator left alone are changed.
+        reason: Why, in one sentence.
+    """
+
+    path: str
+    value: object
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One line of the doctor.
+
+    Attributes:
+        subject: What was looked at.
+        is_ok: Whether it is as it should be.
+        text: What was found.
+        remedy: What to do; empty when ``is_ok``.
+    """
+
+    subject: str
+    is_ok: bool
+    text: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupInfo:
+    """The ranks that a communication group joins.
+
+    Attributes:
+        name: ``tp``.
+        rank: This process's.
+        size: How many.
+        address: Where they meet, as ``tcp://host:port`` or ``file:///path``.
+    """
+
+    name: str
+    rank: int
+    size: int
+    address: str
+
+
+@hookspec
+def headstock_probe() -> Probe:
+    """Say whether this backend can run here. Required.
+
+    Cheap and without side effects: imports no vendor library and no torch, opens no device.
+    """
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def headstock_device(index: int, num_threads: int) -> Device:
+    """Open device ``index``. Required. Called in the engine process only.
+
+    ``num_threads`` is what the operator set for host threads, 0 for "as you see fit".
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def headstock_register_ops(registry: OpRegistry, device: Device) -> None:
+    """Offer implementations of ops for ``device``."""
+
+
+@hookspec(firstresult=True)
+def headstock_communication(group: GroupInfo, device: Device) -> Group | None:
+    """Join ``group``; None leaves it to the host's network."""
+    raise NotImplementedError
+
+
+@hookspec
+def headstock_configure(settings: Mapping[str, object], device: Device) -> Iterable[ConfigPatch]:
+    """Ask for other settings. ``settings`` maps paths such as ``cache.page_size`` to values."""
+    raise NotImplementedError
+
+
+@hookspec
+def headstock_doctor() -> Iterable[Finding]:
+    """Add lines to ``headstock doctor``. Runs in a subprocess with a time limit."""
+    raise NotImplementedError

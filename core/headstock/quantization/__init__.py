@@ -1,0 +1,1 @@
+"""Canonical weight layouts, and what becomes one."""

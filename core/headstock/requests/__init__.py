@@ -1,0 +1,6 @@
+"""What was asked: sampling parameters, limits and how a request can end."""
+
+from headstock.requests.finish import FinishReason
+from headstock.requests.sampling import SamplingParams
+
+__all__ = ["FinishReason", "SamplingParams"]

@@ -1,0 +1,1 @@
+"""Every message between processes: plain integers and text, no tensors, never pickle."""

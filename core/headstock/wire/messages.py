@@ -1,0 +1,198 @@
+"""What an API process and an engine process say to each other.
+
+An API process sends a ``ToEngine`` message, the engine answers with ``FromEngine`` ones. Both are
+tagged unions that :mod:`msgspec` decodes strictly. Failure is a message too: every submitted
+request gets exactly one :class:`Ended`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from headstock.requests import FinishReason, SamplingParams
+from headstock.wire.steps import RunnerLimits
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknown_fields=True):
+    """Base of every message."""
+
+
+class Submit(Message, frozen=True, kw_only=True, tag=True):
+    """Serve a request, or go on with one that another engine process began.
+
+    Attributes:
+        id: Made by the API process, unique for its life.
+        attempt: 0 at first, one more each time it is sent again.
+        prompt_ids: The prompt's tokens.
+        output_ids: Tokens already generated and sent to the client by earlier attempts.
+        params: ``n`` is 1 and ``sampling_seed`` set: the API process expands both.
+        stop_ids: Ids that end it, the model's EOS ids included unless ``ignore_eos``.
+        namespace: Requests share cached prefixes only within one; "" is the common one.
+        priority: Larger is served first, where the policy looks at it.
+        logprobs: -1: none; k: the drawn token's and the top k's.
+        prompt_logprobs_from: Prompt position from which logprobs are wanted; None: none are.
+        asked_ids: Ids whose logprobs are wanted at each of those positions.
+    """
+
+    id: str
+    attempt: int = 0
+    prompt_ids: list[int]
+    output_ids: list[int] = []
+    params: SamplingParams
+    stop_ids: list[int] = []
+    namespace: str = ""
+    priority: int = 0
+    logprobs: int = -1
+    prompt_logprobs_from: int | None = None
+    asked_ids: list[int] = []
+
+
+class Abort(Message, frozen=True, kw_only=True, tag=True):
+    """End a request now; its pages are free once the steps in flight have settled."""
+
+    id: str
+
+
+class AbortAll(Message, frozen=True, kw_only=True, tag=True):
+    """End every request of this engine."""
+
+
+class Cut(Message, frozen=True, kw_only=True, tag=True):
+    """The text of a request matched a stop string or pattern: end it there.
+
+    Attributes:
+        keep: Output tokens that count; nothing past them has been published.
+        matched: The text that matched.
+    """
+
+    id: str
+    attempt: int
+    keep: int
+    matched: str
+
+
+class FlushCache(Message, frozen=True, kw_only=True, tag=True):
+    """Forget every cached prefix that no live request uses."""
+
+    call: int
+
+
+class AskState(Message, frozen=True, kw_only=True, tag=True):
+    """Answer with :class:`State`."""
+
+    call: int
+
+
+ToEngine = Submit | Abort | AbortAll | Cut | FlushCache | AskState
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Logprobs at consecutive positions of one request; columns as in ``steps.Logprobs``."""
+
+    id: str
+    is_prompt: bool
+    chosen: list[float]
+    top_ids: list[list[int]] = []
+    top: list[list[float]] = []
+    asked: list[list[float]] = []
+
+
+class Tokens(Message, frozen=True, kw_only=True, tag=True):
+    """What a step drew, for all requests of one API process.
+
+    Attributes:
+        ids: Whose tokens.
+        attempts: Which attempt of it; stale ones are dropped.
+        offsets: Output index of its first token here, earlier attempts' outputs counted.
+        counts: How many tokens.
+        token_ids: The tokens, one request after another. [sum(counts)]
+        logprobs: Of the requests that asked.
+    """
+
+    ids: list[str]
+    attempts: list[int]
+    offsets: list[int]
+    counts: list[int]
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs] = []
+
+
+class Ended(Message, frozen=True, kw_only=True, tag=True):
+    """A request is over; the one and only such message of its attempt.
+
+    Attributes:
+        num_outputs: Output tokens that count.
+        cached_tokens: Prompt tokens whose KV came from the cache when it was first admitted.
+        num_retractions: How often it lost its pages to others.
+        queue_s: How long it waited for admission. Seconds.
+    """
+
+    id: str
+    attempt: int
+    reason: FinishReason
+    num_outputs: int
+    cached_tokens: int = 0
+    num_retractions: int = 0
+    queue_s: float = 0.0
+
+
+class Started(Message, frozen=True, kw_only=True, tag=True):
+    """The engine is ready.
+
+    Attributes:
+        model_facts: Lines for the banner, such as device and memory plan.
+    """
+
+    limits: RunnerLimits
+    model_facts: dict[str, str] = {}
+
+
+class Loading(Message, frozen=True, kw_only=True, tag=True):
+    """Progress of the start-up: ``done`` of ``total`` units of ``phase``."""
+
+    phase: str
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+
+
+class Crashed(Message, frozen=True, kw_only=True, tag=True):
+    """The engine cannot start or go on; it exits after this.
+
+    Attributes:
+        is_config: Whether the operator must change something, so that a restart is useless.
+    """
+
+    problem: str
+    remedy: str
+    is_config: bool
+
+
+class Flushed(Message, frozen=True, kw_only=True, tag=True):
+    """Answer to :class:`FlushCache`: pages that were freed, and whether requests were live."""
+
+    call: int
+    freed_pages: int
+    was_idle: bool
+
+
+class State(Message, frozen=True, kw_only=True, tag=True):
+    """Answer to :class:`AskState`, and sent once a second: counters for health and metrics.
+
+    Attributes:
+        call: The call answered, or 0.
+        steps: Steps settled since the start: progress, for the watchdog.
+        totals: Monotonic counters by metric name (``prompt_tokens``, ``cached_tokens`` …).
+    """
+
+    call: int = 0
+    steps: int
+    running: int
+    waiting: int
+    free_pages: int
+    cached_pages: int
+    total_pages: int
+    totals: dict[str, float] = {}
+
+
+FromEngine = Tokens | Ended | Started | Loading | Crashed | Flushed | State

@@ -1,0 +1,258 @@
+"""What one forward pass computes, and what came of it: the contract of engine and runner.
+
+A request keeps one *slot* of the runner's table from admission to its end. The table owns the
+true length, the last token, the penalty counts, the page table and ``done``; the engine holds
+upper bounds, which shrink when a step settles. Everything here is columnar: entry ``i`` of every
+column of a table describes the same row.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+FROM_HOST = 0
+FROM_DEVICE = 1
+NULL_PAGE = 0
+"""Where padding rows and finished rows write; never handed to a request."""
+
+
+class Admit(msgspec.Struct, frozen=True, array_like=True):
+    """A request enters ``slot``: what the sampler must know of it, and where its KV stands.
+
+    Attributes:
+        slot: The slot, from now until a plan's ``leave`` names it.
+        length: Tokens whose keys and values its pages already hold.
+        num_outputs: Output tokens it already has (retraction, replay); the index of its next draw.
+        max_outputs: It is done when it has this many.
+        min_outputs: Stop ids cannot be drawn before it has this many.
+        stop_ids: Ids that end it, the model's EOS ids included unless it ignores them.
+        temperature: 0 is greedy.
+        top_k: -1 is off.
+        top_p: 1 is off.
+        min_p: 0 is off.
+        repetition_penalty: 1 is off.
+        frequency_penalty: 0 is off.
+        presence_penalty: 0 is off.
+        seed: 64-bit seed of its draws.
+        bias_ids: Ids with a logit bias.
+        biases: What is added to their logits.
+        history: Prompt then output ids, for the penalties; empty when it has none.
+        num_prompt: How many of ``history`` are prompt.
+        logprobs: -1: none; k >= 0: the drawn token's and the top k's, a step.
+        asked_ids: Ids whose logprobs it wants at every position.
+    """
+
+    slot: int
+    length: int
+    num_outputs: int
+    max_outputs: int
+    min_outputs: int = 0
+    stop_ids: list[int] = []
+    temperature: float = 0.0
+    top_k: int = -1
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    seed: int = 0
+    bias_ids: list[int] = []
+    biases: list[float] = []
+    history: list[int] = []
+    num_prompt: int = 0
+    logprobs: int = -1
+    asked_ids: list[int] = []
+
+
+class Rows(msgspec.Struct, frozen=True, array_like=True):
+    """The rows of a step, in depth-first order of the step's tree.
+
+    Attributes:
+        slots: Whose row it is.
+        query_max: Tokens the row computes, at most; exact unless the slot is already done.
+        kv_max: Its length once they are written, at most.
+        source: ``FROM_HOST``: its tokens are the next ``query_max`` of ``host_ids``;
+            ``FROM_DEVICE``: its token is the slot's last sampled one.
+        sample: 1: a token is drawn from its last position.
+        score: Logprobs of how many of its last positions' *next* prompt tokens are wanted.
+    """
+
+    slots: list[int]
+    query_max: list[int]
+    kv_max: list[int]
+    source: list[int]
+    sample: list[int]
+    score: list[int]
+
+
+class PageAppends(msgspec.Struct, frozen=True, array_like=True):
+    """Pages that slots got: page table entry ``index`` of ``slot`` in ``group`` is now ``page``."""
+
+    groups: list[int] = []
+    slots: list[int] = []
+    indexes: list[int] = []
+    pages: list[int] = []
+
+
+class PageCopies(msgspec.Struct, frozen=True, array_like=True):
+    """Whole pages to copy before the forward pass."""
+
+    groups: list[int] = []
+    sources: list[int] = []
+    destinations: list[int] = []
+
+
+class TreeNodes(msgspec.Struct, frozen=True, array_like=True):
+    """Prefixes that several rows of the step share, so that attention may read them once.
+
+    Node ``i``: rows [row_begin, row_end) have equal page table entries for the tokens
+    [kv_begin, kv_end); page-aligned, and before every member's first query token. A hint:
+    each row's own page table stays complete.
+    """
+
+    row_begin: list[int] = []
+    row_end: list[int] = []
+    kv_begin: list[int] = []
+    kv_end: list[int] = []
+
+
+class StepPlan(msgspec.Struct, frozen=True, array_like=True):
+    """One forward pass.
+
+    Applied in this order: ``leave``, ``admit``, ``append``, ``copies``, then the forward pass.
+
+    Attributes:
+        step: Its number; results settle in this order.
+        rows: What is computed.
+        host_ids: Tokens of the rows that come from the host, one row after another; a row with
+            ``score`` appends the one token after its chunk when the prompt has one.
+        steady: The rows are the previous plan's, same order, each one token from the device.
+        tree: Shared prefixes; None: the same as in the previous plan.
+    """
+
+    step: int
+    rows: Rows
+    host_ids: list[int]
+    leave: list[int] = []
+    admit: list[Admit] = []
+    append: PageAppends = PageAppends()
+    copies: PageCopies = PageCopies()
+    steady: bool = False
+    tree: TreeNodes | None = None
+
+
+class Logprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Natural logs of probabilities at one or more positions of one slot.
+
+    Attributes:
+        slot: Whose.
+        is_prompt: Whether the positions are prompt tokens, not drawn ones.
+        chosen: Of the token that is there. [positions]
+        top_ids: The likeliest ids, best first. [positions][k]
+        top: Their logprobs. [positions][k]
+        asked: Of the request's ``asked_ids``. [positions][len(asked_ids)]
+    """
+
+    slot: int
+    is_prompt: bool
+    chosen: list[float]
+    top_ids: list[list[int]] = []
+    top: list[list[float]] = []
+    asked: list[list[float]] = []
+
+
+class Fault(msgspec.Struct, frozen=True, array_like=True):
+    """One row could not be computed (not a number in its logits, say); only it ends."""
+
+    slot: int
+    message: str
+
+
+class StepResult(msgspec.Struct, frozen=True, array_like=True):
+    """What a step drew.
+
+    Attributes:
+        step: The plan's number.
+        slots: The plan's rows with ``sample``, in its order.
+        counts: Tokens drawn for each; 0 when the slot was done before the step.
+        ids: The drawn ids, one row after another. [sum(counts)]
+        done: 1: the last of them is a stop id, or the slot has all its outputs.
+        logprobs: For the slots that asked.
+        faults: Rows that failed.
+    """
+
+    step: int
+    slots: list[int]
+    counts: list[int]
+    ids: list[int]
+    done: list[int]
+    logprobs: list[Logprobs] = []
+    faults: list[Fault] = []
+
+
+class PageGroup(msgspec.Struct, frozen=True, array_like=True):
+    """Layers that keep the same kind of state, paged alike.
+
+    Attributes:
+        kind: ``full``, ``window``, ``latent``, ``state`` or ``encoder``.
+        page_tokens: Tokens a page holds.
+        page_bytes: Bytes of a page over all the group's layers.
+        num_pages: Pages there are, the null page included.
+    """
+
+    kind: str
+    page_tokens: int
+    page_bytes: int
+    num_pages: int
+
+
+class RunnerLimits(msgspec.Struct, frozen=True, array_like=True):
+    """What the runner can hold; fixed once it is built.
+
+    Attributes:
+        num_slots: Requests it can hold at once.
+        max_step_tokens: Tokens a step may compute.
+        max_length: Longest request, prompt and output. Tokens.
+        vocab_size: Ids the model has.
+        depth: Steps that may be in flight: 1 runs them one at a time, 2 overlaps.
+        groups: The page groups; group 0 keeps full attention.
+    """
+
+    num_slots: int
+    max_step_tokens: int
+    max_length: int
+    vocab_size: int
+    depth: int
+    groups: list[PageGroup]
+
+
+class StepHandle(Protocol):
+    """A launched step."""
+
+    @property
+    def step(self) -> int:
+        """The plan's number."""
+        ...
+
+
+class Runner(Protocol):
+    """Runs step plans on a device: all that the engine knows of tensors."""
+
+    @property
+    def limits(self) -> RunnerLimits:
+        """What it can hold."""
+        ...
+
+    def launch(self, plan: StepPlan) -> StepHandle:
+        """Queue ``plan`` on the device and return; at most ``depth`` may be unsettled."""
+        ...
+
+    def result(self, handle: StepHandle) -> StepResult:
+        """Wait for a launched step and return what it drew."""
+        ...
+
+    def close(self) -> None:
+        """Free the device."""
+        ...
