@@ -17,8 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import headstock
 from workloads import MAX_LENGTH, MODELS, Batch, batches, write_model
+
+import headstock
 
 
 def sampling(batch: Batch) -> dict[str, Any]:

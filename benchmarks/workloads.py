@@ -1,4 +1,4 @@
-"""The workloads that engines are compared on: random prompts of fixed shapes, and models without weights.
+"""The workloads that engines are compared on, and models without weights to run them.
 
 The same definitions as the peers' figures in the documentation were measured with: uniform random
 ids in [1000, 30000), another draw each run, all requests handed over at once, greedy, no EOS.
