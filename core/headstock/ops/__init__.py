@@ -1,1 +1,18 @@
-"""What hardware must compute: references, inputs, tolerances."""
+"""What hardware must compute: references, inputs, tolerances. Importing this loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from headstock.ops.base import ALL_OPS, Op
+
+OP_MODULES = ("activation", "attention", "linear", "norm", "rotary", "sampling")
+
+
+def load_all_ops() -> Mapping[str, Op[..., Any]]:
+    """Import every module that declares ops, and return the ops by name. Imports torch."""
+    for module in OP_MODULES:
+        import_module(f"headstock.ops.{module}")
+    return ALL_OPS

@@ -13,9 +13,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from headstock.ops.base import Spec, op
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
     from torch import Tensor
+
+    from headstock.ops.cases.base import Case
+    from headstock.ops.device import OpDevice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +58,22 @@ class AttentionSpec:
     features: frozenset[str] = frozenset()
     window: int | None = None
     soft_cap: float | None = None
+
+    def as_spec(self) -> Spec:
+        """Return what the op ``attention`` is resolved for."""
+        return Spec(
+            dtype=str(self.dtype).removeprefix("torch."),
+            sizes={
+                "num_heads": self.num_heads,
+                "num_kv_heads": self.num_kv_heads,
+                "heads_per_kv_head": self.num_heads // self.num_kv_heads,
+                "head_dim": self.head_dim,
+                "page_size": self.page_size,
+                "max_length": self.max_length,
+            },
+            layout=str(self.kv_dtype).removeprefix("torch."),
+            features=self.features,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,3 +185,21 @@ class AttentionBuilder(Protocol):
     def __call__(self, spec: AttentionSpec, device: Any) -> AttentionProvider:
         """Build the provider."""
         ...
+
+
+def _cases(device: OpDevice, dtype: torch.dtype) -> Iterator[Case]:
+    from headstock.ops.cases.attention import attention_cases
+
+    return attention_cases(device, dtype)
+
+
+@op(is_built=True, cases=_cases, features=frozenset({"sliding_window", "sinks", "soft_cap"}))
+def attention(spec: AttentionSpec, device: OpDevice) -> AttentionProvider:
+    """Build the reference provider: any page size, any head size.
+
+    Its layout ``pages-kv-thd`` keeps, page by page, the keys and then the values of its tokens.
+    Layers resolve with :meth:`AttentionSpec.as_spec`, where ``layout`` is the dtype of the pages.
+    """
+    from headstock.ops.attention_reference import ReferenceAttention
+
+    return ReferenceAttention(spec, device)

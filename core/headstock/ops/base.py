@@ -7,12 +7,11 @@ data. :class:`Resolver` chooses one when a layer is built; nothing here runs per
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
-from headstock.errors import ConfigError, PluginError, UnsupportedError
+from headstock.errors import ConfigError, PluginError, UnsupportedError, did_you_mean
 
 if TYPE_CHECKING:
     from headstock.ops.device import OpDevice
@@ -126,7 +125,8 @@ class Op(Generic[P, R]):
             ``(spec, device) -> callable``.
         is_built: Whether providers are builders.
         tolerance: For the conformance kit.
-        cases: Yields ``Case`` objects for the kit: representative and edge shapes.
+        cases: ``(device, dtype)`` to ``Case`` objects for the kit: representative and edge shapes.
+        features: Features that the reference implements.
     """
 
     name: str
@@ -134,6 +134,7 @@ class Op(Generic[P, R]):
     is_built: bool = False
     tolerance: Tolerance = DEFAULT_TOLERANCE
     cases: Callable[..., Iterable[Any]] | None = None
+    features: frozenset[str] = frozenset()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the reference."""
@@ -149,13 +150,14 @@ def op(
     is_built: bool = False,
     tolerance: Tolerance = DEFAULT_TOLERANCE,
     cases: Callable[..., Iterable[Any]] | None = None,
+    features: frozenset[str] = frozenset(),
 ) -> Callable[[Callable[P, R]], Op[P, R]]:
     """Declare the decorated reference function to be an op of its name."""
 
     def declare(reference: Callable[P, R]) -> Op[P, R]:
         name = reference.__name__
         assert name not in ALL_OPS, f"op {name!r} is declared twice"
-        declared = Op(name, reference, is_built, tolerance, cases)
+        declared = Op(name, reference, is_built, tolerance, cases, features)
         ALL_OPS[name] = declared
         return declared
 
@@ -217,7 +219,13 @@ class OpRegistry:
 
     def offered(self, op: Op[..., Any]) -> Sequence[Implementation]:
         """Return what is offered for ``op``, best first, its reference last."""
-        reference = Implementation(op=op.name, provider=REFERENCE, run=op.reference, priority=0)
+        reference = Implementation(
+            op=op.name,
+            provider=REFERENCE,
+            run=op.reference,
+            requires=Requires(features=op.features),
+            priority=0,
+        )
         ranked = sorted(self._offered.get(op.name, []), key=lambda i: (-i.priority, i.provider))
         return [*ranked, reference]
 
@@ -285,8 +293,7 @@ class Resolver:
     def resolve(self, op: Op[P, R], spec: Spec) -> Callable[P, R]:
         """Return the callable for ``op`` under ``spec``; the same one for an equal spec.
 
-        For a built op, the callable is what the provider's builder returns for (spec, device):
-        :meth:`build` does that.
+        For a built op the callable is the provider's builder, ``(spec, device) -> object``.
 
         Raises:
             ConfigError: A forced provider does not offer the op.
@@ -328,9 +335,3 @@ class Resolver:
             f"Nobody can compute {op.name} as asked ({reasons}).",
             remedy="Drop the --op flag, or use `headstock doctor` to see what is offered.",
         )
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" for the closest known name, or ""."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""

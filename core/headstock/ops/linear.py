@@ -12,13 +12,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from headstock.ops.base import Spec, op
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
     from torch import Tensor
+
+    from headstock.ops.cases.base import Case
+    from headstock.ops.device import OpDevice
 
 DENSE = "dense"
 INT8_GROUP = "int8-group"
 INT4_GROUP = "int4-group"
+ROWS = "rows"
+"""Feature of providers whose weight can be looked up by row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +52,19 @@ class LinearSpec:
     group_size: int = 0
     has_bias: bool = False
     needs_rows: bool = False
+
+    def as_spec(self) -> Spec:
+        """Return what the op ``linear`` is resolved for."""
+        return Spec(
+            dtype=str(self.dtype).removeprefix("torch."),
+            sizes={
+                "in_features": self.in_features,
+                "out_features": self.out_features,
+                "group_size": self.group_size,
+            },
+            layout=self.layout,
+            features=frozenset({ROWS}) if self.needs_rows else frozenset(),
+        )
 
 
 CanonicalWeight = Mapping[str, "Tensor"]
@@ -98,3 +120,20 @@ class LinearBuilder(Protocol):
     def __call__(self, spec: LinearSpec, device: Any) -> LinearProvider:
         """Allocate the packed storage for ``spec``."""
         ...
+
+
+def _cases(device: OpDevice, dtype: torch.dtype) -> Iterator[Case]:
+    from headstock.ops.cases.linear import linear_cases
+
+    return linear_cases(device, dtype)
+
+
+@op(is_built=True, cases=_cases, features=frozenset({ROWS}))
+def linear(spec: LinearSpec, device: OpDevice) -> LinearProvider:
+    """Build the reference provider: every canonical layout, stored as it comes.
+
+    Layers resolve with :meth:`LinearSpec.as_spec`.
+    """
+    from headstock.ops.linear_reference import DenseLinear, GroupedLinear
+
+    return DenseLinear(spec, device) if spec.layout == DENSE else GroupedLinear(spec, device)

@@ -1,0 +1,169 @@
+"""The reference of the op ``attention``: gather a row's pages, mask, let PyTorch attend.
+
+Shapes: T tokens, R rows, Q queries of a row, L gathered kv tokens, P pages, H query heads, K key
+and value heads, G = H / K query heads of a kv head, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from headstock.ops.attention import AttentionSpec, KVLayout, StepBatch
+from headstock.ops.device import OpDevice
+
+TAG = "pages-kv-thd"
+"""One layer's buffer is [page, keys or values, token, kv head, feature]."""
+
+SCORES_AT_ONCE = 1 << 24
+"""Scores that are held at a time where PyTorch's fused attention cannot be used."""
+
+
+class ReferenceAttention:
+    """Causal attention over pages, with sliding window, sinks and soft cap."""
+
+    def __init__(self, spec: AttentionSpec, device: OpDevice) -> None:
+        self.spec = spec
+        preferred = tuple(dict.fromkeys((16, spec.page_size)))
+        self.layout = KVLayout(tag=TAG, page_sizes=preferred, dtype=spec.kv_dtype)
+        self.graph_key: tuple[int, ...] = ()
+
+    def kv_shape(self, num_pages: int) -> tuple[int, ...]:
+        """[pages, 2, page_size, K, D]"""
+        spec = self.spec
+        return (num_pages, 2, spec.page_size, spec.num_kv_heads, spec.head_dim)
+
+    def plan(self, batch: StepBatch) -> None:
+        """Do nothing: every layer reads the batch itself."""
+
+    def write(self, k_TKD: Tensor, v_TKD: Tensor, kv: Tensor, batch: StepBatch) -> None:
+        """Store keys and values at the batch's write slots."""
+        slots_T = batch.write_slots_T[: k_TKD.shape[0]]
+        keys_T, values_T = self._flat_slots(slots_T)
+        flat = kv.view(-1, *kv.shape[3:])
+        flat.index_copy_(0, keys_T, k_TKD.to(kv.dtype))
+        flat.index_copy_(0, values_T, v_TKD.to(kv.dtype))
+
+    def read(self, kv: Tensor, slots_S: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values at token slots. [S, K, D] each."""
+        flat = kv.view(-1, *kv.shape[3:])
+        keys_S, values_S = self._flat_slots(slots_S)
+        return flat[keys_S], flat[values_S]
+
+    def run(
+        self, q_THD: Tensor, kv: Tensor, batch: StepBatch, *, sinks_H: Tensor | None = None
+    ) -> Tensor:
+        """Attend; tokens that no host row covers get zeros. [T, H, D]"""
+        out_THD = torch.zeros_like(q_THD, memory_format=torch.contiguous_format)
+        for rows, tokens, max_kv in _same_query_rows(batch):
+            q_RQHD = q_THD[tokens].unflatten(0, (rows.stop - rows.start, -1))
+            lengths_R = batch.kv_lengths_R[rows]
+            k_RLKD, v_RLKD = self._gather(kv, batch.page_table_RP[rows], lengths_R, max_kv)
+            mask_RQL = self._mask(lengths_R, q_RQHD.shape[1], k_RLKD.shape[1])
+            out_RQHD = self._attend(q_RQHD, k_RLKD, v_RLKD, mask_RQL, sinks_H)
+            out_THD[tokens] = out_RQHD.flatten(0, 1)
+        return out_THD
+
+    def _flat_slots(self, slots_S: Tensor) -> tuple[Tensor, Tensor]:
+        """Return where the keys and the values of token slots lie, in tokens of the buffer."""
+        page_size = self.spec.page_size
+        keys_S = slots_S + slots_S.div(page_size, rounding_mode="floor") * page_size
+        return keys_S, keys_S + page_size
+
+    def _gather(
+        self, kv: Tensor, page_table_RP: Tensor, lengths_R: Tensor, max_kv: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the rows' keys and values, padded with zeros. [R, L, K, D] each.
+
+        Zeros, since what lies past a row's length may be anything, and 0 * nan is nan.
+        """
+        num_pages = -(-max_kv // self.spec.page_size)
+        pages_RP = page_table_RP[:, :num_pages]
+        num_tokens = pages_RP.shape[1] * self.spec.page_size
+        is_past_RL = torch.arange(num_tokens, device=kv.device) >= lengths_R.unsqueeze(1)
+        found = kv.index_select(0, pages_RP.flatten()).unflatten(0, pages_RP.shape)
+        k_RLKD, v_RLKD = found.to(self.spec.dtype).transpose(1, 2).flatten(2, 3).unbind(1)
+        is_past_RL11 = is_past_RL[:, :, None, None]
+        return k_RLKD.masked_fill(is_past_RL11, 0), v_RLKD.masked_fill(is_past_RL11, 0)
+
+    def _mask(self, lengths_R: Tensor, num_queries: int, num_tokens: int) -> Tensor:
+        """Return which of a row's tokens each of its queries, the last ones, sees. [R, Q, L]"""
+        tokens_L = torch.arange(num_tokens, device=lengths_R.device)
+        offsets_Q = torch.arange(num_queries, device=lengths_R.device) - num_queries
+        positions_RQ1 = (lengths_R[:, None] + offsets_Q)[:, :, None]
+        mask_RQL = tokens_L <= positions_RQ1
+        if self.spec.window is not None:
+            mask_RQL &= tokens_L > positions_RQ1 - self.spec.window
+        return mask_RQL
+
+    def _attend(
+        self,
+        q_RQHD: Tensor,
+        k_RLKD: Tensor,
+        v_RLKD: Tensor,
+        mask_RQL: Tensor,
+        sinks_H: Tensor | None,
+    ) -> Tensor:
+        """Return the rows' outputs. [R, Q, H, D]"""
+        q, k, v = (x.transpose(1, 2) for x in (q_RQHD, k_RLKD, v_RLKD))
+        mask = mask_RQL.unsqueeze(1)
+        if sinks_H is not None or self.spec.soft_cap is not None:
+            return self._attend_unfused(q, k, v, mask, sinks_H).transpose(1, 2)
+        scale = self.spec.scale
+        if q.shape[2] == 1:  # one query: its heads stand in for queries, so k and v are not copied
+            q_RKGD = q.unflatten(1, (self.spec.num_kv_heads, -1)).squeeze(3)
+            out_RKGD = functional.scaled_dot_product_attention(
+                q_RKGD, k, v, attn_mask=mask, scale=scale
+            )
+            return out_RKGD.flatten(1, 2).unsqueeze(1)
+        out_RHQD = functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, scale=scale, enable_gqa=True
+        )
+        return out_RHQD.transpose(1, 2)
+
+    def _attend_unfused(
+        self,
+        q_RHQD: Tensor,
+        k_RKLD: Tensor,
+        v_RKLD: Tensor,
+        mask_R1QL: Tensor,
+        sinks_H: Tensor | None,
+    ) -> Tensor:
+        """Attend step by step in float32, some queries at a time. [R, H, Q, D]"""
+        per_head = q_RHQD.shape[1] // k_RKLD.shape[1]
+        k_RHLD = k_RKLD.to(torch.float32).repeat_interleave(per_head, dim=1)
+        v_RHLD = v_RKLD.to(torch.float32).repeat_interleave(per_head, dim=1)
+        at_once = max(1, SCORES_AT_ONCE // k_RHLD[..., 0].numel())
+        outs: list[Tensor] = []
+        for q, mask in zip(q_RHQD.split(at_once, 2), mask_R1QL.split(at_once, 2), strict=True):
+            scores = q.to(torch.float32) @ k_RHLD.transpose(2, 3) * self.spec.scale
+            if self.spec.soft_cap is not None:
+                scores = self.spec.soft_cap * torch.tanh(scores / self.spec.soft_cap)
+            scores = scores.masked_fill(~mask, -torch.inf)
+            if sinks_H is not None:
+                column = sinks_H.to(torch.float32)[None, :, None, None].expand(*scores.shape[:3], 1)
+                scores = torch.cat((scores, column), dim=-1)
+            probs = scores.softmax(dim=-1)[..., : k_RHLD.shape[2]]
+            outs.append((probs @ v_RHLD).to(q.dtype))
+        return torch.cat(outs, dim=2)
+
+
+def _same_query_rows(batch: StepBatch) -> Iterator[tuple[slice, slice, int]]:
+    """Yield stretches of rows to attend at once: rows of one query together, others alone.
+
+    Yields:
+        The rows, their tokens, and the upper bound of their kv lengths.
+    """
+    row, token = 0, 0
+    while row < len(batch.host_rows):
+        num_queries, max_kv = batch.host_rows[row]
+        end = row + 1
+        while num_queries == 1 and end < len(batch.host_rows) and batch.host_rows[end][0] == 1:
+            max_kv = max(max_kv, batch.host_rows[end][1])
+            end += 1
+        num_tokens = (end - row) * num_queries
+        yield slice(row, end), slice(token, token + num_tokens), max_kv
+        row, token = end, token + num_tokens

@@ -1,0 +1,54 @@
+"""Canonical quantised layouts, made and read back: what the references and the kit need.
+
+Shapes: O output features, I input features, G groups along I, g features of a group.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, CanonicalWeight
+
+
+def quantize_int8(weight_OI: Tensor, group_size: int) -> dict[str, Tensor]:
+    """Quantise to ``int8-group``: symmetric, the largest magnitude of a group becomes 127."""
+    groups_OGg = _grouped(weight_OI.to(torch.float32), group_size)
+    scale_OG = groups_OGg.abs().amax(dim=-1) / 127
+    steps_OG1 = torch.where(scale_OG > 0, scale_OG, 1.0).unsqueeze(-1)
+    quantized_OGg = (groups_OGg / steps_OG1).round().clamp(-127, 127)
+    return {"weight": quantized_OGg.flatten(1).to(torch.int8), "scale": scale_OG}
+
+
+def quantize_int4(weight_OI: Tensor, group_size: int) -> dict[str, Tensor]:
+    """Quantise to ``int4-group``: a group's extremes become 0 and 15."""
+    groups_OGg = _grouped(weight_OI.to(torch.float32), group_size)
+    minimum_OG = groups_OGg.amin(dim=-1)
+    scale_OG = (groups_OGg.amax(dim=-1) - minimum_OG) / 15
+    steps_OG1 = torch.where(scale_OG > 0, scale_OG, 1.0).unsqueeze(-1)
+    quantized_OGg = ((groups_OGg - minimum_OG.unsqueeze(-1)) / steps_OG1).round().clamp(0, 15)
+    quantized_OI = quantized_OGg.flatten(1).to(torch.uint8)
+    packed = quantized_OI[:, 0::2] | (quantized_OI[:, 1::2] << 4)
+    return {"weight": packed, "scale": scale_OG, "minimum": minimum_OG}
+
+
+def dequantize(layout: str, part: CanonicalWeight, dtype: torch.dtype) -> Tensor:
+    """Return the weight that ``part`` stands for, computed in float32. [O, I]"""
+    if layout == DENSE:
+        return part["weight"].to(dtype)
+    scale_OG1 = part["scale"].unsqueeze(-1)
+    num_groups = scale_OG1.shape[1]
+    if layout == INT8_GROUP:
+        groups_OGg = part["weight"].unflatten(1, (num_groups, -1)).to(torch.float32) * scale_OG1
+        return groups_OGg.flatten(1).to(dtype)
+    assert layout == INT4_GROUP, f"no such layout: {layout!r}"
+    nibbles_OI = torch.stack((part["weight"] & 15, part["weight"] >> 4), dim=-1).flatten(1)
+    groups_OGg = nibbles_OI.unflatten(1, (num_groups, -1)).to(torch.float32)
+    return (groups_OGg * scale_OG1 + part["minimum"].unsqueeze(-1)).flatten(1).to(dtype)
+
+
+def _grouped(weight_OI: Tensor, group_size: int) -> Tensor:
+    assert weight_OI.shape[1] % group_size == 0, (
+        f"{weight_OI.shape[1]} input features are no multiple of the group size, {group_size}"
+    )
+    return weight_OI.unflatten(1, (-1, group_size))

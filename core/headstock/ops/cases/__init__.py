@@ -1,0 +1,1 @@
+"""Inputs on which the conformance kit compares an op's providers with its reference."""

@@ -1,0 +1,233 @@
+"""Cases of the op ``attention``: ragged steps, checked against dense attention in float64.
+
+Pages that no token was written to, and all that belongs to padding, hold not-a-numbers: a provider
+that reads past a row's length shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headstock.ops.attention import AttentionProvider, AttentionSpec, StepBatch
+from headstock.ops.cases.base import Case, Draw
+from headstock.ops.cases.batches import Step, make_step
+from headstock.ops.device import OpDevice
+
+Rows = Sequence[tuple[int, int]]
+
+PAGE_SIZE = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionInputs:
+    """Queries of a step, and keys and values of all its rows' tokens.
+
+    Attributes:
+        q_THD: Padding tokens included, as not-a-numbers.
+        k_rows: Of each real row, all its tokens. [kv length, K, D]
+        v_rows: Likewise.
+        sinks_H: Or None.
+    """
+
+    q_THD: Tensor
+    k_rows: list[Tensor]
+    v_rows: list[Tensor]
+    sinks_H: Tensor | None
+
+
+def attention_cases(
+    device: OpDevice, dtype: torch.dtype, page_size: int = PAGE_SIZE
+) -> Iterator[Case]:
+    """Yield steps over row mixes, head ratios, head sizes and features."""
+    plain = _spec(dtype, page_size)
+    for label, rows, options in _row_mixes(page_size):
+        yield attention_case(label, plain, rows, device, **options)
+    mixed: Rows = [(7, 7), (1, page_size + 1), (5, 3 * page_size), (1, 1)]
+    for heads, kv_heads in ((1, 1), (4, 4), (9, 3), (8, 1), (5, 1)):
+        spec = replace(plain, num_heads=heads, num_kv_heads=kv_heads)
+        yield attention_case(f"{heads} heads, {kv_heads} kv", spec, mixed, device)
+    for head_dim in (32, 80, 96, 128):
+        spec = replace(plain, head_dim=head_dim, scale=head_dim**-0.5)
+        yield attention_case(f"head size {head_dim}", spec, mixed, device)
+    for label, spec in _feature_specs(plain):
+        yield attention_case(f"{label}, mixed", spec, mixed, device)
+        decodes = [(1, length) for length in (1, 4, page_size, 4 * page_size + 3)]
+        yield attention_case(f"{label}, decode", spec, decodes, device, num_padding_rows=2)
+
+
+def attention_case(
+    label: str, spec: AttentionSpec, rows: Rows, device: OpDevice, **options: Any
+) -> Case:
+    """Return the case of one step; ``options`` are those of ``make_step``."""
+    step = make_step(rows, spec.page_size, device.torch_device, **options)
+    inputs = make_inputs(spec, step, device.torch_device, shared=options.get("shared", ()))
+    return Case(
+        label=label,
+        spec=spec.as_spec(),
+        args=(spec, device),
+        use=_use(spec, step, inputs),
+        expected=lambda: dense_attention(spec, rows, inputs),
+        num_real=step.num_real_tokens,
+    )
+
+
+def make_inputs(
+    spec: AttentionSpec,
+    step: Step,
+    device: torch.device,
+    *,
+    shared: Sequence[tuple[int, int, int]] = (),
+) -> AttentionInputs:
+    """Draw queries, keys and values; rows that share pages have the same keys and values there."""
+    draw = Draw(device, seed=1)
+    heads = (spec.num_heads, spec.head_dim)
+    kv_heads = (spec.num_kv_heads, spec.head_dim)
+    q_THD = draw.normal(step.batch.num_tokens, *heads, dtype=spec.dtype)
+    q_THD[step.num_real_tokens :] = torch.nan
+    k_rows = [draw.normal(len(slots), *kv_heads, dtype=spec.dtype) for slots in step.slots]
+    v_rows = [draw.normal(len(slots), *kv_heads, dtype=spec.dtype) for slots in step.slots]
+    for begin, end, kv_end in shared:
+        for row in range(begin + 1, end):
+            k_rows[row][:kv_end] = k_rows[begin][:kv_end]
+            v_rows[row][:kv_end] = v_rows[begin][:kv_end]
+    sinks_H = draw.normal(spec.num_heads) if "sinks" in spec.features else None
+    return AttentionInputs(q_THD=q_THD, k_rows=k_rows, v_rows=v_rows, sinks_H=sinks_H)
+
+
+def fill_pages(
+    provider: AttentionProvider, kv: Tensor, step: Step, inputs: AttentionInputs, max_tokens: int
+) -> None:
+    """Write the tokens that earlier steps would have written, through the provider.
+
+    Row by row, ``max_tokens`` at a time, each as a prefill of its own.
+    """
+    for row, slots in enumerate(step.slots):
+        num_queries, _ = step.batch.host_rows[row]
+        num_earlier = len(slots) - num_queries
+        for begin in range(0, num_earlier, max_tokens):
+            end = min(begin + max_tokens, num_earlier)
+            past = _prefill(step, row, begin, end)
+            provider.plan(past)
+            provider.write(inputs.k_rows[row][begin:end], inputs.v_rows[row][begin:end], kv, past)
+
+
+def dense_attention(spec: AttentionSpec, rows: Rows, inputs: AttentionInputs) -> Tensor:
+    """Attend row by row in float64 over whole score matrices. [real tokens, H, D]"""
+    outs: list[Tensor] = []
+    begin = 0
+    for row, (num_queries, length) in enumerate(rows):
+        per_head = spec.num_heads // spec.num_kv_heads
+        k_HLD = inputs.k_rows[row].double().repeat_interleave(per_head, dim=1).transpose(0, 1)
+        v_HLD = inputs.v_rows[row].double().repeat_interleave(per_head, dim=1).transpose(0, 1)
+        q_HQD = inputs.q_THD[begin : begin + num_queries].double().transpose(0, 1)
+        scores_HQL = q_HQD @ k_HLD.transpose(1, 2) * spec.scale
+        if spec.soft_cap is not None:
+            scores_HQL = spec.soft_cap * torch.tanh(scores_HQL / spec.soft_cap)
+        seen_QL = torch.ones(length, length, device=k_HLD.device).tril()
+        if spec.window is not None:
+            seen_QL = seen_QL.triu(1 - spec.window)
+        scores_HQL = scores_HQL.masked_fill(seen_QL[-num_queries:] == 0, -torch.inf)
+        if inputs.sinks_H is not None:
+            sinks_HQ1 = inputs.sinks_H.double()[:, None, None].expand(-1, num_queries, 1)
+            scores_HQL = torch.cat((scores_HQL, sinks_HQ1), dim=-1)
+        probs_HQL = scores_HQL.softmax(dim=-1)[..., :length]
+        outs.append((probs_HQL @ v_HLD).transpose(0, 1))
+        begin += num_queries
+    return torch.cat(outs)
+
+
+def _use(
+    spec: AttentionSpec, step: Step, inputs: AttentionInputs
+) -> Callable[[AttentionProvider], tuple[Tensor, ...]]:
+    def use(provider: AttentionProvider) -> tuple[Tensor, ...]:
+        shape = provider.kv_shape(step.num_pages)
+        kv = torch.full(shape, torch.nan, dtype=provider.layout.dtype, device=inputs.q_THD.device)
+        fill_pages(provider, kv, step, inputs, spec.max_tokens)
+        padding = inputs.q_THD.new_full(
+            (step.batch.num_tokens - step.num_real_tokens, spec.num_kv_heads, spec.head_dim),
+            torch.nan,
+        )
+        newest = [num_queries for num_queries, _ in step.batch.host_rows[: step.num_real_rows]]
+        keys = [k[-num:] for k, num in zip(inputs.k_rows, newest, strict=True)]
+        values = [v[-num:] for v, num in zip(inputs.v_rows, newest, strict=True)]
+        provider.plan(step.batch)
+        provider.write(torch.cat([*keys, padding]), torch.cat([*values, padding]), kv, step.batch)
+        return (provider.run(inputs.q_THD, kv, step.batch, sinks_H=inputs.sinks_H),)
+
+    return use
+
+
+def _prefill(step: Step, row: int, begin: int, end: int) -> StepBatch:
+    """Return the batch of one row that writes its tokens [begin, end)."""
+    slots = step.slots[row]
+    count, device = end - begin, slots.device
+    return replace(
+        step.batch,
+        num_tokens=count,
+        num_rows=1,
+        max_query=count,
+        max_kv=end,
+        positions_T=torch.arange(begin, end, device=device),
+        query_starts_R1=torch.tensor([0, count], dtype=torch.int32, device=device),
+        kv_lengths_R=torch.tensor([end], dtype=torch.int32, device=device),
+        page_table_RP=step.batch.page_table_RP[row : row + 1],
+        write_slots_T=slots[begin:end],
+        row_of_token_T=torch.zeros(count, dtype=torch.int32, device=device),
+        counts=torch.tensor([1, count, 0], dtype=torch.int32, device=device),
+        tree_N4=step.batch.tree_N4[:0],
+        host_rows=[(count, end)],
+    )
+
+
+def _row_mixes(page_size: int) -> Iterator[tuple[str, Rows, dict[str, Any]]]:
+    p = page_size
+    yield "one token", [(1, 1)], {}
+    yield "one prefill", [(37, 37)], {}
+    yield "prefill of whole pages", [(2 * p, 2 * p)], {}
+    yield "decode at page edges", [(1, n) for n in (1, p - 1, p, p + 1, 2 * p, 2 * p + 1)], {}
+    yield "decode with padding rows", [(1, 5), (1, 3 * p + 2)], {"num_padding_rows": 6}
+    yield "decode, loose bounds", [(1, 5), (1, p)], {"bound_slack": 2}
+    yield "chunk after a cached prefix", [(9, 2 * p + 9)], {}
+    yield "chunk from the middle of a page", [(p + 3, 2 * p - 1)], {}
+    ragged = [(6, 6), (1, 40), (p, 3 * p), (1, 1), (1, p), (3, 2 * p + 1)]
+    yield "ragged", ragged, {}
+    yield "ragged with padding rows", ragged, {"num_padding_rows": 3}
+    yield "verification, four queries a row", [(4, 4 + n) for n in (0, p - 2, p, 50)], {}
+    family = [(1, 4 * p + n) for n in (1, 2, 3, p)]
+    yield "decode, one shared prefix", family, {"shared": [(0, 4, 4 * p)]}
+    tree = [(1, 4 * p + 1), (1, 4 * p + 5), (1, 2 * p + 1), (1, 9)]
+    nested = {"shared": [(0, 3, 2 * p), (0, 2, 4 * p)], "num_padding_rows": 4}
+    yield "decode, nested shared prefixes", tree, nested
+    mixed = [(5, 2 * p + 5), (1, 2 * p + 1), (8, 8)]
+    yield "mixed, shared prefix", mixed, {"shared": [(0, 2, 2 * p)]}
+    yield "long decode", [(1, 1000), (1, 3)], {}
+
+
+def _feature_specs(plain: AttentionSpec) -> Iterator[tuple[str, AttentionSpec]]:
+    window, cap = frozenset({"sliding_window"}), frozenset({"soft_cap"})
+    yield "window of 4", replace(plain, features=window, window=4)
+    yield "window of one", replace(plain, features=window, window=1)
+    yield "wide window", replace(plain, features=window, window=4096)
+    yield "sinks", replace(plain, features=frozenset({"sinks"}))
+    yield "soft cap", replace(plain, features=cap, soft_cap=2.0)
+    yield "window and sinks", replace(plain, features=window | {"sinks"}, window=5)
+
+
+def _spec(dtype: torch.dtype, page_size: int) -> AttentionSpec:
+    return AttentionSpec(
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=64,
+        dtype=dtype,
+        kv_dtype=dtype,
+        page_size=page_size,
+        scale=64**-0.5,
+        max_length=1024,
+        max_rows=32,
+        max_tokens=128,
+    )

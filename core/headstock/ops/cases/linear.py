@@ -1,0 +1,125 @@
+"""Cases of the op ``linear``: sizes, layouts, biases and lookups, against float64 products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from headstock.ops.canonical import dequantize, quantize_int4, quantize_int8
+from headstock.ops.cases.base import Case, Draw
+from headstock.ops.device import OpDevice
+from headstock.ops.linear import (
+    INT4_GROUP,
+    INT8_GROUP,
+    CanonicalWeight,
+    LinearProvider,
+    LinearSpec,
+)
+
+NUM_PARTS = 3
+"""Row ranges that a weight is loaded in, as the checkpoint streams by."""
+
+
+def linear_cases(device: OpDevice, dtype: torch.dtype) -> Iterator[Case]:
+    """Yield products over token counts, sizes and layouts, and lookups."""
+    dense = LinearSpec(in_features=64, out_features=96, dtype=dtype)
+    for num_tokens in (1, 2, 7, 16, 33):
+        yield _product(f"{num_tokens} tokens", dense, num_tokens, device)
+    for size_in, size_out in ((1, 1), (3, 5), (576, 192), (100, 257), (1536, 64)):
+        spec = replace(dense, in_features=size_in, out_features=size_out)
+        yield _product(f"{size_in} in, {size_out} out", spec, 5, device)
+    yield _product("bias", replace(dense, has_bias=True), 5, device)
+    for layout, group_size in _GROUPS:
+        grouped = replace(dense, in_features=192, layout=layout, group_size=group_size)
+        for num_tokens in (1, 4, 19):
+            label = f"{layout} of {group_size}, {num_tokens} tokens"
+            yield _product(label, grouped, num_tokens, device)
+        odd = replace(grouped, out_features=37, has_bias=True)
+        yield _product(f"{layout} of {group_size}, 37 out, bias", odd, 3, device)
+    for layout, group_size in (("dense", 0), *_GROUPS):
+        table = replace(dense, layout=layout, group_size=group_size, needs_rows=True)
+        yield _lookup(f"lookup, {layout}", replace(table, in_features=192), device)
+
+
+_GROUPS = (
+    (INT8_GROUP, 32),
+    (INT8_GROUP, 64),
+    (INT8_GROUP, 192),
+    (INT4_GROUP, 32),
+    (INT4_GROUP, 64),
+)
+
+
+def make_weight(spec: LinearSpec, draw: Draw) -> dict[str, Tensor]:
+    """Draw a canonical weight whose products with unit inputs have unit deviation."""
+    scale = spec.in_features**-0.5
+    weight_OI = draw.normal(spec.out_features, spec.in_features, scale=scale)
+    if spec.layout == INT8_GROUP:
+        return quantize_int8(weight_OI, spec.group_size)
+    if spec.layout == INT4_GROUP:
+        return quantize_int4(weight_OI, spec.group_size)
+    return {"weight": weight_OI.to(spec.dtype)}
+
+
+def load_in_parts(provider: LinearProvider, weight: CanonicalWeight, bias_O: Tensor | None) -> None:
+    """Load a weight in row ranges, last one first."""
+    num_rows = weight["weight"].shape[0]
+    edges = [num_rows * part // NUM_PARTS for part in range(NUM_PARTS + 1)]
+    for begin, end in reversed(list(pairwise(edges))):
+        if begin < end:
+            provider.load({name: part[begin:end] for name, part in weight.items()}, begin)
+            if bias_O is not None:
+                provider.load_bias(bias_O[begin:end], begin)
+
+
+def _product(label: str, spec: LinearSpec, num_tokens: int, device: OpDevice) -> Case:
+    draw = Draw(device.torch_device, seed=2)
+    weight = make_weight(spec, draw)
+    bias_O = draw.normal(spec.out_features, dtype=spec.dtype) if spec.has_bias else None
+    x_MI = draw.normal(num_tokens, spec.in_features, dtype=spec.dtype)
+
+    def use(provider: LinearProvider) -> Tensor:
+        load_in_parts(provider, weight, bias_O)
+        return provider(x_MI)
+
+    def expected() -> Tensor:
+        out_MO = x_MI.double() @ dequantize(spec.layout, weight, torch.float64).T
+        return out_MO if bias_O is None else out_MO + bias_O.double()
+
+    return _case(label, spec, device, use, expected)
+
+
+def _lookup(label: str, spec: LinearSpec, device: OpDevice) -> Case:
+    draw = Draw(device.torch_device, seed=3)
+    weight = make_weight(spec, draw)
+    first, last = 40, 40 + spec.out_features - 1
+    ids = [first, last, first - 1, last + 1, 0, first + 7, first + 7, 10_000]
+    ids_T = torch.tensor(ids, device=device.torch_device)
+
+    def use(provider: LinearProvider) -> Tensor:
+        load_in_parts(provider, weight, None)
+        return provider.rows(ids_T, first)
+
+    def expected() -> Tensor:
+        table_OI = dequantize(spec.layout, weight, torch.float64)
+        rows = [
+            table_OI[i - first] if first <= i <= last else torch.zeros_like(table_OI[0])
+            for i in ids
+        ]
+        return torch.stack(rows)
+
+    return _case(label, spec, device, use, expected)
+
+
+def _case(
+    label: str,
+    spec: LinearSpec,
+    device: OpDevice,
+    use: Callable[[LinearProvider], Tensor],
+    expected: Callable[[], Tensor],
+) -> Case:
+    return Case(label=label, spec=spec.as_spec(), args=(spec, device), use=use, expected=expected)

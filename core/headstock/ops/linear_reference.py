@@ -1,0 +1,111 @@
+"""The reference of the op ``linear``: canonical weights as they are, multiplied by PyTorch.
+
+Shapes: M rows of activations, O output features, I input features, G groups along I, T ids.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from headstock.errors import UnsupportedError
+from headstock.ops.canonical import dequantize
+from headstock.ops.device import OpDevice
+from headstock.ops.linear import INT4_GROUP, INT8_GROUP, CanonicalWeight, LinearSpec
+
+BLOCK_ELEMENTS = 1 << 20
+"""Weights that :class:`GroupedLinear` holds dequantised at a time: no full copy ever exists."""
+
+
+class _CanonicalLinear:
+    """Storage shaped like the canonical layout, filled row range by row range."""
+
+    def __init__(self, spec: LinearSpec, device: OpDevice, parts: dict[str, Tensor]) -> None:
+        self.spec = spec
+        self.parts = parts
+        self.bias_O: Tensor | None = None
+        if spec.has_bias:
+            where = device.torch_device
+            self.bias_O = torch.zeros(spec.out_features, dtype=spec.dtype, device=where)
+
+    def load(self, part: CanonicalWeight, row_begin: int) -> None:
+        """Copy the canonical rows ``part`` to ``row_begin`` on."""
+        assert part.keys() == self.parts.keys(), f"{sorted(part)} is not {sorted(self.parts)}"
+        for name, rows in part.items():
+            self.parts[name].narrow(0, row_begin, rows.shape[0]).copy_(rows)
+
+    def load_bias(self, bias: Tensor, begin: int) -> None:
+        """Set the bias of output features from ``begin`` on. [rows]"""
+        assert self.bias_O is not None, "a bias came for a layer that has none"
+        self.bias_O.narrow(0, begin, bias.shape[0]).copy_(bias)
+
+    def rows(self, ids_T: Tensor, first: int) -> Tensor:
+        """Look up an embedding; ids outside of [first, first + O) give rows of zeros. [T, I]"""
+        local_T = ids_T - first
+        is_here_T = (local_T >= 0) & (local_T < self.spec.out_features)
+        local_T = local_T.clamp(0, self.spec.out_features - 1)
+        found = {name: part.index_select(0, local_T) for name, part in self.parts.items()}
+        rows_TI = dequantize(self.spec.layout, found, self.spec.dtype)
+        return rows_TI.masked_fill(~is_here_T.unsqueeze(1), 0)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the storage, the bias among them."""
+        stored = [*self.parts.values()] + ([] if self.bias_O is None else [self.bias_O])
+        return sum(tensor.nbytes for tensor in stored)
+
+
+class DenseLinear(_CanonicalLinear):
+    """A weight in the model's dtype."""
+
+    def __init__(self, spec: LinearSpec, device: OpDevice) -> None:
+        shape = (spec.out_features, spec.in_features)
+        weight_OI = torch.empty(shape, dtype=spec.dtype, device=device.torch_device)
+        super().__init__(spec, device, {"weight": weight_OI})
+
+    def __call__(self, x_MI: Tensor) -> Tensor:
+        """Return x·Wᵀ + bias in x's dtype. [M, O]"""
+        return functional.linear(x_MI, self.parts["weight"], self.bias_O)
+
+
+class GroupedLinear(_CanonicalLinear):
+    """A weight in ``int8-group`` or ``int4-group``, dequantised some rows at a time.
+
+    Raises:
+        UnsupportedError: The input features do not divide into groups.
+    """
+
+    def __init__(self, spec: LinearSpec, device: OpDevice) -> None:
+        super().__init__(spec, device, _grouped_storage(spec, device))
+        self._rows_per_block = max(1, BLOCK_ELEMENTS // spec.in_features)
+
+    def __call__(self, x_MI: Tensor) -> Tensor:
+        """Return x·Wᵀ + bias in x's dtype. [M, O]"""
+        out_MO = x_MI.new_empty((*x_MI.shape[:-1], self.spec.out_features))
+        for begin in range(0, self.spec.out_features, self._rows_per_block):
+            rows = slice(begin, begin + self._rows_per_block)
+            block = {name: part[rows] for name, part in self.parts.items()}
+            weight_BI = dequantize(self.spec.layout, block, x_MI.dtype)
+            bias_B = None if self.bias_O is None else self.bias_O[rows]
+            out_MO[..., rows] = functional.linear(x_MI, weight_BI, bias_B)
+        return out_MO
+
+
+def _grouped_storage(spec: LinearSpec, device: OpDevice) -> dict[str, Tensor]:
+    group_size, size = spec.group_size, spec.in_features
+    if group_size < 1 or size % group_size or (spec.layout == INT4_GROUP and size % 2):
+        raise UnsupportedError(
+            f"{size} input features do not divide into {spec.layout} groups of {group_size}.",
+            remedy="Serve this layer dense, or at a tensor parallel size that keeps groups whole.",
+        )
+    where = device.torch_device
+    scales = (spec.out_features, size // group_size)
+    parts = {"scale": torch.empty(scales, dtype=torch.float32, device=where)}
+    if spec.layout == INT8_GROUP:
+        shape = (spec.out_features, size)
+        return {"weight": torch.empty(shape, dtype=torch.int8, device=where)} | parts
+    assert spec.layout == INT4_GROUP, f"no such layout: {spec.layout!r}"
+    packed = torch.empty((spec.out_features, size // 2), dtype=torch.uint8, device=where)
+    minimum = torch.empty(scales, dtype=torch.float32, device=where)
+    return {"weight": packed} | parts | {"minimum": minimum}
