@@ -12,6 +12,9 @@ A broken invariant of our own is an ``AssertionError``, never one of these.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class HeadstockError(Exception):
     """Base of all errors raised on purpose.
@@ -59,3 +62,9 @@ class RequestError(HeadstockError):
         super().__init__(problem, remedy=remedy)
         self.field = field
         self.code = code
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the known name closest to ``name``, or ""."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,95 @@
+"""The backend that serves, and what its hooks and the other plugins' bring to this process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from headstock.errors import HeadstockError, PluginError
+from headstock.ops.base import OpRegistry
+from headstock.plugins.guard import describe
+from headstock.plugins.loader import PLUGINS, PluginRecord, Plugins, State
+
+if TYPE_CHECKING:
+    from headstock.ops.communication import Group
+    from headstock.plugins.device import Device
+    from headstock.plugins.hooks import ConfigPatch, GroupInfo
+    from headstock.plugins.probe import Probe
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A loaded backend whose probe said AVAILABLE.
+
+    Attributes:
+        record: The backend.
+        probe: What it found.
+        plugins: All plugins, for the hooks that any of them may have.
+        notes: Lines for the banner: what is installed or present here and does not serve.
+    """
+
+    record: PluginRecord
+    probe: Probe
+    plugins: Plugins = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The backend's name."""
+        return self.record.name
+
+    def open_device(self, index: int, num_threads: int) -> Device:
+        """Open device ``index``; see ``headstock_device``. Engine process only.
+
+        Raises:
+            PluginError: The hook raised, or returned nothing.
+        """
+        answers = self._call(self.record, "headstock_device", index=index, num_threads=num_threads)
+        if not answers:
+            raise PluginError(
+                f"Backend {self.name!r} opened no device {index}.",
+                remedy="Look at `headstock backends` for the devices that it has.",
+            )
+        return answers[0]
+
+    def offer_ops(self, device: Device) -> OpRegistry:
+        """Collect what this backend and the plugins offer for ``device``.
+
+        Raises:
+            PluginError: One of them raised, or offers something that does not fit.
+        """
+        registry = OpRegistry()
+        for record in self._contributors():
+            self._call(record, "headstock_register_ops", registry=registry, device=device)
+        return registry
+
+    def join_group(self, group: GroupInfo, device: Device) -> Group | None:
+        """Join ``group`` by the backend's own means; None: it leaves that to the host's network."""
+        answers = self._call(self.record, "headstock_communication", group=group, device=device)
+        return answers[0] if answers else None
+
+    def config_patches(self, settings: Mapping[str, object], device: Device) -> list[ConfigPatch]:
+        """Collect the settings that this backend and the plugins want changed."""
+        patches: list[ConfigPatch] = []
+        for record in self._contributors():
+            answers = self._call(record, "headstock_configure", settings=settings, device=device)
+            for answer in answers:
+                patches.extend(answer)
+        return patches
+
+    def _contributors(self) -> list[PluginRecord]:
+        general = [r for r in self.plugins.records if r.group == PLUGINS]
+        return [self.record, *(r for r in general if r.state is State.LOADED)]
+
+    def _call(self, record: PluginRecord, hook: str, **arguments: object) -> list[Any]:
+        try:
+            return self.plugins.call(record, hook, **arguments)
+        except HeadstockError:
+            raise
+        except Exception as error:  # the boundary to foreign code, as in `guarded`
+            raise PluginError(
+                f"{hook} of plugin {record.name!r} ({record.dist} {record.version}) raised"
+                f" {describe(error)}.",
+                remedy=f"Report it to {record.dist}, or pass --disable-plugin {record.name}.",
+            ) from error
