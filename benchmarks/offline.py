@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Time the offline engine on the workloads of `workloads.py`; one JSON line per workload.
 
-    python benchmarks/offline.py qwen3-0.6b --workloads decode1,bs256 --backend cuda --out results.jsonl
+    python benchmarks/offline.py qwen3-0.6b --workloads decode1,bs256 --out results.jsonl
 
 Medians of --runs counted runs after one warm-up run. TTFT and TPOT come from one streamed pass
 outside the counted runs: medians over its requests.
@@ -43,12 +43,10 @@ def latencies(engine: headstock.Engine, batch: Batch) -> dict[str, float]:
 
     async def one(prompt: list[int]) -> tuple[float, float]:
         start = time.perf_counter()
-        times: list[float] = []
         stream = await engine.async_generate(
             input_ids=prompt, sampling_params=sampling(batch), stream=True
         )
-        async for _ in stream:
-            times.append(time.perf_counter())
+        times = [time.perf_counter() async for _ in stream]
         return times[0] - start, (times[-1] - times[0]) / max(1, batch.num_outputs - 1)
 
     async def everything() -> list[tuple[float, float]]:
