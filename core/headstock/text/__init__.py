@@ -1,1 +1,8 @@
 """Tokenizers, chat templates, incremental text."""
+
+from headstock.text.detokenizer import Detokenizer, make_detokenizer
+from headstock.text.stops import StopMatcher
+from headstock.text.template import ChatTemplate
+from headstock.text.tokenizer import Tokenizer
+
+__all__ = ["ChatTemplate", "Detokenizer", "StopMatcher", "Tokenizer", "make_detokenizer"]

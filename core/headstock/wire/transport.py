@@ -1,0 +1,268 @@
+"""How messages travel between an API process and its engine.
+
+Two ends: the engine's :class:`Mailbox` blocks, the API's :class:`EngineLink` is asynchronous. Two
+ways between them: ZeroMQ over a Unix socket in a private directory, and a pair in memory for an
+engine in a thread of the same process. Messages are sent in batches, a frame each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import secrets
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import zmq
+
+from headstock.wire import codec
+from headstock.wire.messages import FromEngine, ToEngine
+
+
+class Mailbox(Protocol):
+    """The engine's end; used by one thread."""
+
+    def receive(self, timeout_s: float | None) -> list[ToEngine]:
+        """Return all messages that are there.
+
+        Args:
+            timeout_s: Wait at most so long for a first one; 0 does not wait, None waits for ever.
+        """
+        ...
+
+    def send(self, messages: Sequence[FromEngine]) -> None:
+        """Send ``messages`` as one batch; never blocks."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the transport, after what was sent is out."""
+        ...
+
+
+class EngineLink(Protocol):
+    """The API process's end; used from one event loop."""
+
+    def send(self, message: ToEngine) -> None:
+        """Send soon: messages of one turn of the event loop travel together."""
+        ...
+
+    async def receive(self) -> list[FromEngine]:
+        """Wait for messages and return all that are there; an empty list: the link is closed."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the transport; a waiting :meth:`receive` returns."""
+        ...
+
+
+class Endpoint:
+    """A Unix socket's address in a directory that only this user can enter."""
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="headstock-"))  # mode 0700
+        self.address = f"ipc://{self.directory}/{secrets.token_hex(4)}.sock"
+
+    def remove(self) -> None:
+        """Delete the directory."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class ZmqMailbox:
+    """The engine's end of a ZeroMQ link.
+
+    Args:
+        address: Where the API process listens.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.PAIR)
+        _set_options(self._socket)
+        self._socket.connect(address)
+
+    def receive(self, timeout_s: float | None) -> list[ToEngine]:
+        """Return all messages that are there; wait for a first one up to ``timeout_s``."""
+        wait_ms = None if timeout_s is None else max(0, int(timeout_s * 1000))
+        if not self._socket.poll(wait_ms):
+            return []
+        messages: list[ToEngine] = []
+        with contextlib.suppress(zmq.Again):
+            while True:
+                messages += codec.decode_to_engine(self._socket.recv(zmq.NOBLOCK))
+        return messages
+
+    def send(self, messages: Sequence[FromEngine]) -> None:
+        """Send ``messages`` as one frame."""
+        if messages:
+            self._socket.send(codec.encode(messages))
+
+    def close(self) -> None:
+        """Close the socket; gives what was sent a second to leave."""
+        self._socket.close(linger=1000)
+        self._context.term()
+
+
+class ZmqLink:
+    """The API process's end of a ZeroMQ link: listens at an endpoint; made inside its event loop.
+
+    The socket's descriptor signals edges only, and sending may swallow one, so that reads are
+    looked for after each send too.
+
+    Args:
+        endpoint: Where; the link removes it when it closes.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.PAIR)
+        _set_options(self._socket)
+        self._socket.bind(endpoint.address)
+        self._loop = asyncio.get_running_loop()
+        self._descriptor = self._socket.fileno()
+        self._loop.add_reader(self._descriptor, self._read)
+        self._outbox: list[ToEngine] = []
+        self._inbox: list[FromEngine] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._is_closed = False
+
+    def send(self, message: ToEngine) -> None:
+        """Queue ``message``; the batch leaves at the end of this turn of the event loop."""
+        if self._is_closed:
+            return
+        if not self._outbox:
+            self._loop.call_soon(self._flush)
+        self._outbox.append(message)
+
+    async def receive(self) -> list[FromEngine]:
+        """Wait for messages and return all that are there."""
+        while not self._inbox and not self._is_closed:
+            self._waiter = self._loop.create_future()
+            await self._waiter
+        messages, self._inbox = self._inbox, []
+        return messages
+
+    def close(self) -> None:
+        """Close the socket, remove the endpoint and wake a waiting :meth:`receive`."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._loop.remove_reader(self._descriptor)
+        self._socket.close(linger=0)
+        self._context.term()
+        self._endpoint.remove()
+        self._wake()
+
+    def _flush(self) -> None:
+        messages, self._outbox = self._outbox, []
+        if messages and not self._is_closed:
+            self._socket.send(codec.encode(messages), zmq.NOBLOCK)
+            self._read()
+
+    def _read(self) -> None:
+        """Take frames that are there; leaves the rest to another turn of the event loop."""
+        if self._is_closed:
+            return
+        with contextlib.suppress(zmq.Again):
+            for _ in range(_MAX_FRAMES):
+                self._inbox += codec.decode_from_engine(self._socket.recv(zmq.NOBLOCK))
+            self._loop.call_soon(self._read)
+        if self._inbox:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class MemoryMailbox:
+    """The engine's end of a link within a process; the engine runs in a thread."""
+
+    def __init__(self) -> None:
+        self._inbox: queue.SimpleQueue[ToEngine] = queue.SimpleQueue()
+        self._link: MemoryLink | None = None
+
+    def receive(self, timeout_s: float | None) -> list[ToEngine]:
+        """Return all messages that are there; wait for a first one up to ``timeout_s``."""
+        messages: list[ToEngine] = []
+        with contextlib.suppress(queue.Empty):
+            if timeout_s == 0:
+                messages.append(self._inbox.get_nowait())
+            else:
+                messages.append(self._inbox.get(timeout=timeout_s))
+            while True:
+                messages.append(self._inbox.get_nowait())
+        return messages
+
+    def send(self, messages: Sequence[FromEngine]) -> None:
+        """Hand ``messages`` to the event loop of the other end."""
+        if messages and self._link is not None:
+            self._link.put(list(messages))
+
+    def close(self) -> None:
+        """Wake the other end for the last time."""
+        if self._link is not None:
+            self._link.put(None)
+
+    def join(self, link: MemoryLink) -> None:
+        """Name the other end."""
+        self._link = link
+
+    def put(self, message: ToEngine) -> None:
+        """Take a message; any thread."""
+        self._inbox.put(message)
+
+
+class MemoryLink:
+    """The API side's end of a link within a process; made inside its event loop."""
+
+    def __init__(self, mailbox: MemoryMailbox) -> None:
+        self._mailbox = mailbox
+        self._loop = asyncio.get_running_loop()
+        self._inbox: asyncio.Queue[list[FromEngine] | None] = asyncio.Queue()
+
+    def send(self, message: ToEngine) -> None:
+        """Hand ``message`` to the engine's thread."""
+        self._mailbox.put(message)
+
+    async def receive(self) -> list[FromEngine]:
+        """Wait for messages and return all that are there."""
+        batch = await self._inbox.get()
+        messages: list[FromEngine] = list(batch or ())
+        while batch is not None and not self._inbox.empty():
+            batch = self._inbox.get_nowait()
+            messages += batch or ()
+            if batch is None and messages:
+                self._inbox.put_nowait(None)
+        return messages
+
+    def close(self) -> None:
+        """Wake a waiting :meth:`receive`."""
+        self._inbox.put_nowait(None)
+
+    def put(self, messages: list[FromEngine] | None) -> None:
+        """Take messages from the engine's thread; None: there will be no more."""
+        with contextlib.suppress(RuntimeError):  # the loop is gone: nobody listens any more
+            self._loop.call_soon_threadsafe(self._inbox.put_nowait, messages)
+
+
+def memory_pair() -> tuple[MemoryMailbox, MemoryLink]:
+    """Return both ends of a link within this process; call it inside the API side's event loop."""
+    mailbox = MemoryMailbox()
+    link = MemoryLink(mailbox)
+    mailbox.join(link)
+    return mailbox, link
+
+
+_MAX_FRAMES = 64
+"""Frames taken in one go, so that a fast engine cannot keep the event loop from its other work."""
+
+
+def _set_options(socket: zmq.Socket[bytes]) -> None:
+    """No high-water mark: admission is bounded by the engine, and an end never blocks."""
+    socket.set(zmq.SNDHWM, 0)
+    socket.set(zmq.RCVHWM, 0)
