@@ -1,1 +1,6 @@
-"""The files of a model: where they are, what they hold."""
+"""Finds and reads model files: Hugging Face folders, GGUF. No tensors of a framework here."""
+
+from headstock.checkpoint.files import GGUFTokenizer, ModelFiles, StoredTensor
+from headstock.checkpoint.locate import resolve
+
+__all__ = ["GGUFTokenizer", "ModelFiles", "StoredTensor", "resolve"]

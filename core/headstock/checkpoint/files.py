@@ -1,0 +1,176 @@
+"""What a model's files are once found: configuration, tokenizer source and tensors. No torch.
+
+Arrays here are numpy; bfloat16, which numpy lacks, comes as uint16 bits with ``dtype`` saying so.
+Shapes: O output features, I input features, G groups along I.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstock.errors import CheckpointError
+from headstock.ops.linear import DENSE
+
+Array = NDArray[Any]
+Progress = Callable[[int, int], None]
+"""Called with (done, total), in bytes."""
+
+FLOAT_DTYPES = ("float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredTensor:
+    """One tensor of a checkpoint: what is known of it, and how to read rows of it.
+
+    Attributes:
+        name: As Hugging Face names it.
+        shape: As the model sees it, whatever its layout packs. Rows first.
+        dtype: Of its elements where the layout is dense: ``float32``, ``float16``, ``bfloat16`` …
+        layout: A canonical layout of :mod:`headstock.ops.linear`.
+        group_size: Input features that share a scale; 0 for dense.
+        num_bytes: What it takes in the file.
+        read: Rows [begin, end) to canonical parts; a view of the file where no conversion is
+            needed.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    layout: str = DENSE
+    group_size: int = 0
+    num_bytes: int
+    read: Callable[[int, int], Mapping[str, Array]] = field(repr=False, compare=False)
+
+    def read_all(self) -> Mapping[str, Array]:
+        """Return the parts of the whole tensor."""
+        return self.read(0, self.shape[0] if self.shape else 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GGUFTokenizer:
+    """The tokenizer that a GGUF file carries, as it stands there.
+
+    Attributes:
+        model: Kind of tokenizer: ``gpt2`` is byte-level BPE, ``llama`` is SentencePiece BPE.
+        pre: Name of the splitting rule before BPE, such as ``smollm``; "" when not given.
+        tokens: Text of each id.
+        types: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte. May be empty.
+        merges: BPE merges, best first, the two parts separated by a space. May be empty.
+        scores: SentencePiece scores. May be empty.
+        chat_template: Jinja source, or None.
+        special_ids: Ids by role: ``bos``, ``eos``, ``unknown``, ``padding``, ``eot`` …
+        flags: ``add_bos_token``, ``add_eos_token``, ``add_space_prefix`` … where given.
+    """
+
+    model: str
+    pre: str
+    tokens: list[str]
+    types: list[int]
+    merges: list[str]
+    scores: list[float]
+    chat_template: str | None
+    special_ids: Mapping[str, int]
+    flags: Mapping[str, bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFiles:
+    """A model on disk.
+
+    Attributes:
+        kind: ``folder`` (Hugging Face layout) or ``gguf``.
+        path: The folder or the file.
+        name: What to call the model when nobody says.
+        config: In Hugging Face keys; synthesised for GGUF.
+        generation_config: ``generation_config.json``, or {}.
+        index: Every tensor by Hugging Face name, in the order of the files.
+        read_tokenizer: For GGUF: reads the tokenizer's metadata.
+    """
+
+    kind: Literal["folder", "gguf"]
+    path: Path
+    name: str
+    config: dict[str, Any]
+    generation_config: dict[str, Any]
+    index: dict[str, StoredTensor] = field(repr=False)
+    read_tokenizer: Callable[[], GGUFTokenizer] | None = field(default=None, repr=False)
+
+    @property
+    def architecture(self) -> str:
+        """The first of the configuration's architectures, which names the model class.
+
+        Raises:
+            CheckpointError: There is none.
+        """
+        names = self.config.get("architectures") or []
+        if not names:
+            raise CheckpointError(
+                f"{self.path} names no architecture in its configuration.",
+                remedy='Add "architectures" to config.json, such as ["LlamaForCausalLM"].',
+            )
+        return str(names[0])
+
+    @property
+    def dtype(self) -> str:
+        """The checkpoint's own dtype: as configured, else that of most dense bytes."""
+        configured = str(self.config.get("dtype") or self.config.get("torch_dtype") or "")
+        if configured in FLOAT_DTYPES:
+            return configured
+        sizes = dict.fromkeys(FLOAT_DTYPES, 0)
+        for tensor in self.index.values():
+            if tensor.layout == DENSE and tensor.dtype in sizes:
+                sizes[tensor.dtype] += tensor.num_bytes
+        return max(sizes, key=lambda dtype: sizes[dtype])
+
+    @property
+    def max_length(self) -> int | None:
+        """Longest request the model was made for, or None when it does not say. Tokens."""
+        length = self.config.get("max_position_embeddings")
+        return int(length) if length else None
+
+    @property
+    def eos_ids(self) -> list[int]:
+        """Every id that ends a generation: of the generation config, then of the config."""
+        found: list[int] = []
+        for source in (self.generation_config, self.config):
+            ids = source.get("eos_token_id")
+            found += ids if isinstance(ids, list) else [] if ids is None else [ids]
+        return list(dict.fromkeys(int(i) for i in found))
+
+    @property
+    def default_sampling(self) -> dict[str, Any]:
+        """Sampling defaults that the model's authors chose, in the fields of SamplingParams."""
+        names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+        chosen = {n: v for n in names if (v := self.generation_config.get(n)) is not None}
+        if chosen.get("top_k") == 0:
+            chosen["top_k"] = -1
+        limit = self.generation_config.get("max_new_tokens")
+        return chosen | ({"max_new_tokens": int(limit)} if limit else {})
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors in the files."""
+        return sum(tensor.num_bytes for tensor in self.index.values())
+
+    def tensors(self) -> Iterator[StoredTensor]:
+        """Yield every tensor in the order of the files, so that reading them is sequential."""
+        yield from self.index.values()
+
+    def close(self) -> None:
+        """Forget the tensors, so that the files' memory maps go once nobody reads from them."""
+        self.index.clear()
+
+
+def dense_reader(array: Array) -> Callable[[int, int], Mapping[str, Array]]:
+    """Return a ``StoredTensor.read`` for an array that is canonical as it stands."""
+
+    def read(begin: int, end: int) -> Mapping[str, Array]:
+        return {"weight": np.atleast_1d(array)[begin:end]}
+
+    return read

@@ -1,0 +1,202 @@
+"""Turns the blocks of GGUF tensors into canonical layouts, exactly where that can be.
+
+A file's row is a run of blocks; a block packs 32 or 256 elements with their scales. What each type
+becomes:
+
+- F32, F16, BF16: ``dense``.
+- Q4_0, Q4_1, Q4_K: ``int4-group`` of 32, exactly.
+- Q8_0, Q5_0: ``int8-group`` of 32; Q6_K: ``int8-group`` of 16; exactly.
+- Q5_1, Q5_K: ``int8-group`` of 32, *rounded*: their 5 bits come with a minimum, which that layout
+  lacks. The rounding is at most 1/254 of a group's largest magnitude, well under the 1/62 of its
+  range that the 5 bits themselves may be off.
+
+Shapes: R rows, B blocks a row, G groups a row, bytes in the last dimension.
+
+Source:
+    https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h, the block structs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from headstock.checkpoint.files import Array
+from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP
+
+Parts = dict[str, Array]
+_F32 = np.float32
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """How a GGUF tensor type packs its elements.
+
+    Attributes:
+        name: As the format calls it.
+        elements: In a block.
+        num_bytes: Of a block.
+        dtype: For dense types: of the elements.
+        layout: The canonical layout it becomes.
+        group_size: The layout's.
+        convert: Bytes [R, bytes of a row] to canonical parts.
+    """
+
+    name: str
+    elements: int
+    num_bytes: int
+    dtype: str
+    layout: str
+    group_size: int
+    convert: Callable[[Array], Parts]
+
+
+def _dense(numpy_type: str) -> Callable[[Array], Parts]:
+    return lambda rows: {"weight": rows.view(numpy_type)}
+
+
+def _halves(blocks_RBn: Array, begin: int) -> Array:
+    """Read the float16 at byte ``begin`` of each block as float32. [R, B]"""
+    return blocks_RBn[..., begin : begin + 2].copy().view(np.float16)[..., 0].astype(_F32)
+
+
+def _blocks(rows: Array, num_bytes: int) -> Array:
+    return rows.reshape(rows.shape[0], -1, num_bytes)
+
+
+def _repack_nibbles(low_high: Array) -> Array:
+    """Turn nibbles (element i low, element i + n high in byte i) to neighbours in one byte.
+
+    Two bytes are worked on at a time, as one little-endian word: its low nibbles are elements
+    2 j and 2 j + 1, and so are its high ones of the second half.
+
+    Args:
+        low_high: n bytes, n even. uint8. [..., n]
+
+    Returns:
+        The first n elements in n / 2 bytes, then the others. uint8. [..., n]
+    """
+    words = np.ascontiguousarray(low_high).view("<u2")
+    first = (words & 0x000F) | ((words >> 4) & 0x00F0)
+    second = ((words >> 4) & 0x000F) | ((words >> 8) & 0x00F0)
+    return np.concatenate((first.astype(np.uint8), second.astype(np.uint8)), axis=-1)
+
+
+def _q4_0(rows: Array) -> Parts:
+    blocks = _blocks(rows, 18)
+    scale = _halves(blocks, 0)
+    weight = _repack_nibbles(blocks[..., 2:]).reshape(rows.shape[0], -1)
+    return {"weight": weight, "scale": scale, "minimum": scale * _F32(-8)}
+
+
+def _q4_1(rows: Array) -> Parts:
+    blocks = _blocks(rows, 20)
+    weight = _repack_nibbles(blocks[..., 4:]).reshape(rows.shape[0], -1)
+    return {"weight": weight, "scale": _halves(blocks, 0), "minimum": _halves(blocks, 2)}
+
+
+def _q8_0(rows: Array) -> Parts:
+    blocks = _blocks(rows, 34)
+    weight = blocks[..., 2:].reshape(rows.shape[0], -1).view(np.int8)
+    return {"weight": weight, "scale": _halves(blocks, 0)}
+
+
+def _five_bits(low_high: Array, fifth: Array) -> Array:
+    """Join 16 bytes of nibbles with the 4 bytes of their fifth bits: 0 to 31. uint8. [..., 32]"""
+    nibbles = np.concatenate((low_high & 15, low_high >> 4), axis=-1)
+    return nibbles | (np.unpackbits(fifth, axis=-1, bitorder="little") << 4)
+
+
+def _q5_0(rows: Array) -> Parts:
+    blocks = _blocks(rows, 22)
+    weight = _five_bits(blocks[..., 6:], blocks[..., 2:6]).view(np.int8) - np.int8(16)
+    return {"weight": weight.reshape(rows.shape[0], -1), "scale": _halves(blocks, 0)}
+
+
+def _q5_1(rows: Array) -> Parts:
+    blocks = _blocks(rows, 24)
+    quants = _five_bits(blocks[..., 8:], blocks[..., 4:8]).astype(_F32)
+    scale, minimum = _halves(blocks, 0), _halves(blocks, 2)
+    return _round_to_int8(quants * scale[..., None] + minimum[..., None])
+
+
+def _round_to_int8(groups_RGg: Array) -> Parts:
+    """Quantise symmetrically: a group's largest magnitude becomes 127."""
+    scale = np.abs(groups_RGg).max(axis=-1) / _F32(127)
+    steps = np.where(scale > 0, scale, _F32(1))[..., None]
+    weight = np.rint(groups_RGg / steps).clip(-127, 127).astype(np.int8)
+    return {"weight": weight.reshape(groups_RGg.shape[0], -1), "scale": scale}
+
+
+def _k_scales(packed: Array) -> tuple[Array, Array]:
+    """Unpack the 8 scales and 8 minima, 6 bits each, of Q4_K and Q5_K. float32. [R, B, 8] each
+
+    Bytes 0 to 3 and 4 to 7 hold the first four of each in their low six bits; their top two bits
+    belong to the last four, whose low nibbles are in bytes 8 to 11.
+    """
+    first, second, third = packed[..., 0:4], packed[..., 4:8], packed[..., 8:12]
+    scales = (first & 63, (third & 15) | ((first >> 6) << 4))
+    minima = (second & 63, (third >> 4) | ((second >> 6) << 4))
+    return np.concatenate(scales, -1).astype(_F32), np.concatenate(minima, -1).astype(_F32)
+
+
+def _k_group_scales(blocks: Array) -> tuple[Array, Array]:
+    """Return scale and minimum of each group of 32 of Q4_K or Q5_K blocks. [R, B, 8] each"""
+    scales, minima = _k_scales(blocks[..., 4:16])
+    return scales * _halves(blocks, 0)[..., None], minima * -_halves(blocks, 2)[..., None]
+
+
+def _q4_k(rows: Array) -> Parts:
+    blocks = _blocks(rows, 144)
+    num_rows = rows.shape[0]
+    scale, minimum = _k_group_scales(blocks)
+    chunks = blocks[..., 16:].reshape(num_rows, -1, 32)
+    weight = _repack_nibbles(chunks).reshape(num_rows, -1)
+    return {
+        "weight": weight,
+        "scale": scale.reshape(num_rows, -1),
+        "minimum": minimum.reshape(num_rows, -1),
+    }
+
+
+def _q5_k(rows: Array) -> Parts:
+    blocks = _blocks(rows, 176)
+    num_rows = rows.shape[0]
+    scale, minimum = _k_group_scales(blocks)
+    chunks = blocks[..., 48:].reshape(num_rows, -1, 4, 32)
+    nibbles = np.stack((chunks & 15, chunks >> 4), axis=3).reshape(num_rows, -1, 8, 32)
+    bits = np.unpackbits(blocks[..., 16:48, None], axis=-1, bitorder="little")
+    quants = nibbles | (bits.transpose(0, 1, 3, 2) << 4)
+    groups = quants.astype(_F32) * scale[..., None] + minimum[..., None]
+    return _round_to_int8(groups.reshape(num_rows, -1, 32))
+
+
+def _q6_k(rows: Array) -> Parts:
+    blocks = _blocks(rows, 210)
+    num_rows = rows.shape[0]
+    low = blocks[..., :128].reshape(num_rows, -1, 2, 2, 32)
+    low = np.stack((low & 15, low >> 4), axis=3)
+    high = blocks[..., 128:192].reshape(num_rows, -1, 2, 1, 32)
+    shifts = np.array([0, 2, 4, 6], np.uint8).reshape(4, 1)
+    high = ((high >> shifts) & 3).reshape(num_rows, -1, 2, 2, 2, 32)
+    weight = (low | (high << 4)).view(np.int8) - np.int8(32)
+    scales = blocks[..., 192:208].view(np.int8).astype(_F32) * _halves(blocks, 208)[..., None]
+    return {"weight": weight.reshape(num_rows, -1), "scale": scales.reshape(num_rows, -1)}
+
+
+BLOCKS: dict[int, Block] = {
+    0: Block("F32", 1, 4, "float32", DENSE, 0, _dense("<f4")),
+    1: Block("F16", 1, 2, "float16", DENSE, 0, _dense("<f2")),
+    2: Block("Q4_0", 32, 18, "", INT4_GROUP, 32, _q4_0),
+    3: Block("Q4_1", 32, 20, "", INT4_GROUP, 32, _q4_1),
+    6: Block("Q5_0", 32, 22, "", INT8_GROUP, 32, _q5_0),
+    7: Block("Q5_1", 32, 24, "", INT8_GROUP, 32, _q5_1),
+    8: Block("Q8_0", 32, 34, "", INT8_GROUP, 32, _q8_0),
+    12: Block("Q4_K", 256, 144, "", INT4_GROUP, 32, _q4_k),
+    13: Block("Q5_K", 256, 176, "", INT8_GROUP, 32, _q5_k),
+    14: Block("Q6_K", 256, 210, "", INT8_GROUP, 16, _q6_k),
+    30: Block("BF16", 1, 2, "bfloat16", DENSE, 0, _dense("<u2")),
+}
+"""By the format's type number."""
