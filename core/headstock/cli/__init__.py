@@ -1,1 +1,43 @@
-"""The command line."""
+"""The command line: ``headstock COMMAND``. Importing it loads no tensor library."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from headstock import __version__
+from headstock.cli.commands import COMMANDS, EXAMPLES
+from headstock.cli.frame import USAGE_ERROR, run_command, show_error
+from headstock.errors import ConfigError, did_you_mean
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``headstock`` on ``argv``, the process's own by default; return the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(help_text(), end="")
+        return 0
+    if words[0] in ("-V", "--version", "version"):
+        print(f"headstock {__version__}")
+        return 0
+    row = next((row for row in COMMANDS if row.name == words[0]), None)
+    if row is None:
+        names = [row.name for row in COMMANDS]
+        error = ConfigError(
+            f"There is no command {words[0]!r}.{did_you_mean(words[0], names)}",
+            remedy=f"Commands: {', '.join(names)}.",
+        )
+        show_error(error, wants_traceback="--debug" in words)
+        return USAGE_ERROR
+    return run_command(row, words[1:])
+
+
+def help_text() -> str:
+    """Return what ``headstock --help`` prints."""
+    width = max(len(row.name) for row in COMMANDS)
+    rows = "\n".join(f"  {row.name:<{width}}  {row.help}" for row in COMMANDS)
+    return (
+        f"Headstock {__version__}: one serving engine for language models, any accelerator.\n\n"
+        "usage: headstock COMMAND [options]       `headstock COMMAND --help` tells more\n\n"
+        f"commands:\n{rows}\n\n{EXAMPLES}"
+    )

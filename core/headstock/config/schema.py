@@ -109,8 +109,8 @@ class ServerSettings(Settings, frozen=True, kw_only=True):
     """Port to listen on; 0: any free one."""
     api_key_file: str | None = None
     """File with one API key a line; every route but the probes then needs one."""
-    api_keys: list[str] = []
-    """API keys; only from HEADSTOCK_API_KEYS, comma separated: a flag would show in `ps`."""
+    api_keys: Annotated[list[str], msgspec.Meta(extra={"flag": False})] = []
+    """API keys, from HEADSTOCK_API_KEYS, comma separated, or a file: a flag would show in `ps`."""
     max_body_bytes: Positive = 8 * 1024 * 1024
     """Largest request body; past it the answer is 413. Bytes."""
     drain_timeout_s: Seconds = 30.0

@@ -1,0 +1,63 @@
+"""List the installed backends, what each found here, and which one would serve.
+
+Loads no tensor library: it works when that is what is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from headstock.cli.table import format_table
+from headstock.errors import HeadstockError
+from headstock.plugins.loader import PluginRecord, Plugins, State, discover
+from headstock.plugins.probe import Probe, Status
+from headstock.plugins.select import select
+
+HEADER = ("name", "from", "api", "state", "score", "devices / reason")
+
+
+def add_parser(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of ``headstock backends``."""
+    parser.add_argument(
+        "--disable-plugin", action="append", default=[], metavar="NAME", help="leave one out"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the table and the choice."""
+    plugins = discover(disabled=arguments.disable_plugin)
+    rows = [row for record in plugins.records for row in _rows(plugins, record)]
+    print(format_table(HEADER, rows))
+    try:
+        print(f"-> would use: {select(plugins).name}")
+    except HeadstockError as error:
+        print(f"-> would not start: {error.problem}\n   {error.remedy}")
+    return 0
+
+
+def _rows(plugins: Plugins, record: PluginRecord) -> list[tuple[str, ...]]:
+    """Return the record's line, and one with the remedy where there is one."""
+    probe = None
+    if record.state is State.LOADED and record in plugins.backends:
+        probe = plugins.probe(record)
+    state, score, text, remedy = _state(record, probe)
+    api = f"{record.api[0]}.{record.api[1]}" if record.api else "-"
+    first = (record.name, f"{record.dist} {record.version}", api, state, score, text)
+    return [first, ("", "", "", "", "", f"fix: {remedy}")] if remedy else [first]
+
+
+def _state(record: PluginRecord, probe: Probe | None) -> tuple[str, str, str, str]:
+    if probe is None:
+        return record.state.value, "-", record.reason, record.remedy
+    state = "BROKEN" if probe.status is Status.BROKEN else probe.status.value
+    return state, str(probe.score), describe_devices(probe) or probe.reason, probe.remedy
+
+
+def describe_devices(probe: Probe) -> str:
+    """Return "2 x Name (arch, 80 GiB)" for each kind of device, or "" when it found none."""
+    counts: dict[str, int] = {}
+    for device in probe.devices if probe.status is Status.AVAILABLE else ():
+        memory = f", {device.memory_bytes / 2**30:.0f} GiB" if device.memory_bytes else ""
+        text = f"{device.name} ({device.arch}{memory})"
+        counts[text] = counts.get(text, 0) + 1
+    return "; ".join(f"{n} x {text}" if n > 1 else text for text, n in counts.items())

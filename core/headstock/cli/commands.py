@@ -1,0 +1,14 @@
+"""The commands there are. A new one: a module with ``add_parser`` and ``run``, and a row here."""
+
+from __future__ import annotations
+
+from headstock.cli.frame import CommandRow
+
+COMMANDS = (
+    CommandRow("backends", "headstock.cli.backends", "List the backends and which would serve"),
+)
+
+EXAMPLES = """\
+examples:
+  headstock backends             see what computes here
+"""
