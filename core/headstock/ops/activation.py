@@ -1,4 +1,7 @@
-"""Gated activations. Shapes: T tokens, F features of the feed-forward layer."""
+"""Gated activations, resolved with the size ``size``: F.
+
+Shapes: T tokens, F features of the feed-forward layer.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ import torch
 from torch import Tensor
 
 from headstock.ops.base import op
+from headstock.ops.cases.activation import gated_cases
 
 
-@op()
+@op(cases=gated_cases)
 def silu_and_mul(gate_up_TG: Tensor) -> Tensor:
     """Return silu(gate) * up, where gate and up are the halves of each row.
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from headstock.ops.cases.base import Case
+    from headstock.ops.cases.base import Bench, Case
     from headstock.ops.device import OpDevice
 
 
@@ -187,10 +187,10 @@ class AttentionBuilder(Protocol):
         ...
 
 
-def _cases(device: OpDevice, dtype: torch.dtype) -> Iterator[Case]:
+def _cases(bench: Bench) -> Iterator[Case]:
     from headstock.ops.cases.attention import attention_cases
 
-    return attention_cases(device, dtype)
+    return attention_cases(bench)
 
 
 @op(is_built=True, cases=_cases, features=frozenset({"sliding_window", "sinks", "soft_cap"}))

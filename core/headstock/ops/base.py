@@ -125,7 +125,7 @@ class Op(Generic[P, R]):
             ``(spec, device) -> callable``.
         is_built: Whether providers are builders.
         tolerance: For the conformance kit.
-        cases: ``(device, dtype)`` to ``Case`` objects for the kit: representative and edge shapes.
+        cases: ``(bench)`` to ``Case`` objects for the kit: representative and edge shapes.
         features: Features that the reference implements.
     """
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from headstock.ops.cases.base import Case
+    from headstock.ops.cases.base import Bench, Case
     from headstock.ops.device import OpDevice
 
 DENSE = "dense"
@@ -122,10 +122,10 @@ class LinearBuilder(Protocol):
         ...
 
 
-def _cases(device: OpDevice, dtype: torch.dtype) -> Iterator[Case]:
+def _cases(bench: Bench) -> Iterator[Case]:
     from headstock.ops.cases.linear import linear_cases
 
-    return linear_cases(device, dtype)
+    return linear_cases(bench)
 
 
 @op(is_built=True, cases=_cases, features=frozenset({ROWS}))

@@ -1,4 +1,4 @@
-"""Normalisation. Shapes: T tokens, D features."""
+"""Normalisation, resolved with the size ``size``: D. Shapes: T tokens, D features."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from headstock.ops.base import op
+from headstock.ops.cases.norm import add_rms_norm_cases, rms_norm_cases
 
 
-@op()
+@op(cases=rms_norm_cases)
 def rms_norm(x_TD: Tensor, weight_D: Tensor, *, eps: float) -> Tensor:
     """Divide each row by its root mean square, then scale by ``weight_D``.
 
@@ -30,7 +31,7 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor, *, eps: float) -> Tensor:
     return (x32 * inverse_rms).to(x_TD.dtype) * weight_D
 
 
-@op()
+@op(cases=add_rms_norm_cases)
 def add_rms_norm(
     x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, *, eps: float
 ) -> tuple[Tensor, Tensor]:

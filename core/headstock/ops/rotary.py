@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from headstock.ops.base import op
+from headstock.ops.cases.rotary import rotate_and_write_cases
 from headstock.ops.norm import rms_norm
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def rotate(
     return torch.cat((turned.to(x_THD.dtype), kept), dim=-1)
 
 
-@op()
+@op(cases=rotate_and_write_cases)
 def rotate_and_write(
     qkv_TC: Tensor,
     cos_sin_LC: Tensor | None,
@@ -66,8 +67,9 @@ def rotate_and_write(
 ) -> Tensor:
     """Split the fused projection, normalise and rotate queries and keys, store keys and values.
 
-    An implementation that stores by itself resolves against the provider's layout tag
-    (``Spec.layout``); this one asks the provider.
+    Resolved with the tag of the provider's layout as ``layout`` and the sizes ``num_heads``,
+    ``num_kv_heads``, ``head_dim``, ``rotary_size`` (C; 0 without a table) and ``page_size``. An
+    implementation that stores by itself requires its tag; this one asks the provider.
 
     Args:
         qkv_TC: Queries, keys, values, side by side. [T, (H + 2 K) D]

@@ -1,5 +1,7 @@
 """From logits to token ids, on the device. Nothing here depends on a row's neighbours.
 
+All are resolved with dtype float32 and the size ``vocab_size``.
+
 Shapes: S rows that sample, V token ids, B entries of a padded list.
 Draws are counter-based on (seed, output index), so that a replayed request draws the same numbers.
 """
@@ -10,11 +12,19 @@ import torch
 from torch import Tensor
 
 from headstock.ops.base import op
+from headstock.ops.cases.sampling import (
+    argmax_cases,
+    bias_cases,
+    draw_cases,
+    logprob_cases,
+    penalty_cases,
+)
+from headstock.requests.sampling import GREEDY_BELOW
 
 _MASK32 = 0xFFFFFFFF
 
 
-@op()
+@op(cases=penalty_cases)
 def apply_penalties(
     logits_SV: Tensor,
     output_counts_SV: Tensor,
@@ -47,7 +57,7 @@ def apply_penalties(
     return logits_SV - is_output_SV * presence_S[:, None]
 
 
-@op()
+@op(cases=bias_cases)
 def add_bias(logits_SV: Tensor, ids_SB: Tensor, biases_SB: Tensor) -> Tensor:
     """Add to the logits of listed ids; may work in place.
 
@@ -62,13 +72,13 @@ def add_bias(logits_SV: Tensor, ids_SB: Tensor, biases_SB: Tensor) -> Tensor:
     return logits_SV.scatter_add(1, ids_SB, biases_SB)
 
 
-@op()
+@op(cases=argmax_cases)
 def argmax_tokens(logits_SV: Tensor) -> Tensor:
     """Return the id of each row's highest logit; of equals, the lowest id. int64. [S]"""
     return logits_SV.argmax(dim=-1)
 
 
-@op()
+@op(cases=draw_cases)
 def draw_tokens(
     logits_SV: Tensor,
     temperature_S: Tensor,
@@ -99,26 +109,36 @@ def draw_tokens(
     Source:
         Fan et al. 2018 (top-k); Holtzman et al. 2019 (top-p); Nguyen et al. 2024 (min-p).
     """
-    is_greedy_S = temperature_S < 1e-6
-    scale_S = torch.where(is_greedy_S, 1.0, temperature_S)
+    kept_SV = filtered_probs(logits_SV, temperature_S, top_k_S, top_p_S, min_p_S)
+    sums_SV = kept_SV.cumsum(dim=-1)
+    threshold_S1 = uniform(seeds_S, indexes_S)[:, None] * sums_SV[:, -1:]
+    drawn_S = torch.searchsorted(sums_SV, threshold_S1, right=True).squeeze(1)
+    last_S = kept_SV.shape[-1] - 1 - (kept_SV.flip(1) > 0).int().argmax(dim=-1)
+    drawn_S = torch.minimum(drawn_S, last_S)
+    return torch.where(temperature_S < GREEDY_BELOW, logits_SV.argmax(dim=-1), drawn_S)
+
+
+def filtered_probs(
+    logits_SV: Tensor, temperature_S: Tensor, top_k_S: Tensor, top_p_S: Tensor, min_p_S: Tensor
+) -> Tensor:
+    """Return the probabilities that :func:`draw_tokens` draws from: 0 where filtered out. [S, V]
+
+    They do not add up to 1 when something is filtered.
+    """
+    scale_S = torch.where(temperature_S < GREEDY_BELOW, 1.0, temperature_S)
     probs_SV = torch.softmax(logits_SV / scale_S[:, None], dim=-1)
     ranked_SV, order_SV = probs_SV.sort(dim=-1, descending=True, stable=True)
     size = probs_SV.shape[-1]
     k_S = torch.where(top_k_S < 1, size, top_k_S).clamp(max=size).long()
     kth_S1 = ranked_SV.gather(1, k_S[:, None] - 1)
     before_SV = ranked_SV.cumsum(dim=-1) - ranked_SV
-    is_kept_SV = (ranked_SV >= kth_S1) & (before_SV < top_p_S[:, None])
+    is_kept_SV = (before_SV < top_p_S[:, None]) | (top_p_S[:, None] >= 1)
+    is_kept_SV &= ranked_SV >= kth_S1
     is_kept_SV &= ranked_SV >= min_p_S[:, None] * ranked_SV[:, :1]
-    kept_SV = torch.zeros_like(probs_SV).scatter(1, order_SV, ranked_SV * is_kept_SV)
-    sums_SV = kept_SV.cumsum(dim=-1)
-    threshold_S1 = uniform(seeds_S, indexes_S)[:, None] * sums_SV[:, -1:]
-    drawn_S = torch.searchsorted(sums_SV, threshold_S1, right=True).squeeze(1)
-    last_S = size - 1 - (kept_SV.flip(1) > 0).int().argmax(dim=-1)
-    drawn_S = torch.minimum(drawn_S, last_S)
-    return torch.where(is_greedy_S, logits_SV.argmax(dim=-1), drawn_S)
+    return torch.zeros_like(probs_SV).scatter(1, order_SV, ranked_SV * is_kept_SV)
 
 
-@op()
+@op(cases=logprob_cases)
 def token_logprobs(
     logits_SV: Tensor, ids_S: Tensor, asked_SB: Tensor, *, k: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

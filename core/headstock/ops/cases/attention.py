@@ -14,13 +14,11 @@ import torch
 from torch import Tensor
 
 from headstock.ops.attention import AttentionProvider, AttentionSpec, StepBatch
-from headstock.ops.cases.base import Case, Draw
+from headstock.ops.cases.base import Bench, Case, Draw
 from headstock.ops.cases.batches import Step, make_step
 from headstock.ops.device import OpDevice
 
 Rows = Sequence[tuple[int, int]]
-
-PAGE_SIZE = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +38,16 @@ class AttentionInputs:
     sinks_H: Tensor | None
 
 
-def attention_cases(
-    device: OpDevice, dtype: torch.dtype, page_size: int = PAGE_SIZE
-) -> Iterator[Case]:
-    """Yield steps over row mixes, head ratios, head sizes and features."""
-    plain = _spec(dtype, page_size)
-    for label, rows, options in _row_mixes(page_size):
-        yield attention_case(label, plain, rows, device, **options)
-    mixed: Rows = [(7, 7), (1, page_size + 1), (5, 3 * page_size), (1, 1)]
+def attention_cases(bench: Bench) -> Iterator[Case]:
+    """Yield steps over row mixes, page sizes, head ratios, head sizes and features."""
+    device = bench.device
+    plain = plain_spec(bench.dtype, bench.page_sizes[0])
+    for page_size in bench.page_sizes:
+        spec = replace(plain, page_size=page_size)
+        for label, rows, options in _row_mixes(page_size):
+            yield attention_case(f"{label}, pages of {page_size}", spec, rows, device, **options)
+    page = plain.page_size
+    mixed: Rows = [(7, 7), (1, page + 1), (5, 3 * page), (1, 1)]
     for heads, kv_heads in ((1, 1), (4, 4), (9, 3), (8, 1), (5, 1)):
         spec = replace(plain, num_heads=heads, num_kv_heads=kv_heads)
         yield attention_case(f"{heads} heads, {kv_heads} kv", spec, mixed, device)
@@ -56,7 +56,7 @@ def attention_cases(
         yield attention_case(f"head size {head_dim}", spec, mixed, device)
     for label, spec in _feature_specs(plain):
         yield attention_case(f"{label}, mixed", spec, mixed, device)
-        decodes = [(1, length) for length in (1, 4, page_size, 4 * page_size + 3)]
+        decodes = [(1, length) for length in (1, 4, page, 4 * page + 3)]
         yield attention_case(f"{label}, decode", spec, decodes, device, num_padding_rows=2)
 
 
@@ -66,11 +66,16 @@ def attention_case(
     """Return the case of one step; ``options`` are those of ``make_step``."""
     step = make_step(rows, spec.page_size, device.torch_device, **options)
     inputs = make_inputs(spec, step, device.torch_device, shared=options.get("shared", ()))
+
+    def call(build: Callable[..., AttentionProvider]) -> Tensor:
+        provider = build(spec, device)
+        kv = filled_pages(provider, step, inputs, spec.max_tokens)
+        return attend(provider, kv, step, inputs)
+
     return Case(
         label=label,
         spec=spec.as_spec(),
-        args=(spec, device),
-        use=_use(spec, step, inputs),
+        call=call,
         expected=lambda: dense_attention(spec, rows, inputs),
         num_real=step.num_real_tokens,
     )
@@ -99,13 +104,16 @@ def make_inputs(
     return AttentionInputs(q_THD=q_THD, k_rows=k_rows, v_rows=v_rows, sinks_H=sinks_H)
 
 
-def fill_pages(
-    provider: AttentionProvider, kv: Tensor, step: Step, inputs: AttentionInputs, max_tokens: int
-) -> None:
-    """Write the tokens that earlier steps would have written, through the provider.
+def filled_pages(
+    provider: AttentionProvider, step: Step, inputs: AttentionInputs, max_tokens: int
+) -> Tensor:
+    """Return pages with the tokens that earlier steps would have written, else not-a-numbers.
 
-    Row by row, ``max_tokens`` at a time, each as a prefill of its own.
+    Written through the provider, row by row, ``max_tokens`` at a time, each as a prefill.
     """
+    shape = provider.kv_shape(step.num_pages)
+    kv = torch.empty(shape, dtype=provider.layout.dtype, device=inputs.q_THD.device)
+    kv.fill_(torch.nan if kv.is_floating_point() else 0)
     for row, slots in enumerate(step.slots):
         num_queries, _ = step.batch.host_rows[row]
         num_earlier = len(slots) - num_queries
@@ -114,6 +122,19 @@ def fill_pages(
             past = _prefill(step, row, begin, end)
             provider.plan(past)
             provider.write(inputs.k_rows[row][begin:end], inputs.v_rows[row][begin:end], kv, past)
+    return kv
+
+
+def attend(provider: AttentionProvider, kv: Tensor, step: Step, inputs: AttentionInputs) -> Tensor:
+    """Run the step as a layer does: write its newest tokens, then attend. [T, H, D]"""
+    newest = [num_queries for num_queries, _ in step.batch.host_rows[: step.num_real_rows]]
+    keys = [k[-num:] for k, num in zip(inputs.k_rows, newest, strict=True)]
+    values = [v[-num:] for v, num in zip(inputs.v_rows, newest, strict=True)]
+    num_padding = step.batch.num_tokens - step.num_real_tokens
+    padding = keys[0].new_full((num_padding, *keys[0].shape[1:]), torch.nan)
+    provider.plan(step.batch)
+    provider.write(torch.cat([*keys, padding]), torch.cat([*values, padding]), kv, step.batch)
+    return provider.run(inputs.q_THD, kv, step.batch, sinks_H=inputs.sinks_H)
 
 
 def dense_attention(spec: AttentionSpec, rows: Rows, inputs: AttentionInputs) -> Tensor:
@@ -139,27 +160,6 @@ def dense_attention(spec: AttentionSpec, rows: Rows, inputs: AttentionInputs) ->
         outs.append((probs_HQL @ v_HLD).transpose(0, 1))
         begin += num_queries
     return torch.cat(outs)
-
-
-def _use(
-    spec: AttentionSpec, step: Step, inputs: AttentionInputs
-) -> Callable[[AttentionProvider], tuple[Tensor, ...]]:
-    def use(provider: AttentionProvider) -> tuple[Tensor, ...]:
-        shape = provider.kv_shape(step.num_pages)
-        kv = torch.full(shape, torch.nan, dtype=provider.layout.dtype, device=inputs.q_THD.device)
-        fill_pages(provider, kv, step, inputs, spec.max_tokens)
-        padding = inputs.q_THD.new_full(
-            (step.batch.num_tokens - step.num_real_tokens, spec.num_kv_heads, spec.head_dim),
-            torch.nan,
-        )
-        newest = [num_queries for num_queries, _ in step.batch.host_rows[: step.num_real_rows]]
-        keys = [k[-num:] for k, num in zip(inputs.k_rows, newest, strict=True)]
-        values = [v[-num:] for v, num in zip(inputs.v_rows, newest, strict=True)]
-        provider.plan(step.batch)
-        provider.write(torch.cat([*keys, padding]), torch.cat([*values, padding]), kv, step.batch)
-        return (provider.run(inputs.q_THD, kv, step.batch, sinks_H=inputs.sinks_H),)
-
-    return use
 
 
 def _prefill(step: Step, row: int, begin: int, end: int) -> StepBatch:
@@ -218,7 +218,8 @@ def _feature_specs(plain: AttentionSpec) -> Iterator[tuple[str, AttentionSpec]]:
     yield "window and sinks", replace(plain, features=window | {"sinks"}, window=5)
 
 
-def _spec(dtype: torch.dtype, page_size: int) -> AttentionSpec:
+def plain_spec(dtype: torch.dtype, page_size: int) -> AttentionSpec:
+    """Return causal attention of 4 heads over 2 kv heads of size 64."""
     return AttentionSpec(
         num_heads=4,
         num_kv_heads=2,

@@ -9,20 +9,52 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headstock.ops.base import Spec
+from headstock.ops.base import Resolver, Spec
+from headstock.ops.device import OpDevice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """Where cases are made: the device, the dtype, and who computes the other ops there.
+
+    Attributes:
+        resolver: Of the backend under test. Cases that need another op's provider ask it.
+        dtype: Of the activations.
+        page_sizes: Tokens a page may hold; cases that need one size take the first.
+    """
+
+    resolver: Resolver
+    dtype: torch.dtype
+    page_sizes: tuple[int, ...] = (16,)
+
+    @property
+    def device(self) -> OpDevice:
+        """The device under test."""
+        return self.resolver.device
+
+    def draw(self, seed: int = 0) -> Draw:
+        """Return a source of random tensors on the device."""
+        return Draw(self.device.torch_device, seed)
+
+    def spec(self, sizes: Mapping[str, int], layout: str = "") -> Spec:
+        """Return the spec of a case in this bench's dtype."""
+        return Spec(dtype=dtype_name(self.dtype), sizes=sizes, layout=layout)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One call of an op.
+    """One comparison.
 
     Attributes:
         label: What is special about it, in a few words: the report names it.
         spec: What the op is resolved for; a provider that refuses it is not asked.
-        args: Of the call: of the function, or of the builder for a built op.
+        args: Of the call.
         kwargs: Likewise.
-        use: For built ops: takes what the builder returned to the tensors to compare.
+        writes: Which of ``args`` an implementation may write into.
+        call: For built ops, and others that one plain call does not show: takes the implementation
+            to the tensors to compare.
         expected: Computes what should come out; None: the reference does.
+        check: Where several outcomes are right: says what is wrong with one, or None.
         num_real: Rows of the results that count; the rest is padding. None: all.
     """
 
@@ -30,16 +62,28 @@ class Case:
     spec: Spec
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    use: Callable[[Any], Any] | None = None
+    writes: frozenset[int] = frozenset()
+    call: Callable[[Callable[..., Any]], Any] | None = None
     expected: Callable[[], Any] | None = None
+    check: Callable[[tuple[Tensor, ...]], str | None] | None = None
     num_real: int | None = None
 
     def outcome(self, run: Callable[..., Any]) -> tuple[Tensor, ...]:
-        """Return what ``run`` makes of this case; it gets copies of the tensors."""
-        result = run(*(_copy(arg) for arg in self.args), **_copies(self.kwargs))
-        if self.use is not None:
-            result = self.use(result)
-        return as_tensors(result)
+        """Return what ``run`` makes of this case.
+
+        Raises:
+            AssertionError: It wrote into an argument that it may not write into.
+        """
+        if self.call is not None:
+            return as_tensors(self.call(run))
+        args = [_copy(arg) for arg in self.args]
+        result = as_tensors(run(*args, **{n: _copy(v) for n, v in self.kwargs.items()}))
+        for index, (arg, original) in enumerate(zip(args, self.args, strict=True)):
+            if index in self.writes or not isinstance(arg, torch.Tensor):
+                continue
+            is_same = torch.equal(arg.nan_to_num(), original.nan_to_num())
+            assert is_same, f"argument {index} was written into; the op is functional"
+        return result
 
 
 def as_tensors(result: Any) -> tuple[Tensor, ...]:
@@ -79,10 +123,6 @@ class Draw:
         """Return whole numbers in [low, high)."""
         drawn = torch.randint(low, high, shape, generator=self.generator)
         return drawn.to(dtype).to(self.device)
-
-
-def _copies(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _copy(value) for name, value in kwargs.items()}
 
 
 def _copy(value: Any) -> Any:

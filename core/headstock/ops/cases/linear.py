@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from headstock.ops.canonical import dequantize, quantize_int4, quantize_int8
-from headstock.ops.cases.base import Case, Draw
+from headstock.ops.cases.base import Bench, Case, Draw
 from headstock.ops.device import OpDevice
 from headstock.ops.linear import (
     INT4_GROUP,
@@ -24,9 +24,10 @@ NUM_PARTS = 3
 """Row ranges that a weight is loaded in, as the checkpoint streams by."""
 
 
-def linear_cases(device: OpDevice, dtype: torch.dtype) -> Iterator[Case]:
+def linear_cases(bench: Bench) -> Iterator[Case]:
     """Yield products over token counts, sizes and layouts, and lookups."""
-    dense = LinearSpec(in_features=64, out_features=96, dtype=dtype)
+    device = bench.device
+    dense = LinearSpec(in_features=64, out_features=96, dtype=bench.dtype)
     for num_tokens in (1, 2, 7, 16, 33):
         yield _product(f"{num_tokens} tokens", dense, num_tokens, device)
     for size_in, size_out in ((1, 1), (3, 5), (576, 192), (100, 257), (1536, 64)):
@@ -122,4 +123,7 @@ def _case(
     use: Callable[[LinearProvider], Tensor],
     expected: Callable[[], Tensor],
 ) -> Case:
-    return Case(label=label, spec=spec.as_spec(), args=(spec, device), use=use, expected=expected)
+    def call(build: Callable[..., LinearProvider]) -> Tensor:
+        return use(build(spec, device))
+
+    return Case(label=label, spec=spec.as_spec(), call=call, expected=expected)

@@ -1,0 +1,103 @@
+"""Cases of the fused preparation of queries, keys and values, on the backend's own pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headstock.ops.attention import AttentionProvider, AttentionSpec, attention
+from headstock.ops.cases.attention import plain_spec
+from headstock.ops.cases.base import Bench, Case
+from headstock.ops.cases.batches import Step, make_step
+
+MIXED = [(7, 7), (1, 40), (5, 33), (1, 1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Variant:
+    """What of the preparation is asked."""
+
+    rows: list[tuple[int, int]]
+    num_padding_rows: int = 0
+    has_norm: bool = False
+    rotary_size: int = 64
+    is_interleaved: bool = False
+
+
+def rotate_and_write_cases(bench: Bench) -> Iterator[Case]:
+    """Yield step shapes, head ratios, norms, kinds of rotation, and none."""
+    plain = plain_spec(bench.dtype, bench.page_sizes[0])
+    mixed = _Variant(rows=MIXED)
+    yield _case(bench, "one token", plain, replace(mixed, rows=[(1, 1)]))
+    yield _case(bench, "decode", plain, replace(mixed, rows=[(1, n) for n in (1, 16, 17, 90)]))
+    yield _case(bench, "mixed", plain, mixed)
+    yield _case(bench, "padding rows", plain, replace(mixed, num_padding_rows=5))
+    yield _case(bench, "norms of queries and keys", plain, replace(mixed, has_norm=True))
+    yield _case(bench, "no rotation", plain, replace(mixed, rotary_size=0))
+    yield _case(bench, "half of the features", plain, replace(mixed, rotary_size=32))
+    yield _case(bench, "neighbours as pairs", plain, replace(mixed, is_interleaved=True))
+    for heads, kv_heads in ((1, 1), (9, 3), (8, 1)):
+        spec = replace(plain, num_heads=heads, num_kv_heads=kv_heads)
+        yield _case(bench, f"{heads} heads, {kv_heads} kv", spec, mixed)
+    large = replace(plain, head_dim=128)
+    yield _case(bench, "head size 128", large, replace(mixed, rotary_size=128, has_norm=True))
+
+
+def rotary_table(num_positions: int, size: int, device: torch.device) -> Tensor:
+    """Return cosines, then sines, with base 10,000. float32. [L, C]"""
+    powers_F = torch.arange(0, size, 2, dtype=torch.float64) / size
+    angles_LF = torch.arange(num_positions, dtype=torch.float64)[:, None] * 10_000.0**-powers_F
+    return torch.cat((angles_LF.cos(), angles_LF.sin()), dim=-1).to(torch.float32).to(device)
+
+
+def _case(bench: Bench, label: str, spec: AttentionSpec, variant: _Variant) -> Case:
+    provider = bench.resolver.resolve(attention, spec.as_spec())(spec, bench.device)
+    where = bench.device.torch_device
+    step = make_step(variant.rows, spec.page_size, where, num_padding_rows=variant.num_padding_rows)
+    kwargs = _arguments(bench, spec, variant, step)
+
+    def call(run: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+        kv = torch.zeros(
+            provider.kv_shape(step.num_pages), dtype=provider.layout.dtype, device=where
+        )
+        provider.plan(step.batch)
+        q_THD = run(**kwargs, kv=kv, batch=step.batch, provider=provider)
+        return q_THD[: step.num_real_tokens], *_written(provider, kv, step)
+
+    sizes = {
+        "num_heads": spec.num_heads,
+        "num_kv_heads": spec.num_kv_heads,
+        "head_dim": spec.head_dim,
+        "rotary_size": variant.rotary_size,
+        "page_size": spec.page_size,
+    }
+    return Case(label=label, spec=bench.spec(sizes, provider.layout.tag), call=call)
+
+
+def _arguments(bench: Bench, spec: AttentionSpec, variant: _Variant, step: Step) -> dict[str, Any]:
+    draw, where = bench.draw(), bench.device.torch_device
+    width = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim
+    qkv_TC = draw.normal(step.batch.num_tokens, width, dtype=spec.dtype)
+    qkv_TC[step.num_real_tokens :] = torch.nan
+    size = variant.rotary_size
+    norms = [draw.normal(spec.head_dim, dtype=spec.dtype) for _ in "qk"]
+    return {
+        "qkv_TC": qkv_TC,
+        "cos_sin_LC": rotary_table(spec.max_length, size, where) if size else None,
+        "q_norm_D": norms[0] if variant.has_norm else None,
+        "k_norm_D": norms[1] if variant.has_norm else None,
+        "num_heads": spec.num_heads,
+        "num_kv_heads": spec.num_kv_heads,
+        "head_dim": spec.head_dim,
+        "eps": 1e-6,
+        "is_interleaved": variant.is_interleaved,
+    }
+
+
+def _written(provider: AttentionProvider, kv: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+    """Return the keys and values that the step's real tokens have in ``kv``."""
+    return provider.read(kv, step.batch.write_slots_T[: step.num_real_tokens])
