@@ -1,0 +1,86 @@
+"""What this x86-64 processor can do, from /proc/cpuinfo."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+from headstock.plugins.probe import Probe, ProbedDevice, Status
+
+SCORE = 10
+NEEDED = frozenset({"avx2", "fma", "f16c"})
+ARCHS = (  # best first: its name, and the flags that make it
+    ("amx", frozenset({"amx_tile", "amx_bf16", "amx_int8", "avx512f"})),
+    ("avx512_bf16", frozenset({"avx512f", "avx512bw", "avx512vl", "avx512_bf16"})),
+    ("avx512_vnni", frozenset({"avx512f", "avx512bw", "avx512vl", "avx512_vnni"})),
+    ("avx512", frozenset({"avx512f", "avx512bw", "avx512vl"})),
+    ("avx_vnni", frozenset({"avx2", "avx_vnni"})),
+    ("avx2", frozenset({"avx2"})),
+)
+
+
+def probe(root: Path = Path("/"), machine: str | None = None) -> Probe:
+    """Look at the machine whose file system is at ``root``.
+
+    Args:
+        root: Where ``proc`` is.
+        machine: Its instruction set; this machine's own when not given.
+    """
+    machine = machine or platform.machine()
+    if machine.lower() not in ("x86_64", "amd64"):
+        return _absent(f"the processor is {machine or 'unknown'}, not x86-64")
+    try:
+        processor = read_processor((root / "proc/cpuinfo").read_text())
+    except OSError:
+        return _absent("there is no /proc/cpuinfo to read, as on Linux")
+    name, flags = processor
+    missing = NEEDED - flags
+    if missing:
+        return _absent(f"{name} lacks {', '.join(sorted(missing))}")
+    arch = best_arch(flags)
+    return Probe(
+        status=Status.AVAILABLE,
+        reason=f"{name}, {num_cores()} cores, {arch}",
+        score=SCORE,
+        devices=(
+            ProbedDevice(
+                index=0, name=name, arch=arch, memory_bytes=read_memory(root / "proc/meminfo")
+            ),
+        ),
+    )
+
+
+def read_processor(cpuinfo: str) -> tuple[str, frozenset[str]]:
+    """Return model name and flags of the first processor."""
+    fields: dict[str, str] = {}
+    for line in cpuinfo.splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    return fields.get("model name") or "x86-64", frozenset(fields.get("flags", "").split())
+
+
+def best_arch(flags: frozenset[str]) -> str:
+    """Return the name of the best instruction set whose flags are all there."""
+    return next(name for name, needed in ARCHS if needed <= flags)
+
+
+def read_memory(meminfo: Path) -> int | None:
+    """Return the machine's memory in bytes."""
+    try:
+        lines = meminfo.read_text().splitlines()
+    except OSError:
+        return None
+    totals = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal:")]
+    return totals[0] if totals else None
+
+
+def num_cores() -> int:
+    """Return how many processors this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _absent(reason: str) -> Probe:
+    return Probe(status=Status.ABSENT, reason=reason, score=SCORE)

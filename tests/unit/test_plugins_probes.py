@@ -1,0 +1,194 @@
+"""What the in-tree backends' probes say of machines that they are not on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from headstock.plugins.installed import TorchBuild, parse_torch_version
+from headstock.plugins.probe import Status
+from headstock_ascend.probe import probe as probe_ascend
+from headstock_cuda.nvml import Driver, Gpu
+from headstock_cuda.probe import judge, visible, without_library
+from headstock_rocm.probe import TOPOLOGY, gfx_name
+from headstock_rocm.probe import probe as probe_rocm
+from headstock_tpu.probe import probe as probe_tpu
+from headstock_xeon.probe import probe as probe_xeon
+
+H100 = Gpu(index=0, uuid="GPU-aa", name="H100", capability=(9, 0), memory_bytes=80 << 30)
+OTHER = Gpu(index=1, uuid="GPU-bb", name="H100", capability=(9, 0), memory_bytes=80 << 30)
+OLD = Gpu(index=0, uuid="GPU-cc", name="P100", capability=(6, 0), memory_bytes=16 << 30)
+DRIVER = Driver("580.82", (13, 0), (H100, OTHER))
+TORCH = TorchBuild("2.13.0+cu130", {"cuda": "13.0"})
+PLAIN_TORCH = TorchBuild("2.13.0+cpu")
+
+
+def write(root: Path, path: str, text: str = "") -> None:
+    file = root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def test_probing_loads_neither_torch_nor_a_vendor_library() -> None:
+    code = (
+        "import sys\n"
+        "from headstock.plugins.loader import State, discover\n"
+        "plugins = discover()\n"
+        "for record in plugins.backends:\n"
+        "    record.state is State.LOADED and plugins.probe(record)\n"
+        "bad = {'torch', 'torch_npu', 'torch_xla', 'jax', 'triton', 'numpy'}\n"
+        "print(sorted(bad & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_torch_is_read_without_importing_it() -> None:
+    source = "from typing import Optional\n__version__ = '2.13.0+cu130'\ndebug = False\n"
+    source += "cuda: Optional[str] = '13.0'\ngit_version = 'abc'\nhip: Optional[str] = None\n"
+    build = parse_torch_version(source)
+    assert build == TorchBuild("2.13.0+cu130", {"cuda": "13.0"})
+    assert build.release == (2, 13)
+
+
+class TestCuda:
+    def test_gpu_driver_and_torch_that_fit_are_available(self) -> None:
+        probe = judge(DRIVER, TORCH, {})
+        assert probe.status is Status.AVAILABLE
+        assert [d.arch for d in probe.devices] == ["sm_90", "sm_90"]
+        assert probe.devices[0].memory_bytes == 80 << 30
+
+    @pytest.mark.parametrize("torch", [None, PLAIN_TORCH])
+    def test_a_gpu_without_a_torch_for_it_is_absent_with_the_install_line(
+        self, torch: TorchBuild | None
+    ) -> None:
+        probe = judge(DRIVER, torch, {})
+        assert probe.status is Status.ABSENT
+        assert "headstock[cuda]" in probe.remedy
+
+    def test_a_driver_older_than_torch_needs_is_broken(self) -> None:
+        probe = judge(Driver("570", (12, 8), (H100,)), TORCH, {})
+        assert probe.status is Status.BROKEN
+        assert "12.8" in probe.reason
+        assert probe.remedy
+
+    def test_a_torch_that_is_too_old_is_broken(self) -> None:
+        probe = judge(DRIVER, TorchBuild("2.9.0+cu130", {"cuda": "13.0"}), {})
+        assert probe.status is Status.BROKEN
+
+    def test_a_gpu_that_is_too_old_is_absent(self) -> None:
+        assert judge(Driver("580", (13, 0), (OLD,)), TORCH, {}).status is Status.ABSENT
+
+    @pytest.mark.parametrize(
+        ("listed", "uuids"),
+        [
+            (None, ["GPU-aa", "GPU-bb"]),
+            ("", []),
+            ("-1", []),
+            ("1", ["GPU-bb"]),
+            ("1,0", ["GPU-bb", "GPU-aa"]),
+            ("GPU-b", ["GPU-bb"]),
+            ("0,7,1", ["GPU-aa"]),
+        ],
+    )
+    def test_hidden_gpus_do_not_count(self, listed: str | None, uuids: list[str]) -> None:
+        assert [gpu.uuid for gpu in visible(DRIVER.gpus, listed)] == uuids
+
+    def test_no_driver_is_absent(self, tmp_path: Path) -> None:
+        assert without_library(tmp_path).status is Status.ABSENT
+
+    def test_a_driver_without_its_library_is_broken(self, tmp_path: Path) -> None:
+        write(tmp_path, "dev/nvidiactl")
+        assert without_library(tmp_path).status is Status.BROKEN
+
+
+class TestRocm:
+    def test_no_kfd_is_absent(self, tmp_path: Path) -> None:
+        probe = probe_rocm(tmp_path)
+        assert (probe.status, probe.reason) == (Status.ABSENT, "no /dev/kfd")
+
+    def test_gpus_are_found_beside_processors(self, tmp_path: Path) -> None:
+        nodes = TOPOLOGY
+        write(tmp_path, "dev/kfd")
+        write(tmp_path, f"{nodes}/0/properties", "simd_count 0\ngfx_target_version 0\n")
+        write(tmp_path, f"{nodes}/1/properties", "simd_count 304\ngfx_target_version 90402\n")
+        write(tmp_path, f"{nodes}/1/mem_banks/0/properties", "heap_type 1\nsize_in_bytes 1024\n")
+        probe = probe_rocm(tmp_path)
+        assert probe.status is Status.ABSENT
+        assert probe.reason.startswith("probe only: 1 x gfx942")
+        assert probe.devices[0].memory_bytes == 1024
+
+    @pytest.mark.parametrize(
+        ("version", "name"), [(90402, "gfx942"), (90010, "gfx90a"), (110001, "gfx1101")]
+    )
+    def test_versions_have_the_compilers_names(self, version: int, name: str) -> None:
+        assert gfx_name(version) == name
+
+
+class TestTpu:
+    def test_other_pci_devices_are_no_tpu(self, tmp_path: Path) -> None:
+        write(tmp_path, "sys/bus/pci/devices/0/vendor", "0x8086\n")
+        write(tmp_path, "sys/bus/pci/devices/0/device", "0x0063\n")
+        assert probe_tpu(tmp_path).reason == "no TPU on the PCI bus"
+
+    def test_chips_are_counted(self, tmp_path: Path) -> None:
+        for index in range(4):
+            write(tmp_path, f"sys/bus/pci/devices/{index}/vendor", "0x1ae0\n")
+            write(tmp_path, f"sys/bus/pci/devices/{index}/device", "0x006f\n")
+        write(tmp_path, "dev/vfio/0")
+        probe = probe_tpu(tmp_path)
+        assert probe.status is Status.ABSENT
+        assert probe.reason == "probe only: 4 x TPU v6e found, no kernels yet"
+
+
+class TestAscend:
+    def test_no_device_file_is_absent(self, tmp_path: Path) -> None:
+        write(tmp_path, "dev/davinci_manager")
+        assert probe_ascend(tmp_path).reason == "no /dev/davinci*"
+
+    def test_device_files_are_counted(self, tmp_path: Path) -> None:
+        for name in ("davinci1", "davinci0", "davinci_manager"):
+            write(tmp_path, f"dev/{name}")
+        probe = probe_ascend(tmp_path)
+        assert probe.status is Status.ABSENT
+        assert [d.index for d in probe.devices] == [0, 1]
+
+
+class TestXeon:
+    def machine(self, root: Path, flags: str) -> Path:
+        write(root, "proc/cpuinfo", f"processor\t: 0\nmodel name\t: Some CPU\nflags\t: {flags}\n\n")
+        write(root, "proc/meminfo", "MemTotal:  2048 kB\n")
+        return root
+
+    @pytest.mark.parametrize(
+        ("flags", "arch"),
+        [
+            ("avx2 fma f16c", "avx2"),
+            ("avx2 fma f16c avx512f avx512bw avx512vl", "avx512"),
+            ("avx2 fma f16c avx512f avx512bw avx512vl avx512_vnni", "avx512_vnni"),
+            (
+                "avx2 fma f16c avx512f avx512bw avx512vl avx512_bf16 amx_tile amx_bf16 amx_int8",
+                "amx",
+            ),
+        ],
+    )
+    def test_the_best_instruction_set_is_named(self, tmp_path: Path, flags: str, arch: str) -> None:
+        probe = probe_xeon(self.machine(tmp_path, flags), "x86_64")
+        assert (probe.status, probe.score) == (Status.AVAILABLE, 10)
+        assert (probe.devices[0].arch, probe.devices[0].memory_bytes) == (arch, 2 << 20)
+
+    def test_a_processor_without_avx2_is_absent_and_says_what_lacks(self, tmp_path: Path) -> None:
+        probe = probe_xeon(self.machine(tmp_path, "sse4_2 fma"), "x86_64")
+        assert (probe.status, probe.reason) == (Status.ABSENT, "Some CPU lacks avx2, f16c")
+
+    @pytest.mark.parametrize("machine", ["aarch64", "arm64", "riscv64"])
+    def test_another_instruction_set_is_absent(self, tmp_path: Path, machine: str) -> None:
+        assert probe_xeon(self.machine(tmp_path, "avx2"), machine).status is Status.ABSENT
+
+    def test_another_operating_system_is_absent(self, tmp_path: Path) -> None:
+        assert probe_xeon(tmp_path, "AMD64").status is Status.ABSENT
