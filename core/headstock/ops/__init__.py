@@ -8,7 +8,7 @@ from typing import Any
 
 from headstock.ops.base import ALL_OPS, Op
 
-OP_MODULES = ("activation", "attention", "linear", "norm", "rotary", "sampling")
+OP_MODULES = ("activation", "attention", "linear", "norm", "outputs", "rotary", "sampling", "steps")
 
 
 def load_all_ops() -> Mapping[str, Op[..., Any]]:

@@ -1,1 +1,79 @@
-"""The conformance kit's pytest options."""
+"""The conformance kit's pytest options and report. Loaded by every pytest run: imports nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SUITE = "headstock/testing/suite"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the ``--headstock-*`` options."""
+    group = parser.getgroup("headstock", "conformance kit for Headstock backends")
+    group.addoption("--headstock-backend", metavar="NAME", help="backend to certify")
+    group.addoption(
+        "--headstock-plugin",
+        metavar="MODULE",
+        help="import the backend from this module, installed or not, instead of its entry point",
+    )
+    group.addoption(
+        "--headstock-device", metavar="INDEX", type=int, default=0, help="which of its devices"
+    )
+    group.addoption("--headstock-report", metavar="FILE", help="write the outcome here, as JSON")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Collect outcomes when a report was asked for."""
+    path = config.getoption("--headstock-report")
+    if path:
+        config.pluginmanager.register(_Report(Path(path), config), "headstock-report")
+
+
+class _Report:
+    """Outcomes of the suite's tests, written as JSON when the session ends."""
+
+    def __init__(self, path: Path, config: pytest.Config) -> None:
+        self._path = path
+        self._config = config
+        self._results: list[dict[str, Any]] = []
+        self.facts: dict[str, Any] = {}
+        """What the suite knows of the backend; its fixtures fill it in."""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if SUITE not in Path(report.fspath).as_posix():
+            return
+        if report.when != "call" and report.passed:
+            return
+        self._results.append(
+            {
+                "test": report.nodeid.rsplit("/", 1)[-1],
+                "outcome": "error" if report.failed and report.when != "call" else report.outcome,
+                "seconds": round(report.duration, 3),
+                "reason": _reason(report),
+                **dict(report.user_properties),
+            }
+        )
+
+    def pytest_sessionfinish(self) -> None:
+        counts: dict[str, int] = {}
+        for result in self._results:
+            counts[result["outcome"]] = counts.get(result["outcome"], 0) + 1
+        report = {
+            "backend": self._config.getoption("--headstock-backend"),
+            **self.facts,
+            "counts": counts,
+            "results": self._results,
+        }
+        self._path.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def _reason(report: pytest.TestReport) -> str:
+    """Return why a test was skipped or what failed; empty when it passed."""
+    if isinstance(report.longrepr, tuple):
+        return report.longrepr[2].removeprefix("Skipped: ")
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return crash.message if crash is not None else ""

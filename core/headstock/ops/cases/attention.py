@@ -189,15 +189,19 @@ def _row_mixes(page_size: int) -> Iterator[tuple[str, Rows, dict[str, Any]]]:
     yield "one token", [(1, 1)], {}
     yield "one prefill", [(37, 37)], {}
     yield "prefill of whole pages", [(2 * p, 2 * p)], {}
-    yield "decode at page edges", [(1, n) for n in (1, p - 1, p, p + 1, 2 * p, 2 * p + 1)], {}
+    yield (
+        "decode at page edges",
+        [(1, max(n, 1)) for n in (1, p - 1, p, p + 1, 2 * p, 2 * p + 1)],
+        {},
+    )
     yield "decode with padding rows", [(1, 5), (1, 3 * p + 2)], {"num_padding_rows": 6}
     yield "decode, loose bounds", [(1, 5), (1, p)], {"bound_slack": 2}
     yield "chunk after a cached prefix", [(9, 2 * p + 9)], {}
-    yield "chunk from the middle of a page", [(p + 3, 2 * p - 1)], {}
+    yield "chunk from the middle of a page", [(p + 3, p + p // 2 + 3)], {}
     ragged = [(6, 6), (1, 40), (p, 3 * p), (1, 1), (1, p), (3, 2 * p + 1)]
     yield "ragged", ragged, {}
     yield "ragged with padding rows", ragged, {"num_padding_rows": 3}
-    yield "verification, four queries a row", [(4, 4 + n) for n in (0, p - 2, p, 50)], {}
+    yield "verification, four queries a row", [(4, 4 + n) for n in (0, p // 2, p, 50)], {}
     family = [(1, 4 * p + n) for n in (1, 2, 3, p)]
     yield "decode, one shared prefix", family, {"shared": [(0, 4, 4 * p)]}
     tree = [(1, 4 * p + 1), (1, 4 * p + 5), (1, 2 * p + 1), (1, 9)]

@@ -1,0 +1,113 @@
+"""The backend under test: found, opened and asked for its ops as the engine would."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from headstock.errors import PluginError
+from headstock.ops import load_all_ops
+from headstock.ops.attention import attention
+from headstock.ops.base import REFERENCE, Implementation, Op, OpRegistry, Resolver
+from headstock.ops.cases.attention import plain_spec
+from headstock.ops.cases.base import Bench
+from headstock.plugins.chosen import Chosen
+from headstock.plugins.device import Device
+from headstock.plugins.loader import Plugins, discover
+from headstock.plugins.probe import Probe, Status
+
+PAGE_SIZES = (16, 5, 64)
+"""Page sizes that providers are tried with beside those that they name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An opened backend.
+
+    Attributes:
+        chosen: The backend and all plugins.
+        device: Its device.
+        registry: What it and the plugins offer.
+    """
+
+    chosen: Chosen
+    device: Device = field(repr=False)
+    registry: OpRegistry = field(repr=False)
+
+    def claims(self, op: Op[..., object]) -> list[Implementation]:
+        """Return what is offered for ``op`` besides its reference."""
+        offered = self.registry.offered(op)
+        if self.chosen.name == REFERENCE:
+            return list(offered)
+        return [i for i in offered if i.provider != REFERENCE]
+
+    def benches(self, dtype: torch.dtype) -> list[Bench]:
+        """Return a bench for each provider of attention, the preferred one first."""
+        names = dict.fromkeys(i.provider for i in self.registry.offered(attention))
+        return [self._bench(dtype, name) for name in names]
+
+    def _bench(self, dtype: torch.dtype, provider: str) -> Bench:
+        resolver = Resolver(self.registry, self.device, {"attention": provider})
+        own = [i for i in self.registry.offered(attention) if i.provider == provider]
+        named = (i.requires.sizes.get("page_size") for i in own)
+        only = [size for sizes in named if sizes is not None for size in sorted(sizes.only)]
+        tried = dict.fromkeys([*PAGE_SIZES, *only])
+        accepted = [size for size in tried if self._accepts(own, dtype, size)]
+        return Bench(resolver=resolver, dtype=dtype, page_sizes=tuple(accepted or PAGE_SIZES))
+
+    def _accepts(self, own: list[Implementation], dtype: torch.dtype, page_size: int) -> bool:
+        spec = plain_spec(dtype, page_size).as_spec()
+        capabilities = self.device.capabilities
+        return any(i.requires.reason_against(spec, capabilities) is None for i in own)
+
+
+def find(backend: str, module: str | None) -> Plugins:
+    """Discover plugins as a server with ``--backend`` does.
+
+    Args:
+        backend: The backend's name.
+        module: Import it from this module instead of from its entry point.
+    """
+    if module is None:
+        return discover(backend=backend)
+    extra: Mapping[str, object] = {backend: importlib.import_module(module)}
+    return discover(backend=backend, disabled=[backend], extra=extra)
+
+
+def probe(plugins: Plugins, backend: str) -> Probe:
+    """Ask the backend whether it can run here.
+
+    Raises:
+        PluginError: It is not installed, or does not load.
+    """
+    records = [r for r in plugins.backends if r.name == backend]
+    loaded = [r for r in records if r.state.name == "LOADED"]
+    if not loaded:
+        reasons = [f"{r.state.value}: {r.reason}" for r in records] or ["not installed"]
+        raise PluginError(
+            f"Backend {backend!r} does not load ({'; '.join(reasons)}).",
+            remedy=records[0].remedy if records else "Install its package, or name its module.",
+        )
+    return plugins.probe(loaded[0])
+
+
+def open_target(plugins: Plugins, backend: str, index: int) -> Target:
+    """Open the backend's device and collect its ops.
+
+    Raises:
+        PluginError: It does not load, cannot run here, or one of its hooks raised.
+    """
+    answer = probe(plugins, backend)
+    if answer.status is not Status.AVAILABLE:
+        raise PluginError(
+            f"Backend {backend!r} is {answer.status.value}: {answer.reason}.",
+            remedy=answer.remedy or "Run the kit where its hardware is.",
+        )
+    load_all_ops()
+    record = next(r for r in plugins.backends if r.name == backend and r.state.name == "LOADED")
+    chosen = Chosen(record, answer, plugins)
+    device = chosen.open_device(index, 0)
+    return Target(chosen, device, chosen.offer_ops(device))
