@@ -1,0 +1,121 @@
+"""The one validator: a request and its prompt's tokens to what the engine is asked."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+
+import msgspec
+
+from headstock.errors import RequestError
+from headstock.requests.sampling import check_token_id
+from headstock.server.model_card import ModelCard
+from headstock.server.prompter import too_long
+from headstock.server.request import GenerateRequest, TokensPrompt
+from headstock.text.stops import check_patterns
+from headstock.wire.messages import Submit
+
+_SEED_SPAN = 2**63
+
+
+def expand(
+    request: GenerateRequest, prompt_ids: list[int], card: ModelCard, max_length: int
+) -> list[Submit]:
+    """Check ``request`` and return ``params.n`` messages for the engine.
+
+    Each has its own seed, derived from the request's, or drawn here where it has none, so that
+    sending it again draws the same numbers.
+
+    Args:
+        request: What was asked.
+        prompt_ids: The prompt's tokens.
+        card: The served model.
+        max_length: Longest request the engine holds, prompt and output. Tokens.
+
+    Raises:
+        RequestError: Naming the field, its value and the limit.
+    """
+    params = request.params
+    params.check(card.vocab_size)
+    check_patterns(params.stop_regex)
+    _check_ids(request, prompt_ids, card.vocab_size)
+    limit = _output_limit(request, len(prompt_ids), max_length)
+    eos_ids = [] if params.ignore_eos else card.eos_ids
+    stop_ids = list(dict.fromkeys([*eos_ids, *params.stop_token_ids]))
+    seed = params.sampling_seed
+    if seed is None:
+        seed = secrets.randbits(63)
+    return [
+        Submit(
+            id=uuid.uuid4().hex,
+            prompt_ids=prompt_ids,
+            params=msgspec.structs.replace(
+                params,
+                n=1,
+                max_new_tokens=limit,
+                min_new_tokens=min(params.min_new_tokens, limit),
+                sampling_seed=_wrap(seed + lane),
+            ),
+            stop_ids=stop_ids,
+            namespace=request.namespace,
+            priority=request.priority,
+            logprobs=request.logprobs,
+            prompt_logprobs_from=request.prompt_logprobs_from,
+            asked_ids=request.asked_ids,
+        )
+        for lane in range(params.n)
+    ]
+
+
+def _check_ids(request: GenerateRequest, prompt_ids: list[int], vocab_size: int) -> None:
+    if not prompt_ids:
+        raise RequestError(
+            "The prompt has 0 tokens.", remedy="Give at least one.", code="empty_prompt"
+        )
+    if isinstance(request.prompt, TokensPrompt):
+        for token_id in prompt_ids:
+            check_token_id("input_ids", token_id, vocab_size)
+    for token_id in request.asked_ids:
+        check_token_id("token_ids_logprob", token_id, vocab_size)
+    start = request.prompt_logprobs_from
+    if start is not None and not 0 <= start < len(prompt_ids):
+        raise RequestError(
+            f"logprob_start_len is {start}; the prompt has {len(prompt_ids)} tokens.",
+            remedy="Use -1 for output only, or a position of the prompt.",
+            field="logprob_start_len",
+        )
+
+
+def _output_limit(request: GenerateRequest, num_prompt: int, max_length: int) -> int:
+    """Return how many tokens may be generated."""
+    wanted = request.params.max_new_tokens
+    room = max_length - num_prompt
+    if room < 0 or (room == 0 and wanted != 0):
+        raise too_long(num_prompt, max_length)
+    if wanted is None:
+        return room
+    if wanted <= room:
+        return wanted
+    if request.is_clipped:
+        return room
+    if wanted > max_length and request.length_field == "max_completion_tokens":
+        raise RequestError(
+            f"max_completion_tokens is too large: {wanted}. This model supports at most"
+            f" {max_length} tokens in all, and the messages have {num_prompt}.",
+            remedy=f"Ask for at most {room}.",
+            field=request.length_field,
+            code="context_length_exceeded",
+        )
+    raise RequestError(
+        "Requested token count exceeds the model's maximum context length of"
+        f" {max_length} tokens. You requested a total of {num_prompt + wanted} tokens:"
+        f" {num_prompt} tokens from the input and {wanted} tokens for the completion.",
+        remedy=f"Shorten the prompt, or ask for at most {room}.",
+        field=request.length_field,
+        code="context_length_exceeded",
+    )
+
+
+def _wrap(seed: int) -> int:
+    """Return ``seed`` as a signed 64-bit number."""
+    return (seed + _SEED_SPAN) % (2 * _SEED_SPAN) - _SEED_SPAN

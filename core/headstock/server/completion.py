@@ -1,0 +1,186 @@
+"""One completion while it is made: its journal, its text, its stops. No event loop here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from headstock.errors import RequestError
+from headstock.requests import FinishReason
+from headstock.server.errors import reason_of
+from headstock.text import StopMatcher, Tokenizer, make_detokenizer
+from headstock.wire.messages import Ended, Submit, TokenLogprobs
+
+
+@dataclass(slots=True)
+class LogprobColumns:
+    """Logprobs at consecutive positions; columns as in ``steps.Logprobs``."""
+
+    chosen: list[float] = field(default_factory=list)
+    top_ids: list[list[int]] = field(default_factory=list)
+    top: list[list[float]] = field(default_factory=list)
+    asked: list[list[float]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def add(self, more: TokenLogprobs, count: int | None = None) -> None:
+        """Append the first ``count`` positions of ``more``; None: all of them."""
+        self.chosen += more.chosen[:count]
+        self.top_ids += more.top_ids[:count]
+        self.top += more.top[:count]
+        self.asked += more.asked[:count]
+
+    def keep(self, count: int) -> None:
+        """Drop all but the first ``count`` positions."""
+        for column in (self.chosen, self.top_ids, self.top, self.asked):
+            del column[count:]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a completion ended, and what serving it took."""
+
+    reason: FinishReason
+    cached_tokens: int = 0
+    num_retractions: int = 0
+    queue_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Delta:
+    """What one token, or the end, added to a completion.
+
+    Attributes:
+        index: Which completion of its generation.
+        text: What may be published now; "" while a character or a possible stop is incomplete.
+        num_outputs: Output tokens of the completion with this one.
+        end: Set on the last delta, and only there.
+    """
+
+    index: int
+    text: str
+    num_outputs: int
+    end: End | None = None
+
+
+class Completion:
+    """What one ``Submit`` has brought so far.
+
+    ``submit`` and ``output_ids`` are the journal: with them the request can be sent to another
+    engine process, which goes on where this one stopped.
+
+    Args:
+        submit: What the engine was asked.
+        index: Its place among the completions of its generation.
+        tokenizer: None when token ids only are wanted.
+    """
+
+    __slots__ = (
+        "_detokenizer", "_has_hidden_stops", "_stop_ids", "_stops", "end", "index", "logprobs",
+        "matched", "output_ids", "parts", "prompt_logprobs", "started_s", "submit",
+    )  # fmt: skip
+
+    def __init__(self, submit: Submit, index: int, tokenizer: Tokenizer | None) -> None:
+        params = submit.params
+        self.submit = submit
+        self.index = index
+        self.output_ids: list[int] = []
+        self.parts: list[str] = []
+        self.started_s: float | None = None
+        """When its first token came, by the event loop's clock. Seconds."""
+        self.logprobs = LogprobColumns()
+        self.prompt_logprobs = LogprobColumns()
+        self.matched: str | None = None
+        """The stop string or text that ended it here, before the engine says so."""
+        self.end: End | None = None
+        self._stop_ids = frozenset(submit.stop_ids)
+        self._has_hidden_stops = not params.no_stop_trim
+        self._detokenizer = self._stops = None
+        if tokenizer is not None:
+            self._detokenizer = make_detokenizer(
+                tokenizer, skip_special_tokens=params.skip_special_tokens
+            )
+        if params.stop or params.stop_regex:
+            self._stops = StopMatcher(
+                params.stop, params.stop_regex, keep_match=params.no_stop_trim
+            )
+
+    @property
+    def text(self) -> str:
+        """Everything published so far."""
+        return "".join(self.parts)
+
+    @property
+    def is_deaf(self) -> bool:
+        """Whether tokens that still come no longer count."""
+        return self.matched is not None or self.end is not None
+
+    def take(
+        self, offset: int, token_ids: Sequence[int], logprobs: TokenLogprobs | None
+    ) -> list[Delta]:
+        """Take drawn tokens and return a delta for each that counts.
+
+        Sets :attr:`matched` when the text meets a stop; the engine must then be told to cut.
+
+        Args:
+            offset: Output index of the first one.
+            token_ids: The tokens.
+            logprobs: Theirs, if they were asked for.
+
+        Raises:
+            RequestError: A stop pattern took too long, or tokens were lost on the way.
+        """
+        if offset != len(self.output_ids):
+            raise RequestError(
+                f"Tokens came out of order: from {offset}, expected from {len(self.output_ids)}.",
+                remedy="Try again.",
+                code="internal_error",
+            )
+        deltas: list[Delta] = []
+        for token_id in token_ids:
+            self.output_ids.append(token_id)
+            text = self._text_of(token_id)
+            self.parts.append(text)
+            deltas.append(Delta(self.index, text, len(self.output_ids)))
+            if self.matched is not None:
+                break
+        if logprobs is not None:
+            self.logprobs.add(logprobs, len(deltas))
+        return deltas
+
+    def finish(self, ended: Ended) -> Delta:
+        """Take the engine's last word and return the last delta."""
+        text = self._rest() if self.matched is None else ""
+        reason = ended.reason
+        if self.matched is not None and reason.kind != "error":
+            reason = FinishReason(kind="stop", matched=self.matched)
+        end = End(reason, ended.cached_tokens, ended.num_retractions, ended.queue_s)
+        return self._close(text, end)
+
+    def fail(self, error: RequestError) -> Delta:
+        """End it with an error of our own, and return the last delta."""
+        return self._close("", End(reason_of(error)))
+
+    def _close(self, text: str, end: End) -> Delta:
+        assert self.end is None, f"{self.submit.id} ended twice"
+        self.end = end
+        self.parts.append(text)
+        return Delta(self.index, text, len(self.output_ids), end)
+
+    def _text_of(self, token_id: int) -> str:
+        if self._detokenizer is None or (self._has_hidden_stops and token_id in self._stop_ids):
+            return ""
+        text = self._detokenizer.push(token_id)
+        if self._stops is None:
+            return text
+        text, self.matched = self._stops.push(text)
+        return text
+
+    def _rest(self) -> str:
+        """Return the text held back, now that no more comes."""
+        text = "" if self._detokenizer is None else self._detokenizer.flush()
+        if self._stops is None:
+            return text
+        text, self.matched = self._stops.push(text)
+        return text if self.matched is not None else text + self._stops.flush()

@@ -1,0 +1,444 @@
+"""Between the routes and the engine: requests go in as messages, tokens come back as text.
+
+One event loop owns a front door. It knows no HTTP: the offline engine uses it as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from headstock.errors import RequestError
+from headstock.requests import FinishReason
+from headstock.server.admission import expand
+from headstock.server.completion import Completion
+from headstock.server.engine_status import EngineStatus
+from headstock.server.errors import BusyError, error_of
+from headstock.server.generation import Generation
+from headstock.server.model_card import ModelCard
+from headstock.server.observer import NoObserver, Observer
+from headstock.server.prompter import Prompter
+from headstock.server.request import GenerateRequest, Prompt
+from headstock.wire.messages import (
+    Abort,
+    AbortAll,
+    AskState,
+    Crashed,
+    Cut,
+    Ended,
+    FlushCache,
+    Flushed,
+    FromEngine,
+    State,
+    TokenLogprobs,
+    Tokens,
+)
+from headstock.wire.transport import EngineLink
+
+log = logging.getLogger(__name__)
+
+TOKENIZER_THREADS = 2
+_RATE_WINDOW = 64
+_RETRY_BOUNDS_S = (1.0, 60.0)
+
+
+@dataclass(slots=True)
+class _Live:
+    """A completion that the engine works on."""
+
+    completion: Completion
+    generation: Generation
+    rid: str | None
+    sent_s: float
+
+
+class Frontdoor:
+    """Takes typed requests, and gives each completion's text as its tokens come.
+
+    Args:
+        link: The way to the engine.
+        card: The served model.
+        prompter: Makes token ids of prompts.
+        max_live: Completions that may wait or run; past it requests are refused at once.
+        observer: Hears of each request.
+    """
+
+    def __init__(
+        self,
+        link: EngineLink,
+        card: ModelCard,
+        prompter: Prompter,
+        *,
+        max_live: int = 2048,
+        observer: Observer | None = None,
+    ) -> None:
+        self.card = card
+        self.prompter = prompter
+        self.status = EngineStatus()
+        self.is_draining = False
+        self._link = link
+        self._max_live = max_live
+        self._observer: Observer = observer or NoObserver()
+        self._live: dict[str, _Live] = {}
+        self._rids: dict[str, list[str]] = {}
+        self._calls: dict[int, asyncio.Future[Flushed | State]] = {}
+        self._call_numbers = itertools.count(1)
+        self._changed = asyncio.Event()
+        self._ends: deque[float] = deque(maxlen=_RATE_WINDOW)
+        self._threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenize")
+
+    # What callers ask
+
+    @property
+    def max_length(self) -> int:
+        """Longest request that can be served, prompt and output. Tokens."""
+        started = self.status.started
+        if started is None:
+            return self.card.max_length
+        return min(self.card.max_length, started.limits.max_length)
+
+    @property
+    def num_live(self) -> int:
+        """Completions that wait or run."""
+        return len(self._live)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a request would be taken."""
+        return self.status.is_ready and not self.is_draining
+
+    async def generate(
+        self, requests: Sequence[GenerateRequest], *, is_streamed: bool
+    ) -> Generation:
+        """Check all ``requests`` and send them to the engine; none is sent if one is refused.
+
+        Raises:
+            RequestError: One is at fault.
+            BusyError: They cannot be served now.
+        """
+        try:
+            return await self._generate(requests, is_streamed=is_streamed)
+        except RequestError as error:
+            self._observer.refused(error.code)
+            raise
+
+    async def encode(self, prompt: Prompt) -> list[int]:
+        """Return the token ids of ``prompt``, in a thread where that takes long.
+
+        Raises:
+            RequestError: It cannot be turned into tokens.
+        """
+        if self.prompter.is_quick(prompt):
+            return self.prompter.encode(prompt, self.max_length)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._threads, self.prompter.encode, prompt, self.max_length
+        )
+
+    def abort(self, rid: str) -> bool:
+        """End the requests that the caller named ``rid``, exactly; tell whether there were any.
+
+        They end when the engine says so, with what they have.
+        """
+        ids = self._rids.get(rid, [])
+        for request_id in ids:
+            self._link.send(Abort(id=request_id))
+        return bool(ids)
+
+    def abort_all(self) -> None:
+        """End every request."""
+        self._link.send(AbortAll())
+
+    async def flush_cache(self, timeout_s: float) -> Flushed:
+        """Forget every cached prefix that no live request uses.
+
+        Raises:
+            BusyError: The engine did not answer in ``timeout_s``.
+        """
+        call = next(self._call_numbers)
+        answer = await self._ask(FlushCache(call=call), call, timeout_s)
+        assert isinstance(answer, Flushed), f"{answer} answers a flush"
+        return answer
+
+    async def ask_state(self, timeout_s: float) -> State:
+        """Return the engine's counters as they are now.
+
+        Raises:
+            BusyError: The engine did not answer in ``timeout_s``.
+        """
+        call = next(self._call_numbers)
+        answer = await self._ask(AskState(call=call), call, timeout_s)
+        assert isinstance(answer, State), f"{answer} answers a question for the state"
+        return answer
+
+    async def wait_ready(self) -> None:
+        """Wait until the engine is up.
+
+        Raises:
+            BusyError: It will not be.
+        """
+        while not self.is_ready:
+            if self.status.phase == "down" or self.is_draining:
+                raise self._unavailable()
+            await self._wait_change()
+
+    # Life
+
+    async def run(self) -> None:
+        """Deliver what the engine says until the link closes."""
+        while messages := await self._link.receive():
+            for message in messages:
+                self._deliver(message)
+        self._fail_all(BusyError("The engine is gone.", code="engine_lost", retry_after_s=1.0))
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Take no more requests, and wait for those that run; tell whether all ended by themselves.
+
+        Those that still run after ``timeout_s`` end with an error.
+        """
+        self.is_draining = True
+        self._notify()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while self._live and (left := deadline - loop.time()) > 0:
+            try:
+                await asyncio.wait_for(self._wait_change(), left)
+            except TimeoutError:
+                break
+        is_clean = not self._live
+        self.end_all("The server is shutting down.")
+        return is_clean
+
+    def end_all(self, why: str) -> None:
+        """End every request with an error now."""
+        if self._live:
+            self._link.send(AbortAll())
+        self._fail_all(BusyError(why, code="server_draining", retry_after_s=self.retry_after_s()))
+
+    def close(self) -> None:
+        """Free the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def retry_after_s(self) -> float:
+        """Return when a refused request should try again, from how fast requests end. Seconds."""
+        low, high = _RETRY_BOUNDS_S
+        if len(self._ends) < 2:
+            return low
+        span = asyncio.get_running_loop().time() - self._ends[0]
+        return min(high, max(low, len(self._live) / 2 * span / len(self._ends)))
+
+    # Requests in
+
+    async def _generate(
+        self, requests: Sequence[GenerateRequest], *, is_streamed: bool
+    ) -> Generation:
+        loop = asyncio.get_running_loop()
+        received_s = loop.time()
+        num_completions = sum(request.params.n for request in requests)
+        self._check_open(requests, num_completions)
+        entries: list[tuple[GenerateRequest, Completion]] = []
+        for request in requests:
+            self._check_text(request)
+            prompt_ids = await self.encode(request.prompt)
+            for submit in expand(request, prompt_ids, self.card, self.max_length):
+                completion = Completion(submit, len(entries), self.prompter.tokenizer)
+                entries.append((request, completion))
+        self._check_open(requests, num_completions)  # things change while a thread tokenises
+        generation = Generation(
+            [completion for _, completion in entries],
+            is_streamed=is_streamed,
+            abort=self._abort_generation,
+        )
+        for request, completion in entries:
+            submit = completion.submit
+            self._live[submit.id] = _Live(completion, generation, request.rid, received_s)
+            if request.rid is not None:
+                self._rids.setdefault(request.rid, []).append(submit.id)
+            self._observer.accepted(len(submit.prompt_ids))
+            self._link.send(submit)
+        return generation
+
+    def _check_open(self, requests: Sequence[GenerateRequest], num_completions: int) -> None:
+        if self.is_draining or self.status.phase != "ready":
+            raise self._unavailable()
+        if len(self._live) + num_completions > self._max_live:
+            raise BusyError(
+                f"The request queue is full: {len(self._live)} of {self._max_live} places are"
+                f" taken, and this request needs {num_completions}.",
+                code="queue_full",
+                retry_after_s=self.retry_after_s(),
+            )
+        names = [request.rid for request in requests if request.rid is not None]
+        for name in names:
+            if name in self._rids or names.count(name) > 1:
+                raise RequestError(
+                    f"rid {name!r} is in use.", remedy="Give each request its own.", field="rid"
+                )
+
+    def _check_text(self, request: GenerateRequest) -> None:
+        params = request.params
+        if self.prompter.tokenizer is None and (params.stop or params.stop_regex):
+            raise RequestError(
+                "stop needs text, and this server was started without a tokenizer.",
+                remedy="Use stop_token_ids.",
+                field="stop" if params.stop else "stop_regex",
+            )
+
+    def _unavailable(self) -> BusyError:
+        if self.is_draining:
+            return BusyError(
+                "The server is shutting down.", code="server_draining", retry_after_s=5.0
+            )
+        return BusyError(self.status.why_not, code="engine_unavailable", retry_after_s=2.0)
+
+    async def _ask(
+        self, question: FlushCache | AskState, call: int, timeout_s: float
+    ) -> Flushed | State:
+        if self.status.phase != "ready":
+            raise self._unavailable()
+        answer = asyncio.get_running_loop().create_future()
+        self._calls[call] = answer
+        self._link.send(question)
+        try:
+            return await asyncio.wait_for(answer, timeout_s)
+        except TimeoutError as error:
+            raise BusyError(
+                f"The engine did not answer in {timeout_s:g} s.",
+                code="engine_unavailable",
+                retry_after_s=2.0,
+            ) from error
+        finally:
+            del self._calls[call]
+
+    # Messages back
+
+    def _deliver(self, message: FromEngine) -> None:
+        match message:
+            case Tokens():
+                self.status.hear(message)
+                self._take_tokens(message)
+                return
+            case Ended():
+                self._take_ended(message)
+            case Flushed() | State():
+                answer = self._calls.get(message.call)
+                if answer is not None and not answer.done():
+                    answer.set_result(message)
+            case Crashed():
+                self._fail_all(BusyError("The engine died.", code="engine_lost", retry_after_s=2.0))
+            case _:
+                pass
+        self.status.hear(message)
+        self._notify()
+
+    def _take_tokens(self, message: Tokens) -> None:
+        drawn: dict[str, TokenLogprobs] = {}
+        for logprobs in message.logprobs:
+            if not logprobs.is_prompt:
+                drawn[logprobs.id] = logprobs
+            elif (live := self._live.get(logprobs.id)) is not None:
+                live.completion.prompt_logprobs.add(logprobs)
+        begin = 0
+        columns = zip(message.ids, message.attempts, message.offsets, message.counts, strict=True)
+        for request_id, attempt, offset, count in columns:
+            live = self._live.get(request_id)
+            if live is not None and attempt == live.completion.submit.attempt and count:
+                token_ids = message.token_ids[begin : begin + count]
+                self._take(live, offset, token_ids, drawn.get(request_id))
+            begin += count
+
+    def _take(
+        self, live: _Live, offset: int, token_ids: list[int], logprobs: TokenLogprobs | None
+    ) -> None:
+        completion = live.completion
+        if completion.is_deaf:
+            return
+        if completion.started_s is None:
+            completion.started_s = asyncio.get_running_loop().time()
+            self._observer.first_token(completion.started_s - live.sent_s)
+        try:
+            live.generation.put(completion.take(offset, token_ids, logprobs))
+        except RequestError as error:
+            self._fail(live, error)
+            return
+        if completion.matched is not None:
+            self._link.send(
+                Cut(
+                    id=completion.submit.id,
+                    attempt=completion.submit.attempt,
+                    keep=len(completion.output_ids),
+                    matched=completion.matched,
+                )
+            )
+        if live.generation.is_behind:
+            self._fail(
+                live,
+                RequestError(
+                    "The client reads too slowly.", remedy="Read faster.", code="slow_client"
+                ),
+            )
+
+    def _take_ended(self, message: Ended) -> None:
+        live = self._live.get(message.id)
+        if live is None or message.attempt != live.completion.submit.attempt:
+            return
+        try:
+            delta = live.completion.finish(message)
+        except RequestError as error:
+            delta = live.completion.fail(error)
+        self._forget(live)
+        live.generation.put([delta])
+
+    def _fail(self, live: _Live, error: RequestError) -> None:
+        """End a completion for a reason of our own."""
+        self._link.send(Abort(id=live.completion.submit.id))
+        delta = live.completion.fail(error)
+        self._forget(live)
+        live.generation.put([delta])
+
+    def _fail_all(self, error: BusyError) -> None:
+        for live in list(self._live.values()):
+            delta = live.completion.fail(error)
+            self._forget(live)
+            live.generation.put([delta])
+
+    def _abort_generation(self, generation: Generation) -> None:
+        """End what still runs of a call whose client is gone."""
+        gone = error_of(FinishReason(kind="error", message="Aborted.", code="aborted"))
+        for completion in generation.completions:
+            live = self._live.get(completion.submit.id)
+            if live is not None:
+                self._fail(live, gone)
+
+    def _forget(self, live: _Live) -> None:
+        completion = live.completion
+        del self._live[completion.submit.id]
+        if live.rid is not None:
+            ids = self._rids[live.rid]
+            ids.remove(completion.submit.id)
+            if not ids:
+                del self._rids[live.rid]
+        now = asyncio.get_running_loop().time()
+        self._ends.append(now)
+        end = completion.end
+        assert end is not None, f"{completion.submit.id} is forgotten before its end"
+        started_s = now if completion.started_s is None else completion.started_s
+        self._observer.ended(
+            "abort" if end.reason.code == "aborted" else end.reason.kind,
+            len(completion.output_ids),
+            now - live.sent_s,
+            now - started_s,
+        )
+        self._notify()
+
+    def _notify(self) -> None:
+        self._changed.set()
+
+    async def _wait_change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()

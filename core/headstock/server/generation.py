@@ -1,0 +1,93 @@
+"""All completions of one call, as its route waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from headstock.errors import RequestError
+from headstock.server.completion import Completion, Delta
+from headstock.server.errors import error_of
+
+MAX_BACKLOG = 4096
+"""Deltas that a client may be behind before its request ends."""
+
+
+class Generation:
+    """The completions of one call: ``n`` for each prompt, in the prompts' order.
+
+    Args:
+        completions: All of them; more never come.
+        is_streamed: Whether each delta is waited for, or the end alone.
+        abort: Ends, in the engine too, those that still run.
+    """
+
+    def __init__(
+        self,
+        completions: Sequence[Completion],
+        *,
+        is_streamed: bool,
+        abort: Callable[[Generation], None],
+    ) -> None:
+        self.completions = completions
+        self.is_streamed = is_streamed
+        self._abort = abort
+        self._pending: list[Delta] = []
+        self._num_open = len(completions)
+        self._waiter: asyncio.Future[None] | None = None
+        self.error: RequestError | None = None
+        """What one of them failed with, the first time."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every completion has ended and every delta was taken."""
+        return self._num_open == 0 and not self._pending
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the client takes deltas more slowly than they come, by too much."""
+        return self.is_streamed and len(self._pending) > MAX_BACKLOG
+
+    def put(self, deltas: Sequence[Delta]) -> None:
+        """Add what happened, and wake who waits for it."""
+        for delta in deltas:
+            if delta.end is not None:
+                self._num_open -= 1
+                if delta.end.reason.kind == "error" and self.error is None:
+                    self.error = error_of(delta.end.reason)
+        if self.is_streamed:
+            self._pending += deltas
+        if self.is_streamed or self._num_open == 0 or self.error is not None:
+            self._wake()
+
+    async def deltas(self) -> list[Delta]:
+        """Wait for deltas and return all that are there; an empty list: it is over."""
+        while not self._pending and self._num_open:
+            await self._wait()
+        deltas, self._pending = self._pending, []
+        return deltas
+
+    async def finished(self) -> None:
+        """Wait until all have ended.
+
+        Raises:
+            RequestError: One could not be served; the others were ended.
+        """
+        while self._num_open and self.error is None:
+            await self._wait()
+        if self.error is not None:
+            self.abort()
+            raise self.error
+
+    def abort(self) -> None:
+        """End what still runs: nobody waits for it any more."""
+        if self._num_open:
+            self._abort(self)
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        await self._waiter
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

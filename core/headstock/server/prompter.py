@@ -1,0 +1,105 @@
+"""Prompts to token ids: templates, tokenising, and the checks that need the text."""
+
+from __future__ import annotations
+
+from headstock.errors import RequestError
+from headstock.server.request import ChatPrompt, Prompt, TextPrompt, TokensPrompt
+from headstock.text import ChatTemplate, Tokenizer
+
+INLINE_CHARACTERS = 2000
+"""Shorter prompts are tokenised on the spot: a thread would cost more."""
+
+
+class Prompter:
+    """Turns prompts into token ids; safe to use from several threads.
+
+    Args:
+        tokenizer: None when the server takes and gives token ids only.
+        template: None when the model has none.
+    """
+
+    def __init__(self, tokenizer: Tokenizer | None, template: ChatTemplate | None) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+
+    def is_quick(self, prompt: Prompt) -> bool:
+        """Whether :meth:`encode` takes next to no time."""
+        match prompt:
+            case TokensPrompt():
+                return True
+            case TextPrompt():
+                return len(prompt.text) < INLINE_CHARACTERS
+            case ChatPrompt():
+                size = sum(len(str(message.get("content"))) for message in prompt.messages)
+                return size < INLINE_CHARACTERS
+
+    def encode(self, prompt: Prompt, max_length: int) -> list[int]:
+        """Return the token ids of ``prompt``.
+
+        Args:
+            prompt: Of any kind.
+            max_length: Tokens the model can hold: text that is surely longer is not tokenised.
+
+        Raises:
+            RequestError: There is no tokenizer or no template, or the template refuses.
+        """
+        match prompt:
+            case TokensPrompt():
+                return prompt.token_ids
+            case TextPrompt():
+                return self._tokenize(prompt.text, prompt.add_special_tokens, max_length)
+            case ChatPrompt():
+                return self._tokenize(self.render(prompt), False, max_length)
+
+    def render(self, prompt: ChatPrompt) -> str:
+        """Return the text of a chat.
+
+        Raises:
+            RequestError: The model has no template, or it refuses the messages.
+        """
+        if self.template is None:
+            raise RequestError(
+                "This model has no chat template.",
+                remedy="Use /v1/completions, or start the server with a chat template.",
+                field="messages",
+                code="no_chat_template",
+            )
+        if not prompt.continue_final:
+            return self.template.render(
+                prompt.messages,
+                add_generation_prompt=prompt.add_generation_prompt,
+                extra=prompt.extra,
+            )
+        last = prompt.messages[-1]
+        if last.get("role") != "assistant":
+            raise RequestError(
+                f"continue_final_message is set and the last message is a {last.get('role')}'s.",
+                remedy="End messages with the assistant's turn to go on with.",
+                field="continue_final_message",
+            )
+        begun = self.template.render(prompt.messages[:-1], extra=prompt.extra)
+        return begun + str(last.get("content") or "")
+
+    def _tokenize(self, text: str, add_special_tokens: bool, max_length: int) -> list[int]:
+        tokenizer = self.tokenizer
+        if tokenizer is None:
+            raise RequestError(
+                "This server was started without a tokenizer.",
+                remedy="Send input_ids.",
+                field="text",
+                code="no_tokenizer",
+            )
+        at_least = len(text) // tokenizer.longest_token
+        if at_least > max_length:
+            raise too_long(at_least, max_length)
+        return tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
+
+def too_long(num_tokens: int, max_length: int) -> RequestError:
+    """Return the error for a prompt that the context cannot hold; clients match on its words."""
+    return RequestError(
+        f"The input ({num_tokens} tokens) is longer than the model's context length"
+        f" ({max_length} tokens).",
+        remedy="Shorten the prompt.",
+        code="context_length_exceeded",
+    )

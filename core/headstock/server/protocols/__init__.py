@@ -1,0 +1,1 @@
+"""What each protocol says and hears: bodies to typed requests, completions to answers. No HTTP."""

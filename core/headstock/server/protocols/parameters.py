@@ -1,0 +1,108 @@
+"""Sampling parameters from what callers send: one place for every protocol."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from headstock.errors import RequestError
+from headstock.requests import SamplingParams
+
+_FIELDS = SamplingParams.__struct_fields__
+NOT_YET = frozenset(
+    {
+        "beam_width", "json_schema", "regex", "ebnf", "structural_tag", "custom_params",
+        "watermark", "stream_interval",
+    }
+)  # fmt: skip
+"""Fields of SGLang's sampling parameters that this version refuses when they are set."""
+_PATH = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`$")
+
+
+def to_params(
+    given: Mapping[str, Any],
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    names: Mapping[str, str] | None = None,
+) -> SamplingParams:
+    """Return sampling parameters; None stands for the default.
+
+    Args:
+        given: Values by ``SamplingParams`` field.
+        defaults: Values where nothing is given.
+        names: What the caller calls a field, where that differs.
+
+    Raises:
+        RequestError: An unknown field, a wrong type, or a value out of range.
+    """
+    values = {name: value for name, value in (defaults or {}).items() if value is not None}
+    values |= {name: value for name, value in given.items() if value is not None}
+    for name in values:
+        if name in NOT_YET:
+            raise not_yet(name)
+        if name not in _FIELDS:
+            raise RequestError(
+                f"unknown field `{name}`, expected one of {', '.join(f'`{f}`' for f in _FIELDS)}.",
+                remedy="Remove it.",
+                field=name,
+                code="unknown_field",
+            )
+    for name in ("stop", "stop_token_ids", "stop_regex"):
+        if isinstance(values.get(name), str | int):
+            values[name] = [values[name]]
+    try:
+        return msgspec.convert(values, SamplingParams, str_keys=True)
+    except msgspec.ValidationError as error:
+        raise from_validation(error, names) from error
+
+
+def from_validation(
+    error: msgspec.ValidationError, names: Mapping[str, str] | None = None, *, prefix: str = ""
+) -> RequestError:
+    """Return the caller's error for a value of the wrong type or range.
+
+    Args:
+        error: What msgspec said: "Expected `int` >= 0 - at `$.n`".
+        names: What the caller calls a field, where that differs.
+        prefix: Where the value stands in the body, such as ``sampling_params``.
+    """
+    text = str(error)
+    found = _PATH.search(text)
+    path = found.group(1) if found else ""
+    if found:
+        text = text[: found.start()]
+    field = re.split(r"[.\[]", path, maxsplit=1)[0]
+    field = (names or {}).get(field, field)
+    where = ".".join(part for part in (prefix, path.replace("[...]", "[*]")) if part)
+    if names and field and not path.startswith(field):
+        where = field
+    return RequestError(
+        f"{where}: {text}." if where else f"{text}.",
+        remedy="See /openapi.json for the types and limits.",
+        field=field or None,
+        code="invalid_type" if text.startswith("Expected") else "invalid_value",
+    )
+
+
+def not_yet(field: str) -> RequestError:
+    """Return the error for something that is part of the protocol and not of this version."""
+    return RequestError(
+        f"{field} is not supported by this version.",
+        remedy="Leave it out.",
+        field=field,
+        code="not_supported",
+    )
+
+
+def refuse_set(body: msgspec.Struct, fields: tuple[str, ...]) -> None:
+    """Refuse the fields that this version cannot honour, if the caller set them.
+
+    Raises:
+        RequestError: Naming the first one.
+    """
+    for field in fields:
+        if getattr(body, field) not in (None, False, [], {}, "", 0):
+            raise not_yet(field)
