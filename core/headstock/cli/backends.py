@@ -57,7 +57,9 @@ def describe_devices(probe: Probe) -> str:
     """Return "2 x Name (arch, 80 GiB)" for each kind of device, or "" when it found none."""
     counts: dict[str, int] = {}
     for device in probe.devices if probe.status is Status.AVAILABLE else ():
-        memory = f", {device.memory_bytes / 2**30:.0f} GiB" if device.memory_bytes else ""
-        text = f"{device.name} ({device.arch}{memory})"
+        facts = [] if device.arch in device.name else [device.arch]
+        if device.memory_bytes:
+            facts.append(f"{device.memory_bytes / 2**30:.0f} GiB")
+        text = f"{device.name} ({', '.join(facts)})" if facts else device.name
         counts[text] = counts.get(text, 0) + 1
     return "; ".join(f"{n} x {text}" if n > 1 else text for text, n in counts.items())

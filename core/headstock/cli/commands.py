@@ -6,6 +6,7 @@ from headstock.cli.frame import CommandRow
 
 COMMANDS = (
     CommandRow("backends", "headstock.cli.backends", "List the backends and which would serve"),
+    CommandRow("doctor", "headstock.cli.doctor", "Examine this installation; say what to repair"),
 )
 
 EXAMPLES = """\

@@ -166,6 +166,7 @@ def discover(
     *,
     backend: str | None = None,
     disabled: Collection[str] = (),
+    only: Collection[tuple[str, str]] | None = None,
     extra: Mapping[str, object] | None = None,
 ) -> Plugins:
     """Find all installed plugins, and load those that may be needed. Never raises.
@@ -173,6 +174,7 @@ def discover(
     Args:
         backend: Import this backend only; the others are SKIPPED. None: import all, to probe them.
         disabled: Plugins not to import, as ``name`` or ``distribution:name``.
+        only: Import only these, as (group, name); the others are SKIPPED. Empty: import nothing.
         extra: Backends beside the installed ones, by name: for tests.
     """
     manager = pluggy.PluginManager(PROJECT)
@@ -190,6 +192,8 @@ def discover(
             records.append(plugin.record(State.SKIPPED, reason=f"--backend {backend} was asked"))
         elif (plugin.group, plugin.name) in conflicts:
             records.append(_conflict(plugin, conflicts[plugin.group, plugin.name]))
+        elif only is not None and (plugin.group, plugin.name) not in only:
+            records.append(plugin.record(State.SKIPPED, reason="not asked for"))
         else:
             records.append(_load(manager, plugin))
     return Plugins(tuple(records), manager)

@@ -1,0 +1,178 @@
+"""The doctor: every plugin examined in a process of its own, with a time limit.
+
+Loads no plugin and no tensor library itself, so that it works when one of them hangs or crashes.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import msgspec
+
+from headstock.errors import ConfigError, did_you_mean
+from headstock.plugins.examine import ChosenOp, Found, Line, Loaded, Probed
+from headstock.plugins.hooks import Finding
+from headstock.plugins.installed import torch_build
+from headstock.plugins.loader import BACKENDS, WRONG, PluginRecord, State, discover
+from headstock.plugins.probe import Probe, Status
+
+PLUGIN_LIMIT_S = 15.0
+DEVICE_LIMIT_S = 120.0
+OK, NOTHING_USABLE, BROKEN = 0, 1, 2
+
+Environ = Callable[..., dict[str, str]]
+
+
+class Examined(msgspec.Struct, frozen=True, kw_only=True):
+    """One plugin, and all that is known of it.
+
+    Attributes:
+        record: How far loading came.
+        probe: What its probe said; None when it did not come so far.
+        findings: What its own doctor hook added.
+        trouble: How its process ended, when it was not well.
+    """
+
+    record: PluginRecord
+    probe: Probe | None = None
+    findings: list[Finding] = []
+    trouble: str = ""
+
+    @property
+    def is_available(self) -> bool:
+        """Whether it is a backend that could serve."""
+        return self.probe is not None and self.probe.status is Status.AVAILABLE
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether somebody must repair something."""
+        is_unwell = self.probe is not None and self.probe.status is Status.BROKEN
+        return bool(self.trouble) or self.record.state in WRONG or is_unwell
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the doctor found.
+
+    Attributes:
+        headstock: Version.
+        python: Version.
+        torch: Version and toolkits of the installed PyTorch, or None.
+        plugins: Every one.
+        chosen: The backend that would serve, or None.
+        ops: Who computes what on its device.
+        trouble: Why ``ops`` is not complete, or "".
+    """
+
+    headstock: str
+    python: str
+    torch: dict[str, str] | None
+    plugins: list[Examined]
+    chosen: str | None
+    ops: list[ChosenOp]
+    trouble: str
+
+    @property
+    def exit_code(self) -> int:
+        """0 all well, 1 nothing could serve, 2 something is broken."""
+        if self.chosen is None and not any(p.is_available for p in self.plugins):
+            return NOTHING_USABLE
+        has_bad_finding = any(not f.is_ok for p in self.plugins for f in p.findings)
+        is_broken = any(p.is_broken for p in self.plugins) or bool(self.trouble) or has_bad_finding
+        return BROKEN if is_broken else OK
+
+
+def examine_all(
+    environ: Environ, *, disabled: Collection[str] = (), backend: str | None = None, index: int = 0
+) -> Report:
+    """Examine this installation.
+
+    Args:
+        environ: Returns the environment for a subprocess, with changes by keyword.
+        disabled: Plugins to leave out.
+        backend: Open this one's device; the best available one when not given.
+        index: Which of its devices.
+
+    Raises:
+        ConfigError: ``backend`` is not installed.
+    """
+    from headstock import __version__
+
+    records = discover(disabled=disabled, only=()).records
+    names = sorted({record.name for record in records if record.group == BACKENDS})
+    if backend is not None and backend not in names:
+        raise ConfigError(
+            f"backend is {backend!r}, which is not installed.{did_you_mean(backend, names)}",
+            remedy=f"Installed: {', '.join(names)}.",
+        )
+    examined = [_examine(record, environ) for record in records]
+    chosen = backend or _best(examined)
+    ops, trouble = _ops(chosen, index, environ) if chosen else ([], "")
+    build = torch_build()
+    return Report(
+        headstock=__version__,
+        python=sys.version.split()[0],
+        torch=None if build is None else {"version": build.version, **build.toolkits},
+        plugins=examined,
+        chosen=chosen,
+        ops=ops,
+        trouble=trouble,
+    )
+
+
+def _examine(record: PluginRecord, environ: Environ) -> Examined:
+    if record.state is not State.SKIPPED:
+        return Examined(record=record)
+    # PyTorch's autoloading of backends could crash on import, before our own guard is up.
+    environment = environ(TORCH_DEVICE_BACKEND_AUTOLOAD="0")
+    lines, trouble = run_examination(
+        ["plugin", record.name, record.group], environment, PLUGIN_LIMIT_S
+    )
+    loaded = [line.record for line in lines if isinstance(line, Loaded)]
+    probes = [line.probe for line in lines if isinstance(line, Probed)]
+    return Examined(
+        record=loaded[0] if loaded else record,
+        probe=probes[0] if probes else None,
+        findings=[line.finding for line in lines if isinstance(line, Found)],
+        trouble=trouble,
+    )
+
+
+def _ops(backend: str, index: int, environ: Environ) -> tuple[list[ChosenOp], str]:
+    lines, trouble = run_examination(["ops", backend, str(index)], environ(), DEVICE_LIMIT_S)
+    return [line for line in lines if isinstance(line, ChosenOp)], trouble
+
+
+def _best(examined: Sequence[Examined]) -> str | None:
+    usable = [(e.probe.score, e.record.name) for e in examined if e.probe and e.is_available]
+    return max(usable)[1] if usable else None
+
+
+def run_examination(
+    what: Sequence[str], environment: Mapping[str, str], limit_s: float
+) -> tuple[list[Line], str]:
+    """Run :mod:`headstock.plugins.examine` on ``what``.
+
+    Returns:
+        The lines it wrote, and how it ended when that was not well, else "".
+    """
+    command = [sys.executable, "-m", "headstock.plugins.examine", *what]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(environment)
+    )
+    try:
+        out, err = process.communicate(timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        return _decode(out), f"it did not answer within {limit_s:.0f} s"
+    if process.returncode == 0:
+        return _decode(out), ""
+    last = err.decode(errors="replace").strip().splitlines()[-2:]
+    return _decode(out), f"its process ended with code {process.returncode}: {' '.join(last)}"
+
+
+def _decode(out: bytes) -> list[Line]:
+    decoder = msgspec.json.Decoder(Line)
+    return [decoder.decode(line) for line in out.splitlines() if line.endswith(b"}")]

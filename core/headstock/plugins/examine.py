@@ -1,0 +1,128 @@
+"""One examination of the doctor, in a process of its own: ``python -m …examine WHAT NAME``.
+
+A plugin may hang, print, or kill its process; then only this process is lost. What was found until
+then has been written, a JSON line each, to what was standard output when the process began.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import IO, cast
+
+import msgspec
+
+from headstock.plugins.guard import Failure, guarded
+from headstock.plugins.hooks import Finding
+from headstock.plugins.loader import BACKENDS, PluginRecord, Plugins, State, discover
+from headstock.plugins.probe import Probe
+from headstock.plugins.select import select
+
+
+class Loaded(msgspec.Struct, frozen=True, tag=True):
+    """What loading the plugin came to."""
+
+    record: PluginRecord
+
+
+class Probed(msgspec.Struct, frozen=True, tag=True):
+    """What its probe said."""
+
+    probe: Probe
+
+
+class Found(msgspec.Struct, frozen=True, tag=True):
+    """A line that its ``headstock_doctor`` added."""
+
+    finding: Finding
+
+
+class ChosenOp(msgspec.Struct, frozen=True, tag=True):
+    """Who computes an op on the opened device, and who was passed over, with the reason."""
+
+    op: str
+    spec: str
+    provider: str
+    passed_over: list[tuple[str, str]]
+
+
+Line = Loaded | Probed | Found | ChosenOp
+
+
+def examine_plugin(group: str, name: str) -> Iterable[Line]:
+    """Load, probe and question one plugin."""
+    plugins = discover(only=[(group, name)])
+    for record in plugins.records:
+        if (record.group, record.name) != (group, name):
+            continue
+        yield Loaded(record)
+        if record.state is State.LOADED:
+            if group == BACKENDS:
+                yield Probed(plugins.probe(record))
+            yield from _findings(plugins, record)
+
+
+def examine_ops(backend: str, index: int) -> Iterable[Line]:
+    """Open the device and choose a provider for every op, in the device's own dtype."""
+    from headstock.ops import load_all_ops
+    from headstock.ops.base import OpRegistry, Resolver, Spec
+    from headstock.plugins.resolved import describe_spec
+
+    chosen = select(discover(backend=backend), backend)
+    device = chosen.open_device(index, 0)
+    registry: OpRegistry = chosen.offer_ops(device)
+    resolver = Resolver(registry, device)
+    dtype = str(device.default_dtype or "torch.float32").removeprefix("torch.")
+    ops = load_all_ops()
+    for name in sorted(ops):
+        layouts = {layout for i in registry.offered(ops[name]) for layout in i.requires.layouts}
+        for layout in sorted(layouts) or [""]:
+            resolver.resolve(ops[name], Spec(dtype=dtype, layout=layout))
+    for resolution in resolver.resolutions:
+        yield ChosenOp(
+            resolution.op,
+            describe_spec(resolution.spec),
+            resolution.provider,
+            list(resolution.passed_over),
+        )
+    device.close()
+
+
+def main(argv: Sequence[str]) -> int:
+    """Examine what ``argv`` names and write the lines."""
+    out = _keep_stdout()
+    what, name, detail = argv
+    lines = examine_ops(name, int(detail)) if what == "ops" else examine_plugin(detail, name)
+    for line in lines:
+        out.write(msgspec.json.encode(line, enc_hook=_encode) + b"\n")
+        out.flush()
+    return 0
+
+
+def _findings(plugins: Plugins, record: PluginRecord) -> Iterable[Line]:
+    answers = guarded(lambda: [list(a) for a in plugins.call(record, "headstock_doctor")])
+    if isinstance(answers, Failure):
+        remedy = f"Report it to {record.dist}."
+        yield Found(
+            Finding(subject="headstock_doctor", is_ok=False, text=answers.reason, remedy=remedy)
+        )
+        return
+    for answer in answers.value:
+        yield from (Found(finding) for finding in cast("list[Finding]", answer))
+
+
+def _encode(value: object) -> object:
+    """Write what only a plugin's own mistake puts into a record, such as HOOK_API = [1]."""
+    return repr(value)
+
+
+def _keep_stdout() -> IO[bytes]:
+    """Return the standard output, and let everybody else's prints go to standard error."""
+    kept = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return kept
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

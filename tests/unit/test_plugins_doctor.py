@@ -1,0 +1,110 @@
+"""The doctor, beside plugins that hang, print, exit and crash."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headstock.cli import main
+from headstock.plugins.doctor import run_examination
+from headstock.plugins.examine import Loaded, Probed
+from headstock.plugins.loader import BACKENDS, State
+from headstock.plugins.probe import Status
+
+HEAD = """
+from headstock.plugins.hooks import Finding, hookimpl
+from headstock.plugins.probe import Probe, Status
+HOOK_API = (1, 0)
+"""
+PROBE = """
+@hookimpl
+def headstock_probe():
+    return Probe(status=Status.ABSENT, reason="no such thing")
+"""
+
+
+@pytest.fixture
+def install(tmp_path: Path) -> Any:
+    """Write a distribution with one backend; return the environment that sees it."""
+
+    def write(source: str, name: str = "odd") -> dict[str, str]:
+        (tmp_path / f"{name}_backend.py").write_text(source)
+        info = tmp_path / f"{name}_dist-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Name: {name}-dist\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[{BACKENDS}]\n{name} = {name}_backend\n")
+        return {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+    return write
+
+
+def examine(environment: dict[str, str], limit_s: float = 30) -> tuple[list[Any], str]:
+    return run_examination(["plugin", "odd", BACKENDS], environment, limit_s)
+
+
+def test_a_healthy_plugin_reports_record_and_probe(install: Any) -> None:
+    lines, trouble = examine(install(HEAD + PROBE))
+    loaded, probed = lines
+    assert isinstance(loaded, Loaded)
+    assert loaded.record.state is State.LOADED
+    assert isinstance(probed, Probed)
+    assert probed.probe.status is Status.ABSENT
+    assert trouble == ""
+
+
+def test_a_plugin_that_prints_disturbs_nothing(install: Any) -> None:
+    lines, trouble = examine(install("import os\nprint('{}')\nos.write(1, b'{}')" + HEAD + PROBE))
+    assert len(lines) == 2
+    assert trouble == ""
+
+
+def test_a_plugin_that_hangs_is_given_up(install: Any) -> None:
+    lines, trouble = examine(install("import time\ntime.sleep(60)"), limit_s=1.5)
+    assert (lines, trouble) == ([], "it did not answer within 2 s")
+
+
+def test_a_plugin_that_kills_its_process_is_reported(install: Any) -> None:
+    lines, trouble = examine(install("import os\nos._exit(7)"))
+    assert lines == []
+    assert "code 7" in trouble
+
+
+def test_what_was_found_before_a_crash_is_kept(install: Any) -> None:
+    crash = "\n@hookimpl\ndef headstock_doctor():\n    import os\n    os._exit(9)\n"
+    lines, trouble = examine(install(HEAD + PROBE + crash))
+    assert len(lines) == 2
+    assert "code 9" in trouble
+
+
+def test_a_plugin_adds_its_own_lines(install: Any) -> None:
+    own = "\n@hookimpl\ndef headstock_doctor():\n"
+    own += "    yield Finding(subject='cable', is_ok=False, text='out', remedy='plug it in')\n"
+    lines, _ = examine(install(HEAD + PROBE + own))
+    assert lines[-1].finding.remedy == "plug it in"
+
+
+def test_a_broken_plugin_makes_the_doctor_exit_with_2_and_the_rest_is_there(install: Any) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "headstock.cli", "doctor", "--json", "--backend", "reference"],
+        env=install("import no_such_library"),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    report = json.loads(done.stdout)
+    states = {p["record"]["name"]: p["record"]["state"] for p in report["plugins"]}
+    assert done.returncode == report["exit_code"] == 2
+    assert (states["odd"], states["reference"]) == ("failed", "loaded")
+    assert {op["provider"] for op in report["ops"]} == {"reference"}
+
+
+def test_an_unknown_backend_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--backend", "referenc"]) == 2
+    assert "Did you mean 'reference'" in capsys.readouterr().err
