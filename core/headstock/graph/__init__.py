@@ -1,1 +1,1 @@
-"""What a model file is written with."""
+"""What a model file is written with: layers that know their checkpoint tensors and their split."""

@@ -1,1 +1,1 @@
-"""Canonical weight layouts, and what becomes one."""
+"""Which weight gets which canonical layout, and how it gets there."""

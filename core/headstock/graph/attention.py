@@ -1,0 +1,135 @@
+"""The attention layer. Shapes: T tokens, H query heads, K key/value heads, D head size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from headstock.graph.context import Context
+from headstock.graph.module import Layer, Leaf
+from headstock.graph.rotary import Rotary
+from headstock.graph.source import Source
+from headstock.graph.split import split_evenly, split_or_replicate
+from headstock.ops.attention import AttentionProvider, StepBatch
+from headstock.ops.base import Spec
+from headstock.ops.rotary import rotate_and_write
+from headstock.quantization.plan import Layout, Role
+
+
+class Attention(Layer):
+    """Rotates queries and keys, stores keys and values, attends.
+
+    Layers with equal arguments share a provider, which plans each step once.
+
+    Args:
+        ctx: What to build with; the layer enters itself into ``ctx.attention_layers``.
+        num_heads: H, over all ranks.
+        num_kv_heads: K, over all ranks.
+        head_dim: D.
+        rotary: The table; None leaves positions out.
+        qk_norm: Epsilon of an RMS norm over each query and key head, whose weights are the leaves
+            ``q_norm`` and ``k_norm``; None: no norm.
+        scale: Multiplies q·k; 1 / sqrt(D) when None.
+        window: Tokens a query sees, itself included; None: all before it.
+
+    Raises:
+        ConfigError: The heads do not divide among the ranks.
+        UnsupportedError: Nobody computes this kind of attention.
+    """
+
+    kv: Tensor
+    """This layer's pages; the runner sets them when it has planned the memory."""
+
+    def __init__(
+        self,
+        ctx: Context,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        *,
+        rotary: Rotary | None = None,
+        qk_norm: float | None = None,
+        scale: float | None = None,
+        window: int | None = None,
+    ) -> None:
+        self.head_dim = head_dim
+        heads = split_evenly("attention", num_heads * head_dim, ctx.tp, unit=head_dim)
+        kv_heads = split_or_replicate("attention", num_kv_heads * head_dim, ctx.tp, unit=head_dim)
+        self.num_heads, self.num_kv_heads = heads.size // head_dim, kv_heads.size // head_dim
+        self.provider: AttentionProvider = ctx.attention_provider(
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=head_dim,
+            scale=head_dim**-0.5 if scale is None else scale,
+            features=frozenset() if window is None else frozenset({"sliding_window"}),
+            window=window,
+        )
+        self._eps = 0.0 if qk_norm is None else qk_norm
+        self._q_norm_D = None if qk_norm is None else _weight(ctx, head_dim)
+        self._k_norm_D = None if qk_norm is None else _weight(ctx, head_dim)
+        self._table_LC = None if rotary is None else rotary.cos_sin_LC
+        self._is_interleaved = rotary is not None and rotary.is_interleaved
+        self._prepare = ctx.ops.resolve(rotate_and_write, self._spec(ctx, rotary))
+        ctx.attention_layers.append(self)
+
+    def _spec(self, ctx: Context, rotary: Rotary | None) -> Spec:
+        """Say what is asked of ``rotate_and_write``; a rotary size of 0 is no rotation."""
+        return ctx.spec(
+            layout=self.provider.layout.tag,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+            rotary_size=0 if rotary is None else rotary.rotary_dim,
+            page_size=ctx.page_size,
+        )
+
+    def forward(self, qkv_TC: Tensor, batch: StepBatch) -> Tensor:
+        """Attend.
+
+        Args:
+            qkv_TC: Queries, keys and values, side by side. [T, (H + 2 K) D]
+            batch: The step, which the provider has planned.
+
+        Returns:
+            [T, H D]
+        """
+        q_THD = self._prepare(
+            qkv_TC,
+            self._table_LC,
+            self._q_norm_D,
+            self._k_norm_D,
+            self.kv,
+            batch,
+            provider=self.provider,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+            eps=self._eps,
+            is_interleaved=self._is_interleaved,
+        )
+        return self.provider.run(q_THD, self.kv, batch).flatten(1)
+
+    def leaves(self) -> Sequence[Leaf]:
+        """Return the norms' weights, if there are norms."""
+        names = () if self._q_norm_D is None else ("q_norm.weight", "k_norm.weight")
+        return [Leaf(name, (self.head_dim,), Role.SCALE) for name in names]
+
+    def allocate(self, layouts: Mapping[str, Layout]) -> None:
+        """Do nothing: the weights are small, and made at once."""
+
+    def load(self, name: str, source: Source) -> None:
+        """Copy a norm's weight."""
+        weight_D = self._q_norm_D if name == "q_norm.weight" else self._k_norm_D
+        assert weight_D is not None, f"{name} came for attention without norms"
+        weight_D.copy_(source.read(0, self.head_dim)["weight"])
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the norms' weights."""
+        return sum(w.nbytes for w in (self._q_norm_D, self._k_norm_D) if w is not None)
+
+
+def _weight(ctx: Context, size: int) -> Tensor:
+    return torch.empty(size, dtype=ctx.dtype, device=ctx.device.torch_device)

@@ -1,0 +1,143 @@
+"""What layers are built with: chosen ops, dtype, ranks, limits. Passed in, never global."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from headstock.errors import ConfigError
+from headstock.ops.attention import AttentionProvider, AttentionSpec, attention
+from headstock.ops.base import Resolver, Spec
+from headstock.ops.communication import Group, SingleRank
+
+if TYPE_CHECKING:
+    import torch
+
+    from headstock.graph.attention import Attention
+    from headstock.ops.device import OpDevice
+
+FIRST_PAGE_SIZE = 16
+"""Tokens a page: what a provider is asked with when the operator leaves the choice to it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the model must be able to take.
+
+    Attributes:
+        max_rows: Most rows of a step.
+        max_tokens: Most tokens of a step.
+        max_length: Longest request. Tokens.
+        page_size: Tokens a KV page holds; None: what the attention provider likes best.
+    """
+
+    max_rows: int
+    max_tokens: int
+    max_length: int
+    page_size: int | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Context:
+    """What the layers of one model on one device are built with.
+
+    Attributes:
+        ops: Chooses implementations, and knows the device.
+        dtype: Of activations and dense weights.
+        limits: See :class:`Limits`; ``page_size`` is set once the first provider is built.
+        tp: The ranks that share every layer.
+        quantization: ``--quantization``: ``int8``, ``int4``, ``none``, or None.
+        kv_dtype: Of KV pages; the activations' when None.
+        attention_layers: Every attention layer, in the order of building.
+        providers: One for each distinct spec of attention, in the order of building.
+    """
+
+    ops: Resolver
+    dtype: torch.dtype
+    limits: Limits
+    tp: Group = field(default_factory=SingleRank)
+    quantization: str | None = None
+    kv_dtype: torch.dtype | None = None
+    attention_layers: list[Attention] = field(default_factory=list["Attention"])
+    providers: dict[AttentionSpec, AttentionProvider] = field(
+        default_factory=dict[AttentionSpec, AttentionProvider]
+    )
+
+    @property
+    def device(self) -> OpDevice:
+        """Where the layers' tensors live."""
+        return self.ops.device
+
+    @property
+    def page_size(self) -> int:
+        """Tokens a KV page holds. Known once an attention layer is built."""
+        assert self.limits.page_size is not None, "no attention layer is built yet"
+        return self.limits.page_size
+
+    def spec(
+        self, *, layout: str = "", features: frozenset[str] = frozenset(), **sizes: int
+    ) -> Spec:
+        """Return a spec in this model's dtype, to resolve an op with."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return Spec(dtype=dtype, sizes=sizes, layout=layout, features=features)
+
+    def attention_provider(
+        self,
+        *,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        scale: float,
+        features: frozenset[str] = frozenset(),
+        window: int | None = None,
+        soft_cap: float | None = None,
+    ) -> AttentionProvider:
+        """Return the provider of attention for heads on this rank; one for equal arguments.
+
+        Raises:
+            ConfigError: It does not take the page size that was set, or another layer's provider
+                has settled.
+            UnsupportedError: Nobody computes this kind of attention.
+        """
+        spec = AttentionSpec(
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            head_dim=head_dim,
+            dtype=self.dtype,
+            kv_dtype=self.kv_dtype or self.dtype,
+            page_size=self.limits.page_size or FIRST_PAGE_SIZE,
+            scale=scale,
+            max_length=self.limits.max_length,
+            max_rows=self.limits.max_rows,
+            max_tokens=self.limits.max_tokens,
+            features=features,
+            window=window,
+            soft_cap=soft_cap,
+        )
+        if spec not in self.providers:
+            spec, provider = self._build_provider(spec)
+            self.limits = replace(self.limits, page_size=spec.page_size)
+            self.providers[spec] = provider
+        return self.providers[spec]
+
+    def _build_provider(self, spec: AttentionSpec) -> tuple[AttentionSpec, AttentionProvider]:
+        """Build for the page size that is set; while none is, for the provider's favourite."""
+        is_free = self.limits.page_size is None
+        asked = spec.as_spec()
+        if is_free:
+            sizes = {name: size for name, size in asked.sizes.items() if name != "page_size"}
+            asked = replace(asked, sizes=sizes)
+        build = self.ops.resolve(attention, asked)
+        provider = build(spec, self.device)
+        layout = provider.layout
+        if is_free and layout.page_sizes[0] != spec.page_size:
+            spec = replace(spec, page_size=layout.page_sizes[0])
+            provider = build(spec, self.device)
+        elif not layout.accepts(spec.page_size):
+            raise ConfigError(
+                f"page_size is {spec.page_size}; attention here takes"
+                f" {', '.join(map(str, layout.page_sizes))}.",
+                remedy="Drop --page-size or give one of these, or force another provider with --op"
+                " attention=NAME.",
+            )
+        return spec, provider

@@ -1,0 +1,143 @@
+"""Token ids to features, and features to logits. Ranks hold equal shares of the vocabulary.
+
+Shapes: T tokens, S positions that want logits, D features, V token ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from headstock.graph.context import Context
+from headstock.graph.module import Layer, Leaf
+from headstock.graph.source import Source, read_span
+from headstock.graph.split import Span, split_vocabulary
+from headstock.ops.linear import LinearProvider, LinearSpec, linear
+from headstock.ops.outputs import as_float32
+from headstock.quantization.convert import convert
+from headstock.quantization.plan import Layout, Role, choose_layout
+
+
+class _VocabularyLayer(Layer):
+    """A matrix with a row for each token id."""
+
+    def __init__(
+        self, ctx: Context, vocab_size: int, size: int, leaf: str, *, needs_rows: bool
+    ) -> None:
+        self._ctx = ctx
+        self._vocab_size, self._size, self._leaf = vocab_size, size, leaf
+        self._needs_rows = needs_rows
+        self._ids = split_vocabulary(vocab_size, ctx.tp)
+        self._stored = self._kept = Layout()
+        self._provider: LinearProvider | None = None
+
+    @property
+    def provider(self) -> LinearProvider:
+        """The weight, once allocated."""
+        assert self._provider is not None, f"{self._leaf} is used before it is allocated"
+        return self._provider
+
+    def leaves(self) -> Sequence[Leaf]:
+        """Return the matrix."""
+        return [Leaf(f"{self._leaf}.weight", (self._vocab_size, self._size), Role.EMBEDDING)]
+
+    def allocate(self, layouts: Mapping[str, Layout]) -> None:
+        """Build the provider of this rank's rows."""
+        self._stored = layouts[f"{self._leaf}.weight"]
+        asked = self._ctx.quantization
+        self._kept = choose_layout(Role.EMBEDDING, self._stored, self._size, asked)
+        spec = LinearSpec(
+            in_features=self._size,
+            out_features=self._ids.size,
+            dtype=self._ctx.dtype,
+            layout=self._kept.name,
+            group_size=self._kept.group_size,
+            needs_rows=self._needs_rows,
+        )
+        self._provider = self._ctx.ops.resolve(linear, spec.as_spec())(spec, self._ctx.device)
+
+    def load(self, name: str, source: Source) -> None:
+        """Take this rank's rows; rows past the vocabulary are zeros."""
+        span = Span(min(self._ids.begin, self._vocab_size), min(self._ids.end, self._vocab_size))
+        for offset, part in read_span(source, span):
+            if self._kept != self._stored:
+                part = {n: t.to(self._ctx.device.torch_device) for n, t in part.items()}
+            part = convert(part, self._stored, self._kept, self._ctx.dtype)
+            self.provider.load(part, offset)
+        if span.size < self._ids.size:
+            zeros = torch.zeros(self._ids.size - span.size, self._size, dtype=self._ctx.dtype)
+            part = convert({"weight": zeros}, Layout(), self._kept, self._ctx.dtype)
+            self.provider.load(part, span.size)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the storage."""
+        return self.provider.num_bytes
+
+
+class Embedding(_VocabularyLayer):
+    """Looks up the features of token ids.
+
+    Args:
+        ctx: What to build with.
+        vocab_size: V.
+        size: D.
+        leaf: Checkpoint name.
+    """
+
+    def __init__(self, ctx: Context, vocab_size: int, size: int, *, leaf: str) -> None:
+        super().__init__(ctx, vocab_size, size, leaf, needs_rows=True)
+
+    def forward(self, ids_T: Tensor) -> Tensor:
+        """Return the features. [T, D]"""
+        return self._ctx.tp.all_reduce(self.provider.rows(ids_T, self._ids.begin))
+
+
+class LMHead(_VocabularyLayer):
+    """Computes logits.
+
+    Args:
+        ctx: What to build with.
+        vocab_size: V.
+        size: D.
+        leaf: Checkpoint name.
+        tied: The embedding whose weight this is too; a checkpoint's own copy is then not used.
+    """
+
+    def __init__(
+        self, ctx: Context, vocab_size: int, size: int, *, leaf: str, tied: Embedding | None = None
+    ) -> None:
+        super().__init__(ctx, vocab_size, size, leaf, needs_rows=False)
+        self._tied = tied
+        self._is_padded = self._ids.size * ctx.tp.size > vocab_size
+        self._widen = ctx.ops.resolve(as_float32, ctx.spec())
+
+    def forward(self, hidden_SD: Tensor) -> Tensor:
+        """Return logits over the whole vocabulary. float32. [S, V]"""
+        weight = self._tied.provider if self._tied else self.provider
+        logits_SV = self._widen(self._ctx.tp.all_gather(weight(hidden_SD)))
+        return logits_SV[:, : self._vocab_size] if self._is_padded else logits_SV
+
+    def leaves(self) -> Sequence[Leaf]:
+        """Return the matrix; of a tied one, that it may be there and is not needed."""
+        (leaf,) = super().leaves()
+        return (
+            [Leaf(leaf.name, leaf.shape, Role.UNUSED, is_optional=True)] if self._tied else [leaf]
+        )
+
+    def allocate(self, layouts: Mapping[str, Layout]) -> None:
+        """Build the provider, unless the embedding's serves."""
+        if self._tied is None:
+            super().allocate(layouts)
+
+    def load(self, name: str, source: Source) -> None:
+        """Take this rank's rows, unless the embedding's serve."""
+        if self._tied is None:
+            super().load(name, source)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the storage; none when tied."""
+        return 0 if self._tied else super().num_bytes

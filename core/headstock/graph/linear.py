@@ -1,0 +1,241 @@
+"""Matrix products, several checkpoint matrices in one.
+
+Shapes: T tokens, O output features, I input features, on this rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from headstock.errors import ConfigError
+from headstock.graph.context import Context
+from headstock.graph.module import Layer, Leaf
+from headstock.graph.source import Source, read_span
+from headstock.graph.split import Span, split_evenly, split_or_replicate
+from headstock.ops.linear import LinearProvider, LinearSpec, linear
+from headstock.ops.outputs import join_features
+from headstock.quantization.convert import convert, narrow_inputs
+from headstock.quantization.plan import Layout, Role, choose_layout
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Output features of one checkpoint matrix.
+
+    Attributes:
+        size: How many, over all ranks.
+        unit: How many stay together, such as a head's.
+        is_shared: Whether ranks may hold the same ones when there are too few for all.
+    """
+
+    size: int
+    unit: int = 1
+    is_shared: bool = False
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where a checkpoint matrix goes: into ``provider`` from row ``begin`` on."""
+
+    provider: LinearProvider
+    begin: int
+    stored: Layout
+    kept: Layout
+
+
+class Linear(Layer):
+    """y = x·Wᵀ + b, where W is made of one or more checkpoint matrices, one below the other.
+
+    Neighbours that are kept in equal layouts share one provider; where layouts differ, as in some
+    GGUF files, the outputs are joined.
+
+    Args:
+        ctx: What to build with.
+        in_features: Of the whole model.
+        leaves: Checkpoint name of each matrix to its output features.
+        split: ``out`` gives each rank some output features; ``in`` some input features, and the
+            results are summed over the ranks.
+        has_bias: Whether each matrix has a bias.
+
+    Raises:
+        ConfigError: The features do not divide among the ranks.
+    """
+
+    def __init__(
+        self,
+        ctx: Context,
+        in_features: int,
+        leaves: Mapping[str, int | Part],
+        *,
+        split: Literal["out", "in"] = "out",
+        has_bias: bool = False,
+    ) -> None:
+        self._ctx = ctx
+        self._parts = {n: Part(p) if isinstance(p, int) else p for n, p in leaves.items()}
+        self._in_features = in_features
+        self._is_split_in = split == "in"
+        self._inputs = Span(0, in_features)
+        if self._is_split_in:
+            self._inputs = split_evenly(" and ".join(leaves), in_features, ctx.tp)
+        self._outputs = {name: self._rows_of(name, part) for name, part in self._parts.items()}
+        self._has_bias = has_bias
+        self._places: dict[str, _Place] = {}
+        self._run: Callable[[Tensor], Tensor] = _not_loaded
+
+    def _rows_of(self, name: str, part: Part) -> Span:
+        if self._is_split_in:
+            return Span(0, part.size)
+        split = split_or_replicate if part.is_shared else split_evenly
+        return split(name, part.size, self._ctx.tp, unit=part.unit)
+
+    @property
+    def out_features(self) -> int:
+        """O, on this rank."""
+        return sum(rows.size for rows in self._outputs.values())
+
+    def forward(self, x_TI: Tensor) -> Tensor:
+        """Return the product. [T, O]"""
+        return self._run(x_TI)
+
+    def leaves(self) -> Sequence[Leaf]:
+        """Return the matrices, and their biases."""
+        found: list[Leaf] = []
+        for name, part in self._parts.items():
+            found.append(Leaf(f"{name}.weight", (part.size, self._in_features), Role.MATRIX))
+            if self._has_bias:
+                found.append(Leaf(f"{name}.bias", (part.size,), Role.BIAS))
+        return found
+
+    def allocate(self, layouts: Mapping[str, Layout]) -> None:
+        """Build a provider for each run of matrices in equal layouts."""
+        stored = {name: layouts[f"{name}.weight"] for name in self._parts}
+        kept = {name: self._kept(name, layout) for name, layout in stored.items()}
+        runs: list[list[str]] = []
+        for name in self._parts:
+            if runs and kept[runs[-1][-1]] == kept[name]:
+                runs[-1].append(name)
+            else:
+                runs.append([name])
+        providers: list[LinearProvider] = []
+        for run in runs:
+            provider = self._build(sum(self._outputs[name].size for name in run), kept[run[0]])
+            providers.append(provider)
+            begin = 0
+            for name in run:
+                self._places[name] = _Place(provider, begin, stored[name], kept[name])
+                begin += self._outputs[name].size
+        self._run = self._make_run(providers)
+
+    def _kept(self, name: str, stored: Layout) -> Layout:
+        """Choose the layout to keep, and check that this rank's inputs are whole groups."""
+        if stored.group_size and self._inputs.size % stored.group_size:
+            raise ConfigError(
+                f"tp_size is {self._ctx.tp.size}, which leaves {name} {self._inputs.size} input"
+                f" features a rank; the checkpoint's groups have {stored.group_size}.",
+                remedy="Lower --tp-size, or serve an unquantised checkpoint.",
+            )
+        return choose_layout(Role.MATRIX, stored, self._inputs.size, self._ctx.quantization)
+
+    def _build(self, out_features: int, layout: Layout) -> LinearProvider:
+        spec = LinearSpec(
+            in_features=self._inputs.size,
+            out_features=out_features,
+            dtype=self._ctx.dtype,
+            layout=layout.name,
+            group_size=layout.group_size,
+            has_bias=self._has_bias and self._adds_bias,
+        )
+        return self._ctx.ops.resolve(linear, spec.as_spec())(spec, self._ctx.device)
+
+    @property
+    def _adds_bias(self) -> bool:
+        """Of ranks whose results are summed, only the first adds the bias."""
+        return not self._is_split_in or self._ctx.tp.rank == 0
+
+    def _make_run(self, providers: Sequence[LinearProvider]) -> Callable[[Tensor], Tensor]:
+        multiply: Callable[[Tensor], Tensor] = providers[0]
+        if len(providers) > 1:
+            join = self._ctx.ops.resolve(join_features, self._ctx.spec())
+            multiply = _joined(providers, join)
+        if self._is_split_in and self._ctx.tp.size > 1:
+            return _summed(multiply, self._ctx.tp.all_reduce)
+        return multiply
+
+    def load(self, name: str, source: Source) -> None:
+        """Take this rank's rows, or columns, of a matrix, or its share of a bias."""
+        part_name, _, kind = name.rpartition(".")
+        place, rows = self._places[part_name], self._outputs[part_name]
+        if kind == "bias":
+            if self._adds_bias:
+                bias = source.read(rows.begin, rows.end)["weight"]
+                place.provider.load_bias(bias.to(self._ctx.dtype), place.begin)
+            return
+        for offset, part in read_span(source, rows):
+            if self._inputs.size < self._in_features:
+                part = narrow_inputs(part, place.stored, self._inputs.begin, self._inputs.end)
+            if place.kept != place.stored:
+                part = {n: t.to(self._ctx.device.torch_device) for n, t in part.items()}
+            part = convert(part, place.stored, place.kept, self._ctx.dtype)
+            place.provider.load(part, place.begin + offset)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the providers' storage."""
+        providers = {id(place.provider): place.provider for place in self._places.values()}
+        return sum(provider.num_bytes for provider in providers.values())
+
+
+class QKVLinear(Linear):
+    """Queries, keys and values of all heads in one product.
+
+    Args:
+        ctx: What to build with.
+        in_features: Of the hidden state.
+        num_heads: Query heads, over all ranks.
+        num_kv_heads: Key/value heads; with fewer than ranks, several ranks hold the same.
+        head_dim: Features of a head.
+        has_bias: Whether each projection has a bias.
+    """
+
+    def __init__(
+        self,
+        ctx: Context,
+        in_features: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        *,
+        has_bias: bool = False,
+    ) -> None:
+        kv = Part(num_kv_heads * head_dim, unit=head_dim, is_shared=True)
+        q = Part(num_heads * head_dim, unit=head_dim)
+        leaves = {"q_proj": q, "k_proj": kv, "v_proj": kv}
+        super().__init__(ctx, in_features, leaves, has_bias=has_bias)
+
+
+def _joined(
+    providers: Sequence[LinearProvider], join: Callable[[Tensor, Tensor], Tensor]
+) -> Callable[[Tensor], Tensor]:
+    first, *others = providers
+
+    def run(x_TI: Tensor) -> Tensor:
+        out_TO = first(x_TI)
+        for provider in others:
+            out_TO = join(out_TO, provider(x_TI))
+        return out_TO
+
+    return run
+
+
+def _summed(
+    multiply: Callable[[Tensor], Tensor], all_reduce: Callable[[Tensor], Tensor]
+) -> Callable[[Tensor], Tensor]:
+    return lambda x_TI: all_reduce(multiply(x_TI))
+
+
+def _not_loaded(x_TI: Tensor) -> Tensor:
+    raise AssertionError("a layer runs before its weights are allocated")

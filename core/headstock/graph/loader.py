@@ -1,0 +1,160 @@
+"""Fills a model with the values of its checkpoint tensors, or with random ones.
+
+Which tensors those are, where they go and which share a rank takes follow from the layers; what
+is in the checkpoint is compared with that before a byte is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from headstock.checkpoint.files import ModelFiles, Progress, StoredTensor
+from headstock.errors import CheckpointError
+from headstock.graph.build import Model
+from headstock.graph.context import Context
+from headstock.graph.module import Layer, Leaf, find_layers
+from headstock.graph.source import CheckpointSource, RandomSource
+from headstock.quantization.plan import Layout, Role
+
+SHOWN = 12
+"""Tensor names that an error lists of each kind."""
+
+
+@dataclass(slots=True)
+class Mismatch:
+    """How a checkpoint differs from what a model is made of; empty lists when it fits.
+
+    Attributes:
+        missing: Names that a layer needs.
+        unexpected: Names that no layer declares.
+        misshapen: Name, shape in the checkpoint, shape that is due.
+    """
+
+    missing: list[str] = field(default_factory=list[str])
+    unexpected: list[str] = field(default_factory=list[str])
+    misshapen: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(
+        default_factory=list[tuple[str, tuple[int, ...], tuple[int, ...]]]
+    )
+
+    def __bool__(self) -> bool:
+        """Whether there is any difference."""
+        return bool(self.missing or self.unexpected or self.misshapen)
+
+
+def expected_leaves(model: Model) -> dict[str, tuple[Layer, Leaf]]:
+    """Return every checkpoint tensor that ``model`` is made of, by full name."""
+    return {
+        prefix + leaf.name: (layer, leaf)
+        for prefix, layer in find_layers(model)
+        for leaf in layer.leaves()
+    }
+
+
+def compare(model: Model, index: Mapping[str, StoredTensor]) -> Mismatch:
+    """Compare a model with a checkpoint's index. Reads no tensor."""
+    expected = expected_leaves(model)
+    skipped = [re.compile(pattern) for pattern in model.skip]
+    mismatch = Mismatch()
+    for name, (_, leaf) in expected.items():
+        if name not in index:
+            if not leaf.is_optional:
+                mismatch.missing.append(name)
+        elif index[name].shape != leaf.shape:
+            mismatch.misshapen.append((name, index[name].shape, leaf.shape))
+    for name in index:
+        if name not in expected and not any(pattern.search(name) for pattern in skipped):
+            mismatch.unexpected.append(name)
+    return mismatch
+
+
+def load_weights(
+    model: Model, files: ModelFiles, ctx: Context, progress: Progress | None = None
+) -> None:
+    """Allocate the model's weights and stream the checkpoint into them.
+
+    Args:
+        model: As :func:`headstock.graph.build.build_model` returned it.
+        files: The checkpoint.
+        ctx: What the model was built with.
+        progress: Told bytes of the checkpoint that are done, and all, after each tensor.
+
+    Raises:
+        CheckpointError: Tensors are missing, unexpected or of other shapes; nothing is loaded.
+        ConfigError: Quantised groups do not divide among the ranks.
+    """
+    mismatch = compare(model, files.index)
+    if mismatch:
+        raise _as_error(mismatch, model, files)
+    allocate(model, files.index)
+    reload_weights(model, files.tensors(), files.num_bytes, progress)
+
+
+def reload_weights(
+    model: Model, tensors: Iterable[StoredTensor], total: int, progress: Progress | None = None
+) -> None:
+    """Stream ``tensors`` into weights that are allocated, at their fixed addresses."""
+    expected = expected_leaves(model)
+    done = 0
+    for tensor in tensors:
+        if tensor.name in expected:
+            layer, leaf = expected[tensor.name]
+            layer.load(leaf.name, CheckpointSource(tensor))
+        done += tensor.num_bytes
+        if progress is not None:
+            progress(done, total)
+
+
+def allocate(model: Model, index: Mapping[str, StoredTensor]) -> None:
+    """Make room for the weights, in the layouts that ``index`` has; dense where it has none."""
+    for prefix, layer in find_layers(model):
+        layouts = {leaf.name: Layout() for leaf in layer.leaves()}
+        for name in layouts:
+            stored = index.get(prefix + name)
+            if stored is not None:
+                layouts[name] = Layout(stored.layout, stored.group_size)
+        layer.allocate(layouts)
+
+
+def load_random(model: Model, ctx: Context, progress: Progress | None = None) -> None:
+    """Allocate the model's weights and fill them with random values: ``--load-format dummy``.
+
+    Values are drawn on the device, and are the same on every start.
+
+    Args:
+        model: As :func:`headstock.graph.build.build_model` returned it.
+        ctx: What the model was built with.
+        progress: Told tensors that are done, and all.
+    """
+    allocate(model, {})
+    expected = {n: e for n, e in expected_leaves(model).items() if e[1].role is not Role.UNUSED}
+    for done, (name, (layer, leaf)) in enumerate(expected.items(), start=1):
+        device = ctx.device.torch_device
+        layer.load(leaf.name, RandomSource(name, leaf.shape, leaf.role, device, ctx.dtype))
+        if progress is not None:
+            progress(done, len(expected))
+
+
+def weight_bytes(model: Model) -> int:
+    """Return the bytes of all weights on this rank, once allocated."""
+    return sum(layer.num_bytes for _, layer in find_layers(model))
+
+
+def _as_error(mismatch: Mismatch, model: Model, files: ModelFiles) -> CheckpointError:
+    misshapen = [f"{name} is {list(has)}, not {list(due)}" for name, has, due in mismatch.misshapen]
+    kinds = (
+        ("missing", mismatch.missing),
+        ("unexpected", mismatch.unexpected),
+        ("of another shape", misshapen),
+    )
+    lists = "; ".join(f"{len(names)} {what}: {_shown(names)}" for what, names in kinds if names)
+    return CheckpointError(
+        f"{files.path} does not fit {type(model).__name__}. Tensors {lists}.",
+        remedy="Check that config.json belongs to these weights, and that all files are there.",
+    )
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

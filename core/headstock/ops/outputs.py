@@ -1,0 +1,29 @@
+"""What is done to the outputs of matrix products. Shapes: T tokens, A and B features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from headstock.ops.base import op
+from headstock.ops.cases.outputs import join_cases, widen_cases
+
+
+@op(cases=join_cases)
+def join_features(left_TA: Tensor, right_TB: Tensor) -> Tensor:
+    """Return both side by side: outputs of one layer whose weights are kept in two layouts.
+
+    Args:
+        left_TA: [T, A]
+        right_TB: In the same dtype. [T, B]
+
+    Returns:
+        [T, A + B]
+    """
+    return torch.cat((left_TA, right_TB), dim=-1)
+
+
+@op(cases=widen_cases)
+def as_float32(x_TA: Tensor) -> Tensor:
+    """Return ``x_TA`` in float32, itself where that is what it has. [T, A]"""
+    return x_TA.to(torch.float32)

@@ -1,0 +1,58 @@
+"""Decides the layout that each weight of a model is kept in."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP
+
+GROUP_SIZE = 32
+"""Input features that share a scale when we quantise: as fine as the GGUF blocks are."""
+
+
+class Role(enum.Enum):
+    """What a checkpoint tensor is to its layer; decides how small it may be made."""
+
+    MATRIX = "matrix"
+    """Weight of a matrix product: whatever the operator asks."""
+    EMBEDDING = "embedding"
+    """Embedding table or output layer: int8 at most, since 4 bits show in every logit."""
+    SCALE = "scale"
+    """Weight of a norm: never quantised. Ones when random."""
+    BIAS = "bias"
+    """Never quantised. Zeros when random."""
+    ROUTER = "router"
+    """Chooses experts: never quantised, since a near tie would go the other way."""
+    UNUSED = "unused"
+    """Known to be in some checkpoints, and not needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A canonical layout and its group size; 0 for dense."""
+
+    name: str = DENSE
+    group_size: int = 0
+
+
+def choose_layout(role: Role, stored: Layout, in_features: int, asked: str | None) -> Layout:
+    """Return what a weight is kept in.
+
+    A checkpoint keeps its own layout unless the operator asks for another. Weights whose input
+    features on this rank do not divide into groups stay as they are.
+
+    Args:
+        role: What the weight is for.
+        stored: How the checkpoint has it.
+        in_features: On this rank.
+        asked: ``--quantization``: ``int8``, ``int4``, ``none`` or None.
+    """
+    if asked not in ("int8", "int4") or role not in (Role.MATRIX, Role.EMBEDDING):
+        return stored
+    wanted = INT4_GROUP if asked == "int4" and role is Role.MATRIX else INT8_GROUP
+    if stored.name == wanted or in_features % GROUP_SIZE:
+        return stored
+    if stored.name == INT4_GROUP and role is Role.EMBEDDING:
+        return stored
+    return Layout(wanted, GROUP_SIZE)

@@ -1,0 +1,106 @@
+"""Llama 2 and 3, and Mistral without a sliding window. Other families build on its parts.
+
+Shapes: T tokens in the step, D hidden size, S sampled tokens, V vocabulary.
+
+Source: Touvron et al. 2023, "Llama 2"; checkpoint names as in Hugging Face transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from headstock.graph.attention import Attention
+from headstock.graph.build import Model
+from headstock.graph.config import ModelConfig, read_config, require
+from headstock.graph.context import Context
+from headstock.graph.embedding import Embedding, LMHead
+from headstock.graph.feed_forward import GatedMLP
+from headstock.graph.linear import Linear, QKVLinear
+from headstock.graph.module import Module
+from headstock.graph.norm import RMSNorm
+from headstock.graph.rotary import Rotary
+from headstock.ops.attention import StepBatch
+
+Pair = tuple[Tensor, Tensor]
+
+
+class LlamaConfig(ModelConfig, frozen=True, kw_only=True):
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    vocab_size: int
+    rms_norm_eps: float = 1e-6
+    attention_bias: bool = False
+    tie_word_embeddings: bool = False
+    has_qk_norm: ClassVar[bool] = False
+
+    @property
+    def head_size(self) -> int:
+        return self.head_dim or self.hidden_size // self.num_attention_heads
+
+
+class DecoderAttention(Module):
+    """W_o attend(rotate(W_q x), rotate(W_k x), W_v x), perhaps with norms on q and k."""
+
+    def __init__(self, ctx: Context, c: LlamaConfig, rotary: Rotary) -> None:
+        size, heads, head_dim = c.hidden_size, c.num_attention_heads, c.head_size
+        kv_heads, has_bias = c.num_key_value_heads or heads, c.attention_bias
+        qk_norm = c.rms_norm_eps if c.has_qk_norm else None
+        self.qkv = QKVLinear(ctx, size, heads, kv_heads, head_dim, has_bias=has_bias)
+        self.attend = Attention(ctx, heads, kv_heads, head_dim, rotary=rotary, qk_norm=qk_norm)
+        self.out = Linear(ctx, heads * head_dim, {"o_proj": size}, split="in", has_bias=has_bias)
+
+    def forward(self, x_TD: Tensor, batch: StepBatch) -> Tensor:
+        return self.out(self.attend(self.qkv(x_TD), batch))
+
+
+class DecoderLayer(Module):
+    """Attention, then the feed-forward layer, each on the normalised residual stream."""
+
+    def __init__(self, ctx: Context, c: LlamaConfig, rotary: Rotary) -> None:
+        size, eps = c.hidden_size, c.rms_norm_eps
+        self.norm = RMSNorm(ctx, size, leaf="input_layernorm", eps=eps)
+        self.self_attn = DecoderAttention(ctx, c, rotary)
+        self.mlp_norm = RMSNorm(ctx, size, leaf="post_attention_layernorm", eps=eps)
+        self.mlp = GatedMLP(ctx, size, c.intermediate_size)
+
+    def forward(self, x_TD: Tensor, residual_TD: Tensor | None, batch: StepBatch) -> Pair:
+        x_TD, total_TD = self.norm(x_TD, residual_TD)
+        x_TD, total_TD = self.mlp_norm(self.self_attn(x_TD, batch), total_TD)
+        return self.mlp(x_TD), total_TD
+
+
+class Decoder(Module):
+    """Embedding, layers, norm."""
+
+    def __init__(self, ctx: Context, c: LlamaConfig, rotary: Rotary) -> None:
+        self.embed = Embedding(ctx, c.vocab_size, c.hidden_size, leaf="embed_tokens")
+        self.layers = [DecoderLayer(ctx, c, rotary) for _ in range(c.num_hidden_layers)]
+        self.norm = RMSNorm(ctx, c.hidden_size, leaf="norm", eps=c.rms_norm_eps)
+
+    def forward(self, ids_T: Tensor, batch: StepBatch) -> Tensor:
+        x_TD, residual_TD = self.embed(ids_T), None
+        for layer in self.layers:
+            x_TD, residual_TD = layer(x_TD, residual_TD, batch)
+        return self.norm(x_TD, residual_TD)[0]
+
+
+class LlamaForCausalLM(Model):
+    """A decoder with an output layer, perhaps tied to the embedding."""
+
+    skip = {r"rotary_emb\.inv_freq$": "computed from the configuration"}
+    config_type: type[LlamaConfig] = LlamaConfig
+
+    def __init__(self, ctx: Context, config: Mapping[str, Any]) -> None:
+        require(config, hidden_act=("silu", "swish"), mlp_bias=(False,), sliding_window=())
+        require(config, partial_rotary_factor=(1,))
+        c = read_config(self.config_type, config)
+        self.model = Decoder(ctx, c, Rotary(ctx, c.head_size, config))
+        tied = self.model.embed if c.tie_word_embeddings else None
+        self.lm_head = LMHead(ctx, c.vocab_size, c.hidden_size, leaf="lm_head", tied=tied)
