@@ -1,1 +1,7 @@
-"""The step loop."""
+"""The step loop: requests in, tokens and ends out. Knows steps, not tensors."""
+
+from headstock.engine.engine import Engine, build_engine
+from headstock.engine.guard import RunnerError
+from headstock.engine.loop import EngineLoop
+
+__all__ = ["Engine", "EngineLoop", "RunnerError", "build_engine"]

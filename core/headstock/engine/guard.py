@@ -1,0 +1,58 @@
+"""The boundary to the runner: whatever goes wrong behind it arrives as one kind of error."""
+
+from __future__ import annotations
+
+from headstock.errors import ConfigError, HeadstockError
+from headstock.wire.messages import Crashed
+from headstock.wire.steps import Runner, RunnerLimits, StepHandle, StepPlan, StepResult
+
+
+class RunnerError(Exception):
+    """The runner raised; its cause is what it raised."""
+
+
+class GuardedRunner:
+    """A runner whose every failure is a :class:`RunnerError`.
+
+    Drivers, kernels and plugins raise what they like: this is where it stops.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    @property
+    def limits(self) -> RunnerLimits:
+        """What it can hold."""
+        return self._runner.limits
+
+    def launch(self, plan: StepPlan) -> StepHandle:
+        """Queue ``plan``; see :class:`headstock.wire.steps.Runner`."""
+        try:
+            return self._runner.launch(plan)
+        except Exception as error:
+            raise RunnerError(f"step {plan.step} did not start: {describe(error)}") from error
+
+    def result(self, handle: StepHandle) -> StepResult:
+        """Wait for a launched step."""
+        try:
+            return self._runner.result(handle)
+        except Exception as error:
+            raise RunnerError(f"step {handle.step} failed: {describe(error)}") from error
+
+
+def describe(error: BaseException) -> str:
+    """Return what went wrong, on one line, with the kind of error unless it is ours."""
+    if isinstance(error, HeadstockError):
+        return error.problem
+    text = str(error).strip().split("\n", 1)[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def crash_report(error: BaseException) -> Crashed:
+    """Return what to tell the API process before this process ends because of ``error``."""
+    cause = error.__cause__ if isinstance(error, RunnerError) and error.__cause__ else error
+    if isinstance(cause, HeadstockError):
+        remedy = cause.remedy
+    else:
+        remedy = "See the engine's log for the traceback; report it if it comes again."
+    return Crashed(problem=describe(cause), remedy=remedy, is_config=isinstance(cause, ConfigError))

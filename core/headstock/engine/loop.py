@@ -1,0 +1,93 @@
+"""The engine process's loop, from its mailbox to its mailbox."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from headstock.engine.engine import Engine
+from headstock.engine.guard import RunnerError, crash_report
+from headstock.wire.messages import FromEngine
+
+if TYPE_CHECKING:
+    from headstock.wire.transport import Mailbox
+
+log = logging.getLogger(__name__)
+
+STATE_EVERY_S = 1.0
+MAX_FAILURES = 3
+"""Runner failures with no step settled in between, after which the engine gives up."""
+
+
+class EngineLoop:
+    """Runs an engine on a mailbox until it is stopped or can't go on.
+
+    It sleeps in the mailbox while there is no work, and looks into it between steps.
+
+    Args:
+        engine: The engine.
+        mailbox: Its connection.
+        clock: Monotonic. Seconds.
+    """
+
+    def __init__(
+        self, engine: Engine, mailbox: Mailbox, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._engine = engine
+        self._mailbox = mailbox
+        self._clock = clock
+        self._is_stopped = False
+        self._next_state_s = clock()
+        self._failures = 0
+
+    def stop(self) -> None:
+        """Make :meth:`run` return after the step at hand, or within a second when it is idle.
+
+        May be called from any thread; any message wakes an idle loop at once.
+        """
+        self._is_stopped = True
+
+    def run(self) -> None:
+        """Serve until :meth:`stop`.
+
+        Raises:
+            Exception: The engine can't go on; the mailbox has been told by a ``Crashed``.
+        """
+        try:
+            while not self._is_stopped:
+                self._turn()
+        except Exception as error:
+            # The process boundary: say why before going down.
+            log.exception("The engine cannot go on")
+            self._mailbox.send([crash_report(error)])
+            raise
+
+    def _turn(self) -> None:
+        """Take in messages, run a step if there is work, send what came of it."""
+        engine = self._engine
+        idle_s = max(0.0, self._next_state_s - self._clock())
+        messages = self._mailbox.receive(0.0 if engine.has_work else idle_s)
+        replies = engine.receive(messages) if messages else []
+        if engine.has_work:
+            replies += self._step()
+        if self._clock() >= self._next_state_s:
+            self._next_state_s = self._clock() + STATE_EVERY_S
+            replies.append(engine.state())
+        if replies:
+            self._mailbox.send(replies)
+
+    def _step(self) -> list[FromEngine]:
+        try:
+            replies = self._engine.step()
+        except RunnerError as failure:
+            log.exception("The runner failed; its requests end, the others go on")
+            replies = self._engine.recover(failure)
+            self._failures += 1
+            if self._failures == MAX_FAILURES:
+                self._mailbox.send(replies)
+                raise
+        else:
+            self._failures = 0
+        return replies

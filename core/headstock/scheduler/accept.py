@@ -1,0 +1,85 @@
+"""Which requests can be served at all, and under what limits."""
+
+from __future__ import annotations
+
+from array import array
+
+from headstock.errors import RequestError
+from headstock.requests.sampling import check_token_id
+from headstock.scheduler.request import Request
+from headstock.wire.messages import Submit
+
+
+def accept(
+    submit: Submit,
+    *,
+    arrival: int,
+    now_s: float,
+    max_length: int,
+    max_cached: int,
+    vocab_size: int,
+) -> Request:
+    """Make a request of what was submitted, its outputs limited to what fits.
+
+    Args:
+        submit: What was asked.
+        arrival: Its place in the order of arrival.
+        now_s: Clock reading. Seconds.
+        max_length: Longest request that the model serves. Tokens.
+        max_cached: Tokens that all pages together hold.
+        vocab_size: Ids the model has.
+
+    Raises:
+        RequestError: It can never be served; says why and what would do.
+    """
+    num_prompt = len(submit.prompt_ids)
+    if num_prompt == 0:
+        raise RequestError(
+            "The prompt has no tokens.", remedy="Send at least one token.", field="prompt"
+        )
+    _check_ids("prompt", submit.prompt_ids, vocab_size)
+    _check_ids("output_ids", submit.output_ids, vocab_size)
+    if num_prompt + 1 > max_length:
+        raise RequestError(
+            f"The prompt has {num_prompt} tokens; this model serves {max_length}, prompt and at"
+            " least one output together.",
+            remedy=f"Shorten the prompt to {max_length - 1} tokens.",
+            field="prompt",
+            code="context_length_exceeded",
+        )
+    if num_prompt > max_cached:
+        raise RequestError(
+            f"The prompt has {num_prompt} tokens; the cache holds {max_cached} in all.",
+            remedy="Shorten the prompt, or give the server a larger cache.",
+            field="prompt",
+            code="context_length_exceeded",
+        )
+    params = submit.params
+    # The last output is never written to the cache, so it takes no room there.
+    fits = min(max_length, max_cached + 1) - num_prompt
+    wanted = fits if params.max_new_tokens is None else params.max_new_tokens
+    score_from = submit.prompt_logprobs_from
+    # Earlier attempts sent all prompt logprobs before their first output.
+    is_scored = score_from is not None and not submit.output_ids
+    return Request(
+        id=submit.id,
+        attempt=submit.attempt,
+        arrival=arrival,
+        prompt=array("I", submit.prompt_ids),
+        outputs=list(submit.output_ids),
+        params=params,
+        stop_ids=list(dict.fromkeys([*submit.stop_ids, *params.stop_token_ids])),
+        namespace=submit.namespace,
+        priority=submit.priority,
+        logprobs=submit.logprobs,
+        asked_ids=submit.asked_ids,
+        max_outputs=min(wanted, fits),
+        score_next=max(1, score_from) if is_scored and score_from is not None else num_prompt,
+        submitted_s=now_s,
+    )
+
+
+def _check_ids(field: str, token_ids: list[int], vocab_size: int) -> None:
+    if token_ids:
+        check_token_id(field, min(token_ids), vocab_size)
+        check_token_id(field, max(token_ids), vocab_size)

@@ -1,0 +1,65 @@
+"""Steps between launch and settle, and what settling them yields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from headstock.scheduler.request import Request
+from headstock.wire.messages import TokenLogprobs
+from headstock.wire.steps import Logprobs
+
+
+@dataclass(slots=True)
+class Flight:
+    """A planned step whose result has not settled.
+
+    Attributes:
+        rows: Whose rows it has, in the plan's order.
+        slots: Their slots, then.
+        sampled: Those of them that draw, in the plan's order.
+        num_tokens: Tokens it computes.
+    """
+
+    step: int
+    rows: list[Request]
+    slots: list[int]
+    sampled: list[Request]
+    num_tokens: int
+
+    def request_in(self, slot: int) -> Request:
+        """Return whose row ``slot`` was in this step."""
+        return self.rows[self.slots.index(slot)]
+
+
+@dataclass(slots=True)
+class Drawn:
+    """What a settled step drew for requests that are still wanted; columns of equal length.
+
+    Attributes:
+        offsets: Output index of each request's first token here.
+        token_ids: The tokens, one request after another.
+        logprobs: Of the requests that asked; each of them is in ``requests``.
+    """
+
+    requests: list[Request] = field(default_factory=list[Request])
+    offsets: list[int] = field(default_factory=list[int])
+    counts: list[int] = field(default_factory=list[int])
+    token_ids: list[int] = field(default_factory=list[int])
+    logprobs: list[TokenLogprobs] = field(default_factory=list[TokenLogprobs])
+
+    def add_logprobs(self, request: Request, logprobs: Logprobs) -> None:
+        """Add logprobs of ``request``, which may have drawn nothing."""
+        if request not in self.requests:
+            self.requests.append(request)
+            self.offsets.append(len(request.outputs))
+            self.counts.append(0)
+        self.logprobs.append(
+            TokenLogprobs(
+                id=request.id,
+                is_prompt=logprobs.is_prompt,
+                chosen=logprobs.chosen,
+                top_ids=logprobs.top_ids,
+                top=logprobs.top,
+                asked=logprobs.asked,
+            )
+        )

@@ -1,0 +1,122 @@
+"""One request while it lives in the engine."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+
+from headstock.cache import Node
+from headstock.requests import SamplingParams
+from headstock.wire.steps import Admit
+
+NEVER = 1 << 62
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A prompt, the tokens drawn for it, and where it stands.
+
+    There is no prefill or decode state: tokens up to ``computed`` have their keys and values in
+    its pages once the launched steps have run, the others do not.
+
+    Attributes:
+        id: The API process's name for it.
+        attempt: Which sending of it this is.
+        arrival: Its place in the order of arrival, unique.
+        prompt: Prompt token ids.
+        outputs: Drawn token ids that have settled, earlier attempts' included.
+        max_outputs: It is over when it has this many.
+        score_next: First prompt position whose logprob is still wanted; past the prompt: none.
+        page_ids: Digests of its full pages, as far as they have been needed.
+        slot: Its place in the runner's table; -1 while it waits.
+        host_end: Tokens the host knew when it was admitted; from there on the device feeds itself.
+        computed: Tokens whose keys and values the launched steps write. Upper bound.
+        drawn: Outputs it has once the launched steps have run. Upper bound.
+        pages: Its page table.
+        path: Nodes of the tree that it holds, one for each leading full page.
+        num_matched: Leading pages that it found in the tree when it was admitted.
+        num_clean: Leading pages that are the very pages of ``path``.
+        publish_at: Number of outputs with which the next page is full.
+        last_step: Last step launched with it.
+        query: Tokens that the step being planned computes.
+        score: Prompt logprobs that the step being planned yields.
+        overtaken_at: Count of admissions after which it goes first; see the policies.
+    """
+
+    id: str
+    attempt: int
+    arrival: int
+    prompt: array[int]
+    outputs: list[int]
+    params: SamplingParams
+    stop_ids: list[int]
+    namespace: str
+    priority: int
+    logprobs: int
+    asked_ids: list[int]
+    max_outputs: int
+    score_next: int
+    submitted_s: float
+    page_ids: list[bytes] = field(default_factory=list[bytes])
+    slot: int = -1
+    host_end: int = 0
+    computed: int = 0
+    drawn: int = 0
+    pages: list[int] = field(default_factory=list[int])
+    path: list[Node] = field(default_factory=list[Node])
+    num_matched: int = 0
+    num_clean: int = 0
+    publish_at: int = NEVER
+    last_step: int = 0
+    query: int = 0
+    score: int = 0
+    overtaken_at: int = 0
+    cached_tokens: int = -1
+    num_retractions: int = 0
+    queue_s: float = 0.0
+    is_over: bool = False
+
+    @property
+    def num_known(self) -> int:
+        """Tokens that the host knows: the prompt and the settled outputs."""
+        return len(self.prompt) + len(self.outputs)
+
+    @property
+    def draw_limit(self) -> int:
+        """Draws it may take. One at least: that its last prompt row draws marks its end."""
+        return max(1, self.max_outputs)
+
+    def tokens(self, begin: int, end: int) -> list[int]:
+        """Return the known tokens at positions [begin, end), fewer where they are not known."""
+        num_prompt = len(self.prompt)
+        if end <= num_prompt:
+            return self.prompt[begin:end].tolist()
+        outputs = self.outputs[max(0, begin - num_prompt) : end - num_prompt]
+        return self.prompt[begin:num_prompt].tolist() + outputs
+
+    def admit_facts(self) -> Admit:
+        """Return what the runner must know of it when it enters ``slot``."""
+        params = self.params
+        history = self.tokens(0, self.num_known) if params.has_penalties else []
+        return Admit(
+            slot=self.slot,
+            length=self.computed,
+            num_outputs=len(self.outputs),
+            max_outputs=self.draw_limit,
+            min_outputs=params.min_new_tokens,
+            stop_ids=self.stop_ids,
+            temperature=0.0 if params.is_greedy else params.temperature,
+            top_k=params.top_k,
+            top_p=params.top_p,
+            min_p=params.min_p,
+            repetition_penalty=params.repetition_penalty,
+            frequency_penalty=params.frequency_penalty,
+            presence_penalty=params.presence_penalty,
+            seed=params.sampling_seed or 0,
+            bias_ids=list(params.logit_bias),
+            biases=list(params.logit_bias.values()),
+            history=history,
+            num_prompt=len(self.prompt) if history else 0,
+            logprobs=self.logprobs,
+            asked_ids=self.asked_ids,
+        )

@@ -1,0 +1,171 @@
+"""The pages of requests: how one gets, shares, publishes and gives back its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum, auto
+
+from headstock.cache import PageCache, child_id, root_id
+from headstock.scheduler.request import NEVER, Request
+
+
+class Entry(Enum):
+    """What came of a request's try to move in."""
+
+    ADMITTED = auto()
+    NO_PAGES = auto()
+    PREFIX_PENDING = auto()
+
+
+class Residence:
+    """Moves requests into the page cache and out of it.
+
+    A page enters the tree when the host knows its tokens and the step that writes its last key
+    and value is planned: a prompt's pages at launch, generated ones when their ids have settled.
+    Until then an admitted request *promises* its prompt pages, and who needs one of those next
+    waits for it instead of computing the same.
+    """
+
+    def __init__(self, cache: PageCache) -> None:
+        self.cache = cache
+        self._page_tokens = cache.page_tokens
+        self._promised: dict[bytes, Request] = {}
+        self.num_wanted = 0
+        """Pages that must be available before who last got none can move in."""
+
+    def cached_pages(self, request: Request) -> int:
+        """Return how many leading pages of a waiting request are in the tree and usable."""
+        limit = self._usable_pages(request)
+        return len(self.cache.match(self._ids(request, limit), limit))
+
+    def move_in(self, request: Request, step: int, num_spare: int) -> Entry:
+        """Give ``request`` pages for all its known tokens, sharing what the tree has.
+
+        Args:
+            request: One that waits.
+            step: The step being planned.
+            num_spare: Pages to leave available for those who are in.
+
+        Returns:
+            ADMITTED, or why not; then nothing has changed.
+        """
+        limit = self._usable_pages(request)
+        ids = self._ids(request, limit)
+        nodes = self.cache.match(ids, limit)
+        num_matched = len(nodes)
+        if nodes and nodes[-1].written == step:
+            return Entry.PREFIX_PENDING
+        if num_matched < limit and ids[num_matched] in self._promised:
+            return Entry.PREFIX_PENDING
+        num_new = -(-request.num_known // self._page_tokens) - num_matched
+        num_available = self.cache.num_available
+        self.num_wanted = num_new + num_spare
+        if self.num_wanted > num_available:
+            return Entry.NO_PAGES
+        self.cache.hold(nodes)
+        # Cached pages that nobody held until now are no longer available to anyone else.
+        self.num_wanted += num_available - self.cache.num_available
+        pages = self.cache.take(num_new) if self.num_wanted <= num_available else None
+        if pages is None:
+            self.cache.release(nodes, [], 0)
+            return Entry.NO_PAGES
+        request.path = nodes
+        request.pages = [node.page for node in nodes] + pages
+        request.num_matched = request.num_clean = num_matched
+        request.computed = num_matched * self._page_tokens
+        request.host_end = request.num_known
+        request.drawn = len(request.outputs)
+        self._promise(request)
+        self._note_next(request)
+        return Entry.ADMITTED
+
+    def grow(self, requests: Sequence[Request]) -> list[int] | None:
+        """Give each of ``requests`` one more page, all or none."""
+        pages = self.cache.take(len(requests))
+        if pages is None:
+            return None
+        for request, page in zip(requests, pages, strict=True):
+            request.pages.append(page)
+        return pages
+
+    def publish(self, request: Request, end: int, step: int) -> None:
+        """Enter the full pages among the first ``end`` tokens into the tree.
+
+        Args:
+            request: Whose tokens are known up to ``end``, and computed by launched steps.
+            end: Tokens.
+            step: Last step that writes them; only later ones may read them.
+        """
+        if not self.cache.is_sharing:
+            return
+        path = request.path
+        ids = self._ids(request, end // self._page_tokens)
+        for index in range(len(path), end // self._page_tokens):
+            page = request.pages[index]
+            parent = path[index - 1] if index else None
+            node = self.cache.publish(parent, ids[index], page, step)
+            path.append(node)
+            if node.page == page and request.num_clean == index:
+                request.num_clean = index + 1
+            if self._promised.get(ids[index]) is request:
+                del self._promised[ids[index]]
+        self._note_next(request)
+
+    def withdraw(self, request: Request) -> None:
+        """Let nobody find the pages that ``request`` has written."""
+        written = zip(request.path, request.pages, strict=False)
+        own = [node for node, page in written if node.page == page]
+        self.cache.withdraw(own[request.num_matched :])
+
+    def move_out(self, request: Request) -> None:
+        """Take all pages back; those in the tree stay cached."""
+        self._break_promises(request)
+        self.cache.release(request.path, self.private_pages(request), request.last_step)
+        request.path = []
+        request.pages = []
+        request.num_matched = request.num_clean = 0
+        request.computed = 0
+        request.publish_at = NEVER
+
+    def private_pages(self, request: Request) -> list[int]:
+        """Return its pages that are not those of its path."""
+        path = request.path
+        pages = request.pages
+        twins = [page for page, node in zip(pages, path, strict=False) if page != node.page]
+        return twins + pages[len(path) :]
+
+    def _usable_pages(self, request: Request) -> int:
+        """Pages that it may take from the tree; the last known token is always computed."""
+        last = request.num_known - 1
+        if request.score_next < len(request.prompt):
+            # A token's logprob comes from the position before it, which must be computed too.
+            last = min(last, request.score_next - 1)
+        return last // self._page_tokens
+
+    def _ids(self, request: Request, count: int) -> list[bytes]:
+        """Return the digests of at least the first ``count`` pages of known tokens."""
+        ids = request.page_ids
+        size = self._page_tokens
+        while len(ids) < count:
+            begin = len(ids) * size
+            parent = ids[-1] if ids else root_id(request.namespace)
+            ids.append(child_id(parent, request.tokens(begin, begin + size)))
+        return ids
+
+    def _promise(self, request: Request) -> None:
+        if not self.cache.is_sharing:
+            return
+        count = request.num_known // self._page_tokens
+        ids = self._ids(request, count)
+        for index in range(request.num_matched, count):
+            self._promised.setdefault(ids[index], request)
+
+    def _break_promises(self, request: Request) -> None:
+        for page_id in request.page_ids[len(request.path) :]:
+            if self._promised.get(page_id) is request:
+                del self._promised[page_id]
+
+    def _note_next(self, request: Request) -> None:
+        if self.cache.is_sharing:
+            next_page_end = (len(request.path) + 1) * self._page_tokens
+            request.publish_at = next_page_end - len(request.prompt)

@@ -1,0 +1,143 @@
+"""Step plans written down: requests in, columns out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from headstock.scheduler.request import Request
+from headstock.scheduler.sharing import depth_first
+from headstock.wire.steps import (
+    FROM_DEVICE,
+    FROM_HOST,
+    Admit,
+    PageAppends,
+    Rows,
+    StepPlan,
+    TreeNodes,
+)
+
+NO_APPENDS = PageAppends()
+NO_IDS: list[int] = []
+NO_SLOTS: list[int] = []
+NO_ADMITS: list[Admit] = []
+
+
+@dataclass(slots=True)
+class Changes:
+    """What a plan changes in the runner's slot table before the forward pass."""
+
+    leave: list[int] = field(default_factory=list[int])
+    admits: list[Admit] = field(default_factory=list[Admit])
+    append_slots: list[int] = field(default_factory=list[int])
+    append_indexes: list[int] = field(default_factory=list[int])
+    append_pages: list[int] = field(default_factory=list[int])
+
+    def admit(self, request: Request) -> None:
+        """Enter ``request`` with its page table, before anything of it is planned."""
+        self.admits.append(request.admit_facts())
+        count = len(request.pages)
+        self.append_slots += [request.slot] * count
+        self.append_indexes += range(count)
+        self.append_pages += request.pages
+
+    def append(self, request: Request) -> None:
+        """Note the page that ``request`` got last."""
+        self.append_slots.append(request.slot)
+        self.append_indexes.append(len(request.pages) - 1)
+        self.append_pages.append(request.pages[-1])
+
+    def appends(self) -> PageAppends:
+        """Return the page appends as columns; there is one group."""
+        if not self.append_slots:
+            return NO_APPENDS
+        groups = [0] * len(self.append_slots)
+        return PageAppends(groups, self.append_slots, self.append_indexes, self.append_pages)
+
+
+class PlanWriter:
+    """Writes plans, and keeps of the last one what the next may say again.
+
+    Rows stand in depth-first order of the tree; it is found anew only when other requests are
+    planned than in the step before. A steady step costs one new column.
+    """
+
+    def __init__(self, page_tokens: int) -> None:
+        self._page_tokens = page_tokens
+        self._members: list[Request] = []
+        self.rows: list[Request] = []
+        self._columns = Rows([], [], [], [], [], [])
+
+    def write(self, step: int, members: list[Request], changes: Changes) -> StepPlan:
+        """Return the plan of ``members``, each with its ``query`` and ``score`` set."""
+        tree = None
+        if changes.admits or members != self._members:
+            tree = self._arrange(members)
+        rows = self.rows
+        query = [request.query for request in rows]
+        source = [
+            FROM_HOST if request.computed - request.query < request.host_end else FROM_DEVICE
+            for request in rows
+        ]
+        self._columns = Rows(
+            slots=[request.slot for request in rows],
+            query_max=query,
+            kv_max=[request.computed for request in rows],
+            source=source,
+            sample=[1 if request.computed >= request.host_end else 0 for request in rows],
+            score=[request.score for request in rows],
+        )
+        return StepPlan(
+            step=step,
+            rows=self._columns,
+            host_ids=_host_ids(rows, source),
+            leave=changes.leave,
+            admit=changes.admits,
+            append=changes.appends(),
+            tree=tree,
+        )
+
+    def write_steady(self, step: int, kv_max: list[int], changes: Changes | None) -> StepPlan:
+        """Return the plan that gives every row of the last plan one more token."""
+        last = self._columns
+        columns = Rows(last.slots, last.query_max, kv_max, last.source, last.sample, last.score)
+        self._columns = columns
+        append = NO_APPENDS if changes is None else changes.appends()
+        return StepPlan(step, columns, NO_IDS, NO_SLOTS, NO_ADMITS, append, steady=True)
+
+    @property
+    def kv_max(self) -> list[int]:
+        """Lengths of the last plan's rows."""
+        return self._columns.kv_max
+
+    @property
+    def slots(self) -> list[int]:
+        """Slots of the last plan's rows."""
+        return self._columns.slots
+
+    def forget(self) -> None:
+        """Write the next plan from scratch: the runner may not have seen the last one."""
+        self._members = []
+        self.rows = []
+
+    def _arrange(self, members: list[Request]) -> TreeNodes:
+        size = self._page_tokens
+        limits = [
+            min(request.num_clean, (request.computed - request.query) // size)
+            for request in members
+        ]
+        order, tree = depth_first([request.pages for request in members], limits, size)
+        self._members = members
+        self.rows = [members[index] for index in order]
+        return tree
+
+
+def _host_ids(rows: Sequence[Request], source: Sequence[int]) -> list[int]:
+    ids: list[int] = []
+    for request, kind in zip(rows, source, strict=True):
+        if kind == FROM_HOST:
+            # A scored chunk that does not end the prompt brings the token after it, too.
+            extra = 1 if request.score and request.computed < request.host_end else 0
+            begin = request.computed - request.query
+            ids += request.tokens(begin, request.computed + extra)
+    return ids
