@@ -1,0 +1,99 @@
+"""Where tokens lie in the pages, and how a block of queries scans them.
+
+Shapes: M rows of a query block (tokens x heads that share a key/value head), N tokens of a tile,
+D head size. A *line* is one token's D values of one head; the buffer is an array of lines.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+TAG = "pages-2htd"
+"""The layout's tag: a page is [2 (keys, values), heads, tokens, D]."""
+
+
+@triton.jit
+def line_of(page, head, offset, KV_HEADS: tl.constexpr, PAGE: tl.constexpr):
+    """Return the line of a key; its value is ``KV_HEADS * PAGE`` lines further."""
+    return (page.to(tl.int64) * (2 * KV_HEADS) + head) * PAGE + offset
+
+
+@triton.jit
+def scan(
+    q_MD,
+    max_M,
+    sum_M,
+    acc_MD,
+    kv,
+    tiles,
+    pages,
+    head,
+    first,
+    last,
+    limit_M,
+    scale,
+    KV_HEADS: tl.constexpr,
+    PAGE: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    IS_MASKED: tl.constexpr,
+    TMA: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """Fold tokens [first, last) into the running softmax of a query block.
+
+    ``first`` is a multiple of BLOCK_N, and of PAGE or within one page. With ``IS_MASKED`` row m
+    sees tokens up to ``limit_M[m]`` and ``last`` may be anything; without, every row sees every
+    token and ``last - first`` is a multiple of BLOCK_N. ``scale`` includes log2(e).
+
+    Returns:
+        The running maximum (base 2), sum and weighted values.
+    """
+    within_N = tl.arange(0, BLOCK_N)
+    columns_D = tl.arange(0, BLOCK_D)
+    for start in tl.range(first, last, BLOCK_N, num_stages=STAGES):
+        tokens_N = start + within_N
+        if PAGE >= BLOCK_N:
+            page = tl.load(pages + start // PAGE)
+            line = line_of(page, head, start % PAGE, KV_HEADS, PAGE)
+            lines_N = line + within_N
+        else:
+            page_N = tl.load(pages + tokens_N // PAGE, mask=tokens_N < last, other=0)
+            lines_N = line_of(page_N, head, tokens_N % PAGE, KV_HEADS, PAGE)
+        if TMA:
+            k_ND = tiles.load([line.to(tl.int32), 0])
+        else:
+            at_ND = kv + lines_N[:, None] * D + columns_D[None, :]
+            if IS_MASKED:
+                inside_ND = (tokens_N < last)[:, None] & (columns_D < D)[None, :]
+                k_ND = tl.load(at_ND, mask=inside_ND, other=0.0)
+            elif BLOCK_D == D:
+                k_ND = tl.load(at_ND)
+            else:
+                k_ND = tl.load(at_ND, mask=(columns_D < D)[None, :], other=0.0)
+        scores_MN = tl.dot(q_MD, tl.trans(k_ND), input_precision="ieee") * scale
+        if IS_MASKED:
+            is_seen_MN = (tokens_N[None, :] <= limit_M[:, None]) & (tokens_N < last)[None, :]
+            scores_MN = tl.where(is_seen_MN, scores_MN, float("-inf"))
+        new_max_M = tl.maximum(max_M, tl.max(scores_MN, axis=1))
+        weights_MN = tl.exp2(scores_MN - new_max_M[:, None])
+        shrink_M = tl.exp2(max_M - new_max_M)
+        sum_M = sum_M * shrink_M + tl.sum(weights_MN, axis=1)
+        acc_MD = acc_MD * shrink_M[:, None]
+        if TMA:
+            v_ND = tiles.load([(line + KV_HEADS * PAGE).to(tl.int32), 0])
+            if IS_MASKED:
+                v_ND = tl.where((tokens_N < last)[:, None], v_ND, 0.0)
+        else:
+            at_ND += KV_HEADS * PAGE * D
+            if IS_MASKED:
+                v_ND = tl.load(at_ND, mask=inside_ND, other=0.0)
+            elif BLOCK_D == D:
+                v_ND = tl.load(at_ND)
+            else:
+                v_ND = tl.load(at_ND, mask=(columns_D < D)[None, :], other=0.0)
+        acc_MD = tl.dot(weights_MN.to(v_ND.dtype), v_ND, acc_MD, input_precision="ieee")
+        max_M = new_max_M
+    return max_M, sum_M, acc_MD

@@ -1,0 +1,371 @@
+"""The attention provider: buffers, the plan of a step, and the launches of a layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import triton
+
+from headstock.ops.attention import AttentionSpec, KVLayout, StepBatch
+from headstock_triton.attention.decode import (
+    LOG2_E,
+    NODE_COLUMNS,
+    ROW_COLUMNS,
+    TAIL_COLUMNS,
+    attend_nodes,
+    attend_tails,
+)
+from headstock_triton.attention.pages import TAG
+from headstock_triton.attention.plan import (
+    NODE_TABLE_COLUMNS,
+    ROW_PLAN_COLUMNS,
+    plan_items,
+    plan_rows,
+)
+from headstock_triton.attention.prefill import BLOCK_COLUMNS, attend_queries
+from headstock_triton.attention.write import read_kernel, write_kernel
+from headstock_triton.target import Target, next_power_of_2
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from headstock.ops.device import OpDevice
+
+PAGE_SIZES = (64, 128, 32, 16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """Block shapes of the three attention kernels: measured choices, not contracts.
+
+    Attributes:
+        prefill: (query rows of a block, tokens of a tile, warps, stages).
+        tail: (tokens of a tile, warps, stages).
+        node: (query rows of an item, tokens of a tile, warps, stages).
+        prefill_tma: Whether the prefill's tiles come by tensor descriptor.
+        decode_tma: Likewise for tails and nodes.
+        programs_per_sm: Tail programs to aim at, a multiprocessor, over all heads.
+        tail_min_chunk: Least tokens of a tail program.
+        node_min_chunk: Least tokens of a node program.
+        min_gain: Row-tokens that a node must save to be read apart.
+    """
+
+    prefill: tuple[int, int, int, int] = (128, 64, 8, 3)
+    tail: tuple[int, int, int] = (64, 4, 3)
+    node: tuple[int, int, int, int] = (64, 64, 4, 3)
+    prefill_tma: bool = True
+    decode_tma: bool = False
+    programs_per_sm: int = 6
+    tail_min_chunk: int = 64
+    node_min_chunk: int = 256
+    min_gain: int = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the host decided for a step: the grids, which captured launches bake in."""
+
+    tail_programs: int
+    node_programs: int
+    blocks: int
+
+
+class PagedAttention:
+    """Plain causal attention over pages, and over the tree that the step's rows form."""
+
+    def __init__(
+        self, spec: AttentionSpec, device: OpDevice, tuning: Tuning | None = None
+    ) -> None:
+        self.spec = spec
+        self.tuning = tuning or Tuning()
+        self._target = Target.of(device)
+        self._group = spec.num_heads // spec.num_kv_heads
+        self._block_d = max(16, next_power_of_2(spec.head_dim))
+        self._scale = spec.scale * LOG2_E
+        self._tiles: dict[tuple[int, int], Any] = {}
+        self._plan = Plan(0, 0, 0)
+        heads = spec.num_kv_heads
+        spread = self._target.num_sms * self.tuning.programs_per_sm
+        self._tail_spread = max(1, spread // heads)
+        self._node_spread = max(1, self._target.num_sms * 4 // heads)
+        self._tail_capacity = spec.max_rows + self._tail_spread
+        self._node_rows = max(1, self.tuning.node[0] // self._group)
+        self._node_capacity = spec.max_rows + self._node_spread
+        self._node_partials = 4 * spec.max_rows
+        self._block_queries = max(1, self._prefill_block // self._group)
+        self._make_buffers(device.torch_device)
+
+    @property
+    def _prefill_block(self) -> int:
+        return max(self.tuning.prefill[0], next_power_of_2(self._group))
+
+    def _make_buffers(self, where: torch.device) -> None:
+        spec = self.spec
+
+        def integers(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.int32, device=where)
+
+        num_partials = self._tail_capacity + self._node_partials
+        shape = (num_partials, spec.num_heads)
+        self._partial_lse = torch.zeros(shape, dtype=torch.float32, device=where)
+        shape = (num_partials, spec.num_heads, spec.head_dim)
+        self._partial_o = torch.zeros(shape, dtype=torch.float32, device=where)
+        self._arrivals = integers(spec.max_rows, spec.num_kv_heads)
+        self._tail_items = integers(self._tail_capacity, TAIL_COLUMNS)
+        self._node_items = integers(self._node_capacity, NODE_COLUMNS)
+        self._node_table = integers(max(1, spec.max_rows), NODE_TABLE_COLUMNS)
+        self._row_plan = integers(spec.max_rows, ROW_PLAN_COLUMNS)
+        self._row_table = integers(spec.max_rows, ROW_COLUMNS)
+        blocks = triton.cdiv(spec.max_tokens, self._block_queries) + spec.max_rows
+        self._blocks = integers(blocks, BLOCK_COLUMNS)
+        self._totals = integers(3)
+
+    @property
+    def layout(self) -> KVLayout:
+        """Head-major pages; 64 tokens fit one tile and keep the prefix tree's grain fine."""
+        return KVLayout(tag=TAG, page_sizes=PAGE_SIZES, dtype=self.spec.kv_dtype)
+
+    @property
+    def graph_key(self) -> tuple[int, ...]:
+        """The grids of the last plan."""
+        return (self._plan.tail_programs, self._plan.node_programs, self._plan.blocks)
+
+    def kv_shape(self, num_pages: int) -> tuple[int, ...]:
+        """[pages, 2, K, page_size, D]."""
+        spec = self.spec
+        return (num_pages, 2, spec.num_kv_heads, spec.page_size, spec.head_dim)
+
+    def plan(self, batch: StepBatch) -> None:
+        """Make the step's work lists on the device.
+
+        The grids come from host bounds: rows and their longest length for tails (fixed once
+        there are rows enough to fill the device), the tree's capacity for nodes, tokens for
+        blocks. Programs past a list's end return at once.
+        """
+        rows = batch.num_rows
+        nodes = min(batch.tree_N4.shape[0], self._node_table.shape[0]) if rows > 1 else 0
+        tails = rows + self._tail_spread
+        if rows < 16:
+            tails = min(tails, rows * triton.cdiv(batch.max_kv, self.tuning.tail_min_chunk))
+        blocks = 0
+        if batch.max_query > 1:
+            blocks = batch.num_tokens // self._block_queries + min(rows, batch.num_tokens // 2)
+        self._plan = Plan(tails, rows + self._node_spread if nodes else 0, blocks)
+        self._plan_on_device(batch, nodes)
+
+    def _plan_on_device(self, batch: StepBatch, nodes: int) -> None:
+        launch = self._target.launch
+        rows = batch.num_rows
+        tuning = self.tuning
+        plan_rows[(1,)](
+            batch.query_starts_R1,
+            batch.kv_lengths_R,
+            batch.counts,
+            batch.tree_N4,
+            self._node_table,
+            self._row_plan,
+            self._row_table,
+            self._totals,
+            rows,
+            self._plan.node_programs,
+            ROWS=max(16, next_power_of_2(rows)),
+            NODES=max(16, next_power_of_2(nodes)) if nodes else 0,
+            NODE_CAPACITY=nodes,
+            NODE_PARTIALS=self._node_partials,
+            NODE_SPREAD=self._node_spread,
+            NODE_ROWS=self._node_rows,
+            NODE_MIN_CHUNK=tuning.node_min_chunk,
+            MIN_GAIN=tuning.min_gain,
+            TAIL_SPREAD=self._tail_spread,
+            TAIL_MIN_CHUNK=tuning.tail_min_chunk,
+            BLOCK_QUERIES=self._block_queries,
+            num_warps=4,
+            **launch,
+        )
+        plan_items[(rows + nodes,)](
+            batch.query_starts_R1,
+            batch.kv_lengths_R,
+            batch.counts,
+            batch.tree_N4,
+            self._node_table,
+            self._row_plan,
+            self._row_table,
+            self._tail_items,
+            self._node_items,
+            self._blocks,
+            rows,
+            NODE_ROWS=self._node_rows,
+            NODE_CAPACITY=nodes,
+            BLOCK_QUERIES=self._block_queries,
+            num_warps=1,
+            **launch,
+        )
+
+    def write(self, k_TKD: Tensor, v_TKD: Tensor, kv: Tensor, batch: StepBatch) -> None:
+        """Store keys and values of the step's tokens into the pages of ``kv``."""
+        spec = self.spec
+        if k_TKD.stride()[1:] != (spec.head_dim, 1):
+            k_TKD = k_TKD.contiguous()
+        if v_TKD.stride()[1:] != (spec.head_dim, 1):
+            v_TKD = v_TKD.contiguous()
+        write_kernel[(k_TKD.shape[0],)](
+            k_TKD,
+            v_TKD,
+            kv,
+            batch.write_slots_T,
+            k_TKD.stride(0),
+            v_TKD.stride(0),
+            KV_HEADS=spec.num_kv_heads,
+            PAGE=spec.page_size,
+            D=spec.head_dim,
+            BLOCK_K=next_power_of_2(spec.num_kv_heads),
+            BLOCK_D=self._block_d,
+            num_warps=4,
+            **self._target.launch,
+        )
+
+    def run(
+        self, q_THD: Tensor, kv: Tensor, batch: StepBatch, *, sinks_H: Tensor | None = None
+    ) -> Tensor:
+        """Attend; launches what the plan has work for."""
+        assert sinks_H is None, "sinks are no declared feature of this provider"
+        out_THD = torch.empty_like(q_THD)
+        if self._plan.blocks:
+            self._attend_queries(q_THD, kv, batch, out_THD)
+        if self._plan.node_programs:
+            self._attend_nodes(q_THD, kv, batch)
+        self._attend_tails(q_THD, kv, batch, out_THD)
+        return out_THD
+
+    def _attend_queries(self, q: Tensor, kv: Tensor, batch: StepBatch, out: Tensor) -> None:
+        _, block_n, warps, stages = self.tuning.prefill
+        block_n, use_tma = self._tile_size(block_n, self.tuning.prefill_tma)
+        attend_queries[(self._plan.blocks, self.spec.num_kv_heads)](
+            q,
+            kv,
+            self._tile_source(kv, block_n, use_tma),
+            batch.page_table_RP,
+            batch.query_starts_R1,
+            batch.kv_lengths_R,
+            self._blocks,
+            self._totals,
+            out,
+            self._scale,
+            batch.page_table_RP.stride(0),
+            BLOCK_M=self._prefill_block,
+            BLOCK_N=block_n,
+            TMA=use_tma,
+            STAGES=stages,
+            num_warps=warps,
+            **self._shape,
+            **self._target.launch,
+        )
+
+    def _attend_nodes(self, q: Tensor, kv: Tensor, batch: StepBatch) -> None:
+        block_m, block_n, warps, stages = self.tuning.node
+        block_n, use_tma = self._tile_size(block_n, self.tuning.decode_tma)
+        attend_nodes[(self._plan.node_programs, self.spec.num_kv_heads)](
+            q,
+            kv,
+            self._tile_source(kv, block_n, use_tma),
+            batch.page_table_RP,
+            batch.query_starts_R1,
+            self._node_items,
+            self._totals,
+            self._row_table,
+            self._partial_o,
+            self._partial_lse,
+            self._scale,
+            batch.page_table_RP.stride(0),
+            BLOCK_M=max(block_m, next_power_of_2(self._group)),
+            BLOCK_N=block_n,
+            TMA=use_tma,
+            STAGES=stages,
+            num_warps=warps,
+            **self._shape,
+            **self._target.launch,
+        )
+
+    def _attend_tails(self, q: Tensor, kv: Tensor, batch: StepBatch, out: Tensor) -> None:
+        block_n, warps, stages = self.tuning.tail
+        block_n, use_tma = self._tile_size(block_n, self.tuning.decode_tma)
+        block_g = next_power_of_2(self._group)
+        attend_tails[(self._plan.tail_programs, self.spec.num_kv_heads)](
+            q,
+            kv,
+            self._tile_source(kv, block_n, use_tma),
+            batch.page_table_RP,
+            batch.query_starts_R1,
+            self._tail_items,
+            self._totals,
+            self._row_table,
+            self._partial_o,
+            self._partial_lse,
+            self._arrivals,
+            out,
+            self._scale,
+            batch.page_table_RP.stride(0),
+            BLOCK_M=max(16, block_g),
+            BLOCK_N=block_n,
+            BLOCK_G=block_g,
+            BLOCK_S=max(1, 16 // block_g),
+            TMA=use_tma,
+            STAGES=stages,
+            num_warps=warps,
+            **self._shape,
+            **self._target.launch,
+        )
+
+    @property
+    def _shape(self) -> dict[str, int]:
+        spec = self.spec
+        return {
+            "HEADS": spec.num_heads,
+            "KV_HEADS": spec.num_kv_heads,
+            "PAGE": spec.page_size,
+            "D": spec.head_dim,
+            "BLOCK_D": self._block_d,
+        }
+
+    def _tile_size(self, block_n: int, wants_tma: bool) -> tuple[int, bool]:
+        """Return the tile's tokens and whether a descriptor can copy it: it lies in one page."""
+        spec = self.spec
+        if not (wants_tma and self._target.has_tma and self._block_d == spec.head_dim):
+            return block_n, False
+        return min(block_n, spec.page_size), True
+
+    def _tile_source(self, kv: Tensor, block_n: int, use_tma: bool) -> Any:
+        """Return the descriptor of ``kv`` as lines, made once a layer; or ``kv`` as a stand-in."""
+        if not use_tma:
+            return kv
+        key = (kv.data_ptr(), block_n)
+        if key not in self._tiles:
+            from triton.tools.tensor_descriptor import TensorDescriptor
+
+            lines = kv.view(-1, self.spec.head_dim)
+            block = [block_n, self.spec.head_dim]
+            self._tiles[key] = TensorDescriptor.from_tensor(lines, block)
+        return self._tiles[key]
+
+    def read(self, kv: Tensor, slots_S: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values at token slots. [S, K, D] each."""
+        spec = self.spec
+        shape = (slots_S.shape[0], spec.num_kv_heads, spec.head_dim)
+        k_SKD = torch.empty(shape, dtype=kv.dtype, device=kv.device)
+        v_SKD = torch.empty_like(k_SKD)
+        read_kernel[(shape[0],)](
+            kv,
+            slots_S,
+            k_SKD,
+            v_SKD,
+            KV_HEADS=spec.num_kv_heads,
+            PAGE=spec.page_size,
+            D=spec.head_dim,
+            BLOCK_K=next_power_of_2(spec.num_kv_heads),
+            BLOCK_D=self._block_d,
+            num_warps=4,
+            **self._target.launch,
+        )
+        return k_SKD, v_SKD

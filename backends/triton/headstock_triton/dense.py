@@ -1,0 +1,61 @@
+"""Dense matrices: few rows by our own kernel, more by the vendor's library through PyTorch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from headstock.ops.linear import CanonicalWeight, LinearSpec
+from headstock_triton.embedding import embedding_rows
+from headstock_triton.gemv import MAX_ROWS, gemv
+from headstock_triton.target import Target
+
+if TYPE_CHECKING:
+    from headstock.ops.device import OpDevice
+
+
+class DenseLinear:
+    """A dense weight in the model's dtype, row-major as checkpoints keep it."""
+
+    def __init__(self, spec: LinearSpec, device: OpDevice) -> None:
+        where = device.torch_device
+        self._target = Target.of(device)
+        shape = (spec.out_features, spec.in_features)
+        self._weight_OI = torch.zeros(shape, dtype=spec.dtype, device=where)
+        self._bias_O: Tensor | None = None
+        if spec.has_bias:
+            self._bias_O = torch.zeros(spec.out_features, dtype=spec.dtype, device=where)
+
+    def load(self, part: CanonicalWeight, row_begin: int) -> None:
+        """Copy the rows."""
+        rows = part["weight"]
+        self._weight_OI[row_begin : row_begin + rows.shape[0]].copy_(rows)
+
+    def load_bias(self, bias: Tensor, begin: int) -> None:
+        """Copy the bias."""
+        assert self._bias_O is not None, "the spec has no bias"
+        self._bias_O[begin : begin + bias.shape[0]].copy_(bias)
+
+    def __call__(self, x_MI: Tensor) -> Tensor:
+        """Return x·Wᵀ + bias. [M, O]"""
+        if 0 < x_MI.shape[0] <= MAX_ROWS and x_MI.stride(1) == 1:
+            return gemv(x_MI, self._weight_OI, self._bias_O, self._target)
+        return linear(x_MI, self._weight_OI, self._bias_O)
+
+    def rows(self, ids_T: Tensor, first: int) -> Tensor:
+        """Look up rows; zeros for ids that are not here. [T, I]"""
+        return embedding_rows(self._weight_OI, ids_T, first, self._target)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of weight and bias."""
+        held = [self._weight_OI] if self._bias_O is None else [self._weight_OI, self._bias_O]
+        return sum(t.numel() * t.element_size() for t in held)
+
+
+def build_dense(spec: LinearSpec, device: OpDevice) -> DenseLinear:
+    """Build the provider for ``spec``."""
+    return DenseLinear(spec, device)

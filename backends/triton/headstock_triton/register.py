@@ -1,0 +1,84 @@
+"""What a backend calls to offer the kernels of this package for its device."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from headstock.ops.activation import silu_and_mul
+from headstock.ops.attention import AttentionSpec, attention
+from headstock.ops.base import Requires, Sizes
+from headstock.ops.linear import DENSE, ROWS, linear
+from headstock.ops.norm import add_rms_norm, rms_norm
+from headstock.ops.rotary import rotate_and_write
+from headstock.ops.sampling import argmax_tokens
+from headstock.ops.steps import (
+    advance_lengths,
+    last_of_rows,
+    mark_faults,
+    place_step,
+    settle_step,
+)
+from headstock_triton.activation import Activations
+from headstock_triton.attention.pages import TAG
+from headstock_triton.attention.provider import PAGE_SIZES, PagedAttention
+from headstock_triton.dense import build_dense
+from headstock_triton.norm import Norms
+from headstock_triton.rotary import Rotations
+from headstock_triton.sampling import Sampling
+from headstock_triton.steps import Steps
+from headstock_triton.target import Target
+
+if TYPE_CHECKING:
+    from headstock.ops.base import OpRegistry
+    from headstock.ops.device import OpDevice
+
+PROVIDER = "triton"
+FLOATS = frozenset({"float32", "float16", "bfloat16"})
+
+
+def register_ops(registry: OpRegistry, device: OpDevice) -> None:
+    """Offer every op of this package as provider ``triton``."""
+    target = Target.of(device)
+    offer = partial(registry.add, provider=PROVIDER)
+    floats = Requires(dtypes=FLOATS)
+    norms, steps = Norms(target), Steps(target)
+    offer(rms_norm, run=norms.rms_norm, requires=floats)
+    offer(add_rms_norm, run=norms.add_rms_norm, requires=floats)
+    offer(silu_and_mul, run=Activations(target).silu_and_mul, requires=floats)
+    offer(argmax_tokens, run=Sampling(target).argmax_tokens)
+    offer(place_step, run=steps.place_step)
+    offer(last_of_rows, run=steps.last_of_rows)
+    offer(mark_faults, run=steps.mark_faults)
+    offer(advance_lengths, run=steps.advance_lengths)
+    offer(settle_step, run=steps.settle_step)
+    offer(
+        rotate_and_write,
+        run=Rotations(target).rotate_and_write,
+        requires=Requires(dtypes=FLOATS, layouts=frozenset({TAG})),
+    )
+    offer(
+        linear,
+        run=build_dense,
+        requires=Requires(
+            dtypes=FLOATS, layouts=frozenset({DENSE}), features=frozenset({ROWS})
+        ),
+    )
+    offer(
+        attention,
+        run=build_attention,
+        requires=Requires(
+            dtypes=FLOATS,
+            layouts=FLOATS,
+            sizes={
+                "head_dim": Sizes(at_most=256),
+                "heads_per_kv_head": Sizes(at_most=64),
+                "page_size": Sizes(only=frozenset(PAGE_SIZES)),
+            },
+        ),
+    )
+
+
+def build_attention(spec: AttentionSpec, device: OpDevice) -> PagedAttention:
+    """Build the attention provider for ``spec``."""
+    return PagedAttention(spec, device)

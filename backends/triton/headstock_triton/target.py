@@ -1,0 +1,59 @@
+"""What kernels are compiled for: the few facts of a device that change how they are launched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from headstock.ops.device import OpDevice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A device that Triton compiles for.
+
+    Attributes:
+        kind: ``cuda``, ``hip``, or ``cpu`` for Triton's interpreter.
+        arch: Compute capability as major * 10 + minor; 0 elsewhere.
+        num_sms: Multiprocessors, over which work is spread.
+        has_pdl: Whether a kernel may begin before the one before it has ended
+            (programmatic dependent launch).
+        has_tma: Whether tiles can be copied by tensor descriptors.
+    """
+
+    kind: str
+    arch: int = 0
+    num_sms: int = 1
+    has_pdl: bool = False
+    has_tma: bool = False
+
+    @classmethod
+    def of(cls, device: OpDevice) -> Target:
+        """Read the facts of ``device``."""
+        where = device.torch_device
+        if where.type != "cuda":
+            return cls(kind="cpu")
+        properties = torch.cuda.get_device_properties(where)
+        if torch.version.hip is not None:
+            return cls(kind="hip", num_sms=properties.multi_processor_count)
+        arch = properties.major * 10 + properties.minor
+        return cls(
+            kind="cuda",
+            arch=arch,
+            num_sms=properties.multi_processor_count,
+            has_pdl=arch >= 90,
+            has_tma=arch >= 90,
+        )
+
+    @property
+    def launch(self) -> dict[str, Any]:
+        """Launch options of kernels that take ``PDL``."""
+        return {"PDL": True, "launch_pdl": True} if self.has_pdl else {"PDL": False}
+
+
+def next_power_of_2(x: int) -> int:
+    """Return the smallest power of two that is not under ``x``; 1 for 0."""
+    return 1 << max(x - 1, 0).bit_length()
