@@ -6,7 +6,8 @@ and value heads, G = H / K query heads of a kv head, D head size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,6 +21,27 @@ TAG = "pages-kv-thd"
 
 SCORES_AT_ONCE = 1 << 24
 """Scores that are held at a time where PyTorch's fused attention cannot be used."""
+
+
+TOKENS_AT_ONCE = 16
+"""Tokens attended at a time where the host does not know the rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Rows of equally many queries.
+
+    Attributes:
+        tokens: Their queries, one row after another.
+        lengths_R: Their kv lengths.
+        page_table_RP: Their pages.
+        max_kv: Upper bound of the lengths.
+    """
+
+    tokens: slice
+    lengths_R: Tensor
+    page_table_RP: Tensor
+    max_kv: int
 
 
 class ReferenceAttention:
@@ -58,13 +80,12 @@ class ReferenceAttention:
     ) -> Tensor:
         """Attend; tokens that no host row covers get zeros. [T, H, D]"""
         out_THD = torch.zeros_like(q_THD, memory_format=torch.contiguous_format)
-        for rows, tokens, max_kv in _same_query_rows(batch):
-            q_RQHD = q_THD[tokens].unflatten(0, (rows.stop - rows.start, -1))
-            lengths_R = batch.kv_lengths_R[rows]
-            k_RLKD, v_RLKD = self._gather(kv, batch.page_table_RP[rows], lengths_R, max_kv)
-            mask_RQL = self._mask(lengths_R, q_RQHD.shape[1], k_RLKD.shape[1])
+        for piece in _pieces(batch):
+            q_RQHD = q_THD[piece.tokens].unflatten(0, (len(piece.lengths_R), -1))
+            k_RLKD, v_RLKD = self._gather(kv, piece)
+            mask_RQL = self._mask(piece.lengths_R, q_RQHD.shape[1], k_RLKD.shape[1])
             out_RQHD = self._attend(q_RQHD, k_RLKD, v_RLKD, mask_RQL, sinks_H)
-            out_THD[tokens] = out_RQHD.flatten(0, 1)
+            out_THD[piece.tokens] = out_RQHD.flatten(0, 1)
         return out_THD
 
     def _flat_slots(self, slots_S: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,17 +94,15 @@ class ReferenceAttention:
         keys_S = slots_S + slots_S.div(page_size, rounding_mode="floor") * page_size
         return keys_S, keys_S + page_size
 
-    def _gather(
-        self, kv: Tensor, page_table_RP: Tensor, lengths_R: Tensor, max_kv: int
-    ) -> tuple[Tensor, Tensor]:
+    def _gather(self, kv: Tensor, piece: _Piece) -> tuple[Tensor, Tensor]:
         """Return the rows' keys and values, padded with zeros. [R, L, K, D] each.
 
         Zeros, since what lies past a row's length may be anything, and 0 * nan is nan.
         """
-        num_pages = -(-max_kv // self.spec.page_size)
-        pages_RP = page_table_RP[:, :num_pages]
+        num_pages = -(-piece.max_kv // self.spec.page_size)
+        pages_RP = piece.page_table_RP[:, :num_pages]
         num_tokens = pages_RP.shape[1] * self.spec.page_size
-        is_past_RL = torch.arange(num_tokens, device=kv.device) >= lengths_R.unsqueeze(1)
+        is_past_RL = torch.arange(num_tokens, device=kv.device) >= piece.lengths_R.unsqueeze(1)
         found = kv.index_select(0, pages_RP.flatten()).unflatten(0, pages_RP.shape)
         k_RLKD, v_RLKD = found.to(self.spec.dtype).transpose(1, 2).flatten(2, 3).unbind(1)
         is_past_RL11 = is_past_RL[:, :, None, None]
@@ -151,18 +170,37 @@ class ReferenceAttention:
         return torch.cat(outs, dim=2)
 
 
-def _same_query_rows(batch: StepBatch) -> Iterator[tuple[slice, slice, int]]:
-    """Yield stretches of rows to attend at once: rows of one query together, others alone.
+def _pieces(batch: StepBatch) -> Iterator[_Piece]:
+    """Yield rows to attend at once.
+
+    Steps of one query a row need nothing of the host, and other steps without host rows are taken
+    token by token: both can be captured.
+    """
+    if batch.max_query == 1:
+        tokens = slice(0, batch.num_rows)
+        yield _Piece(tokens, batch.kv_lengths_R, batch.page_table_RP, batch.max_kv)
+    elif batch.host_rows:
+        for rows, tokens, max_kv in _same_query_rows(batch.host_rows):
+            yield _Piece(tokens, batch.kv_lengths_R[rows], batch.page_table_RP[rows], max_kv)
+    else:
+        for begin in range(0, batch.num_tokens, TOKENS_AT_ONCE):
+            tokens = slice(begin, min(begin + TOKENS_AT_ONCE, batch.num_tokens))
+            table_TP = batch.page_table_RP.index_select(0, batch.row_of_token_T[tokens])
+            yield _Piece(tokens, batch.positions_T[tokens] + 1, table_TP, batch.max_kv)
+
+
+def _same_query_rows(host_rows: Sequence[tuple[int, int]]) -> Iterator[tuple[slice, slice, int]]:
+    """Yield stretches of rows: those of one query together, others alone.
 
     Yields:
         The rows, their tokens, and the upper bound of their kv lengths.
     """
     row, token = 0, 0
-    while row < len(batch.host_rows):
-        num_queries, max_kv = batch.host_rows[row]
+    while row < len(host_rows):
+        num_queries, max_kv = host_rows[row]
         end = row + 1
-        while num_queries == 1 and end < len(batch.host_rows) and batch.host_rows[end][0] == 1:
-            max_kv = max(max_kv, batch.host_rows[end][1])
+        while num_queries == 1 and end < len(host_rows) and host_rows[end][0] == 1:
+            max_kv = max(max_kv, host_rows[end][1])
             end += 1
         num_tokens = (end - row) * num_queries
         yield slice(row, end), slice(token, token + num_tokens), max_kv

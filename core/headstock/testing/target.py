@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -21,6 +22,8 @@ from headstock.plugins.probe import Probe, Status
 
 PAGE_SIZES = (16, 5, 64)
 """Page sizes that providers are tried with beside those that they name."""
+MOST_LIKED = 2
+"""Of the page sizes that a layout lists, how many are tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,31 +40,38 @@ class Target:
     device: Device = field(repr=False)
     registry: OpRegistry = field(repr=False)
 
-    def claims(self, op: Op[..., object]) -> list[Implementation]:
+    def claims(self, op: Op[..., Any]) -> list[Implementation]:
         """Return what is offered for ``op`` besides its reference."""
         offered = self.registry.offered(op)
         if self.chosen.name == REFERENCE:
             return list(offered)
         return [i for i in offered if i.provider != REFERENCE]
 
-    def benches(self, dtype: torch.dtype) -> list[Bench]:
-        """Return a bench for each provider of attention, the preferred one first."""
+    def benches(self, dtype: torch.dtype, first: str = "") -> list[Bench]:
+        """Return a bench for each provider of attention: ``first``'s, then by preference."""
         names = dict.fromkeys(i.provider for i in self.registry.offered(attention))
-        return [self._bench(dtype, name) for name in names]
+        ranked = sorted(names, key=lambda name: name != first)
+        return [self._bench(dtype, name) for name in ranked]
 
     def _bench(self, dtype: torch.dtype, provider: str) -> Bench:
         resolver = Resolver(self.registry, self.device, {"attention": provider})
+        return Bench(resolver=resolver, dtype=dtype, page_sizes=self._page_sizes(dtype, provider))
+
+    def _page_sizes(self, dtype: torch.dtype, provider: str) -> tuple[int, ...]:
+        """Return page sizes that ``provider`` takes, found as a model's layers would find them."""
         own = [i for i in self.registry.offered(attention) if i.provider == provider]
         named = (i.requires.sizes.get("page_size") for i in own)
-        only = [size for sizes in named if sizes is not None for size in sorted(sizes.only)]
-        tried = dict.fromkeys([*PAGE_SIZES, *only])
-        accepted = [size for size in tried if self._accepts(own, dtype, size)]
-        return Bench(resolver=resolver, dtype=dtype, page_sizes=tuple(accepted or PAGE_SIZES))
-
-    def _accepts(self, own: list[Implementation], dtype: torch.dtype, page_size: int) -> bool:
-        spec = plain_spec(dtype, page_size).as_spec()
-        capabilities = self.device.capabilities
-        return any(i.requires.reason_against(spec, capabilities) is None for i in own)
+        tried = [size for sizes in named if sizes is not None for size in sorted(sizes.only)]
+        taken = dict[int, None]()
+        for size in dict.fromkeys([*PAGE_SIZES, *tried]):
+            spec = plain_spec(dtype, size)
+            for implementation in own:
+                requires = implementation.requires
+                if requires.reason_against(spec.as_spec(), self.device.capabilities) is None:
+                    layout = implementation.run(spec, self.device).layout
+                    accepted = layout.page_sizes[:MOST_LIKED]
+                    taken |= dict.fromkeys([*([size] if layout.accepts(size) else []), *accepted])
+        return tuple(taken) or PAGE_SIZES
 
 
 def find(backend: str, module: str | None) -> Plugins:

@@ -125,14 +125,25 @@ def filled_pages(
     return kv
 
 
-def attend(provider: AttentionProvider, kv: Tensor, step: Step, inputs: AttentionInputs) -> Tensor:
-    """Run the step as a layer does: write its newest tokens, then attend. [T, H, D]"""
+def attend(
+    provider: AttentionProvider,
+    kv: Tensor,
+    step: Step,
+    inputs: AttentionInputs,
+    *,
+    is_planned: bool = False,
+) -> Tensor:
+    """Run the step as a layer does: write its newest tokens, then attend. [T, H, D]
+
+    With ``is_planned`` as the step's later layers do, without a plan of its own.
+    """
     newest = [num_queries for num_queries, _ in step.batch.host_rows[: step.num_real_rows]]
     keys = [k[-num:] for k, num in zip(inputs.k_rows, newest, strict=True)]
     values = [v[-num:] for v, num in zip(inputs.v_rows, newest, strict=True)]
     num_padding = step.batch.num_tokens - step.num_real_tokens
     padding = keys[0].new_full((num_padding, *keys[0].shape[1:]), torch.nan)
-    provider.plan(step.batch)
+    if not is_planned:
+        provider.plan(step.batch)
     provider.write(torch.cat([*keys, padding]), torch.cat([*values, padding]), kv, step.batch)
     return provider.run(inputs.q_THD, kv, step.batch, sinks_H=inputs.sinks_H)
 

@@ -39,7 +39,8 @@ def target(pytestconfig: pytest.Config, plugins: Plugins, backend: str) -> Itera
     answer = probe(plugins, backend)
     if answer.status is not Status.AVAILABLE:
         pytest.skip(f"{backend} is {answer.status.value}: {answer.reason}")
-    opened = open_target(plugins, backend, pytestconfig.getoption("--headstock-device"))
+    index: int = pytestconfig.getoption("--headstock-device") or 0
+    opened = open_target(plugins, backend, index)
     report = pytestconfig.pluginmanager.get_plugin("headstock-report")
     if report is not None:
         record = opened.chosen.record

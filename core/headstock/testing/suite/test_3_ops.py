@@ -75,7 +75,7 @@ def test_it_accepts_something_that_can_be_checked(
 
 def _judge(target: Target, implementation: Implementation, dtype: torch.dtype) -> Verdict:
     op = load_all_ops()[implementation.op]
-    return judge(op, implementation, target.benches(dtype))
+    return judge(op, implementation, target.benches(dtype, implementation.provider))
 
 
 def _lacking(target: Target, implementation: Implementation) -> str | None:
