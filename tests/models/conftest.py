@@ -1,0 +1,69 @@
+"""Small random checkpoints, saved as transformers saves them, with the model that is the oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 128,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.2,
+}
+FAMILIES = {
+    "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM, {}),
+    "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM, {"head_dim": 32}),
+    "mistral": (
+        transformers.MistralConfig,
+        transformers.MistralForCausalLM,
+        {"sliding_window": None},
+    ),
+}
+
+
+@dataclass
+class Saved:
+    """A checkpoint on disk and the transformers model that wrote it."""
+
+    path: Path
+    oracle: transformers.PreTrainedModel
+
+    def logits(self, ids: list[int]) -> Tensor:
+        with torch.no_grad():
+            return self.oracle(torch.tensor([ids])).logits[0]
+
+
+Save = Callable[..., Saved]
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Save:
+    """Return a function that saves a small model of a family, with options of its config."""
+
+    def make(family: str, *, shard_bytes: str = "1GB", **options: object) -> Saved:
+        config_type, model_type, given = FAMILIES[family]
+        torch.manual_seed(0)
+        oracle = model_type(config_type(**SIZES | given | options)).eval()
+        randomize(oracle)
+        oracle.save_pretrained(tmp_path / "model", max_shard_size=shard_bytes)
+        return Saved(tmp_path / "model", oracle)
+
+    return make
+
+
+def randomize(model: transformers.PreTrainedModel) -> None:
+    """Give norms and biases values that matter; they start as ones and zeros."""
+    for name, value in model.named_parameters():
+        if "norm" in name or name.endswith("bias"):
+            torch.nn.init.normal_(value.data, mean=0.5, std=0.3)

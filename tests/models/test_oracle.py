@@ -1,0 +1,135 @@
+"""Logits of each family against transformers on the same weights, in float32."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.models.conftest import Save
+from tests.models.harness import load
+
+FAMILIES = ["llama", "qwen3", "mistral"]
+OPTIONS = [
+    pytest.param({"tie_word_embeddings": True}, id="tied"),
+    pytest.param({"num_key_value_heads": 4}, id="as-many-kv-heads"),
+    pytest.param({"num_key_value_heads": 1}, id="one-kv-head"),
+    pytest.param({"vocab_size": 131}, id="odd-vocabulary"),
+    pytest.param({"head_dim": 20}, id="odd-head-size"),
+]
+
+
+def prompt(length: int, seed: int = 0) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 128, (length,), generator=generator).tolist()
+
+
+def assert_close(got: Tensor, want: Tensor) -> None:
+    assert got.dtype == torch.float32
+    scale = want.abs().max().item()
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prefill_has_the_logits_of_transformers(save: Save, family: str) -> None:
+    saved = save(family)
+    ids = prompt(23)
+    assert_close(load(saved.path).step(a=ids), saved.logits(ids))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_decoding_has_the_logits_of_the_whole_prompt(save: Save, family: str) -> None:
+    saved = save(family)
+    ids = prompt(14)
+    sequences = load(saved.path)
+    got = [sequences.step(a=ids[:9]), *(sequences.step(a=[token]) for token in ids[9:])]
+    assert_close(torch.cat(got), saved.logits(ids))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_chunks_have_the_logits_of_the_whole_prompt(save: Save, family: str) -> None:
+    saved = save(family)
+    ids = prompt(23)
+    sequences = load(saved.path)
+    got = [sequences.step(a=ids[begin : begin + 7]) for begin in range(0, 23, 7)]
+    assert_close(torch.cat(got), saved.logits(ids))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_mixed_batch_has_the_logits_of_each_alone(save: Save, family: str) -> None:
+    saved = save(family)
+    one, two, three = prompt(17, 1), prompt(6, 2), prompt(1, 3)
+    sequences = load(saved.path)
+    sequences.step(a=one[:16])
+    got = sequences.step(a=one[16:], b=two, c=three)
+    want = [saved.logits(one)[16:], saved.logits(two), saved.logits(three)]
+    assert_close(got, torch.cat(want))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_cache_hit_has_the_logits_of_a_cold_run(save: Save, family: str) -> None:
+    saved = save(family)
+    ids = prompt(20)
+    sequences = load(saved.path)
+    sequences.step(old=ids[:12] + prompt(5, 9))
+    sequences.share("old", "new", 12)
+    assert_close(sequences.step(new=ids[12:]), saved.logits(ids)[12:])
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_shapes_of_many_kinds_agree(save: Save, family: str, options: dict[str, object]) -> None:
+    saved = save(family, **options)
+    ids = prompt(11)
+    assert_close(load(saved.path).step(a=ids), saved.logits(ids))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_attention_biases_count(save: Save, family: str) -> None:
+    saved = save(family, attention_bias=True)
+    ids = prompt(11)
+    assert_close(load(saved.path).step(a=ids), saved.logits(ids))
+
+
+def test_a_checkpoint_in_shards_loads(save: Save) -> None:
+    saved = save("llama", shard_bytes="50KB")
+    assert len(list(saved.path.glob("*.safetensors"))) > 2
+    ids = prompt(11)
+    assert_close(load(saved.path).step(a=ids), saved.logits(ids))
+
+
+ROPES = [
+    pytest.param({"rope_type": "linear", "factor": 3.0}, id="linear"),
+    pytest.param(
+        {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+        id="llama3",
+    ),
+    pytest.param(
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}, id="yarn"
+    ),
+    pytest.param(
+        {
+            "rope_type": "yarn",
+            "factor": 4.0,
+            "original_max_position_embeddings": 64,
+            "beta_fast": 16.0,
+            "mscale": 0.7,
+            "mscale_all_dim": 1.2,
+            "truncate": False,
+        },
+        id="yarn-with-options",
+    ),
+]
+
+
+@pytest.mark.parametrize("rope", ROPES)
+def test_scaled_rotary_frequencies_agree(save: Save, rope: dict[str, object]) -> None:
+    saved = save("llama", rope_parameters={"rope_theta": 10000.0, **rope})
+    ids = prompt(100)
+    assert_close(load(saved.path).step(a=ids), saved.logits(ids))
