@@ -152,30 +152,41 @@ def count_outputs(
 
 
 @op()
+def advance_lengths(
+    slots_R: Tensor, kv_lengths_R: Tensor, done_S: Tensor, lengths_S: Tensor
+) -> None:
+    """Let slots that are not done have the lengths they have reached; before :func:`settle_step`.
+
+    Args:
+        slots_R: Whose row it is. int32. [R]
+        kv_lengths_R: Lengths with this step's tokens. int32. [R]
+        done_S: int32. [S]
+        lengths_S: Written. int32. [S]
+    """
+    was_done_R = done_S.index_select(0, slots_R) != 0
+    kept_R = torch.where(was_done_R, lengths_S.index_select(0, slots_R), kv_lengths_R)
+    lengths_S.index_copy_(0, slots_R.long(), kept_R)
+
+
+@op()
 def settle_step(
     drawn_R: Tensor,
     slots_R: Tensor,
-    sample_slots_R: Tensor,
-    kv_lengths_R: Tensor,
     max_outputs_S: Tensor,
     stop_ids_SE: Tensor,
-    lengths_S: Tensor,
     last_ids_S: Tensor,
     num_outputs_S: Tensor,
     done_S: Tensor,
     outbox_NR2: Tensor,
     cursor_1: Tensor,
 ) -> None:
-    """Enter what a step computed and drew into the slot table and the outbox.
+    """Enter what a step drew into the slot table and the outbox.
 
     Args:
         drawn_R: Ids, or :data:`FAULTY`. int64. [R]
-        slots_R: Whose row it is. int32. [R]
-        sample_slots_R: Likewise, the null slot for rows that draw nothing. int32. [R]
-        kv_lengths_R: Lengths with this step's tokens. int32. [R]
+        slots_R: Whose they are; the null slot for rows that draw nothing. int32. [R]
         max_outputs_S: Outputs after which a slot is done. int32. [S]
         stop_ids_SE: Ids after which it is done; padding entries are negative. int32. [S, E]
-        lengths_S: Written. int32. [S]
         last_ids_S: Written. int32. [S]
         num_outputs_S: Written. int64. [S]
         done_S: Written. int32. [S]
@@ -183,23 +194,18 @@ def settle_step(
             :data:`WAS_DONE`; whether the slot is done now. int32. [N, R, 2]
         cursor_1: Written: one more. int64. [1]
     """
-    was_done_R = done_S.index_select(0, slots_R) != 0
-    kept_R = torch.where(was_done_R, lengths_S.index_select(0, slots_R), kv_lengths_R)
-    lengths_S.index_copy_(0, slots_R.long(), kept_R)
-
-    sample_R = sample_slots_R.long()
-    is_live_R = done_S.index_select(0, sample_R) == 0
-    num_outputs_R = num_outputs_S.index_select(0, sample_R) + is_live_R
-    is_stop_R = (stop_ids_SE.index_select(0, sample_R) == drawn_R.unsqueeze(1)).any(dim=1)
-    is_full_R = num_outputs_R >= max_outputs_S.index_select(0, sample_R)
+    where_R = slots_R.long()
+    is_live_R = done_S.index_select(0, where_R) == 0
+    num_outputs_R = num_outputs_S.index_select(0, where_R) + is_live_R
+    is_stop_R = (stop_ids_SE.index_select(0, where_R) == drawn_R.unsqueeze(1)).any(dim=1)
+    is_full_R = num_outputs_R >= max_outputs_S.index_select(0, where_R)
     is_faulty_R = drawn_R < 0
     is_done_R = ~is_live_R | is_faulty_R | is_stop_R | is_full_R
-    last_R = torch.where(
-        is_live_R & ~is_faulty_R, drawn_R.to(torch.int32), last_ids_S.index_select(0, sample_R)
-    )
-    last_ids_S.index_copy_(0, sample_R, last_R)
-    num_outputs_S.index_copy_(0, sample_R, num_outputs_R)
-    done_S.index_copy_(0, sample_R, is_done_R.to(torch.int32))
+    before_R = last_ids_S.index_select(0, where_R)
+    last_R = torch.where(is_live_R & ~is_faulty_R, drawn_R.to(torch.int32), before_R)
+    last_ids_S.index_copy_(0, where_R, last_R)
+    num_outputs_S.index_copy_(0, where_R, num_outputs_R)
+    done_S.index_copy_(0, where_R, is_done_R.to(torch.int32))
 
     codes_R = torch.where(is_live_R, drawn_R, WAS_DONE)
     entry_R2 = torch.stack((codes_R, is_done_R.long()), dim=1).to(torch.int32)
