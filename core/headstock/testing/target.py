@@ -69,8 +69,8 @@ class Target:
                 requires = implementation.requires
                 if requires.reason_against(spec.as_spec(), self.device.capabilities) is None:
                     layout = implementation.run(spec, self.device).layout
-                    accepted = layout.page_sizes[:MOST_LIKED]
-                    taken |= dict.fromkeys([*([size] if layout.accepts(size) else []), *accepted])
+                    taken |= dict.fromkeys(layout.page_sizes[:MOST_LIKED])
+                    taken |= dict.fromkeys([size] if layout.accepts(size) else [])
         return tuple(taken) or PAGE_SIZES
 
 

@@ -17,7 +17,8 @@ LIGHT = frozenset({"headstock", "pluggy", "msgspec", "psutil", "packaging", "pla
 PROBE_LIMIT_S = 2.0
 
 SCRIPT = """
-import json, sys, time
+import json, sys
+sys.path[:] = json.loads(sys.argv[3])
 from headstock.testing import probing
 print(json.dumps(probing.observe(sys.argv[1], sys.argv[2] or None)))
 """
@@ -27,7 +28,7 @@ print(json.dumps(probing.observe(sys.argv[1], sys.argv[2] or None)))
 def observed(backend: str, module: str | None) -> dict[str, Any]:
     """Return what the probe did in a fresh interpreter."""
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, backend, module or ""],
+        [sys.executable, "-c", SCRIPT, backend, module or "", json.dumps(sys.path)],
         capture_output=True,
         text=True,
         timeout=60,

@@ -27,7 +27,8 @@ from headstock.testing.target import Target
 NUM_REPLAYS = 30
 SIZE = 64
 NUM_ROWS = 3
-MAX_PAGES = 8
+MAX_LENGTH = 96
+"""Tokens that rows may grow to."""
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +89,7 @@ class _Decode:
     keep: Callable[..., None]
     arguments: dict[str, object]
     batch: StepBatch
+    slots: list[Tensor]
     pages: Tensor
     qkv_TC: Tensor
     out_TC: Tensor
@@ -100,7 +102,7 @@ class _Decode:
         page_size = target.benches(dtype)[0].page_sizes[0]
         spec = plain_spec(dtype, page_size)
         provider = resolver.resolve(attention, spec.as_spec())(spec, target.device)
-        rows = [(1, MAX_PAGES * page_size)] * NUM_ROWS
+        rows = [(1, MAX_LENGTH)] * NUM_ROWS
         step = make_step(rows, page_size, where, num_padding_rows=bucket - NUM_ROWS)
         step.batch.host_rows = []
         heads = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 64}
@@ -121,6 +123,7 @@ class _Decode:
                 "is_interleaved": False,
             },
             batch=step.batch,
+            slots=step.slots,
             pages=target.device.empty(shape, provider.layout.dtype).zero_(),
             qkv_TC=target.device.empty((bucket, 8 * 64), dtype).zero_(),
             out_TC=target.device.empty((bucket, 4 * 64), dtype).zero_(),
@@ -134,13 +137,9 @@ class _Decode:
         for row, length in enumerate(lengths):
             batch.kv_lengths_R[row] = length
             batch.positions_T[row] = length - 1
-            batch.write_slots_T[row] = self._slot(row, length - 1)
+            batch.write_slots_T[row] = self.slots[row][length - 1]
         self.qkv_TC.copy_(self.draw.normal(*self.qkv_TC.shape, dtype=self.qkv_TC.dtype))
         self.provider.plan(batch)
-
-    def _slot(self, row: int, token: int) -> int:
-        size = self.batch.max_kv // MAX_PAGES
-        return int(self.batch.page_table_RP[row, token // size]) * size + token % size
 
     def run(self, pages: Tensor) -> Tensor:
         """Compute the step on ``pages``. [R, H D]"""
