@@ -1,1 +1,1 @@
-"""What is measured: logs and metrics."""
+"""What is measured: log lines and metrics. Fed by others; asks nobody."""
