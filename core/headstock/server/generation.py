@@ -13,6 +13,23 @@ MAX_BACKLOG = 4096
 """Deltas that a client may be behind before its request ends."""
 
 
+COALESCE_FROM = 32
+"""Deltas that wait together are joined from so many on: the client is behind."""
+
+
+def merge(deltas: Sequence[Delta]) -> list[Delta]:
+    """Return one delta a completion that says what ``deltas`` say of it."""
+    last: dict[int, Delta] = {}
+    texts: dict[int, list[str]] = {}
+    for delta in deltas:
+        last[delta.index] = delta
+        texts.setdefault(delta.index, []).append(delta.text)
+    return [
+        Delta(index, "".join(texts[index]), delta.num_outputs, delta.end)
+        for index, delta in last.items()
+    ]
+
+
 class Generation:
     """The completions of one call: ``n`` for each prompt, in the prompts' order.
 
@@ -61,11 +78,15 @@ class Generation:
             self._wake()
 
     async def deltas(self) -> list[Delta]:
-        """Wait for deltas and return all that are there; an empty list: it is over."""
-        while not self._pending and self._num_open:
+        """Wait for deltas and return all that are there; none when it is over, or nudged."""
+        if not self._pending and self._num_open:
             await self._wait()
         deltas, self._pending = self._pending, []
-        return deltas
+        return deltas if len(deltas) <= COALESCE_FROM else merge(deltas)
+
+    def nudge(self) -> None:
+        """Wake who waits, though nothing happened."""
+        self._wake()
 
     async def finished(self) -> None:
         """Wait until all have ended.

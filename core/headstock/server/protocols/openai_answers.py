@@ -338,6 +338,10 @@ class OpenAIStream:
         """Return the chunks for output tokens from ``begin`` on."""
         raise NotImplementedError
 
+    def last(self) -> Any:
+        """Return the chunk with the usage of the whole call."""
+        raise NotImplementedError
+
     def usage(self) -> Usage | msgspec.UnsetType | None:
         """Return the usage that a chunk carries."""
         if self.call.continuous_usage:

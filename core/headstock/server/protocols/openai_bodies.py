@@ -265,12 +265,17 @@ def check_model(name: str | None, card: ModelCard) -> None:
         RequestError: ``name`` is another's; "default" and none at all are fine.
     """
     if name not in (None, "", "default", card.name):
-        raise RequestError(
-            f"The model {name!r} does not exist; this server has {card.name!r}.",
-            remedy="Use its name, or leave model out.",
-            field="model",
-            code="model_not_found",
-        )
+        raise unknown_model(name or "", card)
+
+
+def unknown_model(name: str, card: ModelCard) -> RequestError:
+    """Return the error for a model that this server does not have."""
+    return RequestError(
+        f"The model {name[:128]!r} does not exist; this server has {card.name!r}.",
+        remedy="Use its name, or leave model out.",
+        field="model",
+        code="model_not_found",
+    )
 
 
 def flat_messages(messages: list[ChatMessage]) -> list[dict[str, Any]]:

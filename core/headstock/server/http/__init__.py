@@ -1,0 +1,1 @@
+"""The HTTP application: routes over the front door, and the process that serves them."""

@@ -1,0 +1,56 @@
+"""Writing answers: JSON by msgspec, one envelope for every error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from headstock.errors import RequestError
+from headstock.server.errors import message_of, retry_after_of, status_of, type_of
+
+encode = msgspec.json.Encoder().encode
+
+
+class ErrorDetail(msgspec.Struct):
+    """What went wrong, in words and in names that do not change."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorAnswer(msgspec.Struct):
+    """Every error of every route."""
+
+    error: ErrorDetail
+
+
+def json_answer(
+    value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return ``value`` as JSON."""
+    return Response(
+        encode(value), status_code=status, headers=headers, media_type="application/json"
+    )
+
+
+def error_value(error: RequestError) -> ErrorAnswer:
+    """Return the envelope of ``error``."""
+    status = status_of(error.code)
+    return ErrorAnswer(ErrorDetail(message_of(error), type_of(status), error.field, error.code))
+
+
+def error_answer(error: RequestError) -> Response:
+    """Return ``error`` with its status, and Retry-After where trying again helps."""
+    headers: dict[str, str] = {}
+    retry_after_s = retry_after_of(error)
+    if retry_after_s is not None:
+        headers["retry-after"] = str(math.ceil(retry_after_s))
+    if error.code == "invalid_api_key":
+        headers["www-authenticate"] = "Bearer"
+    return json_answer(error_value(error), status=status_of(error.code), headers=headers)

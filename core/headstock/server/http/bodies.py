@@ -1,0 +1,123 @@
+"""Reading bodies: bounded in size, depth and time, and decoded once."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import cache
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+
+from headstock.errors import RequestError
+from headstock.server.protocols.parameters import from_validation
+
+BODY_DEADLINE_S = 60.0
+"""A body that takes longer to arrive is refused. Seconds."""
+MAX_DEPTH = 64
+Body = TypeVar("Body", bound=msgspec.Struct)
+
+
+async def read_body(request: Request, kind: type[Body], max_bytes: int) -> Body:
+    """Return the request's JSON body as a ``kind``.
+
+    Raises:
+        RequestError: Not JSON, too large, too deep, too slow, or not of this shape.
+        ClientDisconnect: The client left before the body was there.
+    """
+    content_type = request.headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise RequestError(
+            f"The content type is {content_type[:64]!r}.",
+            remedy="Send JSON with Content-Type: application/json.",
+            code="invalid_content_type",
+        )
+    return _decode(await _read(request, max_bytes), kind)
+
+
+async def _read(request: Request, max_bytes: int) -> bytes:
+    declared = request.headers.get("content-length", "0")
+    if declared.isdigit() and int(declared) > max_bytes:
+        raise _too_large(max_bytes)
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_DEADLINE_S):
+            while True:
+                message = await request.receive()
+                if message["type"] != "http.request":
+                    raise ClientDisconnect
+                chunk: bytes = message.get("body", b"")
+                size += len(chunk)
+                if size > max_bytes:
+                    raise _too_large(max_bytes)
+                chunks.append(chunk)
+                if not message.get("more_body", False):
+                    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    except TimeoutError as error:
+        raise RequestError(
+            f"The body did not arrive within {BODY_DEADLINE_S:.0f} s.",
+            remedy="Try again.",
+            code="request_timeout",
+        ) from error
+
+
+def _decode(body: bytes, kind: type[Body]) -> Body:
+    try:
+        value: Body = _decoder(kind).decode(body)
+    except msgspec.ValidationError as error:
+        raise from_validation(error) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RequestError(
+            f"The body is not JSON: {_reason(error)}.",
+            remedy="Send one JSON object in UTF-8.",
+            code="invalid_json",
+        ) from error
+    except RecursionError as error:
+        raise _too_deep() from error
+    for name in kind.__struct_fields__:
+        _check_depth(getattr(value, name), MAX_DEPTH)
+    return value
+
+
+def _check_depth(value: Any, left: int) -> None:
+    """Refuse free-form values that are nested too deep for those who walk them later."""
+    if isinstance(value, dict):
+        items: Any = value.values()
+    elif isinstance(value, list):
+        items = value
+    else:
+        return
+    if left == 0:
+        raise _too_deep()
+    if isinstance(value, list) and value and isinstance(value[0], int | str | float):
+        return
+    for item in items:
+        _check_depth(item, left - 1)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is not UTF-8"
+    return str(error).removeprefix("JSON is malformed: ")
+
+
+def _too_deep() -> RequestError:
+    return RequestError(
+        f"The body is nested more than {MAX_DEPTH} levels deep.",
+        remedy="Flatten it.",
+        code="body_too_deep",
+    )
+
+
+def _too_large(max_bytes: int) -> RequestError:
+    return RequestError(
+        f"The body is larger than {max_bytes} bytes.",
+        remedy="Send less, or raise --max-body-bytes.",
+        code="body_too_large",
+    )
+
+
+@cache
+def _decoder(kind: type[msgspec.Struct]) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)

@@ -1,0 +1,104 @@
+"""HTTP/1.1 with limits on headers: count, bytes, and the time they may take."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEADERS = 100
+MAX_HEADER_BYTES = 64 * 1024
+HEADER_DEADLINE_S = 10.0
+"""A connection that has not sent its first headers by then is closed. Seconds."""
+_TOO_LARGE = (
+    b'{"error":{"message":"The headers are larger than 65536 bytes, or more than 100.",'
+    b'"type":"invalid_request_error","param":null,"code":"headers_too_large"}}'
+)
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, which by itself takes headers without end."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._header_bytes = 0
+        self._is_refused = False
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the clock for the first headers."""
+        super().connection_made(transport)
+        self._deadline = self.loop.call_later(HEADER_DEADLINE_S, self._close_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clock."""
+        self._stop_clock()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, unless the connection has been refused."""
+        if not self._is_refused:
+            super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        """Count anew."""
+        self._header_bytes = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """Take the request line."""
+        self._count(len(url))
+        if not self._is_refused:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take one header, while there are not too many."""
+        self._count(len(name) + len(value) + 4)
+        if self._is_refused:
+            return
+        super().on_header(name, value)
+        if len(self.headers) > MAX_HEADERS:
+            self._refuse()
+
+    def on_headers_complete(self) -> None:
+        """Serve the request."""
+        self._stop_clock()
+        if not self._is_refused:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        if not self._is_refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Take the end of the body."""
+        if not self._is_refused:
+            super().on_message_complete()
+
+    def _count(self, num_bytes: int) -> None:
+        self._header_bytes += num_bytes
+        if self._header_bytes > MAX_HEADER_BYTES:
+            self._refuse()
+
+    def _refuse(self) -> None:
+        if self._is_refused:
+            return
+        self._is_refused = True
+        self._stop_clock()
+        head = (
+            "HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(_TOO_LARGE)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + _TOO_LARGE)
+        self.transport.close()
+
+    def _close_slow(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
+
+    def _stop_clock(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None

@@ -1,0 +1,154 @@
+"""``/v1/models``, ``/v1/chat/completions``, ``/v1/completions``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from headstock.errors import RequestError
+from headstock.server.completion import Delta
+from headstock.server.generation import Generation
+from headstock.server.http.answers import json_answer
+from headstock.server.http.bodies import read_body
+from headstock.server.http.context import Serving, now, tenant_of
+from headstock.server.http.schema import body_of
+from headstock.server.http.streaming import event
+from headstock.server.protocols.openai_answers import (
+    Alternatives,
+    ChatStream,
+    OpenAIStream,
+    TextStream,
+    chat_answer,
+    text_answer,
+)
+from headstock.server.protocols.openai_bodies import (
+    ChatBody,
+    CompletionBody,
+    OpenAICall,
+    read_chat,
+    read_completion,
+    unknown_model,
+)
+from headstock.server.request import TextPrompt
+from headstock.text import Tokenizer
+
+
+def make_router(serving: Serving) -> APIRouter:
+    """Return the routes."""
+    router = APIRouter(prefix="/v1", tags=["openai"])
+    frontdoor = serving.frontdoor
+
+    @router.get("/models")
+    async def list_models() -> Response:
+        """List the served model."""
+        return json_answer({"object": "list", "data": [_model_entry(serving)]})
+
+    @router.get("/models/{name:path}")
+    async def get_model(name: str) -> Response:
+        """Describe one model."""
+        if name != frontdoor.card.name:
+            raise unknown_model(name, frontdoor.card)
+        return json_answer(_model_entry(serving))
+
+    @router.post("/chat/completions", openapi_extra=body_of(ChatBody))
+    async def chat(request: Request) -> Response:
+        """Answer a chat."""
+        body = await read_body(request, ChatBody, serving.max_body_bytes)
+        call = read_chat(body, frontdoor.card, tenant_of(request))
+        tokenizer = _tokenizer(serving)
+        alternatives = _alternatives(call, tokenizer)
+        created = now()
+        if call.is_streamed:
+            return await serving.stream(
+                request,
+                call.requests,
+                lambda generation: _writers(
+                    ChatStream(call, generation.completions, alternatives, created)
+                ),
+            )
+        generation = await serving.whole(request, call.requests)
+        return json_answer(chat_answer(call, generation.completions, alternatives, created))
+
+    @router.post("/completions", openapi_extra=body_of(CompletionBody))
+    async def complete(request: Request) -> Response:
+        """Go on from a prompt."""
+        body = await read_body(request, CompletionBody, serving.max_body_bytes)
+        call = read_completion(body, frontdoor.card, tenant_of(request))
+        tokenizer = _tokenizer(serving)
+        alternatives = _alternatives(call, tokenizer)
+        created = now()
+        if call.is_streamed:
+            return await serving.stream(
+                request,
+                call.requests,
+                lambda generation: _writers(
+                    TextStream(
+                        call,
+                        generation.completions,
+                        alternatives,
+                        created,
+                        _echoes(call, generation, tokenizer),
+                    )
+                ),
+            )
+        generation = await serving.whole(request, call.requests)
+        echoes = _echoes(call, generation, tokenizer)
+        return json_answer(text_answer(call, generation.completions, alternatives, created, echoes))
+
+    return router
+
+
+def _model_entry(serving: Serving) -> dict[str, object]:
+    card = serving.frontdoor.card
+    return {
+        "id": card.name,
+        "object": "model",
+        "created": card.created,
+        "owned_by": "headstock",
+        "root": card.name,
+        "parent": None,
+        "max_model_len": serving.frontdoor.max_length,
+    }
+
+
+def _tokenizer(serving: Serving) -> Tokenizer:
+    tokenizer = serving.frontdoor.prompter.tokenizer
+    if tokenizer is None:
+        raise RequestError(
+            "This server was started without a tokenizer.",
+            remedy="Use /generate with input_ids.",
+            code="no_tokenizer",
+        )
+    return tokenizer
+
+
+def _alternatives(call: OpenAICall, tokenizer: Tokenizer) -> Alternatives | None:
+    return None if call.logprobs is None else Alternatives(tokenizer, call.logprobs)
+
+
+def _echoes(call: OpenAICall, generation: Generation, tokenizer: Tokenizer) -> list[str]:
+    """Return what stands before each completion's text: with ``echo`` its prompt."""
+    if not call.echo:
+        return [""] * len(generation.completions)
+    owners = [request for request in call.requests for _ in range(request.params.n)]
+    return [
+        request.prompt.text
+        if isinstance(request.prompt, TextPrompt)
+        else tokenizer.decode(completion.submit.prompt_ids, skip_special_tokens=False)
+        for request, completion in zip(owners, generation.completions, strict=True)
+    ]
+
+
+def _writers(
+    stream: OpenAIStream,
+) -> tuple[Callable[[Sequence[Delta]], bytes], Callable[[], bytes]]:
+    def write(deltas: Sequence[Delta]) -> bytes:
+        return b"".join([event(chunk) for delta in deltas for chunk in stream.events(delta)])
+
+    def last() -> bytes:
+        return event(stream.last()) if stream.call.include_usage else b""
+
+    return write, last

@@ -1,0 +1,68 @@
+"""OpenAPI: the schemas of our structs in FastAPI's document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from headstock.server.http.answers import ErrorAnswer
+
+_REF = "#/components/schemas/{name}"
+_KINDS = "x-headstock-kinds"
+
+
+def body_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return what a route adds to the document for a JSON body of ``kind``."""
+    reference = {"$ref": _REF.format(name=kind.__name__)}
+    return {
+        _KINDS: kind,
+        "requestBody": {"required": True, "content": {"application/json": {"schema": reference}}},
+    }
+
+
+def install(app: FastAPI, title: str, version: str) -> None:
+    """Make ``app`` describe itself with our schemas, once it is asked."""
+
+    def describe() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _describe(app, title, version)
+        return app.openapi_schema
+
+    app.openapi = describe
+
+
+def _describe(app: FastAPI, title: str, version: str) -> dict[str, Any]:
+    document = get_openapi(title=title, version=version, routes=app.routes)
+    kinds: list[type[msgspec.Struct]] = [ErrorAnswer]
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            kind = operation.pop(_KINDS, None)
+            if kind is not None and kind not in kinds:
+                kinds.append(kind)
+            operation["responses"] = _responses(operation.get("responses", {}))
+    _, schemas = msgspec.json.schema_components(kinds, ref_template=_REF)
+    document["components"] = {
+        "schemas": schemas,
+        "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+    }
+    return document
+
+
+def _responses(known: dict[str, Any]) -> dict[str, Any]:
+    """Return an operation's answers: its own success, and our errors."""
+    schema = {"$ref": _REF.format(name=ErrorAnswer.__name__)}
+    error = {"content": {"application/json": {"schema": schema}}}
+    errors = {
+        "400": "The request is at fault.",
+        "401": "An API key is missing or wrong.",
+        "404": "There is no such model.",
+        "408": "The request took too long to arrive.",
+        "413": "The body is too large.",
+        "429": "The queue is full; see Retry-After.",
+        "503": "Not ready; see Retry-After.",
+    }
+    success = {code: answer for code, answer in known.items() if code.startswith("2")}
+    return success | {code: {"description": text, **error} for code, text in errors.items()}

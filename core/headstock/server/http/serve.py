@@ -1,0 +1,153 @@
+"""Serving an application: listening, signals, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Generator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from headstock.config.schema import ServerSettings
+from headstock.errors import ConfigError
+from headstock.server.frontdoor import Frontdoor
+from headstock.server.http.protocol import BoundedProtocol
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 2048
+KEEP_ALIVE_S = 30
+LAST_WRITES_S = 2
+"""How long answers may still leave after the drain. Seconds."""
+
+
+def listen(settings: ServerSettings) -> socket.socket:
+    """Return a socket bound to the settings' address, before anything costly is begun.
+
+    Raises:
+        ConfigError: The address is not ours, or the port is taken.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"Cannot listen on {settings.host}:{settings.port}: {error.strerror or error}.",
+            remedy="Choose another --port, or stop what listens there.",
+        ) from error
+    return listener
+
+
+async def serve(
+    app: ASGIApp,
+    listener: socket.socket,
+    frontdoor: Frontdoor,
+    settings: ServerSettings,
+    *,
+    on_listening: Callable[[str], None] | None = None,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Serve until a signal or ``stop``, then drain.
+
+    The first SIGTERM or SIGINT ends readiness at once and lets open streams go on for
+    ``drain_timeout_s``; a second one ends them now.
+
+    Args:
+        app: The application.
+        listener: Bound and listening.
+        frontdoor: Drained at the end.
+        settings: For the deadline.
+        on_listening: Called with the URL once connections are taken.
+        stop: Another way to end, such as an engine that cannot come back.
+    """
+    server = _Server(
+        uvicorn.Config(
+            app,
+            http=BoundedProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=LAST_WRITES_S,
+        )
+    )
+    stopping = asyncio.Event() if stop is None else stop
+    now = asyncio.Event()
+    with _signals(stopping, now):
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        stopped = asyncio.create_task(stopping.wait())
+        await server.listening(task)
+        if on_listening is not None:
+            on_listening(url_of(listener))
+        await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not task.done():
+            await _drain(frontdoor, settings.drain_timeout_s, now)
+        server.should_exit = True
+        await task
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return the URL of a listening socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without its signal handlers: the drain comes first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leave signals to :func:`serve`."""
+        yield
+
+    async def listening(self, task: asyncio.Task[None]) -> None:
+        """Wait until connections are taken, or ``task`` has ended."""
+        while not self.started and not task.done():
+            await asyncio.sleep(0.01)
+
+
+async def _drain(frontdoor: Frontdoor, timeout_s: float, now: asyncio.Event) -> None:
+    """Let streams end, until the deadline or a second signal."""
+    draining = asyncio.create_task(frontdoor.drain(timeout_s))
+    urged = asyncio.create_task(now.wait())
+    await asyncio.wait([draining, urged], return_when=asyncio.FIRST_COMPLETED)
+    urged.cancel()
+    if not draining.done():
+        draining.cancel()
+        frontdoor.end_all("The server is shutting down.")
+    with contextlib.suppress(asyncio.CancelledError):
+        await draining
+
+
+@contextlib.contextmanager
+def _signals(stopping: asyncio.Event, now: asyncio.Event) -> Generator[None, None, None]:
+    """Set ``stopping`` at the first signal, and ``now`` at the second."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        if stopping.is_set():
+            now.set()
+        stopping.set()
+
+    kinds = (signal.SIGTERM, signal.SIGINT)
+    try:
+        for kind in kinds:
+            loop.add_signal_handler(kind, stop)
+    except (NotImplementedError, RuntimeError, ValueError):
+        kinds = ()  # no main thread, or no such signals here: ``stop`` is the only way
+    try:
+        yield
+    finally:
+        for kind in kinds:
+            loop.remove_signal_handler(kind)

@@ -1,0 +1,169 @@
+"""An engine without a model: it answers with the prompt's own ids, over and over."""
+
+import asyncio
+import math
+from dataclasses import dataclass, field
+
+from headstock.requests import FinishReason
+from headstock.wire.messages import (
+    Abort,
+    AbortAll,
+    AskState,
+    Cut,
+    Ended,
+    FlushCache,
+    Flushed,
+    Started,
+    State,
+    Submit,
+    TokenLogprobs,
+    Tokens,
+)
+from headstock.wire.steps import PageGroup, RunnerLimits
+
+
+@dataclass
+class Running:
+    submit: Submit
+    made: int = 0
+    end: FinishReason | None = None
+
+
+@dataclass
+class EchoEngine:
+    """An ``EngineLink`` and the engine behind it; a step takes ``step_s``."""
+
+    step_s: float = 0.0
+    max_waiting: int = 10_000
+    limits: RunnerLimits = field(
+        default_factory=lambda: RunnerLimits(
+            8, 256, 512, 1000, 1, [PageGroup("full", 16, 1024, 100)]
+        )
+    )
+    tokens_per_step: int = 1
+    running: dict[str, Running] = field(default_factory=dict)
+    seen: list = field(default_factory=list)
+
+    def __post_init__(self):
+        self.inbox = asyncio.Queue()
+        self.inbox.put_nowait([Started(limits=self.limits), self.state()])
+        self.wake = asyncio.Event()
+        self.steps = 0
+        self.task = asyncio.create_task(self.run())
+
+    def send(self, message):
+        self.seen.append(message)
+        match message:
+            case Submit() if len(self.running) >= self.max_waiting:
+                reason = FinishReason(
+                    kind="error", code="queue_full", message="The queue is full.", retry_after_s=3
+                )
+                self.inbox.put_nowait(
+                    [Ended(id=message.id, attempt=0, reason=reason, num_outputs=0)]
+                )
+            case Submit():
+                self.running[message.id] = Running(message)
+            case Abort(id=request_id) if request_id in self.running:
+                self.running[request_id].end = FinishReason(kind="abort", message="Aborted.")
+            case AbortAll():
+                for row in self.running.values():
+                    row.end = FinishReason(kind="abort", message="Aborted.")
+            case Cut(id=request_id, matched=matched) if request_id in self.running:
+                row = self.running[request_id]
+                row.end = FinishReason(kind="stop", matched=matched)
+                row.made = message.keep
+            case FlushCache(call=call):
+                answer = Flushed(call=call, freed_pages=7, was_idle=not self.running)
+                self.inbox.put_nowait([answer])
+            case AskState(call=call):
+                self.inbox.put_nowait([self.state(call)])
+            case _:
+                pass
+        self.wake.set()
+
+    async def receive(self):
+        return await self.inbox.get()
+
+    def close(self):
+        self.task.cancel()
+        self.inbox.put_nowait([])
+
+    def state(self, call=0):
+        return State(
+            call=call, steps=0, running=len(self.running), waiting=0,
+            free_pages=99 - len(self.running), cached_pages=0, total_pages=99,
+            totals={"prompt_tokens": 1.0},
+        )  # fmt: skip
+
+    async def run(self):
+        while True:
+            if not self.running:
+                self.wake.clear()
+                await self.wake.wait()
+            await asyncio.sleep(self.step_s)
+            self.step()
+
+    def step(self):
+        self.steps += 1
+        rows = [row for row in list(self.running.values()) if row.end is None]
+        drawn = []
+        logprobs = []
+        for row in rows:
+            submit = row.submit
+            if row.made == 0 and submit.prompt_logprobs_from is not None:
+                scored = submit.prompt_ids[max(1, submit.prompt_logprobs_from) :]
+                logprobs.append(self.logprobs(submit, scored, is_prompt=True))
+            ids = []
+            for _ in range(self.tokens_per_step):
+                if row.end is not None:
+                    break
+                if row.made >= submit.params.max_new_tokens:
+                    row.end = FinishReason(kind="length")
+                    break
+                token = submit.prompt_ids[row.made % len(submit.prompt_ids)]
+                ids.append(token)
+                row.made += 1
+                if token in submit.stop_ids and row.made > submit.params.min_new_tokens:
+                    row.end = FinishReason(kind="stop", matched=token)
+                elif row.made >= submit.params.max_new_tokens:
+                    row.end = FinishReason(kind="length")
+            if ids:
+                drawn.append((submit.id, row.made - len(ids), ids))
+                if submit.logprobs >= 0:
+                    logprobs.append(self.logprobs(submit, ids, is_prompt=False))
+        batch = []
+        if drawn or logprobs:
+            batch.append(
+                Tokens(
+                    ids=[item[0] for item in drawn],
+                    attempts=[0] * len(drawn),
+                    offsets=[item[1] for item in drawn],
+                    counts=[len(item[2]) for item in drawn],
+                    token_ids=[token for item in drawn for token in item[2]],
+                    logprobs=logprobs,
+                )
+            )
+        for request_id, row in list(self.running.items()):
+            if row.end is not None:
+                del self.running[request_id]
+                batch.append(
+                    Ended(
+                        id=request_id, attempt=0, reason=row.end, num_outputs=row.made,
+                        cached_tokens=3,
+                    )
+                )  # fmt: skip
+        if self.steps % 10 == 0:
+            batch.append(self.state())
+        if batch:
+            self.inbox.put_nowait(batch)
+
+    def logprobs(self, submit, ids, *, is_prompt):
+        k = max(submit.logprobs, 0)
+        return TokenLogprobs(
+            id=submit.id,
+            is_prompt=is_prompt,
+            chosen=[-math.log(2 + token) for token in ids],
+            top_ids=[[token, *range(k - 1)][:k] for token in ids],
+            top=[[-0.5 - i for i in range(k)] for _ in ids],
+            asked=[[-9.0 for _ in submit.asked_ids] for _ in ids],
+        )
