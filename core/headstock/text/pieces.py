@@ -61,7 +61,7 @@ class PieceTable(dict[int, str | bytes]):
         return name.replace("\u2581", " ").encode("utf-8")
 
 
-def _byte_characters() -> dict[str, int]:
+def byte_characters() -> dict[str, int]:
     """Return the characters that byte-level BPE writes for each byte.
 
     Printable Latin-1 bytes stand for themselves; the others follow from U+0100 on, in order.
@@ -74,4 +74,4 @@ def _byte_characters() -> dict[str, int]:
     return table
 
 
-_BYTE_OF = _byte_characters()
+_BYTE_OF = byte_characters()

@@ -19,7 +19,17 @@ from headstock.server.http.context import Serving
 from headstock.server.http.gate import Gate
 from headstock.server.keys import KeyRing, read_keys
 from headstock.server.metrics import Metrics
+from headstock.server.protocols.native import GenerateBody
+from headstock.server.protocols.openai_bodies import ChatBody, CompletionBody
 
+_BODIES = (
+    ChatBody,
+    CompletionBody,
+    GenerateBody,
+    routes_native.TokenizeBody,
+    routes_native.DetokenizeBody,
+    routes_control.AbortBody,
+)
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -54,7 +64,7 @@ def create_app(
     app.add_middleware(
         Gate, keys=read_keys(settings.server) if keys is None else keys, metrics=metrics
     )
-    schema.install(app, "Headstock", __version__)
+    schema.install(app, _BODIES)
     return app
 
 

@@ -106,7 +106,8 @@ def make_router(serving: Serving) -> APIRouter:
         router.add_api_route(path, model_info, methods=["GET"])
     for path in ("/server_info", "/get_server_info"):
         router.add_api_route(path, server_info, methods=["GET"])
-    router.add_api_route("/flush_cache", flush_cache, methods=["GET", "POST"])
+    router.add_api_route("/flush_cache", flush_cache, methods=["POST"])
+    router.add_api_route("/flush_cache", flush_cache, methods=["GET"], include_in_schema=False)
     router.add_api_route(
         "/abort_request", abort_request, methods=["POST"], openapi_extra=body_of(AbortBody)
     )

@@ -48,9 +48,8 @@ def make_router(serving: Serving) -> APIRouter:
     router = APIRouter(tags=["native"])
     frontdoor = serving.frontdoor
 
-    @router.api_route(
-        "/generate", methods=["POST", "PUT"], openapi_extra=body_of(native.GenerateBody)
-    )
+    @router.put("/generate", include_in_schema=False)
+    @router.post("/generate", openapi_extra=body_of(native.GenerateBody))
     async def generate(request: Request) -> Response:
         """Go on from one prompt or several."""
         begun_s = clock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -11,39 +12,38 @@ from fastapi.openapi.utils import get_openapi
 from headstock.server.http.answers import ErrorAnswer
 
 _REF = "#/components/schemas/{name}"
-_KINDS = "x-headstock-kinds"
 
 
 def body_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
     """Return what a route adds to the document for a JSON body of ``kind``."""
     reference = {"$ref": _REF.format(name=kind.__name__)}
     return {
-        _KINDS: kind,
-        "requestBody": {"required": True, "content": {"application/json": {"schema": reference}}},
+        "requestBody": {"required": True, "content": {"application/json": {"schema": reference}}}
     }
 
 
-def install(app: FastAPI, title: str, version: str) -> None:
-    """Make ``app`` describe itself with our schemas, once it is asked."""
+def install(app: FastAPI, kinds: Sequence[type[msgspec.Struct]]) -> None:
+    """Make ``app`` describe itself with our schemas, once it is asked.
+
+    Args:
+        app: With all its routes.
+        kinds: The structs that :func:`body_of` was called with.
+    """
 
     def describe() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _describe(app, title, version)
+            app.openapi_schema = _describe(app, kinds)
         return app.openapi_schema
 
     app.openapi = describe
 
 
-def _describe(app: FastAPI, title: str, version: str) -> dict[str, Any]:
-    document = get_openapi(title=title, version=version, routes=app.routes)
-    kinds: list[type[msgspec.Struct]] = [ErrorAnswer]
+def _describe(app: FastAPI, kinds: Sequence[type[msgspec.Struct]]) -> dict[str, Any]:
+    document = get_openapi(title=app.title, version=app.version, routes=app.routes)
     for operations in document["paths"].values():
         for operation in operations.values():
-            kind = operation.pop(_KINDS, None)
-            if kind is not None and kind not in kinds:
-                kinds.append(kind)
             operation["responses"] = _responses(operation.get("responses", {}))
-    _, schemas = msgspec.json.schema_components(kinds, ref_template=_REF)
+    _, schemas = msgspec.json.schema_components([*kinds, ErrorAnswer], ref_template=_REF)
     document["components"] = {
         "schemas": schemas,
         "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},

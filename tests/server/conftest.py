@@ -1,0 +1,111 @@
+"""A real server on loopback over an engine that echoes ids; no model."""
+
+import asyncio
+import contextlib
+import threading
+
+import httpx
+import pytest
+from headstock.config.schema import ModelSettings, ServerSettings, ServeSettings
+from headstock.server.frontdoor import Frontdoor
+from headstock.server.http.app import create_app
+from headstock.server.http.serve import listen, serve
+from headstock.server.metrics import Metrics
+from headstock.server.model_card import ModelCard
+from headstock.server.prompter import Prompter
+from headstock.text import ChatTemplate, Tokenizer
+
+from .fakes import EchoEngine
+from .toy_tokenizer import EOS, TEMPLATE, toy_backend
+
+
+class Served:
+    """A running server: its URL, its front door and engine, and a way into its event loop."""
+
+    def __init__(self, *, engine=None, settings=None, max_live=2048):
+        self.engine_options = engine or {}
+        self.settings = ServeSettings(
+            model=ModelSettings(served_model_name="echo"),
+            server=settings or ServerSettings(port=0, drain_timeout_s=2.0),
+        )
+        self.max_live = max_live
+        self.ready = threading.Event()
+        self.thread = threading.Thread(target=lambda: asyncio.run(self.main()), daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        assert self.ready.wait(20)
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self.stop.set)
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+
+    async def main(self):
+        self.loop = asyncio.get_running_loop()
+        self.stop = asyncio.Event()
+        tokenizer = Tokenizer(toy_backend(), special={"eos_token": "<|end|>"})
+        self.tokenizer = tokenizer
+        self.metrics = Metrics("echo", alias="sglang")
+        self.engine = EchoEngine(**self.engine_options)
+        card = ModelCard(
+            name="echo",
+            model_path="/nowhere",
+            max_length=512,
+            vocab_size=tokenizer.vocab_size,
+            eos_ids=[EOS],
+        )
+        self.frontdoor = Frontdoor(
+            self.engine,
+            card,
+            Prompter(tokenizer, ChatTemplate(TEMPLATE, tokenizer.special)),
+            max_live=self.max_live,
+            observer=self.metrics,
+        )
+        pump = asyncio.create_task(self.frontdoor.run())
+        await self.frontdoor.wait_ready()
+        listener = listen(self.settings.server)
+        app = create_app(self.frontdoor, self.settings, self.metrics)
+        self.app = app
+
+        def tell(url):
+            self.url = url
+            self.ready.set()
+
+        await serve(
+            app,
+            listener,
+            self.frontdoor,
+            self.settings.server,
+            on_listening=tell,
+            stop=self.stop,
+        )
+        self.left_over = [
+            task for task in asyncio.all_tasks()
+            if task not in (pump, self.engine.task, asyncio.current_task())
+        ]  # fmt: skip
+        self.engine.close()
+        await pump
+        self.frontdoor.close()
+
+    def call(self, function):
+        """Run ``function`` in the server's event loop and return what it returns."""
+
+        async def run():
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(10)
+
+    def post(self, path, json=None, **more):
+        return httpx.post(self.url + path, json=json, timeout=20, **more)
+
+    def get(self, path, **more):
+        return httpx.get(self.url + path, timeout=20, **more)
+
+
+@pytest.fixture(scope="session")
+def served():
+    with Served() as server:
+        yield server

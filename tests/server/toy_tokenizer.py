@@ -1,0 +1,22 @@
+"""A byte-level tokenizer of 256 bytes and a few special tokens: id b + 3 is byte b."""
+
+from headstock.text.pieces import byte_characters
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+EOS = 1
+SPECIAL = ["<|begin|>", "<|end|>", "<|turn|>"]
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|turn|>' + message.role + ':' + message.content }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|turn|>assistant:' }}{% endif %}"
+)
+
+
+def toy_backend():
+    characters = {byte: char for char, byte in byte_characters().items()}
+    vocab = {text: index for index, text in enumerate(SPECIAL)}
+    vocab |= {characters[byte]: byte + len(SPECIAL) for byte in range(256)}
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(text, special=True) for text in SPECIAL])
+    return backend
