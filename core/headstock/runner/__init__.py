@@ -1,1 +1,17 @@
-"""Chunks to tensors to tokens."""
+"""Chunks to tensors to tokens: runs step plans on a device."""
+
+from __future__ import annotations
+
+from headstock.runner.build import build_runner
+from headstock.runner.memory import MemoryPlan
+from headstock.runner.options import PaddedSizes, RunnerOptions, padded_sizes
+from headstock.runner.runner import TorchRunner
+
+__all__ = [
+    "MemoryPlan",
+    "PaddedSizes",
+    "RunnerOptions",
+    "TorchRunner",
+    "build_runner",
+    "padded_sizes",
+]
