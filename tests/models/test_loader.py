@@ -136,7 +136,9 @@ def test_logits_are_float32_whatever_the_dtype(save: Save) -> None:
 
 
 def test_the_old_keys_of_rotary_parameters_are_read(save: Save) -> None:
-    saved = save("llama", rope_parameters={"rope_theta": 5000.0, "rope_type": "linear", "factor": 2})
+    saved = save(
+        "llama", rope_parameters={"rope_theta": 5000.0, "rope_type": "linear", "factor": 2}
+    )
     scaling = {"type": "linear", "factor": 2.0}
     edit_config(saved.path, rope_parameters="absent", rope_theta=5000.0, rope_scaling=scaling)
     torch.testing.assert_close(load(saved.path).step(a=IDS), saved.logits(IDS))

@@ -6,7 +6,6 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,6 @@ from headstock.checkpoint.files import GGUFTokenizer
 from headstock.checkpoint.gguf_file import GGUFFile, SkippedArray
 from headstock.errors import CheckpointError, UnsupportedError, did_you_mean
 
-MAX_FREQUENCY_FACTORS = 4096
 ROPE_FACTORS = "rope_freqs.weight"
 """Tensor with a divisor for each rotary frequency: how Llama 3's scaling comes in a GGUF."""
 
@@ -59,39 +57,36 @@ def read_config(file: GGUFFile) -> dict[str, Any]:
         CheckpointError: A value that every model needs is missing or of the wrong type.
         UnsupportedError: The architecture is not known, or is a mixture of experts.
     """
-    family = family_of(file)
-    number = _numbers(file)
-    hidden_size, num_heads = int(number("embedding_length")), int(number("attention.head_count"))
-    if num_heads < 1 or number("expert_count", 0):
+    family, numbers = family_of(file), _Numbers(file)
+    if numbers.size("expert_count", 0):
         raise UnsupportedError(
-            f"{file.path} has {num_heads} heads and {number('expert_count', 0)} experts a layer.",
+            f"{file.path} has {numbers.size('expert_count')} experts a layer.",
             remedy="Serve a dense model.",
         )
-    head_dim = int(number("attention.key_length", hidden_size // num_heads))
-    tokenizer = {
-        f"{role}_token_id": file.metadata.get(f"tokenizer.ggml.{role}_token_id")
-        for role in ("bos", "padding")
-    }
+    hidden_size, num_heads = numbers.size("embedding_length"), numbers.size("attention.head_count")
+    head_dim = numbers.size("attention.key_length", hidden_size // max(num_heads, 1))
+    num_layers = numbers.size("block_count")
+    _check_sizes(file, num_heads, head_dim, num_layers)
     return {
         "architectures": [family.architecture],
         "model_type": family.model_type,
         "hidden_size": hidden_size,
-        "intermediate_size": int(number("feed_forward_length")),
-        "num_hidden_layers": int(number("block_count")),
+        "intermediate_size": numbers.size("feed_forward_length"),
+        "num_hidden_layers": num_layers,
         "num_attention_heads": num_heads,
-        "num_key_value_heads": int(number("attention.head_count_kv", num_heads)),
+        "num_key_value_heads": numbers.size("attention.head_count_kv", num_heads),
         "head_dim": head_dim,
-        "partial_rotary_factor": int(number("rope.dimension_count", head_dim)) / head_dim,
-        "rms_norm_eps": float(number("attention.layer_norm_rms_epsilon")),
-        "max_position_embeddings": int(number("context_length")),
+        "partial_rotary_factor": numbers.size("rope.dimension_count", head_dim) / head_dim,
+        "rms_norm_eps": numbers.real("attention.layer_norm_rms_epsilon"),
+        "max_position_embeddings": numbers.size("context_length"),
         "vocab_size": _vocab_size(file),
         "hidden_act": "silu",
         "attention_bias": "blk.0.attn_q.bias" in file.tensors,
         "mlp_bias": "blk.0.ffn_up.bias" in file.tensors,
         "tie_word_embeddings": "output.weight" not in file.tensors,
-        "rope_parameters": _rope(file, number, head_dim),
-        "bos_token_id": tokenizer["bos_token_id"],
-        "pad_token_id": tokenizer["padding_token_id"],
+        "rope_parameters": _rope(file, numbers, head_dim),
+        "bos_token_id": file.metadata.get("tokenizer.ggml.bos_token_id"),
+        "pad_token_id": file.metadata.get("tokenizer.ggml.padding_token_id"),
         "eos_token_id": _eos_ids(file),
     }
 
@@ -127,21 +122,50 @@ def read_tokenizer(file: GGUFFile) -> GGUFTokenizer:
     )
 
 
-def _numbers(file: GGUFFile) -> Callable[..., int | float]:
-    """Return a look-up of the architecture's numbers, with an optional default."""
-    architecture = file.metadata["general.architecture"]
+class _Numbers:
+    """Looks up numbers below the file's architecture, with an optional default."""
 
-    def number(key: str, default: int | float | None = None) -> int | float:
-        value = file.metadata.get(f"{architecture}.{key}", default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            what = "differs by layer" if isinstance(value, SkippedArray) else f"is {value!r}"
-            raise CheckpointError(
-                f"{file.path}: metadata key {architecture}.{key} {what}, not a number.",
-                remedy="Convert the model again, or use its Hugging Face folder.",
-            )
+    def __init__(self, file: GGUFFile) -> None:
+        self._file = file
+        self._prefix = f"{file.metadata['general.architecture']}."
+
+    def size(self, key: str, default: int | None = None) -> int:
+        """Return a count."""
+        value = self._file.metadata.get(self._prefix + key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
+            raise self._malformed(key, value, "a count")
         return value
 
-    return number
+    def real(self, key: str, default: float | None = None) -> float:
+        """Return a positive number."""
+        value = self._file.metadata.get(self._prefix + key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
+            raise self._malformed(key, value, "a positive number")
+        return float(value)
+
+    def text(self, key: str) -> str:
+        """Return a text, "" when there is none."""
+        value = self._file.metadata.get(self._prefix + key, "")
+        return value if isinstance(value, str) else ""
+
+    def _malformed(self, key: str, value: object, wanted: str) -> CheckpointError:
+        what = "differs from layer to layer" if isinstance(value, SkippedArray) else f"is {value!r}"
+        return CheckpointError(
+            f"{self._file.path}: metadata key {self._prefix}{key} {what}, not {wanted}.",
+            remedy="Convert the model again, or use its Hugging Face folder.",
+        )
+
+
+def _check_sizes(file: GGUFFile, num_heads: int, head_dim: int, num_layers: int) -> None:
+    """Refuse sizes that the tensors belie: a model is built by them, however large they are."""
+    rows = [t.shape[0] for n, t in file.tensors.items() if n.endswith(".attn_q.weight")]
+    is_size = num_heads > 0 and head_dim > 0 and num_layers == len(rows) > 0
+    if not is_size or set(rows) != {num_heads * head_dim}:
+        raise CheckpointError(
+            f"{file.path} claims {num_layers} layers with {num_heads} heads of {head_dim}; it has"
+            f" {len(rows)} layers with query rows {sorted(set(rows))[:3]}.",
+            remedy="Download the file again.",
+        )
 
 
 def _vocab_size(file: GGUFFile) -> int:
@@ -153,27 +177,28 @@ def _vocab_size(file: GGUFFile) -> int:
     return embedding.shape[0]
 
 
-def _rope(file: GGUFFile, number: Callable[..., int | float], head_dim: int) -> dict[str, Any]:
+def _rope(file: GGUFFile, numbers: _Numbers, head_dim: int) -> dict[str, Any]:
     """Return rotary parameters; tabled factors become the type ``frequency_factors``."""
-    rope: dict[str, Any] = {"rope_theta": float(number("rope.freq_base", 10000.0))}
+    rope: dict[str, Any] = {"rope_theta": numbers.real("rope.freq_base", 10000.0)}
     factors = file.tensors.get(ROPE_FACTORS)
     if factors is not None:
-        if factors.shape[0] > MAX_FREQUENCY_FACTORS or factors.block.dtype != "float32":
+        if factors.shape != (head_dim // 2,) or factors.block.dtype != "float32":
             raise CheckpointError(
                 f"{file.path}: {ROPE_FACTORS} is {factors.block.name} {list(factors.shape)},"
-                f" not F32 of half a head ({head_dim // 2}).",
+                f" not F32 [{head_dim // 2}].",
                 remedy="Convert the model again.",
             )
         values = factors.block.convert(file.blocks(factors))["weight"].ravel().tolist()
         return rope | {"rope_type": "frequency_factors", "factors": values}
-    architecture = file.metadata["general.architecture"]
-    kind = str(file.metadata.get(f"{architecture}.rope.scaling.type", "none"))
+    kind = numbers.text("rope.scaling.type") or "none"
     if kind == "none":
         return rope | {"rope_type": "default"}
-    rope |= {"rope_type": kind, "factor": float(number("rope.scaling.factor", 1.0))}
+    rope |= {"rope_type": kind, "factor": numbers.real("rope.scaling.factor", 1.0)}
     if kind == "yarn":
-        original = number("rope.scaling.original_context_length", number("context_length"))
-        rope["original_max_position_embeddings"] = int(original)
+        original = numbers.size(
+            "rope.scaling.original_context_length", numbers.size("context_length")
+        )
+        rope["original_max_position_embeddings"] = original
     return rope
 
 
