@@ -1,0 +1,180 @@
+"""Choosing implementations, without a tensor."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from headstock.errors import ConfigError, PluginError, UnsupportedError
+from headstock.ops.base import (
+    ALL_OPS,
+    REFERENCE,
+    Op,
+    OpRegistry,
+    Requires,
+    Resolver,
+    Sizes,
+    Spec,
+    Tolerance,
+    op,
+)
+
+
+class Device:
+    torch_device = None
+    capabilities = frozenset({"swift"})
+    num_threads = 1
+
+
+def double(x, *, times):
+    return x * 2 * times
+
+
+DOUBLE = Op("double", double, features=frozenset({"signed"}))
+PLAIN = Spec(dtype="float32", sizes={"size": 64})
+
+
+@pytest.fixture
+def registry() -> OpRegistry:
+    return OpRegistry()
+
+
+def resolved(registry: OpRegistry, spec: Spec = PLAIN, **forced: str):
+    resolver = Resolver(registry, Device(), forced)
+    resolver.resolve(DOUBLE, spec)
+    return resolver.resolutions[-1]
+
+
+def offer(registry: OpRegistry, provider: str, **details) -> None:
+    registry.add(DOUBLE, provider, lambda x, *, times: x, **details)
+
+
+def test_the_reference_computes_what_nobody_offers(registry: OpRegistry) -> None:
+    assert resolved(registry).provider == REFERENCE
+
+
+def test_the_highest_priority_wins(registry: OpRegistry) -> None:
+    offer(registry, "slow", priority=50)
+    offer(registry, "fast", priority=60)
+    assert resolved(registry).provider == "fast"
+
+
+def test_equal_priorities_are_settled_by_name(registry: OpRegistry) -> None:
+    offer(registry, "beta")
+    offer(registry, "alpha")
+    assert resolved(registry).provider == "alpha"
+
+
+@pytest.mark.parametrize(
+    ("requires", "reason"),
+    [
+        (Requires(dtypes=frozenset({"bfloat16"})), "dtype float32 not in ['bfloat16']"),
+        (Requires(layouts=frozenset({"dense"})), "layout none not in ['dense']"),
+        (Requires(capabilities=frozenset({"strong"})), "device lacks strong"),
+        (Requires(sizes={"size": Sizes(multiple_of=48)}), "size 64 not a multiple of 48"),
+        (Requires(sizes={"size": Sizes(at_most=32)}), "size 64 over 32"),
+        (Requires(sizes={"size": Sizes(at_least=65)}), "size 64 under 65"),
+        (Requires(sizes={"size": Sizes(only=frozenset({80}))}), "size 64 not in [80]"),
+    ],
+)
+def test_whoever_refuses_is_passed_over_with_the_reason(
+    registry: OpRegistry, requires: Requires, reason: str
+) -> None:
+    offer(registry, "picky", requires=requires)
+    resolution = resolved(registry)
+    assert resolution.provider == REFERENCE
+    assert resolution.passed_over == (("picky", reason),)
+
+
+def test_a_size_that_is_not_asked_is_no_reason(registry: OpRegistry) -> None:
+    offer(registry, "picky", requires=Requires(sizes={"other": Sizes(at_most=1)}))
+    assert resolved(registry).provider == "picky"
+
+
+def test_an_undeclared_feature_is_refused(registry: OpRegistry) -> None:
+    offer(registry, "old")
+    spec = Spec(dtype="float32", features=frozenset({"signed"}))
+    resolution = resolved(registry, spec)
+    assert resolution.provider == REFERENCE
+    assert resolution.passed_over == (("old", "lacks features: signed"),)
+
+
+def test_a_feature_that_nobody_knows_is_an_error(registry: OpRegistry) -> None:
+    spec = Spec(dtype="float32", features=frozenset({"of_tomorrow"}))
+    with pytest.raises(UnsupportedError, match="of_tomorrow"):
+        resolved(registry, spec)
+
+
+def test_a_forced_provider_beats_priorities(registry: OpRegistry) -> None:
+    offer(registry, "fast")
+    assert resolved(registry, all=REFERENCE).provider == REFERENCE
+
+
+def test_a_forced_provider_that_refuses_is_an_error_with_its_reason(registry: OpRegistry) -> None:
+    offer(registry, "picky", requires=Requires(dtypes=frozenset({"float16"})))
+    ALL_OPS["double"] = DOUBLE
+    try:
+        with pytest.raises(UnsupportedError, match="picky: dtype float32"):
+            resolved(registry, double="picky")
+        with pytest.raises(ConfigError, match="Did you mean 'picky'"):
+            resolved(registry, double="pickle")
+    finally:
+        del ALL_OPS["double"]
+
+
+def test_forcing_an_op_that_does_not_exist_is_an_error(registry: OpRegistry) -> None:
+    with pytest.raises(ConfigError, match="which is no op"):
+        Resolver(registry, Device(), {"triple": REFERENCE})
+
+
+def test_all_means_those_who_offer_it_and_the_reference_else(registry: OpRegistry) -> None:
+    offer(registry, "fast")
+    assert resolved(registry, all="elsewhere").provider == REFERENCE
+
+
+def test_equal_specs_get_the_same_callable(registry: OpRegistry) -> None:
+    resolver = Resolver(registry, Device())
+    first = resolver.resolve(DOUBLE, Spec(dtype="float32", sizes={"a": 1, "b": 2}))
+    assert resolver.resolve(DOUBLE, Spec(dtype="float32", sizes={"b": 2, "a": 1})) is first
+    assert len(resolver.resolutions) == 1
+
+
+def test_another_signature_is_refused_when_it_is_offered(registry: OpRegistry) -> None:
+    with pytest.raises(PluginError, match=r"double takes \(x, factor\), the op takes \(x, times\)"):
+        registry.add(DOUBLE, "odd", lambda x, *, factor: x)
+
+
+def test_the_same_offer_twice_is_refused(registry: OpRegistry) -> None:
+    offer(registry, "fast")
+    with pytest.raises(PluginError, match="twice"):
+        offer(registry, "fast")
+
+
+def test_a_provider_may_offer_for_different_requirements(registry: OpRegistry) -> None:
+    offer(registry, "fast", requires=Requires(dtypes=frozenset({"float16"})))
+    offer(registry, "fast", requires=Requires(dtypes=frozenset({"float32"})))
+    assert resolved(registry).provider == "fast"
+
+
+def test_an_op_is_declared_once() -> None:
+    op()(double)
+    try:
+        with pytest.raises(AssertionError, match="declared twice"):
+            op()(double)
+    finally:
+        del ALL_OPS["double"]
+
+
+def test_a_tolerance_is_looked_up_by_dtype() -> None:
+    assert Tolerance(by_dtype={"float32": (1e-4, 1e-5)}).of("float32") == (1e-4, 1e-5)
+
+
+def test_contracts_of_ops_import_no_torch() -> None:
+    code = (
+        "import sys, headstock.ops, headstock.ops.base, headstock.ops.attention,"
+        " headstock.ops.linear, headstock.ops.communication, headstock.ops.device,"
+        " headstock.plugins.reference; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
