@@ -6,17 +6,17 @@ import threading
 
 import httpx
 import pytest
+
 from headstock.config.schema import ModelSettings, ServerSettings, ServeSettings
+from headstock.observe.metrics import Metrics
 from headstock.server.frontdoor import Frontdoor
 from headstock.server.http.app import create_app
 from headstock.server.http.serve import listen, serve
-from headstock.server.metrics import Metrics
 from headstock.server.model_card import ModelCard
 from headstock.server.prompter import Prompter
 from headstock.text import ChatTemplate, Tokenizer
-
-from .fakes import EchoEngine
-from .toy_tokenizer import EOS, TEMPLATE, toy_backend
+from tests.server.fakes import EchoEngine
+from tests.server.toy_tokenizer import EOS, TEMPLATE, toy_backend
 
 
 class Served:
@@ -48,7 +48,7 @@ class Served:
         self.stop = asyncio.Event()
         tokenizer = Tokenizer(toy_backend(), special={"eos_token": "<|end|>"})
         self.tokenizer = tokenizer
-        self.metrics = Metrics("echo", alias="sglang")
+        self.metrics = Metrics("echo", lambda: self.frontdoor.status.state, alias="sglang")
         self.engine = EchoEngine(**self.engine_options)
         card = ModelCard(
             name="echo",

@@ -1,7 +1,8 @@
 """A byte-level tokenizer of 256 bytes and a few special tokens: id b + 3 is byte b."""
 
-from headstock.text.pieces import byte_characters
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from headstock.text.pieces import byte_characters
 
 EOS = 1
 SPECIAL = ["<|begin|>", "<|end|>", "<|turn|>"]

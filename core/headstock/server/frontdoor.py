@@ -55,6 +55,8 @@ class _Live:
     generation: Generation
     rid: str | None
     sent_s: float
+    told_s: float
+    """When its last tokens came."""
 
 
 class Frontdoor:
@@ -121,11 +123,26 @@ class Frontdoor:
             RequestError: One is at fault.
             BusyError: They cannot be served now.
         """
-        try:
-            return await self._generate(requests, is_streamed=is_streamed)
-        except RequestError as error:
-            self._observer.refused(error.code)
-            raise
+        loop = asyncio.get_running_loop()
+        received_s = loop.time()
+        num_completions = sum(request.params.n for request in requests)
+        self._check_open(requests, num_completions)
+        entries: list[tuple[GenerateRequest, Completion]] = []
+        for request in requests:
+            self._check_text(request)
+            prompt_ids = await self.encode(request.prompt)
+            for submit in expand(request, prompt_ids, self.card, self.max_length):
+                completion = Completion(submit, len(entries), self.prompter.tokenizer)
+                entries.append((request, completion))
+        self._check_open(requests, num_completions)  # things change while a thread tokenises
+        generation = Generation(
+            [completion for _, completion in entries],
+            is_streamed=is_streamed,
+            abort=self._abort_generation,
+        )
+        for request, completion in entries:
+            self._send(request, completion, generation, received_s)
+        return generation
 
     async def encode(self, prompt: Prompt) -> list[int]:
         """Return the token ids of ``prompt``, in a thread where that takes long.
@@ -234,34 +251,19 @@ class Frontdoor:
 
     # Requests in
 
-    async def _generate(
-        self, requests: Sequence[GenerateRequest], *, is_streamed: bool
-    ) -> Generation:
-        loop = asyncio.get_running_loop()
-        received_s = loop.time()
-        num_completions = sum(request.params.n for request in requests)
-        self._check_open(requests, num_completions)
-        entries: list[tuple[GenerateRequest, Completion]] = []
-        for request in requests:
-            self._check_text(request)
-            prompt_ids = await self.encode(request.prompt)
-            for submit in expand(request, prompt_ids, self.card, self.max_length):
-                completion = Completion(submit, len(entries), self.prompter.tokenizer)
-                entries.append((request, completion))
-        self._check_open(requests, num_completions)  # things change while a thread tokenises
-        generation = Generation(
-            [completion for _, completion in entries],
-            is_streamed=is_streamed,
-            abort=self._abort_generation,
-        )
-        for request, completion in entries:
-            submit = completion.submit
-            self._live[submit.id] = _Live(completion, generation, request.rid, received_s)
-            if request.rid is not None:
-                self._rids.setdefault(request.rid, []).append(submit.id)
-            self._observer.accepted(len(submit.prompt_ids))
-            self._link.send(submit)
-        return generation
+    def _send(
+        self,
+        request: GenerateRequest,
+        completion: Completion,
+        generation: Generation,
+        received_s: float,
+    ) -> None:
+        submit = completion.submit
+        self._live[submit.id] = _Live(completion, generation, request.rid, received_s, received_s)
+        if request.rid is not None:
+            self._rids.setdefault(request.rid, []).append(submit.id)
+        self._observer.accepted(len(submit.prompt_ids))
+        self._link.send(submit)
 
     def _check_open(self, requests: Sequence[GenerateRequest], num_completions: int) -> None:
         if self.is_draining or self.status.phase != "ready":
@@ -358,9 +360,13 @@ class Frontdoor:
         completion = live.completion
         if completion.is_deaf:
             return
+        now = asyncio.get_running_loop().time()
         if completion.started_s is None:
-            completion.started_s = asyncio.get_running_loop().time()
-            self._observer.first_token(completion.started_s - live.sent_s)
+            completion.started_s = now
+            self._observer.first_token(now - live.sent_s)
+        else:
+            self._observer.next_tokens(len(token_ids), now - live.told_s)
+        live.told_s = now
         try:
             live.generation.put(completion.take(offset, token_ids, logprobs))
         except RequestError as error:
@@ -391,6 +397,7 @@ class Frontdoor:
             delta = live.completion.finish(message)
         except RequestError as error:
             delta = live.completion.fail(error)
+        self._observer.queued(message.queue_s)
         self._forget(live)
         live.generation.put([delta])
 

@@ -12,12 +12,16 @@ class Observer(Protocol):
         """A completion was sent to the engine."""
         ...
 
-    def refused(self, code: str) -> None:
-        """A request was refused before the engine saw it."""
-        ...
-
     def first_token(self, seconds: float) -> None:
         """The first token of a completion came ``seconds`` after its request."""
+        ...
+
+    def next_tokens(self, count: int, seconds: float) -> None:
+        """``count`` more tokens of a completion came together, ``seconds`` after the last ones."""
+        ...
+
+    def queued(self, seconds: float) -> None:
+        """A completion waited so long for admission."""
         ...
 
     def ended(self, kind: str, num_outputs: int, total_s: float, decode_s: float) -> None:
@@ -38,10 +42,13 @@ class NoObserver:
     def accepted(self, num_prompt_tokens: int) -> None:
         """Do nothing."""
 
-    def refused(self, code: str) -> None:
+    def first_token(self, seconds: float) -> None:
         """Do nothing."""
 
-    def first_token(self, seconds: float) -> None:
+    def next_tokens(self, count: int, seconds: float) -> None:
+        """Do nothing."""
+
+    def queued(self, seconds: float) -> None:
         """Do nothing."""
 
     def ended(self, kind: str, num_outputs: int, total_s: float, decode_s: float) -> None:

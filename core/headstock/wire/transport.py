@@ -138,6 +138,11 @@ class ZmqLink:
             self._loop.call_soon(self._flush)
         self._outbox.append(message)
 
+    @property
+    def address(self) -> str:
+        """Where the engine connects to."""
+        return self._endpoint.address
+
     async def receive(self) -> list[FromEngine]:
         """Wait for messages and return all that are there."""
         while not self._inbox and not self._is_closed:

@@ -12,13 +12,13 @@ from starlette.responses import Response
 from headstock import __version__
 from headstock.config.schema import ServeSettings
 from headstock.errors import RequestError
+from headstock.observe.metrics import Metrics
 from headstock.server.frontdoor import Frontdoor
 from headstock.server.http import routes_control, routes_native, routes_openai, schema
 from headstock.server.http.answers import error_answer
 from headstock.server.http.context import Serving
 from headstock.server.http.gate import Gate
 from headstock.server.keys import KeyRing, read_keys
-from headstock.server.metrics import Metrics
 from headstock.server.protocols.native import GenerateBody
 from headstock.server.protocols.openai_bodies import ChatBody, CompletionBody
 
@@ -45,7 +45,7 @@ def create_app(
     Args:
         frontdoor: Running, or about to.
         settings: Of the whole server.
-        metrics: What ``/metrics`` shows; usually the front door's observer.
+        metrics: What ``/metrics`` shows; the front door's observer.
         keys: Who may enter; None: as the settings say.
 
     Raises:
@@ -57,7 +57,13 @@ def create_app(
     app.include_router(routes_native.make_router(serving))
     app.include_router(routes_control.make_probes(serving))
     app.include_router(routes_control.make_router(serving))
-    app.add_exception_handler(RequestError, _refuse)
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestError), f"{error!r} is no RequestError"
+        metrics.refused(error.code)
+        return error_answer(error)
+
+    app.add_exception_handler(RequestError, refuse)
     app.add_exception_handler(HTTPException, _refuse_http)
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _fail)
@@ -66,11 +72,6 @@ def create_app(
     )
     schema.install(app, _BODIES)
     return app
-
-
-async def _refuse(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestError), f"{error!r} is no RequestError"
-    return error_answer(error)
 
 
 async def _refuse_http(request: Request, error: Exception) -> Response:

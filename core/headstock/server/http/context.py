@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from headstock.config.schema import ServeSettings
+from headstock.observe.metrics import Metrics
 from headstock.server.completion import Delta
 from headstock.server.frontdoor import Frontdoor
 from headstock.server.generation import Generation
 from headstock.server.http.streaming import EventStream, Watch
-from headstock.server.metrics import Metrics
 from headstock.server.request import GenerateRequest
 
 

@@ -1,4 +1,4 @@
-"""What every request passes: its id, its key, its count. Plain ASGI, nothing per chunk."""
+"""What every request passes: its id and its key. Plain ASGI, nothing per chunk."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from headstock.errors import RequestError
+from headstock.observe.log import request_logged_as
+from headstock.observe.metrics import Metrics
 from headstock.server.http.answers import error_answer
 from headstock.server.http.streaming import Message, Receive, Send
 from headstock.server.keys import KeyRing
-from headstock.server.metrics import Metrics
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -25,12 +26,12 @@ log = logging.getLogger("headstock.http")
 
 
 class Gate:
-    """Lets requests with a key in, names them, counts them.
+    """Lets requests with a key in, and names them.
 
     Args:
         app: What is behind.
         keys: Who may enter.
-        metrics: Where answers are counted.
+        metrics: Where refusals are counted.
     """
 
     def __init__(self, app: App, keys: KeyRing, metrics: Metrics) -> None:
@@ -52,10 +53,15 @@ class Gate:
         async def tagged(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", shown)]
-                self._count(scope, message["status"], shown)
+                path = getattr(scope.get("route"), "path", "no route")
+                log.info("%s %s %d", scope["method"], path, message["status"])
             await send(message)
 
         authorization = headers.get(b"authorization", b"").decode("latin-1")
+        with request_logged_as(shown.decode()):
+            await self._serve(scope, receive, tagged, authorization)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, authorization: str) -> None:
         tenant = self._keys.tenant(authorization)
         if tenant is None and scope["path"] not in OPEN_PATHS:
             refusal = RequestError(
@@ -63,17 +69,12 @@ class Gate:
                 remedy="Send Authorization: Bearer KEY.",
                 code="invalid_api_key",
             )
-            await error_answer(refusal)(scope, receive, tagged)
+            self._metrics.refused(refusal.code)
+            await error_answer(refusal)(scope, receive, send)
             return
         scope["headstock.tenant"] = tenant or ""
         try:
-            await self._app(scope, receive, tagged)
+            await self._app(scope, receive, send)
         except asyncio.CancelledError:
             # The server stops, and the connection with it: nobody is left to answer.
-            log.info("%s was cut off by the shutdown", shown.decode())
-
-    def _count(self, scope: Scope, status: int, shown: bytes) -> None:
-        route = scope.get("route")
-        path: str = getattr(route, "path", "unknown")
-        self._metrics.answered(path, status)
-        log.info("%s %s %s %d", shown.decode(), scope["method"], path, status)
+            log.info("cut off by the shutdown")

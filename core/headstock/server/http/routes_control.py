@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from headstock import __version__
 from headstock.errors import RequestError
+from headstock.observe.metrics import CONTENT_TYPE
 from headstock.server.errors import BusyError
 from headstock.server.http.answers import error_answer, json_answer
 from headstock.server.http.bodies import read_body
@@ -95,8 +96,7 @@ def make_router(serving: Serving) -> APIRouter:
 
     async def metrics() -> Response:
         """Return the metrics as Prometheus reads them."""
-        content, media_type = serving.metrics.render(frontdoor)
-        return Response(content, media_type=media_type)
+        return Response(serving.metrics.render(), media_type=CONTENT_TYPE)
 
     async def version() -> Response:
         """Return the version."""

@@ -1,0 +1,239 @@
+"""Keeps an engine process alive: starts it, watches it, starts it again.
+
+To the front door a supervisor is a link like any other. When the process dies, the link says
+:class:`Crashed`; when another one is up, :class:`Started`. A new process gets a new socket, so
+that words of a dead one never reach a live request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from headstock.wire.messages import Crashed, FromEngine, Loading, Started, ToEngine
+from headstock.wire.transport import Endpoint, ZmqLink
+
+log = logging.getLogger(__name__)
+
+HANG_LIMIT_S = 120.0
+"""An engine that is up and says nothing for so long is killed. Seconds."""
+RESTART_SPAN_S = 600.0
+"""Restarts are counted over this span. Seconds."""
+FIRST_BACKOFF_S = 0.2
+MAX_BACKOFF_S = 30.0
+_LAST_WORDS_S = 0.1
+_EXIT_GRACE_S = 5.0
+_LOOK_EVERY_S = 1.0
+
+
+class Supervisor:
+    """An ``EngineLink`` to an engine process that is started again when it dies.
+
+    Args:
+        command: From the address to connect to, the engine's command line.
+        restart_limit: Restarts within ten minutes before it gives up.
+        on_progress: Called with what a starting engine reports.
+        hang_limit_s: Silence after which a running engine is killed. Seconds.
+    """
+
+    def __init__(
+        self,
+        command: Callable[[str], Sequence[str]],
+        *,
+        restart_limit: int,
+        on_progress: Callable[[Loading], None] | None = None,
+        hang_limit_s: float = HANG_LIMIT_S,
+    ) -> None:
+        self._command = command
+        self._restart_limit = restart_limit
+        self._on_progress = on_progress
+        self._hang_limit_s = hang_limit_s
+        self._inbox: asyncio.Queue[list[FromEngine]] = asyncio.Queue()
+        self._link: ZmqLink | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._is_stopping = False
+        self._is_up = False
+        self._was_ever_up = False
+        self._heard_s = 0.0
+        self._last_words: Crashed | None = None
+        self._spoke = asyncio.Event()
+        self._restarts: deque[float] = deque()
+        self.gave_up: Crashed | None = None
+        """Why there will be no engine any more."""
+        self.ended = asyncio.Event()
+        """Set when it gave up or was stopped."""
+
+    @property
+    def pid(self) -> int | None:
+        """The engine's process id, while there is one."""
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> None:
+        """Start the engine; what becomes of it is heard from :meth:`receive`."""
+        assert self._task is None, "started twice"
+        self._task = asyncio.create_task(self._supervise())
+
+    def send(self, message: ToEngine) -> None:
+        """Send to the engine; what is sent while there is none is lost, as its requests are."""
+        if self._link is not None:
+            self._link.send(message)
+
+    async def receive(self) -> list[FromEngine]:
+        """Wait for messages; an empty list: there will be no more."""
+        return await self._inbox.get()
+
+    def close(self) -> None:
+        """End the engine without waiting."""
+        self._is_stopping = True
+        self._kill(signal.SIGKILL)
+
+    async def stop(self) -> None:
+        """End the engine: asked first, killed if it lingers."""
+        self._is_stopping = True
+        self._kill(signal.SIGTERM)
+        if self._task is None:
+            self._finish()
+            return
+        _, unfinished = await asyncio.wait([self._task], timeout=_EXIT_GRACE_S)
+        if unfinished:
+            self._kill(signal.SIGKILL)
+            if self._process is None:
+                self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _supervise(self) -> None:
+        try:
+            while True:
+                crashed = await self._run_once()
+                if self._is_stopping:
+                    return
+                if crashed.is_config:
+                    self.gave_up = crashed
+                self._inbox.put_nowait([crashed])
+                if self.gave_up is not None:
+                    log.error("%s", crashed.problem)
+                    return
+                backoff_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (len(self._restarts) - 1))
+                log.error("%s; starting it again in %.1f s", crashed.problem, backoff_s)
+                await asyncio.sleep(backoff_s)
+        finally:
+            self._finish()
+
+    def _finish(self) -> None:
+        self._inbox.put_nowait([])
+        self.ended.set()
+
+    async def _run_once(self) -> Crashed:
+        """Run one engine process to its end, and return what to tell of it."""
+        link = ZmqLink(Endpoint())
+        self._is_up, self._last_words = False, None
+        self._spoke.clear()
+        pump = asyncio.create_task(self._pump(link))
+        try:
+            command = self._command(link.address)
+            process = await asyncio.create_subprocess_exec(*command, start_new_session=True)
+        except OSError as error:
+            pump.cancel()
+            link.close()
+            return Crashed(
+                problem=f"The engine process does not start: {error}.",
+                remedy="Check the installation.",
+                is_config=True,
+            )
+        self._process, self._link = process, link
+        try:
+            reason = await self._watch(process)
+        finally:
+            self._process = self._link = None
+            self._end_group(process)
+            pump.cancel()
+            link.close()
+        return self._judge(reason)
+
+    async def _watch(self, process: asyncio.subprocess.Process) -> str:
+        """Wait until the process is gone, or is of no use any more; return why in words."""
+        exited = asyncio.create_task(process.wait())
+        spoke = asyncio.create_task(self._spoke.wait())
+        try:
+            while True:
+                done, _ = await asyncio.wait(
+                    [exited, spoke], timeout=_LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED
+                )
+                if exited in done:
+                    await asyncio.sleep(_LAST_WORDS_S)  # for words still on their way
+                    return _how(exited.result())
+                if spoke in done:
+                    return "it said so"
+                if self._is_hung():
+                    return f"it said nothing for {self._hang_limit_s:.0f} s"
+        finally:
+            exited.cancel()
+            spoke.cancel()
+
+    def _is_hung(self) -> bool:
+        silence_s = asyncio.get_running_loop().time() - self._heard_s
+        return self._is_up and silence_s > self._hang_limit_s
+
+    async def _pump(self, link: ZmqLink) -> None:
+        """Pass on what the engine says; its last words are kept for :meth:`_judge`."""
+        clock = asyncio.get_running_loop().time
+        while messages := await link.receive():
+            self._heard_s = clock()
+            passed: list[FromEngine] = []
+            for message in messages:
+                if isinstance(message, Crashed):
+                    self._last_words = message
+                    self._spoke.set()
+                    continue
+                if isinstance(message, Started):
+                    self._is_up = self._was_ever_up = True
+                elif isinstance(message, Loading) and self._on_progress is not None:
+                    self._on_progress(message)
+                passed.append(message)
+            if passed:
+                self._inbox.put_nowait(passed)
+
+    def _judge(self, reason: str) -> Crashed:
+        """Return what to tell of a dead engine, and count its restart.
+
+        ``is_config`` says that there will be no other: the engine said so, it never got ready, or
+        it died too often.
+        """
+        last = self._last_words
+        problem = last.problem if last is not None else f"The engine process died: {reason}."
+        remedy = last.remedy if last is not None else "See its log above."
+        now_s = asyncio.get_running_loop().time()
+        self._restarts.append(now_s)
+        while self._restarts[0] < now_s - RESTART_SPAN_S:
+            self._restarts.popleft()
+        is_hopeless = (last is not None and last.is_config) or not self._was_ever_up
+        if not is_hopeless and len(self._restarts) > self._restart_limit:
+            is_hopeless = True
+            problem += f" It died {len(self._restarts)} times within ten minutes."
+        return Crashed(problem=problem, remedy=remedy, is_config=is_hopeless)
+
+    def _end_group(self, process: asyncio.subprocess.Process) -> None:
+        """Kill what the engine started, and itself if it lives; its session is its own."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    def _kill(self, kind: signal.Signals) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(kind)
+
+
+def _how(code: int) -> str:
+    """Return in words how a process ended."""
+    if code >= 0:
+        return f"it exited with status {code}"
+    try:
+        return f"it was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"it was ended by signal {-code}"
