@@ -109,6 +109,13 @@ def test_the_configuration_is_in_hugging_face_s_keys(tmp_path: Path) -> None:
     assert files.config["tie_word_embeddings"] is False
 
 
+@pytest.mark.parametrize(("kind", "dtype"), [(Type.F32, "float32"), (Type.Q8_0, "bfloat16")])
+def test_the_dtype_is_that_of_most_weights(tmp_path: Path, kind: Type, dtype: str) -> None:
+    tensors = llama_tensors()
+    types = {name: kind for name, tensor in tensors.items() if tensor.ndim == 2}
+    assert open_gguf(write_gguf(tmp_path / "m.gguf", tensors, types=types)).dtype == dtype
+
+
 def test_a_file_without_an_output_layer_is_tied(tmp_path: Path) -> None:
     tensors = llama_tensors()
     del tensors["output.weight"]

@@ -118,14 +118,18 @@ class ModelFiles:
 
     @property
     def dtype(self) -> str:
-        """The checkpoint's own dtype: as configured, else that of most dense bytes."""
+        """The checkpoint's own dtype: as configured, else that of most bytes.
+
+        Quantised weights count as bfloat16, which has the range for whatever they stand for.
+        """
         configured = str(self.config.get("dtype") or self.config.get("torch_dtype") or "")
         if configured in FLOAT_DTYPES:
             return configured
         sizes = dict.fromkeys(FLOAT_DTYPES, 0)
         for tensor in self.index.values():
-            if tensor.layout == DENSE and tensor.dtype in sizes:
-                sizes[tensor.dtype] += tensor.num_bytes
+            dtype = tensor.dtype if tensor.layout == DENSE else "bfloat16"
+            if dtype in sizes:
+                sizes[dtype] += tensor.num_bytes
         return max(sizes, key=lambda dtype: sizes[dtype])
 
     @property

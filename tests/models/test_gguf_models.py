@@ -1,0 +1,96 @@
+"""GGUF models against transformers on the weights that their blocks stand for.
+
+That canonical blocks stand for what the format says is tested in tests/unit/test_gguf.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from gguf import GGMLQuantizationType as Type
+
+from headstock.checkpoint.files import ModelFiles
+from headstock.checkpoint.gguf_model import open_gguf
+from headstock.checkpoint.pull import cached_path, find
+from headstock.graph.loader import load_weights
+from headstock.ops.canonical import dequantize
+from tests.models.harness import Sequences, build, context
+from tests.unit.gguf_files import llama_tensors, write_gguf
+
+IDS = [5, 9, 1, 47, 31, 2, 2, 11]
+
+
+def oracle_of(files: ModelFiles) -> transformers.LlamaForCausalLM:
+    """Return transformers' model of the file's configuration and dequantised weights."""
+    names = set(transformers.LlamaConfig().to_dict()) | {"rope_parameters"}
+    config = {name: value for name, value in files.config.items() if name in names}
+    with torch.device("meta"):
+        oracle = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config))
+    oracle.to_empty(device="cpu")
+    oracle.model.rotary_emb = type(oracle.model.rotary_emb)(oracle.config)
+    weights = {}
+    for name, tensor in files.index.items():
+        parts = {n: torch.from_numpy(p) for n, p in tensor.read_all().items()}
+        weights[name] = dequantize(tensor.layout, parts, torch.float32)
+    oracle.load_state_dict(weights, strict=False)
+    oracle.tie_weights()
+    return oracle.eval()
+
+
+def logits(files: ModelFiles, ids: list[int]) -> torch.Tensor:
+    ctx = context()
+    model = build(files, ctx)
+    load_weights(model, files, ctx)
+    return Sequences(model, ctx).step(a=ids)
+
+
+def assert_agrees(files: ModelFiles, ids: list[int]) -> None:
+    with torch.no_grad():
+        want = oracle_of(files)(torch.tensor([ids])).logits[0]
+    got = logits(files, ids)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * want.abs().max().item())
+
+
+@pytest.mark.parametrize("kind", [Type.F32, Type.Q8_0, Type.Q4_0, Type.Q4_1, Type.Q5_0])
+def test_a_llama_has_the_logits_of_its_dequantised_weights(tmp_path: Path, kind: Type) -> None:
+    tensors = llama_tensors(num_layers=2)
+    types = {name: kind for name, tensor in tensors.items() if tensor.ndim == 2}
+    assert_agrees(open_gguf(write_gguf(tmp_path / "m.gguf", tensors, types=types)), IDS)
+
+
+def test_one_layer_may_mix_block_types(tmp_path: Path) -> None:
+    tensors = llama_tensors()
+    types = {"blk.0.attn_q.weight": Type.Q4_0, "blk.0.attn_k.weight": Type.Q4_1}
+    types |= {"blk.0.attn_v.weight": Type.Q5_1, "blk.0.ffn_up.weight": Type.Q8_0}
+    assert_agrees(open_gguf(write_gguf(tmp_path / "m.gguf", tensors, types=types)), IDS)
+
+
+def test_query_rows_are_those_that_transformers_saved(tmp_path: Path) -> None:
+    """Interleave the rows as the converter does, and expect the logits of the original."""
+    tensors = llama_tensors()
+    plain = dict(tensors)
+    for name, num_heads in (("blk.0.attn_q.weight", 4), ("blk.0.attn_k.weight", 2)):
+        heads = tensors[name].reshape(num_heads, 2, 4, -1)
+        tensors[name] = heads.swapaxes(1, 2).reshape(tensors[name].shape)
+    files = open_gguf(write_gguf(tmp_path / "m.gguf", tensors))
+    for kind in "qk":
+        stored = files.index[f"model.layers.0.self_attn.{kind}_proj.weight"].read_all()["weight"]
+        assert (stored == plain[f"blk.0.attn_{kind}.weight"]).all()
+
+
+def test_qwen3_files_keep_their_rows(tmp_path: Path) -> None:
+    tensors = llama_tensors()
+    files = open_gguf(write_gguf(tmp_path / "m.gguf", tensors, architecture="qwen3"))
+    stored = files.index["model.layers.0.self_attn.q_proj.weight"].read_all()["weight"]
+    assert (stored == tensors["blk.0.attn_q.weight"]).all()
+
+
+@pytest.mark.slow
+def test_the_default_model_has_the_logits_of_its_dequantised_weights() -> None:
+    path = cached_path(find("smollm2"))
+    if not path.is_file():
+        pytest.skip("smollm2 was never pulled: `headstock pull smollm2`")
+    assert_agrees(open_gguf(path), list(range(100, 140)))
