@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,14 @@ def test_no_tensor_library_is_loaded_for(argv: str) -> None:
         "sys.exit(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)).__repr__())"
     )
     assert done.stderr.strip() == "[]"
+
+
+def test_help_takes_under_0_3_s_of_processor_time() -> None:
+    before = os.times()
+    python("from headstock.cli import main; main(['--help'])")
+    after = os.times()
+    used_s = after.children_user + after.children_system
+    assert used_s - before.children_user - before.children_system < 0.3
 
 
 def test_an_unknown_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from headstock.cli import main
-from headstock.plugins.doctor import run_examination
+from headstock.plugins.doctor import Examined, Report, run_examination
 from headstock.plugins.examine import Loaded, Probed
-from headstock.plugins.loader import BACKENDS, State
-from headstock.plugins.probe import Status
+from headstock.plugins.hooks import Finding
+from headstock.plugins.loader import BACKENDS, PluginRecord, State
+from headstock.plugins.probe import Probe, Status
 
 HEAD = """
 from headstock.plugins.hooks import Finding, hookimpl
@@ -103,6 +104,44 @@ def test_a_broken_plugin_makes_the_doctor_exit_with_2_and_the_rest_is_there(inst
     assert done.returncode == report["exit_code"] == 2
     assert (states["odd"], states["reference"]) == ("failed", "loaded")
     assert {op["provider"] for op in report["ops"]} == {"reference"}
+
+
+def report(*plugins: Examined, chosen: str | None = "toy", trouble: str = "") -> Report:
+    return Report(
+        headstock="0",
+        python="3",
+        torch=None,
+        plugins=list(plugins),
+        chosen=chosen,
+        ops=[],
+        trouble=trouble,
+    )
+
+
+def examined(status: Status, **more: Any) -> Examined:
+    record = PluginRecord(
+        name="toy", group=BACKENDS, dist="headstock-toy", version="1", state=State.LOADED
+    )
+    return Examined(record=record, probe=Probe(status=status, reason="because"), **more)
+
+
+BAD = Finding(subject="cable", is_ok=False, text="out", remedy="plug it in")
+
+
+@pytest.mark.parametrize(
+    ("found", "code"),
+    [
+        (report(examined(Status.AVAILABLE), examined(Status.ABSENT)), 0),
+        (report(examined(Status.ABSENT), chosen=None), 1),
+        (report(examined(Status.BROKEN), chosen=None), 1),
+        (report(examined(Status.AVAILABLE), examined(Status.BROKEN)), 2),
+        (report(examined(Status.AVAILABLE, trouble="it hung")), 2),
+        (report(examined(Status.AVAILABLE, findings=[BAD])), 2),
+        (report(examined(Status.AVAILABLE), trouble="no device"), 2),
+    ],
+)
+def test_the_exit_code_tells_well_from_unusable_from_broken(found: Report, code: int) -> None:
+    assert found.exit_code == code
 
 
 def test_an_unknown_backend_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

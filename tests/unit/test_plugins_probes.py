@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from headstock.plugins.installed import TorchBuild, parse_torch_version
 from headstock.plugins.probe import Status
 from headstock_ascend.probe import probe as probe_ascend
-from headstock_cuda.nvml import Driver, Gpu
+from headstock_cuda.nvml import Driver, Gpu, NvmlError, read_driver
 from headstock_cuda.probe import judge, visible, without_library
 from headstock_rocm.probe import TOPOLOGY, gfx_name
 from headstock_rocm.probe import probe as probe_rocm
@@ -54,6 +56,78 @@ def test_torch_is_read_without_importing_it() -> None:
     build = parse_torch_version(source)
     assert build == TorchBuild("2.13.0+cu130", {"cuda": "13.0"})
     assert build.release == (2, 13)
+
+
+def store(**fields: Any) -> Any:
+    """Return a function that writes ``fields`` into what its last arguments point to."""
+
+    def write(*arguments: Any) -> None:
+        pointers = arguments[-len(fields) :]
+        for pointer, (name, value) in zip(pointers, fields.items(), strict=True):
+            setattr(pointer._obj, name.rstrip("_"), value)
+
+    return write
+
+
+def store_text(text: bytes) -> Any:
+    def write(*arguments: Any) -> None:
+        arguments[-2].value = text
+
+    return write
+
+
+ANSWERS = {
+    "nvmlDeviceGetCount_v2": store(value=2),
+    "nvmlSystemGetCudaDriverVersion_v2": store(value=13020),
+    "nvmlDeviceGetCudaComputeCapability": store(value=9, value_=0),
+    "nvmlDeviceGetMemoryInfo": store(total=80 << 30),
+    "nvmlDeviceGetName": store_text(b"H100"),
+    "nvmlDeviceGetUUID": store_text(b"GPU-aa"),
+    "nvmlSystemGetDriverVersion": store_text(b"580.82"),
+}
+
+
+class ErrorString:
+    def __call__(self, status: int) -> bytes:
+        return b"Driver/library version mismatch"
+
+
+class FakeNvml:
+    """The driver's library, with two GPUs; ``fails`` names a function that answers error 9."""
+
+    def __init__(self, fails: str = "") -> None:
+        self.fails = fails
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "nvmlErrorString":
+            return ErrorString()
+
+        def function(*arguments: Any) -> int:
+            self.calls.append(name)
+            if name == self.fails:
+                return 9
+            ANSWERS.get(name, lambda *_: None)(*arguments)
+            return 0
+
+        return function
+
+
+class TestNvml:
+    def test_the_driver_is_read(self) -> None:
+        driver = read_driver(FakeNvml())  # type: ignore[arg-type]
+        assert (driver.version, driver.cuda, len(driver.gpus)) == ("580.82", (13, 2), 2)
+        assert driver.gpus[1] == dataclasses.replace(H100, index=1)
+
+    def test_its_errors_are_told_in_its_words(self) -> None:
+        with pytest.raises(NvmlError, match="nvmlInit_v2: Driver/library version mismatch"):
+            read_driver(FakeNvml("nvmlInit_v2"))  # type: ignore[arg-type]
+
+    def test_it_is_shut_down_after_an_error(self) -> None:
+        library = FakeNvml("nvmlDeviceGetName")
+        with pytest.raises(NvmlError):
+            read_driver(library)  # type: ignore[arg-type]
+        assert library.calls[-1] == "nvmlShutdown"
 
 
 class TestCuda:

@@ -95,6 +95,8 @@ def add_flags(
         settings: What that command is told.
         has_model_argument: Whether the model may be given without ``--model``.
     """
+    # argparse would list every flag before the first word of help.
+    parser.usage = f"{parser.prog} {'[MODEL] ' if has_model_argument else ''}[options]"
     parser.add_argument(
         "--config", metavar="FILE", help="TOML file with settings; flags and environment win."
     )
