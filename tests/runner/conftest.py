@@ -28,9 +28,26 @@ from headstock.wire.steps import (
     StepResult,
     TreeNodes,
 )
+from tests.runner.tape import NoSync, TapeDevice
 
 VOCAB, SIZE, HEADS, KV_HEADS, HEAD_DIM, PAGE = 61, 24, 4, 2, 6, 4
 MAX_LENGTH, SLOTS, STEP_TOKENS = 64, 6, 48
+
+
+class StaticAttention(ReferenceAttention):
+    """Attends token by token over a fixed number of pages: reads nothing of the host's rows."""
+
+    def run(self, q_THD, kv, batch, *, sinks_H=None):
+        num_pages = -(-batch.max_kv // PAGE)
+        pages_TP = batch.page_table_RP[:, :num_pages].index_select(0, batch.row_of_token_T)
+        found = kv.index_select(0, pages_TP.flatten()).unflatten(0, pages_TP.shape)
+        k_TLKD, v_TLKD = found.transpose(1, 2).flatten(2, 3).unbind(1)
+        is_past_TL = torch.arange(num_pages * PAGE) > batch.positions_T[:, None]
+        v_TLKD = v_TLKD.masked_fill(is_past_TL[:, :, None, None], 0)
+        q_TKGD = q_THD.unflatten(1, (KV_HEADS, -1))
+        scores = torch.einsum("tkgd,tlkd->tkgl", q_TKGD, k_TLKD) * self.spec.scale
+        scores = scores.masked_fill(is_past_TL[:, None, None], -torch.inf)
+        return torch.einsum("tkgl,tlkd->tkgd", scores.softmax(-1), v_TLKD).flatten(1, 2)
 
 
 class TinyLayer:
@@ -51,8 +68,8 @@ class TinyLayer:
 class TinyModel:
     """Two attention layers between one tied embedding."""
 
-    def __init__(self) -> None:
-        self.provider = ReferenceAttention(
+    def __init__(self, attention: type[ReferenceAttention] = ReferenceAttention) -> None:
+        self.provider = attention(
             AttentionSpec(
                 num_heads=HEADS,
                 num_kv_heads=KV_HEADS,
@@ -337,3 +354,19 @@ class Kit:
 @pytest.fixture
 def kit() -> Kit:
     return Kit(TinyModel())
+
+
+@pytest.fixture
+def static_kit() -> Kit:
+    """With attention that can be captured whatever the rows are."""
+    return Kit(TinyModel(StaticAttention))
+
+
+@pytest.fixture
+def tape_device() -> type[TapeDevice]:
+    return TapeDevice
+
+
+@pytest.fixture
+def no_sync() -> type[NoSync]:
+    return NoSync

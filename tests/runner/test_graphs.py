@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import copy
+import itertools
+
+import pytest
+import torch
+
+PROMPTS = [[3, 14, 15, 9, 26, 5], [35, 8, 9], [7] * 11, [2], [50, 28, 8, 41, 9, 7, 16, 9, 39]]
+DRAWN = {"temperature": 0.9, "top_k": 20, "top_p": 0.9, "min_p": 0.02}
+PENALISED = {"repetition_penalty": 1.3, "frequency_penalty": 0.4, "presence_penalty": 0.3}
+OPTIONS = [
+    {},
+    DRAWN | {"seed": 5},
+    PENALISED | {"logprobs": 2},
+    {"bias_ids": [1, 9], "biases": [8.0, -50.0]},
+    DRAWN | PENALISED | {"seed": -3, "min_outputs": 4, "stop_ids": [9, 7, 44]},
+]
+
+
+def mixed(kit, count=5):
+    return [
+        kit.job(p, 5 + 2 * i, params=o)
+        for i, (p, o) in enumerate(zip(PROMPTS[:count], OPTIONS, strict=False))
+    ]
+
+
+@pytest.fixture
+def serve(static_kit, tape_device):
+    kit = static_kit
+
+    def run(*jobs, chunk=48, depth=1, **options):
+        device = tape_device(**options)
+        kit.driver(kit.runner(kit.model, device, depth=depth, captures=True), chunk=chunk).run(
+            *jobs
+        )
+        return device, [job.outputs for job in jobs]
+
+    return run
+
+
+@pytest.mark.parametrize("runs_at_capture", [1, 3])
+@pytest.mark.parametrize("is_ragged", [False, True])
+def test_replayed_steps_equal_eager_ones(kit, serve, is_ragged, runs_at_capture):
+    jobs, again = mixed(kit), mixed(kit)
+    device, outputs = serve(*jobs, is_ragged=is_ragged, runs_at_capture=runs_at_capture, chunk=7)
+    assert outputs == kit.serve(*again, chunk=7)
+    assert device.replays > len(device.keys)
+    found, expected = ([e.chosen[0] for e in js[2].logprobs] for js in (jobs, again))
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_two_replays_in_flight_equal_one_after_another(kit, serve):
+    jobs = mixed(kit)
+    again = copy.deepcopy(jobs)
+    assert serve(*jobs, depth=2)[1] == serve(*again, depth=1)[1]
+
+
+def test_a_graph_is_captured_once_for_all_that_it_fits(kit, serve):
+    device, _ = serve(*[kit.job([n, n + 1], 6) for n in range(6)], *[kit.job([9], 9)])
+    sizes = [(key.num_rows, key.features) for key in device.keys]
+    assert len(sizes) == len(set(sizes)) <= 3
+
+
+def test_warm_up_captures_what_the_policy_names_and_fits(kit, tape_device):
+    device = tape_device()
+    runner = kit.runner(kit.model, device, captures=True)
+    seen = []
+    runner.warm_up(lambda done, total: seen.append((done, total)))
+    assert [key.num_rows for key in device.keys] == [8, 4, 2, 1]
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    job = kit.job([5, 6, 7])
+    kit.driver(runner).run(job)
+    assert job.outputs == kit.naive(kit.job([5, 6, 7]))
+    assert len(device.keys) == 4
+
+
+def test_padding_may_hold_anything(kit, tape_device):
+    runner = kit.runner(kit.model, tape_device(), captures=True)
+    for layer in kit.model.layers:
+        layer.kv.fill_(torch.nan)
+    runner._execution._buffers.page_table_RP.fill_(5)
+    jobs = mixed(kit, count=3)
+    kit.driver(runner).run(*jobs)
+    assert [job.outputs for job in jobs] == kit.serve(*mixed(kit, count=3))
+
+
+def test_a_launch_never_waits_for_the_device(kit, tape_device, no_sync):
+    runner = kit.runner(kit.model, tape_device(), captures=True, depth=2)
+    launch = runner.launch
+
+    def watched(plan):
+        with no_sync():
+            return launch(plan)
+
+    runner.launch = watched
+    job = kit.job(PROMPTS[0], params=PENALISED | {"logprobs": 1}, score_from=1)
+    kit.driver(runner).run(job, *mixed(kit))
+
+
+def test_a_steady_step_sends_nothing(kit, tape_device):
+    runner = kit.runner(kit.model, tape_device(), captures=True)
+    driver = kit.driver(runner)
+    sent = []
+    send = runner._staging.inputs._send
+    runner._staging.inputs._send = lambda *args: (sent.append(driver.step), send(*args))
+    driver.run(kit.job([1, 2, 3], 12), kit.job([4, 5, 6], 12))
+    steady = {
+        plan.step
+        for last, plan in itertools.pairwise(driver.plans)
+        if plan.steady and not last.host_ids and not plan.append.slots
+    }
+    assert len(steady) >= 6
+    assert not steady & set(sent)
+
+
+def test_padded_rows_do_not_outgrow_their_tokens():
+    from headstock.runner.batch import captured_shape
+    from headstock.runner.options import PaddedSizes
+
+    class Policy:
+        def bucket(self, num_tokens, num_rows, is_uniform):
+            return (-(-num_tokens // 16) * 16, 8)
+
+    for tokens in range(6, 120):
+        for rows in range(1, 8):
+            if rows == tokens:
+                continue
+            shape = captured_shape(Policy(), PaddedSizes(128, 8), tokens, rows, 64)
+            assert shape is None or shape.num_tokens - tokens >= shape.num_rows - rows >= 1
