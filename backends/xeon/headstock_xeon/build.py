@@ -1,0 +1,179 @@
+"""Compiles the native library of this backend: ``python -m headstock_xeon.build``.
+
+Uses the standard library only, since the package's build hook runs it before anything is
+installed. Each source is compiled for the instruction set that its name ends in; which one runs is
+decided on the machine that loads the library. Objects are kept by content, so that a second build
+compiles what has changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+SOURCES = PACKAGE.parent / "native"
+OBJECTS = PACKAGE.parent / "build"
+LIBRARY = PACKAGE / "_native.so"
+REASON = PACKAGE / "_native_missing.txt"
+"""Why there is no library: what the last build said. The doctor shows it."""
+
+COMPILERS = ("c++", "g++", "clang++")
+COMMON = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-pthread")
+AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma", "-mf16c")
+BY_SUFFIX = {
+    "avx2": ("-mavx2", "-mfma", "-mf16c"),
+    "vnni": (*AVX512, "-mavx512vnni"),
+    "bf16x": (*AVX512, "-mavx512bf16"),
+    "amx": (*AVX512, "-mavx512vnni", "-mavx512bf16", "-mamx-tile", "-mamx-int8", "-mamx-bf16"),
+}
+"""Flags of a source by the last word of its name; others are compiled for any x86-64."""
+SANITIZE = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer",
+            "-fno-sanitize-recover=undefined")  # fmt: skip
+FATAL = 1
+FAILED = "The native kernels did not compile"
+
+
+class BuildError(Exception):
+    """There is no library, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """One way to compile the sources.
+
+    Attributes:
+        compiler: Its path.
+        extra: Flags for every source and for linking.
+        library: What is made.
+    """
+
+    compiler: str
+    extra: tuple[str, ...] = ()
+    library: Path = LIBRARY
+    version: str = field(default="", compare=False)
+
+    def run(self) -> Path:
+        """Compile what has changed, link, and put the library in place at once.
+
+        Raises:
+            BuildError: With what the compiler said.
+        """
+        OBJECTS.mkdir(parents=True, exist_ok=True)
+        sources = sorted(SOURCES.glob("*.cpp"))
+        digest = sources_digest()
+        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+            objects = list(pool.map(lambda source: self._compile(source, digest), sources))
+        self.library.parent.mkdir(parents=True, exist_ok=True)
+        made = self.library.with_suffix(f".{os.getpid()}.tmp")
+        call([self.compiler, "-shared", "-pthread", *self.extra, "-o", str(made), *objects])
+        made.replace(self.library)  # A process that has the old one keeps it.
+        return self.library
+
+    def _compile(self, source: Path, digest: str) -> str:
+        flags = [*COMMON, *BY_SUFFIX.get(source.stem.rpartition("_")[2], ()), *self.extra]
+        if source.stem == "api":
+            flags.append(f'-DHS_SOURCES="{digest}"')
+        key = hashlib.sha256()
+        for part in (self.compiler, self.version, *flags):
+            key.update(part.encode() + b"\0")
+        for file in (source, *sorted(SOURCES.glob("*.h"))):
+            key.update(file.read_bytes() + b"\0")
+        made = OBJECTS / f"{source.stem}-{key.hexdigest()[:16]}.o"
+        if not made.exists():
+            for stale in OBJECTS.glob(f"{source.stem}-*.o"):
+                if not self.extra:
+                    stale.unlink(missing_ok=True)
+            partial = made.with_suffix(f".{os.getpid()}.tmp")
+            call([self.compiler, *flags, "-c", str(source), "-o", str(partial)])
+            partial.replace(made)
+        return str(made)
+
+
+def sources_digest() -> str:
+    """Return a digest of all sources: the library carries that of what it was made from."""
+    digest = hashlib.sha256()
+    for file in sorted((*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h"))):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def find_compiler() -> tuple[str, str]:
+    """Return a C++ compiler's path and version line.
+
+    Raises:
+        BuildError: There is none, or this is no x86-64 machine.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        raise BuildError(f"the kernels are for x86-64, this machine is {platform.machine()}")
+    for name in COMPILERS:
+        path = shutil.which(name)
+        if path:
+            return path, call([path, "--version"]).partition("\n")[0]
+    raise BuildError(f"no C++ compiler: looked for {', '.join(COMPILERS)}")
+
+
+def call(command: list[str]) -> str:
+    """Run ``command`` and return what it printed.
+
+    Raises:
+        BuildError: It failed; with the end of what it said.
+    """
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = "\n".join(done.stderr.splitlines()[-20:])
+        raise BuildError(f"{Path(command[0]).name} failed on {command[-3]}:\n{said}")
+    return done.stdout
+
+
+def build(*, is_sanitized: bool = False) -> Path:
+    """Make the library, or record why there is none.
+
+    Args:
+        is_sanitized: With address and undefined-behaviour checks, beside the ordinary one.
+
+    Raises:
+        BuildError: There is no library now.
+    """
+    try:
+        if not SOURCES.is_dir():
+            raise BuildError(f"there are no sources at {SOURCES}: this is not a source checkout")
+        compiler, version = find_compiler()
+        if is_sanitized:
+            target = OBJECTS / "sanitized" / "_native.so"
+            return Build(compiler, SANITIZE, target, version).run()
+        made = Build(compiler, version=version).run()
+    except BuildError as error:
+        if not is_sanitized:
+            REASON.write_text(str(error) + "\n")
+        raise
+    REASON.unlink(missing_ok=True)
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Build, and say what was made."""
+    parser = argparse.ArgumentParser(prog="python -m headstock_xeon.build", description=__doc__)
+    parser.add_argument(
+        "--sanitize", action="store_true", help="with address and undefined-behaviour checks"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        made = build(is_sanitized=options.sanitize)
+    except BuildError as error:
+        sys.stderr.write(f"{FAILED}: {error}\n")
+        return FATAL
+    sys.stdout.write(f"{made}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

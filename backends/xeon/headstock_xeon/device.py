@@ -1,0 +1,79 @@
+"""The processor as a device: threads of its own, steps as native programs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from headstock.plugins.device import Graph, GraphKey
+from headstock.plugins.host import HostDevice
+from headstock_xeon.graph import Capture
+from headstock_xeon.memory import Arena, page_tensor
+from headstock_xeon.native import FEATURES, Library
+from headstock_xeon.policy import ProgramPolicy
+from headstock_xeon.stream import Stream
+from headstock_xeon.threads import num_compute_threads
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SPIN_US = 100
+"""How long helper threads look for the next job before they sleep. Microseconds."""
+LARGE_BYTES = 1 << 20
+"""Tensors from this on lie in huge pages."""
+
+
+class XeonDevice(HostDevice):
+    """An x86-64 processor with AVX2.
+
+    Args:
+        name: What people call it.
+        library: The native kernels.
+        num_threads: Threads to compute with; 0: one a core.
+        features: Instruction sets to use, as a sum of bits; None: all there are.
+    """
+
+    def __init__(
+        self, name: str, library: Library, *, num_threads: int = 0, features: int | None = None
+    ) -> None:
+        self._num_threads = num_threads or num_compute_threads()
+        super().__init__(num_threads=self._num_threads)
+        self._name = name
+        self.features = library.features if features is None else features & library.features
+        self.capabilities = library.capabilities(self.features)
+        self.graph_policy = ProgramPolicy()
+        engine = library.calls.hs_open(self._num_threads, SPIN_US, self.features)
+        self.library = library
+        self.stream = Stream(library, engine)
+        self._arena = Arena(library)
+
+    @property
+    def name(self) -> str:
+        """Model, threads and the best instruction set in use."""
+        best = [name for name, bit in FEATURES.items() if self.features & bit]
+        return f"{self._name}, {self._num_threads} threads, {best[-1]}"
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that kernels run on."""
+        return self._num_threads
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Return uninitialised memory, in huge pages when it is large."""
+        if math.prod(shape) * dtype.itemsize < LARGE_BYTES:
+            return torch.empty(shape, dtype=dtype)
+        return page_tensor(self.library, shape, dtype)
+
+    def capture(self, key: GraphKey, step: Callable[[], None]) -> Graph:
+        """Run ``step`` and return it as a native program."""
+        return Capture(self.stream, self._arena).record(step)
+
+    def close(self) -> None:
+        """End the threads and free the arena; nothing of the device may be used after."""
+        if self.stream.engine:
+            self.library.calls.hs_close(self.stream.engine)
+            self.stream.engine = 0
+            self._arena.close()

@@ -1,0 +1,30 @@
+"""What ``headstock doctor`` says of this backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from headstock.errors import PluginError
+from headstock.plugins.hooks import Finding
+from headstock_xeon import build
+from headstock_xeon.native import FEATURES, REBUILD, load
+
+SUBJECT = "native kernels"
+
+
+def examine() -> Iterator[Finding]:
+    """Yield one line on the library, and one on the instruction sets in use."""
+    try:
+        library = load()
+    except PluginError as error:
+        text = f"{error.problem} PyTorch computes instead."
+        yield Finding(subject=SUBJECT, is_ok=False, text=text, remedy=REBUILD)
+        return
+    if build.SOURCES.is_dir() and library.sources != build.sources_digest():
+        text = "The library is older than its sources."
+        yield Finding(subject=SUBJECT, is_ok=False, text=text, remedy=REBUILD)
+    else:
+        text = f"{len(library.kernels)} kernels, built from {library.sources}"
+        yield Finding(subject=SUBJECT, is_ok=True, text=text)
+    names = sorted(library.capabilities(library.features), key=lambda name: FEATURES[name])
+    yield Finding(subject="instruction sets", is_ok=True, text=", ".join(names) or "none")

@@ -1,0 +1,1 @@
+"""The ops that have native kernels, one file a subject."""

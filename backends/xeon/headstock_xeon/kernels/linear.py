@@ -1,0 +1,165 @@
+"""Matrix products with weights packed for the vector units.
+
+Shapes: M rows of activations, O output features, I input features, G groups along I, T ids.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from headstock.errors import UnsupportedError
+from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, CanonicalWeight, LinearSpec
+from headstock_xeon.stream import rows_of
+
+if TYPE_CHECKING:
+    from headstock_xeon.device import XeonDevice
+
+FLOAT32, BFLOAT16, INT8, INT4 = range(4)
+"""``WeightKind`` of ``weight.h``."""
+
+
+class NativeLinear:
+    """One packed weight.
+
+    Quantised ones keep their scales as float16 relative to a power of two of the row: nothing is
+    lost of what a GGUF file has, and a relative 2**-12 at most of other scales. Int8 weights are
+    multiplied by activations of 16 bits, int4 ones by activations of 8, one scale a group.
+    Dense weights stay bfloat16 where that is what they are loaded from.
+
+    Raises:
+        UnsupportedError: The input features do not divide into groups, or memory is out.
+    """
+
+    def __init__(self, spec: LinearSpec, device: XeonDevice) -> None:
+        self.spec = spec
+        self._device = device
+        self._stream = device.stream
+        self._linear = device.stream.kernel("linear")
+        self._look_up = device.stream.kernel("look_up")
+        if spec.group_size and spec.in_features % spec.group_size:
+            raise UnsupportedError(
+                f"{spec.in_features} input features do not divide into groups of"
+                f" {spec.group_size}.",
+                remedy="Serve this layer dense, or at a tensor parallel size that keeps groups.",
+            )
+        kinds = {DENSE: FLOAT32, INT8_GROUP: INT8, INT4_GROUP: INT4}
+        self._kind = kinds[spec.layout]
+        self._handle = 0 if spec.layout == DENSE else self._allocate(self._kind)
+        self._bias: list[tuple[Tensor, int]] = []
+
+    @property
+    def kernel(self) -> str:
+        """Name of the native kernel that multiplies."""
+        return self._device.library.calls.hs_weight_kernel(self._weight()).decode()
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the packed storage."""
+        return self._device.library.calls.hs_weight_bytes(self._weight())
+
+    def load(self, part: CanonicalWeight, row_begin: int) -> None:
+        """Pack the canonical rows ``part`` as output features from ``row_begin`` on."""
+        weight = part["weight"]
+        if self.spec.layout == DENSE:
+            weight = self._fitting(weight)
+        scale, minimum = part.get("scale"), part.get("minimum")
+        weight = weight.contiguous()
+        scale = None if scale is None else scale.contiguous().to(torch.float32)
+        minimum = None if minimum is None else minimum.contiguous().to(torch.float32)
+        group = 0 if scale is None else self.spec.in_features // scale.shape[1]
+        is_done = self._device.library.calls.hs_weight_pack(
+            self._stream.engine,
+            self._weight(),
+            weight.data_ptr(),
+            weight.stride(0) * weight.element_size(),
+            None if scale is None else scale.data_ptr(),
+            None if minimum is None else minimum.data_ptr(),
+            group,
+            weight.shape[0],
+            row_begin,
+        )
+        assert is_done, "packing needs no scratch"
+
+    def load_bias(self, bias: Tensor, begin: int) -> None:
+        """Set the bias of output features from ``begin`` on. [rows]"""
+        address = self._device.library.calls.hs_weight_bias(self._weight())
+        _floats_at(address + 4 * begin, bias.shape[0]).copy_(bias)
+
+    def __call__(self, x_MI: Tensor) -> Tensor:
+        """Return x·Wᵀ + bias. [M, O]"""
+        out_features = self.spec.out_features
+        if x_MI.dim() != 2:
+            flat = self(x_MI.reshape(-1, self.spec.in_features))
+            return flat.view(*x_MI.shape[:-1], out_features)
+        x_MI = rows_of(x_MI)
+        rows = x_MI.shape[0]
+        y_MO = self._stream.empty((rows, out_features))
+        self._stream.hold(self)
+        self._stream.emit(
+            self._linear,
+            self._weight(),
+            x_MI.data_ptr(),
+            x_MI.stride(0),
+            y_MO.data_ptr(),
+            out_features,
+            rows,
+        )
+        return y_MO
+
+    def rows(self, ids_T: Tensor, first: int) -> Tensor:
+        """Look up an embedding; ids outside of [first, first + O) give rows of zeros. [T, I]"""
+        y_TI = self._stream.empty((ids_T.shape[0], self.spec.in_features))
+        ids_T = ids_T.contiguous()
+        self._stream.hold(self)
+        self._stream.emit(
+            self._look_up, self._weight(), ids_T.data_ptr(), y_TI.data_ptr(), ids_T.shape[0], first
+        )
+        return y_TI
+
+    def _weight(self) -> int:
+        """Return the handle; dense weights that nothing was loaded into are float32."""
+        if not self._handle:
+            self._handle = self._allocate(self._kind)
+        return self._handle
+
+    def _fitting(self, weight_OI: Tensor) -> Tensor:
+        """Return dense rows in the dtype they are kept in: bfloat16 if the first ones are."""
+        if not self._handle:
+            self._kind = BFLOAT16 if weight_OI.dtype == torch.bfloat16 else FLOAT32
+        elif self._kind == BFLOAT16 and weight_OI.dtype != torch.bfloat16:
+            self._widen()
+        return weight_OI.to(torch.bfloat16 if self._kind == BFLOAT16 else torch.float32)
+
+    def _widen(self) -> None:
+        """Keep the rows loaded so far in float32: other rows have more than bfloat16 holds."""
+        all_ids = torch.arange(self.spec.out_features)
+        loaded_OI = self.rows(all_ids, 0)
+        self._kind, self._handle = FLOAT32, 0
+        self.load({"weight": loaded_OI}, 0)
+
+    def _allocate(self, kind: int) -> int:
+        spec, calls = self.spec, self._device.library.calls
+        packed_group = 0 if kind in (FLOAT32, BFLOAT16) else 32 if spec.group_size % 32 == 0 else 16
+        handle = calls.hs_weight_new(
+            self._stream.engine, kind, spec.in_features, spec.out_features, packed_group
+        )
+        if not handle:
+            raise UnsupportedError(
+                f"There is no memory for a weight of {spec.out_features} x {spec.in_features}.",
+                remedy="Serve a smaller model, or quantise it: --quantization int8.",
+            )
+        weakref.finalize(self, calls.hs_weight_free, handle).atexit = False
+        return handle
+
+
+def _floats_at(address: int, count: int) -> Tensor:
+    """Return float32 memory of a live weight as a tensor."""
+    import ctypes
+
+    return torch.frombuffer(
+        (ctypes.c_float * count).from_address(address), dtype=torch.float32, count=count
+    )

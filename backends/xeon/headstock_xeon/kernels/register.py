@@ -1,0 +1,83 @@
+"""Offers the native kernels to the registry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from headstock.ops.activation import silu_and_mul
+from headstock.ops.attention import attention
+from headstock.ops.base import OpRegistry, Requires, Sizes
+from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, ROWS, linear
+from headstock.ops.norm import add_rms_norm, rms_norm
+from headstock.ops.rotary import rotate_and_write
+from headstock.ops.sampling import argmax_tokens
+from headstock_xeon.kernels.attention import (
+    FEATURES,
+    MAX_GROUP,
+    PAGE_SIZES,
+    TAG,
+    NativeAttention,
+)
+from headstock_xeon.kernels.layers import LayerKernels
+from headstock_xeon.kernels.linear import NativeLinear
+from headstock_xeon.kernels.sampling import SamplingKernels
+
+if TYPE_CHECKING:
+    from headstock_xeon.device import XeonDevice
+
+PROVIDER = "xeon"
+FLOAT32 = Requires(dtypes=frozenset({"float32"}), capabilities=frozenset({"avx2"}))
+
+
+def register(registry: OpRegistry, device: XeonDevice) -> None:
+    """Offer every native kernel."""
+    layers, sampling = LayerKernels(device), SamplingKernels(device)
+    registry.add(rms_norm, PROVIDER, layers.rms_norm, requires=FLOAT32)
+    registry.add(add_rms_norm, PROVIDER, layers.add_rms_norm, requires=FLOAT32)
+    registry.add(silu_and_mul, PROVIDER, layers.silu_and_mul, requires=FLOAT32)
+    registry.add(argmax_tokens, PROVIDER, sampling.argmax_tokens, requires=FLOAT32)
+    _register_linear(registry)
+    _register_attention(registry, layers)
+
+
+def _register_linear(registry: OpRegistry) -> None:
+    for layout, unit in ((DENSE, 1), (INT8_GROUP, 16), (INT4_GROUP, 32)):
+        requires = Requires(
+            dtypes=FLOAT32.dtypes,
+            capabilities=FLOAT32.capabilities,
+            layouts=frozenset({layout}),
+            features=frozenset({ROWS}),
+            sizes={"group_size": Sizes(multiple_of=unit)},
+        )
+        registry.add(linear, PROVIDER, NativeLinear, requires=requires)
+
+
+def _register_attention(registry: OpRegistry, layers: LayerKernels) -> None:
+    head_dim, page_size = Sizes(multiple_of=8), Sizes(only=frozenset(PAGE_SIZES))
+    registry.add(
+        attention,
+        PROVIDER,
+        NativeAttention,
+        requires=Requires(
+            dtypes=FLOAT32.dtypes,
+            capabilities=FLOAT32.capabilities,
+            layouts=frozenset({"float32", "bfloat16", "float16"}),
+            features=FEATURES,
+            sizes={
+                "head_dim": head_dim,
+                "page_size": page_size,
+                "heads_per_kv_head": Sizes(at_most=MAX_GROUP),
+            },
+        ),
+    )
+    registry.add(
+        rotate_and_write,
+        PROVIDER,
+        layers.rotate_and_write,
+        requires=Requires(
+            dtypes=FLOAT32.dtypes,
+            capabilities=FLOAT32.capabilities,
+            layouts=frozenset({TAG}),
+            sizes={"head_dim": head_dim},
+        ),
+    )

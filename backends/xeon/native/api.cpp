@@ -1,0 +1,153 @@
+// The C interface that the Python package loads: handles, numbers and addresses only.
+//
+// No function throws or prints. What can run out of memory returns null or 0. The caller keeps
+// every address in an instruction valid for as long as the instruction may run.
+#include <new>
+
+#include "attention.h"
+#include "cpu.h"
+#include "engine.h"
+#include "kernels.h"
+#include "memory.h"
+
+using namespace headstock;
+
+#define HS_API extern "C" __attribute__((visibility("default")))
+
+#ifndef HS_SOURCES
+#define HS_SOURCES "unknown"
+#endif
+
+namespace {
+
+struct PackArgs {
+    Weight* weight;
+    Canonical from;
+};
+
+constexpr int64_t kPanelsPerPack = 4;
+
+void run_pack(const void* untyped, int64_t chunk, const Worker&) {
+    const auto& args = *static_cast<const PackArgs*>(untyped);
+    const int64_t first_panel = args.from.row_begin / kPanel + chunk * kPanelsPerPack;
+    const int64_t begin = (first_panel) * kPanel - args.from.row_begin;
+    const int64_t end = begin + kPanelsPerPack * kPanel;
+    for (int64_t i = begin < 0 ? 0 : begin; i < end && i < args.from.num_rows; ++i)
+        args.weight->kernel->pack_row(*args.weight, args.from, i);
+}
+
+void free_weight(Weight* weight) {
+    if (!weight) return;
+    const auto padded = static_cast<size_t>(weight->num_panels * kPanel) * sizeof(float);
+    free_pages(weight->data, static_cast<size_t>(weight->num_panels * weight->panel_bytes));
+    free_pages(weight->row_factor, padded);
+    free_pages(weight->bias, padded);
+    delete weight;
+}
+
+}  // namespace
+
+// Digest of the sources that this library was built from.
+HS_API const char* hs_sources() { return HS_SOURCES; }
+
+HS_API int64_t hs_detect() { return detect_features(); }
+
+HS_API int64_t hs_kernel_count() {
+    int64_t count;
+    kernel_table(&count);
+    return count;
+}
+
+HS_API const char* hs_kernel_name(int64_t kernel) {
+    int64_t count;
+    return kernel_table(&count)[kernel].name;
+}
+
+HS_API Engine* hs_open(int64_t num_threads, int64_t spin_us, int64_t features) {
+    return new (std::nothrow) Engine(static_cast<int>(num_threads), static_cast<int>(spin_us),
+                                     features);
+}
+
+HS_API void hs_close(Engine* engine) { delete engine; }
+
+HS_API int64_t hs_run(Engine* engine, const Instruction* instructions, int64_t count) {
+    return engine->run_once(instructions, count);
+}
+
+HS_API Program* hs_program_new(Engine* engine, const Instruction* instructions, int64_t count) {
+    return engine->compile(instructions, count);
+}
+
+HS_API int64_t hs_program_run(Engine* engine, const Program* program) {
+    return engine->run(*program);
+}
+
+HS_API int64_t hs_program_phases(const Program* program) {
+    return static_cast<int64_t>(program->phases.size());
+}
+
+HS_API void hs_program_free(Engine* engine, Program* program) { engine->forget(program); }
+
+HS_API void* hs_pages_new(int64_t bytes) { return allocate_pages(static_cast<size_t>(bytes)); }
+
+HS_API void hs_pages_free(void* memory, int64_t bytes) {
+    free_pages(memory, static_cast<size_t>(bytes));
+}
+
+// Returns null when no kernel takes this kind and group on this processor, or without memory.
+HS_API Weight* hs_weight_new(Engine* engine, int64_t kind, int64_t in_features,
+                             int64_t out_features, int64_t group) {
+    const auto* kernel =
+        choose_weight_kernel(static_cast<WeightKind>(kind), group, engine->features);
+    if (!kernel) return nullptr;
+    auto* weight = new (std::nothrow) Weight{};
+    if (!weight) return nullptr;
+    weight->kind = static_cast<WeightKind>(kind);
+    weight->in_features = in_features;
+    weight->out_features = out_features;
+    weight->group = group;
+    weight->kernel = kernel;
+    weight->num_panels = (out_features + kPanel - 1) / kPanel;
+    weight->panel_bytes = kernel->panel_bytes(in_features, group);
+    const auto rows = static_cast<size_t>(weight->num_panels * kPanel);
+    weight->data = static_cast<char*>(
+        allocate_pages(static_cast<size_t>(weight->num_panels * weight->panel_bytes)));
+    weight->row_factor = static_cast<float*>(allocate_pages(rows * sizeof(float)));
+    weight->bias = static_cast<float*>(allocate_pages(rows * sizeof(float)));
+    if (!weight->data || !weight->row_factor || !weight->bias) {
+        free_weight(weight);
+        return nullptr;
+    }
+    for (size_t i = 0; i < rows; ++i) weight->row_factor[i] = 1.0f;
+    return weight;
+}
+
+HS_API void hs_weight_free(Weight* weight) { free_weight(weight); }
+
+HS_API int64_t hs_weight_bytes(const Weight* weight) {
+    return weight->num_panels * (weight->panel_bytes + 2 * kPanel * 4);
+}
+
+HS_API float* hs_weight_bias(Weight* weight) { return weight->bias; }
+
+HS_API const char* hs_weight_kernel(const Weight* weight) { return weight->kernel->name; }
+
+HS_API int64_t hs_weight_pack(Engine* engine, Weight* weight, const void* rows, int64_t stride,
+                              const float* scale, const float* minimum, int64_t group,
+                              int64_t num_rows, int64_t row_begin) {
+    const PackArgs args{weight, {rows, stride, scale, minimum, group, num_rows, row_begin}};
+    const int64_t last_panel = (row_begin + num_rows + kPanel - 1) / kPanel;
+    const int64_t panels = last_panel - row_begin / kPanel;
+    PhaseList list(engine->num_threads());
+    list.add(run_pack, &args, (panels + kPanelsPerPack - 1) / kPanelsPerPack);
+    return engine->run_phases(std::move(list));
+}
+
+HS_API AttentionPlan* hs_attention_new(Engine* engine, int64_t max_tokens, int64_t max_rows,
+                                       int64_t num_heads, int64_t num_kv_heads, int64_t head_dim,
+                                       int64_t max_length, int64_t window) {
+    return new (std::nothrow) AttentionPlan(max_tokens, max_rows, num_heads, num_kv_heads, head_dim,
+                                            max_length, window, engine->num_threads());
+}
+
+HS_API void hs_attention_free(AttentionPlan* plan) { delete plan; }

@@ -1,0 +1,367 @@
+// Attention over paged keys and values: one split at a time, states merged in order.
+//
+// Query rows are (token, head) pairs of the heads that share a key/value head. Scores are computed
+// for blocks of up to 6 rows by 16 tokens, outputs for up to 6 rows by 16 (or 3 by 32) features;
+// an element's sum runs in order whatever the block.
+#include "attention.h"
+#include "kernels.h"
+#include "vector_avx2.h"
+
+namespace headstock {
+namespace {
+
+struct Float32 {
+    using Type = float;
+    static __m256 load(const float* p) { return _mm256_loadu_ps(p); }
+};
+struct Bfloat16 {
+    using Type = uint16_t;
+    static __m256 load(const uint16_t* p) { return load_bf16(p); }
+};
+struct Float16 {
+    using Type = uint16_t;
+    static __m256 load(const uint16_t* p) { return load_half(p); }
+};
+
+// Scratch of an item.
+struct Tile {
+    int64_t rows;      // Query rows.
+    float* q;          // Scaled. [rows, D]
+    float* scores;     // [rows, kSplit]
+    float* o;          // Of the split. [rows, D]
+    float* m;          // [rows]
+    float* l;
+    float* total_o;    // Of all splits so far.
+    float* total_m;
+    float* total_l;
+};
+
+int64_t tile_rows(const AttentionPlan& plan) {
+    return plan.tile_tokens * (plan.num_heads / plan.num_kv_heads);
+}
+
+size_t tile_bytes(const AttentionPlan& plan) {
+    const int64_t floats = tile_rows(plan) * (3 * plan.head_dim + kSplit + 4);
+    return static_cast<size_t>(floats + 64) * sizeof(float);
+}
+
+Tile tile_at(const AttentionPlan& plan, int64_t rows, char* memory) {
+    const int64_t most = tile_rows(plan), size = plan.head_dim;
+    auto* at = reinterpret_cast<float*>(memory);
+    Tile tile{};
+    tile.rows = rows;
+    tile.q = at;
+    tile.o = tile.q + most * size;
+    tile.total_o = tile.o + most * size;
+    tile.scores = tile.total_o + most * size;
+    tile.m = tile.scores + most * kSplit;
+    tile.l = tile.m + most;
+    tile.total_m = tile.l + most;
+    tile.total_l = tile.total_m + most;
+    return tile;
+}
+
+// Scores of R rows against 16 tokens: keys [D][stride].
+template <class T, int R>
+inline void score_block(const float* q, const typename T::Type* keys, int64_t stride, int64_t size,
+                        float* scores) {
+    __m256 sum[R][2];
+    for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = _mm256_setzero_ps();
+    for (int64_t d = 0; d < size; ++d, keys += stride) {
+        const __m256 k0 = T::load(keys), k1 = T::load(keys + 8);
+        for (int r = 0; r < R; ++r) {
+            const __m256 a = _mm256_broadcast_ss(q + r * size + d);
+            sum[r][0] = _mm256_fmadd_ps(k0, a, sum[r][0]);
+            sum[r][1] = _mm256_fmadd_ps(k1, a, sum[r][1]);
+        }
+    }
+    for (int r = 0; r < R; ++r) {
+        _mm256_storeu_ps(scores + r * kSplit, sum[r][0]);
+        _mm256_storeu_ps(scores + r * kSplit + 8, sum[r][1]);
+    }
+}
+
+// Adds the values of `count` tokens of one page, weighted, to sums of R rows by 8 V features.
+template <class T, int R, int V>
+inline void weigh_page(const float* weights, const typename T::Type* values, int64_t size,
+                       int64_t count, __m256 (*sum)[V]) {
+    for (int64_t t = 0; t < count; ++t, values += size) {
+        __m256 v[V];
+        for (int i = 0; i < V; ++i) v[i] = T::load(values + 8 * i);
+        for (int r = 0; r < R; ++r) {
+            const __m256 w = _mm256_broadcast_ss(weights + r * kSplit + t);
+            for (int i = 0; i < V; ++i) sum[r][i] = _mm256_fmadd_ps(w, v[i], sum[r][i]);
+        }
+    }
+}
+
+// The pages of one split of one row and head.
+struct SplitPages {
+    const Pages* pages;
+    const int32_t* table;  // Of the row.
+    int64_t head;
+    int64_t begin;         // First token.
+    int64_t count;         // Tokens that any query of the tile sees.
+
+    int64_t page_at(int64_t token) const { return table[(begin + token) / pages->page_size]; }
+};
+
+template <class T, int R, int V>
+inline void weigh_block(const SplitPages& split, const float* weights, int64_t feature, float* o) {
+    const int64_t size = split.pages->head_dim, page_size = split.pages->page_size;
+    __m256 sum[R][V];
+    for (int r = 0; r < R; ++r)
+        for (int i = 0; i < V; ++i) sum[r][i] = _mm256_setzero_ps();
+    for (int64_t t = 0; t < split.count; t += page_size) {
+        const auto* values = reinterpret_cast<const typename T::Type*>(
+            split.pages->values(split.page_at(t), split.head));
+        weigh_page<T, R, V>(weights + t, values + feature, size, min64(page_size, split.count - t), sum);
+    }
+    for (int r = 0; r < R; ++r)
+        for (int i = 0; i < V; ++i) _mm256_storeu_ps(o + r * size + feature + 8 * i, sum[r][i]);
+}
+
+template <class T, int R>
+inline void weigh_rows(const SplitPages& split, const float* weights, float* o) {
+    const int64_t size = split.pages->head_dim;
+    int64_t feature = 0;
+    if constexpr (R <= 3)
+        for (; feature + 32 <= size; feature += 32) weigh_block<T, R, 4>(split, weights, feature, o);
+    for (; feature + 16 <= size; feature += 16) weigh_block<T, R, 2>(split, weights, feature, o);
+    for (; feature + 8 <= size; feature += 8) weigh_block<T, R, 1>(split, weights, feature, o);
+}
+
+template <class T, int R>
+inline void score_rows(const SplitPages& split, const float* q, float* scores) {
+    const int64_t size = split.pages->head_dim, page_size = split.pages->page_size;
+    for (int64_t t = 0; t < split.count; t += 16) {
+        const auto* keys = reinterpret_cast<const typename T::Type*>(
+            split.pages->keys(split.page_at(t), split.head));
+        score_block<T, R>(q, keys + (split.begin + t) % page_size, page_size, size, scores + t);
+    }
+}
+
+// Calls F::run<T, R> for blocks of rows, 6 at a time and then what is left.
+template <class F, class T>
+inline void for_row_blocks(const SplitPages& split, const Tile& tile) {
+    int64_t row = 0;
+    for (; row + 6 <= tile.rows; row += 6) F::template run<T, 6>(split, tile, row);
+    switch (tile.rows - row) {
+        case 5: F::template run<T, 5>(split, tile, row); break;
+        case 4: F::template run<T, 4>(split, tile, row); break;
+        case 3: F::template run<T, 3>(split, tile, row); break;
+        case 2: F::template run<T, 2>(split, tile, row); break;
+        case 1: F::template run<T, 1>(split, tile, row); break;
+        default: break;
+    }
+}
+
+struct Score {
+    template <class T, int R>
+    static void run(const SplitPages& split, const Tile& tile, int64_t row) {
+        score_rows<T, R>(split, tile.q + row * split.pages->head_dim, tile.scores + row * kSplit);
+    }
+};
+
+struct Weigh {
+    template <class T, int R>
+    static void run(const SplitPages& split, const Tile& tile, int64_t row) {
+        weigh_rows<T, R>(split, tile.scores + row * kSplit, tile.o + row * split.pages->head_dim);
+    }
+};
+
+template <class F>
+void for_element(const SplitPages& split, const Tile& tile) {
+    switch (static_cast<Element>(split.pages->element)) {
+        case Element::kFloat32: for_row_blocks<F, Float32>(split, tile); break;
+        case Element::kBfloat16: for_row_blocks<F, Bfloat16>(split, tile); break;
+        case Element::kFloat16: for_row_blocks<F, Float16>(split, tile); break;
+    }
+}
+
+void cap_scores(float* scores, int64_t count, float cap) {
+    for (int64_t i = 0; i < count; ++i) scores[i] = cap * std::tanh(scores[i] / cap);
+}
+
+// Turns a row's scores into weights relative to the largest one, and returns it and their sum.
+// Only tokens [begin, end) of the split are seen by the row.
+void soften(float* scores, int64_t begin, int64_t end, float* m, float* l) {
+    for (int64_t i = 0; i < begin; ++i) scores[i] = -INFINITY;
+    for (int64_t i = max64(end, 0); i < kSplit; ++i) scores[i] = -INFINITY;
+    __m256 best = _mm256_set1_ps(-INFINITY);
+    for (int64_t i = 0; i < kSplit; i += 8) best = _mm256_max_ps(best, _mm256_loadu_ps(scores + i));
+    const float largest = max8(best);
+    *m = largest;
+    const __m256 shift = _mm256_set1_ps(largest == -INFINITY ? 0.0f : largest);
+    __m256 sum = _mm256_setzero_ps();
+    for (int64_t i = 0; i < kSplit; i += 8) {
+        const __m256 w = exp8(_mm256_sub_ps(_mm256_loadu_ps(scores + i), shift));
+        _mm256_storeu_ps(scores + i, w);
+        sum = _mm256_add_ps(sum, w);
+    }
+    *l = sum8(sum);
+}
+
+// Merges the state (o, m, l) of one more split into a row's total.
+void merge(float* total_o, float* total_m, float* total_l, const float* o, float m, float l,
+           int64_t size) {
+    if (m == -INFINITY) return;
+    const float largest = *total_m > m ? *total_m : m;
+    const float keep = std::exp(*total_m - largest), take = std::exp(m - largest);
+    const __m256 k = _mm256_set1_ps(keep), t = _mm256_set1_ps(take);
+    for (int64_t d = 0; d < size; d += 8) {
+        const __m256 kept = _mm256_mul_ps(_mm256_loadu_ps(total_o + d), k);
+        _mm256_storeu_ps(total_o + d, _mm256_fmadd_ps(_mm256_loadu_ps(o + d), t, kept));
+    }
+    *total_l = std::fma(l, take, *total_l * keep);
+    *total_m = largest;
+}
+
+void clear_total(float* o, float* m, float* l, int64_t size) {
+    std::memset(o, 0, static_cast<size_t>(size) * sizeof(float));
+    *m = -INFINITY;
+    *l = 0;
+}
+
+// Divides by the sum of exponentials, the sink's among them.
+void finish(const float* o, float m, float l, const float* sink, int64_t size, float* y) {
+    float factor = 1.0f;
+    if (sink) {
+        const float largest = *sink > m ? *sink : m;
+        factor = std::exp(m - largest);
+        l = l * factor + std::exp(*sink - largest);
+    }
+    const __m256 inverse = _mm256_set1_ps(factor / l);
+    for (int64_t d = 0; d < size; d += 8)
+        _mm256_storeu_ps(y + d, _mm256_mul_ps(_mm256_loadu_ps(o + d), inverse));
+}
+
+// One item at work.
+class ItemRun {
+public:
+    ItemRun(const AttendArgs& args, const AttentionItem& item, char* memory)
+        : args_(args), plan_(*args.plan), item_(item), size_(args.pages.head_dim),
+          group_(args.num_heads / args.pages.num_kv_heads),
+          tile_(tile_at(plan_, item.token_count * group_, memory)) {}
+
+    void run() {
+        for_rows([&](int64_t row, int64_t token, int64_t head) {
+            load_query(row, token, head);
+            clear_total(tile_.total_o + row * size_, tile_.total_m + row, tile_.total_l + row, size_);
+        });
+        for (int64_t s = item_.split_begin; s < item_.split_end; ++s) run_split(s);
+        if (item_.is_partial) return;
+        for_rows([&](int64_t row, int64_t token, int64_t head) {
+            finish(tile_.total_o + row * size_, tile_.total_m[row], tile_.total_l[row],
+                   args_.sinks ? args_.sinks + head : nullptr, size_, output(token, head));
+        });
+    }
+
+private:
+    // Calls f(row, token, query head) for the rows of the tile.
+    template <class F>
+    void for_rows(F f) const {
+        for (int64_t row = 0; row < tile_.rows; ++row)
+            f(row, item_.token_begin + row / group_, item_.kv_head * group_ + row % group_);
+    }
+
+    float* output(int64_t token, int64_t head) const {
+        return args_.y + (token * args_.num_heads + head) * size_;
+    }
+
+    void load_query(int64_t row, int64_t token, int64_t head) const {
+        const float* q = args_.q + token * args_.q_stride + head * size_;
+        const __m256 scale = _mm256_set1_ps(static_cast<float>(args_.scale));
+        for (int64_t d = 0; d < size_; d += 8)
+            _mm256_storeu_ps(tile_.q + row * size_ + d, _mm256_mul_ps(_mm256_loadu_ps(q + d), scale));
+    }
+
+    void run_split(int64_t s) const {
+        int64_t most = 0;
+        for (int64_t i = 0; i < item_.token_count; ++i)
+            most = max64(most, plan_.limit[static_cast<size_t>(item_.token_begin + i)]);
+        const SplitPages split{&args_.pages, args_.page_table + item_.row * args_.pages_per_row,
+                               item_.kv_head, s * kSplit, min64(kSplit, most - s * kSplit)};
+        for_element<Score>(split, tile_);
+        for_rows([&](int64_t row, int64_t token, int64_t) { soften_row(row, token, split); });
+        for_element<Weigh>(split, tile_);
+        for_rows([&](int64_t row, int64_t token, int64_t head) { keep_state(row, token, head, s); });
+    }
+
+    void soften_row(int64_t row, int64_t token, const SplitPages& split) const {
+        float* scores = tile_.scores + row * kSplit;
+        if (args_.soft_cap > 0) cap_scores(scores, split.count, static_cast<float>(args_.soft_cap));
+        const int64_t limit = plan_.limit[static_cast<size_t>(token)];
+        const int64_t first = args_.window > 0 ? max64(0, limit - args_.window - split.begin) : 0;
+        soften(scores, min64(first, kSplit), min64(limit - split.begin, split.count), tile_.m + row,
+               tile_.l + row);
+    }
+
+    void keep_state(int64_t row, int64_t token, int64_t head, int64_t s) const {
+        const float* o = tile_.o + row * size_;
+        if (!item_.is_partial) {
+            merge(tile_.total_o + row * size_, tile_.total_m + row, tile_.total_l + row, o,
+                  tile_.m[row], tile_.l[row], size_);
+            return;
+        }
+        const auto t = static_cast<size_t>(token);
+        const int64_t state = plan_.first_state[t] + s - plan_.states_from[t];
+        const int64_t at = state * args_.num_heads + head;
+        std::memcpy(plan_.partial_o + at * size_, o, static_cast<size_t>(size_) * sizeof(float));
+        plan_.partial_ml[2 * at] = tile_.m[row];
+        plan_.partial_ml[2 * at + 1] = tile_.l[row];
+    }
+
+    const AttendArgs& args_;
+    const AttentionPlan& plan_;
+    const AttentionItem& item_;
+    const int64_t size_;
+    const int64_t group_;
+    const Tile tile_;
+};
+
+int64_t num_item_chunks(const AttentionPlan& plan) { return 8 * plan.num_threads; }
+
+void run_items(const void* untyped, int64_t chunk, const Worker& worker) {
+    const auto& args = *static_cast<const AttendArgs*>(untyped);
+    const auto& items = args.plan->items;
+    const auto step = static_cast<size_t>(num_item_chunks(*args.plan));
+    for (auto i = static_cast<size_t>(chunk); i < items.size(); i += step)
+        ItemRun(args, items[i], worker.local).run();
+}
+
+void merge_token(const AttendArgs& args, int64_t token, float* total) {
+    const AttentionPlan& plan = *args.plan;
+    const auto t = static_cast<size_t>(token);
+    if (plan.limit[t] == 0 || plan.num_states[t] == 0) return;
+    const int64_t size = plan.head_dim;
+    for (int64_t h = 0; h < plan.num_heads; ++h) {
+        float m, l;
+        clear_total(total, &m, &l, size);
+        for (int64_t i = 0; i < plan.num_states[t]; ++i) {
+            const int64_t at = (plan.first_state[t] + i) * plan.num_heads + h;
+            merge(total, &m, &l, plan.partial_o + at * size, plan.partial_ml[2 * at],
+                  plan.partial_ml[2 * at + 1], size);
+        }
+        finish(total, m, l, args.sinks ? args.sinks + h : nullptr, size,
+               args.y + (token * plan.num_heads + h) * size);
+    }
+}
+
+void run_merge(const void* untyped, int64_t chunk, const Worker& worker) {
+    const auto& args = *static_cast<const AttendArgs*>(untyped);
+    const int64_t last = min64((chunk + 1) * kRowsPerChunk, args.tokens);
+    for (int64_t token = chunk * kRowsPerChunk; token < last; ++token)
+        merge_token(args, token, reinterpret_cast<float*>(worker.local));
+}
+
+}  // namespace
+
+void plan_attend(const int64_t* untyped, PhaseList& list) {
+    const auto& args = as<AttendArgs>(untyped);
+    list.need_local(tile_bytes(*args.plan));
+    list.add(run_items, untyped, num_item_chunks(*args.plan));
+    list.add_rows(run_merge, untyped, args.tokens, kRowsPerChunk);
+}
+
+}  // namespace headstock

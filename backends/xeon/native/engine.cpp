@@ -1,0 +1,89 @@
+#include "engine.h"
+
+#include "kernels.h"
+#include "memory.h"
+
+namespace headstock {
+
+namespace {
+
+void plan_linear(const int64_t* untyped, PhaseList& list) {
+    const auto& args = as<LinearArgs>(untyped);
+    args.weight->kernel->plan(args, list);
+}
+
+constexpr Kernel kKernels[] = {
+    {"linear", plan_linear},
+    {"look_up", plan_look_up},
+    {"norm", plan_norm},
+    {"activation", plan_activation},
+    {"rotate", plan_rotate},
+    {"write", plan_write},
+    {"attend_plan", plan_attend_plan},
+    {"attend", plan_attend},
+    {"gather", plan_gather},
+    {"argmax", plan_argmax},
+};
+
+}  // namespace
+
+const Kernel* kernel_table(int64_t* count) {
+    *count = static_cast<int64_t>(sizeof(kKernels) / sizeof(kKernels[0]));
+    return kKernels;
+}
+
+Engine::~Engine() { free_pages(shared_, shared_bytes_); }
+
+Program* Engine::compile(const Instruction* instructions, int64_t count) const {
+    auto* program = new Program{{instructions, instructions + count}, {}, 0, 0};
+    PhaseList list(team_.num_threads());
+    for (const auto& instruction : program->instructions)
+        kKernels[instruction.kernel].plan(instruction.args, list);
+    program->phases = std::move(list.phases);
+    program->shared_bytes = list.shared_bytes;
+    program->local_bytes = list.local_bytes;
+    return program;
+}
+
+bool Engine::run(const Program& program) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!reserve(program.shared_bytes)) return false;
+    team_.run(program.phases.data(), static_cast<int64_t>(program.phases.size()), shared_,
+              program.local_bytes);
+    return true;
+}
+
+bool Engine::run_once(const Instruction* instructions, int64_t count) {
+    PhaseList list(team_.num_threads());
+    for (int64_t i = 0; i < count; ++i)
+        kKernels[instructions[i].kernel].plan(instructions[i].args, list);
+    return run_phases(std::move(list));
+}
+
+bool Engine::run_phases(PhaseList list) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!reserve(list.shared_bytes)) return false;
+    team_.make_room();
+    auto& phases = recent_[num_recent_++ % recent_.size()];
+    phases = std::move(list.phases);
+    team_.run(phases.data(), static_cast<int64_t>(phases.size()), shared_, list.local_bytes);
+    return true;
+}
+
+void Engine::forget(Program* program) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    team_.settle();
+    delete program;
+}
+
+// Grows the scratch that instructions share; false: there is no memory.
+bool Engine::reserve(size_t bytes) {
+    if (bytes <= shared_bytes_) return true;
+    team_.settle();
+    free_pages(shared_, shared_bytes_);
+    shared_ = static_cast<char*>(allocate_pages(bytes));
+    shared_bytes_ = shared_ ? bytes : 0;
+    return shared_ != nullptr;
+}
+
+}  // namespace headstock

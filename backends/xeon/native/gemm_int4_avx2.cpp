@@ -1,0 +1,152 @@
+// Int4 weights with a scale and a minimum for every 32 input features, 8-bit activations.
+//
+// A panel is a sequence of blocks, one a group: 16 float16 scales, 16 float16 minima, then four
+// times 64 bytes, [16 output features][4 input features]: low nibbles hold features 4 j + i, high
+// nibbles 16 + 4 j + i. vpmaddubsw adds pairs of products into 16 bits; over a group that is at
+// most 15 * 127 * 32 / 2 = 30480, so nothing saturates and one vpmaddwd a group widens.
+#include "gemm.h"
+#include "quantise.h"
+#include "vector_avx2.h"
+#include "weight_kernels.h"
+
+namespace headstock {
+namespace {
+
+constexpr int64_t kGroup = 32;
+constexpr int64_t kHeader = 4 * kPanel;  // Scales and minima.
+constexpr int64_t kBlock = kHeader + kGroup / 2 * kPanel;
+
+inline __m256i four_of(const int8_t* q) {
+    int32_t four;
+    std::memcpy(&four, q, 4);
+    return _mm256_set1_epi32(four);
+}
+
+struct Int4Micro {
+    static constexpr int kRows = 4;
+
+    template <int R>
+    static inline void add_dots(const char* block, const int8_t* q, int64_t row_size,
+                                __m256i (*dot)[2]) {
+        const __m256i nibble = _mm256_set1_epi8(15);
+        for (int j = 0; j < 4; ++j) {
+            const __m256i b0 = _mm256_loadu_si256((const __m256i*)(block + kHeader + j * 64));
+            const __m256i b1 = _mm256_loadu_si256((const __m256i*)(block + kHeader + j * 64 + 32));
+            _mm_prefetch(block + 1536 + j * 80, _MM_HINT_T0);
+            const __m256i low0 = _mm256_and_si256(b0, nibble), low1 = _mm256_and_si256(b1, nibble);
+            const __m256i high0 = _mm256_and_si256(_mm256_srli_epi16(b0, 4), nibble);
+            const __m256i high1 = _mm256_and_si256(_mm256_srli_epi16(b1, 4), nibble);
+            for (int r = 0; r < R; ++r) {
+                const int8_t* x = q + r * row_size + 4 * j;
+                const __m256i a = four_of(x);
+                dot[r][0] = _mm256_add_epi16(dot[r][0], _mm256_maddubs_epi16(low0, a));
+                dot[r][1] = _mm256_add_epi16(dot[r][1], _mm256_maddubs_epi16(low1, a));
+                const __m256i c = four_of(x + 16);
+                dot[r][0] = _mm256_add_epi16(dot[r][0], _mm256_maddubs_epi16(high0, c));
+                dot[r][1] = _mm256_add_epi16(dot[r][1], _mm256_maddubs_epi16(high1, c));
+            }
+        }
+    }
+
+    template <int R>
+    static void multiply(const Weight&, const char* block, const LinearArgs& args,
+                         const char* shared, int64_t row, float (*out)[kPanel]) {
+        const auto x = quantised_at<int8_t>(args, shared);
+        const int8_t* q = x.values + row * x.row_size;
+        const float* scale = x.scales + row * x.num_groups;
+        const float* total = x.sums + row * x.num_groups;
+        const __m256i one = _mm256_set1_epi16(1);
+        __m256 sum[R][2];
+        for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = _mm256_setzero_ps();
+        for (int64_t g = 0; g < x.num_groups; ++g, block += kBlock, q += kGroup) {
+            __m256i dot[R][2];
+            for (int r = 0; r < R; ++r) dot[r][0] = dot[r][1] = _mm256_setzero_si256();
+            add_dots<R>(block, q, x.row_size, dot);
+            const auto* halves = reinterpret_cast<const uint16_t*>(block);
+            for (int h = 0; h < 2; ++h) {
+                const __m256 s = load_half(halves + 8 * h);
+                const __m256 minimum = load_half(halves + kPanel + 8 * h);
+                for (int r = 0; r < R; ++r) {
+                    const int64_t at = r * x.num_groups + g;
+                    const __m256 f = _mm256_cvtepi32_ps(_mm256_madd_epi16(dot[r][h], one));
+                    sum[r][h] = _mm256_fmadd_ps(f, _mm256_mul_ps(s, _mm256_set1_ps(scale[at])), sum[r][h]);
+                    sum[r][h] = _mm256_fmadd_ps(minimum, _mm256_set1_ps(total[at]), sum[r][h]);
+                }
+            }
+        }
+        for (int r = 0; r < R; ++r) {
+            _mm256_store_ps(out[r], sum[r][0]);
+            _mm256_store_ps(out[r] + 8, sum[r][1]);
+        }
+    }
+};
+
+int64_t panel_bytes(int64_t in_features, int64_t) { return in_features / kGroup * kBlock; }
+
+// Where input feature `k` of a group lies: its byte within a lane's column, and its shift.
+struct Place { int64_t byte; int shift; };
+
+inline Place place_of(int64_t k, int64_t lane) {
+    const int64_t within = k % 16;
+    return {kHeader + within / 4 * 64 + lane * 4 + within % 4, k < 16 ? 0 : 4};
+}
+
+void store_half(char* to, float value) {
+    const uint16_t half = float_to_half(value);
+    std::memcpy(to, &half, 2);
+}
+
+float read_half(const char* from) {
+    uint16_t half;
+    std::memcpy(&half, from, 2);
+    return half_to_float(half);
+}
+
+void pack_row(Weight& weight, const Canonical& from, int64_t i) {
+    const int64_t row = from.row_begin + i, lane = row % kPanel;
+    const auto* source = static_cast<const uint8_t*>(from.weight) + i * from.stride;
+    const int64_t source_groups = weight.in_features / from.group;
+    const float* scale = from.scale + i * source_groups;
+    const float* minimum = from.minimum + i * source_groups;
+    float largest = 0;
+    for (int64_t g = 0; g < source_groups; ++g)
+        largest = std::fmax(largest, std::fmax(std::fabs(scale[g]), std::fabs(minimum[g])));
+    const float factor = half_factor(largest);
+    weight.row_factor[row] = factor;
+    char* block = weight.panel(row / kPanel);
+    for (int64_t g = 0; g < weight.num_groups(); ++g, block += kBlock, source += kGroup / 2) {
+        const int64_t at = g * kGroup / from.group;
+        store_half(block + 2 * lane, scale[at] / factor);
+        store_half(block + 2 * kPanel + 2 * lane, minimum[at] / factor);
+        for (int64_t k = 0; k < 16; ++k) {
+            const int low = source[k / 2] >> (k % 2 * 4) & 15;
+            const int high = source[8 + k / 2] >> (k % 2 * 4) & 15;
+            block[place_of(k, lane).byte] = static_cast<char>(low | high << 4);
+        }
+    }
+}
+
+void read_row(const Weight& weight, int64_t row, float* into) {
+    const int64_t lane = row % kPanel;
+    const char* block = weight.panel(row / kPanel);
+    for (int64_t g = 0; g < weight.num_groups(); ++g, block += kBlock, into += kGroup) {
+        const float scale = read_half(block + 2 * lane) * weight.row_factor[row];
+        const float minimum = read_half(block + 2 * kPanel + 2 * lane) * weight.row_factor[row];
+        for (int64_t k = 0; k < kGroup; ++k) {
+            const Place place = place_of(k, lane);
+            const int q = static_cast<uint8_t>(block[place.byte]) >> place.shift & 15;
+            into[k] = scale * static_cast<float>(q) + minimum;
+        }
+    }
+}
+
+void plan(const LinearArgs& args, PhaseList& list) {
+    plan_quantise8(args, list);
+    plan_gemm<Int4Micro>(args, list);
+}
+
+}  // namespace
+
+const WeightKernel kInt4Avx2 = {"int4-avx2", panel_bytes, pack_row, read_row, plan};
+
+}  // namespace headstock
