@@ -78,9 +78,26 @@ class PageCache:
             self.num_evicted += len(evicted)
         return self._pool.take(count)
 
-    def publish(self, parent: Node | None, node_id: bytes, page: int, step: int) -> Node:
-        """Make a full page findable from the step after ``step``; see :meth:`PrefixTree.insert`."""
-        return self._tree.insert(parent, node_id, page, step)
+    def publish(self, parent: Node | None, node_id: bytes, page: int, step: int) -> Node | None:
+        """Make a full page that its writer holds findable by the steps after ``step``.
+
+        When the same prefix is cached already, ``page`` takes the place of an idle page, which is
+        freed: no request ever pins two pages for the same tokens.
+
+        Returns:
+            The node, held; or None: requests use another page of the same prefix, or what comes
+            before has been withdrawn. Then the page stays its writer's own.
+        """
+        if parent is not None and not parent.is_listed:
+            return None
+        known = self._tree.find(node_id)
+        if known is None:
+            return self._tree.insert(parent, node_id, page, step)
+        if known.users:
+            return None
+        last_step = known.last_step
+        self._free_after([self._tree.replace(known, page, step)], last_step)
+        return known
 
     def release(self, path: Sequence[Node], private: list[int], last_step: int) -> None:
         """Take back what a request had.

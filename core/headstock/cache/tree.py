@@ -76,21 +76,28 @@ class PrefixTree:
                 del self._idle[node.id]
             node.users += 1
 
-    def insert(self, parent: Node | None, node_id: bytes, page: int, step: int) -> Node:
-        """Make ``page`` findable, or find the page that holds the same already; holds the node.
+    def find(self, node_id: bytes) -> Node | None:
+        """Return the node of a prefix; holds nothing."""
+        return self._nodes.get(node_id)
 
-        Returns:
-            The node; its page is another than ``page`` when the prefix was known.
+    def insert(self, parent: Node | None, node_id: bytes, page: int, step: int) -> Node:
+        """Make ``page``, which holds a prefix that is not known, findable; holds the node.
+
+        Args:
+            parent: The node before it, listed and held by the caller.
+            node_id: Digest of the prefix that ends with this page.
+            page: Where its keys and values are.
+            step: Step that writes the last of them.
         """
-        if parent is not None and not parent.is_listed:
-            # Below a withdrawn page nothing can be trusted; the writer keeps it to itself.
-            return Node(node_id, parent, page, step, is_listed=False)
-        known = self._nodes.get(node_id)
-        if known is not None:
-            self.hold((known,))
-            return known
         node = self._nodes[node_id] = Node(node_id, parent, page, step)
         return node
+
+    def replace(self, node: Node, page: int, step: int) -> int:
+        """Let an idle node be ``page`` from now on; holds the node and returns its old page."""
+        assert node.users == 0, f"page {node.page} is in use, it cannot be replaced"
+        self.hold((node,))
+        old, node.page, node.written, node.last_step = node.page, page, step, 0
+        return old
 
     def let_go(self, nodes: Sequence[Node], last_step: int) -> list[Node]:
         """Stop holding ``nodes``, a path in order from the root.

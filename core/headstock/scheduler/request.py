@@ -33,9 +33,9 @@ class Request:
         computed: Tokens whose keys and values the launched steps write. Upper bound.
         drawn: Outputs it has once the launched steps have run. Upper bound.
         pages: Its page table.
-        path: Nodes of the tree that it holds, one for each leading full page.
+        path: The nodes of its leading pages that are in the tree; it holds them.
         num_matched: Leading pages that it found in the tree when it was admitted.
-        num_clean: Leading pages that are the very pages of ``path``.
+        is_private: Its further pages do not enter the tree.
         publish_at: Number of outputs with which the next page is full.
         last_step: Last step launched with it.
         query: Tokens that the step being planned computes.
@@ -65,7 +65,7 @@ class Request:
     pages: list[int] = field(default_factory=list[int])
     path: list[Node] = field(default_factory=list[Node])
     num_matched: int = 0
-    num_clean: int = 0
+    is_private: bool = False
     publish_at: int = NEVER
     last_step: int = 0
     query: int = 0

@@ -53,7 +53,7 @@ class Residence:
         ids = self._ids(request, limit)
         nodes = self.cache.match(ids, limit)
         num_matched = len(nodes)
-        if nodes and nodes[-1].written == step:
+        if any(node.written == step for node in nodes):
             return Entry.PREFIX_PENDING
         if num_matched < limit and ids[num_matched] in self._promised:
             return Entry.PREFIX_PENDING
@@ -71,12 +71,14 @@ class Residence:
             return Entry.NO_PAGES
         request.path = nodes
         request.pages = [node.page for node in nodes] + pages
-        request.num_matched = request.num_clean = num_matched
+        request.num_matched = num_matched
         request.computed = num_matched * self._page_tokens
         request.host_end = request.num_known
         request.drawn = len(request.outputs)
-        self._promise(request)
-        self._note_next(request)
+        request.is_private = not self.cache.is_sharing
+        if not request.is_private:
+            self._promise(request)
+            self._note_next(request)
         return Entry.ADMITTED
 
     def grow(self, requests: Sequence[Request]) -> list[int] | None:
@@ -96,26 +98,25 @@ class Residence:
             end: Tokens.
             step: Last step that writes them; only later ones may read them.
         """
-        if not self.cache.is_sharing:
-            return
         path = request.path
-        ids = self._ids(request, end // self._page_tokens)
-        for index in range(len(path), end // self._page_tokens):
-            page = request.pages[index]
+        count = end // self._page_tokens
+        if request.is_private or count <= len(path):
+            return
+        ids = self._ids(request, count)
+        for index in range(len(path), count):
             parent = path[index - 1] if index else None
-            node = self.cache.publish(parent, ids[index], page, step)
+            node = self.cache.publish(parent, ids[index], request.pages[index], step)
+            if node is None:
+                self._make_private(request)
+                return
             path.append(node)
-            if node.page == page and request.num_clean == index:
-                request.num_clean = index + 1
             if self._promised.get(ids[index]) is request:
                 del self._promised[ids[index]]
         self._note_next(request)
 
     def withdraw(self, request: Request) -> None:
         """Let nobody find the pages that ``request`` has written."""
-        written = zip(request.path, request.pages, strict=False)
-        own = [node for node, page in written if node.page == page]
-        self.cache.withdraw(own[request.num_matched :])
+        self.cache.withdraw(request.path[request.num_matched :])
 
     def move_out(self, request: Request) -> None:
         """Take all pages back; those in the tree stay cached."""
@@ -123,16 +124,13 @@ class Residence:
         self.cache.release(request.path, self.private_pages(request), request.last_step)
         request.path = []
         request.pages = []
-        request.num_matched = request.num_clean = 0
+        request.num_matched = 0
         request.computed = 0
         request.publish_at = NEVER
 
     def private_pages(self, request: Request) -> list[int]:
-        """Return its pages that are not those of its path."""
-        path = request.path
-        pages = request.pages
-        twins = [page for page, node in zip(pages, path, strict=False) if page != node.page]
-        return twins + pages[len(path) :]
+        """Return its pages that are not in the tree."""
+        return request.pages[len(request.path) :]
 
     def _usable_pages(self, request: Request) -> int:
         """Pages that it may take from the tree; the last known token is always computed."""
@@ -153,8 +151,6 @@ class Residence:
         return ids
 
     def _promise(self, request: Request) -> None:
-        if not self.cache.is_sharing:
-            return
         count = request.num_known // self._page_tokens
         ids = self._ids(request, count)
         for index in range(request.num_matched, count):
@@ -165,7 +161,12 @@ class Residence:
             if self._promised.get(page_id) is request:
                 del self._promised[page_id]
 
+    def _make_private(self, request: Request) -> None:
+        """Keep what it writes from now on to itself: another request publishes the same."""
+        self._break_promises(request)
+        request.is_private = True
+        request.publish_at = NEVER
+
     def _note_next(self, request: Request) -> None:
-        if self.cache.is_sharing:
-            next_page_end = (len(request.path) + 1) * self._page_tokens
-            request.publish_at = next_page_end - len(request.prompt)
+        next_page_end = (len(request.path) + 1) * self._page_tokens
+        request.publish_at = next_page_end - len(request.prompt)

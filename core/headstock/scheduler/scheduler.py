@@ -108,6 +108,18 @@ class Scheduler:
         ended, self._ended = self._ended, []
         return ended
 
+    def check(self) -> None:
+        """Assert that every page has one owner and every request one place. For tests."""
+        private: list[int] = []
+        withdrawn: dict[int, int] = {}
+        for request in self._running:
+            private += self._residence.private_pages(request)
+            withdrawn |= {id(node): node.page for node in request.path if not node.is_listed}
+        self.cache.check([*private, *withdrawn.values()])
+        assert len(self._running) + len(self._queue) == len(self._live)
+        slots = sorted([request.slot for request in self._running] + self._free_slots)
+        assert slots == list(range(self.max_running)), f"slots are lost or doubled: {slots}"
+
     # Events.
 
     def submit(self, submit: Submit, now_s: float) -> None:

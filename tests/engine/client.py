@@ -1,0 +1,192 @@
+"""An API process for tests: submits, collects, and checks what the engine must keep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from null_runner import NullRunner, expected_outputs
+
+from headstock.config.schema import CacheSettings, SchedulerSettings
+from headstock.engine import Engine, RunnerError, build_engine
+from headstock.requests import SamplingParams
+from headstock.wire.messages import (
+    Abort,
+    Cut,
+    Ended,
+    FlushCache,
+    FromEngine,
+    Submit,
+    TokenLogprobs,
+    Tokens,
+    ToEngine,
+)
+
+
+@dataclass
+class Record:
+    """One submitted attempt and what came back."""
+
+    submit: Submit
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    ended: Ended | None = None
+    kept: int | None = None
+    saw_explosion: bool = False
+
+
+class Client:
+    """Talks to an engine on ``runner`` and checks every reply."""
+
+    def __init__(self, runner: NullRunner | None = None, **settings: object) -> None:
+        self.runner = runner or NullRunner()
+        prefix_cache = bool(settings.pop("prefix_cache", True))
+        self.now_s = 0.0
+        self.engine: Engine = build_engine(
+            self.runner,
+            SchedulerSettings(**settings),
+            CacheSettings(prefix_cache=prefix_cache),
+            clock=self.clock,
+        )
+        self.records: dict[tuple[str, int], Record] = {}
+        self.others: list[FromEngine] = []
+
+    def clock(self) -> float:
+        self.now_s += 0.001
+        return self.now_s
+
+    # What it says.
+
+    def submit(
+        self,
+        request_id: str,
+        prompt: list[int],
+        max_new_tokens: int | None = 4,
+        *,
+        attempt: int = 0,
+        output_ids: list[int] | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
+        min_new_tokens: int = 0,
+        **fields: object,
+    ) -> Record:
+        params = SamplingParams(
+            max_new_tokens=max_new_tokens,
+            min_new_tokens=min_new_tokens,
+            temperature=temperature,
+            sampling_seed=seed,
+        )
+        submit = Submit(
+            id=request_id,
+            attempt=attempt,
+            prompt_ids=prompt,
+            output_ids=output_ids or [],
+            params=params,
+            **fields,
+        )
+        record = Record(submit, list(submit.output_ids))
+        self.records[request_id, attempt] = record
+        self.say(submit)
+        return record
+
+    def abort(self, request_id: str) -> None:
+        self.say(Abort(id=request_id))
+
+    def cut(self, request_id: str, keep: int, attempt: int = 0) -> None:
+        record = self.records.get((request_id, attempt))
+        if record is not None and record.ended is None:
+            record.kept = keep
+        self.say(Cut(id=request_id, attempt=attempt, keep=keep, matched="stop"))
+
+    def flush(self) -> None:
+        self.say(FlushCache(call=1))
+
+    def say(self, *messages: ToEngine) -> None:
+        self.hear(self.engine.receive(messages))
+
+    def step(self, count: int = 1) -> None:
+        for _ in range(count):
+            try:
+                replies = self.engine.step()
+            except RunnerError as failure:
+                if not self.runner.has_just_failed:
+                    raise
+                for record in self.records.values():
+                    record.saw_explosion |= record.ended is None
+                replies = self.engine.recover(failure)
+            self.hear(replies)
+
+    def finish(self, limit: int = 2000) -> None:
+        """Step until there is no work; fails when that takes too long."""
+        for _ in range(limit):
+            if not self.engine.has_work:
+                return
+            self.step()
+        raise AssertionError(f"still at work after {limit} steps")
+
+    # What it hears.
+
+    def hear(self, replies: list[FromEngine]) -> None:
+        for reply in replies:
+            if isinstance(reply, Tokens):
+                self._hear_tokens(reply)
+            elif isinstance(reply, Ended):
+                record = self.records[reply.id, reply.attempt]
+                assert record.ended is None, f"{reply.id} ended twice"
+                record.ended = reply
+            else:
+                self.others.append(reply)
+
+    def _hear_tokens(self, tokens: Tokens) -> None:
+        begin = 0
+        columns = zip(tokens.ids, tokens.attempts, tokens.offsets, tokens.counts, strict=True)
+        for request_id, attempt, offset, count in columns:
+            record = self.records[request_id, attempt]
+            assert record.ended is None, f"tokens of {request_id} after its end"
+            assert offset == len(record.token_ids), f"a gap in the tokens of {request_id}"
+            record.token_ids += tokens.token_ids[begin : begin + count]
+            begin += count
+        assert begin == len(tokens.token_ids)
+        for logprobs in tokens.logprobs:
+            attempt = tokens.attempts[tokens.ids.index(logprobs.id)]
+            self.records[logprobs.id, attempt].logprobs.append(logprobs)
+
+    # What it expects.
+
+    def expected(self, record: Record) -> list[int]:
+        """Return what ``record`` must yield when nobody ends it: a function of the prompt."""
+        submit, limits = record.submit, self.runner.limits
+        group = limits.groups[0]
+        room = min(limits.max_length, (group.num_pages - 1) * group.page_tokens + 1)
+        fits = room - len(submit.prompt_ids)
+        wanted = submit.params.max_new_tokens
+        return expected_outputs(
+            submit.prompt_ids,
+            max_outputs=fits if wanted is None else min(wanted, fits),
+            vocab_size=limits.vocab_size,
+            stop_ids=submit.stop_ids,
+            seed=submit.params.sampling_seed or 0,
+            min_outputs=submit.params.min_new_tokens,
+        )
+
+    def check_record(self, record: Record) -> None:
+        """Assert that what came back is what the naive model says, as far as it came."""
+        expected = self.expected(record)
+        assert record.token_ids == expected[: len(record.token_ids)], "other tokens than alone"
+        ended = record.ended
+        if ended is None:
+            return
+        kind = ended.reason.kind
+        if kind in ("stop", "length") and record.kept is None:
+            assert record.token_ids == expected, f"{record.submit.id} lost tokens"
+        if kind == "stop" and record.kept is not None and ended.reason.matched == "stop":
+            assert ended.num_outputs == min(record.kept, len(record.token_ids))
+        else:
+            assert ended.num_outputs == len(record.token_ids)
+
+    def check_idle(self) -> None:
+        """Assert that every request has ended and every page is free or cached."""
+        self.engine.scheduler.check()
+        assert all(record.ended is not None for record in self.records.values())
+        state = self.engine.state()
+        assert state.running == state.waiting == 0
+        assert state.free_pages + state.cached_pages == state.total_pages, "pages leaked"
