@@ -106,8 +106,8 @@ class Tolerance:
     by_dtype: Mapping[str, tuple[float, float]]
 
     def of(self, dtype: str) -> tuple[float, float]:
-        """Return (rtol, atol) for ``dtype``."""
-        return self.by_dtype[dtype]
+        """Return (rtol, atol) for ``dtype``; integers, and what is not listed, must be equal."""
+        return self.by_dtype.get(dtype, (0.0, 0.0))
 
 
 DEFAULT_TOLERANCE = Tolerance(

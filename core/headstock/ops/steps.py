@@ -12,6 +12,17 @@ import torch
 from torch import Tensor
 
 from headstock.ops.base import op
+from headstock.ops.cases.steps import (
+    advance_cases,
+    count_cases,
+    fault_cases,
+    forbid_cases,
+    keep_cases,
+    last_cases,
+    place_cases,
+    settle_cases,
+    take_cases,
+)
 
 FAULTY = -1
 """Stands for the id of a row whose logits are not numbers."""
@@ -19,7 +30,7 @@ WAS_DONE = -2
 """Stands for the id of a row whose slot was done before the step."""
 
 
-@op()
+@op(cases=place_cases)
 def place_step(
     slots_R: Tensor,
     query_starts_R1: Tensor,
@@ -80,25 +91,25 @@ def place_step(
     page_table_RP.copy_(page_table_SP[:, : page_table_RP.shape[1]].index_select(0, slots_R))
 
 
-@op()
+@op(cases=take_cases)
 def take_rows(x: Tensor, index_R: Tensor, *, dim: int) -> Tensor:
     """Return the slices of ``x`` that ``index_R`` (int32 or int64) names along ``dim``."""
     return x.index_select(dim, index_R)
 
 
-@op()
+@op(cases=last_cases)
 def last_of_rows(x_TD: Tensor, query_starts_R1: Tensor) -> Tensor:
     """Return what each row's last token has. [R, D]"""
     return x_TD.index_select(0, query_starts_R1[1:] - 1)
 
 
-@op()
+@op(cases=keep_cases)
 def keep_rows(x_RV: Tensor, into_RV: Tensor) -> None:
     """Copy ``x_RV`` into a buffer that outlives the step."""
     into_RV.copy_(x_RV)
 
 
-@op()
+@op(cases=forbid_cases)
 def forbid_stops(
     logits_RV: Tensor, stop_ids_RE: Tensor, num_outputs_R: Tensor, min_outputs_R: Tensor
 ) -> Tensor:
@@ -119,7 +130,7 @@ def forbid_stops(
     return logits_RV.scatter_add(1, stop_ids_RE.clamp(min=0).long(), penalties_RE)
 
 
-@op()
+@op(cases=fault_cases)
 def mark_faults(drawn_R: Tensor, logits_RV: Tensor) -> Tensor:
     """Return the drawn ids, and :data:`FAULTY` where the drawn id's logit is not finite.
 
@@ -134,7 +145,7 @@ def mark_faults(drawn_R: Tensor, logits_RV: Tensor) -> Tensor:
     return torch.where(chosen_R.isfinite(), drawn_R, FAULTY)
 
 
-@op()
+@op(cases=count_cases)
 def count_outputs(
     drawn_R: Tensor, slots_R: Tensor, done_S: Tensor, output_counts_SV: Tensor
 ) -> None:
@@ -151,7 +162,7 @@ def count_outputs(
     output_counts_SV.index_put_(where, is_live_R.to(output_counts_SV.dtype), accumulate=True)
 
 
-@op()
+@op(cases=advance_cases)
 def advance_lengths(
     slots_R: Tensor, kv_lengths_R: Tensor, done_S: Tensor, lengths_S: Tensor
 ) -> None:
@@ -168,7 +179,7 @@ def advance_lengths(
     lengths_S.index_copy_(0, slots_R.long(), kept_R)
 
 
-@op()
+@op(cases=settle_cases)
 def settle_step(
     drawn_R: Tensor,
     slots_R: Tensor,
