@@ -93,7 +93,7 @@ def wrong_outcome(op: Op[..., Any], implementation: Implementation, case: Case) 
     if case.check is not None:
         return case.check(outcome.value)
     wanted = as_tensors(case.expected()) if case.expected else case.outcome(op.reference)
-    rtol, atol = op.tolerance.of(case.spec.dtype)
+    rtol, atol = case.tolerance or op.tolerance.of(case.spec.dtype)
     return disagreement(outcome.value, wanted, rtol, atol, case.num_real)
 
 

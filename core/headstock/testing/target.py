@@ -48,14 +48,18 @@ class Target:
         return [i for i in offered if i.provider != REFERENCE]
 
     def benches(self, dtype: torch.dtype, first: str = "") -> list[Bench]:
-        """Return a bench for each provider of attention: ``first``'s, then by preference."""
+        """Return a bench for each provider of attention: ``first``'s, then by preference.
+
+        Providers that refuse ``dtype`` have none.
+        """
         names = dict.fromkeys(i.provider for i in self.registry.offered(attention))
         ranked = sorted(names, key=lambda name: name != first)
-        return [self._bench(dtype, name) for name in ranked]
+        sizes = {name: self._page_sizes(dtype, name) for name in ranked}
+        return [self._bench(dtype, name, sizes[name]) for name in ranked if sizes[name]]
 
-    def _bench(self, dtype: torch.dtype, provider: str) -> Bench:
+    def _bench(self, dtype: torch.dtype, provider: str, page_sizes: tuple[int, ...]) -> Bench:
         resolver = Resolver(self.registry, self.device, {"attention": provider})
-        return Bench(resolver=resolver, dtype=dtype, page_sizes=self._page_sizes(dtype, provider))
+        return Bench(resolver=resolver, dtype=dtype, page_sizes=page_sizes)
 
     def _page_sizes(self, dtype: torch.dtype, provider: str) -> tuple[int, ...]:
         """Return page sizes that ``provider`` takes, found as a model's layers would find them."""
@@ -71,7 +75,7 @@ class Target:
                     layout = implementation.run(spec, self.device).layout
                     taken |= dict.fromkeys(layout.page_sizes[:MOST_LIKED])
                     taken |= dict.fromkeys([size] if layout.accepts(size) else [])
-        return tuple(taken) or PAGE_SIZES
+        return tuple(taken)
 
 
 def find(backend: str, module: str | None) -> Plugins:

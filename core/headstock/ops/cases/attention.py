@@ -245,5 +245,5 @@ def plain_spec(dtype: torch.dtype, page_size: int) -> AttentionSpec:
         scale=64**-0.5,
         max_length=1024,
         max_rows=32,
-        max_tokens=128,
+        max_tokens=512,
     )

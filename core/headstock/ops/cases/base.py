@@ -56,6 +56,7 @@ class Case:
         expected: Computes what should come out; None: the reference does.
         check: Where several outcomes are right: says what is wrong with one, or None.
         num_real: Rows of the results that count; the rest is padding. None: all.
+        tolerance: (relative, absolute), where more is allowed than the op's; None: the op's.
     """
 
     label: str
@@ -67,6 +68,7 @@ class Case:
     expected: Callable[[], Any] | None = None
     check: Callable[[tuple[Tensor, ...]], str | None] | None = None
     num_real: int | None = None
+    tolerance: tuple[float, float] | None = None
 
     def outcome(self, run: Callable[..., Any]) -> tuple[Tensor, ...]:
         """Return what ``run`` makes of this case.
