@@ -1,8 +1,7 @@
 """Llama 2 and 3, and Mistral without a sliding window. Other families build on its parts.
 
-Shapes: T tokens in the step, D hidden size, S sampled tokens, V vocabulary.
-
-Source: Touvron et al. 2023, "Llama 2"; checkpoint names as in Hugging Face transformers.
+Shapes: T tokens in the step, D hidden size. Source: Touvron et al. 2023, "Llama 2"; checkpoint
+names as in Hugging Face transformers.
 """
 
 from __future__ import annotations
@@ -24,8 +23,6 @@ from headstock.graph.norm import RMSNorm
 from headstock.graph.rotary import Rotary
 from headstock.ops.attention import StepBatch
 
-Pair = tuple[Tensor, Tensor]
-
 
 class LlamaConfig(ModelConfig, frozen=True, kw_only=True):
     hidden_size: int
@@ -40,16 +37,12 @@ class LlamaConfig(ModelConfig, frozen=True, kw_only=True):
     tie_word_embeddings: bool = False
     has_qk_norm: ClassVar[bool] = False
 
-    @property
-    def head_size(self) -> int:
-        return self.head_dim or self.hidden_size // self.num_attention_heads
-
 
 class DecoderAttention(Module):
     """W_o attend(rotate(W_q x), rotate(W_k x), W_v x), perhaps with norms on q and k."""
 
     def __init__(self, ctx: Context, c: LlamaConfig, rotary: Rotary) -> None:
-        size, heads, head_dim = c.hidden_size, c.num_attention_heads, c.head_size
+        size, heads, head_dim = c.hidden_size, c.num_attention_heads, rotary.rotary_dim
         kv_heads, has_bias = c.num_key_value_heads or heads, c.attention_bias
         qk_norm = c.rms_norm_eps if c.has_qk_norm else None
         self.qkv = QKVLinear(ctx, size, heads, kv_heads, head_dim, has_bias=has_bias)
@@ -70,8 +63,8 @@ class DecoderLayer(Module):
         self.mlp_norm = RMSNorm(ctx, size, leaf="post_attention_layernorm", eps=eps)
         self.mlp = GatedMLP(ctx, size, c.intermediate_size)
 
-    def forward(self, x_TD: Tensor, residual_TD: Tensor | None, batch: StepBatch) -> Pair:
-        x_TD, total_TD = self.norm(x_TD, residual_TD)
+    def forward(self, x_TD: Tensor, sum_TD: Tensor | None, batch: StepBatch) -> tuple[Tensor, ...]:
+        x_TD, total_TD = self.norm(x_TD, sum_TD)
         x_TD, total_TD = self.mlp_norm(self.self_attn(x_TD, batch), total_TD)
         return self.mlp(x_TD), total_TD
 
@@ -85,22 +78,22 @@ class Decoder(Module):
         self.norm = RMSNorm(ctx, c.hidden_size, leaf="norm", eps=c.rms_norm_eps)
 
     def forward(self, ids_T: Tensor, batch: StepBatch) -> Tensor:
-        x_TD, residual_TD = self.embed(ids_T), None
+        x_TD, sum_TD = self.embed(ids_T), None
         for layer in self.layers:
-            x_TD, residual_TD = layer(x_TD, residual_TD, batch)
-        return self.norm(x_TD, residual_TD)[0]
+            x_TD, sum_TD = layer(x_TD, sum_TD, batch)
+        return self.norm(x_TD, sum_TD)[0]
 
 
 class LlamaForCausalLM(Model):
     """A decoder with an output layer, perhaps tied to the embedding."""
 
-    skip = {r"rotary_emb\.inv_freq$": "computed from the configuration"}
     config_type: type[LlamaConfig] = LlamaConfig
 
     def __init__(self, ctx: Context, config: Mapping[str, Any]) -> None:
         require(config, hidden_act=("silu", "swish"), mlp_bias=(False,), sliding_window=())
         require(config, partial_rotary_factor=(1,))
         c = read_config(self.config_type, config)
-        self.model = Decoder(ctx, c, Rotary(ctx, c.head_size, config))
+        head_dim = c.head_dim or c.hidden_size // c.num_attention_heads
+        self.model = Decoder(ctx, c, Rotary(ctx, head_dim, config))
         tied = self.model.embed if c.tie_word_embeddings else None
         self.lm_head = LMHead(ctx, c.vocab_size, c.hidden_size, leaf="lm_head", tied=tied)

@@ -25,7 +25,7 @@ class Model(Module):
         lm_head: Hidden states to logits.
     """
 
-    skip: Mapping[str, str] = {}
+    skip: Mapping[str, str] = {r"rotary_emb\.inv_freq$": "old files have what the config says too"}
     model: Module
     lm_head: Module
 
