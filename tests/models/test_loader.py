@@ -12,6 +12,7 @@ from transformers import LlamaForCausalLM
 
 from headstock.checkpoint.folder import open_folder
 from headstock.errors import CheckpointError, UnsupportedError
+from headstock.graph.estimate import estimate_weight_bytes
 from headstock.graph.loader import (
     compare,
     expected_leaves,
@@ -120,6 +121,16 @@ def test_weights_are_kept_once(save: Save) -> None:
     model = build(files, ctx)
     load_weights(model, files, ctx)
     assert weight_bytes(model) == files.num_bytes
+
+
+@pytest.mark.parametrize("quantization", [None, "int8", "int4"])
+def test_weights_take_the_bytes_that_were_estimated(save: Save, quantization: str | None) -> None:
+    files = open_folder(save("qwen3").path)
+    ctx = context(quantization=quantization)
+    model = build(files, ctx)
+    estimate = estimate_weight_bytes(model, files.index, ctx)
+    load_weights(model, files, ctx)
+    assert weight_bytes(model) == estimate
 
 
 def test_bfloat16_checkpoints_load(save: Save) -> None:

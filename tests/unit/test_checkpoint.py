@@ -159,6 +159,15 @@ def test_bfloat16_comes_as_bits(tmp_path: Path) -> None:
     np.testing.assert_array_equal(tensor.read_all()["weight"], bits)
 
 
+def test_tensors_at_odd_addresses_read_aligned(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    arrays = {"a": np.zeros(1, np.uint16), "b": np.arange(3, dtype=np.float32)}
+    _, tensor = read_safetensors(write_safetensors(path, arrays))
+    read = tensor.read_all()["weight"]
+    assert read.flags.aligned
+    np.testing.assert_array_equal(read, arrays["b"])
+
+
 def test_a_tensor_past_the_end_is_refused(folder: Path) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1])

@@ -172,9 +172,12 @@ class ModelFiles:
 
 
 def dense_reader(array: Array) -> Callable[[int, int], Mapping[str, Array]]:
-    """Return a ``StoredTensor.read`` for an array that is canonical as it stands."""
+    """Return a ``StoredTensor.read`` for an array that is canonical as it stands.
+
+    Rows are copied only where the file has them at an odd address.
+    """
 
     def read(begin: int, end: int) -> Mapping[str, Array]:
-        return {"weight": np.atleast_1d(array)[begin:end]}
+        return {"weight": np.require(np.atleast_1d(array)[begin:end], requirements="A")}
 
     return read

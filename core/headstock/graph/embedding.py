@@ -5,7 +5,7 @@ Shapes: T tokens, S positions that want logits, D features, V token ids.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -112,12 +112,15 @@ class LMHead(_VocabularyLayer):
         super().__init__(ctx, vocab_size, size, leaf, needs_rows=False)
         self._tied = tied
         self._is_padded = self._ids.size * ctx.tp.size > vocab_size
-        self._widen = ctx.ops.resolve(as_float32, ctx.spec())
+        self._widen: Callable[[Tensor], Tensor] | None = None
+        if ctx.dtype != torch.float32:
+            self._widen = ctx.ops.resolve(as_float32, ctx.spec())
 
     def forward(self, hidden_SD: Tensor) -> Tensor:
         """Return logits over the whole vocabulary. float32. [S, V]"""
         weight = self._tied.provider if self._tied else self.provider
-        logits_SV = self._widen(self._ctx.tp.all_gather(weight(hidden_SD)))
+        logits_SV = self._ctx.tp.all_gather(weight(hidden_SD))
+        logits_SV = self._widen(logits_SV) if self._widen else logits_SV
         return logits_SV[:, : self._vocab_size] if self._is_padded else logits_SV
 
     def leaves(self) -> Sequence[Leaf]:

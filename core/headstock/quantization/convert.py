@@ -35,15 +35,15 @@ def convert(
 
 
 def narrow_inputs(part: CanonicalWeight, layout: Layout, begin: int, end: int) -> CanonicalWeight:
-    """Return the input features [begin, end) of ``part``, as views.
+    """Return the input features [begin, end) of ``part``, contiguous: packers may count on it.
 
     ``begin`` and ``end`` must be multiples of the layout's group size.
     """
     if layout.name == DENSE:
-        return {"weight": part["weight"][:, begin:end]}
+        return {"weight": part["weight"][:, begin:end].contiguous()}
     group = layout.group_size
     assert begin % group == end % group == 0, f"[{begin}, {end}) cuts a group of {group}"
     per_byte = 2 if layout.name == INT4_GROUP else 1
     columns = {"weight": slice(begin // per_byte, end // per_byte)}
     groups = slice(begin // group, end // group)
-    return {name: rows[:, columns.get(name, groups)] for name, rows in part.items()}
+    return {n: rows[:, columns.get(n, groups)].contiguous() for n, rows in part.items()}

@@ -1,0 +1,50 @@
+"""How much memory a model's weights will take, before a byte of them is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from headstock.checkpoint.files import StoredTensor
+from headstock.graph.build import Model
+from headstock.graph.context import Context
+from headstock.graph.loader import expected_leaves
+from headstock.graph.module import Leaf
+from headstock.ops.linear import INT4_GROUP, INT8_GROUP
+from headstock.quantization.plan import Layout, Role, choose_layout
+
+SCALE_BYTES = 4
+"""Of a float32 scale or minimum."""
+
+
+def estimate_weight_bytes(model: Model, index: Mapping[str, StoredTensor], ctx: Context) -> int:
+    """Return the bytes of the weights on one rank, in their canonical layouts.
+
+    A provider's own packing may take a little more.
+
+    Args:
+        model: Built, not loaded.
+        index: Of the checkpoint; {} for random weights, which are dense.
+        ctx: What the model was built with.
+    """
+    total = 0
+    for name, (_, leaf) in expected_leaves(model).items():
+        stored = index.get(name)
+        layout = Layout(stored.layout, stored.group_size) if stored else Layout()
+        total += _leaf_bytes(leaf, layout, ctx)
+    return total
+
+
+def _leaf_bytes(leaf: Leaf, stored: Layout, ctx: Context) -> int:
+    if leaf.role is Role.UNUSED:
+        return 0
+    num_elements = math.prod(leaf.shape)
+    if leaf.role not in (Role.MATRIX, Role.EMBEDDING):
+        return num_elements * ctx.dtype.itemsize
+    share = -(-num_elements // ctx.tp.size)
+    layout = choose_layout(leaf.role, stored, leaf.shape[-1], ctx.quantization)
+    if layout.name == INT8_GROUP:
+        return share + share // layout.group_size * SCALE_BYTES
+    if layout.name == INT4_GROUP:
+        return share // 2 + share // layout.group_size * 2 * SCALE_BYTES
+    return share * ctx.dtype.itemsize
