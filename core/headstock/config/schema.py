@@ -30,6 +30,8 @@ class ModelSettings(Settings, frozen=True, kw_only=True):
     """Hub models: the commit, tag or branch."""
     tokenizer: str | None = None
     """Folder or tokenizer.json to use instead of the model's own."""
+    chat_template: str | None = None
+    """File with a Jinja chat template to use instead of the model's own."""
     skip_tokenizer_init: bool = False
     """Token ids in and out only; no tokenizer is loaded."""
     served_model_name: str | None = None

@@ -1,0 +1,178 @@
+"""Opens the backend, builds the model on its device and hands back a runner: the engine's half."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from headstock.assemble.front import max_length
+from headstock.assemble.progress import Report, meter
+from headstock.checkpoint import ModelFiles
+from headstock.config import EngineSettings, Loaded
+from headstock.errors import ConfigError
+from headstock.graph.build import Model, build_model
+from headstock.graph.context import Context, Limits
+from headstock.graph.loader import load_random, load_weights
+from headstock.ops import load_all_ops
+from headstock.ops.base import Resolver
+from headstock.ops.communication import Group, SingleRank
+from headstock.plugins.chosen import Chosen
+from headstock.plugins.device import Device
+from headstock.plugins.loader import discover
+from headstock.plugins.models import ModelRegistry
+from headstock.plugins.select import select
+from headstock.runner.options import PaddedSizes, RunnerOptions, padded_sizes
+
+DEFAULT_SLOTS = {True: 64, False: 256}
+"""Requests at once, by whether the host itself computes (depth 1)."""
+DEFAULT_STEP_TOKENS = {True: 512, False: 8192}
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A backend in use.
+
+    Attributes:
+        chosen: The backend.
+        device: Its device.
+        resolver: Chooses ops for the device.
+        settings: With what the backend wanted changed.
+    """
+
+    chosen: Chosen
+    device: Device
+    resolver: Resolver
+    settings: EngineSettings
+
+
+def open_backend(loaded: Loaded[EngineSettings]) -> Opened:
+    """Choose the backend, open its device and collect its ops.
+
+    Raises:
+        ConfigError: The backend asked for is not here; ``op`` names what does not exist.
+        PluginError: A backend is broken.
+    """
+    wanted = loaded.settings.device
+    plugins = discover(backend=wanted.backend, disabled=wanted.disable_plugin)
+    chosen = select(plugins, wanted.backend)
+    device = chosen.open_device(wanted.device_index, wanted.threads)
+    for patch in chosen.config_patches(loaded.values, device):
+        loaded = loaded.with_patch(patch.path, patch.value, patch.reason)
+    load_all_ops()
+    resolver = Resolver(chosen.offer_ops(device), device, forced_providers(wanted.op))
+    return Opened(chosen, device, resolver, loaded.settings)
+
+
+def forced_providers(flags: list[str]) -> dict[str, str]:
+    """Return op to provider from ``name=provider`` settings.
+
+    Raises:
+        ConfigError: One is not of that form.
+    """
+    forced: dict[str, str] = {}
+    for flag in flags:
+        name, separator, provider = flag.partition("=")
+        if not (name and separator and provider):
+            raise ConfigError(
+                f"op is {flag!r}.", remedy="Write name=provider, such as attention=reference."
+            )
+        forced[name] = provider
+    return forced
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model with its weights on the device.
+
+    Attributes:
+        model: The model.
+        ctx: What it was built with.
+        options: What the runner is to be told.
+        sizes: The same with padding.
+    """
+
+    model: Model
+    ctx: Context
+    options: RunnerOptions
+    sizes: PaddedSizes
+
+
+def load_model(
+    opened: Opened,
+    files: ModelFiles,
+    report: Report,
+    *,
+    group: Group | None = None,
+    registry: ModelRegistry | None = None,
+) -> LoadedModel:
+    """Build the model that ``files`` hold and load its weights.
+
+    Args:
+        opened: The backend.
+        files: The checkpoint.
+        report: Told of the progress.
+        group: The ranks that share every layer; just this one when not given.
+        registry: Architectures; the installed ones when not given.
+
+    Raises:
+        CheckpointError: The files do not fit the architecture.
+        UnsupportedError: Nobody has the architecture, or computes what it asks.
+    """
+    settings = opened.settings
+    options = _runner_options(opened, files)
+    sizes = padded_sizes(opened.device.graph_policy, options)
+    registry = registry or ModelRegistry()
+    model_class = registry.load(registry.choose(files.config.get("architectures") or []))
+    ctx = Context(
+        ops=opened.resolver,
+        dtype=compute_dtype(settings.model.dtype, files.dtype, opened.device.default_dtype),
+        limits=Limits(
+            max_rows=sizes.max_rows,
+            max_tokens=sizes.max_tokens,
+            max_length=options.max_length,
+            page_size=settings.cache.page_size,
+        ),
+        tp=group or SingleRank(),
+        quantization=settings.model.quantization,
+    )
+    with torch.inference_mode():
+        model = build_model(model_class, ctx, files.config)
+        if settings.model.load_format == "dummy":
+            load_random(model, ctx, meter(report, "weights", "tensors"))
+        else:
+            load_weights(model, files, ctx, meter(report, "weights", "bytes"))
+            files.close()
+            gc.collect()
+    return LoadedModel(model, ctx, replace(options, page_size=ctx.page_size), sizes)
+
+
+def compute_dtype(wanted: str, own: str, preferred: torch.dtype | None) -> torch.dtype:
+    """Return the dtype of activations: as set, else the device's choice, else the checkpoint's."""
+    if wanted == "auto" and preferred is not None:
+        return preferred
+    names: Mapping[str, torch.dtype] = {
+        "float32": torch.float32,
+        "float16": torch.float16,
+        "bfloat16": torch.bfloat16,
+    }
+    return names[own if wanted == "auto" else wanted]
+
+
+def _runner_options(opened: Opened, files: ModelFiles) -> RunnerOptions:
+    settings = opened.settings
+    is_host = opened.device.depth == 1
+    scheduler = settings.scheduler
+    return RunnerOptions(
+        num_slots=scheduler.max_running_requests or DEFAULT_SLOTS[is_host],
+        max_step_tokens=scheduler.chunked_prefill_size or DEFAULT_STEP_TOKENS[is_host],
+        max_length=max_length(files, settings.model),
+        vocab_size=int(files.config["vocab_size"]),
+        page_size=settings.cache.page_size or 1,
+        memory_fraction=settings.cache.memory_fraction,
+        cache_tokens=settings.cache.cache_tokens,
+        overlap=scheduler.overlap,
+        graphs=settings.device.graphs,
+    )

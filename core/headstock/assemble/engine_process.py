@@ -1,0 +1,84 @@
+"""The engine process: ``python -m headstock.assemble.engine_process ADDRESS PARENT SETTINGS``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+import msgspec
+
+from headstock.assemble.built import build_engine_loop
+from headstock.checkpoint import resolve
+from headstock.config import EngineSettings, Loaded, Origin, Source
+from headstock.engine.guard import crash_report
+from headstock.observe.log import set_up_logging
+from headstock.server.orphans import die_with_parent
+from headstock.wire.messages import Loading
+from headstock.wire.transport import ZmqMailbox
+
+MODULE = "headstock.assemble.engine_process"
+
+
+def engine_command(loaded: Loaded[Any], address: str) -> list[str]:
+    """Return the command line of an engine that connects to ``address``.
+
+    Its settings hold no secrets: API keys are the server's.
+    """
+    settings = msgspec.convert(
+        {name: getattr(loaded.settings, name) for name in EngineSettings.__struct_fields__},
+        EngineSettings,
+    )
+    given = [path for path, origin in loaded.origins.items() if origin.source is not Source.BACKEND]
+    text = msgspec.json.encode((settings, given)).decode()
+    return [sys.executable, "-m", MODULE, address, str(os.getpid()), text]
+
+
+def decode_settings(data: str) -> Loaded[EngineSettings]:
+    """Return what :func:`engine_command` was given."""
+    settings, given = msgspec.json.decode(data, type=tuple[EngineSettings, list[str]])
+    return Loaded(settings, {path: Origin(Source.CALL, path) for path in given})
+
+
+def main(argv: list[str]) -> int:
+    """Build the engine, say so, and serve until told to stop."""
+    address, parent, text = argv
+    die_with_parent(int(parent))
+    loaded = decode_settings(text)
+    log = loaded.settings.log
+    set_up_logging(log.log_level, log.log_format)
+    mailbox = ZmqMailbox(address)
+
+    def report(progress: Loading) -> None:
+        mailbox.send([progress])
+
+    try:
+        wanted = loaded.settings.model
+        files = resolve(wanted.model, wanted.revision, needs_weights=wanted.load_format != "dummy")
+        loop = build_engine_loop(loaded, files, mailbox, report)
+    except Exception as error:
+        # The process boundary: the API process tells the operator, the trace is for debugging.
+        logging.getLogger(__name__).debug("The engine cannot start", exc_info=True)
+        mailbox.send([crash_report(error)])
+        mailbox.close()
+        raise SystemExit(1) from error
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        loop.stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C: the parent drains first
+    mailbox.send([loop.started])
+    try:
+        loop.run()
+    finally:
+        loop.close()
+        mailbox.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,101 @@
+"""What the API process needs of a model: tokenizer, chat template, card. No torch."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from headstock.checkpoint import ModelFiles
+from headstock.config import ModelSettings
+from headstock.errors import ConfigError
+from headstock.server.model_card import ModelCard
+from headstock.server.prompter import Prompter
+from headstock.text import ChatTemplate, Tokenizer
+
+
+def load_prompter(files: ModelFiles, settings: ModelSettings) -> Prompter:
+    """Return what turns prompts into token ids.
+
+    Raises:
+        CheckpointError: The tokenizer is missing or damaged.
+    """
+    if settings.skip_tokenizer_init:
+        return Prompter(None, None)
+    tokenizer = load_tokenizer(files, settings.tokenizer)
+    source = tokenizer.chat_template
+    if settings.chat_template is not None:
+        source = _read_template(settings.chat_template)
+    template = None if source is None else ChatTemplate(source, tokenizer.special)
+    return Prompter(tokenizer, template)
+
+
+def load_tokenizer(files: ModelFiles, path: str | None) -> Tokenizer:
+    """Return the model's tokenizer, or the one at ``path``: a folder or a ``tokenizer.json``.
+
+    Raises:
+        CheckpointError: It is missing or damaged.
+    """
+    if path is not None:
+        is_folder = Path(path).is_dir()
+        return Tokenizer.from_folder(path) if is_folder else Tokenizer.from_file(path)
+    if files.read_tokenizer is not None:
+        return Tokenizer.from_gguf(files.read_tokenizer())
+    return Tokenizer.from_folder(files.path)
+
+
+def _read_template(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"chat_template {path} cannot be read: {error}.",
+            remedy="Give a file with a Jinja template.",
+        ) from error
+
+
+def model_card(files: ModelFiles, settings: ModelSettings, prompter: Prompter) -> ModelCard:
+    """Return what the server says of the model.
+
+    Raises:
+        ConfigError: ``max_model_len`` is over what the model was made for.
+    """
+    has_config = settings.generation_config == "auto"
+    eos_ids = list(files.eos_ids)
+    tokenizer = prompter.tokenizer
+    if not eos_ids and tokenizer is not None:
+        eos = tokenizer.special_id("eos_token")
+        eos_ids = [] if eos is None else [eos]
+    return ModelCard(
+        name=settings.served_model_name or files.name,
+        model_path=settings.model,
+        tokenizer_path=settings.tokenizer or settings.model,
+        max_length=max_length(files, settings),
+        vocab_size=int(files.config["vocab_size"]),
+        eos_ids=eos_ids,
+        sampling_defaults=files.default_sampling if has_config else {},
+        model_type=str(files.config.get("model_type", "")),
+        architectures=list(files.config.get("architectures") or []),
+        dtype=settings.dtype if settings.dtype != "auto" else files.dtype,
+        quantization=settings.quantization or "",
+        created=int(time.time()),
+    )
+
+
+def max_length(files: ModelFiles, settings: ModelSettings) -> int:
+    """Return the longest request to serve. Tokens.
+
+    Raises:
+        ConfigError: ``max_model_len`` is over what the model was made for, or nobody says.
+    """
+    own, wanted = files.max_length, settings.max_model_len
+    if own is None and wanted is None:
+        raise ConfigError(
+            f"{files.name} does not say how long its requests may be.",
+            remedy="Set --max-model-len.",
+        )
+    if own is not None and wanted is not None and wanted > own:
+        raise ConfigError(
+            f"max_model_len is {wanted:,}; the model was made for {own:,} tokens.",
+            remedy=f"Set --max-model-len to {own} or less.",
+        )
+    return wanted or own or 0

@@ -1,0 +1,294 @@
+"""``headstock.Engine``: the engine without a server, on the same scheduler and the same front door.
+
+The engine loop runs in a thread of this process and so does the front door's event loop; calls
+come from any thread or event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, TypeVar
+
+import msgspec
+
+from headstock.assemble.built import build_engine_loop
+from headstock.assemble.front import load_prompter, model_card
+from headstock.assemble.progress import Report, silent
+from headstock.checkpoint import resolve
+from headstock.config import EngineSettings, settings_from_call
+from headstock.errors import HeadstockError, RequestError
+from headstock.server.frontdoor import Frontdoor
+from headstock.server.protocols import native
+from headstock.wire.messages import Loading, Started
+from headstock.wire.transport import MemoryMailbox, memory_pair
+
+T = TypeVar("T")
+Result = dict[str, Any]
+UNBOUNDED = 2**31 - 1
+"""Nobody else waits behind an offline caller: its queue has no bound worth the name."""
+
+
+class Engine:
+    """Generates text or token ids from prompts, in this process.
+
+    Args:
+        model: As for `headstock serve`: a folder, a GGUF file, a known name or a hub id.
+        report: Told of the progress of loading.
+        settings: As the flags of `headstock serve`, such as ``dtype="float32"``,
+            ``skip_tokenizer_init=True`` or ``max_model_len=4096``.
+
+    Raises:
+        HeadstockError: A setting is not allowed, or the model cannot be served here.
+
+    Example:
+        >>> with headstock.Engine(model="smollm2") as engine:  # doctest: +SKIP
+        ...     engine.generate(prompt="Hello", sampling_params={"max_new_tokens": 4})["text"]
+    """
+
+    def __init__(self, model: str = "smollm2", *, report: Report = silent, **settings: Any) -> None:
+        bounds = {"max_queued_requests": UNBOUNDED, "max_queued_tokens": UNBOUNDED}
+        loaded = settings_from_call(EngineSettings, bounds | {"model": model} | settings)
+        wanted = loaded.settings.model
+        report(Loading(phase="model files"))
+        files = resolve(wanted.model, wanted.revision, needs_weights=wanted.load_format != "dummy")
+        prompter = load_prompter(files, wanted)
+        card = model_card(files, wanted, prompter)
+        self._door_loop = asyncio.new_event_loop()
+        self._door_thread = threading.Thread(
+            target=self._door_loop.run_forever, name="headstock-frontdoor", daemon=True
+        )
+        self._door_thread.start()
+        try:
+            mailbox, self._link = self._on_door(_pair())
+            self._loop = build_engine_loop(loaded, files, mailbox, report)
+        except BaseException:
+            self._stop_door()
+            raise
+        self._door = self._on_door(_open_door(self._link, card, prompter))
+        self._running = self._on_door(_start(self._door))
+        mailbox.send([self._loop.started])
+        self._engine_thread = threading.Thread(
+            target=self._loop.run, name="headstock-engine", daemon=True
+        )
+        self._engine_thread.start()
+        self._is_open = True
+        self._on_door(self._door.wait_ready())
+
+    @property
+    def started(self) -> Started:
+        """Its limits and facts, such as device and memory plan."""
+        return self._loop.started
+
+    def generate(
+        self,
+        prompt: str | list[str] | None = None,
+        input_ids: list[int] | list[list[int]] | None = None,
+        sampling_params: Mapping[str, Any] | list[dict[str, Any]] | None = None,
+        *,
+        stream: bool = False,
+        **more: Any,
+    ) -> Any:
+        """Generate from one prompt or a list.
+
+        Args:
+            prompt: Text; or give ``input_ids``.
+            input_ids: Token ids.
+            sampling_params: Fields of ``SamplingParams``; one for all prompts, or one each.
+            stream: Return an iterator of growing results instead.
+            more: Further fields of ``/generate``, such as ``return_logprob``.
+
+        Returns:
+            ``{"text", "output_ids", "meta_info"}`` as ``/generate`` answers; a list of them for a
+            list of prompts; with ``stream`` an iterator of them, with ``index`` for a list.
+
+        Raises:
+            RequestError: Naming the field at fault.
+        """
+        call = self._call(prompt, input_ids, sampling_params, stream, more)
+        if stream:
+            return self._stream(call)
+        return self._on_door(_whole(self._door, call))
+
+    async def async_generate(
+        self,
+        prompt: str | list[str] | None = None,
+        input_ids: list[int] | list[list[int]] | None = None,
+        sampling_params: Mapping[str, Any] | list[dict[str, Any]] | None = None,
+        *,
+        stream: bool = False,
+        **more: Any,
+    ) -> Any:
+        """As :meth:`generate`, from a coroutine; with ``stream`` returns an async iterator."""
+        call = self._call(prompt, input_ids, sampling_params, stream, more)
+        if stream:
+            return self._async_stream(call)
+        return await asyncio.wrap_future(self._submit(_whole(self._door, call)))
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of ``text``.
+
+        Raises:
+            RequestError: The engine has no tokenizer.
+        """
+        tokenizer = self._door.prompter.tokenizer
+        if tokenizer is None:
+            raise RequestError(
+                "This engine was started without a tokenizer.",
+                remedy="Drop skip_tokenizer_init.",
+                field="text",
+                code="no_tokenizer",
+            )
+        return tokenizer.encode(text)
+
+    def flush_cache(self) -> int:
+        """Forget every cached prefix that no live request uses; return the pages that are free."""
+        return self._on_door(self._door.flush_cache(30.0)).freed_pages
+
+    def shutdown(self) -> None:
+        """End all requests and free the device. May be called twice."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        self._loop.stop()
+        self._door_loop.call_soon_threadsafe(self._door.abort_all)
+        self._engine_thread.join()
+        self._loop.close()
+        self._door_loop.call_soon_threadsafe(self._link.close)
+        self._running.result()
+        self._door.close()
+        self._stop_door()
+
+    def __enter__(self) -> Engine:
+        """Return the engine itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Shut down."""
+        self.shutdown()
+
+    def _call(
+        self,
+        prompt: str | list[str] | None,
+        input_ids: list[int] | list[list[int]] | None,
+        sampling_params: Mapping[str, Any] | list[dict[str, Any]] | None,
+        stream: bool,
+        more: Mapping[str, Any],
+    ) -> native.NativeCall:
+        if not self._is_open:
+            raise HeadstockError("The engine was shut down.", remedy="Make another one.")
+        fields = {
+            **more,
+            "text": prompt,
+            "input_ids": input_ids,
+            "sampling_params": sampling_params,
+            "stream": stream,
+        }
+        try:
+            body = msgspec.convert(fields, native.GenerateBody)
+        except msgspec.ValidationError as error:
+            raise RequestError(str(error), remedy="See the docstring of generate.") from error
+        return native.read(body)
+
+    def _stream(self, call: native.NativeCall) -> Iterator[Result]:
+        events: queue.SimpleQueue[Result | BaseException | None] = queue.SimpleQueue()
+        pump = self._submit(_pump(self._door, call, events.put))
+        try:
+            while (event := events.get()) is not None:
+                if isinstance(event, BaseException):
+                    raise event
+                yield event
+        finally:
+            pump.cancel()
+
+    async def _async_stream(self, call: native.NativeCall) -> AsyncIterator[Result]:
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[Result | BaseException | None] = asyncio.Queue()
+
+        def put(event: Result | BaseException | None) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        pump = self._submit(_pump(self._door, call, put))
+        try:
+            while (event := await events.get()) is not None:
+                if isinstance(event, BaseException):
+                    raise event
+                yield event
+        finally:
+            pump.cancel()
+
+    def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(work, self._door_loop)
+
+    def _on_door(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._submit(work).result()
+
+    def _stop_door(self) -> None:
+        self._door_loop.call_soon_threadsafe(self._door_loop.stop)
+        self._door_thread.join()
+        self._door_loop.close()
+
+
+async def _pair() -> tuple[MemoryMailbox, Any]:
+    return memory_pair()
+
+
+async def _open_door(link: Any, card: Any, prompter: Any) -> Frontdoor:
+    return Frontdoor(link, card, prompter, max_live=UNBOUNDED)
+
+
+async def _start(door: Frontdoor) -> Future[None]:
+    return asyncio.run_coroutine_threadsafe(door.run(), asyncio.get_running_loop())
+
+
+async def _whole(door: Frontdoor, call: native.NativeCall) -> Result | list[Result]:
+    """Return the answers of a call once all have ended."""
+    generation = await door.generate(call.requests, is_streamed=False)
+    try:
+        await generation.finished()
+    finally:
+        generation.abort()
+    tokenizer = door.prompter.tokenizer
+    answers = [
+        native.answer(
+            completion,
+            completion.submit.id,
+            tokenizer,
+            wants_text=call.wants_text,
+            wants_prompt_ids=call.wants_prompt_ids,
+        )
+        for completion in generation.completions
+    ]
+    return answers if call.is_batch else answers[0]
+
+
+async def _pump(
+    door: Frontdoor,
+    call: native.NativeCall,
+    put: Callable[[Result | BaseException | None], None],
+) -> None:
+    """Hand every event of a streamed call to ``put``, an error as itself, and None at the end."""
+    try:
+        generation = await door.generate(call.requests, is_streamed=True)
+        rids = [completion.submit.id for completion in generation.completions]
+        stream = native.NativeStream(call, generation.completions, rids, door.prompter.tokenizer)
+        try:
+            while deltas := await generation.deltas():
+                for delta in deltas:
+                    put(stream.event(delta, 0.0))
+            if generation.error is not None:
+                raise generation.error
+        finally:
+            generation.abort()
+        put(None)
+    except HeadstockError as error:
+        put(error)

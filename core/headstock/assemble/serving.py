@@ -1,0 +1,75 @@
+"""A model on its device, measured and ready to run steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headstock.assemble.compute import LoadedModel, Opened, load_model
+from headstock.assemble.progress import Report, meter
+from headstock.checkpoint import ModelFiles
+from headstock.graph.loader import weight_bytes
+from headstock.ops.communication import Group, SingleRank
+from headstock.plugins.models import ModelRegistry
+from headstock.plugins.resolved import ResolvedPlan, resolved_plan
+from headstock.runner.build import build_runner
+from headstock.runner.memory import MemoryPlan
+from headstock.runner.runner import TorchRunner
+from headstock.wire.messages import Loading
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A runner, and what is to be told of it.
+
+    Attributes:
+        runner: Ready to run steps.
+        loaded: The model.
+        memory: Where the device's memory goes.
+        resolved: Who computes what.
+    """
+
+    runner: TorchRunner
+    loaded: LoadedModel
+    memory: MemoryPlan
+    resolved: ResolvedPlan
+
+
+def build_serving_runner(
+    opened: Opened,
+    files: ModelFiles,
+    report: Report,
+    *,
+    group: Group | None = None,
+    registry: ModelRegistry | None = None,
+) -> Built:
+    """Load the model, measure it, allocate its pages and capture its first steps.
+
+    Args:
+        opened: The backend.
+        files: The model's.
+        report: Told of the progress.
+        group: The ranks that share the model; just this one when not given.
+        registry: Architectures; the installed ones when not given.
+
+    Raises:
+        HeadstockError: The model cannot be served here with these settings.
+    """
+    before = opened.device.memory()
+    report(Loading(phase="weights"))
+    loaded = load_model(opened, files, report, group=group, registry=registry)
+    report(Loading(phase="memory plan"))
+    runner, memory = build_runner(
+        opened.device,
+        loaded.model,
+        loaded.ctx.attention_layers,
+        opened.resolver,
+        group or SingleRank(),
+        options=loaded.options,
+        sizes=loaded.sizes,
+        dtype=loaded.ctx.dtype,
+        before=before,
+        weight_bytes=weight_bytes(loaded.model),
+    )
+    runner.warm_up(meter(report, "graphs", "steps"))
+    resolved = resolved_plan(opened.chosen, opened.resolver.resolutions)
+    return Built(runner, loaded, memory, resolved)
