@@ -18,7 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--headstock-plugin",
         metavar="MODULE",
-        help="import the backend from this module, installed or not, instead of its entry point",
+        help="the backend is this module, not installed yet: let it be found as if it were",
     )
     group.addoption(
         "--headstock-device", metavar="INDEX", type=int, default=0, help="which of its devices"

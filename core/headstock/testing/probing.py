@@ -7,17 +7,13 @@ import time
 from typing import Any
 
 
-def observe(backend: str, module: str | None) -> dict[str, Any]:
+def observe(backend: str) -> dict[str, Any]:
     """Load and probe ``backend``, and say what that imported and how long it took."""
-    import importlib
-
     from headstock.plugins.loader import State, discover
 
     known = set(sys.modules)
     begin = time.monotonic()
-    extra = {} if module is None else {backend: importlib.import_module(module)}
-    disabled = () if module is None else (backend,)
-    plugins = discover(backend=backend, disabled=disabled, extra=extra)
+    plugins = discover(backend=backend)
     record = next(r for r in plugins.backends if r.name == backend and r.state is State.LOADED)
     first = plugins.probe(record)
     seconds = time.monotonic() - begin

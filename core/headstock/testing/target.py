@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Mapping
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from headstock.ops.cases.attention import plain_spec
 from headstock.ops.cases.base import Bench
 from headstock.plugins.chosen import Chosen
 from headstock.plugins.device import Device
-from headstock.plugins.loader import Plugins, discover
+from headstock.plugins.loader import BACKENDS, Plugins
 from headstock.plugins.probe import Probe, Status
 
 PAGE_SIZES = (16, 5, 64)
@@ -78,17 +78,19 @@ class Target:
         return tuple(taken)
 
 
-def find(backend: str, module: str | None) -> Plugins:
-    """Discover plugins as a server with ``--backend`` does.
+def expose(backend: str, module: str, folder: Path) -> None:
+    """Let ``module`` be found as an installed backend, in this process and those it starts.
 
     Args:
-        backend: The backend's name.
-        module: Import it from this module instead of from its entry point.
+        backend: The name to find it by.
+        module: Importable by what is on ``sys.path``.
+        folder: Empty; the record of the pretended installation goes there.
     """
-    if module is None:
-        return discover(backend=backend)
-    extra: Mapping[str, object] = {backend: importlib.import_module(module)}
-    return discover(backend=backend, disabled=[backend], extra=extra)
+    record = folder / f"{module}-0.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 0\n")
+    (record / "entry_points.txt").write_text(f"[{BACKENDS}]\n{backend} = {module}\n")
+    sys.path.insert(0, str(folder))
 
 
 def probe(plugins: Plugins, backend: str) -> Probe:

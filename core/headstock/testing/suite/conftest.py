@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from headstock import __version__
-from headstock.plugins.loader import Plugins
+from headstock.plugins.loader import Plugins, discover
 from headstock.plugins.probe import Status
-from headstock.testing.target import Target, find, open_target, probe
+from headstock.testing.target import Target, expose, open_target, probe
 
 
 @pytest.fixture(scope="session")
@@ -22,15 +22,14 @@ def backend(pytestconfig: pytest.Config) -> str:
 
 
 @pytest.fixture(scope="session")
-def module(pytestconfig: pytest.Config) -> str | None:
-    """Return the module to import it from, or None for its entry point."""
-    return pytestconfig.getoption("--headstock-plugin")
-
-
-@pytest.fixture(scope="session")
-def plugins(backend: str, module: str | None) -> Plugins:
-    """Return what discovery found."""
-    return find(backend, module)
+def plugins(
+    pytestconfig: pytest.Config, backend: str, tmp_path_factory: pytest.TempPathFactory
+) -> Plugins:
+    """Return what discovery found, with ``--headstock-plugin`` among it."""
+    module = pytestconfig.getoption("--headstock-plugin")
+    if module:
+        expose(backend, module, tmp_path_factory.mktemp("installed"))
+    return discover(backend=backend)
 
 
 @pytest.fixture(scope="session")

@@ -18,17 +18,18 @@ PROBE_LIMIT_S = 2.0
 
 SCRIPT = """
 import json, sys
-sys.path[:] = json.loads(sys.argv[3])
+sys.path[:] = json.loads(sys.argv[2])
 from headstock.testing import probing
-print(json.dumps(probing.observe(sys.argv[1], sys.argv[2] or None)))
+print(json.dumps(probing.observe(sys.argv[1])))
 """
 
 
 @pytest.fixture(scope="module")
-def observed(backend: str, module: str | None) -> dict[str, Any]:
+def observed(backend: str, plugins: Plugins) -> dict[str, Any]:
     """Return what the probe did in a fresh interpreter."""
+    del plugins  # found first, so that --headstock-plugin is on the path
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, backend, module or "", json.dumps(sys.path)],
+        [sys.executable, "-c", SCRIPT, backend, json.dumps(sys.path)],
         capture_output=True,
         text=True,
         timeout=60,
