@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from typing import Protocol
 
 from headstock.assemble.engine_process import engine_command
 from headstock.assemble.front import load_prompter, model_card
@@ -25,21 +26,24 @@ RESTART_LOOK_S = 0.5
 """How often a restart of the engine is looked for. Seconds."""
 
 
-class Display:
-    """What the operator sees of a start; a subclass shows it."""
+class Display(Protocol):
+    """What the operator sees of a start."""
 
     def pull(self) -> Progress | None:
         """Return what is told of a download, or None."""
-        return None
+        ...
 
     def progress(self, progress: Loading) -> None:
         """Show how far the engine is."""
+        ...
 
     def ready(self, url: str, card: ModelCard, started: Started, settings: ServeSettings) -> None:
         """Show that requests are served."""
+        ...
 
     def restarted(self, started: Started) -> None:
         """Show that an engine which died is back."""
+        ...
 
 
 def serve_model(loaded: Loaded[ServeSettings], display: Display) -> int:

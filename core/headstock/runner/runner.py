@@ -21,7 +21,7 @@ from headstock.runner.rows import SAMPLE, RowSet
 from headstock.runner.sampler import Sampler
 from headstock.runner.staging import Staging
 from headstock.runner.step_ops import resolve_step_ops
-from headstock.wire.steps import RunnerLimits, StepPlan, StepResult
+from headstock.wire.steps import RunnerLimits, StepHandle, StepPlan, StepResult
 
 
 class TorchRunner:
@@ -102,8 +102,9 @@ class TorchRunner:
         self._rows = launched.rows
         return launched
 
-    def result(self, handle: Launched) -> StepResult:
+    def result(self, handle: StepHandle) -> StepResult:
         """Wait for the step and return what it drew."""
+        assert isinstance(handle, Launched), f"{handle!r} was not launched here"
         return read_result(handle)
 
     def warm_up(self, progress: Callable[[int, int], None]) -> None:
