@@ -16,9 +16,9 @@ from headstock.wire.messages import (
     FlushCache,
     FromEngine,
     Submit,
+    ToEngine,
     TokenLogprobs,
     Tokens,
-    ToEngine,
 )
 
 

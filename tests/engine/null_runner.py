@@ -221,7 +221,7 @@ class NullRunner:
             assert rows.score is before.score
             assert set(rows.source) == {FROM_DEVICE}
             assert set(before.source) == {FROM_DEVICE}
-            assert not plan.host_ids and not plan.leave and not plan.admit
+            assert (plan.host_ids, plan.leave, plan.admit) == ([], [], [])
 
     def _check_tree(self, plan: StepPlan) -> None:
         if plan.tree is None:

@@ -61,6 +61,10 @@ class PageCache:
         """Return the longest cached prefix of ``ids``, at most ``limit`` pages; holds nothing."""
         return self._tree.match(ids, limit) if self.is_sharing else []
 
+    def depth(self, ids: Sequence[bytes], limit: int) -> int:
+        """Return how many pages :meth:`match` would find."""
+        return self._tree.depth(ids, limit) if self.is_sharing else 0
+
     def hold(self, nodes: Sequence[Node]) -> None:
         """Keep ``nodes``, a path from a root, for a request."""
         self._tree.hold(nodes)

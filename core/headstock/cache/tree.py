@@ -54,8 +54,8 @@ class PrefixTree:
         """Nodes that nobody holds: their pages can be evicted."""
         return len(self._idle)
 
-    def match(self, ids: Sequence[bytes], limit: int) -> list[Node]:
-        """Return the nodes of the longest known prefix of ``ids[:limit]``; holds nothing.
+    def depth(self, ids: Sequence[bytes], limit: int) -> int:
+        """Return the length of the longest known prefix of ``ids[:limit]``. Pages.
 
         A node is only there if its parent is, so presence is monotone and bisection finds the end.
         """
@@ -67,7 +67,12 @@ class PrefixTree:
                 low = middle
             else:
                 high = middle - 1
-        return [nodes[ids[index]] for index in range(low)]
+        return low
+
+    def match(self, ids: Sequence[bytes], limit: int) -> list[Node]:
+        """Return the nodes of the longest known prefix of ``ids[:limit]``; holds nothing."""
+        nodes = self._nodes
+        return [nodes[node_id] for node_id in ids[: self.depth(ids, limit)]]
 
     def hold(self, nodes: Sequence[Node]) -> None:
         """Keep ``nodes``, a path from a root, from eviction."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headstock.errors import ConfigError, HeadstockError
+from headstock.errors import ConfigError, DeviceError, HeadstockError
 from headstock.wire.messages import Crashed
 from headstock.wire.steps import Runner, RunnerLimits, StepHandle, StepPlan, StepResult
 
@@ -14,7 +14,8 @@ class RunnerError(Exception):
 class GuardedRunner:
     """A runner whose every failure is a :class:`RunnerError`.
 
-    Drivers, kernels and plugins raise what they like: this is where it stops.
+    Drivers, kernels and plugins raise what they like: this is where it stops. A lost device
+    passes: no request can be served any more.
     """
 
     def __init__(self, runner: Runner) -> None:
@@ -29,6 +30,8 @@ class GuardedRunner:
         """Queue ``plan``; see :class:`headstock.wire.steps.Runner`."""
         try:
             return self._runner.launch(plan)
+        except DeviceError:
+            raise
         except Exception as error:
             raise RunnerError(f"step {plan.step} did not start: {describe(error)}") from error
 
@@ -36,6 +39,8 @@ class GuardedRunner:
         """Wait for a launched step."""
         try:
             return self._runner.result(handle)
+        except DeviceError:
+            raise
         except Exception as error:
             raise RunnerError(f"step {handle.step} failed: {describe(error)}") from error
 

@@ -37,8 +37,7 @@ def accept(
         raise RequestError(
             "The prompt has no tokens.", remedy="Send at least one token.", field="prompt"
         )
-    _check_ids("prompt", submit.prompt_ids, vocab_size)
-    _check_ids("output_ids", submit.output_ids, vocab_size)
+    _check_values(submit, vocab_size)
     if num_prompt + 1 > max_length:
         raise RequestError(
             f"The prompt has {num_prompt} tokens; this model serves {max_length}, prompt and at"
@@ -58,6 +57,7 @@ def accept(
     # The last output is never written to the cache, so it takes no room there.
     fits = min(max_length, max_cached + 1) - num_prompt
     wanted = fits if params.max_new_tokens is None else params.max_new_tokens
+    max_outputs = min(wanted, fits)
     score_from = submit.prompt_logprobs_from
     # Earlier attempts sent all prompt logprobs before their first output.
     is_scored = score_from is not None and not submit.output_ids
@@ -73,10 +73,29 @@ def accept(
         priority=submit.priority,
         logprobs=submit.logprobs,
         asked_ids=submit.asked_ids,
-        max_outputs=min(wanted, fits),
+        max_outputs=max_outputs,
+        draw_limit=max(1, max_outputs),
         score_next=max(1, score_from) if is_scored and score_from is not None else num_prompt,
         submitted_s=now_s,
     )
+
+
+def _check_values(submit: Submit, vocab_size: int) -> None:
+    """Refuse values that the device could not bear.
+
+    The API process has checked them for the client; here they must not harm anyone else.
+    """
+    submit.params.check(vocab_size)
+    _check_ids("prompt", submit.prompt_ids, vocab_size)
+    _check_ids("output_ids", submit.output_ids, vocab_size)
+    _check_ids("stop_ids", submit.stop_ids, vocab_size)
+    _check_ids("asked_ids", submit.asked_ids, vocab_size)
+    if submit.logprobs > vocab_size:
+        raise RequestError(
+            f"logprobs asks for {submit.logprobs} ids; this model has {vocab_size}.",
+            remedy="Ask for fewer.",
+            field="logprobs",
+        )
 
 
 def _check_ids(field: str, token_ids: list[int], vocab_size: int) -> None:

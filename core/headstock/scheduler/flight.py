@@ -26,9 +26,9 @@ class Flight:
     sampled: list[Request]
     num_tokens: int
 
-    def request_in(self, slot: int) -> Request:
-        """Return whose row ``slot`` was in this step."""
-        return self.rows[self.slots.index(slot)]
+    def by_slot(self) -> dict[int, Request]:
+        """Return whose row each slot had in this step."""
+        return dict(zip(self.slots, self.rows, strict=True))
 
 
 @dataclass(slots=True)
@@ -48,8 +48,10 @@ class Drawn:
     logprobs: list[TokenLogprobs] = field(default_factory=list[TokenLogprobs])
 
     def add_logprobs(self, request: Request, logprobs: Logprobs) -> None:
-        """Add logprobs of ``request``, which may have drawn nothing."""
-        if request not in self.requests:
+        """Add logprobs of ``request``, which may have drawn nothing that is published."""
+        if not logprobs.is_prompt and request.max_outputs == 0:
+            return
+        if logprobs.is_prompt and request not in self.requests:
             self.requests.append(request)
             self.offsets.append(len(request.outputs))
             self.counts.append(0)

@@ -26,6 +26,7 @@ class Request:
         prompt: Prompt token ids.
         outputs: Drawn token ids that have settled, earlier attempts' included.
         max_outputs: It is over when it has this many.
+        draw_limit: The same, but one at least: that its last prompt row draws marks its end.
         score_next: First prompt position whose logprob is still wanted; past the prompt: none.
         page_ids: Digests of its full pages, as far as they have been needed.
         slot: Its place in the runner's table; -1 while it waits.
@@ -55,6 +56,7 @@ class Request:
     logprobs: int
     asked_ids: list[int]
     max_outputs: int
+    draw_limit: int
     score_next: int
     submitted_s: float
     page_ids: list[bytes] = field(default_factory=list[bytes])
@@ -80,11 +82,6 @@ class Request:
     def num_known(self) -> int:
         """Tokens that the host knows: the prompt and the settled outputs."""
         return len(self.prompt) + len(self.outputs)
-
-    @property
-    def draw_limit(self) -> int:
-        """Draws it may take. One at least: that its last prompt row draws marks its end."""
-        return max(1, self.max_outputs)
 
     def tokens(self, begin: int, end: int) -> list[int]:
         """Return the known tokens at positions [begin, end), fewer where they are not known."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum, auto
 
-from headstock.cache import PageCache, child_id, root_id
+from headstock.cache import PageCache, chain_ids, child_id, root_id
 from headstock.scheduler.request import NEVER, Request
 
 
@@ -36,7 +36,7 @@ class Residence:
     def cached_pages(self, request: Request) -> int:
         """Return how many leading pages of a waiting request are in the tree and usable."""
         limit = self._usable_pages(request)
-        return len(self.cache.match(self._ids(request, limit), limit))
+        return self.cache.depth(self._ids(request, limit), limit)
 
     def move_in(self, request: Request, step: int, num_spare: int) -> Entry:
         """Give ``request`` pages for all its known tokens, sharing what the tree has.
@@ -144,6 +144,8 @@ class Residence:
         """Return the digests of at least the first ``count`` pages of known tokens."""
         ids = request.page_ids
         size = self._page_tokens
+        if len(ids) < count and not ids:
+            ids += chain_ids(root_id(request.namespace), request.prompt, size)
         while len(ids) < count:
             begin = len(ids) * size
             parent = ids[-1] if ids else root_id(request.namespace)

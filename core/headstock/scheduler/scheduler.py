@@ -414,12 +414,13 @@ class Scheduler:
         self.cache.settle(flight.step)
         self._throughput.settle(flight.num_tokens, now_s)
         self.counters.steps += 1
+        by_slot = flight.by_slot() if result.faults or result.logprobs else {}
         for fault in result.faults:
-            self._fail(flight.request_in(fault.slot), fault.message)
+            self._fail(by_slot[fault.slot], fault.message)
         drawn = Drawn()
         finished = self._take_tokens(flight, result, drawn)
         for logprobs in result.logprobs:
-            request = flight.request_in(logprobs.slot)
+            request = by_slot[logprobs.slot]
             if not request.is_over:
                 drawn.add_logprobs(request, logprobs)
         for request in finished:

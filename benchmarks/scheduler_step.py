@@ -1,0 +1,113 @@
+"""What a step costs on the host: plan, settle and the message, for a full house of rows.
+
+    python benchmarks/scheduler_step.py [--rows 256] [--steps 400] [--shared 512]
+
+Three loads: steady decode (nobody comes or goes), churn (each step one request ends and another,
+with the same prefix, enters) and arrival (all enter at once). The runner is a list comprehension,
+its share is not counted. Times are medians in microseconds a step, with the 99th percentile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Iterator
+
+from headstock.engine.replies import Replies
+from headstock.requests import SamplingParams
+from headstock.scheduler import Scheduler
+from headstock.wire.messages import Submit
+from headstock.wire.steps import PageGroup, RunnerLimits, StepPlan, StepResult
+
+PAGE_TOKENS = 16
+
+
+def result_of(plan: StepPlan) -> StepResult:
+    """Draw token 7 for every row that samples."""
+    slots = [s for s, drawn in zip(plan.rows.slots, plan.rows.sample, strict=True) if drawn]
+    count = len(slots)
+    return StepResult(plan.step, slots, [1] * count, [7] * count, [0] * count)
+
+
+def build(rows: int, shared: int) -> Scheduler:
+    pages = rows * (2048 // PAGE_TOKENS) + shared // PAGE_TOKENS + 1
+    group = PageGroup("full", PAGE_TOKENS, 1, pages)
+    return Scheduler(RunnerLimits(rows, 8192, 4096, 50_000, 2, [group]))
+
+
+def request(number: int, shared: int, max_new_tokens: int) -> Submit:
+    prompt = list(range(shared)) + [number % 50_000] * 64
+    params = SamplingParams(max_new_tokens=max_new_tokens, temperature=0, sampling_seed=0)
+    return Submit(id=f"r{number}", prompt_ids=prompt, params=params)
+
+
+def measure(scheduler: Scheduler, pending: list[StepPlan], steps: int) -> Iterator[float]:
+    """Run ``steps`` at depth 2 and yield the seconds of each, the runner's share left out."""
+    replies = Replies()
+    for _ in range(steps):
+        begin = time.perf_counter()
+        while len(pending) < 2 and (plan := scheduler.plan(begin)) is not None:
+            pending.append(plan)
+        planned = time.perf_counter()
+        result = result_of(pending.pop(0))
+        drawn = time.perf_counter()
+        replies.add_drawn(scheduler.settle(result, drawn))
+        replies.add_ended(scheduler.take_ended())
+        replies.take()
+        yield planned - begin + time.perf_counter() - drawn
+
+
+def fill(scheduler: Scheduler, rows: int, shared: int, lengths: list[int]) -> None:
+    for number in range(rows):
+        scheduler.submit(request(number, shared, lengths[number]), 0.0)
+
+
+def steady(rows: int, steps: int, shared: int) -> list[float]:
+    scheduler = build(rows, shared)
+    fill(scheduler, rows, shared, [1500] * rows)
+    return list(measure(scheduler, [], steps + 20))[20:]
+
+
+def churn(rows: int, steps: int, shared: int) -> list[float]:
+    scheduler = build(rows, shared)
+    fill(scheduler, rows, shared, [1 + number for number in range(rows)])
+    times: list[float] = []
+    pending: list[StepPlan] = []
+    for number in range(steps):
+        scheduler.submit(request(rows + number, shared, rows), 0.0)
+        times += measure(scheduler, pending, 1)
+    return times[20:]
+
+
+def arrival(rows: int, steps: int, shared: int) -> list[float]:
+    times: list[float] = []
+    for _ in range(max(1, steps // 40)):
+        scheduler = build(rows, shared)
+        fill(scheduler, rows, shared, [100] * rows)
+        times.append(max(measure(scheduler, [], 8)))
+    return times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--shared", type=int, default=512, help="prefix tokens that all share")
+    options = parser.parse_args()
+    report: dict[str, object] = {"python": platform.python_version(), "rows": options.rows}
+    for load in (steady, churn, arrival):
+        for shared in (0, options.shared):
+            times = sorted(load(options.rows, options.steps, shared))
+            name = f"{load.__name__}, {shared} shared"
+            median_us = statistics.median(times) * 1e6
+            p99_us = times[int(len(times) * 0.99)] * 1e6
+            report[name] = {"median_us": round(median_us), "p99_us": round(p99_us)}
+            print(f"{name:24} median {median_us:7.0f} us   p99 {p99_us:7.0f} us")
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The page pool, the quarantine and the digests."""
+
+import subprocess
+import sys
+
+import pytest
+
+from headstock.cache import PageCache, PagePool, chain_ids, child_id, root_id
+from headstock.cache.quarantine import Quarantine
+from headstock.errors import UnsupportedError
+from headstock.wire.steps import NULL_PAGE, PageGroup
+
+
+def test_the_null_page_is_never_handed_out() -> None:
+    pool = PagePool(5)
+    pages = pool.take(4)
+    assert pages is not None
+    assert NULL_PAGE not in pages
+    pool.check()
+
+
+def test_taking_is_all_or_none() -> None:
+    pool = PagePool(5)
+    assert pool.take(5) is None
+    assert pool.num_free == 4
+
+
+def test_given_back_pages_can_be_taken_again() -> None:
+    pool = PagePool(3)
+    pool.give_back(pool.take(2) or [])
+    assert sorted(pool.take(2) or []) == [1, 2]
+
+
+def test_giving_back_twice_is_caught() -> None:
+    pool = PagePool(3)
+    pages = pool.take(1) or []
+    pool.give_back(pages)
+    with pytest.raises(AssertionError, match="was not taken"):
+        pool.give_back(pages)
+
+
+def test_quarantine_holds_pages_until_their_last_step_has_settled() -> None:
+    quarantine = Quarantine()
+    quarantine.put([7, 8], last_step=3)
+    assert quarantine.settle(2) == []
+    assert quarantine.settle(3) == [7, 8]
+    assert quarantine.num_pages == 0
+
+
+def test_a_prefix_has_one_name_however_it_is_cut() -> None:
+    ids = chain_ids(root_id("a"), list(range(10)), 4)
+    assert len(ids) == 2
+    assert ids[1] == child_id(ids[0], [4, 5, 6, 7])
+
+
+def test_namespaces_share_no_names() -> None:
+    assert root_id("a") != root_id("b")
+    assert chain_ids(root_id("a"), [1, 2], 1) != chain_ids(root_id("b"), [1, 2], 1)
+
+
+def test_names_are_equal_in_every_process() -> None:
+    code = (
+        "from headstock.cache import chain_ids, root_id;"
+        "print(chain_ids(root_id('x'), [1, 2, 3, 70000], 2)[-1].hex())"
+    )
+    run = [sys.executable, "-c", code]
+    names = {subprocess.check_output(run, text=True).strip() for _ in range(2)}
+    assert names == {chain_ids(root_id("x"), [1, 2, 3, 70000], 2)[-1].hex()}
+
+
+def test_a_name_never_changes_between_versions() -> None:
+    (name,) = chain_ids(root_id(""), [1, 2, 3, 4], 4)
+    assert name.hex() == "d6d37eed0f9bd5475f77efed37ad07d5"
+
+
+def test_a_model_with_window_layers_is_refused_with_a_reason() -> None:
+    groups = [PageGroup("full", 4, 1, 8), PageGroup("window", 4, 1, 8)]
+    with pytest.raises(UnsupportedError, match="full, window"):
+        PageCache(groups)
