@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
 from client import Client
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 from null_runner import NullRunner
 
 VOCAB = 41
@@ -179,10 +186,17 @@ def check_reason(client: Client, record) -> None:
         assert reason.message
 
 
-EngineMachine.TestCase.settings = settings(
-    max_examples=60,
+QUICK = settings(
+    max_examples=150,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
+EngineMachine.TestCase.settings = QUICK
 TestEngine = EngineMachine.TestCase
+
+
+@pytest.mark.slow
+def test_the_same_for_long() -> None:
+    thorough = settings(QUICK, max_examples=2000, stateful_step_count=80)
+    run_state_machine_as_test(EngineMachine, settings=thorough)

@@ -7,7 +7,7 @@ from headstock.wire.messages import Crashed
 from headstock.wire.steps import Runner, RunnerLimits, StepHandle, StepPlan, StepResult
 
 
-class RunnerError(Exception):
+class RunnerError(RuntimeError):
     """The runner raised; its cause is what it raised."""
 
 
