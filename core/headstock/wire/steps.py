@@ -76,7 +76,9 @@ class Rows(msgspec.Struct, frozen=True, array_like=True):
         source: ``FROM_HOST``: its tokens are the next ``query_max`` of ``host_ids``;
             ``FROM_DEVICE``: its token is the slot's last sampled one.
         sample: 1: a token is drawn from its last position.
-        score: Logprobs of how many of its last positions' *next* prompt tokens are wanted.
+        score: How many of the row's last host ids are wanted as prompt logprobs, each given by
+            the position before it. A row with ``score`` but without ``sample`` has one id more
+            than it computes: the prompt token after its chunk.
     """
 
     slots: list[int]
@@ -126,6 +128,8 @@ class StepPlan(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         step: Its number; results settle in this order.
         rows: What is computed.
+        leave: Slots that are empty from now; for one that is empty already, nothing happens (after
+            a step that failed, the engine empties all).
         host_ids: Tokens of the rows that come from the host, one row after another; a row with
             ``score`` appends the one token after its chunk when the prompt has one.
         steady: The rows are the previous plan's, same order, each one token from the device.
@@ -212,7 +216,7 @@ class RunnerLimits(msgspec.Struct, frozen=True, array_like=True):
     """What the runner can hold; fixed once it is built.
 
     Attributes:
-        num_slots: Requests it can hold at once.
+        num_slots: Requests it can hold at once, in slots 0 to ``num_slots`` - 1.
         max_step_tokens: Tokens a step may compute.
         max_length: Longest request, prompt and output. Tokens.
         vocab_size: Ids the model has.
