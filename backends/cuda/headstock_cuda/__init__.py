@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from headstock.plugins.hooks import hookimpl
 from headstock.plugins.probe import Probe
 from headstock_cuda.probe import probe
+
+if TYPE_CHECKING:
+    from headstock.ops.base import OpRegistry
+    from headstock.plugins.device import Device
 
 HOOK_API = (1, 0)
 
@@ -13,3 +19,19 @@ HOOK_API = (1, 0)
 def headstock_probe() -> Probe:
     """Ask the driver for its GPUs, and read how the installed PyTorch was built."""
     return probe()
+
+
+@hookimpl
+def headstock_device(index: int) -> Device:
+    """Open GPU ``index``."""
+    from headstock_cuda.device import CudaDevice
+
+    return CudaDevice(index)
+
+
+@hookimpl
+def headstock_register_ops(registry: OpRegistry, device: Device) -> None:
+    """Offer the Triton kernels, with cuBLAS behind PyTorch where it is the faster."""
+    from headstock_triton.register import register_ops
+
+    register_ops(registry, device)

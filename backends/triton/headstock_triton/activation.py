@@ -1,5 +1,8 @@
 """Gated activations."""
 
+# ruff: noqa: ANN001, ANN201 - arguments of kernels are typed by their launch
+# Triton types constants by a class of its own.
+# pyright: reportArgumentType=false
 from __future__ import annotations
 
 import torch
@@ -8,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from headstock_triton.overlap import begin
-from headstock_triton.target import Target
+from headstock_triton.target import Target, cdiv
 
 
 @triton.jit
@@ -28,7 +31,7 @@ class Activations:
     """The activation ops on one target."""
 
     def __init__(self, target: Target) -> None:
-        self._launch = target.launch
+        self._target = target
 
     def silu_and_mul(self, gate_up_TG: Tensor) -> Tensor:
         """See :func:`headstock.ops.activation.silu_and_mul`."""
@@ -36,13 +39,12 @@ class Activations:
         out_TF = torch.empty((num_rows, size), dtype=gate_up_TG.dtype, device=gate_up_TG.device)
         if num_rows:
             block = 1024
-            silu_and_mul_kernel[(num_rows, triton.cdiv(size, block))](
+            silu_and_mul_kernel[(num_rows, cdiv(size, block))](
                 gate_up_TG,
                 out_TF,
                 gate_up_TG.stride(0),
                 size,
                 BLOCK=block,
-                num_warps=4,
-                **self._launch,
+                **self._target.launch(4),
             )
         return out_TF

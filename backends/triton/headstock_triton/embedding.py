@@ -1,5 +1,8 @@
 """Embedding look-up, for a slice of the vocabulary."""
 
+# ruff: noqa: ANN001, ANN201 - arguments of kernels are typed by their launch
+# Triton types constants by a class of its own.
+# pyright: reportArgumentType=false
 from __future__ import annotations
 
 import torch
@@ -38,7 +41,6 @@ def embedding_rows(weight_OI: Tensor, ids_T: Tensor, first: int, target: Target)
             weight_OI.shape[0],
             D=size,
             BLOCK=next_power_of_2(size),
-            num_warps=4,
-            **target.launch,
+            **target.launch(4),
         )
     return out_TI

@@ -3,6 +3,9 @@
 Shapes: M rows of activations, O output features, I input features.
 """
 
+# ruff: noqa: ANN001, ANN201 - arguments of kernels are typed by their launch
+# Triton types constants by a class of its own.
+# pyright: reportArgumentType=false
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -12,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from headstock_triton.target import Target, next_power_of_2
+from headstock_triton.target import Target, cdiv, next_power_of_2
 
 MAX_ROWS = 4
 
@@ -23,10 +26,10 @@ def gemv_kernel(
     weight,
     bias,
     out,
-    O,
+    NUM_OUT,
     x_stride,
     M: tl.constexpr,
-    I: tl.constexpr,
+    NUM_IN: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_O: tl.constexpr,
     BLOCK_I: tl.constexpr,
@@ -40,35 +43,35 @@ def gemv_kernel(
     of the weights is asked for before the kernels ahead have ended: it does not depend on them.
     """
     feature_O = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O)
-    inside_O = feature_O < O
+    inside_O = feature_O < NUM_OUT
     row_M = tl.arange(0, BLOCK_M)
     column_I = tl.arange(0, BLOCK_I)
-    weight_OI = weight + feature_O.to(tl.int64)[:, None] * I + column_I[None, :]
+    weight_OI = weight + feature_O.to(tl.int64)[:, None] * NUM_IN + column_I[None, :]
     x_MI = x + row_M[:, None] * x_stride + column_I[None, :]
-    is_even: tl.constexpr = I % BLOCK_I == 0
+    is_even: tl.constexpr = NUM_IN % BLOCK_I == 0
     if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
-    mask_OI = inside_O[:, None] & (column_I < I)[None, :]
+        tl.extra.cuda.gdc_launch_dependents()  # pyright: ignore[reportAttributeAccessIssue]
+    mask_OI = inside_O[:, None] & (column_I < NUM_IN)[None, :]
     first_OI = tl.load(weight_OI, mask=mask_OI, other=0.0, eviction_policy="evict_first")
     if PDL:
-        tl.extra.cuda.gdc_wait()
-    mask_MI = (row_M < M)[:, None] & (column_I < I)[None, :]
+        tl.extra.cuda.gdc_wait()  # pyright: ignore[reportAttributeAccessIssue]
+    mask_MI = (row_M < M)[:, None] & (column_I < NUM_IN)[None, :]
     values_MI = tl.load(x_MI, mask=mask_MI, other=0.0).to(tl.float32)
     acc_MOI = values_MI[:, None, :] * first_OI.to(tl.float32)[None, :, :]
-    for at in tl.range(BLOCK_I, I, BLOCK_I, num_stages=STAGES):
+    for at in tl.range(BLOCK_I, NUM_IN, BLOCK_I, num_stages=STAGES):  # pyright: ignore[reportGeneralTypeIssues]
         if is_even:
-            mask_OI = inside_O[:, None]
-            mask_MI = (row_M < M)[:, None]
+            here_OI = inside_O[:, None]
+            here_MI = (row_M < M)[:, None]
         else:
-            mask_OI = inside_O[:, None] & (at + column_I < I)[None, :]
-            mask_MI = (row_M < M)[:, None] & (at + column_I < I)[None, :]
-        tile_OI = tl.load(weight_OI + at, mask=mask_OI, other=0.0, eviction_policy="evict_first")
-        values_MI = tl.load(x_MI + at, mask=mask_MI, other=0.0).to(tl.float32)
+            here_OI = inside_O[:, None] & (at + column_I < NUM_IN)[None, :]
+            here_MI = (row_M < M)[:, None] & (at + column_I < NUM_IN)[None, :]
+        tile_OI = tl.load(weight_OI + at, mask=here_OI, other=0.0, eviction_policy="evict_first")
+        values_MI = tl.load(x_MI + at, mask=here_MI, other=0.0).to(tl.float32)
         acc_MOI += values_MI[:, None, :] * tile_OI.to(tl.float32)[None, :, :]
     y_MO = tl.sum(acc_MOI, axis=2)
     if HAS_BIAS:
         y_MO += tl.load(bias + feature_O, mask=inside_O, other=0.0).to(tl.float32)[None, :]
-    out_MO = out + row_M[:, None] * O + feature_O[None, :]
+    out_MO = out + row_M[:, None] * NUM_OUT + feature_O[None, :]
     mask_MO = (row_M < M)[:, None] & inside_O[None, :]
     tl.store(out_MO, y_MO.to(out.dtype.element_ty), mask=mask_MO)
 
@@ -103,7 +106,7 @@ def gemv(
     out_features = weight_OI.shape[0]
     tuning = tuning or choose_tuning(num_rows, out_features, in_features)
     out_MO = torch.empty((num_rows, out_features), dtype=x_MI.dtype, device=x_MI.device)
-    gemv_kernel[(triton.cdiv(out_features, tuning.block_o),)](
+    gemv_kernel[(cdiv(out_features, tuning.block_o),)](
         x_MI,
         weight_OI,
         bias_O if bias_O is not None else weight_OI,
@@ -111,13 +114,12 @@ def gemv(
         out_features,
         x_MI.stride(0),
         M=num_rows,
-        I=in_features,
+        NUM_IN=in_features,
         BLOCK_M=next_power_of_2(num_rows),
         BLOCK_O=tuning.block_o,
         BLOCK_I=tuning.block_i,
         HAS_BIAS=bias_O is not None,
         STAGES=tuning.stages,
-        num_warps=tuning.warps,
-        **target.launch,
+        **target.launch(tuning.warps),
     )
     return out_MO

@@ -1,5 +1,8 @@
 """RMS norm, with or without the residual addition: one program a row."""
 
+# ruff: noqa: ANN001, ANN201 - arguments of kernels are typed by their launch
+# Triton types constants by a class of its own.
+# pyright: reportArgumentType=false
 from __future__ import annotations
 
 import torch
@@ -60,7 +63,7 @@ class Norms:
     """The norm ops on one target."""
 
     def __init__(self, target: Target) -> None:
-        self._launch = target.launch
+        self._target = target
 
     def rms_norm(self, x_TD: Tensor, weight_D: Tensor, *, eps: float) -> Tensor:
         """See :func:`headstock.ops.norm.rms_norm`."""
@@ -78,8 +81,7 @@ class Norms:
                 eps,
                 D=size,
                 BLOCK=next_power_of_2(size),
-                num_warps=warps_for(size),
-                **self._launch,
+                **self._target.launch(warps_for(size)),
             )
         return out.view(x_TD.shape)
 
@@ -100,8 +102,7 @@ class Norms:
                 eps,
                 D=size,
                 BLOCK=next_power_of_2(size),
-                num_warps=warps_for(size),
-                **self._launch,
+                **self._target.launch(warps_for(size)),
             )
         return out_TD, residual_TD
 

@@ -5,6 +5,7 @@ kernel may write; what it reads before that must be constant (weights, tables). 
 waits for the whole of the one before, and that one did the same, order holds along the chain.
 """
 
+# ruff: noqa: ANN201 - arguments of kernels are typed by their launch
 from __future__ import annotations
 
 import triton
@@ -15,5 +16,5 @@ import triton.language as tl
 def begin(PDL: tl.constexpr):
     """Let the next kernel be brought up, then wait for the kernels before this one."""
     if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()  # pyright: ignore[reportAttributeAccessIssue]
+        tl.extra.cuda.gdc_wait()  # pyright: ignore[reportAttributeAccessIssue]

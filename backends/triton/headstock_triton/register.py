@@ -60,9 +60,7 @@ def register_ops(registry: OpRegistry, device: OpDevice) -> None:
     offer(
         linear,
         run=build_dense,
-        requires=Requires(
-            dtypes=FLOATS, layouts=frozenset({DENSE}), features=frozenset({ROWS})
-        ),
+        requires=Requires(dtypes=FLOATS, layouts=frozenset({DENSE}), features=frozenset({ROWS})),
     )
     offer(
         attention,

@@ -1,14 +1,15 @@
 """The fused preparation of queries, keys and values, for the page layout of this package."""
 
+# Triton types constants by a class of its own.
+# pyright: reportArgumentType=false
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import torch
-import triton
 
 from headstock_triton.attention.write import rotate_and_write_kernel
-from headstock_triton.target import Target, next_power_of_2
+from headstock_triton.target import Target, cdiv, next_power_of_2
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +21,7 @@ class Rotations:
     """The rotary op on one target."""
 
     def __init__(self, target: Target) -> None:
-        self._launch = target.launch
+        self._target = target
 
     def rotate_and_write(
         self,
@@ -47,7 +48,7 @@ class Rotations:
         # One token at a time wants many small programs, many tokens want few.
         heads = 2 if num_tokens < 64 else 8
         heads = min(heads, next_power_of_2(num_kv_heads))
-        parts = triton.cdiv(num_heads, heads) + 2 * triton.cdiv(num_kv_heads, heads)
+        parts = cdiv(num_heads, heads) + 2 * cdiv(num_kv_heads, heads)
         rotate_and_write_kernel[(num_tokens, parts)](
             qkv_TC,
             cos_sin_LC if cos_sin_LC is not None else qkv_TC,
@@ -70,7 +71,6 @@ class Rotations:
             BLOCK_H=heads,
             BLOCK_F=next_power_of_2((rotated or head_dim) // 2),
             BLOCK_REST=next_power_of_2(rest) if rest else 0,
-            num_warps=1 if heads <= 2 else 4,
-            **self._launch,
+            **self._target.launch(1 if heads <= 2 else 4),
         )
         return q_THD

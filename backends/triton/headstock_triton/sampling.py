@@ -1,5 +1,8 @@
 """From logits to token ids."""
 
+# ruff: noqa: ANN001, ANN201 - arguments of kernels are typed by their launch
+# Triton types constants by a class of its own.
+# pyright: reportArgumentType=false
 from __future__ import annotations
 
 import torch
@@ -8,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from headstock_triton.overlap import begin
-from headstock_triton.target import Target, next_power_of_2
+from headstock_triton.target import Target, cdiv, next_power_of_2
 
 ARGMAX_BLOCK = 8192
 
@@ -44,7 +47,7 @@ class Sampling:
     """The sampling ops on one target."""
 
     def __init__(self, target: Target) -> None:
-        self._launch = target.launch
+        self._target = target
 
     def argmax_tokens(self, logits_SV: Tensor) -> Tensor:
         """See :func:`headstock.ops.sampling.argmax_tokens`."""
@@ -52,7 +55,7 @@ class Sampling:
         out_S = torch.empty(num_rows, dtype=torch.int64, device=logits_SV.device)
         if not num_rows:
             return out_S
-        parts = triton.cdiv(size, ARGMAX_BLOCK)
+        parts = cdiv(size, ARGMAX_BLOCK)
         best = torch.empty((num_rows, parts), dtype=torch.float32, device=logits_SV.device)
         best_id = torch.empty((num_rows, parts), dtype=torch.int32, device=logits_SV.device)
         argmax_parts_kernel[(num_rows, parts)](
@@ -63,8 +66,7 @@ class Sampling:
             size,
             parts,
             BLOCK=ARGMAX_BLOCK,
-            num_warps=8,
-            **self._launch,
+            **self._target.launch(8),
         )
         argmax_merge_kernel[(num_rows,)](
             best,
@@ -72,7 +74,6 @@ class Sampling:
             out_S,
             parts,
             BLOCK=next_power_of_2(parts),
-            num_warps=1,
-            **self._launch,
+            **self._target.launch(1),
         )
         return out_S

@@ -3,6 +3,9 @@
 Shapes as in :mod:`headstock.ops.steps`: S slots, T tokens, R rows, P pages, E stop ids, N entries.
 """
 
+# ruff: noqa: ANN001, ANN201 - arguments of kernels are typed by their launch
+# Triton types constants by a class of its own.
+# pyright: reportArgumentType=false
 from __future__ import annotations
 
 import torch
@@ -118,7 +121,7 @@ def settle_step_kernel(
     outbox,
     cursor,
     R,
-    outbox_rows,
+    outbox_stride,
     ENTRIES: tl.constexpr,
     STOPS: tl.constexpr,
     BLOCK_R: tl.constexpr,
@@ -128,7 +131,7 @@ def settle_step_kernel(
     """Settle all rows in one program: they are few, and the cursor moves once."""
     begin(PDL)
     entry = tl.load(cursor)
-    base = outbox + (entry % ENTRIES) * outbox_rows * 2
+    base = outbox + (entry % ENTRIES) * outbox_stride
     for first in range(0, R, BLOCK_R):
         row = first + tl.arange(0, BLOCK_R)
         inside = row < R
@@ -160,7 +163,7 @@ class Steps:
 
     def __init__(self, target: Target) -> None:
         assert (FAULTY, WAS_DONE) == (-1, -2), "the kernels spell these out"
-        self._launch = target.launch
+        self._target = target
 
     def place_step(
         self,
@@ -204,8 +207,7 @@ class Steps:
             PAGE=page_size,
             BLOCK_P=min(512, next_power_of_2(num_pages)),
             BLOCK_T=128,
-            num_warps=4,
-            **self._launch,
+            **self._target.launch(4),
         )
 
     def last_of_rows(self, x_TD: Tensor, query_starts_R1: Tensor) -> Tensor:
@@ -219,8 +221,7 @@ class Steps:
             x_TD.stride(0),
             D=size,
             BLOCK=next_power_of_2(size),
-            num_warps=4,
-            **self._launch,
+            **self._target.launch(4),
         )
         return out_RD
 
@@ -228,7 +229,7 @@ class Steps:
         """See :func:`headstock.ops.steps.mark_faults`."""
         out_R = torch.empty_like(drawn_R)
         mark_faults_kernel[(drawn_R.shape[0],)](
-            drawn_R, logits_RV, out_R, logits_RV.stride(0), num_warps=1, **self._launch
+            drawn_R, logits_RV, out_R, logits_RV.stride(0), **self._target.launch(1)
         )
         return out_R
 
@@ -237,7 +238,7 @@ class Steps:
     ) -> None:
         """See :func:`headstock.ops.steps.advance_lengths`."""
         advance_lengths_kernel[(slots_R.shape[0],)](
-            slots_R, kv_lengths_R, done_S, lengths_S, num_warps=1, **self._launch
+            slots_R, kv_lengths_R, done_S, lengths_S, **self._target.launch(1)
         )
 
     def settle_step(
@@ -265,11 +266,10 @@ class Steps:
             outbox_NR2,
             cursor_1,
             num_rows,
-            outbox_NR2.shape[1],
+            outbox_NR2.stride(0),
             ENTRIES=outbox_NR2.shape[0],
             STOPS=stops,
             BLOCK_R=128,
             BLOCK_E=next_power_of_2(stops),
-            num_warps=4,
-            **self._launch,
+            **self._target.launch(4),
         )

@@ -48,12 +48,17 @@ class Target:
             has_tma=arch >= 90,
         )
 
-    @property
-    def launch(self) -> dict[str, Any]:
-        """Launch options of kernels that take ``PDL``."""
-        return {"PDL": True, "launch_pdl": True} if self.has_pdl else {"PDL": False}
+    def launch(self, num_warps: int) -> dict[str, Any]:
+        """Return the launch options of a kernel that takes ``PDL``."""
+        options: dict[str, Any] = {"num_warps": num_warps, "PDL": self.has_pdl}
+        return options | {"launch_pdl": True} if self.has_pdl else options
 
 
 def next_power_of_2(x: int) -> int:
     """Return the smallest power of two that is not under ``x``; 1 for 0."""
     return 1 << max(x - 1, 0).bit_length()
+
+
+def cdiv(x: int, by: int) -> int:
+    """Return x / by, rounded up."""
+    return -(-x // by)

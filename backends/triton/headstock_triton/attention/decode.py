@@ -6,6 +6,7 @@ comes last merges the row's partials: nodes from the root on, then the tail, by 
 Partials are float32: the output normalised within the part, and its natural log-sum-exp.
 """
 
+# ruff: noqa: ANN001, ANN201 - arguments of kernels are typed by their launch
 from __future__ import annotations
 
 import triton

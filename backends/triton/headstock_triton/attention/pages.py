@@ -4,6 +4,7 @@ Shapes: M rows of a query block (tokens x heads that share a key/value head), N 
 D head size. A *line* is one token's D values of one head; the buffer is an array of lines.
 """
 
+# ruff: noqa: ANN001, ANN201 - arguments of kernels are typed by their launch
 from __future__ import annotations
 
 import triton
@@ -53,15 +54,22 @@ def scan(
     """
     within_N = tl.arange(0, BLOCK_N)
     columns_D = tl.arange(0, BLOCK_D)
-    for start in tl.range(first, last, BLOCK_N, num_stages=STAGES):
+    # A tile's page is looked up one tile ahead: the copies can then be queued deep, since their
+    # addresses do not wait for a load of their own iteration.
+    if PAGE >= BLOCK_N:
+        page = tl.load(pages + first // PAGE, mask=first < last, other=0)
+    else:
+        page = tl.load(pages + (first + within_N) // PAGE, mask=first + within_N < last, other=0)
+    for start in tl.range(first, last, BLOCK_N, num_stages=STAGES):  # pyright: ignore[reportGeneralTypeIssues]
         tokens_N = start + within_N
         if PAGE >= BLOCK_N:
-            page = tl.load(pages + start // PAGE)
             line = line_of(page, head, start % PAGE, KV_HEADS, PAGE)
             lines_N = line + within_N
+            ahead = start + BLOCK_N
         else:
-            page_N = tl.load(pages + tokens_N // PAGE, mask=tokens_N < last, other=0)
-            lines_N = line_of(page_N, head, tokens_N % PAGE, KV_HEADS, PAGE)
+            lines_N = line_of(page, head, tokens_N % PAGE, KV_HEADS, PAGE)
+            ahead = tokens_N + BLOCK_N
+        page = tl.load(pages + ahead // PAGE, mask=ahead < last, other=0)
         if TMA:
             k_ND = tiles.load([line.to(tl.int32), 0])
         else:

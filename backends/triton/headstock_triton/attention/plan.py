@@ -5,6 +5,7 @@ the lists. What a node saves is (rows - 1) times its tokens; a node that saves t
 out, and what it covers is read by its nearest kept descendants, or by the rows' tails.
 """
 
+# ruff: noqa: ANN001, ANN201 - arguments of kernels are typed by their launch
 from __future__ import annotations
 
 import triton
@@ -116,7 +117,7 @@ def plan_rows(
             row_plan + (row_first_N - 1) * 5 + 4, mask=has_rows_N & (row_first_N > 0), other=0
         )
         members_N = upto_N - below_N
-        for other in range(0, num_nodes):
+        for other in range(num_nodes):
             is_above_N, other_last = is_above(tree, other, node_N, row_first_N, row_last_N, last_N)
             own_first_N = tl.where(is_above_N, tl.maximum(own_first_N, other_last), own_first_N)
         gain_N = (members_N - 1) * (last_N - own_first_N)
@@ -133,7 +134,7 @@ def plan_rows(
         while fits == 0:
             is_kept_N = is_node_N & (gain_N >= bar)
             first_N = tl.zeros((NODES,), tl.int32)
-            for other in range(0, num_nodes):
+            for other in range(num_nodes):
                 is_above_N, other_last = is_above(
                     tree, other, node_N, row_first_N, row_last_N, last_N
                 )
@@ -156,7 +157,7 @@ def plan_rows(
         num_node_items = tl.sum(items_N, axis=0)
 
         place_N = tl.zeros((NODES,), tl.int32)
-        for other in range(0, num_nodes):
+        for other in range(num_nodes):
             is_above_N, other_last = is_above(tree, other, node_N, row_first_N, row_last_N, last_N)
             other_rows = tl.load(tree + other * 4)
             other_end = tl.load(tree + other * 4 + 1)

@@ -4,6 +4,7 @@ The heads that share a key/value head are packed into a block: row m of it is qu
 and head ``m % group``, so that one pass over the keys serves them all.
 """
 
+# ruff: noqa: ANN001, ANN201 - arguments of kernels are typed by their launch
 from __future__ import annotations
 
 import triton

@@ -1,12 +1,13 @@
 """The attention provider: buffers, the plan of a step, and the launches of a layer."""
 
+# Triton types constants by a class of its own.
+# pyright: reportArgumentType=false
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-import triton
 
 from headstock.ops.attention import AttentionSpec, KVLayout, StepBatch
 from headstock_triton.attention.decode import (
@@ -26,7 +27,7 @@ from headstock_triton.attention.plan import (
 )
 from headstock_triton.attention.prefill import BLOCK_COLUMNS, attend_queries
 from headstock_triton.attention.write import read_kernel, write_kernel
-from headstock_triton.target import Target, next_power_of_2
+from headstock_triton.target import Target, cdiv, next_power_of_2
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,14 +71,13 @@ class Plan:
     tail_programs: int
     node_programs: int
     blocks: int
+    nodes: int
 
 
 class PagedAttention:
     """Plain causal attention over pages, and over the tree that the step's rows form."""
 
-    def __init__(
-        self, spec: AttentionSpec, device: OpDevice, tuning: Tuning | None = None
-    ) -> None:
+    def __init__(self, spec: AttentionSpec, device: OpDevice, tuning: Tuning | None = None) -> None:
         self.spec = spec
         self.tuning = tuning or Tuning()
         self._target = Target.of(device)
@@ -85,7 +85,8 @@ class PagedAttention:
         self._block_d = max(16, next_power_of_2(spec.head_dim))
         self._scale = spec.scale * LOG2_E
         self._tiles: dict[tuple[int, int], Any] = {}
-        self._plan = Plan(0, 0, 0)
+        self._plan = Plan(0, 0, 0, 0)
+        self._leader: int | None = None
         heads = spec.num_kv_heads
         spread = self._target.num_sms * self.tuning.programs_per_sm
         self._tail_spread = max(1, spread // heads)
@@ -118,7 +119,7 @@ class PagedAttention:
         self._node_table = integers(max(1, spec.max_rows), NODE_TABLE_COLUMNS)
         self._row_plan = integers(spec.max_rows, ROW_PLAN_COLUMNS)
         self._row_table = integers(spec.max_rows, ROW_COLUMNS)
-        blocks = triton.cdiv(spec.max_tokens, self._block_queries) + spec.max_rows
+        blocks = cdiv(spec.max_tokens, self._block_queries) + spec.max_rows
         self._blocks = integers(blocks, BLOCK_COLUMNS)
         self._totals = integers(3)
 
@@ -138,26 +139,27 @@ class PagedAttention:
         return (num_pages, 2, spec.num_kv_heads, spec.page_size, spec.head_dim)
 
     def plan(self, batch: StepBatch) -> None:
-        """Make the step's work lists on the device.
+        """Choose the grids; the work lists follow on the device, in :meth:`run`.
 
         The grids come from host bounds: rows and their longest length for tails (fixed once
         there are rows enough to fill the device), the tree's capacity for nodes, tokens for
         blocks. Programs past a list's end return at once.
         """
         rows = batch.num_rows
+        assert rows <= self.spec.max_rows, f"{rows} rows, buffers for {self.spec.max_rows}"
         nodes = min(batch.tree_N4.shape[0], self._node_table.shape[0]) if rows > 1 else 0
         tails = rows + self._tail_spread
         if rows < 16:
-            tails = min(tails, rows * triton.cdiv(batch.max_kv, self.tuning.tail_min_chunk))
+            tails = min(tails, rows * cdiv(batch.max_kv, self.tuning.tail_min_chunk))
         blocks = 0
         if batch.max_query > 1:
             blocks = batch.num_tokens // self._block_queries + min(rows, batch.num_tokens // 2)
-        self._plan = Plan(tails, rows + self._node_spread if nodes else 0, blocks)
-        self._plan_on_device(batch, nodes)
+        node_programs = rows + self._node_spread if nodes else 0
+        self._plan = Plan(tails, node_programs, blocks, nodes)
+        self._leader = None
 
-    def _plan_on_device(self, batch: StepBatch, nodes: int) -> None:
-        launch = self._target.launch
-        rows = batch.num_rows
+    def _make_lists(self, batch: StepBatch) -> None:
+        rows, nodes = batch.num_rows, self._plan.nodes
         tuning = self.tuning
         plan_rows[(1,)](
             batch.query_starts_R1,
@@ -181,8 +183,7 @@ class PagedAttention:
             TAIL_SPREAD=self._tail_spread,
             TAIL_MIN_CHUNK=tuning.tail_min_chunk,
             BLOCK_QUERIES=self._block_queries,
-            num_warps=4,
-            **launch,
+            **self._target.launch(4),
         )
         plan_items[(rows + nodes,)](
             batch.query_starts_R1,
@@ -199,8 +200,7 @@ class PagedAttention:
             NODE_ROWS=self._node_rows,
             NODE_CAPACITY=nodes,
             BLOCK_QUERIES=self._block_queries,
-            num_warps=1,
-            **launch,
+            **self._target.launch(1),
         )
 
     def write(self, k_TKD: Tensor, v_TKD: Tensor, kv: Tensor, batch: StepBatch) -> None:
@@ -222,15 +222,23 @@ class PagedAttention:
             D=spec.head_dim,
             BLOCK_K=next_power_of_2(spec.num_kv_heads),
             BLOCK_D=self._block_d,
-            num_warps=4,
-            **self._target.launch,
+            **self._target.launch(4),
         )
 
     def run(
         self, q_THD: Tensor, kv: Tensor, batch: StepBatch, *, sinks_H: Tensor | None = None
     ) -> Tensor:
-        """Attend; launches what the plan has work for."""
+        """Attend; launches what the plan has work for.
+
+        The first layer that runs after a plan makes the work lists, each time that it runs:
+        lengths are known on the device alone, and only once the step has begun there. A graph
+        captured after the plan so makes them anew at every replay.
+        """
         assert sinks_H is None, "sinks are no declared feature of this provider"
+        if self._leader is None:
+            self._leader = kv.data_ptr()
+        if self._leader == kv.data_ptr():
+            self._make_lists(batch)
         out_THD = torch.empty_like(q_THD)
         if self._plan.blocks:
             self._attend_queries(q_THD, kv, batch, out_THD)
@@ -258,9 +266,8 @@ class PagedAttention:
             BLOCK_N=block_n,
             TMA=use_tma,
             STAGES=stages,
-            num_warps=warps,
             **self._shape,
-            **self._target.launch,
+            **self._target.launch(warps),
         )
 
     def _attend_nodes(self, q: Tensor, kv: Tensor, batch: StepBatch) -> None:
@@ -283,9 +290,8 @@ class PagedAttention:
             BLOCK_N=block_n,
             TMA=use_tma,
             STAGES=stages,
-            num_warps=warps,
             **self._shape,
-            **self._target.launch,
+            **self._target.launch(warps),
         )
 
     def _attend_tails(self, q: Tensor, kv: Tensor, batch: StepBatch, out: Tensor) -> None:
@@ -313,9 +319,8 @@ class PagedAttention:
             BLOCK_S=max(1, 16 // block_g),
             TMA=use_tma,
             STAGES=stages,
-            num_warps=warps,
             **self._shape,
-            **self._target.launch,
+            **self._target.launch(warps),
         )
 
     @property
@@ -365,7 +370,6 @@ class PagedAttention:
             D=spec.head_dim,
             BLOCK_K=next_power_of_2(spec.num_kv_heads),
             BLOCK_D=self._block_d,
-            num_warps=4,
-            **self._target.launch,
+            **self._target.launch(4),
         )
         return k_SKD, v_SKD

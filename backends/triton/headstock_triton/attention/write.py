@@ -1,5 +1,6 @@
 """Keys and values into their pages, alone or fused with head norms and rotation."""
 
+# ruff: noqa: ANN001, ANN201 - arguments of kernels are typed by their launch
 from __future__ import annotations
 
 import triton

@@ -1,40 +1,15 @@
-"""The Triton kernels against the references: on a GPU where there is one, else interpreted."""
+"""The Triton kernels against the references, on the cases of the ops."""
 
 from __future__ import annotations
 
-import os
-import sys
-
 import pytest
 import torch
+from triton_here import DTYPES, Here
 
-HAS_GPU = torch.cuda.is_available()
-if not HAS_GPU and "triton" not in sys.modules:
-    os.environ["TRITON_INTERPRET"] = "1"
-
-triton = pytest.importorskip("triton")
-
-from headstock.ops import load_all_ops  # noqa: E402
-from headstock.ops.base import OpRegistry, Resolver  # noqa: E402
-from headstock.ops.cases.base import Bench, as_tensors  # noqa: E402
-
-if not HAS_GPU:
-    if not triton.knobs.runtime.interpret:
-        pytest.skip("triton was imported before its interpreter could be chosen", True)
-    if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7):
-        pytest.skip(f"the interpreter of triton {triton.__version__} is broken", True)
-
-from headstock_triton.register import PROVIDER, register_ops  # noqa: E402
-
-DTYPES = [torch.float32, torch.float16, torch.bfloat16] if HAS_GPU else [torch.float32]
-
-
-class Here:
-    """The device under test."""
-
-    torch_device = torch.device("cuda" if HAS_GPU else "cpu")
-    capabilities = frozenset[str]()
-    num_threads = 1
+from headstock.ops import load_all_ops
+from headstock.ops.base import OpRegistry, Resolver
+from headstock.ops.cases.base import Bench, as_tensors
+from headstock_triton.register import PROVIDER, register_ops
 
 
 def resolver() -> Resolver:
@@ -44,9 +19,9 @@ def resolver() -> Resolver:
 
 
 def all_cases():
+    registry = OpRegistry()
+    register_ops(registry, Here())
     for name, op in load_all_ops().items():
-        registry = OpRegistry()
-        register_ops(registry, Here())
         offered = [i for i in registry.offered(op) if i.provider == PROVIDER]
         if not offered or op.cases is None:
             continue

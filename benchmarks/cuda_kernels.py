@@ -1,0 +1,610 @@
+"""Time the CUDA kernels against the card's limits and PyTorch's own: `python cuda_kernels.py PART`.
+
+Every figure is the median over replays of a graph that runs the kernel several times over
+rotating inputs, larger together than the L2 cache where the kernel is bound by memory.
+`--compile I/N` launches the part's kernels once without timing, every N-th from the I-th on, so
+that several processes fill Triton's disk cache together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+import triton
+from torch.nn.functional import linear, scaled_dot_product_attention
+
+from headstock.ops.attention import AttentionSpec, StepBatch
+from headstock.ops.norm import rms_norm
+from headstock_triton.activation import Activations
+from headstock_triton.attention.provider import PagedAttention, Tuning
+from headstock_triton.dense import build_dense
+from headstock_triton.gemv import GemvTuning, choose_tuning, gemv
+from headstock_triton.norm import Norms
+from headstock_triton.rotary import Rotations
+from headstock_triton.sampling import Sampling
+from headstock_triton.target import Target
+
+DEVICE = torch.device("cuda")
+BF16 = torch.bfloat16
+L2_BYTES = 64 << 20
+PDL = True
+
+
+class Here:
+    torch_device = DEVICE
+    capabilities = frozenset({"sm_90"})
+    num_threads = 1
+
+
+class Report:
+    """Prints each result as a line of JSON, and keeps them."""
+
+    def __init__(self, shard: tuple[int, int] | None) -> None:
+        self.rows: list[dict] = []
+        self.shard = shard
+        self.turn = 0
+
+    def time(self, name: str, calls, *, num_bytes=0, flops=0, **facts) -> float | None:
+        """Time ``calls`` (functions of no arguments, or what makes them); report per call."""
+        self.turn += 1
+        if self.shard is not None and self.turn % self.shard[1] != self.shard[0]:
+            return None
+        try:
+            made = calls() if callable(calls) else calls
+            if self.shard is not None:
+                made[0]()
+                torch.cuda.synchronize()
+                return None
+            us = time_graph(made)
+            del made
+        except Exception as error:  # noqa: BLE001 - one bad configuration is a result too
+            self.add(name, error=f"{type(error).__name__}: {str(error)[:160]}", **facts)
+            return None
+        row = {"us": round(us, 2), **facts}
+        if num_bytes:
+            row["gb_s"] = round(num_bytes / us / 1e3)
+        if flops:
+            row["tflop_s"] = round(flops / us / 1e6, 1)
+        self.add(name, **row)
+        return us
+
+    def add(self, name: str, **facts) -> None:
+        row = {"name": name, **facts}
+        self.rows.append(row)
+        print(json.dumps(row), flush=True)
+
+    def best(self, name: str) -> None:
+        """Say which of the rows called ``name`` is the fastest, by case."""
+        cases: dict[str, list[dict]] = {}
+        for row in self.rows:
+            if row["name"] == name and "us" in row:
+                cases.setdefault(str(row.get("case")), []).append(row)
+        for case, rows in cases.items():
+            top = sorted(rows, key=lambda r: r["us"])[:3]
+            print(f"BEST {name} {case}: " + " | ".join(json.dumps(r) for r in top), flush=True)
+
+
+def time_graph(calls, replays: int = 7) -> float:
+    """Return the median microseconds of one of ``calls`` within a graph of all of them."""
+    for call in calls[:2]:
+        call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    repeats = max(1, 8 // len(calls))
+    with torch.cuda.graph(graph):
+        for _ in range(repeats):
+            for call in calls:
+                call()
+    times = []
+    for _ in range(replays + 2):
+        start, end = torch.cuda.Event(True), torch.cuda.Event(True)
+        start.record()
+        graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end) * 1e3 / (repeats * len(calls)))
+    return statistics.median(times[2:])
+
+
+def copies_for(num_bytes: int) -> int:
+    """Return how many inputs together outgrow the L2 cache, within reason."""
+    return max(2, min(64, -(-3 * L2_BYTES // max(num_bytes, 1))))
+
+
+def randn(*shape, dtype=BF16):
+    return torch.randn(shape, dtype=torch.float32, device=DEVICE).to(dtype)
+
+
+# --- limits --------------------------------------------------------------------------------------
+
+
+def part_limits(report: Report) -> None:
+    x = [torch.empty(1 << 30, dtype=torch.uint8, device=DEVICE) for _ in range(2)]
+    report.time("copy 1 GiB", [lambda: x[0].copy_(x[1])], num_bytes=2 << 30)
+    y = randn(1 << 29)
+    report.time("sum 1 GiB", [lambda: y.sum()], num_bytes=1 << 30)
+    a, b = randn(8192, 8192), randn(8192, 8192)
+    report.time("gemm 8192^3", [lambda: a @ b], flops=2 * 8192**3)
+    empty = torch.zeros(32, device=DEVICE)
+    report.time("empty kernel", [lambda: empty.add_(1)] * 32)
+
+
+# --- products of few rows ------------------------------------------------------------------------
+
+MATRICES = {
+    "0.6B qkv": (4096, 1024),
+    "0.6B o": (1024, 2048),
+    "0.6B gate_up": (6144, 1024),
+    "0.6B down": (1024, 3072),
+    "lm_head 0.6B": (151936, 1024),
+    "8B qkv": (6144, 4096),
+    "8B o": (4096, 4096),
+    "8B gate_up": (24576, 4096),
+    "8B down": (4096, 12288),
+}
+
+
+def part_gemv(report: Report) -> None:
+    target = Target.of(Here())
+    for case, (out, size) in MATRICES.items():
+        num_bytes = out * size * 2
+        weights = [randn(out, size) for _ in range(copies_for(num_bytes))]
+        for rows in (1, 2, 4, 8, 16, 32, 64):
+            x = randn(rows, size)
+            calls = [lambda w=w, x=x: linear(x, w) for w in weights]
+            report.time("cublas", calls, num_bytes=num_bytes, case=f"{case} M={rows}")
+        for rows in (1, 2, 4):
+            x = randn(rows, size)
+            if report.shard is None:
+                error = (
+                    gemv(x, weights[0], None, target).double() - x.double() @ weights[0].double().T
+                ).norm()
+                report.add(
+                    "gemv error",
+                    case=f"{case} M={rows}",
+                    error=float(error / (x.double() @ weights[0].double().T).norm()),
+                )
+            tunings = gemv_tunings(size, rows)
+            default = choose_tuning(rows, out, size)
+            for tuning in dict.fromkeys([default, *tunings]):
+                calls = [lambda w=w, x=x, t=tuning: gemv(x, w, None, target, t) for w in weights]
+                shape = (tuning.block_o, tuning.block_i, tuning.warps, tuning.stages)
+                report.time(
+                    "gemv",
+                    calls,
+                    num_bytes=num_bytes,
+                    case=f"{case} M={rows}",
+                    tuning=shape,
+                    is_default=tuning == default,
+                )
+    report.best("gemv")
+
+
+def gemv_tunings(size: int, rows: int) -> list[GemvTuning]:
+    wide = 2048 if size >= 2048 else 1024
+    found = []
+    for block_o, block_i, warps, stages in itertools.product(
+        (2, 4, 8, 16), (512, 1024, wide), (4, 8), (1, 3)
+    ):
+        elements = block_o * block_i * rows // (32 * warps)
+        if block_i > size or not 8 <= elements <= 64 or (stages > 1 and block_i == size):
+            continue
+        if rows > 1 and (stages > 1 or warps > 4):
+            continue
+        found.append(GemvTuning(block_o, block_i, warps, stages))
+    return found
+
+
+# --- attention -----------------------------------------------------------------------------------
+
+
+def make_batch(queries, lengths, page_size, *, groups=(), max_kv=None) -> tuple[StepBatch, int]:
+    """Build a step; ``groups`` are (rows, shared tokens) of neighbouring rows with equal pages."""
+    rows = len(lengths)
+    pages = [-(-length // page_size) for length in lengths]
+    total = sum(pages)
+    order = (torch.randperm(total) + 1).to(torch.int32)
+    table = torch.zeros(rows, max(pages), dtype=torch.int32)
+    at = 0
+    for row, count in enumerate(pages):
+        table[row, :count] = order[at : at + count]
+        at += count
+    nodes, first = [], 0
+    for size, shared in groups:
+        table[first : first + size, : shared // page_size] = table[first, : shared // page_size]
+        nodes.append((first, first + size, 0, shared))
+        first += size
+    used, table = torch.unique(table, return_inverse=True)
+    table = (table + int(used[0] != 0)).to(torch.int32)
+    starts = torch.tensor([0, *itertools.accumulate(queries)], dtype=torch.int32)
+    tokens = int(starts[-1])
+    positions = torch.cat([torch.arange(n - q, n) for q, n in zip(queries, lengths, strict=True)])
+    row_of = torch.repeat_interleave(torch.arange(rows), torch.tensor(queries))
+    slots = table[row_of, positions // page_size].long() * page_size + positions % page_size
+    batch = StepBatch(
+        num_tokens=tokens,
+        num_rows=rows,
+        max_query=max(queries),
+        max_kv=max_kv or max(lengths),
+        positions_T=positions.to(DEVICE),
+        query_starts_R1=starts.to(DEVICE),
+        kv_lengths_R=torch.tensor(lengths, dtype=torch.int32, device=DEVICE),
+        page_table_RP=table.to(DEVICE),
+        write_slots_T=slots.to(DEVICE),
+        row_of_token_T=row_of.int().to(DEVICE),
+        counts=torch.tensor([rows, tokens, len(nodes)], dtype=torch.int32, device=DEVICE),
+        tree_N4=torch.tensor(nodes, dtype=torch.int32).reshape(-1, 4).to(DEVICE),
+        host_rows=[],
+    )
+    return batch, int(table.max()) + 1
+
+
+def make_spec(heads, kv_heads, batch, page_size) -> AttentionSpec:
+    return AttentionSpec(
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=128,
+        dtype=BF16,
+        kv_dtype=BF16,
+        page_size=page_size,
+        scale=128**-0.5,
+        max_length=32768,
+        max_rows=max(batch.num_rows, 512),
+        max_tokens=max(batch.num_tokens, 8192),
+    )
+
+
+def attention_calls(tuning, batch, num_pages, heads, kv_heads, page_size):
+    """Return calls of single layers, the plan made beforehand, with layers enough to miss L2."""
+    spec = make_spec(heads, kv_heads, batch, page_size)
+    provider = PagedAttention(spec, Here(), tuning)
+    shape = provider.kv_shape(num_pages)
+    layer_bytes = torch.Size(shape).numel() * 2
+    count = min(4, copies_for(layer_bytes))
+    layers = [randn(*shape) for _ in range(count)]
+    q = randn(batch.num_tokens, heads, 128)
+    provider.plan(batch)
+    provider.run(q, layers[0].new_empty(shape), batch)  # the leader: makes the lists
+    return [lambda kv=kv: provider.run(q, kv, batch) for kv in layers]
+
+
+DECODES = {
+    "8B 1x384": (32, 8, [384]),
+    "8B 1x4096": (32, 8, [4096]),
+    "8B 8x16384": (32, 8, [16384] * 8),
+    "8B 64x4096": (32, 8, [4096] * 64),
+    "8B 256x1152": (32, 8, [1024 + i for i in range(256)]),
+    "0.6B 1x384": (16, 8, [384]),
+    "0.6B 256x1152": (16, 8, [1024 + i for i in range(256)]),
+}
+
+
+def part_decode(report: Report) -> None:
+    for case, (heads, kv_heads, lengths) in DECODES.items():
+        for page_size in (64, 16):
+            batch, num_pages = make_batch([1] * len(lengths), lengths, page_size)
+            num_bytes = sum(lengths) * kv_heads * 128 * 2 * 2
+            tunings = [
+                Tuning(tail=tail, decode_tma=tma, programs_per_sm=programs)
+                for tail, tma, programs in itertools.product(
+                    ((64, 4, 2), (64, 4, 3), (64, 4, 4), (128, 4, 2), (32, 4, 4), (64, 2, 3)),
+                    (False, True),
+                    (6,),
+                )
+                if not (tma and (page_size < tail[0] or tail[0] != 64))
+            ]
+            tunings += [Tuning(programs_per_sm=n) for n in (3, 4, 8, 12)]
+            for tuning in tunings if page_size == 64 else [Tuning()]:
+                calls = partial(
+                    attention_calls, tuning, batch, num_pages, heads, kv_heads, page_size
+                )
+                report.time(
+                    "decode",
+                    calls,
+                    num_bytes=num_bytes,
+                    case=f"{case} page {page_size}",
+                    tail=tuning.tail,
+                    tma=tuning.decode_tma,
+                    programs=tuning.programs_per_sm,
+                )
+    report.best("decode")
+
+
+PREFILLS = {
+    "8B 4x4096": (32, 8, [4096] * 4, [4096] * 4),
+    "8B 1x8192 after 8192": (32, 8, [8192], [16384]),
+    "8B 128x64 after 2048": (32, 8, [64] * 128, [2112] * 128),
+    "0.6B 8x1024": (16, 8, [1024] * 8, [1024] * 8),
+    "0.6B 1x128": (16, 8, [128], [128]),
+}
+
+
+def prefill_tunings(page_size: int) -> list[Tuning]:
+    shapes = [(128, 64, 8, 3), (128, 64, 4, 3), (128, 64, 8, 4), (64, 64, 4, 3)]
+    if page_size == 128:
+        shapes = [(128, 128, 8, 2), (128, 128, 8, 3), (128, 64, 8, 3)]
+    tunings = [Tuning(prefill=shape) for shape in shapes]
+    if page_size == 64:
+        tunings += [
+            Tuning(prefill=shape, prefill_tma=False)
+            for shape in ((128, 64, 8, 3), (128, 128, 8, 2), (128, 128, 8, 3))
+        ]
+    if page_size == 16:
+        tunings = [
+            Tuning(prefill=s, prefill_tma=False) for s in ((128, 64, 8, 3), (128, 128, 8, 2))
+        ]
+    return tunings
+
+
+def part_prefill(report: Report) -> None:
+    for case, (heads, kv_heads, queries, lengths) in PREFILLS.items():
+        flops = (
+            4
+            * heads
+            * 128
+            * sum(q * (n - q) + q * (q + 1) // 2 for q, n in zip(queries, lengths, strict=True))
+        )
+        for page_size in (64, 128, 16):
+            batch, num_pages = make_batch(queries, lengths, page_size)
+            for tuning in prefill_tunings(page_size):
+                calls = partial(
+                    attention_calls, tuning, batch, num_pages, heads, kv_heads, page_size
+                )
+                report.time(
+                    "prefill",
+                    calls,
+                    flops=flops,
+                    case=f"{case} page {page_size}",
+                    prefill=tuning.prefill,
+                    tma=tuning.prefill_tma,
+                )
+    q, k = randn(4, 32, 4096, 128), randn(4, 8, 4096, 128)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.CUDNN_ATTENTION):
+        report.time(
+            "sdpa cudnn",
+            [lambda: scaled_dot_product_attention(q, k, k, is_causal=True, enable_gqa=True)],
+            flops=4 * 32 * 128 * 4 * 4096 * 4097 // 2,
+            case="8B 4x4096",
+        )
+    report.best("prefill")
+
+
+TREES = {
+    "8B 512 rows, 32x2048 + 96": (32, 8, 32, 16, 2048, 96),
+    "0.6B 512 rows, 32x2048 + 96": (16, 8, 32, 16, 2048, 96),
+    "8B 256 rows, 1x4096 + 200": (32, 8, 1, 256, 4096, 200),
+    "8B 4 rows, 1x4096 + 100": (32, 8, 1, 4, 4096, 100),
+}
+
+
+def part_tree(report: Report) -> None:
+    for case, (heads, kv_heads, groups, members, shared, tail) in TREES.items():
+        rows = groups * members
+        lengths = [shared + tail] * rows
+        page = 64
+        plain, num_pages = make_batch(
+            [1] * rows, lengths, page, groups=[(members, shared)] * groups
+        )
+        tree = plain.tree_N4
+        plain.tree_N4, plain.counts = tree[:0], plain.counts.clone()
+        plain.counts[2] = 0
+        per_token = kv_heads * 128 * 2 * 2
+        calls = partial(attention_calls, Tuning(), plain, num_pages, heads, kv_heads, page)
+        report.time("no tree", calls, num_bytes=rows * (shared + tail) * per_token, case=case)
+        shared_bytes = (groups * shared + rows * tail) * per_token
+        for node, tma, chunk in itertools.product(
+            ((64, 64, 4, 3), (64, 64, 4, 2), (64, 64, 8, 3), (128, 64, 8, 3), (16, 64, 4, 3)),
+            (False, True),
+            (256, 1024),
+        ):
+            batch, num_pages = make_batch(
+                [1] * rows, lengths, page, groups=[(members, shared)] * groups
+            )
+            tuning = Tuning(node=node, decode_tma=tma, node_min_chunk=chunk)
+            calls = partial(attention_calls, tuning, batch, num_pages, heads, kv_heads, page)
+            report.time(
+                "tree", calls, num_bytes=shared_bytes, case=case, node=node, tma=tma, chunk=chunk
+            )
+    report.best("tree")
+
+
+# --- small ops -----------------------------------------------------------------------------------
+
+
+def part_small(report: Report) -> None:
+    target = Target.of(Here())
+    norms, acts, rotations = Norms(target), Activations(target), Rotations(target)
+    sampling = Sampling(target)
+    for tokens in (1, 16, 256, 8192):
+        for hidden, ffn, heads in ((1024, 3072, 16), (4096, 12288, 32)):
+            case = f"T={tokens} D={hidden}"
+            x, residual, weight = randn(tokens, hidden), randn(tokens, hidden), randn(hidden)
+            nb = tokens * hidden * 2
+            many = [partial(norms.rms_norm, x, weight, eps=1e-6)] * 8
+            report.time("rms_norm", many, num_bytes=2 * nb, case=case)
+            many = [partial(norms.add_rms_norm, x, residual, weight, eps=1e-6)] * 8
+            report.time("add_rms_norm", many, num_bytes=4 * nb, case=case)
+            gate_up = randn(tokens, 2 * ffn)
+            many = [partial(acts.silu_and_mul, gate_up)] * 8
+            report.time("silu_and_mul", many, num_bytes=tokens * ffn * 6, case=case)
+            batch, num_pages = make_batch([tokens], [tokens], 64)
+            spec = make_spec(heads, 8, batch, 64)
+            provider = PagedAttention(spec, Here())
+            kv = randn(*provider.kv_shape(num_pages))
+            qkv = randn(tokens, (heads + 16) * 128)
+            table, norm = randn(32768, 128, dtype=torch.float32), randn(128)
+            many = [
+                partial(
+                    rotations.rotate_and_write,
+                    qkv, table, norm, norm, kv, batch, provider=provider, num_heads=heads,
+                    num_kv_heads=8, head_dim=128, eps=1e-6, is_interleaved=False,
+                )
+            ] * 8  # fmt: skip
+            report.time("rotate_and_write", many, num_bytes=2 * qkv.numel() * 2, case=case)
+    for rows in (1, 16, 256):
+        logits = randn(rows, 151936, dtype=torch.float32)
+        many = [partial(sampling.argmax_tokens, logits)] * 4
+        report.time("argmax", many, num_bytes=rows * 151936 * 4, case=f"S={rows}")
+        many = [partial(torch.argmax, logits, dim=-1)] * 4
+        report.time("torch argmax", many, num_bytes=rows * 151936 * 4, case=f"S={rows}")
+
+
+# --- a whole decode step -------------------------------------------------------------------------
+
+MODELS = {
+    "0.6B": {"layers": 28, "hidden": 1024, "ffn": 3072, "heads": 16},
+    "8B": {"layers": 36, "hidden": 4096, "ffn": 12288, "heads": 32},
+}
+
+
+def part_step(report: Report) -> None:
+    """Time a decode step as the graph room strings it together."""
+    for name, rows, has_pdl in itertools.product(MODELS, (1, 4, 16, 256), (True, False)):
+        if rows > 1 and not has_pdl:
+            continue
+        step, weight_bytes = make_decode_step(MODELS[name], [512] * rows, has_pdl)
+        facts = {"case": f"{name} R={rows}", "pdl": has_pdl}
+        report.time("step", [step], num_bytes=weight_bytes, **facts)
+        if rows == 1 and has_pdl and report.shard is None:
+            profile(report, step, name)
+        del step
+        torch.cuda.empty_cache()
+
+
+def make_decode_step(model, lengths, has_pdl):
+    from dataclasses import replace
+
+    from headstock.ops.linear import LinearSpec
+
+    target = Target.of(Here())
+    if not has_pdl:
+        target = replace(target, has_pdl=False)
+    hidden, ffn, heads = model["hidden"], model["ffn"], model["heads"]
+    rows = len(lengths)
+    batch, num_pages = make_batch([1] * rows, lengths, 64)
+    norms, acts, rotations = Norms(target), Activations(target), Rotations(target)
+    sampling = Sampling(target)
+    provider = PagedAttention(make_spec(heads, 8, batch, 64), Here())
+    provider._target = target
+    table, head_norm = randn(32768, 128, dtype=torch.float32), randn(128)
+
+    def matrix(size_in, size_out):
+        built = build_dense(
+            LinearSpec(in_features=size_in, out_features=size_out, dtype=BF16), Here()
+        )
+        built._target = target
+        for begin in range(0, size_out, 16384):
+            end = min(begin + 16384, size_out)
+            built.load({"weight": randn(end - begin, size_in) * size_in**-0.5}, begin)
+        return built
+
+    layers = [
+        {
+            "qkv": matrix(hidden, (heads + 16) * 128),
+            "o": matrix(heads * 128, hidden),
+            "gate_up": matrix(hidden, 2 * ffn),
+            "down": matrix(ffn, hidden),
+            "norms": (randn(hidden), randn(hidden)),
+            "kv": randn(*provider.kv_shape(num_pages)),
+        }
+        for _ in range(model["layers"])
+    ]
+    head = matrix(hidden, 151936)
+    ids = torch.zeros(rows, dtype=torch.int64, device=DEVICE)
+    weight_bytes = sum(
+        layer[n].num_bytes for layer in layers for n in ("qkv", "o", "gate_up", "down")
+    )
+    weight_bytes += head.num_bytes
+    provider.plan(batch)
+
+    def step():
+        x = head.rows(ids, 0)
+        residual = x.clone()
+        normed = norms.rms_norm(x, layers[0]["norms"][0], eps=1e-6)
+        for index, layer in enumerate(layers):
+            if index:
+                normed, residual = norms.add_rms_norm(x, residual, layer["norms"][0], eps=1e-6)
+            q = rotations.rotate_and_write(
+                layer["qkv"](normed), table, head_norm, head_norm, layer["kv"], batch,
+                provider=provider, num_heads=heads, num_kv_heads=8, head_dim=128, eps=1e-6,
+                is_interleaved=False,
+            )  # fmt: skip
+            x = layer["o"](provider.run(q, layer["kv"], batch).flatten(1))
+            normed, residual = norms.add_rms_norm(x, residual, layer["norms"][1], eps=1e-6)
+            x = layer["down"](acts.silu_and_mul(layer["gate_up"](normed)))
+        last, _ = norms.add_rms_norm(x, residual, layers[0]["norms"][0], eps=1e-6)
+        ids.copy_(sampling.argmax_tokens(head(last).float()) % 1000)
+
+    return step, weight_bytes
+
+
+def profile(report: Report, step, name: str) -> None:
+    """Report the time of each kernel of one eager step, summed by name."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiler
+
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    graph.replay()
+    torch.cuda.synchronize()
+    with profiler(activities=[ProfilerActivity.CUDA]) as trace:
+        graph.replay()
+        torch.cuda.synchronize()
+    for event in sorted(trace.key_averages(), key=lambda e: -e.device_time_total)[:14]:
+        report.add(
+            "kernel",
+            case=f"{name} step",
+            kernel=event.key[:60],
+            calls=event.count,
+            each_us=round(event.device_time_total / max(event.count, 1), 2),
+        )
+
+
+def part_check(report: Report) -> None:
+    """Check one large result of each kernel in bf16 against float64; not a replacement of tests."""
+    x, weight = randn(64, 4096), randn(4096)
+    ours = Norms(Target.of(Here())).rms_norm(x, weight, eps=1e-6).double()
+    right = rms_norm.reference(x.double(), weight.double(), eps=1e-6)
+    report.add("rms_norm error", error=float((ours - right).norm() / right.norm()))
+
+
+PARTS = {
+    "limits": part_limits,
+    "gemv": part_gemv,
+    "decode": part_decode,
+    "prefill": part_prefill,
+    "tree": part_tree,
+    "small": part_small,
+    "step": part_step,
+    "check": part_check,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--compile", help="I/N: launch only, that share of the kernels")
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("No GPU: nothing to time.")
+    shard = tuple(map(int, options.compile.split("/"))) if options.compile else None
+    report = Report(shard)
+    torch.manual_seed(0)
+    print(f"torch {torch.__version__}, triton {triton.__version__}", flush=True)
+    with torch.inference_mode():
+        PARTS[options.part](report)
+    if options.out and shard is None:
+        options.out.write_text(json.dumps(report.rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""Compile every Triton kernel for a GPU that is not here: `python … cuda 90 [--usage]`.
+
+Launches are caught on their way: what would run is compiled for the target with the arguments'
+types instead, so that the signatures are those of real calls. Run as a process of its own, since
+Triton chooses between interpreter and compiler when it is imported.
+"""
+
+# ruff: noqa: T201 - a script
+from __future__ import annotations
+
+import argparse
+import subprocess
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+from headstock.ops.attention import AttentionSpec, StepBatch
+from headstock_triton import dense, gemv, steps
+from headstock_triton.activation import Activations
+from headstock_triton.attention import provider as attention
+from headstock_triton.embedding import embedding_rows
+from headstock_triton.norm import Norms
+from headstock_triton.rotary import Rotations
+from headstock_triton.sampling import Sampling
+from headstock_triton.target import Target
+
+TYPES = {
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.float32: "fp32",
+    torch.int32: "i32",
+    torch.int64: "i64",
+    torch.int8: "i8",
+    torch.uint8: "u8",
+    torch.bool: "i1",
+    torch.float8_e4m3fn: "fp8e4nv",
+}
+
+
+class Compiler:
+    """Stands in for ``JITFunction.run``."""
+
+    def __init__(self, target: GPUTarget, shows_usage: bool) -> None:
+        self.target = target
+        self.shows_usage = shows_usage
+        self.seen: set[object] = set()
+        self.count = 0
+
+    def __call__(self, kernel, *args, grid, warmup, **kwargs):
+        names = [p.name for p in kernel.params]
+        bound = dict(zip(names, args, strict=False))
+        bound |= {k: v for k, v in kwargs.items() if k in names}
+        options = {k: v for k, v in kwargs.items() if k not in names}
+        signature, constants, attributes = {}, {}, {}
+        for index, param in enumerate(kernel.params):
+            value = bound[param.name]
+            if param.is_constexpr or value is None:
+                signature[param.name] = "constexpr"
+                constants[(index,)] = value
+            elif isinstance(value, torch.Tensor):
+                signature[param.name] = "*" + TYPES[value.dtype]
+                attributes[(index,)] = [["tt.divisibility", 16]]
+            elif isinstance(value, int):
+                signature[param.name] = "i32"
+                if value % 16 == 0 and param.name not in (kernel.do_not_specialize or ()):
+                    attributes[(index,)] = [["tt.divisibility", 16]]
+            elif isinstance(value, float):
+                signature[param.name] = "fp32"
+            else:
+                block = ",".join(map(str, value.block_shape))
+                signature[param.name] = f"tensordesc<{TYPES[value.base.dtype]}[{block}]>"
+        key = (kernel.__name__, str(signature), str(constants), str(attributes), str(options))
+        if key in self.seen:
+            return
+        self.seen.add(key)
+        if self.target.backend != "cuda" or self.target.arch < 90:
+            options.pop("launch_pdl", None)
+        source = ASTSource(kernel, signature, constants, attributes)
+        compiled = triton.compile(source, target=self.target, options=options)
+        self.count += 1
+        if self.shows_usage:
+            self.show(kernel.__name__, compiled, constants, kernel)
+
+    def show(self, name, compiled, constants, kernel):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "kernel.cubin"
+            path.write_bytes(compiled.asm["cubin"])
+            tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+            usage = subprocess.run(
+                [tool, "-res-usage", path], capture_output=True, text=True, check=False
+            ).stdout
+        line = [x for x in usage.splitlines() if "REG:" in x]
+        regs = " ".join(w for w in line[0].split() if w.split(":")[0] in ("REG", "STACK", "LOCAL"))
+        ptx = compiled.asm["ptx"]
+        marks = [m for m in ("wgmma", "mma.sync", "cp.async.bulk", "cp.async") if m in ptx]
+        named = {kernel.params[i[0]].name: v for i, v in constants.items()}
+        blocks = {k: v for k, v in named.items() if k.startswith(("BLOCK", "STAGES", "TMA", "M"))}
+        print(f"{name:26} {regs} shared {compiled.metadata.shared} {marks} {blocks}", flush=True)
+
+
+class FakeDevice:
+    torch_device = torch.device("cpu")
+    capabilities = frozenset[str]()
+    num_threads = 1
+
+
+def batch_of(num_rows: int, num_tokens: int, nodes: int) -> StepBatch:
+    def integers(*shape, dtype=torch.int32):
+        return torch.zeros(shape, dtype=dtype)
+
+    return StepBatch(
+        num_tokens=num_tokens,
+        num_rows=num_rows,
+        max_query=num_tokens // num_rows,
+        max_kv=4096,
+        positions_T=integers(num_tokens, dtype=torch.int64),
+        query_starts_R1=integers(num_rows + 1),
+        kv_lengths_R=integers(num_rows),
+        page_table_RP=integers(num_rows, 64),
+        write_slots_T=integers(num_tokens, dtype=torch.int64),
+        row_of_token_T=integers(num_tokens),
+        counts=integers(3),
+        tree_N4=integers(nodes, 4),
+        host_rows=[],
+    )
+
+
+def compile_attention(target: Target, dtype: torch.dtype, heads: int, page_size: int) -> None:
+    spec = AttentionSpec(
+        num_heads=heads,
+        num_kv_heads=8,
+        head_dim=128,
+        dtype=dtype,
+        kv_dtype=dtype,
+        page_size=page_size,
+        scale=128**-0.5,
+        max_length=4096,
+        max_rows=64,
+        max_tokens=512,
+    )
+    built = attention.PagedAttention(spec, FakeDevice())
+    built._target = target
+    kv = torch.zeros(built.kv_shape(4), dtype=dtype)
+    for batch in (batch_of(1, 1, 0), batch_of(2, 256, 16)):
+        built.plan(batch)
+        tokens = batch.num_tokens
+        q = torch.zeros((tokens, heads, 128), dtype=dtype)
+        built.run(q, kv, batch)
+        k = torch.zeros((tokens, 8, 128), dtype=dtype)
+        built.write(k, k, kv, batch)
+        built.read(kv, torch.zeros(2, dtype=torch.int64))
+        weight = torch.zeros(128, dtype=dtype)
+        Rotations(target).rotate_and_write(
+            torch.zeros((tokens, (heads + 16) * 128), dtype=dtype),
+            torch.zeros((4096, 128)),
+            weight,
+            weight,
+            kv,
+            batch,
+            provider=built,
+            num_heads=heads,
+            num_kv_heads=8,
+            head_dim=128,
+            eps=1e-6,
+            is_interleaved=False,
+        )
+
+
+def compile_rest(target: Target, dtype: torch.dtype) -> None:
+    def zeros(*shape, dtype=dtype):
+        return torch.zeros(shape, dtype=dtype)
+
+    norms = Norms(target)
+    for size in (1024, 4096):
+        norms.rms_norm(zeros(2, size), zeros(size), eps=1e-6)
+        norms.add_rms_norm(zeros(2, size), zeros(2, size), zeros(size), eps=1e-6)
+    Activations(target).silu_and_mul(zeros(2, 6144))
+    Sampling(target).argmax_tokens(zeros(2, 151936, dtype=torch.float32))
+    for num_rows in (1, 2, 4):
+        gemv.gemv(zeros(num_rows, 4096), zeros(4096, 4096), None, target)
+    embedding_rows(zeros(64, 1024), zeros(2, dtype=torch.int64), 0, target)
+    step = steps.Steps(target)
+    step.last_of_rows(zeros(4, 1024), zeros(3, dtype=torch.int32))
+    drawn = zeros(2, dtype=torch.int64)
+    step.mark_faults(drawn, zeros(2, 512, dtype=torch.float32))
+    ints = zeros(64, dtype=torch.int32)
+    step.advance_lengths(ints, ints, ints, ints)
+    outputs = zeros(64, dtype=torch.int64)
+    table, outbox = zeros(64, 8, dtype=torch.int32), zeros(4, 64, 2, dtype=torch.int32)
+    step.settle_step(drawn, ints, ints, table, ints, outputs, ints, outbox, outputs)
+    step.place_step(
+        ints, ints, ints, ints, ints, ints, table, outputs, outputs, ints, outputs, ints, table,
+        page_size=64,
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("backend")
+    parser.add_argument("arch", type=int)
+    parser.add_argument("--usage", action="store_true")
+    options = parser.parse_args()
+    backend, arch = options.backend, options.arch
+    compiler = Compiler(GPUTarget(backend, arch, 32), options.usage)
+    JITFunction.run = lambda kernel, *args, **kwargs: compiler(kernel, *args, **kwargs)
+    has = backend == "cuda" and arch >= 90
+    target = Target(kind=backend, arch=arch, num_sms=132, has_pdl=has, has_tma=has)
+    assert dense is not None
+    assert replace(target, num_sms=1).arch == arch
+    compile_attention(target, torch.bfloat16, 32, 64)
+    compile_attention(target, torch.bfloat16, 16, 64)
+    compile_attention(target, torch.bfloat16, 32, 16)
+    compile_rest(target, torch.bfloat16)
+    print(f"{compiler.count} kernels compiled for {backend} {arch}")
+
+
+if __name__ == "__main__":
+    main()
