@@ -395,6 +395,25 @@ def test_queued_tokens_are_bounded_too() -> None:
     assert table.end_of("c").reason.code == "queue_full"
 
 
+def test_requests_are_admitted_in_the_order_of_their_arrival() -> None:
+    table = Table(limits_of(slots=3, pages=12))
+    for number in range(30):
+        table.submit(str(number), prompt(1 + number % 9, 20 * number), 3)
+    admitted: list[int] = []
+    while table.scheduler.has_work:
+        plan = table.step()
+        starts = [ids[0] // 20 for ids in _prompts(plan)]
+        admitted += sorted(starts)
+    assert admitted == list(range(30))
+
+
+def _prompts(plan: StepPlan) -> list[list[int]]:
+    """Return the host ids of each row that comes from the host."""
+    ids = iter(plan.host_ids)
+    rows = zip(plan.rows.query_max, plan.rows.source, strict=True)
+    return [[next(ids) for _ in range(query)] for query, source in rows if source == FROM_HOST]
+
+
 # Policies.
 
 

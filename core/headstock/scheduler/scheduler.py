@@ -205,7 +205,10 @@ class Scheduler:
             work = self._queue.num_tokens + len(self._queue) * mean_outputs
             retry_after_s = self._throughput.retry_after_s(work)
         return FinishReason(
-            "error", message=str(error), code=error.code, retry_after_s=retry_after_s
+            "error",
+            message=f"{error.problem} {error.remedy}",
+            code=error.code,
+            retry_after_s=retry_after_s,
         )
 
     def _end_if_complete(self, request: Request) -> None:
