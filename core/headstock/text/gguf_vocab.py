@@ -89,7 +89,8 @@ def build_tokenizer(vocabulary: GGUFVocabulary) -> Tokenizer:
         )
     if not vocabulary.tokens or not vocabulary.merges:
         raise CheckpointError(
-            f"The GGUF file has {len(vocabulary.tokens)} tokens and {len(vocabulary.merges)} merges.",
+            f"The GGUF file has {len(vocabulary.tokens)} tokens and"
+            f" {len(vocabulary.merges)} merges.",
             remedy="Convert the model again with its tokenizer, or pass --tokenizer.",
         )
     merges = [merge.partition(" ") for merge in vocabulary.merges]

@@ -51,6 +51,8 @@ def error_answer(error: RequestError) -> Response:
     retry_after_s = retry_after_of(error)
     if retry_after_s is not None:
         headers["retry-after"] = str(math.ceil(retry_after_s))
+    if error.code in ("body_too_large", "request_timeout"):
+        headers["connection"] = "close"  # the rest of the body would still come
     if error.code == "invalid_api_key":
         headers["www-authenticate"] = "Bearer"
     return json_answer(error_value(error), status=status_of(error.code), headers=headers)

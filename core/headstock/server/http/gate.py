@@ -21,6 +21,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN_PATHS = frozenset({"/live", "/ready", "/health"})
 """Routes that need no key: probes cannot send one."""
+WATCHED_PATHS = OPEN_PATHS | {"/health_generate", "/metrics"}
+"""Routes that machines ask all the time: a line for each would bury the others."""
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 log = logging.getLogger("headstock.http")
 
@@ -54,7 +56,8 @@ class Gate:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", shown)]
                 path = getattr(scope.get("route"), "path", "no route")
-                log.info("%s %s %d", scope["method"], path, message["status"])
+                level = logging.DEBUG if path in WATCHED_PATHS else logging.INFO
+                log.log(level, "%s %s %d", scope["method"], path, message["status"])
             await send(message)
 
         authorization = headers.get(b"authorization", b"").decode("latin-1")
