@@ -175,7 +175,7 @@ def part_gemv(report: Report) -> None:
             default = choose_tuning(rows, out, size)
             for tuning in dict.fromkeys([default, *tunings]):
                 calls = [lambda w=w, x=x, t=tuning: gemv(x, w, None, target, t) for w in weights]
-                shape = (tuning.block_o, tuning.block_i, tuning.warps, tuning.stages)
+                shape = (tuning.block_o, tuning.block_i, tuning.warps)
                 report.time(
                     "gemv",
                     calls,
@@ -188,18 +188,11 @@ def part_gemv(report: Report) -> None:
 
 
 def gemv_tunings(size: int, rows: int) -> list[GemvTuning]:
-    wide = 2048 if size >= 2048 else 1024
-    found = []
-    for block_o, block_i, warps, stages in itertools.product(
-        (2, 4, 8, 16), (512, 1024, wide), (4, 8), (1, 3)
-    ):
-        elements = block_o * block_i * rows // (32 * warps)
-        if block_i > size or not 8 <= elements <= 64 or (stages > 1 and block_i == size):
-            continue
-        if rows > 1 and (stages > 1 or warps > 4):
-            continue
-        found.append(GemvTuning(block_o, block_i, warps, stages))
-    return found
+    return [
+        GemvTuning(block_o, 256 * warps, warps)
+        for block_o, warps in itertools.product((1, 2, 4, 8, 16), (1, 2, 4, 8))
+        if block_o * rows <= 16 and 256 * warps <= size
+    ]
 
 
 # --- attention -----------------------------------------------------------------------------------

@@ -34,64 +34,69 @@ def gemv_kernel(
     BLOCK_O: tl.constexpr,
     BLOCK_I: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-    STAGES: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """Compute output features [BLOCK_O * program_id(0), …) of all M rows.
 
     Products are added up lane by lane in float32, and over lanes once at the end. The first tile
     of the weights is asked for before the kernels ahead have ended: it does not depend on them.
+    Everything is kept in three dimensions [M, O, I] from the load on, so that no value has to
+    change threads before the sum.
     """
-    feature_O = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O)
-    inside_O = feature_O < NUM_OUT
-    row_M = tl.arange(0, BLOCK_M)
-    column_I = tl.arange(0, BLOCK_I)
-    weight_OI = weight + feature_O.to(tl.int64)[:, None] * NUM_IN + column_I[None, :]
-    x_MI = x + row_M[:, None] * x_stride + column_I[None, :]
-    is_even: tl.constexpr = NUM_IN % BLOCK_I == 0
+    feature = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O)[None, :, None]
+    row = tl.arange(0, BLOCK_M)[:, None, None]
+    column = tl.arange(0, BLOCK_I)[None, None, :]
+    weight_at = weight + feature.to(tl.int64) * NUM_IN + column
+    x_at = x + row * x_stride + column
+    inside_out = feature < NUM_OUT
+    inside_row = row < M
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()  # pyright: ignore[reportAttributeAccessIssue]
-    mask_OI = inside_O[:, None] & (column_I < NUM_IN)[None, :]
-    first_OI = tl.load(weight_OI, mask=mask_OI, other=0.0, eviction_policy="evict_first")
+    inside = inside_out & (column < NUM_IN)
+    tile = tl.load(weight_at, mask=inside, other=0.0, eviction_policy="evict_first")
     if PDL:
         tl.extra.cuda.gdc_wait()  # pyright: ignore[reportAttributeAccessIssue]
-    mask_MI = (row_M < M)[:, None] & (column_I < NUM_IN)[None, :]
-    values_MI = tl.load(x_MI, mask=mask_MI, other=0.0).to(tl.float32)
-    acc_MOI = values_MI[:, None, :] * first_OI.to(tl.float32)[None, :, :]
-    for at in tl.range(BLOCK_I, NUM_IN, BLOCK_I, num_stages=STAGES):  # pyright: ignore[reportGeneralTypeIssues]
-        if is_even:
-            here_OI = inside_O[:, None]
-            here_MI = (row_M < M)[:, None]
+    values = tl.load(x_at, mask=inside_row & (column < NUM_IN), other=0.0)
+    acc = values.to(tl.float32) * tile.to(tl.float32)
+    for at in tl.static_range(BLOCK_I, NUM_IN, BLOCK_I):
+        if NUM_IN % BLOCK_I == 0:
+            here_out = inside_out
+            here_row = inside_row
         else:
-            here_OI = inside_O[:, None] & (at + column_I < NUM_IN)[None, :]
-            here_MI = (row_M < M)[:, None] & (at + column_I < NUM_IN)[None, :]
-        tile_OI = tl.load(weight_OI + at, mask=here_OI, other=0.0, eviction_policy="evict_first")
-        values_MI = tl.load(x_MI + at, mask=here_MI, other=0.0).to(tl.float32)
-        acc_MOI += values_MI[:, None, :] * tile_OI.to(tl.float32)[None, :, :]
-    y_MO = tl.sum(acc_MOI, axis=2)
+            here_out = inside_out & (at + column < NUM_IN)
+            here_row = inside_row & (at + column < NUM_IN)
+        tile = tl.load(weight_at + at, mask=here_out, other=0.0, eviction_policy="evict_first")
+        values = tl.load(x_at + at, mask=here_row, other=0.0)
+        acc += values.to(tl.float32) * tile.to(tl.float32)
+    y_MO = tl.sum(acc, axis=2)
+    feature_O = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O)
+    row_M = tl.arange(0, BLOCK_M)
     if HAS_BIAS:
+        inside_O = feature_O < NUM_OUT
         y_MO += tl.load(bias + feature_O, mask=inside_O, other=0.0).to(tl.float32)[None, :]
     out_MO = out + row_M[:, None] * NUM_OUT + feature_O[None, :]
-    mask_MO = (row_M < M)[:, None] & inside_O[None, :]
+    mask_MO = (row_M < M)[:, None] & (feature_O < NUM_OUT)[None, :]
     tl.store(out_MO, y_MO.to(out.dtype.element_ty), mask=mask_MO)
 
 
 @dataclass(frozen=True, slots=True)
 class GemvTuning:
-    """Block shape of a GEMV: output features, input features, warps, stages."""
+    """Block shape of a GEMV: output features, input features, warps."""
 
     block_o: int
     block_i: int
     warps: int
-    stages: int
 
 
 def choose_tuning(num_rows: int, out_features: int, in_features: int) -> GemvTuning:
-    """Return a block shape: a program reads some 16 KB at once and there are programs enough."""
-    block_i = min(1024, next_power_of_2(in_features))
+    """Return a block shape: a program reads some 16 KB at once and there are programs enough.
+
+    Threads lie along the input features alone, eight a thread: then activations and weights are
+    where they are needed as they are loaded.
+    """
+    warps = max(1, min(4, next_power_of_2(in_features) // 256))
     block_o = 8 if out_features >= 4096 else 4
-    block_o = max(1, block_o // next_power_of_2(num_rows))
-    return GemvTuning(block_o, block_i, 4, 2)
+    return GemvTuning(max(1, block_o // next_power_of_2(num_rows)), 256 * warps, warps)
 
 
 def gemv(
@@ -119,7 +124,6 @@ def gemv(
         BLOCK_O=tuning.block_o,
         BLOCK_I=tuning.block_i,
         HAS_BIAS=bias_O is not None,
-        STAGES=tuning.stages,
         **target.launch(tuning.warps),
     )
     return out_MO

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from triton_here import DTYPES, Here
+from triton_here import DTYPES, HAS_GPU, Here
 
 from headstock.ops import load_all_ops
 from headstock.ops.base import OpRegistry, Resolver
@@ -31,7 +31,13 @@ def all_cases():
                 for implementation in offered:
                     if implementation.requires.reason_against(case.spec, frozenset()) is None:
                         label = f"{name}-{str(dtype)[6:]}-{case.label}"
-                        yield pytest.param(op, implementation, case, id=label)
+                        marks = [pytest.mark.slow] if is_slow(name, case.label) else []
+                        yield pytest.param(op, implementation, case, id=label, marks=marks)
+
+
+def is_slow(name: str, label: str) -> bool:
+    """Whether to leave a case to the long run: the interpreter takes seconds for it."""
+    return not HAS_GPU and name == "attention" and ("pages of 64" in label or "long" in label)
 
 
 @pytest.mark.parametrize(("op", "implementation", "case"), list(all_cases()))
