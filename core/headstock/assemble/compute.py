@@ -85,7 +85,7 @@ def forced_providers(flags: list[str]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model with its weights on the device.
+    """A model on the device, and how it is to be run.
 
     Attributes:
         model: The model.
@@ -98,6 +98,47 @@ class LoadedModel:
     ctx: Context
     options: RunnerOptions
     sizes: PaddedSizes
+
+
+def plan_model(
+    opened: Opened,
+    files: ModelFiles,
+    *,
+    group: Group | None = None,
+    registry: ModelRegistry | None = None,
+) -> LoadedModel:
+    """Build the model that ``files`` hold; its weights are not allocated yet.
+
+    Args:
+        opened: The backend.
+        files: The checkpoint, or its configuration alone.
+        group: The ranks that share every layer; just this one when not given.
+        registry: Architectures; the installed ones when not given.
+
+    Raises:
+        CheckpointError: The configuration lacks something.
+        UnsupportedError: Nobody has the architecture, or computes what it asks.
+    """
+    settings = opened.settings
+    options = _runner_options(opened, files)
+    sizes = padded_sizes(opened.device.graph_policy, options)
+    registry = registry or ModelRegistry()
+    model_class = registry.load(registry.choose(files.config.get("architectures") or []))
+    ctx = Context(
+        ops=opened.resolver,
+        dtype=compute_dtype(settings.model.dtype, files.dtype, opened.device.default_dtype),
+        limits=Limits(
+            max_rows=sizes.max_rows,
+            max_tokens=sizes.max_tokens,
+            max_length=options.max_length,
+            page_size=settings.cache.page_size,
+        ),
+        tp=group or SingleRank(),
+        quantization=settings.model.quantization,
+    )
+    with torch.inference_mode():
+        model = build_model(model_class, ctx, files.config)
+    return LoadedModel(model, ctx, replace(options, page_size=ctx.page_size), sizes)
 
 
 def load_model(
@@ -121,32 +162,15 @@ def load_model(
         CheckpointError: The files do not fit the architecture.
         UnsupportedError: Nobody has the architecture, or computes what it asks.
     """
-    settings = opened.settings
-    options = _runner_options(opened, files)
-    sizes = padded_sizes(opened.device.graph_policy, options)
-    registry = registry or ModelRegistry()
-    model_class = registry.load(registry.choose(files.config.get("architectures") or []))
-    ctx = Context(
-        ops=opened.resolver,
-        dtype=compute_dtype(settings.model.dtype, files.dtype, opened.device.default_dtype),
-        limits=Limits(
-            max_rows=sizes.max_rows,
-            max_tokens=sizes.max_tokens,
-            max_length=options.max_length,
-            page_size=settings.cache.page_size,
-        ),
-        tp=group or SingleRank(),
-        quantization=settings.model.quantization,
-    )
+    planned = plan_model(opened, files, group=group, registry=registry)
     with torch.inference_mode():
-        model = build_model(model_class, ctx, files.config)
-        if settings.model.load_format == "dummy":
-            load_random(model, ctx, meter(report, "weights", "tensors"))
+        if opened.settings.model.load_format == "dummy":
+            load_random(planned.model, planned.ctx, meter(report, "weights", "tensors"))
         else:
-            load_weights(model, files, ctx, meter(report, "weights", "bytes"))
+            load_weights(planned.model, files, planned.ctx, meter(report, "weights", "bytes"))
             files.close()
             gc.collect()
-    return LoadedModel(model, ctx, replace(options, page_size=ctx.page_size), sizes)
+    return planned
 
 
 def compute_dtype(wanted: str, own: str, preferred: torch.dtype | None) -> torch.dtype:

@@ -18,12 +18,14 @@ import msgspec
 
 from headstock.assemble.built import build_engine_loop
 from headstock.assemble.front import load_prompter, model_card
-from headstock.assemble.progress import Report, silent
+from headstock.assemble.progress import Report, meter, silent
 from headstock.checkpoint import resolve
 from headstock.config import EngineSettings, settings_from_call
 from headstock.errors import HeadstockError, RequestError
 from headstock.server.frontdoor import Frontdoor
+from headstock.server.model_card import ModelCard
 from headstock.server.protocols import native
+from headstock.server.request import ChatPrompt
 from headstock.wire.messages import Loading, Started
 from headstock.wire.transport import MemoryMailbox, memory_pair
 
@@ -55,7 +57,12 @@ class Engine:
         loaded = settings_from_call(EngineSettings, bounds | {"model": model} | settings)
         wanted = loaded.settings.model
         report(Loading(phase="model files"))
-        files = resolve(wanted.model, wanted.revision, needs_weights=wanted.load_format != "dummy")
+        files = resolve(
+            wanted.model,
+            wanted.revision,
+            needs_weights=wanted.load_format != "dummy",
+            progress=meter(report, "pull", "bytes"),
+        )
         prompter = load_prompter(files, wanted)
         card = model_card(files, wanted, prompter)
         self._door_loop = asyncio.new_event_loop()
@@ -83,6 +90,11 @@ class Engine:
     def started(self) -> Started:
         """Its limits and facts, such as device and memory plan."""
         return self._loop.started
+
+    @property
+    def card(self) -> ModelCard:
+        """What is known of the model: name, vocabulary, longest request, sampling defaults."""
+        return self._door.card
 
     def generate(
         self,
@@ -144,6 +156,19 @@ class Engine:
                 code="no_tokenizer",
             )
         return tokenizer.encode(text)
+
+    def encode_chat(self, messages: list[dict[str, Any]], **variables: Any) -> list[int]:
+        """Return the token ids of a chat, up to where the model is to answer.
+
+        Args:
+            messages: ``role`` and ``content`` of each.
+            variables: More of them for the chat template.
+
+        Raises:
+            RequestError: The model has no chat template, or it refuses the messages.
+        """
+        prompt = ChatPrompt(messages, extra=variables)
+        return self._door.prompter.encode(prompt, self._door.max_length)
 
     def flush_cache(self) -> int:
         """Forget every cached prefix that no live request uses; return the pages that are free."""
