@@ -49,7 +49,7 @@ class Served:
         tokenizer = Tokenizer(toy_backend(), special={"eos_token": "<|end|>"})
         self.tokenizer = tokenizer
         self.metrics = Metrics("echo", lambda: self.frontdoor.status.state, alias="sglang")
-        self.engine = EchoEngine(**self.engine_options)
+        link = self.make_link()
         card = ModelCard(
             name="echo",
             model_path="/nowhere",
@@ -58,7 +58,7 @@ class Served:
             eos_ids=[EOS],
         )
         self.frontdoor = Frontdoor(
-            self.engine,
+            link,
             card,
             Prompter(tokenizer, ChatTemplate(TEMPLATE, tokenizer.special)),
             max_live=self.max_live,
@@ -82,13 +82,18 @@ class Served:
             on_listening=tell,
             stop=self.stop,
         )
-        self.left_over = [
-            task for task in asyncio.all_tasks()
-            if task not in (pump, self.engine.task, asyncio.current_task())
-        ]  # fmt: skip
-        self.engine.close()
+        await self.end_link()
         await pump
+        self.left_over = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
         self.frontdoor.close()
+
+    def make_link(self):
+        self.engine = EchoEngine(**self.engine_options)
+        return self.engine
+
+    async def end_link(self):
+        self.engine.close()
+        await asyncio.wait([self.engine.task])
 
     def call(self, function):
         """Run ``function`` in the server's event loop and return what it returns."""

@@ -30,10 +30,9 @@ class Running:
 
 
 @dataclass
-class EchoEngine:
-    """An ``EngineLink`` and the engine behind it; a step takes ``step_s``."""
+class EchoCore:
+    """The engine without a way to reach it: messages in, messages out."""
 
-    step_s: float = 0.0
     max_waiting: int = 10_000
     limits: RunnerLimits = field(
         default_factory=lambda: RunnerLimits(
@@ -42,25 +41,16 @@ class EchoEngine:
     )
     tokens_per_step: int = 1
     running: dict[str, Running] = field(default_factory=dict)
-    seen: list = field(default_factory=list)
+    steps: int = 0
 
-    def __post_init__(self):
-        self.inbox = asyncio.Queue()
-        self.inbox.put_nowait([Started(limits=self.limits), self.state()])
-        self.wake = asyncio.Event()
-        self.steps = 0
-        self.task = asyncio.create_task(self.run())
-
-    def send(self, message):
-        self.seen.append(message)
+    def take(self, message):
+        """Take a message and return what is answered at once."""
         match message:
             case Submit() if len(self.running) >= self.max_waiting:
                 reason = FinishReason(
                     kind="error", code="queue_full", message="The queue is full.", retry_after_s=3
                 )
-                self.inbox.put_nowait(
-                    [Ended(id=message.id, attempt=0, reason=reason, num_outputs=0)]
-                )
+                return [Ended(id=message.id, attempt=0, reason=reason, num_outputs=0)]
             case Submit():
                 self.running[message.id] = Running(message)
             case Abort(id=request_id) if request_id in self.running:
@@ -73,20 +63,12 @@ class EchoEngine:
                 row.end = FinishReason(kind="stop", matched=matched)
                 row.made = message.keep
             case FlushCache(call=call):
-                answer = Flushed(call=call, freed_pages=7, was_idle=not self.running)
-                self.inbox.put_nowait([answer])
+                return [Flushed(call=call, freed_pages=7, was_idle=not self.running)]
             case AskState(call=call):
-                self.inbox.put_nowait([self.state(call)])
+                return [self.state(call)]
             case _:
                 pass
-        self.wake.set()
-
-    async def receive(self):
-        return await self.inbox.get()
-
-    def close(self):
-        self.task.cancel()
-        self.inbox.put_nowait([])
+        return []
 
     def state(self, call=0):
         return State(
@@ -95,15 +77,8 @@ class EchoEngine:
             totals={"prompt_tokens": 1.0},
         )  # fmt: skip
 
-    async def run(self):
-        while True:
-            if not self.running:
-                self.wake.clear()
-                await self.wake.wait()
-            await asyncio.sleep(self.step_s)
-            self.step()
-
     def step(self):
+        """Draw for every row and return what came of it."""
         self.steps += 1
         rows = [row for row in list(self.running.values()) if row.end is None]
         drawn = []
@@ -154,8 +129,7 @@ class EchoEngine:
                 )  # fmt: skip
         if self.steps % 10 == 0:
             batch.append(self.state())
-        if batch:
-            self.inbox.put_nowait(batch)
+        return batch
 
     def logprobs(self, submit, ids, *, is_prompt):
         k = max(submit.logprobs, 0)
@@ -167,3 +141,39 @@ class EchoEngine:
             top=[[-0.5 - i for i in range(k)] for _ in ids],
             asked=[[-9.0 for _ in submit.asked_ids] for _ in ids],
         )
+
+
+@dataclass
+class EchoEngine(EchoCore):
+    """An ``EngineLink`` and the engine behind it, in one event loop; a step takes ``step_s``."""
+
+    step_s: float = 0.0
+    seen: list = field(default_factory=list)
+
+    def __post_init__(self):
+        self.inbox = asyncio.Queue()
+        self.inbox.put_nowait([Started(limits=self.limits), self.state()])
+        self.wake = asyncio.Event()
+        self.task = asyncio.create_task(self.run())
+
+    def send(self, message):
+        self.seen.append(message)
+        if answers := self.take(message):
+            self.inbox.put_nowait(answers)
+        self.wake.set()
+
+    async def receive(self):
+        return await self.inbox.get()
+
+    def close(self):
+        self.task.cancel()
+        self.inbox.put_nowait([])
+
+    async def run(self):
+        while True:
+            if not self.running:
+                self.wake.clear()
+                await self.wake.wait()
+            await asyncio.sleep(self.step_s)
+            if batch := self.step():
+                self.inbox.put_nowait(batch)

@@ -1,5 +1,6 @@
 """Who gets in, how many, and how the server ends."""
 
+import socket
 import threading
 import time
 
@@ -9,6 +10,7 @@ import pytest
 from headstock.config.schema import ServerSettings
 from headstock.errors import ConfigError
 from headstock.server.http.gate import OPEN_PATHS
+from headstock.server.http.serve import listen
 from headstock.server.keys import read_keys
 from tests.server.conftest import Served
 
@@ -111,6 +113,18 @@ def test_the_engines_own_refusal_is_a_429_even_for_a_stream(is_streamed):
         assert answer.status_code == 429
         assert answer.headers["retry-after"] == "3"
         assert answer.json()["error"]["type"] == "rate_limit_error"
+
+
+def test_small_writes_leave_at_once():
+    with listen(ServerSettings(port=0)) as listener:
+        assert listener.proto == socket.IPPROTO_TCP  # else asyncio leaves Nagle's algorithm on
+
+
+def test_a_taken_port_is_the_operators_error():
+    with listen(ServerSettings(port=0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"127.0.0.1:{port}"):
+            listen(ServerSettings(port=port))
 
 
 def stream_lines(server, body, lines):

@@ -37,7 +37,7 @@ VALUES = [
     [None], [1, "a"], {"a": {"b": [1]}}, ["x"] * 1000, "2", [[[[[1]]]]], {"type": "text"},
 ]  # fmt: skip
 RAW = [
-    b"", b"{", b"[]", b"null", b"3", b'"x"', b"{}}", b'{"text":NaN}', 
+    b"", b"{", b"[]", b"null", b"3", b'"x"', b"{}}", b'{"text":NaN}',
     b'{"text":"a","logprob_start_len":1e400,"n":1e400}',
     b'{"text":"\xff\xfe"}', b'{"text":"\\ud800"}', b'{"text":"\\udfff\\ud800 x"}',
     b"[" * 100_000, b'{"sampling_params":' * 5000,

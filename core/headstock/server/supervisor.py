@@ -57,7 +57,7 @@ class Supervisor:
         self._link: ZmqLink | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
-        self._is_stopping = False
+        self._stopping = asyncio.Event()
         self._is_up = False
         self._was_ever_up = False
         self._heard_s = 0.0
@@ -90,12 +90,12 @@ class Supervisor:
 
     def close(self) -> None:
         """End the engine without waiting."""
-        self._is_stopping = True
+        self._stopping.set()
         self._kill(signal.SIGKILL)
 
     async def stop(self) -> None:
         """End the engine: asked first, killed if it lingers."""
-        self._is_stopping = True
+        self._stopping.set()
         self._kill(signal.SIGTERM)
         if self._task is None:
             self._finish()
@@ -103,15 +103,13 @@ class Supervisor:
         _, unfinished = await asyncio.wait([self._task], timeout=_EXIT_GRACE_S)
         if unfinished:
             self._kill(signal.SIGKILL)
-            if self._process is None:
-                self._task.cancel()
             await asyncio.wait([self._task])
 
     async def _supervise(self) -> None:
         try:
             while True:
                 crashed = await self._run_once()
-                if self._is_stopping:
+                if self._stopping.is_set():
                     return
                 if crashed.is_config:
                     self.gave_up = crashed
@@ -121,7 +119,9 @@ class Supervisor:
                     return
                 backoff_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (len(self._restarts) - 1))
                 log.error("%s; starting it again in %.1f s", crashed.problem, backoff_s)
-                await asyncio.sleep(backoff_s)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), backoff_s)
+                    return
         finally:
             self._finish()
 
@@ -147,6 +147,8 @@ class Supervisor:
                 is_config=True,
             )
         self._process, self._link = process, link
+        if self._stopping.is_set():
+            self._kill(signal.SIGKILL)
         try:
             reason = await self._watch(process)
         finally:

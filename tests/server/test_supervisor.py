@@ -1,0 +1,215 @@
+"""The engine process dies; the server does not."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from headstock.config.schema import ServerSettings
+from headstock.server.supervisor import Supervisor
+from headstock.wire.messages import Crashed, Started
+from tests.server.conftest import Served
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(*fault):
+    def make(address):
+        return [
+            sys.executable, "-c",
+            f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
+            "from tests.server.echo_process import main; main(*sys.argv[1:])",
+            address, str(os.getpid()), *fault,
+        ]  # fmt: skip
+
+    return make
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+async def until(check, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < deadline, "it does not come true"
+        await asyncio.sleep(0.01)
+
+
+class SupervisedServer(Served):
+    """A server whose engine is a process."""
+
+    def make_link(self):
+        self.supervisor = Supervisor(command(), restart_limit=5)
+        self.supervisor.start()
+        return self.supervisor
+
+    async def end_link(self):
+        await self.supervisor.stop()
+
+
+@pytest.fixture
+def supervised():
+    settings = ServerSettings(port=0, drain_timeout_s=5.0)
+    with SupervisedServer(settings=settings) as server:
+        yield server
+
+
+def stream(server, lines):
+    body = {"text": "x", "stream": True, "sampling_params": {"max_new_tokens": 400}}
+    with (
+        contextlib.suppress(httpx.TransportError),
+        httpx.stream("POST", server.url + "/generate", json=body, timeout=20) as answer,
+    ):
+        lines += [line for line in answer.iter_lines() if line]
+
+
+def test_a_killed_engine_ends_its_streams_with_an_error_and_comes_back(supervised):
+    streams = [[] for _ in range(8)]
+    threads = [threading.Thread(target=stream, args=(supervised, lines)) for lines in streams]
+    for thread in threads:
+        thread.start()
+    while supervised.call(lambda: supervised.frontdoor.num_live) < 8:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    pid = supervised.supervisor.pid
+    os.kill(pid, signal.SIGKILL)
+    died = time.monotonic()
+    while supervised.get("/ready").status_code != 503:
+        assert time.monotonic() - died < 1
+    refused = supervised.post("/generate", {"text": "x"})
+    assert refused.status_code == 503
+    assert refused.headers["retry-after"]
+    for thread in threads:
+        thread.join(2)
+        assert not thread.is_alive()
+    for lines in streams:
+        assert lines[-1] == "data: [DONE]"
+        assert '"code":"engine_lost"' in lines[-2]
+        assert sum('"error"' in line for line in lines) == 1
+    while supervised.get("/ready").status_code != 200:
+        assert time.monotonic() - died < 10
+        time.sleep(0.05)
+    assert supervised.post("/generate", {"text": "ab"}).json()["text"].startswith("abab")
+    assert not is_alive(pid)
+
+
+def test_the_engine_ends_with_the_server():
+    with SupervisedServer() as server:
+        pid = server.supervisor.pid
+        assert is_alive(pid)
+    assert not is_alive(pid)
+
+
+def supervise(check, fault="", **options):
+    """Run ``check(supervisor)`` over an engine process with a fault."""
+
+    async def run():
+        supervisor = Supervisor(command(fault), **{"restart_limit": 2, **options})
+        supervisor.start()
+        try:
+            await check(supervisor)
+        finally:
+            await supervisor.stop()
+
+    asyncio.run(run())
+
+
+async def next_of(supervisor, kind):
+    while True:
+        for message in await asyncio.wait_for(supervisor.receive(), 20):
+            if isinstance(message, kind):
+                return message
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"), [("config", "No such model."), ("start", "exited with status 4")]
+)
+def test_an_engine_that_cannot_start_is_given_up_with_its_reason(fault, words):
+    async def check(supervisor):
+        crashed = await next_of(supervisor, Crashed)
+        assert words in crashed.problem
+        assert crashed.is_config
+        await asyncio.wait_for(supervisor.ended.wait(), 5)
+        assert supervisor.gave_up == crashed
+
+    supervise(check, fault)
+
+
+def test_an_engine_that_dies_too_often_is_given_up():
+    async def check(supervisor):
+        for is_last in (False, True):
+            await next_of(supervisor, Started)
+            os.kill(supervisor.pid, signal.SIGKILL)
+            crashed = await next_of(supervisor, Crashed)
+            assert crashed.is_config is is_last
+        assert "died 2 times" in crashed.problem
+
+    supervise(check, restart_limit=1)
+
+
+def test_an_engine_that_says_nothing_is_killed_and_started_again():
+    async def check(supervisor):
+        await next_of(supervisor, Started)
+        assert "said nothing" in (await next_of(supervisor, Crashed)).problem
+        await next_of(supervisor, Started)
+
+    supervise(check, "mute", hang_limit_s=1.0)
+
+
+def test_what_the_engine_started_dies_with_it(capfd):
+    async def check(supervisor):
+        await next_of(supervisor, Started)
+        child = int(capfd.readouterr().out.split()[1])
+        assert is_alive(child)
+        os.kill(supervisor.pid, signal.SIGKILL)
+        await until(lambda: not is_alive(child))
+
+    supervise(check, "child")
+
+
+def test_progress_is_told_as_it_comes():
+    told = []
+
+    async def check(supervisor):
+        await next_of(supervisor, Started)
+        assert [loading.phase for loading in told] == ["weights"]
+
+    supervise(check, on_progress=told.append)
+
+
+def test_an_engine_does_not_outlive_a_killed_server():
+    program = (
+        f"import sys, asyncio; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from tests.server.test_supervisor import command, next_of, Started, Supervisor\n"
+        "async def main():\n"
+        "    supervisor = Supervisor(command(), restart_limit=0)\n"
+        "    supervisor.start()\n"
+        "    await next_of(supervisor, Started)\n"
+        "    print(supervisor.pid, flush=True)\n"
+        "    await asyncio.sleep(60)\n"
+        "asyncio.run(main())\n"
+    )
+
+    async def check():
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE
+        )
+        assert process.stdout
+        pid = int(await process.stdout.readline())
+        assert is_alive(pid)
+        process.kill()
+        await process.wait()
+        await until(lambda: not is_alive(pid), 5)
+
+    asyncio.run(check())
