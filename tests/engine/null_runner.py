@@ -82,6 +82,7 @@ class Handle:
     step: int
     outcome: StepResult
     pages: set[int]
+    written: set[tuple[int, int]]
 
 
 class NullRunner:
@@ -118,6 +119,7 @@ class NullRunner:
         self.slots: dict[int, Slot] = {}
         self.memory: dict[tuple[int, int], tuple[int, int | None]] = {}
         self.tree = TreeNodes()
+        self.written: set[tuple[int, int]] = set()
         self.unsettled: deque[Handle] = deque()
         self.has_just_failed = False
 
@@ -138,7 +140,8 @@ class NullRunner:
         self._check_rows(plan)
         self._check_tree(plan)
         touched = {page for slot in plan.rows.slots for page in self.slots[slot].pages}
-        handle = Handle(plan.step, self._run(plan), touched)
+        self.written = set()
+        handle = Handle(plan.step, self._run(plan), touched, self.written)
         self.plans.append(plan)
         self.unsettled.append(handle)
         self.has_just_failed = False
@@ -150,9 +153,8 @@ class NullRunner:
         if self.explode.get(handle.step) == "result":
             self.has_just_failed = True
             # What a failed step wrote is anyone's guess.
-            for page, offset in self.memory:
-                if page in handle.pages:
-                    self.memory[page, offset] = (-1, None)
+            for place in handle.written:
+                self.memory[place] = (-1, None)
             raise RuntimeError(f"result {handle.step} exploded")
         return handle.outcome
 
@@ -294,6 +296,7 @@ class NullRunner:
                 assert other_slot == slot or page not in other.pages, "writes to a shared page"
             chain = None if chain is None or token == self.poison else mix(chain, token)
             self.memory[page, row.length % self.page_tokens] = (token, chain)
+            self.written.add((page, row.length % self.page_tokens))
             row.length += 1
         return chain
 

@@ -198,5 +198,5 @@ TestEngine = EngineMachine.TestCase
 
 @pytest.mark.slow
 def test_the_same_for_long() -> None:
-    thorough = settings(QUICK, max_examples=2000, stateful_step_count=80)
+    thorough = settings(QUICK, max_examples=1000, stateful_step_count=60)
     run_state_machine_as_test(EngineMachine, settings=thorough)

@@ -526,6 +526,41 @@ def test_a_fault_ends_its_request_alone_and_withdraws_its_pages() -> None:
     assert table.planned().admit[0].length == 0
 
 
+def test_a_fault_of_an_aborted_request_withdraws_its_pages_too() -> None:
+    table = Table()
+    table.submit("a", prompt(9))
+    table.planned()
+    table.scheduler.abort("a")
+    table.settle(faults=[Fault(0, "not a number")])
+    table.submit("b", prompt(9))
+    assert table.planned().admit[0].length == 0
+
+
+def test_a_fault_in_a_cached_prefix_does_not_strike_twice() -> None:
+    table = Table()
+    table.submit("a", prompt(9), 1)
+    table.step()
+    table.submit("b", prompt(9))
+    table.planned()
+    table.settle(faults=[Fault(0, "not a number")])
+    table.submit("c", prompt(9))
+    assert table.planned().admit[0].length == 0
+
+
+def test_a_failed_step_takes_only_what_had_not_settled_out_of_the_cache() -> None:
+    table = Table()
+    table.submit("settled", prompt(9), 1)
+    table.step()
+    table.submit("lost", prompt(9, 100), 1)
+    table.planned()
+    table.scheduler.abort("lost")
+    table.scheduler.fail_all("the runner failed")
+    table.pending.clear()
+    table.submit("a", prompt(9))
+    table.submit("b", prompt(9, 100))
+    assert [admit.length for admit in table.planned().admit] == [8, 0]
+
+
 def test_equal_events_give_equal_plans() -> None:
     def play() -> list[StepPlan]:
         table = Table(limits_of(pages=8))

@@ -121,6 +121,10 @@ class PageCache:
         for node in self._tree.withdraw(nodes):
             self._free_after([node.page], node.last_step)
 
+    def withdraw_since(self, step: int) -> None:
+        """Let nobody find what ``step`` or a later one has written."""
+        self.withdraw(self._tree.written_since(step))
+
     def settle(self, step: int) -> None:
         """Note that every step up to ``step`` has settled."""
         self._settled = step

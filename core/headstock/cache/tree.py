@@ -178,6 +178,10 @@ class PrefixTree:
                 unused.append(node)
         return unused
 
+    def written_since(self, step: int) -> list[Node]:
+        """Return the listed nodes that ``step`` or a later one writes."""
+        return [node for node in self._nodes.values() if node.written >= step]
+
     def pages(self) -> list[int]:
         """Return the page of every listed node."""
         return [node.page for node in self._nodes.values()]

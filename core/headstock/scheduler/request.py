@@ -35,7 +35,6 @@ class Request:
         drawn: Outputs it has once the launched steps have run. Upper bound.
         pages: Its page table.
         path: The nodes of its leading pages that are in the tree; it holds them.
-        num_matched: Leading pages that it found in the tree when it was admitted.
         is_private: Its further pages do not enter the tree.
         publish_at: Number of outputs with which the next page is full.
         last_step: Last step launched with it.
@@ -66,7 +65,6 @@ class Request:
     drawn: int = 0
     pages: list[int] = field(default_factory=list[int])
     path: list[Node] = field(default_factory=list[Node])
-    num_matched: int = 0
     is_private: bool = False
     publish_at: int = NEVER
     last_step: int = 0
@@ -77,6 +75,7 @@ class Request:
     num_retractions: int = 0
     queue_s: float = 0.0
     is_over: bool = False
+    is_failed: bool = False
 
     @property
     def num_known(self) -> int:

@@ -71,7 +71,6 @@ class Residence:
             return Entry.NO_PAGES
         request.path = nodes
         request.pages = [node.page for node in nodes] + pages
-        request.num_matched = num_matched
         request.computed = num_matched * self._page_tokens
         request.host_end = request.num_known
         request.drawn = len(request.outputs)
@@ -115,8 +114,12 @@ class Residence:
         self._note_next(request)
 
     def withdraw(self, request: Request) -> None:
-        """Let nobody find the pages that ``request`` has written."""
-        self.cache.withdraw(request.path[request.num_matched :])
+        """Let nobody find the pages of ``request``, those that it found in the tree neither.
+
+        Where the fault comes from is not known: were it in a shared page, whoever found that
+        next would fail, too.
+        """
+        self.cache.withdraw(request.path)
 
     def move_out(self, request: Request) -> None:
         """Take all pages back; those in the tree stay cached."""
@@ -124,7 +127,6 @@ class Residence:
         self.cache.release(request.path, self.private_pages(request), request.last_step)
         request.path = []
         request.pages = []
-        request.num_matched = 0
         request.computed = 0
         request.publish_at = NEVER
 
@@ -155,7 +157,7 @@ class Residence:
     def _promise(self, request: Request) -> None:
         count = request.num_known // self._page_tokens
         ids = self._ids(request, count)
-        for index in range(request.num_matched, count):
+        for index in range(len(request.path), count):
             self._promised.setdefault(ids[index], request)
 
     def _break_promises(self, request: Request) -> None:

@@ -419,7 +419,13 @@ class Scheduler:
         self.counters.steps += 1
         by_slot = flight.by_slot() if result.faults or result.logprobs else {}
         for fault in result.faults:
-            self._fail(by_slot[fault.slot], fault.message)
+            request = by_slot[fault.slot]
+            if not request.is_over:
+                self._residence.withdraw(request)
+                self._fail(request, fault.message)
+            elif not request.is_failed:
+                # It was aborted meanwhile: which pages it wrote is not known any more.
+                self.cache.withdraw_since(flight.step)
         drawn = Drawn()
         finished = self._take_tokens(flight, result, drawn)
         for logprobs in result.logprobs:
@@ -470,11 +476,14 @@ class Scheduler:
         self._end(request, reason)
 
     def fail_all(self, message: str) -> None:
-        """End all that runs: the runner failed, and what its slots and pages hold is unknown.
+        """End all that runs: the runner failed, and what its slots hold is unknown.
 
-        Waiting requests go on. The next plan empties every slot, also those that are empty.
+        What settled steps have written stays cached, waiting requests go on. The next plan
+        empties every slot, also those that are empty.
         """
-        self._flights.clear()
+        if self._flights:
+            self.cache.withdraw_since(self._flights[0].step)
+            self._flights.clear()
         self.cache.settle(self._step - 1)
         for request in list(self._running):
             self._fail(request, message)
@@ -484,11 +493,9 @@ class Scheduler:
     # Ends.
 
     def _fail(self, request: Request, message: str) -> None:
-        """End a request that could not be computed; nobody may use what it wrote."""
-        if request.is_over:
-            return
+        """End a request that could not be computed."""
         self.counters.faults += 1
-        self._residence.withdraw(request)
+        request.is_failed = True
         self._end(request, FinishReason("error", message=message, code="computation_failed"))
 
     def _end(self, request: Request, reason: FinishReason, num_outputs: int | None = None) -> None:
