@@ -49,9 +49,7 @@ def page_tensor(library: Library, shape: tuple[int, ...], dtype: torch.dtype) ->
             f"There is no room for {num_bytes / 2**30:.2f} GiB more.",
             remedy="Lower --cache-tokens or --memory-fraction, or serve a smaller model.",
         )
-    return tensor_at(
-        address, shape, dtype, lambda: library.calls.hs_pages_free(address, num_bytes)
-    )
+    return tensor_at(address, shape, dtype, lambda: library.calls.hs_pages_free(address, num_bytes))
 
 
 class Arena:

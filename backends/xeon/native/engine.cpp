@@ -21,8 +21,18 @@ constexpr Kernel kKernels[] = {
     {"write", plan_write},
     {"attend_plan", plan_attend_plan},
     {"attend", plan_attend},
-    {"gather", plan_gather},
     {"argmax", plan_argmax},
+    {"take", plan_take},
+    {"copy", plan_copy},
+    {"place", plan_place},
+    {"advance", plan_advance},
+    {"settle", plan_settle},
+    {"count", plan_count},
+    {"mark", plan_mark},
+    {"forbid", plan_forbid},
+    {"penalise", plan_penalise},
+    {"bias", plan_bias},
+    {"draw", plan_draw},
 };
 
 }  // namespace

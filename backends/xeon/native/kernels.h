@@ -42,19 +42,142 @@ struct LookUpArgs {
     int64_t first;   // Id of row 0; other ids give zeros.
 };
 
-// y[i] = x[index[i]], rows of `size` float32.
-struct GatherArgs {
-    const float* x;
-    int64_t x_stride;
-    const int64_t* index;
-    float* y;
+// y[i] = x[index[i] + shift], rows of `bytes` bytes.
+struct TakeArgs {
+    const char* x;
+    int64_t x_stride;     // Bytes.
+    const void* index;
+    int64_t index_bytes;  // 4 or 8: of an element.
+    int64_t shift;
+    char* y;
+    int64_t y_stride;     // Bytes.
     int64_t rows;
-    int64_t size;
+    int64_t bytes;
 };
 
 struct ArgmaxArgs {
     const float* logits;
     int64_t stride;
+    int64_t* ids;
+    int64_t rows;
+    int64_t size;
+};
+
+// Copies rows of `bytes` bytes.
+struct CopyArgs {
+    const char* x;
+    int64_t x_stride;     // Bytes.
+    char* y;
+    int64_t y_stride;
+    int64_t rows;
+    int64_t bytes;
+};
+
+// The op place_step.
+struct PlaceArgs {
+    const int32_t* slots;
+    const int32_t* query_starts;
+    const int32_t* host_ids;
+    const int32_t* lengths;
+    const int32_t* done;
+    const int32_t* last_ids;
+    const int32_t* slot_pages;
+    int64_t slot_pages_stride;
+    int64_t* ids;
+    int64_t* positions;
+    int32_t* row_of_token;
+    int64_t* write_slots;
+    int32_t* kv_lengths;
+    int32_t* row_pages;
+    int64_t row_pages_stride;
+    int64_t num_pages;    // Page table entries of a row.
+    int64_t rows;
+    int64_t tokens;
+    int64_t page_size;
+};
+
+struct AdvanceArgs {
+    const int32_t* slots;
+    const int32_t* kv_lengths;
+    const int32_t* done;
+    int32_t* lengths;
+    int64_t rows;
+};
+
+// The op settle_step.
+struct SettleArgs {
+    const int64_t* drawn;
+    const int32_t* slots;
+    const int32_t* max_outputs;
+    const int32_t* stop_ids;
+    int64_t num_stops;
+    int32_t* last_ids;
+    int64_t* num_outputs;
+    int32_t* done;
+    int32_t* outbox;      // [steps kept, rows, 2]
+    int64_t outbox_stride;
+    int64_t outbox_size;  // Steps it keeps.
+    int64_t* cursor;
+    int64_t rows;
+};
+
+struct CountArgs {
+    const int64_t* drawn;
+    const int32_t* slots;
+    const int32_t* done;
+    int32_t* counts;
+    int64_t stride;
+    int64_t rows;
+};
+
+struct MarkArgs {
+    const int64_t* drawn;
+    const float* logits;
+    int64_t stride;
+    int64_t* marked;
+    int64_t rows;
+};
+
+struct ForbidArgs {
+    float* logits;
+    int64_t stride;
+    const int32_t* stop_ids;
+    int64_t num_stops;
+    const int64_t* num_outputs;
+    const int32_t* min_outputs;
+    int64_t rows;
+};
+
+struct PenaliseArgs {
+    float* logits;
+    int64_t stride;
+    const int32_t* counts;    // [rows, size]
+    const uint8_t* is_prompt; // [rows, size]
+    const float* repetition;
+    const float* frequency;
+    const float* presence;
+    int64_t rows;
+    int64_t size;
+};
+
+struct BiasArgs {
+    float* logits;
+    int64_t stride;
+    const int64_t* ids;
+    const float* biases;
+    int64_t num_biases;
+    int64_t rows;
+};
+
+struct DrawArgs {
+    const float* logits;
+    int64_t stride;
+    const float* temperature;
+    const int32_t* top_k;
+    const float* top_p;
+    const float* min_p;
+    const int64_t* seeds;
+    const int64_t* indexes;
     int64_t* ids;
     int64_t rows;
     int64_t size;
@@ -144,7 +267,17 @@ static inline const T& as(const int64_t* args) { return *reinterpret_cast<const 
 void plan_norm(const int64_t* args, PhaseList& list);
 void plan_activation(const int64_t* args, PhaseList& list);
 void plan_look_up(const int64_t* args, PhaseList& list);
-void plan_gather(const int64_t* args, PhaseList& list);
+void plan_take(const int64_t* args, PhaseList& list);
+void plan_copy(const int64_t* args, PhaseList& list);
+void plan_place(const int64_t* args, PhaseList& list);
+void plan_advance(const int64_t* args, PhaseList& list);
+void plan_settle(const int64_t* args, PhaseList& list);
+void plan_count(const int64_t* args, PhaseList& list);
+void plan_mark(const int64_t* args, PhaseList& list);
+void plan_forbid(const int64_t* args, PhaseList& list);
+void plan_penalise(const int64_t* args, PhaseList& list);
+void plan_bias(const int64_t* args, PhaseList& list);
+void plan_draw(const int64_t* args, PhaseList& list);
 void plan_argmax(const int64_t* args, PhaseList& list);
 void plan_rotate(const int64_t* args, PhaseList& list);
 void plan_write(const int64_t* args, PhaseList& list);

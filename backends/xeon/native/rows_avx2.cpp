@@ -86,14 +86,6 @@ void run_look_up(const void* untyped, int64_t chunk, const Worker&) {
     }
 }
 
-void run_gather(const void* untyped, int64_t chunk, const Worker&) {
-    const auto& args = *static_cast<const GatherArgs*>(untyped);
-    const int64_t last = min64((chunk + 1) * kRowsPerChunk, args.rows);
-    for (int64_t row = chunk * kRowsPerChunk; row < last; ++row)
-        std::memcpy(args.y + row * args.size, args.x + args.index[row] * args.x_stride,
-                    static_cast<size_t>(args.size) * sizeof(float));
-}
-
 }  // namespace
 
 void plan_norm(const int64_t* args, PhaseList& list) {
@@ -106,10 +98,6 @@ void plan_activation(const int64_t* args, PhaseList& list) {
 
 void plan_look_up(const int64_t* args, PhaseList& list) {
     list.add_rows(run_look_up, args, as<LookUpArgs>(args).rows, kRowsPerChunk);
-}
-
-void plan_gather(const int64_t* args, PhaseList& list) {
-    list.add_rows(run_gather, args, as<GatherArgs>(args).rows, kRowsPerChunk);
 }
 
 }  // namespace headstock

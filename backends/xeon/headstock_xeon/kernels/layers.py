@@ -65,7 +65,12 @@ class LayerKernels:
         rows, size = gate_up_TG.shape[0], gate_up_TG.shape[1] // 2
         y_TF = self._stream.empty((rows, size))
         self._stream.emit(
-            self._activation, gate_up_TG.data_ptr(), gate_up_TG.stride(0), y_TF.data_ptr(), rows, size
+            self._activation,
+            gate_up_TG.data_ptr(),
+            gate_up_TG.stride(0),
+            y_TF.data_ptr(),
+            rows,
+            size,
         )
         return y_TF
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from headstock.ops import sampling, steps
 from headstock.ops.activation import silu_and_mul
 from headstock.ops.attention import attention
 from headstock.ops.base import OpRegistry, Requires, Sizes
 from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, ROWS, linear
 from headstock.ops.norm import add_rms_norm, rms_norm
 from headstock.ops.rotary import rotate_and_write
-from headstock.ops.sampling import argmax_tokens
 from headstock_xeon.kernels.attention import (
     FEATURES,
     MAX_GROUP,
@@ -21,6 +21,7 @@ from headstock_xeon.kernels.attention import (
 from headstock_xeon.kernels.layers import LayerKernels
 from headstock_xeon.kernels.linear import NativeLinear
 from headstock_xeon.kernels.sampling import SamplingKernels
+from headstock_xeon.kernels.steps import StepKernels
 
 if TYPE_CHECKING:
     from headstock_xeon.device import XeonDevice
@@ -31,13 +32,43 @@ FLOAT32 = Requires(dtypes=frozenset({"float32"}), capabilities=frozenset({"avx2"
 
 def register(registry: OpRegistry, device: XeonDevice) -> None:
     """Offer every native kernel."""
-    layers, sampling = LayerKernels(device), SamplingKernels(device)
+    layers = LayerKernels(device)
     registry.add(rms_norm, PROVIDER, layers.rms_norm, requires=FLOAT32)
     registry.add(add_rms_norm, PROVIDER, layers.add_rms_norm, requires=FLOAT32)
     registry.add(silu_and_mul, PROVIDER, layers.silu_and_mul, requires=FLOAT32)
-    registry.add(argmax_tokens, PROVIDER, sampling.argmax_tokens, requires=FLOAT32)
+    _register_sampling(registry, SamplingKernels(device))
+    _register_steps(registry, StepKernels(device))
     _register_linear(registry)
     _register_attention(registry, layers)
+
+
+def _register_sampling(registry: OpRegistry, kernels: SamplingKernels) -> None:
+    for op, run in (
+        (sampling.argmax_tokens, kernels.argmax_tokens),
+        (sampling.draw_tokens, kernels.draw_tokens),
+        (sampling.apply_penalties, kernels.apply_penalties),
+        (sampling.add_bias, kernels.add_bias),
+    ):
+        registry.add(op, PROVIDER, run, requires=FLOAT32)
+
+
+def _register_steps(registry: OpRegistry, kernels: StepKernels) -> None:
+    table = Requires(dtypes=frozenset({"int32"}), capabilities=FLOAT32.capabilities)
+    for op, run in (
+        (steps.place_step, kernels.place_step),
+        (steps.take_rows, kernels.take_rows),
+        (steps.count_outputs, kernels.count_outputs),
+        (steps.advance_lengths, kernels.advance_lengths),
+        (steps.settle_step, kernels.settle_step),
+    ):
+        registry.add(op, PROVIDER, run, requires=table)
+    for op, run in (
+        (steps.last_of_rows, kernels.last_of_rows),
+        (steps.keep_rows, kernels.keep_rows),
+        (steps.mark_faults, kernels.mark_faults),
+        (steps.forbid_stops, kernels.forbid_stops),
+    ):
+        registry.add(op, PROVIDER, run, requires=FLOAT32)
 
 
 def _register_linear(registry: OpRegistry) -> None:
