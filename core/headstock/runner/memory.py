@@ -104,7 +104,7 @@ def profile_plan(limits: RunnerLimits, num_tokens: int, step: int) -> StepPlan:
 
     The first rows are as long as a request may be, and every row draws with all filters on.
     """
-    num_rows = min(limits.num_slots, num_tokens)
+    num_rows = min(limits.num_slots, num_tokens, limits.max_step_tokens)
     queries: list[int] = []
     left = min(num_tokens, limits.max_step_tokens, num_rows * limits.max_length)
     for row in range(num_rows):
