@@ -73,6 +73,7 @@ class Served:
         def tell(url):
             self.url = url
             self.ready.set()
+            self.on_url(url)
 
         await serve(
             app,
@@ -86,6 +87,9 @@ class Served:
         await pump
         self.left_over = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
         self.frontdoor.close()
+
+    def on_url(self, url):
+        """Hear of the address."""
 
     def make_link(self):
         self.engine = EchoEngine(**self.engine_options)

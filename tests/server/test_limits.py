@@ -12,6 +12,7 @@ from headstock.errors import ConfigError
 from headstock.server.http.gate import OPEN_PATHS
 from headstock.server.http.serve import listen
 from headstock.server.keys import read_keys
+from headstock.wire.steps import PageGroup, RunnerLimits
 from tests.server.conftest import Served
 
 KEYS = ["first-key-000", "second-key-00"]
@@ -80,7 +81,8 @@ def test_a_short_or_missing_key_file_is_the_operators_error(tmp_path):
 
 
 def test_a_full_queue_answers_429_with_retry_after():
-    with Served(engine={"step_s": 0.05}, max_live=3) as server:
+    one_slot = RunnerLimits(1, 256, 512, 1000, 1, [PageGroup("full", 16, 1024, 100)])
+    with Served(engine={"step_s": 0.05, "limits": one_slot}, max_live=2) as server:
         threads = [
             threading.Thread(
                 target=server.post,

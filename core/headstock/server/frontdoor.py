@@ -66,7 +66,8 @@ class Frontdoor:
         link: The way to the engine.
         card: The served model.
         prompter: Makes token ids of prompts.
-        max_live: Completions that may wait or run; past it requests are refused at once.
+        max_live: Completions that may be under way, beside those that the engine runs at once;
+            past it requests are refused before they are tokenised.
         observer: Hears of each request.
     """
 
@@ -268,10 +269,12 @@ class Frontdoor:
     def _check_open(self, requests: Sequence[GenerateRequest], num_completions: int) -> None:
         if self.is_draining or self.status.phase != "ready":
             raise self._unavailable()
-        if len(self._live) + num_completions > self._max_live:
+        started = self.status.started
+        places = self._max_live + (started.limits.num_slots if started is not None else 0)
+        if len(self._live) + num_completions > places:
             raise BusyError(
-                f"The request queue is full: {len(self._live)} of {self._max_live} places are"
-                f" taken, and this request needs {num_completions}.",
+                f"The request queue is full: {len(self._live)} of {places} places are taken, and"
+                f" this request needs {num_completions}.",
                 code="queue_full",
                 retry_after_s=self.retry_after_s(),
             )
