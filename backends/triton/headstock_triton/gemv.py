@@ -58,7 +58,7 @@ def gemv_kernel(
         tl.extra.cuda.gdc_wait()  # pyright: ignore[reportAttributeAccessIssue]
     values = tl.load(x_at, mask=inside_row & (column < NUM_IN), other=0.0)
     acc = values.to(tl.float32) * tile.to(tl.float32)
-    for at in tl.static_range(BLOCK_I, NUM_IN, BLOCK_I):
+    for at in tl.static_range(BLOCK_I, NUM_IN, BLOCK_I):  # pyright: ignore[reportGeneralTypeIssues]
         if NUM_IN % BLOCK_I == 0:
             here_out = inside_out
             here_row = inside_row
