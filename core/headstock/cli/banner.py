@@ -15,6 +15,7 @@ from headstock.wire.messages import Loading, Started
 
 PHASES = {
     "pull": "fetching the model",
+    "model files": "reading the model's files",
     "backend": "opening the backend",
     "weights": "loading weights",
     "memory plan": "measuring memory",
@@ -85,6 +86,11 @@ class Banner:
             f"    -d '{EXAMPLE}'\n",
             markup=False,
         )
+
+    def finish(self) -> None:
+        """Show that the start is over, where no server follows."""
+        self._end_phase()
+        self._is_up = True
 
     def restarted(self, started: Started) -> None:
         """Show that an engine which died is back."""
