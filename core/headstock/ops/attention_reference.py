@@ -95,18 +95,24 @@ class ReferenceAttention:
         return keys_S, keys_S + page_size
 
     def _gather(self, kv: Tensor, piece: _Piece) -> tuple[Tensor, Tensor]:
-        """Return the rows' keys and values, padded with zeros. [R, L, K, D] each.
+        """Return the rows' keys and values. [R, L, K, D] each.
 
-        Zeros, since what lies past a row's length may be anything, and 0 * nan is nan.
+        Past a row's length stands its first token again, since what lies there may be anything,
+        and masking does not help: 0 * nan is nan.
         """
-        num_pages = -(-piece.max_kv // self.spec.page_size)
-        pages_RP = piece.page_table_RP[:, :num_pages]
-        num_tokens = pages_RP.shape[1] * self.spec.page_size
-        is_past_RL = torch.arange(num_tokens, device=kv.device) >= piece.lengths_R.unsqueeze(1)
-        found = kv.index_select(0, pages_RP.flatten()).unflatten(0, pages_RP.shape)
-        k_RLKD, v_RLKD = found.to(self.spec.dtype).transpose(1, 2).flatten(2, 3).unbind(1)
-        is_past_RL11 = is_past_RL[:, :, None, None]
-        return k_RLKD.masked_fill(is_past_RL11, 0), v_RLKD.masked_fill(is_past_RL11, 0)
+        page_size = self.spec.page_size
+        pages_RP = piece.page_table_RP[:, : -(-piece.max_kv // page_size)].long()
+        offsets = torch.arange(page_size, device=kv.device)
+        slots_RL = (pages_RP.unsqueeze(2) * page_size + offsets).flatten(1)
+        tokens_L = torch.arange(slots_RL.shape[1], device=kv.device)
+        is_there_RL = tokens_L < piece.lengths_R.unsqueeze(1)
+        slots_RL = torch.where(is_there_RL, slots_RL, slots_RL[:, :1])
+        flat, dtype = kv.view(-1, *kv.shape[3:]), self.spec.dtype
+        k_RLKD, v_RLKD = (
+            flat.index_select(0, places_RL.flatten()).unflatten(0, slots_RL.shape).to(dtype)
+            for places_RL in self._flat_slots(slots_RL)
+        )
+        return k_RLKD, v_RLKD
 
     def _mask(self, lengths_R: Tensor, num_queries: int, num_tokens: int) -> Tensor:
         """Return which of a row's tokens each of its queries, the last ones, sees. [R, Q, L]"""

@@ -114,6 +114,12 @@ def test_steps_run_one_at_a_time_give_the_same_tokens(
     _check(target, config, right, "mixed", overlap=False)
 
 
+def test_its_device_serves_with_reference_ops_alone(
+    target: Target, config: dict[str, Any], right: dict[str, Ids]
+) -> None:
+    _check(target, config, right, "mixed", op=["all=reference"])
+
+
 def test_quantised_weights_give_a_token_for_every_place(
     target: Target, config: dict[str, Any]
 ) -> None:
@@ -141,5 +147,6 @@ def _check(
 
 
 def _run(config: dict[str, Any], backend: str, prompts: Ids, **settings: Any) -> Ids:
-    fixed = {"backend": backend, "dtype": "float32", "cache_tokens": 2048}
+    fixed: dict[str, Any] = {"backend": backend, "dtype": "float32"}
+    fixed |= {"cache_tokens": 2048, "max_running_requests": 16}
     return run_greedy(config, prompts, NUM_TOKENS, **(fixed | settings))
