@@ -23,7 +23,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--headstock-device", metavar="INDEX", type=int, default=0, help="which of its devices"
     )
-    group.addoption("--headstock-report", metavar="FILE", help="write the outcome here, as JSON")
+    group.addoption(
+        "--headstock-report",
+        metavar="FILE",
+        help="write the outcome here, as JSON; give it with =, or pytest takes FILE for a folder of tests",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
