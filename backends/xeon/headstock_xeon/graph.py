@@ -1,4 +1,4 @@
-"""Captured steps: flat native programs, with pieces of PyTorch between where an op has no kernel."""
+"""Captured steps: flat native programs, with PyTorch calls between where an op has no kernel."""
 
 from __future__ import annotations
 
@@ -153,10 +153,10 @@ class Capture(TorchDispatchMode):
                 remedy="Serve with --no-graphs, and report which op does it.",
             )
         made = func(*args, **(kwargs or {}))
-        returned = func._schema.returns
-        if returned and all(r.alias_info and not r.alias_info.is_write for r in returned):
-            return made  # A view.
         tensors = [leaf for leaf in tree_leaves(made) if isinstance(leaf, Tensor)]
+        writes = any(a.alias_info and a.alias_info.is_write for a in func._schema.arguments)
+        if not writes and _are_views(tensors, (args, kwargs)):
+            return made
         if name in MAKES_EMPTY:
             self._held += tensors
             return made
@@ -170,3 +170,11 @@ class Capture(TorchDispatchMode):
         if self._pending:
             self._runs.append(NativeProgram(self._stream, bytes(self._pending)))
             self._pending.clear()
+
+
+def _are_views(made: Sequence[Tensor], given: object) -> bool:
+    """Whether all of ``made`` lie in memory of ``given``: nothing was computed."""
+    known = {
+        leaf.untyped_storage().data_ptr() for leaf in tree_leaves(given) if isinstance(leaf, Tensor)
+    }
+    return all(tensor.untyped_storage().data_ptr() in known for tensor in made)
