@@ -5,6 +5,7 @@ HeadstockError
 ├── PluginError         a backend or model package is missing or broken
 ├── UnsupportedError    this backend cannot do what the model or the configuration asks
 ├── CheckpointError     the model's files are incomplete, damaged or of another shape
+├── DeviceError         a device, or a rank's process, is lost: only a new process can go on
 └── RequestError        one request is at fault; the engine carries on
 
 A broken invariant of our own is an ``AssertionError``, never one of these.
@@ -44,6 +45,10 @@ class UnsupportedError(HeadstockError):
 
 class CheckpointError(HeadstockError):
     """The model's files are incomplete, damaged, or do not fit the architecture."""
+
+
+class DeviceError(HeadstockError):
+    """A device or a rank's process is lost; the engine must be started again."""
 
 
 class RequestError(HeadstockError):

@@ -11,7 +11,7 @@ import torch
 from headstock.ops.attention import AttentionSpec
 from headstock.ops.attention_reference import ReferenceAttention
 from headstock.ops.base import OpRegistry, Resolver
-from headstock.ops.communication import SingleRank
+from headstock.ops.communication import Group, SingleRank
 from headstock.ops.sampling import uniform
 from headstock.plugins.host import HostDevice
 from headstock.runner.options import PaddedSizes
@@ -53,6 +53,9 @@ class StaticAttention(ReferenceAttention):
 class TinyLayer:
     """One attention layer with fixed random weights."""
 
+    heads = (HEADS, KV_HEADS, KV_HEADS)
+    group = SingleRank()
+
     def __init__(self, seed: int, provider: ReferenceAttention) -> None:
         draw = torch.Generator().manual_seed(seed)
         self.provider = provider
@@ -61,8 +64,8 @@ class TinyLayer:
         self.out = torch.randn(HEADS * HEAD_DIM, SIZE, generator=draw) * 0.4
 
     def split(self, x_TD):
-        qkv = (x_TD @ self.qkv).unflatten(-1, (HEADS + 2 * KV_HEADS, HEAD_DIM))
-        return qkv.split((HEADS, KV_HEADS, KV_HEADS), dim=1)
+        qkv = (x_TD @ self.qkv).unflatten(-1, (sum(self.heads), HEAD_DIM))
+        return qkv.split(self.heads, dim=1)
 
 
 class TinyModel:
@@ -98,7 +101,8 @@ class TinyModel:
         for layer in self.layers:
             q, k, v = layer.split(x_TD)
             layer.provider.write(k, v, layer.kv, batch)
-            x_TD = x_TD + layer.provider.run(q, layer.kv, batch).flatten(1) @ layer.out
+            out_TD = layer.provider.run(q, layer.kv, batch).flatten(1) @ layer.out
+            x_TD = x_TD + layer.group.all_reduce(out_TD)
         if self.poison is not None:
             x_TD = x_TD.masked_fill((ids_T == self.poison).unsqueeze(1), torch.nan)
         return x_TD
@@ -263,7 +267,12 @@ class Driver:
 
 
 def make_runner(
-    model: TinyModel, device: HostDevice | None = None, *, depth: int = 1, captures: bool = False
+    model: TinyModel,
+    device: HostDevice | None = None,
+    *,
+    depth: int = 1,
+    captures: bool = False,
+    group: Group | None = None,
 ) -> TorchRunner:
     device = device or HostDevice()
     num_pages = SLOTS * MAX_LENGTH // PAGE + 1
@@ -272,7 +281,7 @@ def make_runner(
         model,
         model.layers,
         Resolver(OpRegistry(), device),
-        SingleRank(),
+        group or SingleRank(),
         limits=RunnerLimits(
             num_slots=SLOTS,
             max_step_tokens=STEP_TOKENS,

@@ -21,6 +21,11 @@ class Group(Protocol):
         """How many ranks there are."""
         ...
 
+    @property
+    def is_capturable(self) -> bool:
+        """Whether the collectives may be part of a captured step."""
+        ...
+
     def all_reduce(self, x: Tensor) -> Tensor:
         """Return the sum over the ranks; may work in place. Any shape."""
         ...
@@ -43,6 +48,7 @@ class SingleRank:
 
     rank = 0
     size = 1
+    is_capturable = True
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """Return ``x``."""

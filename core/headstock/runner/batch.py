@@ -14,7 +14,7 @@ from headstock.plugins.device import Device, GraphPolicy
 from headstock.runner.inputs import StepInputs
 from headstock.runner.options import PaddedSizes
 
-FIRST_KV_BUCKET = 1024
+FIRST_KV_BUCKET = 4096
 """Captured steps know their longest row's length by powers of 4 from here. Tokens."""
 
 

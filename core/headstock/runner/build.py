@@ -49,7 +49,7 @@ def build_runner(
     Raises:
         ConfigError: The memory does not hold what is asked.
     """
-    captures = options.graphs and _captures(device, options)
+    captures = options.graphs and group.is_capturable and _captures(device, options)
 
     def build(num_pages: int, *, captures: bool) -> TorchRunner:
         return TorchRunner(

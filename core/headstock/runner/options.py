@@ -50,10 +50,14 @@ class PaddedSizes:
 
 def padded_sizes(policy: GraphPolicy, options: RunnerOptions) -> PaddedSizes:
     """Return the sizes that attention providers and step buffers are built for."""
-    tokens, rows = max(options.max_step_tokens, options.num_slots), options.num_slots
-    if options.graphs:
-        for is_uniform, num_tokens in ((True, options.num_slots), (False, options.max_step_tokens)):
-            bucket = policy.bucket(num_tokens, options.num_slots, is_uniform)
-            if bucket is not None:
-                tokens, rows = max(tokens, bucket[0]), max(rows, bucket[1])
+    most_tokens, most_rows = max(options.max_step_tokens, options.num_slots), options.num_slots
+    tokens, rows = most_tokens, most_rows
+    wanted = [(most_rows, most_rows, True)]
+    for bits in range(most_tokens.bit_length()):  # one row more: a ragged step has a padding row
+        num_tokens = 1 << bits
+        wanted.append((num_tokens, min(num_tokens, most_rows + 1), False))
+    for num_tokens, num_rows, is_uniform in wanted if options.graphs else ():
+        bucket = policy.bucket(num_tokens, num_rows, is_uniform)
+        if bucket is not None:
+            tokens, rows = max(tokens, bucket[0]), max(rows, bucket[1])
     return PaddedSizes(tokens, rows)

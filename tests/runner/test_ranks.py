@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from headstock.errors import ConfigError, DeviceError
+from headstock.parallel import RankedRunner, spawn_ranks
+from headstock.parallel.host_group import HostGroup
+from headstock.plugins.hooks import GroupInfo
+from tests.runner.rank import SlicedModel
+
+SCRIPT = str(Path(__file__).parent / "rank.py")
+DRAWN = {"temperature": 0.9, "top_k": 20, "seed": 5}
+
+
+@pytest.fixture
+def start():
+    started = []
+
+    def run(mode="serves"):
+        ranks = spawn_ranks(
+            2,
+            lambda address: msgspec.json.encode(address).decode(),
+            command=[sys.executable, SCRIPT, mode],
+        )
+        started.append(ranks)
+        return ranks
+
+    yield run
+    for ranks in started:
+        ranks.close()
+
+
+def ranked(kit, ranks, depth=1):
+    ranks.wait_for_joining(60)
+    group = HostGroup(ranks.own.group(), timeout_s=30)
+    return RankedRunner(kit.runner(SlicedModel(group), depth=depth, group=group), ranks)
+
+
+def process_of(ranks):
+    return ranks._processes[1]
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_two_ranks_draw_what_one_process_draws(kit, start, depth):
+    runner = ranked(kit, start(), depth)
+    jobs = [kit.job([3, 14, 15], params=DRAWN), kit.job([35, 8, 9, 7, 1]), kit.job([2])]
+    kit.driver(runner, chunk=4).run(*jobs)
+    again = [kit.job(job.prompt, params=job.params) for job in jobs]
+    assert [job.outputs for job in jobs] == kit.serve(*again)
+
+
+def test_ranks_meet_where_nobody_else_can_enter(start):
+    mode = os.stat(start().own.directory).st_mode
+    assert stat.S_IMODE(mode) == 0o700
+
+
+def test_closing_ends_the_ranks_and_removes_their_directory(kit, start):
+    ranks = start()
+    runner = ranked(kit, ranks)
+    runner.close()
+    assert process_of(ranks).returncode == 0
+    assert not Path(ranks.own.directory).exists()
+
+
+def test_a_rank_that_dies_is_named_at_once(kit, start):
+    runner = ranked(kit, start("dies"))
+    began = time.monotonic()
+    with pytest.raises(DeviceError, match="Rank 1 ended with exit code 9"):
+        kit.driver(runner).run(kit.job([3, 14, 15]))
+    assert time.monotonic() - began < 5
+
+
+def test_a_rank_that_is_killed_between_steps_is_named(kit, start):
+    ranks = start()
+    runner = ranked(kit, ranks)
+    kit.driver(runner).run(kit.job([3, 14, 15]))
+    process_of(ranks).send_signal(signal.SIGKILL)
+    time.sleep(1)
+    with pytest.raises(DeviceError, match="Rank 1 ended with exit code -9"):
+        kit.driver(runner).run(kit.job([3, 14, 15]))
+
+
+def test_a_rank_that_refuses_its_settings_says_why(start):
+    ranks = start("broken")
+    with pytest.raises(ConfigError, match="Rank 1: 9 heads do not divide") as error:
+        wait_until_lost(ranks)
+    assert error.value.remedy == "Use --tp-size 3."
+
+
+def test_a_rank_that_never_joins_does_not_hang_the_others(start):
+    with pytest.raises(DeviceError, match="Rank 1 ended with exit code 3"):
+        start("silent").wait_for_joining(30)
+
+
+def test_an_engine_that_hangs_on_a_lost_rank_is_ended(start):
+    ranks = start("hangs")
+    ended = threading.Event()
+    ranks._grace_s, ranks._die = 0.1, ended.set
+    ranks.wait_for_joining(60)
+    process_of(ranks).kill()
+    assert ended.wait(10)
+
+
+def test_a_rank_does_not_outlive_rank_0():
+    code = (
+        "import sys, msgspec, os; sys.path.insert(0, '.');"
+        "from headstock.parallel import spawn_ranks;"
+        f"r = spawn_ranks(2, lambda a: msgspec.json.encode(a).decode(),"
+        f" command=[sys.executable, {SCRIPT!r}, 'serves']);"
+        "r.wait_for_joining(60); print(r._processes[1].pid, flush=True); os._exit(1)"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    pid = int(done.stdout)
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and is_alive(pid):
+        time.sleep(0.1)
+    assert not is_alive(pid)
+
+
+def test_collectives_over_the_host_agree(tmp_path):
+    found = {}
+
+    def member(rank):
+        info = GroupInfo(name="tp", rank=rank, size=2, address=f"file://{tmp_path}/tp")
+        group = HostGroup(info, timeout_s=20)
+        x_TC = torch.arange(6.0).view(2, 3) + rank
+        found[rank] = (
+            group.all_gather(x_TC.clone()),
+            group.all_reduce(x_TC.clone()),
+            group.broadcast(x_TC.clone()),
+        )
+
+    threads = [threading.Thread(target=member, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    x_TC = torch.arange(6.0).view(2, 3)
+    for rank in range(2):
+        gathered, summed, told = found[rank]
+        assert torch.equal(gathered, torch.cat((x_TC, x_TC + 1), dim=1))
+        assert torch.equal(summed, 2 * x_TC + 1)
+        assert torch.equal(told, x_TC)
+
+
+def wait_until_lost(ranks):
+    ranks.wait_for_joining(60)
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        ranks.check()
+        time.sleep(0.05)
+
+
+def is_alive(pid):
+    status = Path(f"/proc/{pid}/status")
+    return status.exists() and "State:\tZ" not in status.read_text()
