@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--headstock-report",
         metavar="FILE",
-        help="write the outcome here, as JSON; give it with =, or pytest takes FILE for a folder of tests",
+        help="write the outcome here, as JSON; write it with =, else pytest takes FILE for tests",
     )
 
 
