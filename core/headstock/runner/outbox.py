@@ -80,20 +80,18 @@ def read_result(launched: Launched) -> StepResult:
     rows = launched.rows
     if rows is None or launched.drawn is None:
         return StepResult(launched.step, [], [], [], [])
-    drawn = launched.drawn.wait().tolist()
-    pairs = [drawn[row] for row in rows.sampled]
-    codes = [code for code, _ in pairs]
-    silent = frozenset(row for row, code in zip(rows.sampled, codes, strict=True) if code < 0)
+    drawn_R2 = launched.drawn.wait().numpy()
+    if len(rows.sampled) < len(drawn_R2):
+        drawn_R2 = drawn_R2[rows.sampled]
+    codes = drawn_R2[:, 0]
+    is_drawn = codes >= 0
+    silent = frozenset(rows.sampled[at] for at in (~is_drawn).nonzero()[0])
     return StepResult(
         step=launched.step,
         slots=rows.sampled_slots,
-        counts=[int(code >= 0) for code in codes],
-        ids=[code for code in codes if code >= 0],
-        done=[is_done for _, is_done in pairs],
+        counts=is_drawn.astype(int).tolist(),
+        ids=codes[is_drawn].tolist(),
+        done=drawn_R2[:, 1].tolist(),
         logprobs=[entry for pending in launched.logprobs for entry in pending.read(silent)],
-        faults=[
-            Fault(slot, NOT_FINITE)
-            for slot, code in zip(rows.sampled_slots, codes, strict=True)
-            if code == FAULTY
-        ],
+        faults=[Fault(rows.sampled_slots[at], NOT_FINITE) for at in (codes == FAULTY).nonzero()[0]],
     )

@@ -157,6 +157,8 @@ def _tokens(plan: StepPlan, facts: Mapping[int, SlotFacts]) -> tuple[list[int], 
     chunk ends the prompt.
     """
     rows = plan.rows
+    if FROM_HOST not in rows.source:
+        return [-1] * len(rows.slots), []
     ids: list[int] = []
     scored: list[ScoredRow] = []
     taken = 0
