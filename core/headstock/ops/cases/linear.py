@@ -133,6 +133,4 @@ def _case(
         return use(build(spec, device))
 
     tolerance = quantised if spec.group_size and spec.dtype == torch.float32 else None
-    return Case(
-        label=label, spec=spec.as_spec(), call=call, expected=expected, tolerance=tolerance
-    )
+    return Case(label=label, spec=spec.as_spec(), call=call, expected=expected, tolerance=tolerance)
