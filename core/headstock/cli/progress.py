@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Iterator
 
 LINE_EVERY = 0.25
+Advance = Callable[[int], None]
+"""Told how many more rows are done."""
 
 
 @contextlib.contextmanager
@@ -41,3 +43,18 @@ def _lines(label: str) -> Callable[[int, int], None]:
             print(f"{label}: {printed:.0%} of {size}", file=sys.stderr, flush=True)
 
     return update
+
+
+@contextlib.contextmanager
+def row_progress(label: str, total: int) -> Iterator[Advance]:
+    """Show how many of ``total`` rows are done; yields a callback that takes how many more are."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda count: bar.advance(task, count)
