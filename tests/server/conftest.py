@@ -11,7 +11,7 @@ from headstock.config.schema import ModelSettings, ServerSettings, ServeSettings
 from headstock.observe.metrics import Metrics
 from headstock.server.frontdoor import Frontdoor
 from headstock.server.http.app import create_app
-from headstock.server.http.serve import listen, serve
+from headstock.server.http.serve import listen, run, serve
 from headstock.server.model_card import ModelCard
 from headstock.server.prompter import Prompter
 from headstock.text import ChatTemplate, Tokenizer
@@ -30,7 +30,7 @@ class Served:
         )
         self.max_live = max_live
         self.ready = threading.Event()
-        self.thread = threading.Thread(target=lambda: asyncio.run(self.main()), daemon=True)
+        self.thread = threading.Thread(target=lambda: run(self.main()), daemon=True)
 
     def __enter__(self):
         self.thread.start()

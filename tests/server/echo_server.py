@@ -1,9 +1,9 @@
 """A server of its own process over the echo engine: ``echo_server.py STEP_S DRAIN_S``."""
 
-import asyncio
 import sys
 
 from headstock.config.schema import ServerSettings
+from headstock.server.http.serve import run
 from tests.server.conftest import Served
 
 
@@ -11,4 +11,4 @@ def main(step_s, drain_s):
     settings = ServerSettings(port=0, drain_timeout_s=float(drain_s))
     server = Served(engine={"step_s": float(step_s)}, settings=settings)
     server.on_url = lambda url: (sys.stdout.write(url + "\n"), sys.stdout.flush())
-    asyncio.run(server.main())
+    run(server.main())

@@ -7,7 +7,8 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, TypeVar
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 30
+Result = TypeVar("Result")
 LAST_WRITES_S = 2
 """How long answers may still leave after the drain. Seconds."""
 
@@ -96,6 +98,16 @@ async def serve(
             await _drain(frontdoor, settings.drain_timeout_s, now)
         server.should_exit = True
         await task
+
+
+def run(main: Coroutine[Any, Any, Result]) -> Result:
+    """Run ``main`` in an event loop of its own: uvloop's where it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(main)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
 
 
 def url_of(listener: socket.socket) -> str:
