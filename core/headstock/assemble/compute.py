@@ -26,7 +26,7 @@ from headstock.plugins.models import ModelRegistry
 from headstock.plugins.select import select
 from headstock.runner.options import PaddedSizes, RunnerOptions, padded_sizes
 
-DEFAULT_SLOTS = {True: 64, False: 256}
+DEFAULT_SLOTS = {True: 64, False: 512}
 """Requests at once, by whether the host itself computes (depth 1)."""
 DEFAULT_STEP_TOKENS = {True: 512, False: 8192}
 
