@@ -375,6 +375,11 @@ class Frontdoor:
         except RequestError as error:
             self._fail(live, error)
             return
+        except Exception:
+            # The boundary of a request: whatever its tokens trip over here, it alone ends.
+            log.exception("%s cannot be gone on with", completion.submit.id)
+            self._fail(live, _defect())
+            return
         if completion.matched is not None:
             self._link.send(
                 Cut(
@@ -400,6 +405,9 @@ class Frontdoor:
             delta = live.completion.finish(message)
         except RequestError as error:
             delta = live.completion.fail(error)
+        except Exception:
+            log.exception("%s cannot be ended properly", message.id)  # the boundary, as above
+            delta = live.completion.fail(_defect())
         self._observer.queued(message.queue_s)
         self._forget(live)
         live.generation.put([delta])
@@ -452,3 +460,9 @@ class Frontdoor:
     async def _wait_change(self) -> None:
         self._changed.clear()
         await self._changed.wait()
+
+
+def _defect() -> RequestError:
+    return RequestError(
+        "The server failed on this request.", remedy="Try again.", code="internal_error"
+    )

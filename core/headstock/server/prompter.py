@@ -91,11 +91,11 @@ class Prompter:
             )
         at_least = len(text) // tokenizer.longest_token
         if at_least > max_length:
-            raise too_long(at_least, max_length)
+            raise too_long(f"at least {at_least}", max_length)
         return tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
 
-def too_long(num_tokens: int, max_length: int) -> RequestError:
+def too_long(num_tokens: int | str, max_length: int) -> RequestError:
     """Return the error for a prompt that the context cannot hold; clients match on its words."""
     return RequestError(
         f"The input ({num_tokens} tokens) is longer than the model's context length"

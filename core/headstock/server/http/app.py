@@ -20,15 +20,18 @@ from headstock.server.http.context import Serving
 from headstock.server.http.gate import Gate
 from headstock.server.keys import KeyRing, read_keys
 from headstock.server.protocols.native import GenerateBody
+from headstock.server.protocols.openai_answers import ChatAnswer, TextAnswer
 from headstock.server.protocols.openai_bodies import ChatBody, CompletionBody
 
-_BODIES = (
+_STRUCTS = (
     ChatBody,
     CompletionBody,
     GenerateBody,
     routes_native.TokenizeBody,
     routes_native.DetokenizeBody,
     routes_control.AbortBody,
+    ChatAnswer,
+    TextAnswer,
 )
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -70,7 +73,7 @@ def create_app(
     app.add_middleware(
         Gate, keys=read_keys(settings.server) if keys is None else keys, metrics=metrics
     )
-    schema.install(app, _BODIES)
+    schema.install(app, _STRUCTS)
     return app
 
 

@@ -18,8 +18,10 @@ from headstock.server.http.schema import body_of
 from headstock.server.http.streaming import event
 from headstock.server.protocols.openai_answers import (
     Alternatives,
+    ChatAnswer,
     ChatStream,
     OpenAIStream,
+    TextAnswer,
     TextStream,
     chat_answer,
     text_answer,
@@ -53,7 +55,7 @@ def make_router(serving: Serving) -> APIRouter:
             raise unknown_model(name, frontdoor.card)
         return json_answer(_model_entry(serving))
 
-    @router.post("/chat/completions", openapi_extra=body_of(ChatBody))
+    @router.post("/chat/completions", openapi_extra=body_of(ChatBody, ChatAnswer))
     async def chat(request: Request) -> Response:
         """Answer a chat."""
         body = await read_body(request, ChatBody, serving.max_body_bytes)
@@ -72,7 +74,7 @@ def make_router(serving: Serving) -> APIRouter:
         generation = await serving.whole(request, call.requests)
         return json_answer(chat_answer(call, generation.completions, alternatives, created))
 
-    @router.post("/completions", openapi_extra=body_of(CompletionBody))
+    @router.post("/completions", openapi_extra=body_of(CompletionBody, TextAnswer))
     async def complete(request: Request) -> Response:
         """Go on from a prompt."""
         body = await read_body(request, CompletionBody, serving.max_body_bytes)

@@ -14,12 +14,19 @@ from headstock.server.http.answers import ErrorAnswer
 _REF = "#/components/schemas/{name}"
 
 
-def body_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    """Return what a route adds to the document for a JSON body of ``kind``."""
+def body_of(
+    kind: type[msgspec.Struct], answer: type[msgspec.Struct] | None = None
+) -> dict[str, Any]:
+    """Return what a route adds to the document: a JSON body of ``kind``, and its answer."""
+    extra: dict[str, Any] = {"requestBody": {"required": True, **_content(kind)}}
+    if answer is not None:
+        extra["responses"] = {"200": {"description": "The answer.", **_content(answer)}}
+    return extra
+
+
+def _content(kind: type[msgspec.Struct]) -> dict[str, Any]:
     reference = {"$ref": _REF.format(name=kind.__name__)}
-    return {
-        "requestBody": {"required": True, "content": {"application/json": {"schema": reference}}}
-    }
+    return {"content": {"application/json": {"schema": reference}}}
 
 
 def install(app: FastAPI, kinds: Sequence[type[msgspec.Struct]]) -> None:
@@ -53,8 +60,7 @@ def _describe(app: FastAPI, kinds: Sequence[type[msgspec.Struct]]) -> dict[str, 
 
 def _responses(known: dict[str, Any]) -> dict[str, Any]:
     """Return an operation's answers: its own success, and our errors."""
-    schema = {"$ref": _REF.format(name=ErrorAnswer.__name__)}
-    error = {"content": {"application/json": {"schema": schema}}}
+    error = _content(ErrorAnswer)
     errors = {
         "400": "The request is at fault.",
         "401": "An API key is missing or wrong.",
