@@ -29,7 +29,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("row", COMMANDS, ids=lambda row: row.name)
 def test_every_command_has_a_help(row: object, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        main([row.name, "--help"])  # type: ignore[attr-defined]
+        main([*row.name.split(), "--help"])  # type: ignore[attr-defined]
     assert caught.value.code == 0
     assert "--debug" in capsys.readouterr().out
 

@@ -20,16 +20,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] in ("-V", "--version", "version"):
         print(f"headstock {__version__}")
         return 0
-    row = next((row for row in COMMANDS if row.name == words[0]), None)
-    if row is None:
-        names = [row.name for row in COMMANDS]
-        error = ConfigError(
-            f"There is no command {words[0]!r}.{did_you_mean(words[0], names)}",
-            remedy=f"Commands: {', '.join(names)}.",
-        )
-        show_error(error, wants_traceback="--debug" in words)
-        return USAGE_ERROR
-    return run_command(row, words[1:])
+    for row in COMMANDS:
+        name = row.name.split()
+        if words[: len(name)] == name:
+            return run_command(row, words[len(name) :])
+    show_error(_unknown(words), wants_traceback="--debug" in words)
+    return USAGE_ERROR
+
+
+def _unknown(words: Sequence[str]) -> ConfigError:
+    """Return the error for words that begin with no command, or with half of one."""
+    names = [row.name for row in COMMANDS]
+    kin = [name for name in names if name.startswith(f"{words[0]} ")]
+    typed = " ".join(word for word in words[:2] if not word.startswith("-")) if kin else words[0]
+    return ConfigError(
+        f"There is no command {typed!r}.{did_you_mean(typed, kin or names)}",
+        remedy=f"Commands: {', '.join(kin or names)}.",
+    )
 
 
 def help_text() -> str:

