@@ -11,6 +11,7 @@ COMMANDS = (
     CommandRow("serve", "headstock.cli.serve", "Serve a model over HTTP"),
     CommandRow("chat", "headstock.cli.chat", "Talk to a model in the terminal"),
     CommandRow("generate", "headstock.cli.generate", "Generate from a file of prompts, offline"),
+    CommandRow("plan", "headstock.cli.plan", "Show what a model takes, without loading it"),
     CommandRow("bench serve", "headstock.cli.bench_serve", "Put load on a server and time it"),
     CommandRow("bench latency", "headstock.cli.bench_latency", "Time batches of one size, offline"),
     CommandRow(

@@ -1,0 +1,193 @@
+"""What a model will take, before a weight of it is read: for ``headstock plan``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from headstock.assemble.compute import LoadedModel, Opened, open_backend, plan_model
+from headstock.checkpoint import resolve
+from headstock.checkpoint.files import ModelFiles, Progress
+from headstock.config import EngineSettings, Loaded
+from headstock.errors import CheckpointError, ConfigError
+from headstock.graph.estimate import estimate_weight_bytes
+from headstock.graph.loader import compare, expected_leaves
+from headstock.ops.communication import SingleRank
+from headstock.plugins.device import Memory
+from headstock.quantization.plan import Role
+from headstock.runner.extras import Extras
+from headstock.runner.memory import Measured, MemoryPlan, plan_memory
+from headstock.runner.pages import page_bytes
+
+SAMPLING_COPIES = 3
+"""Rows of logits that sampling holds at once: the logits, and what filters and draws make."""
+LAYER_COPIES = 2
+"""Widest activations that are alive at once."""
+
+
+class PlannedRanks(SingleRank):
+    """The first of some ranks that nobody started: layers are divided as among them."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPlan:
+    """What a model is and takes on each rank. Bytes where nothing else is said.
+
+    Attributes:
+        name: Of the model.
+        architecture: Of its class.
+        device: What would serve it, and as what.
+        dtype: Of activations.
+        num_parameters: Numbers in its weights, over all ranks.
+        num_layers: Layers that keep keys and values.
+        num_ranks: Among how many the layers are divided.
+        max_length: Longest request. Tokens.
+        max_requests: Requests at once.
+        step_tokens: Tokens of the largest step.
+        page_size: Tokens of a page.
+        total: What is free on the device now.
+        allowed: What ``memory_fraction`` leaves of it.
+        weights: Estimated from the checkpoint's index.
+        workspace: Estimated; the start-up measures it.
+        extras: Tables for penalties and biases, made when first used.
+        token_bytes: Keys and values of a token.
+        memory: The whole plan, or None when it does not fit.
+        problem: Why it does not fit; "" when it does.
+        remedy: What would help.
+    """
+
+    name: str
+    architecture: str
+    device: str
+    dtype: str
+    num_parameters: int
+    num_layers: int
+    num_ranks: int
+    max_length: int
+    max_requests: int
+    step_tokens: int
+    page_size: int
+    total: int
+    allowed: int
+    weights: int
+    workspace: int
+    extras: int
+    token_bytes: int
+    memory: MemoryPlan | None
+    problem: str = ""
+    remedy: str = ""
+
+    @property
+    def longest_at_once(self) -> int:
+        """Requests of the greatest length that the cache holds together; 0 when it does not fit."""
+        return 0 if self.memory is None else self.memory.cache_tokens // self.max_length
+
+
+def make_plan(loaded: Loaded[EngineSettings], progress: Progress | None = None) -> ModelPlan:
+    """Build the model without weights on the backend that would serve it, and add up.
+
+    Args:
+        loaded: Settings, and who set them.
+        progress: Told of a download.
+
+    Raises:
+        HeadstockError: There is no such model or backend, or nobody computes what it asks.
+    """
+    wanted = loaded.settings.model
+    is_dummy = wanted.load_format == "dummy"
+    files = resolve(wanted.model, wanted.revision, needs_weights=not is_dummy, progress=progress)
+    opened = open_backend(loaded)
+    try:
+        group = PlannedRanks(opened.settings.parallel.tp_size)
+        model = plan_model(opened, files, group=group)
+        if not is_dummy:
+            _check_names(model, files)
+        return _added_up(opened, files, model, group)
+    finally:
+        opened.device.close()
+        files.close()
+
+
+def _check_names(model: LoadedModel, files: ModelFiles) -> None:
+    """Refuse a checkpoint that loading would refuse."""
+    mismatch = compare(model.model, files.index)
+    if mismatch:
+        raise CheckpointError(
+            f"{files.path} does not fit {type(model.model).__name__}: {len(mismatch.missing)}"
+            f" tensors are missing, {len(mismatch.unexpected)} unexpected,"
+            f" {len(mismatch.misshapen)} of another shape.",
+            remedy="Check that config.json belongs to these weights; `headstock serve` lists them.",
+        )
+
+
+def _added_up(
+    opened: Opened, files: ModelFiles, model: LoadedModel, group: PlannedRanks
+) -> ModelPlan:
+    settings, options, ctx = opened.settings, model.options, model.ctx
+    index = {} if settings.model.load_format == "dummy" else files.index
+    before = opened.device.memory()
+    is_host = opened.device.torch_device.type == "cpu"
+    measured = Measured(
+        before=before,
+        weights=estimate_weight_bytes(model.model, index, ctx),
+        buffers=0,
+        workspace=_workspace(model, files),
+        graphs=0,
+        page_bytes=page_bytes(ctx.attention_layers),
+    )
+    memory, problem, remedy = _fit(opened, model, measured, group)
+    leaves = [leaf for _, leaf in expected_leaves(model.model).values()]
+    sharing = group.size if is_host else 1
+    return ModelPlan(
+        name=files.name,
+        architecture=type(model.model).__name__,
+        device=f"{opened.chosen.name}: {opened.device.name}",
+        dtype=str(ctx.dtype).removeprefix("torch."),
+        num_parameters=sum(math.prod(x.shape) for x in leaves if x.role is not Role.UNUSED),
+        num_layers=len(ctx.attention_layers),
+        num_ranks=group.size,
+        max_length=options.max_length,
+        max_requests=options.num_slots,
+        step_tokens=options.max_step_tokens,
+        page_size=options.page_size,
+        total=before.free // sharing,
+        allowed=int(options.memory_fraction * before.free) // sharing,
+        weights=measured.weights,
+        workspace=measured.workspace,
+        extras=Extras.num_bytes(options.num_slots, options.vocab_size),
+        token_bytes=measured.page_bytes // options.page_size,
+        memory=memory,
+        problem=problem,
+        remedy=remedy,
+    )
+
+
+def _fit(
+    opened: Opened, model: LoadedModel, measured: Measured, group: PlannedRanks
+) -> tuple[MemoryPlan | None, str, str]:
+    """Return the memory plan, or why there is none and what would help."""
+    before, options = measured.before, model.options
+    if group.size > 1 and opened.device.torch_device.type == "cpu":
+        # Ranks on one host share its memory; nobody is there to be asked how much each has.
+        share = before.free // group.size
+        measured = replace(measured, before=Memory(total=before.total, free=share, peak=0))
+    try:
+        return plan_memory(opened.device, measured, options, SingleRank()), "", ""
+    except ConfigError as error:
+        return None, error.problem, error.remedy
+
+
+def _workspace(model: LoadedModel, files: ModelFiles) -> int:
+    """Estimate what the largest step takes beside weights and pages.
+
+    Logits of every row in float32, and the widest activations of every token.
+    """
+    config, sizes = files.config, model.sizes
+    hidden = int(config.get("hidden_size") or 0)
+    widest = max(hidden, 2 * int(config.get("intermediate_size") or 0) // model.ctx.tp.size)
+    logits = SAMPLING_COPIES * sizes.max_rows * model.options.vocab_size * 4
+    activations = (LAYER_COPIES * widest + 4 * hidden) * model.ctx.dtype.itemsize
+    return logits + sizes.max_tokens * activations
