@@ -159,6 +159,7 @@ class Driver:
         self.runner = runner
         self.chunk = chunk
         self.free_pages = list(range(1, runner.limits.groups[0].num_pages))
+        self.page_size = runner.limits.groups[0].page_tokens
         self.free_slots = list(range(runner.limits.num_slots))
         self.step = 0
         self.slots: list[int] = []
@@ -216,7 +217,7 @@ class Driver:
                     score = max(0, last - max(job.score_from, job.computed + (job.computed > 0), 1))
                     extra = int(score > 0 and end < job.known)
                 ids += tokens[job.computed : end + extra]
-            while len(job.pages) * PAGE < end:
+            while len(job.pages) * self.page_size < end:
                 job.pages.append(self.free_pages.pop(0))
                 for column, value in zip(
                     appends, (0, job.slot, len(job.pages) - 1, job.pages[-1]), strict=True

@@ -67,12 +67,12 @@ def test_warm_up_captures_what_the_policy_names_and_fits(kit, tape_device):
     runner = kit.runner(kit.model, device, captures=True)
     seen = []
     runner.warm_up(lambda done, total: seen.append((done, total)))
-    assert [key.num_rows for key in device.keys] == [8, 4, 2, 1]
-    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [key.num_rows for key in device.keys] == [8, 4, 2, 1] * 2
+    assert seen == [(count, 8) for count in range(1, 9)]
     job = kit.job([5, 6, 7])
     kit.driver(runner).run(job)
     assert job.outputs == kit.naive(kit.job([5, 6, 7]))
-    assert len(device.keys) == 4
+    assert len(device.keys) == 8
 
 
 def test_padding_may_hold_anything(kit, tape_device):
@@ -128,3 +128,17 @@ def test_padded_rows_do_not_outgrow_their_tokens():
                 continue
             shape = captured_shape(Policy(), PaddedSizes(128, 8), tokens, rows, 64)
             assert shape is None or shape.num_tokens - tokens >= shape.num_rows - rows >= 1
+
+
+def test_small_ragged_steps_find_a_bucket_with_room_for_padding():
+    from headstock.runner.batch import captured_shape
+    from headstock.runner.options import PaddedSizes
+
+    class Policy:
+        def bucket(self, num_tokens, num_rows, is_uniform):
+            rows = next((r for r in (4, 32) if r >= num_rows), None)
+            tokens = next((t for t in (16, 32, 64, 128) if t >= num_tokens), None)
+            return None if rows is None or tokens is None or rows > tokens else (tokens, rows)
+
+    shape = captured_shape(Policy(), PaddedSizes(128, 32), 20, 4, 64)
+    assert (shape.num_tokens, shape.num_rows) == (64, 32)

@@ -11,7 +11,8 @@ from headstock.ops.communication import SingleRank
 from headstock.plugins.device import Memory
 from headstock.plugins.host import HostDevice
 from headstock.runner import PaddedSizes, RunnerOptions, build_runner
-from headstock.runner.memory import Measured, plan_memory, profile_plan
+from headstock.runner.memory import Measured, plan_memory
+from headstock.runner.profile import profile_plan, rehearsal
 
 GIB = 1 << 30
 OPTIONS = RunnerOptions(
@@ -114,3 +115,12 @@ def test_a_built_runner_serves(kit):
     kit.driver(runner).run(job)
     assert job.outputs == kit.naive(kit.job([1, 2, 3]))
     assert made.num_pages == runner.limits.groups[0].num_pages == 4 * 16 + 1
+
+
+def test_a_rehearsal_leaves_no_trace(kit):
+    runner = kit.runner(kit.model)
+    for plan in rehearsal(runner.limits):
+        runner.result(runner.launch(plan))
+    job = kit.job([4, 5, 6, 7])
+    kit.driver(runner).run(job)
+    assert job.outputs == kit.naive(kit.job([4, 5, 6, 7]))

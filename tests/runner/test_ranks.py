@@ -140,6 +140,7 @@ def test_collectives_over_the_host_agree(tmp_path):
             group.all_gather(x_TC.clone()),
             group.all_reduce(x_TC.clone()),
             group.broadcast(x_TC.clone()),
+            group.all_gather(torch.tensor([[rank]])),
         )
 
     threads = [threading.Thread(target=member, args=(rank,)) for rank in range(2)]
@@ -149,10 +150,11 @@ def test_collectives_over_the_host_agree(tmp_path):
         thread.join()
     x_TC = torch.arange(6.0).view(2, 3)
     for rank in range(2):
-        gathered, summed, told = found[rank]
+        gathered, summed, told, numbers = found[rank]
         assert torch.equal(gathered, torch.cat((x_TC, x_TC + 1), dim=1))
         assert torch.equal(summed, 2 * x_TC + 1)
         assert torch.equal(told, x_TC)
+        assert numbers.tolist() == [[0, 1]]
 
 
 def wait_until_lost(ranks):

@@ -57,15 +57,25 @@ def captured_shape(
     """
     is_uniform = num_tokens == num_rows
     bucket = policy.bucket(num_tokens, num_rows, is_uniform)
-    if bucket is not None and not is_uniform:
-        padding = max(bucket[1] - num_rows, 1)
-        bucket = policy.bucket(num_tokens + padding, num_rows + 1, is_uniform)
-        if bucket is not None and bucket[0] - num_tokens < bucket[1] - num_rows:
-            bucket = None
+    if not is_uniform:
+        bucket = _with_padding_rows(policy, num_tokens, num_rows, bucket)
     if bucket is None or bucket[0] > sizes.max_tokens or bucket[1] > sizes.max_rows:
         return None
     max_query = 1 if is_uniform else bucket[0]
     return StepShape(*bucket, max_query, max_kv, is_uniform, is_captured=True)
+
+
+def _with_padding_rows(
+    policy: GraphPolicy, num_tokens: int, num_rows: int, bucket: tuple[int, int] | None
+) -> tuple[int, int] | None:
+    """Return a bucket that has a padding row, and a token for each padding row."""
+    while bucket is not None:
+        padding = max(bucket[1] - num_rows, 1)
+        larger = policy.bucket(num_tokens + padding, num_rows + 1, is_uniform=False)
+        if larger == bucket:
+            break
+        bucket = larger
+    return bucket
 
 
 class StepBuffers:

@@ -13,10 +13,13 @@ from headstock.runner.batch import StepBuffers, StepShape, captured_shape, kv_bu
 from headstock.runner.graphs import StepGraphs, graph_key
 from headstock.runner.options import PaddedSizes
 from headstock.runner.program import StepProgram
-from headstock.runner.rows import SAMPLE, RowSet
+from headstock.runner.rows import DRAW, SAMPLE, RowSet
 from headstock.runner.sampler import Sampler
 from headstock.runner.staging import Staging
 from headstock.wire.steps import Rows
+
+FEW_ROWS = 8
+"""Rows up to which steps that draw are captured before serving, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,16 +111,22 @@ class Execution:
         return None
 
     def warm_up(self, progress: Callable[[int, int], None]) -> None:
-        """Capture the greedy steps that the device's policy names, largest first.
+        """Capture the steps that the device's policy names, largest first.
 
-        Steps with longer rows than the first bucket, or that draw, are captured on first use.
+        Greedy ones, and of those with few rows, where a late capture would be felt most, ones
+        that draw. All others are captured on first use.
 
         Args:
             progress: Called with (captured, to capture) after each.
         """
-        features = frozenset({SAMPLE})
-        wanted = self._shapes_to_warm() if self._captures else []
-        for count, shape in enumerate(wanted, 1):
+        shapes = self._shapes_to_warm() if self._captures else []
+        wanted = [(shape, frozenset({SAMPLE})) for shape in shapes]
+        wanted += [
+            (shape, frozenset({SAMPLE, DRAW}))
+            for shape in shapes
+            if shape.is_uniform and shape.num_rows <= FEW_ROWS
+        ]
+        for count, (shape, features) in enumerate(wanted, 1):
             self._prepared = None
             batch = self._batch(shape)
             key = graph_key(shape, features, self._program.plan(batch))

@@ -119,12 +119,13 @@ class StepInputs:
         starts[0] = 0
         np.cumsum(rows.queries, out=starts[1 : real_rows + 1])
         starts[real_rows + 1 :] = real_tokens + np.arange(1, num_rows - real_rows + 1)
-        tree, num_nodes = rows.tree, len(rows.tree.row_begin)
+        tree = rows.tree
+        num_nodes = min(len(tree.row_begin), len(self.tree_N4))  # a hint: any part of it is right
         words[counts_at : counts_at + 3] = (real_rows, real_tokens, num_nodes)
         nodes = words[tree_at : tree_at + 4 * num_nodes].reshape(num_nodes, 4)
         columns = (tree.row_begin, tree.row_end, tree.kv_begin, tree.kv_end)
         for column, values in enumerate(columns):
-            nodes[:, column] = values
+            nodes[:, column] = values[:num_nodes]
         ids = words[self._tokens_at : self._tokens_at + num_tokens]
         ids[:real_tokens] = rows.host_ids
         ids[real_tokens:] = 0

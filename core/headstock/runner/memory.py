@@ -12,8 +12,9 @@ from headstock.ops.communication import Group
 from headstock.plugins.device import Device, Memory
 from headstock.runner.extras import Extras
 from headstock.runner.options import RunnerOptions
+from headstock.runner.profile import profile_plan
 from headstock.runner.runner import TorchRunner
-from headstock.wire.steps import FROM_HOST, Admit, Rows, RunnerLimits, StepPlan
+from headstock.wire.steps import StepPlan
 
 HOST_CACHE_BYTES = 4 << 30
 """Most that pages take by default where device memory is the host's, which others need too."""
@@ -97,28 +98,6 @@ class Measured:
     workspace: int
     graphs: int
     page_bytes: int
-
-
-def profile_plan(limits: RunnerLimits, num_tokens: int, step: int) -> StepPlan:
-    """Return a plan of ``num_tokens`` in as many rows as may be, all of them on the null page.
-
-    The first rows are as long as a request may be, and every row draws with all filters on.
-    """
-    num_rows = min(limits.num_slots, num_tokens, limits.max_step_tokens)
-    queries: list[int] = []
-    left = min(num_tokens, limits.max_step_tokens, num_rows * limits.max_length)
-    for row in range(num_rows):
-        queries.append(min(limits.max_length, left - (num_rows - row - 1)))
-        left -= queries[-1]
-    slots = list(range(num_rows))
-    return StepPlan(
-        step=step,
-        rows=Rows(slots, queries, queries, [FROM_HOST] * num_rows, [1] * num_rows, [0] * num_rows),
-        host_ids=[0] * sum(queries),
-        admit=[
-            Admit(slot, 0, 0, 1, temperature=1.0, top_k=10, top_p=0.9, min_p=0.01) for slot in slots
-        ],
-    )
 
 
 def plan_memory(

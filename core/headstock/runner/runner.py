@@ -16,6 +16,7 @@ from headstock.runner.mail import Mail
 from headstock.runner.options import PaddedSizes
 from headstock.runner.outbox import Launched, Outbox, read_result
 from headstock.runner.pages import PageStore
+from headstock.runner.profile import rehearsal
 from headstock.runner.program import CachedLayer, StepModel, StepProgram
 from headstock.runner.rows import SAMPLE, RowSet
 from headstock.runner.sampler import Sampler
@@ -108,13 +109,16 @@ class TorchRunner:
         return read_result(handle)
 
     def warm_up(self, progress: Callable[[int, int], None]) -> None:
-        """Capture the steps that the device wants captured before serving.
+        """Capture what the device wants captured before serving, and try every feature once.
 
         Args:
             progress: Called with (captured, to capture) after each.
         """
         with torch.inference_mode():
             self._execution.warm_up(progress)
+        if self._device.torch_device.type != "cpu":  # others compile what they first meet
+            for plan in rehearsal(self._limits):
+                self.result(self.launch(plan))
 
     def close(self) -> None:
         """Wait for what is queued and free the device."""

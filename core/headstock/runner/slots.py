@@ -12,12 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headstock.errors import RequestError
 from headstock.plugins.device import Device
 from headstock.wire.steps import Admit, PageAppends
 
 MAX_STOP_IDS = 64
-"""Stop ids a request can have, the model's own included."""
+"""Stop ids a request can have: the API's 32 and the model's own."""
 
 LONGS = ("seeds", "num_outputs")
 INTS = ("lengths", "last_ids", "done", "max_outputs", "min_outputs", "top_k")
@@ -110,18 +109,10 @@ class SlotTable:
         return np.array(begins, np.int32), np.array(strides, np.int32)
 
     def admit(self, edits: Edits, admit: Admit) -> None:
-        """Let ``admit`` have its slot.
-
-        Raises:
-            RequestError: It has more stop ids than a slot can keep.
-        """
-        if len(admit.stop_ids) > MAX_STOP_IDS:
-            raise RequestError(
-                f"stop_token_ids has {len(admit.stop_ids)} ids with the model's own;"
-                f" at most {MAX_STOP_IDS}.",
-                remedy="Stop on fewer ids.",
-                field="stop_token_ids",
-            )
+        """Let ``admit`` have its slot."""
+        assert len(admit.stop_ids) <= MAX_STOP_IDS, (
+            f"slot {admit.slot}: {len(admit.stop_ids)} stop ids, at most {MAX_STOP_IDS}"
+        )
         longs = np.array((admit.seed, admit.num_outputs), np.int64).view(np.int32)
         ints = np.array(
             (
