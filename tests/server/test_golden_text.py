@@ -101,6 +101,7 @@ def test_templates_render_as_in_transformers(folder, source, chat, prompt, extra
     assert ours == want
 
 
+@pytest.mark.slow
 def test_the_default_models_tokenizer_is_the_one_transformers_builds():
     path = cached_path(find("smollm2"))
     if not path.exists():

@@ -96,6 +96,7 @@ def test_a_killed_engine_ends_its_streams_with_an_error_and_comes_back(supervise
     for lines in streams:
         assert lines[-1] == "data: [DONE]"
         assert '"code":"engine_lost"' in lines[-2]
+        assert lines[-2].count("Try again") == 1
         assert sum('"error"' in line for line in lines) == 1
     while supervised.get("/ready").status_code != 200:
         assert time.monotonic() - died < 10

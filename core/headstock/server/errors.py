@@ -75,12 +75,14 @@ def error_of(reason: FinishReason) -> RequestError:
 
 def reason_of(error: RequestError) -> FinishReason:
     """Return the end of a request that ``error`` stopped."""
-    return FinishReason(
-        kind="error",
-        message=message_of(error),
-        code=error.code,
-        retry_after_s=error.retry_after_s if isinstance(error, BusyError) else None,
-    )
+    if isinstance(error, BusyError):  # its remedy is made of when to try again
+        return FinishReason(
+            kind="error",
+            message=error.problem,
+            code=error.code,
+            retry_after_s=error.retry_after_s,
+        )
+    return FinishReason(kind="error", message=message_of(error), code=error.code)
 
 
 def message_of(error: RequestError) -> str:

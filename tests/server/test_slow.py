@@ -1,0 +1,76 @@
+"""Slow clients, slow engines, and what is written down meanwhile."""
+
+import logging
+import socket
+import time
+
+import pytest
+
+from headstock.config.schema import ServerSettings
+from tests.server.conftest import Served
+
+SETTINGS = ServerSettings(port=0, drain_timeout_s=1.0)
+HEAD = b"POST /generate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+
+
+def connect(server):
+    host, port = server.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=5)
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nx: "])
+def test_headers_that_never_come_are_not_waited_for(monkeypatch, begun):
+    monkeypatch.setattr("headstock.server.http.protocol.HEADER_DEADLINE_S", 0.2)
+    with Served(settings=SETTINGS) as server, connect(server) as connection:
+        connection.sendall(begun)
+        assert connection.recv(1) == b""
+
+
+def test_a_body_that_never_comes_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr("headstock.server.http.bodies.BODY_DEADLINE_S", 0.2)
+    with Served(settings=SETTINGS) as server, connect(server) as connection:
+        connection.sendall(HEAD + b"content-length: 100\r\n\r\n{")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 408")
+
+
+def test_a_silent_stream_is_kept_open_by_comments(monkeypatch):
+    monkeypatch.setattr("headstock.server.http.streaming.PING_S", 0.05)
+    with Served(engine={"step_s": 0.4}, settings=SETTINGS) as server:
+        body = {"text": "ab", "stream": True, "sampling_params": {"max_new_tokens": 2}}
+        answer = server.post("/generate", body)
+        assert ": ping\n\n" in answer.text
+        assert answer.text.endswith("data: [DONE]\n\n")
+
+
+def test_what_falls_behind_is_joined(monkeypatch):
+    monkeypatch.setattr("headstock.server.generation.COALESCE_FROM", 3)
+    with Served(engine={"tokens_per_step": 20}, settings=SETTINGS) as server:
+        body = {"prompt": "abcde", "stream": True, "max_tokens": 60}
+        answer = server.post("/v1/completions", body)
+        chunks = [line for line in answer.text.split("\n\n") if line.startswith("data: {")]
+        assert len(chunks) <= 4
+        assert '"finish_reason":"length"' in chunks[-1]
+
+
+def test_a_silent_engine_makes_the_server_unready(monkeypatch):
+    monkeypatch.setattr("headstock.server.engine_status.HEARTBEAT_LIMIT_S", 0.1)
+    with Served(settings=SETTINGS) as server:
+        time.sleep(0.2)
+        answer = server.get("/health")
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"]
+        assert server.get("/live").status_code == 200
+
+
+def test_words_of_requests_are_never_logged(caplog):
+    canary = "CANARY-7f3a"
+    with caplog.at_level(logging.INFO), Served(settings=SETTINGS) as server:
+        headers = {"Authorization": f"Bearer {canary}"}
+        for body in ({"text": canary}, {"text": canary, "sampling_params": {canary: 1}}):
+            server.post("/generate", body, headers=headers)
+        server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": canary}]})
+        server.get("/" + canary)
+        assert canary not in server.get("/metrics").text
+    ours = "\n".join(record.getMessage() for record in caplog.records if record.name != "httpx")
+    assert "POST /generate 200" in ours
+    assert canary not in ours
