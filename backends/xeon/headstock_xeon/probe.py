@@ -45,6 +45,7 @@ def probe(root: Path = Path("/"), machine: str | None = None) -> Probe:
         score=SCORE,
         devices=(
             ProbedDevice(
+                is_host=True,
                 index=0, name=name, arch=arch, memory_bytes=read_memory(root / "proc/meminfo")
             ),
         ),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from headstock.assemble.compute import open_backend
+from headstock.assemble.compute import Opened, open_backend
 from headstock.assemble.facts import describe
 from headstock.assemble.progress import Report
-from headstock.assemble.serving import build_serving_runner
+from headstock.assemble.rank import rank_argument
+from headstock.assemble.ranks import join_group
+from headstock.assemble.serving import Built, build_serving_runner
 from headstock.checkpoint import ModelFiles
 from headstock.config import EngineSettings, Loaded
 from headstock.engine import EngineLoop, build_engine
+from headstock.parallel import RankedRunner, spawn_ranks
 from headstock.wire.messages import Loading, Started
 from headstock.wire.steps import Runner
 from headstock.wire.transport import Mailbox
@@ -53,11 +56,30 @@ def build_engine_loop(
     Raises:
         HeadstockError: The model cannot be served here with these settings.
     """
+    size = loaded.settings.parallel.tp_size
     report(Loading(phase="backend"))
-    opened = open_backend(loaded)
-    built = build_serving_runner(opened, files, report)
+    if size == 1:
+        opened = open_backend(loaded)
+        built = build_serving_runner(opened, files, report)
+        return _serving_loop(opened, built, built.runner, mailbox)
+    ranks = spawn_ranks(size, lambda address: rank_argument(loaded, address))
+    try:
+        opened = open_backend(loaded, rank=0, size=size)
+        report(Loading(phase="ranks"))
+        ranks.wait_for_joining()
+        built = build_serving_runner(opened, files, report, group=join_group(opened, ranks.own))
+    except Exception as error:
+        cause = ranks.explain(error)
+        ranks.close()
+        raise cause from error
+    return _serving_loop(opened, built, RankedRunner(built.runner, ranks), mailbox)
+
+
+def _serving_loop(opened: Opened, built: Built, runner: Runner, mailbox: Mailbox) -> ServingLoop:
     settings = opened.settings
-    engine = build_engine(built.runner, settings.scheduler, settings.cache)
+    engine = build_engine(runner, settings.scheduler, settings.cache)
     facts = describe(opened, built)
-    started = Started(limits=built.runner.limits, model_facts=facts)
-    return ServingLoop(EngineLoop(engine, mailbox), built.runner, started)
+    if settings.parallel.tp_size > 1:
+        facts["ranks"] = f"{settings.parallel.tp_size}, each with a slice of every layer"
+    started = Started(limits=runner.limits, model_facts=facts)
+    return ServingLoop(EngineLoop(engine, mailbox), runner, started)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,7 @@ import torch
 from headstock.assemble.front import max_length
 from headstock.assemble.progress import Report, meter
 from headstock.checkpoint import ModelFiles
-from headstock.config import EngineSettings, Loaded
+from headstock.config import DeviceSettings, EngineSettings, Loaded
 from headstock.errors import ConfigError
 from headstock.graph.build import Model, build_model
 from headstock.graph.context import Context, Limits
@@ -48,8 +49,13 @@ class Opened:
     settings: EngineSettings
 
 
-def open_backend(loaded: Loaded[EngineSettings]) -> Opened:
-    """Choose the backend, open its device and collect its ops.
+def open_backend(loaded: Loaded[EngineSettings], *, rank: int = 0, size: int = 1) -> Opened:
+    """Choose the backend, open this rank's device and collect its ops.
+
+    Args:
+        loaded: Settings, and who set them.
+        rank: Of the ranks that share the model.
+        size: How many those are.
 
     Raises:
         ConfigError: The backend asked for is not here; ``op`` names what does not exist.
@@ -58,12 +64,44 @@ def open_backend(loaded: Loaded[EngineSettings]) -> Opened:
     wanted = loaded.settings.device
     plugins = discover(backend=wanted.backend, disabled=wanted.disable_plugin)
     chosen = select(plugins, wanted.backend)
-    device = chosen.open_device(wanted.device_index, wanted.threads)
+    index, threads = rank_device(chosen, wanted, rank, size)
+    device = chosen.open_device(index, threads)
     for patch in chosen.config_patches(loaded.values, device):
         loaded = loaded.with_patch(patch.path, patch.value, patch.reason)
     load_all_ops()
     resolver = Resolver(chosen.offer_ops(device), device, forced_providers(wanted.op))
     return Opened(chosen, device, resolver, loaded.settings)
+
+
+def rank_device(chosen: Chosen, wanted: DeviceSettings, rank: int, size: int) -> tuple[int, int]:
+    """Return which device a rank opens, and with how many host threads.
+
+    Ranks take the backend's devices one after another. Where it has one only, and that is the
+    host, they share its cores.
+
+    Raises:
+        ConfigError: There are not as many devices as ranks.
+    """
+    devices = chosen.probe.devices
+    if size == 1:
+        return wanted.device_index, wanted.threads
+    if all(device.is_host for device in devices):
+        cores = wanted.threads or _available_cores()
+        return wanted.device_index, max(1, cores // size)
+    if wanted.device_index + size > len(devices):
+        raise ConfigError(
+            f"tp_size is {size} from device {wanted.device_index} on; backend {chosen.name!r} has"
+            f" {len(devices)} devices.",
+            remedy="Lower --tp-size.",
+        )
+    return wanted.device_index + rank, wanted.threads
+
+
+def _available_cores() -> int:
+    """Return the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def forced_providers(flags: list[str]) -> dict[str, str]:

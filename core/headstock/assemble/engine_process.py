@@ -9,11 +9,10 @@ import sys
 from types import FrameType
 from typing import Any
 
-import msgspec
-
 from headstock.assemble.built import build_engine_loop
+from headstock.assemble.handover import decode_settings, encode_settings
 from headstock.checkpoint import resolve
-from headstock.config import EngineSettings, Loaded, Origin, Source
+from headstock.config import Loaded
 from headstock.engine.guard import crash_report
 from headstock.observe.log import set_up_logging
 from headstock.server.orphans import die_with_parent
@@ -24,23 +23,8 @@ MODULE = "headstock.assemble.engine_process"
 
 
 def engine_command(loaded: Loaded[Any], address: str) -> list[str]:
-    """Return the command line of an engine that connects to ``address``.
-
-    Its settings hold no secrets: API keys are the server's.
-    """
-    settings = msgspec.convert(
-        {name: getattr(loaded.settings, name) for name in EngineSettings.__struct_fields__},
-        EngineSettings,
-    )
-    given = [path for path, origin in loaded.origins.items() if origin.source is not Source.BACKEND]
-    text = msgspec.json.encode((settings, given)).decode()
-    return [sys.executable, "-m", MODULE, address, str(os.getpid()), text]
-
-
-def decode_settings(data: str) -> Loaded[EngineSettings]:
-    """Return what :func:`engine_command` was given."""
-    settings, given = msgspec.json.decode(data, type=tuple[EngineSettings, list[str]])
-    return Loaded(settings, {path: Origin(Source.CALL, path) for path in given})
+    """Return the command line of an engine that connects to ``address``."""
+    return [sys.executable, "-m", MODULE, address, str(os.getpid()), encode_settings(loaded)]
 
 
 def main(argv: list[str]) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from headstock.assemble.compute import LoadedModel, Opened, load_model
 from headstock.assemble.progress import Report, meter
+from headstock.assemble.ranks import check_agreement
 from headstock.checkpoint import ModelFiles
 from headstock.graph.loader import weight_bytes
 from headstock.ops.communication import Group, SingleRank
@@ -72,4 +73,5 @@ def build_serving_runner(
     )
     runner.warm_up(meter(report, "graphs", "steps"))
     resolved = resolved_plan(opened.chosen, opened.resolver.resolutions)
+    check_agreement(resolved, group or SingleRank(), opened.device.torch_device)
     return Built(runner, loaded, memory, resolved)

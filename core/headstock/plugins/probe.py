@@ -25,12 +25,14 @@ class ProbedDevice:
         name: What people call it.
         arch: The backend's own word for what code it runs, such as ``sm_90`` or ``avx2``.
         memory_bytes: Its memory, or None when that cannot be known cheaply.
+        is_host: It is the host's own processor: several ranks share it, each with some cores.
     """
 
     index: int
     name: str
     arch: str
     memory_bytes: int | None = None
+    is_host: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ def headstock_probe() -> Probe:
         status=Status.AVAILABLE,
         reason="plain PyTorch on the host's processor",
         score=0,
-        devices=(ProbedDevice(index=0, name=f"host ({arch})", arch=arch),),
+        devices=(ProbedDevice(index=0, name=f"host ({arch})", arch=arch, is_host=True),),
     )
 
 

@@ -1,0 +1,46 @@
+"""A rank's process: ``python -m headstock.assemble.rank ARGUMENT``; started by rank 0."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import msgspec
+
+from headstock.assemble.compute import open_backend
+from headstock.assemble.handover import decode_settings, encode_settings
+from headstock.assemble.progress import silent
+from headstock.assemble.ranks import join_group
+from headstock.assemble.serving import build_serving_runner
+from headstock.checkpoint import resolve
+from headstock.config import EngineSettings, Loaded
+from headstock.observe.log import set_up_logging
+from headstock.parallel import RankAddress, join_ranks, serve_rank
+
+
+def rank_argument(loaded: Loaded[EngineSettings], address: RankAddress) -> str:
+    """Return the one argument of the process of the rank at ``address``."""
+    return msgspec.json.encode((address, encode_settings(loaded))).decode()
+
+
+def main(argv: list[str]) -> int:
+    """Build this rank's slice of the model and run the plans of rank 0."""
+    (argument,) = argv
+    address, text = msgspec.json.decode(argument, type=tuple[RankAddress, str])
+    loaded = decode_settings(text)
+    log = loaded.settings.log
+    set_up_logging(log.log_level, log.log_format)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with join_ranks(address):
+        wanted = loaded.settings.model
+        opened = open_backend(loaded, rank=address.rank, size=address.size)
+        group = join_group(opened, address)
+        files = resolve(wanted.model, wanted.revision, needs_weights=wanted.load_format != "dummy")
+        built = build_serving_runner(opened, files, silent, group=group)
+        serve_rank(built.runner, address)
+        built.runner.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
