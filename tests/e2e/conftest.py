@@ -1,0 +1,32 @@
+"""The default model, and one server of it for the tests that leave it as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from headstock.checkpoint.pull import cached_path, find
+from tests.e2e.served import SMALL, Served, served, wait_for
+
+
+@pytest.fixture(scope="session")
+def model() -> str:
+    """The default model's file, which `make unit` has pulled."""
+    path = cached_path(find("smollm2"))
+    if not path.is_file():
+        pytest.skip("smollm2 was never pulled: `headstock pull smollm2`")
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def the_server(model: str) -> Iterator[Served]:
+    with served(model, *SMALL) as server:
+        yield server
+
+
+@pytest.fixture
+def server(the_server: Served) -> Served:
+    """A ready server, whatever the test before did to it."""
+    wait_for(the_server.is_ready, 60, "readiness")
+    return the_server
