@@ -36,6 +36,8 @@ BY_SUFFIX = {
     "amx": (*AVX512, "-mavx512vnni", "-mavx512bf16", "-mamx-tile", "-mamx-int8", "-mamx-bf16"),
 }
 """Flags of a source by the last word of its name; others are compiled for any x86-64."""
+GCC = ("-fno-tree-ter",)
+"""Keeps GCC from moving all loads of an unrolled block to its front, which spills accumulators."""
 SANITIZE = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer",
             "-fno-sanitize-recover=undefined")  # fmt: skip
 FATAL = 1
@@ -80,6 +82,8 @@ class Build:
 
     def _compile(self, source: Path, digest: str) -> str:
         flags = [*COMMON, *BY_SUFFIX.get(source.stem.rpartition("_")[2], ()), *self.extra]
+        if "clang" not in self.version:
+            flags += GCC
         if source.stem == "api":
             flags.append(f'-DHS_SOURCES="{digest}"')
         key = hashlib.sha256()

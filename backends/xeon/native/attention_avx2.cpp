@@ -66,78 +66,90 @@ template <class T, int R>
 inline void score_block(const float* q, const typename T::Type* keys, int64_t stride, int64_t size,
                         float* scores) {
     __m256 sum[R][2];
-    for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = _mm256_setzero_ps();
+    unrolled<R>([&](auto r) { sum[r][0] = sum[r][1] = _mm256_setzero_ps(); });
     for (int64_t d = 0; d < size; ++d, keys += stride) {
         const __m256 k0 = T::load(keys), k1 = T::load(keys + 8);
-        for (int r = 0; r < R; ++r) {
+        unrolled<R>([&](auto r) {
             const __m256 a = _mm256_broadcast_ss(q + r * size + d);
             sum[r][0] = _mm256_fmadd_ps(k0, a, sum[r][0]);
             sum[r][1] = _mm256_fmadd_ps(k1, a, sum[r][1]);
-        }
+        });
     }
-    for (int r = 0; r < R; ++r) {
+    unrolled<R>([&](auto r) {
         _mm256_storeu_ps(scores + r * kSplit, sum[r][0]);
         _mm256_storeu_ps(scores + r * kSplit + 8, sum[r][1]);
-    }
+    });
 }
 
-// Adds the values of `count` tokens of one page, weighted, to sums of R rows by 8 V features.
+// Adds the values of `count` tokens of one page, weighted, to outputs of R rows by 8 V features.
 template <class T, int R, int V>
-inline void weigh_page(const float* weights, const typename T::Type* values, int64_t size,
-                       int64_t count, __m256 (*sum)[V]) {
+inline void weigh_block(const float* weights, const typename T::Type* values, int64_t size,
+                        int64_t count, float* o) {
+    __m256 sum[R][V];
+    unrolled<R>([&](auto r) {
+        unrolled<V>([&](auto i) { sum[r][i] = _mm256_loadu_ps(o + r * size + 8 * i); });
+    });
     for (int64_t t = 0; t < count; ++t, values += size) {
         __m256 v[V];
-        for (int i = 0; i < V; ++i) v[i] = T::load(values + 8 * i);
-        for (int r = 0; r < R; ++r) {
+        unrolled<V>([&](auto i) { v[i] = T::load(values + 8 * i); });
+        unrolled<R>([&](auto r) {
             const __m256 w = _mm256_broadcast_ss(weights + r * kSplit + t);
-            for (int i = 0; i < V; ++i) sum[r][i] = _mm256_fmadd_ps(w, v[i], sum[r][i]);
-        }
+            unrolled<V>([&](auto i) { sum[r][i] = _mm256_fmadd_ps(w, v[i], sum[r][i]); });
+        });
     }
+    unrolled<R>([&](auto r) {
+        unrolled<V>([&](auto i) { _mm256_storeu_ps(o + r * size + 8 * i, sum[r][i]); });
+    });
 }
 
-// The pages of one split of one row and head.
+// The pages of one split of one row and key/value head.
 struct SplitPages {
-    const Pages* pages;
-    const int32_t* table;  // Of the row.
-    int64_t head;
-    int64_t begin;         // First token.
-    int64_t count;         // Tokens that any query of the tile sees.
-
-    int64_t page_at(int64_t token) const { return table[(begin + token) / pages->page_size]; }
+    int64_t element;
+    int64_t page_size;
+    int64_t head_dim;
+    int64_t count;                    // Tokens that any query of the tile sees.
+    const char* keys[kSplit / 16];
+    const char* values[kSplit / 16];
 };
 
-template <class T, int R, int V>
-inline void weigh_block(const SplitPages& split, const float* weights, int64_t feature, float* o) {
-    const int64_t size = split.pages->head_dim, page_size = split.pages->page_size;
-    __m256 sum[R][V];
-    for (int r = 0; r < R; ++r)
-        for (int i = 0; i < V; ++i) sum[r][i] = _mm256_setzero_ps();
-    for (int64_t t = 0; t < split.count; t += page_size) {
-        const auto* values = reinterpret_cast<const typename T::Type*>(
-            split.pages->values(split.page_at(t), split.head));
-        weigh_page<T, R, V>(weights + t, values + feature, size, min64(page_size, split.count - t), sum);
+SplitPages split_pages(const Pages& pages, const int32_t* table, int64_t head, int64_t begin,
+                       int64_t count) {
+    SplitPages split{pages.element, pages.page_size, pages.head_dim, count, {}, {}};
+    const int32_t* page = table + begin / pages.page_size;
+    for (int64_t t = 0, i = 0; t < count; t += pages.page_size, ++i) {
+        split.keys[i] = pages.keys(page[i], head);
+        split.values[i] = pages.values(page[i], head);
     }
-    for (int r = 0; r < R; ++r)
-        for (int i = 0; i < V; ++i) _mm256_storeu_ps(o + r * size + feature + 8 * i, sum[r][i]);
+    return split;
 }
 
+// Outputs of R rows: page by page, so that a page stays in the nearest cache.
 template <class T, int R>
 inline void weigh_rows(const SplitPages& split, const float* weights, float* o) {
-    const int64_t size = split.pages->head_dim;
-    int64_t feature = 0;
-    if constexpr (R <= 3)
-        for (; feature + 32 <= size; feature += 32) weigh_block<T, R, 4>(split, weights, feature, o);
-    for (; feature + 16 <= size; feature += 16) weigh_block<T, R, 2>(split, weights, feature, o);
-    for (; feature + 8 <= size; feature += 8) weigh_block<T, R, 1>(split, weights, feature, o);
+    const int64_t size = split.head_dim;
+    std::memset(o, 0, static_cast<size_t>(R * size) * sizeof(float));
+    for (int64_t t = 0, i = 0; t < split.count; t += split.page_size, ++i) {
+        const auto* values = reinterpret_cast<const typename T::Type*>(split.values[i]);
+        const int64_t count = min64(split.page_size, split.count - t);
+        int64_t d = 0;
+        if constexpr (R <= 3)
+            for (; d + 32 <= size; d += 32)
+                weigh_block<T, R, 4>(weights + t, values + d, size, count, o + d);
+        for (; d + 16 <= size; d += 16)
+            weigh_block<T, R, 2>(weights + t, values + d, size, count, o + d);
+        for (; d + 8 <= size; d += 8)
+            weigh_block<T, R, 1>(weights + t, values + d, size, count, o + d);
+    }
 }
 
 template <class T, int R>
 inline void score_rows(const SplitPages& split, const float* q, float* scores) {
-    const int64_t size = split.pages->head_dim, page_size = split.pages->page_size;
-    for (int64_t t = 0; t < split.count; t += 16) {
-        const auto* keys = reinterpret_cast<const typename T::Type*>(
-            split.pages->keys(split.page_at(t), split.head));
-        score_block<T, R>(q, keys + (split.begin + t) % page_size, page_size, size, scores + t);
+    const int64_t size = split.head_dim, page_size = split.page_size;
+    for (int64_t begin = 0, i = 0; begin < split.count; begin += page_size, ++i) {
+        const auto* keys = reinterpret_cast<const typename T::Type*>(split.keys[i]);
+        const int64_t count = min64(page_size, split.count - begin);
+        for (int64_t t = 0; t < count; t += 16)
+            score_block<T, R>(q, keys + t, page_size, size, scores + begin + t);
     }
 }
 
@@ -159,20 +171,20 @@ inline void for_row_blocks(const SplitPages& split, const Tile& tile) {
 struct Score {
     template <class T, int R>
     static void run(const SplitPages& split, const Tile& tile, int64_t row) {
-        score_rows<T, R>(split, tile.q + row * split.pages->head_dim, tile.scores + row * kSplit);
+        score_rows<T, R>(split, tile.q + row * split.head_dim, tile.scores + row * kSplit);
     }
 };
 
 struct Weigh {
     template <class T, int R>
     static void run(const SplitPages& split, const Tile& tile, int64_t row) {
-        weigh_rows<T, R>(split, tile.scores + row * kSplit, tile.o + row * split.pages->head_dim);
+        weigh_rows<T, R>(split, tile.scores + row * kSplit, tile.o + row * split.head_dim);
     }
 };
 
 template <class F>
 void for_element(const SplitPages& split, const Tile& tile) {
-    switch (static_cast<Element>(split.pages->element)) {
+    switch (static_cast<Element>(split.element)) {
         case Element::kFloat32: for_row_blocks<F, Float32>(split, tile); break;
         case Element::kBfloat16: for_row_blocks<F, Bfloat16>(split, tile); break;
         case Element::kFloat16: for_row_blocks<F, Float16>(split, tile); break;
@@ -280,20 +292,22 @@ private:
         int64_t most = 0;
         for (int64_t i = 0; i < item_.token_count; ++i)
             most = max64(most, plan_.limit[static_cast<size_t>(item_.token_begin + i)]);
-        const SplitPages split{&args_.pages, args_.page_table + item_.row * args_.pages_per_row,
-                               item_.kv_head, s * kSplit, min64(kSplit, most - s * kSplit)};
+        const int64_t begin = s * kSplit;
+        const SplitPages split =
+            split_pages(args_.pages, args_.page_table + item_.row * args_.pages_per_row,
+                        item_.kv_head, begin, min64(kSplit, most - begin));
         for_element<Score>(split, tile_);
-        for_rows([&](int64_t row, int64_t token, int64_t) { soften_row(row, token, split); });
+        for_rows([&](int64_t row, int64_t token, int64_t) { soften_row(row, token, begin, split); });
         for_element<Weigh>(split, tile_);
         for_rows([&](int64_t row, int64_t token, int64_t head) { keep_state(row, token, head, s); });
     }
 
-    void soften_row(int64_t row, int64_t token, const SplitPages& split) const {
+    void soften_row(int64_t row, int64_t token, int64_t begin, const SplitPages& split) const {
         float* scores = tile_.scores + row * kSplit;
         if (args_.soft_cap > 0) cap_scores(scores, split.count, static_cast<float>(args_.soft_cap));
         const int64_t limit = plan_.limit[static_cast<size_t>(token)];
-        const int64_t first = args_.window > 0 ? max64(0, limit - args_.window - split.begin) : 0;
-        soften(scores, min64(first, kSplit), min64(limit - split.begin, split.count), tile_.m + row,
+        const int64_t first = args_.window > 0 ? max64(0, limit - args_.window - begin) : 0;
+        soften(scores, min64(first, kSplit), min64(limit - begin, split.count), tile_.m + row,
                tile_.l + row);
     }
 

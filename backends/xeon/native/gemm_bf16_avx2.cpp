@@ -23,33 +23,33 @@ struct Bfloat16Micro {
                          const char*, int64_t row, float (*out)[kPanel]) {
         __m256 sum[R][2];
         const float* x[R];
-        for (int r = 0; r < R; ++r) {
+        unrolled<R>([&](auto r) {
             sum[r][0] = sum[r][1] = _mm256_setzero_ps();
             x[r] = args.x + (row + r) * args.x_stride;
-        }
+        });
         const int64_t size = weight.in_features;
         for (int64_t k = 0; k < size; k += 2, panel += 64) {
             const __m256i p0 = _mm256_loadu_si256((const __m256i*)panel);
             const __m256i p1 = _mm256_loadu_si256((const __m256i*)(panel + 32));
             if (R <= 2) _mm_prefetch(panel + 1024, _MM_HINT_T0);
             const __m256 even0 = even_of(p0), even1 = even_of(p1);
-            for (int r = 0; r < R; ++r) {
+            unrolled<R>([&](auto r) {
                 const __m256 a = _mm256_broadcast_ss(x[r] + k);
                 sum[r][0] = _mm256_fmadd_ps(even0, a, sum[r][0]);
                 sum[r][1] = _mm256_fmadd_ps(even1, a, sum[r][1]);
-            }
+            });
             if (k + 1 == size) break;  // An odd last feature has no partner.
             const __m256 odd0 = odd_of(p0), odd1 = odd_of(p1);
-            for (int r = 0; r < R; ++r) {
+            unrolled<R>([&](auto r) {
                 const __m256 a = _mm256_broadcast_ss(x[r] + k + 1);
                 sum[r][0] = _mm256_fmadd_ps(odd0, a, sum[r][0]);
                 sum[r][1] = _mm256_fmadd_ps(odd1, a, sum[r][1]);
-            }
+            });
         }
-        for (int r = 0; r < R; ++r) {
+        unrolled<R>([&](auto r) {
             _mm256_store_ps(out[r], sum[r][0]);
             _mm256_store_ps(out[r] + 8, sum[r][1]);
-        }
+        });
     }
 };
 

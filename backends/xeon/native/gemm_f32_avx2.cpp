@@ -15,24 +15,25 @@ struct Float32Micro {
                          const char*, int64_t row, float (*out)[kPanel]) {
         __m256 sum[R][2];
         const float* x[R];
-        for (int r = 0; r < R; ++r) {
+        unrolled<R>([&](auto r) {
             sum[r][0] = sum[r][1] = _mm256_setzero_ps();
             x[r] = args.x + (row + r) * args.x_stride;
-        }
+        });
         const float* w = reinterpret_cast<const float*>(panel);
-        for (int64_t k = 0; k < weight.in_features; ++k, w += kPanel) {
+        const int64_t size = weight.in_features;
+        for (int64_t k = 0; k < size; ++k, w += kPanel) {
             const __m256 w0 = _mm256_loadu_ps(w), w1 = _mm256_loadu_ps(w + 8);
             if (R <= 2) _mm_prefetch((const char*)(w + 256), _MM_HINT_T0);
-            for (int r = 0; r < R; ++r) {
+            unrolled<R>([&](auto r) {
                 const __m256 a = _mm256_broadcast_ss(x[r] + k);
                 sum[r][0] = _mm256_fmadd_ps(w0, a, sum[r][0]);
                 sum[r][1] = _mm256_fmadd_ps(w1, a, sum[r][1]);
-            }
+            });
         }
-        for (int r = 0; r < R; ++r) {
+        unrolled<R>([&](auto r) {
             _mm256_store_ps(out[r], sum[r][0]);
             _mm256_store_ps(out[r] + 8, sum[r][1]);
-        }
+        });
     }
 };
 

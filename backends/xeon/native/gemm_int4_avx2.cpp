@@ -16,7 +16,7 @@ constexpr int64_t kGroup = 32;
 constexpr int64_t kHeader = 4 * kPanel;  // Scales and minima.
 constexpr int64_t kBlock = kHeader + kGroup / 2 * kPanel;
 
-inline __m256i four_of(const int8_t* q) {
+HS_INLINE __m256i four_of(const int8_t* q) {
     int32_t four;
     std::memcpy(&four, q, 4);
     return _mm256_set1_epi32(four);
@@ -26,17 +26,17 @@ struct Int4Micro {
     static constexpr int kRows = 4;
 
     template <int R>
-    static inline void add_dots(const char* block, const int8_t* q, int64_t row_size,
+    HS_INLINE void add_dots(const char* block, const int8_t* q, int64_t row_size,
                                 __m256i (*dot)[2]) {
         const __m256i nibble = _mm256_set1_epi8(15);
-        for (int j = 0; j < 4; ++j) {
+        unrolled<4>([&](auto j) {
             const __m256i b0 = _mm256_loadu_si256((const __m256i*)(block + kHeader + j * 64));
             const __m256i b1 = _mm256_loadu_si256((const __m256i*)(block + kHeader + j * 64 + 32));
             _mm_prefetch(block + 1536 + j * 80, _MM_HINT_T0);
             const __m256i low0 = _mm256_and_si256(b0, nibble), low1 = _mm256_and_si256(b1, nibble);
             const __m256i high0 = _mm256_and_si256(_mm256_srli_epi16(b0, 4), nibble);
             const __m256i high1 = _mm256_and_si256(_mm256_srli_epi16(b1, 4), nibble);
-            for (int r = 0; r < R; ++r) {
+            unrolled<R>([&](auto r) {
                 const int8_t* x = q + r * row_size + 4 * j;
                 const __m256i a = four_of(x);
                 dot[r][0] = _mm256_add_epi16(dot[r][0], _mm256_maddubs_epi16(low0, a));
@@ -44,8 +44,8 @@ struct Int4Micro {
                 const __m256i c = four_of(x + 16);
                 dot[r][0] = _mm256_add_epi16(dot[r][0], _mm256_maddubs_epi16(high0, c));
                 dot[r][1] = _mm256_add_epi16(dot[r][1], _mm256_maddubs_epi16(high1, c));
-            }
-        }
+            });
+        });
     }
 
     template <int R>
@@ -57,27 +57,27 @@ struct Int4Micro {
         const float* total = x.sums + row * x.num_groups;
         const __m256i one = _mm256_set1_epi16(1);
         __m256 sum[R][2];
-        for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = _mm256_setzero_ps();
+        unrolled<R>([&](auto r) { sum[r][0] = sum[r][1] = _mm256_setzero_ps(); });
         for (int64_t g = 0; g < x.num_groups; ++g, block += kBlock, q += kGroup) {
             __m256i dot[R][2];
-            for (int r = 0; r < R; ++r) dot[r][0] = dot[r][1] = _mm256_setzero_si256();
+            unrolled<R>([&](auto r) { dot[r][0] = dot[r][1] = _mm256_setzero_si256(); });
             add_dots<R>(block, q, x.row_size, dot);
             const auto* halves = reinterpret_cast<const uint16_t*>(block);
-            for (int h = 0; h < 2; ++h) {
+            unrolled<2>([&](auto h) {
                 const __m256 s = load_half(halves + 8 * h);
                 const __m256 minimum = load_half(halves + kPanel + 8 * h);
-                for (int r = 0; r < R; ++r) {
+                unrolled<R>([&](auto r) {
                     const int64_t at = r * x.num_groups + g;
                     const __m256 f = _mm256_cvtepi32_ps(_mm256_madd_epi16(dot[r][h], one));
                     sum[r][h] = _mm256_fmadd_ps(f, _mm256_mul_ps(s, _mm256_set1_ps(scale[at])), sum[r][h]);
                     sum[r][h] = _mm256_fmadd_ps(minimum, _mm256_set1_ps(total[at]), sum[r][h]);
-                }
-            }
+                });
+            });
         }
-        for (int r = 0; r < R; ++r) {
+        unrolled<R>([&](auto r) {
             _mm256_store_ps(out[r], sum[r][0]);
             _mm256_store_ps(out[r] + 8, sum[r][1]);
-        }
+        });
     }
 };
 

@@ -14,6 +14,50 @@ namespace {
 
 constexpr int64_t block_bytes(int64_t group) { return 2 * kPanel + group * kPanel; }
 
+// Adds products of pairs into `sum`. The empty statement makes the compiler leave the accumulator
+// where it is: GCC 12 else moves loads of the unrolled block to its front, and spills.
+HS_INLINE void add_products(__m256i& sum, __m256i w, __m256i a) {
+    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(w, a));
+    __asm__("" : "+x"(sum));
+}
+
+HS_INLINE __m256i widened(const char* weights) {
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)weights));
+}
+
+HS_INLINE __m256i two_of(const int16_t* q) {
+    int32_t two;
+    std::memcpy(&two, q, 4);
+    return _mm256_set1_epi32(two);
+}
+
+// Adds the products of one group, R rows at a time: bound by the multipliers.
+template <int GROUP, int R>
+HS_INLINE void add_group(const char* block, const int16_t* q, int64_t row_size, __m256i (*dot)[2]) {
+    unrolled<GROUP / 2>([&](auto j) {
+        const char* pairs = block + 2 * kPanel + j * 2 * kPanel;
+        const __m256i w0 = widened(pairs), w1 = widened(pairs + kPanel);
+        if (j % 2 == 0) _mm_prefetch(pairs + 1536, _MM_HINT_T0);
+        unrolled<R>([&](auto r) {
+            const __m256i a = two_of(q + r * row_size + 2 * j);
+            add_products(dot[r][0], w0, a);
+            add_products(dot[r][1], w1, a);
+        });
+    });
+}
+
+// The same for one row: bound by memory, where a small loop keeps more loads under way.
+template <int GROUP>
+HS_INLINE void add_group_of_one(const char* block, const int16_t* q, __m256i* dot) {
+    const char* pairs = block + 2 * kPanel;
+    for (int j = 0; j < GROUP / 2; ++j, pairs += 2 * kPanel) {
+        if (j % 2 == 0) _mm_prefetch(pairs + 1536, _MM_HINT_T0);
+        const __m256i a = two_of(q + 2 * j);
+        dot[0] = _mm256_add_epi32(dot[0], _mm256_madd_epi16(widened(pairs), a));
+        dot[1] = _mm256_add_epi32(dot[1], _mm256_madd_epi16(widened(pairs + kPanel), a));
+    }
+}
+
 template <int GROUP>
 struct Int8Micro {
     static constexpr int kRows = 4;
@@ -25,35 +69,24 @@ struct Int8Micro {
         const int16_t* q = x.values + row * x.row_size;
         const float* scale = x.scales + row * x.num_groups;
         __m256 sum[R][2];
-        for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = _mm256_setzero_ps();
+        unrolled<R>([&](auto r) { sum[r][0] = sum[r][1] = _mm256_setzero_ps(); });
         for (int64_t g = 0; g < x.num_groups; ++g, block += block_bytes(GROUP), q += GROUP) {
             __m256i dot[R][2];
-            for (int r = 0; r < R; ++r) dot[r][0] = dot[r][1] = _mm256_setzero_si256();
-            const auto* pairs = reinterpret_cast<const __m128i*>(block + 2 * kPanel);
-            for (int j = 0; j < GROUP / 2; ++j) {
-                const __m256i w0 = _mm256_cvtepi8_epi16(_mm_loadu_si128(pairs + 2 * j));
-                const __m256i w1 = _mm256_cvtepi8_epi16(_mm_loadu_si128(pairs + 2 * j + 1));
-                if (R <= 4 && j % 2 == 0) _mm_prefetch(block + 1536 + j * 32, _MM_HINT_T0);
-                for (int r = 0; r < R; ++r) {
-                    int32_t two;
-                    std::memcpy(&two, q + r * x.row_size + 2 * j, 4);
-                    const __m256i a = _mm256_set1_epi32(two);
-                    dot[r][0] = _mm256_add_epi32(dot[r][0], _mm256_madd_epi16(w0, a));
-                    dot[r][1] = _mm256_add_epi32(dot[r][1], _mm256_madd_epi16(w1, a));
-                }
-            }
+            unrolled<R>([&](auto r) { dot[r][0] = dot[r][1] = _mm256_setzero_si256(); });
+            if constexpr (R == 1) add_group_of_one<GROUP>(block, q, dot[0]);
+            else add_group<GROUP, R>(block, q, x.row_size, dot);
             const auto* halves = reinterpret_cast<const uint16_t*>(block);
             const __m256 s0 = load_half(halves), s1 = load_half(halves + 8);
-            for (int r = 0; r < R; ++r) {
+            unrolled<R>([&](auto r) {
                 const __m256 s = _mm256_set1_ps(scale[r * x.num_groups + g]);
                 sum[r][0] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[r][0]), _mm256_mul_ps(s0, s), sum[r][0]);
                 sum[r][1] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[r][1]), _mm256_mul_ps(s1, s), sum[r][1]);
-            }
+            });
         }
-        for (int r = 0; r < R; ++r) {
+        unrolled<R>([&](auto r) {
             _mm256_store_ps(out[r], sum[r][0]);
             _mm256_store_ps(out[r] + 8, sum[r][1]);
-        }
+        });
     }
 };
 
