@@ -1,0 +1,214 @@
+"""Native kernels of the xeon backend against this machine's limits, and against PyTorch.
+
+    python benchmarks/xeon_kernels.py [--threads N] [--seconds S] [--json FILE] [--png FILE]
+
+Every figure is the best of many runs: what the kernel does when nothing else wants the cores. The
+limits (bytes a second from memory, float32 operations a second) are measured in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+
+from headstock.ops.canonical import quantize_int4, quantize_int8
+from headstock.ops.cases.attention import plain_spec
+from headstock.ops.cases.batches import make_step
+from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, LinearSpec
+from headstock_xeon.device import XeonDevice
+from headstock_xeon.kernels.attention import NativeAttention
+from headstock_xeon.kernels.linear import NativeLinear
+from headstock_xeon.native import load
+
+COLD_BYTES = 256 << 20
+"""Weights of a decode step come from memory: they are spread over more than the caches hold."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One kernel at one size: its work, and what it reached."""
+
+    kernel: str
+    label: str
+    operations: float
+    bytes: float
+    seconds: float
+
+    @property
+    def gops(self) -> float:
+        return self.operations / self.seconds / 1e9
+
+    @property
+    def gbytes(self) -> float:
+        return self.bytes / self.seconds / 1e9
+
+
+def best(run: Callable[[], object], seconds: float) -> float:
+    """Return the shortest time of one run, tried for ``seconds``."""
+    run()
+    shortest, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        run()
+        shortest = min(shortest, time.perf_counter() - start)
+    return shortest
+
+
+def make_weights(
+    device: XeonDevice, layout: str, size_out: int, size_in: int, dtype: torch.dtype
+) -> list[NativeLinear]:
+    """Return as many equal weights as make ``COLD_BYTES``, at most 64."""
+    spec = LinearSpec(
+        in_features=size_in,
+        out_features=size_out,
+        dtype=torch.float32,
+        layout=layout,
+        group_size=0 if layout == DENSE else 32,
+    )
+    weight_OI = torch.randn(size_out, size_in) * size_in**-0.5
+    part = {"weight": weight_OI.to(dtype)}
+    if layout == INT8_GROUP:
+        part = quantize_int8(weight_OI, 32)
+    if layout == INT4_GROUP:
+        part = quantize_int4(weight_OI, 32)
+    made: list[NativeLinear] = []
+    while not made or (len(made) < 64 and sum(w.num_bytes for w in made) < COLD_BYTES):
+        made.append(NativeLinear(spec, device))
+        made[-1].load(part, 0)
+    return made
+
+
+def linear_points(device: XeonDevice, seconds: float) -> list[Point]:
+    """Measure products of SmolLM2-135M's gate-up matrix, at decode and prefill sizes."""
+    size_out, size_in = 3072, 576
+    points: list[Point] = []
+    kinds = (
+        ("float32", DENSE, torch.float32),
+        ("bfloat16", DENSE, torch.bfloat16),
+        ("int8", INT8_GROUP, torch.float32),
+        ("int4", INT4_GROUP, torch.float32),
+    )
+    for name, layout, dtype in kinds:
+        weights = make_weights(device, layout, size_out, size_in, dtype)
+        for rows in (1, 4, 16, 128, 512):
+            x_MI = torch.randn(rows, size_in)
+            used = weights if rows <= 16 else weights[:4]
+
+            def run(used: list[NativeLinear] = used, x_MI: torch.Tensor = x_MI) -> None:
+                for weight in used:
+                    weight(x_MI)
+
+            elapsed = best(run, seconds) / len(used)
+            operations = 2.0 * rows * size_out * size_in
+            num_bytes = weights[0].num_bytes + 4.0 * rows * (size_in + size_out)
+            points.append(Point(f"linear {name}", f"M={rows}", operations, num_bytes, elapsed))
+    return points
+
+
+def attention_points(device: XeonDevice, seconds: float) -> list[Point]:
+    """Measure decode of 16 rows and prefill of one, 9 heads over 3 of size 64."""
+    from dataclasses import replace
+
+    points: list[Point] = []
+    for kv_dtype in (torch.float32, torch.float16):
+        spec = replace(
+            plain_spec(torch.float32, 16),
+            num_heads=9,
+            num_kv_heads=3,
+            kv_dtype=kv_dtype,
+            max_length=4096,
+            max_tokens=4096,
+        )
+        provider = NativeAttention(spec, device)
+        for label, rows in (
+            ("decode 16 x 512", [(1, 512)] * 16),
+            ("decode 1 x 2048", [(1, 2048)]),
+            ("prefill 512", [(512, 512)]),
+            ("prefill 2048", [(2048, 2048)]),
+        ):
+            step = make_step(rows, 16, device.torch_device)
+            kv = device.empty(provider.kv_shape(step.num_pages), kv_dtype).normal_()
+            q_THD = torch.randn(step.batch.num_tokens, 9, 64)
+
+            def run(
+                step: object = step, kv: torch.Tensor = kv, q_THD: torch.Tensor = q_THD
+            ) -> None:
+                provider.plan(step.batch)  # type: ignore[attr-defined]
+                provider.run(q_THD, kv, step.batch)  # type: ignore[attr-defined]
+
+            elapsed = best(run, seconds)
+            pairs = sum(q * kv - q * (q - 1) / 2 for q, kv in rows)
+            num_bytes = sum(kv for _, kv in rows) * 2 * 3 * 64 * kv_dtype.itemsize
+            name = str(kv_dtype).removeprefix("torch.")
+            points.append(Point(f"attention {name}", label, 4 * 64 * 9 * pairs, num_bytes, elapsed))
+    return points
+
+
+def limits(device: XeonDevice, seconds: float) -> dict[str, float]:
+    """Measure bytes a second from memory, and float32 operations a second."""
+    source = device.empty((COLD_BYTES // 4,), torch.float32).fill_(1.0)
+    read = best(lambda: source.sum(), seconds)
+    size = 1024
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    product = best(lambda: a @ b, seconds)
+    return {
+        "torch sum, GB/s": COLD_BYTES / read / 1e9,
+        "torch float32 GEMM 1024, GFLOP/s": 2 * size**3 / product / 1e9,
+    }
+
+
+def torch_points(seconds: float) -> list[Point]:
+    """Measure PyTorch's float32 products at the same sizes."""
+    points: list[Point] = []
+    weights = [torch.randn(3072, 576) for _ in range(COLD_BYTES // (3072 * 576 * 4))]
+    for rows in (1, 16, 128, 512):
+        x_MI = torch.randn(rows, 576)
+        used = weights if rows <= 16 else weights[:4]
+
+        def run(used: list[torch.Tensor] = used, x_MI: torch.Tensor = x_MI) -> None:
+            for weight in used:
+                torch.nn.functional.linear(x_MI, weight)
+
+        elapsed = best(run, seconds) / len(used)
+        num_bytes = weights[0].nbytes + 4.0 * rows * (576 + 3072)
+        points.append(
+            Point("torch float32", f"M={rows}", 2.0 * rows * 576 * 3072, num_bytes, elapsed)
+        )
+    return points
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=0.5, help="spent on each figure")
+    parser.add_argument("--json", help="write the figures here")
+    parser.add_argument("--only", default="", help="kernels whose name has this")
+    options = parser.parse_args()
+    device = XeonDevice("this machine", load(), num_threads=options.threads)
+    found = limits(device, options.seconds)
+    print(f"{device.name}; " + ", ".join(f"{k} {v:.1f}" for k, v in found.items()))
+    points: list[Point] = []
+    if options.only in "attention":
+        points += attention_points(device, options.seconds)
+    if options.only in "linear":
+        points += linear_points(device, options.seconds)
+    if options.only in "torch":
+        points += torch_points(options.seconds)
+    for p in points:
+        print(
+            f"{p.kernel:18} {p.label:16} {p.seconds * 1e6:10.1f} us {p.gops:8.1f} GOP/s"
+            f" {p.gbytes:7.1f} GB/s"
+        )
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump({"limits": found, "points": [asdict(p) for p in points]}, file, indent=1)
+    device.close()
+
+
+if __name__ == "__main__":
+    main()
