@@ -149,8 +149,6 @@ class _Stream(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._end(f"not HTTP: {error}")
-        except msgspec.DecodeError as error:
-            self._end(f"not a completion: {error}")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._now_s = time.perf_counter()
@@ -182,7 +180,11 @@ class _Stream(asyncio.Protocol):
         if data == _DONE:
             self._is_done = True
             return
-        chunk = _decode(data)
+        try:
+            chunk = _decode(data)
+        except msgspec.DecodeError as error:
+            self._end(f"not a completion: {error}")
+            return
         if chunk.error is not None:
             self._end(chunk.error.message)
         if chunk.usage is not None:
