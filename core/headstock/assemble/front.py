@@ -66,7 +66,7 @@ def model_card(files: ModelFiles, settings: ModelSettings, prompter: Prompter) -
         eos = tokenizer.special_id("eos_token")
         eos_ids = [] if eos is None else [eos]
     return ModelCard(
-        name=settings.served_model_name or files.name,
+        name=settings.served_model_name or _name(files, settings.model),
         model_path=settings.model,
         tokenizer_path=settings.tokenizer or settings.model,
         max_length=max_length(files, settings),
@@ -79,6 +79,11 @@ def model_card(files: ModelFiles, settings: ModelSettings, prompter: Prompter) -
         quantization=settings.quantization or "",
         created=int(time.time()),
     )
+
+
+def _name(files: ModelFiles, model: str) -> str:
+    """Return what clients call the model: as the operator did, unless that was a path."""
+    return files.name if Path(model).expanduser().exists() else model
 
 
 def max_length(files: ModelFiles, settings: ModelSettings) -> int:
