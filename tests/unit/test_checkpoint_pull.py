@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from headstock.checkpoint import pull
+from headstock.checkpoint import pull, resolve
 from headstock.checkpoint.catalog import CATALOG, CatalogModel
 from headstock.cli import main
 from headstock.errors import CheckpointError
@@ -126,3 +127,12 @@ def test_the_command_fetches_and_prints_the_path(
 def test_the_command_lists_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pull"]) == 0
     assert "smollm2" in capsys.readouterr().out
+
+
+def test_a_model_of_the_catalog_is_called_as_the_catalog_calls_it(
+    model: CatalogModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {"architectures": ["LlamaForCausalLM"], "vocab_size": 7}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(pull, "ensure", lambda name, progress: tmp_path)
+    assert resolve("tiny", needs_weights=False).name == "tiny"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from headstock.checkpoint.files import ModelFiles, Progress
@@ -46,9 +47,11 @@ def resolve(
         from headstock.checkpoint.pull import ensure
 
         _refuse_revision(model, revision)
-        return _open_path(ensure(model, progress), needs_weights=needs_weights)
+        files = _open_path(ensure(model, progress), needs_weights=needs_weights)
+        return replace(files, name=model)
     if HUB_ID.fullmatch(model) and path.suffix.lower() != ".gguf":
-        return open_folder(_download(model, revision), needs_weights=needs_weights)
+        files = open_folder(_download(model, revision), needs_weights=needs_weights)
+        return replace(files, name=model)  # its folder is named after the commit
     raise CheckpointError(
         f"Model {model!r} is neither a file, a folder nor a hub id, nor does `headstock pull` know"
         " it.",
