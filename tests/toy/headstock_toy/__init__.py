@@ -25,7 +25,9 @@ def headstock_probe() -> Probe:
         status=Status.AVAILABLE,
         reason="it is a toy",
         score=1,
-        devices=(ProbedDevice(index=0, name="toy", arch="toy-1", memory_bytes=64 << 20, is_host=True),),
+        devices=(
+            ProbedDevice(index=0, name="toy", arch="toy-1", memory_bytes=64 << 20, is_host=True),
+        ),
     )
 
 
