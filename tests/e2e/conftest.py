@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
 
 from headstock.checkpoint.pull import cached_path, find
 from tests.e2e.served import SMALL, Served, served, wait_for
+from tests.e2e.tiny import CONFIG
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +32,11 @@ def server(the_server: Served) -> Served:
     """A ready server, whatever the test before did to it."""
     wait_for(the_server.is_ready, 60, "readiness")
     return the_server
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The tiny model's folder: a configuration, no weights."""
+    path = tmp_path_factory.mktemp("tiny")
+    (path / "config.json").write_text(json.dumps(CONFIG))
+    return str(path)

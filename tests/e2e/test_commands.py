@@ -13,33 +13,10 @@ import pytest
 import headstock
 from headstock.cli import main
 from tests.e2e.served import Served
+from tests.e2e.tiny import DUMMY
 
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "vocab_size": 500,
-    "max_position_embeddings": 256,
-    "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": False,
-    "eos_token_id": 2,
-}
 KV_BYTES = 3 * 2 * 2 * 16 * 4
 """Of a token: layers, keys and values, heads, head size, float32."""
-DUMMY = ["--load-format", "dummy", "--skip-tokenizer-init", "--backend", "reference"]
-DUMMY += ["--dtype", "float32", "--cache-tokens", "1024"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("tiny")
-    (path / "config.json").write_text(json.dumps(CONFIG))
-    return str(path)
 
 
 def plan(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:

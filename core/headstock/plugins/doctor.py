@@ -108,7 +108,7 @@ def examine_all(
         )
     examined = [_examine(record, environ) for record in records]
     chosen = backend or _best(examined)
-    ops, trouble = _ops(chosen, index, environ) if chosen else ([], "")
+    ops, trouble = _ops(chosen, index, disabled, environ) if chosen else ([], "")
     build = torch_build()
     return Report(
         headstock=__version__,
@@ -139,8 +139,11 @@ def _examine(record: PluginRecord, environ: Environ) -> Examined:
     )
 
 
-def _ops(backend: str, index: int, environ: Environ) -> tuple[list[ChosenOp], str]:
-    lines, trouble = run_examination(["ops", backend, str(index)], environ(), DEVICE_LIMIT_S)
+def _ops(
+    backend: str, index: int, disabled: Collection[str], environ: Environ
+) -> tuple[list[ChosenOp], str]:
+    what = ["ops", backend, str(index), *disabled]
+    lines, trouble = run_examination(what, environ(), DEVICE_LIMIT_S)
     return [line for line in lines if isinstance(line, ChosenOp)], trouble
 
 

@@ -63,13 +63,13 @@ def examine_plugin(group: str, name: str) -> Iterable[Line]:
             yield from _findings(plugins, record)
 
 
-def examine_ops(backend: str, index: int) -> Iterable[Line]:
+def examine_ops(backend: str, index: int, disabled: Sequence[str] = ()) -> Iterable[Line]:
     """Open the device and choose a provider for every op, in the device's own dtype."""
     from headstock.ops import load_all_ops
     from headstock.ops.base import OpRegistry, Resolver, Spec
     from headstock.plugins.resolved import describe_spec
 
-    chosen = select(discover(backend=backend), backend)
+    chosen = select(discover(backend=backend, disabled=disabled), backend)
     device = chosen.open_device(index, 0)
     registry: OpRegistry = chosen.offer_ops(device)
     resolver = Resolver(registry, device)
@@ -92,8 +92,9 @@ def examine_ops(backend: str, index: int) -> Iterable[Line]:
 def main(argv: Sequence[str]) -> int:
     """Examine what ``argv`` names and write the lines."""
     out = _keep_stdout()
-    what, name, detail = argv
-    lines = examine_ops(name, int(detail)) if what == "ops" else examine_plugin(detail, name)
+    what, name, detail, *disabled = argv
+    is_ops = what == "ops"
+    lines = examine_ops(name, int(detail), disabled) if is_ops else examine_plugin(detail, name)
     for line in lines:
         out.write(msgspec.json.encode(line, enc_hook=_encode) + b"\n")
         out.flush()
