@@ -1,6 +1,6 @@
 """Native kernels of the xeon backend against this machine's limits, and against PyTorch.
 
-    python benchmarks/xeon_kernels.py [--threads N] [--seconds S] [--json FILE] [--png FILE]
+    python benchmarks/xeon_kernels.py [--threads N] [--seconds S] [--json FILE]
 
 Every figure is the best of many runs: what the kernel does when nothing else wants the cores. The
 limits (bytes a second from memory, float32 operations a second) are measured in the same run.
@@ -12,13 +12,14 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import torch
 
 from headstock.ops.canonical import quantize_int4, quantize_int8
 from headstock.ops.cases.attention import plain_spec
-from headstock.ops.cases.batches import make_step
+from headstock.ops.cases.batches import Step, make_step
 from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, LinearSpec
 from headstock_xeon.device import XeonDevice
 from headstock_xeon.kernels.attention import NativeAttention
@@ -110,10 +111,15 @@ def linear_points(device: XeonDevice, seconds: float) -> list[Point]:
     return points
 
 
+def attend(
+    provider: NativeAttention, q_THD: torch.Tensor, kv: torch.Tensor, step: Step
+) -> torch.Tensor:
+    provider.plan(step.batch)
+    return provider.run(q_THD, kv, step.batch)
+
+
 def attention_points(device: XeonDevice, seconds: float) -> list[Point]:
     """Measure decode of 16 rows and prefill of one, 9 heads over 3 of size 64."""
-    from dataclasses import replace
-
     points: list[Point] = []
     for kv_dtype in (torch.float32, torch.float16):
         spec = replace(
@@ -135,13 +141,7 @@ def attention_points(device: XeonDevice, seconds: float) -> list[Point]:
             kv = device.empty(provider.kv_shape(step.num_pages), kv_dtype).normal_()
             q_THD = torch.randn(step.batch.num_tokens, 9, 64)
 
-            def run(
-                step: object = step, kv: torch.Tensor = kv, q_THD: torch.Tensor = q_THD
-            ) -> None:
-                provider.plan(step.batch)  # type: ignore[attr-defined]
-                provider.run(q_THD, kv, step.batch)  # type: ignore[attr-defined]
-
-            elapsed = best(run, seconds)
+            elapsed = best(partial(attend, provider, q_THD, kv, step), seconds)
             pairs = sum(q * kv - q * (q - 1) / 2 for q, kv in rows)
             num_bytes = sum(kv for _, kv in rows) * 2 * 3 * 64 * kv_dtype.itemsize
             name = str(kv_dtype).removeprefix("torch.")

@@ -46,7 +46,10 @@ def probe(root: Path = Path("/"), machine: str | None = None) -> Probe:
         devices=(
             ProbedDevice(
                 is_host=True,
-                index=0, name=name, arch=arch, memory_bytes=read_memory(root / "proc/meminfo")
+                index=0,
+                name=name,
+                arch=arch,
+                memory_bytes=read_memory(root / "proc/meminfo"),
             ),
         ),
     )

@@ -81,10 +81,11 @@ class Stream:
             return self.recording.empty(shape, dtype)
         return torch.empty(shape, dtype=dtype)
 
-    def hold(self, owner: object) -> None:
-        """While a step is captured: let it keep ``owner`` alive."""
+    def hold(self, *owners: object) -> None:
+        """While a step is captured: let it keep alive what is not a result of the step itself."""
         if self.recording is not None:
-            self.recording.hold(owner)
+            for owner in owners:
+                self.recording.hold(owner)
 
 
 def rows_of(x: Tensor) -> Tensor:

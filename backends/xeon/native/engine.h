@@ -39,12 +39,12 @@ public:
 private:
     bool reserve(size_t shared_bytes);
 
-    Team team_;
-    std::vector<std::vector<Phase>> recent_{Team::kRing};  // Late helpers may still look at them.
-    size_t num_recent_ = 0;
     std::mutex mutex_;  // One program at a time.
     char* shared_ = nullptr;
     size_t shared_bytes_ = 0;
+    std::vector<std::vector<Phase>> recent_{Team::kRing};  // Late helpers may still look at them.
+    size_t num_recent_ = 0;
+    Team team_;  // The last: its threads end before what they look at goes.
 };
 
 }  // namespace headstock

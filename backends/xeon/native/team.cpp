@@ -85,19 +85,25 @@ void Team::run(const Phase* phases, int64_t num_phases, char* shared, size_t loc
             for (int64_t c = 0; c < phases[p].num_chunks; ++c) run_chunk(phases[p], c, worker);
         return;
     }
-    const uint64_t number = job_.load(std::memory_order_relaxed) + 1;
+    const Job& job = publish(phases, num_phases, shared, local_bytes);
+    if (sleepers_.load(std::memory_order_seq_cst) > 0) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        wake_.notify_all();
+    }
+    work(job, 0, caller_local_);
+}
+
+const Team::Job& Team::publish(const Phase* phases, int64_t num_phases, char* shared,
+                               size_t local_bytes) {
     make_room();
+    const uint64_t number = job_.load(std::memory_order_relaxed) + 1;
     Job& job = ring_[number % kRing];
     job = {phases, num_phases, shared, local_bytes, sequence_, total_chunks_};
     sequence_ += static_cast<uint64_t>(num_phases);
     for (int64_t p = 0; p < num_phases; ++p)
         total_chunks_ += static_cast<uint64_t>(phases[p].num_chunks);
     job_.store(number, std::memory_order_seq_cst);
-    if (sleepers_.load(std::memory_order_seq_cst) > 0) {
-        std::lock_guard<std::mutex> lock(mutex_);
-        wake_.notify_all();
-    }
-    work(job, 0, caller_local_);
+    return job;
 }
 
 void Team::work(const Job& job, int thread, std::vector<char>& local) {
@@ -174,6 +180,11 @@ void Team::make_room() {
     if (number > kRing) wait_until_left(number - kRing);
 }
 
-void Team::settle() { wait_until_left(job_.load(std::memory_order_relaxed)); }
+void Team::settle() {
+    if (num_threads_ == 1) return;
+    // A helper that has just seen the last job could still enter it: let there be an empty one.
+    publish(nullptr, 0, nullptr, 0);
+    wait_until_left(job_.load(std::memory_order_relaxed) - 1);
+}
 
 }  // namespace headstock

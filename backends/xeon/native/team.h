@@ -60,6 +60,7 @@ private:
     };
 
     void help(int thread);
+    const Job& publish(const Phase* phases, int64_t num_phases, char* shared, size_t local_bytes);
     void work(const Job& job, int thread, std::vector<char>& local);
     void run_phase(const Phase& phase, uint64_t sequence, const Worker& worker,
                    std::atomic<uint64_t>& completed);

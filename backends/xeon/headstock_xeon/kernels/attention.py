@@ -83,6 +83,7 @@ class NativeAttention:
     def write(self, k_TKD: Tensor, v_TKD: Tensor, kv: Tensor, batch: StepBatch) -> None:
         """Store keys and values of the step's tokens into the pages of ``kv``."""
         k_TKD, v_TKD = _heads_together(k_TKD), _heads_together(v_TKD)
+        self._stream.hold(kv, batch)
         self._stream.emit(
             self._write,
             *self.pages(kv),
@@ -101,6 +102,7 @@ class NativeAttention:
         if self._planned is not batch:
             self._emit_plan(batch)
         q_THD = _heads_together(q_THD)
+        self._stream.hold(kv, sinks_H)
         y_THD = self._stream.empty(tuple(q_THD.shape))
         self._stream.emit(
             self._attend,
@@ -129,7 +131,7 @@ class NativeAttention:
 
     def _emit_plan(self, batch: StepBatch) -> None:
         self._planned = batch
-        self._stream.hold(self)
+        self._stream.hold(self, batch)
         self._stream.emit(
             self._attend_plan,
             self._plan,

@@ -46,6 +46,7 @@ class LayerKernels:
     def _emit_norm(
         self, x_RD: Tensor, residual_RD: Tensor | None, weight_D: Tensor, y_RD: Tensor, eps: float
     ) -> None:
+        self._stream.hold(weight_D)
         self._stream.emit(
             self._norm,
             x_RD.data_ptr(),
@@ -94,6 +95,7 @@ class LayerKernels:
         assert isinstance(provider, NativeAttention), f"{provider} has another layout"
         qkv_TC = rows_of(qkv_TC)
         tokens = qkv_TC.shape[0]
+        self._stream.hold(cos_sin_LC, q_norm_D, k_norm_D, kv, batch)
         q_THD = self._stream.empty((tokens, num_heads, head_dim))
         self._stream.emit(
             self._rotate,
