@@ -17,6 +17,7 @@ _STATUS = {
     "body_too_large": 413,
     "queue_full": 429,
     "slow_client": 408,
+    "computation_failed": 500,
     "internal_error": 500,
     "engine_lost": 503,
     "engine_unavailable": 503,
