@@ -1,0 +1,123 @@
+"""A backend written from the page passes the kit; its tables name all hooks and ops."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from headstock.cli.new_backend import write_backend
+from headstock.ops import load_all_ops
+from headstock.ops.base import Requires
+from headstock.plugins import hooks
+from headstock.plugins.device import Device
+from headstock.plugins.probe import Status
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "writing-a-backend.md").read_text(encoding="utf-8")
+FILE = re.compile(r"<!-- file: (\S+) -->\n```python\n(.*?)```", re.DOTALL)
+SUITE = ROOT / "core" / "headstock" / "testing" / "suite"
+
+
+def section(title: str) -> str:
+    found = re.search(rf"^## \d+\. {title}\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
+    assert found, f"no section {title!r}"
+    return found[1]
+
+
+def first_column(text: str) -> list[str]:
+    return re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE)
+
+
+def named(cells: list[str]) -> list[str]:
+    return re.findall(r"`(\w+)[(`]", " ".join(cells))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a generated backend, with the page's files in place of its own."""
+    folder = tmp_path_factory.mktemp("from_the_page") / "package"
+    write_backend("acme", folder)
+    files = FILE.findall(PAGE)
+    assert len(files) >= 4
+    for path, text in files:
+        (folder / path).write_text(text, encoding="utf-8")
+    return folder
+
+
+def run(written: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, words)],
+        cwd=written,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(written)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def certify(written: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    plugin = ("--headstock-backend=acme", "--headstock-plugin=headstock_acme")
+    suite = ("pytest", "-q", "-p", "no:cacheprovider", "--pyargs", "headstock.testing.suite")
+    return run(written, *suite, *plugin, *options)
+
+
+def test_the_backend_of_the_page_computes_its_op_as_the_reference_does(written: Path) -> None:
+    done = certify(written, "-k", "rms_norm")
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+def test_the_backend_of_the_page_passes_the_kit(written: Path) -> None:
+    done = certify(written)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_files_of_the_page_have_no_lint(written: Path) -> None:
+    options = ("--isolated", "--line-length", "100")
+    done = run(written, "ruff", "check", "--select", "E,F,UP,B", *options, ".")
+    assert done.returncode == 0, done.stdout
+    done = run(written, "ruff", "format", "--check", *options, ".")
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_hook_is_in_the_table_with_its_arguments() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", section("The hooks"), re.MULTILINE)
+    documented = {name: re.findall(r"`(\w+)`", arguments) for name, arguments in rows}
+    specified = {
+        name: list(inspect.signature(function).parameters)
+        for name, function in vars(hooks).items()
+        if name.startswith("headstock_")
+    }
+    assert documented == specified
+
+
+def test_every_op_is_in_the_table() -> None:
+    documented = named([c for c in first_column(section("One op")) if c.startswith("`")])
+    assert set(documented) - set(Requires.__dataclass_fields__) == set(load_all_ops())
+
+
+def test_every_requirement_is_in_the_table() -> None:
+    documented = named(first_column(section("One op")))
+    assert set(Requires.__dataclass_fields__) <= set(documented)
+
+
+def test_every_member_of_a_device_is_in_the_table() -> None:
+    members = {name for base in Device.__mro__ for name in vars(base) if not name.startswith("_")}
+    assert set(named(first_column(section("The device")))) == members
+
+
+def test_every_status_and_part_of_the_kit_is_in_its_table() -> None:
+    assert named(first_column(section("The probe"))) == [status.name for status in Status]
+    parts = {path.stem for path in SUITE.glob("test_*.py")}
+    assert set(named(first_column(section("The kit")))) == parts
+
+
+def test_the_api_version_is_the_current_one() -> None:
+    assert f"HOOK_API = {hooks.HOOK_API}" in PAGE
