@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -46,18 +47,41 @@ class NativeGraph:
         for run in self._runs:
             run()
 
+    def measure(self) -> list[tuple[str, float]]:
+        """Replay phase by phase; return each one's kernel and time. Seconds."""
+        found: list[tuple[str, float]] = []
+        for run in self._runs:
+            if isinstance(run, NativeProgram):
+                found += run.measure()
+            else:
+                run()
+        return found
+
 
 class NativeProgram:
     """Instructions that run in one call, without the interpreter lock."""
 
     def __init__(self, stream: Stream, instructions: bytes) -> None:
         calls, engine = stream.library.calls, stream.engine
+        self._library = stream.library
         self._run = calls.hs_program_run
         self._engine = engine
         count = len(instructions) // INSTRUCTION_BYTES
         self.handle = calls.hs_program_new(engine, instructions, count)
         free = calls.hs_program_free
         weakref.finalize(self, _free_program, stream, free, self.handle).atexit = False
+
+    def measure(self) -> list[tuple[str, float]]:
+        """Run phase by phase; return each one's kernel and time. Seconds."""
+        calls = self._library.calls
+        count = calls.hs_program_phases(self.handle)
+        seconds = (ctypes.c_double * count)()
+        calls.hs_program_measure(self._engine, self.handle, seconds)
+        names = [calls.hs_program_kernel(self.handle, phase) for phase in range(count)]
+        return [
+            (calls.hs_kernel_name(name).decode(), seconds[phase])
+            for phase, name in enumerate(names)
+        ]
 
     def __call__(self) -> None:
         """Run all of them."""

@@ -29,6 +29,8 @@ _FUNCTIONS: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "hs_program_new": (c_void_p, (c_void_p, c_void_p, c_int64)),
     "hs_program_run": (c_int64, (c_void_p, c_void_p)),
     "hs_program_phases": (c_int64, (c_void_p,)),
+    "hs_program_kernel": (c_int64, (c_void_p, c_int64)),
+    "hs_program_measure": (c_int64, (c_void_p, c_void_p, c_void_p)),
     "hs_program_free": (None, (c_void_p, c_void_p)),
     "hs_pages_new": (c_void_p, (c_int64,)),
     "hs_pages_free": (None, (c_void_p, c_int64)),

@@ -39,6 +39,7 @@ struct Phase {
     int64_t rows_per_chunk;
     ChunkFn then;            // Run after `run` in each chunk, with then_args; null: nothing.
     const void* then_args;
+    int64_t kernel;          // Whose phase it is, for measurements.
 };
 
 // Collects the phases of one or more instructions.
@@ -47,14 +48,15 @@ public:
     explicit PhaseList(int num_threads) : num_threads(num_threads) {}
 
     void add(ChunkFn run, const void* args, int64_t num_chunks) {
-        if (num_chunks > 0) phases.push_back({run, args, num_chunks, 0, nullptr, nullptr});
+        if (num_chunks > 0)
+            phases.push_back({run, args, num_chunks, 0, nullptr, nullptr, kernel});
     }
 
     // Adds a phase over `rows` rows, `rows_per_chunk` a chunk.
     void add_rows(ChunkFn run, const void* args, int64_t rows, int64_t rows_per_chunk) {
         if (rows > 0)
             phases.push_back({run, args, (rows + rows_per_chunk - 1) / rows_per_chunk,
-                              rows_per_chunk, nullptr, nullptr});
+                              rows_per_chunk, nullptr, nullptr, kernel});
     }
 
     // Adds a phase that reads only its own rows and writes only scratch. It joins the phase before
@@ -79,6 +81,7 @@ public:
     size_t shared_bytes = 0;
     size_t local_bytes = 0;
     int num_threads;
+    int64_t kernel = 0;  // Of the instruction that is being planned.
 };
 
 using PlanFn = void (*)(const int64_t* args, PhaseList& list);
