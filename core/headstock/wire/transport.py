@@ -126,6 +126,7 @@ class ZmqLink:
         self._descriptor = self._socket.fileno()
         self._loop.add_reader(self._descriptor, self._read)
         self._outbox: list[ToEngine] = []
+        self._is_flush_due = False
         self._inbox: list[FromEngine] = []
         self._waiter: asyncio.Future[None] | None = None
         self._is_closed = False
@@ -134,9 +135,10 @@ class ZmqLink:
         """Queue ``message``; the batch leaves at the end of this turn of the event loop."""
         if self._is_closed:
             return
-        if not self._outbox:
-            self._loop.call_soon(self._flush)
         self._outbox.append(message)
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            self._loop.call_soon(self._flush)
 
     @property
     def address(self) -> str:
@@ -163,10 +165,17 @@ class ZmqLink:
         self._wake()
 
     def _flush(self) -> None:
-        messages, self._outbox = self._outbox, []
-        if messages and not self._is_closed:
-            self._socket.send(codec.encode(messages), zmq.NOBLOCK)
-            self._read()
+        self._is_flush_due = False
+        if self._is_closed or not self._outbox:
+            return
+        try:
+            self._socket.send(codec.encode(self._outbox), zmq.NOBLOCK)
+        except zmq.Again:  # the engine has not connected yet
+            self._is_flush_due = True
+            self._loop.call_later(_RETRY_S, self._flush)
+            return
+        self._outbox = []
+        self._read()
 
     def _read(self) -> None:
         """Take frames that are there; leaves the rest to another turn of the event loop."""
@@ -263,6 +272,8 @@ def memory_pair() -> tuple[MemoryMailbox, MemoryLink]:
     return mailbox, link
 
 
+_RETRY_S = 0.01
+"""How soon to try again to send to an engine that has not connected yet. Seconds."""
 _MAX_FRAMES = 64
 """Frames taken in one go, so that a fast engine cannot keep the event loop from its other work."""
 
