@@ -10,8 +10,9 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
+KIT = $(BIN)/python -m pytest -q --pyargs headstock.testing.suite
 
-.PHONY: serve test lint types imports unit test-slow bench native hardware clean
+.PHONY: serve test lint types imports unit kit test-slow bench native hardware clean
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Headstock needs Python 3.11 or newer. -> Install it, or set PYTHON=/path/to/python3."; exit 1; }
@@ -33,7 +34,7 @@ native: $(VENV)/.serve
 serve: $(VENV)/.serve native
 	$(BIN)/headstock serve $(ARGS)
 
-test: lint types imports unit
+test: lint types imports unit kit
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -48,6 +49,12 @@ imports: $(VENV)/.dev
 unit: $(VENV)/.dev native
 	$(BIN)/python -m headstock.cli pull smollm2
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+# The conformance kit on every backend that this machine has; toy is deliberately odd.
+kit: $(VENV)/.dev native
+	$(KIT) --headstock-backend=reference
+	$(KIT) --headstock-backend=toy --headstock-plugin=headstock_toy
+	$(KIT) --headstock-backend=xeon
 
 test-slow: $(VENV)/.dev native
 	$(BIN)/python -m headstock.cli pull smollm2
