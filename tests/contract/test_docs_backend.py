@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from headstock.cli.new_backend import write_backend
-from headstock.ops import load_all_ops
+from headstock.ops import linear, load_all_ops
 from headstock.ops.base import Requires
 from headstock.plugins import hooks
 from headstock.plugins.device import Device
@@ -111,6 +111,12 @@ def test_every_requirement_is_in_the_table() -> None:
 def test_every_member_of_a_device_is_in_the_table() -> None:
     members = {name for base in Device.__mro__ for name in vars(base) if not name.startswith("_")}
     assert set(named(first_column(section("The device")))) == members
+
+
+def test_every_canonical_layout_is_in_the_table() -> None:
+    layouts = {v for n, v in vars(linear).items() if n == "DENSE" or n.endswith("_GROUP")}
+    documented = re.findall(r"^\| `([\w-]+)` \|", section("Matrix products"), re.MULTILINE)
+    assert set(documented) == layouts
 
 
 def test_every_status_and_part_of_the_kit_is_in_its_table() -> None:
