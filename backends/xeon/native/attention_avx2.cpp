@@ -102,92 +102,83 @@ inline void weigh_block(const float* weights, const typename T::Type* values, in
     });
 }
 
-// The pages of one split of one row and key/value head.
-struct SplitPages {
-    int64_t element;
+// One page of a split, and which of the split's tokens lie in it.
+struct PagePart {
+    const char* keys;
+    const char* values;
     int64_t page_size;
     int64_t head_dim;
-    int64_t count;                    // Tokens that any query of the tile sees.
-    const char* keys[kSplit / 16];
-    const char* values[kSplit / 16];
+    int64_t begin;  // Token of the split.
+    int64_t count;
 };
-
-SplitPages split_pages(const Pages& pages, const int32_t* table, int64_t head, int64_t begin,
-                       int64_t count) {
-    SplitPages split{pages.element, pages.page_size, pages.head_dim, count, {}, {}};
-    const int32_t* page = table + begin / pages.page_size;
-    for (int64_t t = 0, i = 0; t < count; t += pages.page_size, ++i) {
-        split.keys[i] = pages.keys(page[i], head);
-        split.values[i] = pages.values(page[i], head);
-    }
-    return split;
-}
-
-// Outputs of R rows: page by page, so that a page stays in the nearest cache.
-template <class T, int R>
-inline void weigh_rows(const SplitPages& split, const float* weights, float* o) {
-    const int64_t size = split.head_dim;
-    std::memset(o, 0, static_cast<size_t>(R * size) * sizeof(float));
-    for (int64_t t = 0, i = 0; t < split.count; t += split.page_size, ++i) {
-        const auto* values = reinterpret_cast<const typename T::Type*>(split.values[i]);
-        const int64_t count = min64(split.page_size, split.count - t);
-        int64_t d = 0;
-        if constexpr (R <= 3)
-            for (; d + 32 <= size; d += 32)
-                weigh_block<T, R, 4>(weights + t, values + d, size, count, o + d);
-        for (; d + 16 <= size; d += 16)
-            weigh_block<T, R, 2>(weights + t, values + d, size, count, o + d);
-        for (; d + 8 <= size; d += 8)
-            weigh_block<T, R, 1>(weights + t, values + d, size, count, o + d);
-    }
-}
-
-template <class T, int R>
-inline void score_rows(const SplitPages& split, const float* q, float* scores) {
-    const int64_t size = split.head_dim, page_size = split.page_size;
-    for (int64_t begin = 0, i = 0; begin < split.count; begin += page_size, ++i) {
-        const auto* keys = reinterpret_cast<const typename T::Type*>(split.keys[i]);
-        const int64_t count = min64(page_size, split.count - begin);
-        for (int64_t t = 0; t < count; t += 16)
-            score_block<T, R>(q, keys + t, page_size, size, scores + begin + t);
-    }
-}
-
-// Calls F::run<T, R> for blocks of rows, 6 at a time and then what is left.
-template <class F, class T>
-inline void for_row_blocks(const SplitPages& split, const Tile& tile) {
-    int64_t row = 0;
-    for (; row + 6 <= tile.rows; row += 6) F::template run<T, 6>(split, tile, row);
-    switch (tile.rows - row) {
-        case 5: F::template run<T, 5>(split, tile, row); break;
-        case 4: F::template run<T, 4>(split, tile, row); break;
-        case 3: F::template run<T, 3>(split, tile, row); break;
-        case 2: F::template run<T, 2>(split, tile, row); break;
-        case 1: F::template run<T, 1>(split, tile, row); break;
-        default: break;
-    }
-}
 
 struct Score {
     template <class T, int R>
-    static void run(const SplitPages& split, const Tile& tile, int64_t row) {
-        score_rows<T, R>(split, tile.q + row * split.head_dim, tile.scores + row * kSplit);
+    static void run(const PagePart& page, const Tile& tile, int64_t row) {
+        const auto* keys = reinterpret_cast<const typename T::Type*>(page.keys);
+        const float* q = tile.q + row * page.head_dim;
+        float* scores = tile.scores + row * kSplit + page.begin;
+        for (int64_t t = 0; t < page.count; t += 16)
+            score_block<T, R>(q, keys + t, page.page_size, page.head_dim, scores + t);
     }
 };
 
 struct Weigh {
     template <class T, int R>
-    static void run(const SplitPages& split, const Tile& tile, int64_t row) {
-        weigh_rows<T, R>(split, tile.scores + row * kSplit, tile.o + row * split.head_dim);
+    static void run(const PagePart& page, const Tile& tile, int64_t row) {
+        const auto* values = reinterpret_cast<const typename T::Type*>(page.values);
+        const int64_t size = page.head_dim, count = page.count;
+        const float* weights = tile.scores + row * kSplit + page.begin;
+        float* o = tile.o + row * size;
+        int64_t d = 0;
+        if constexpr (R <= 3)
+            for (; d + 32 <= size; d += 32)
+                weigh_block<T, R, 4>(weights, values + d, size, count, o + d);
+        for (; d + 16 <= size; d += 16)
+            weigh_block<T, R, 2>(weights, values + d, size, count, o + d);
+        for (; d + 8 <= size; d += 8)
+            weigh_block<T, R, 1>(weights, values + d, size, count, o + d);
     }
 };
 
+// Calls F::run<T, R> for blocks of rows, 6 at a time and then what is left.
+template <class F, class T>
+inline void for_row_blocks(const PagePart& page, const Tile& tile) {
+    int64_t row = 0;
+    for (; row + 6 <= tile.rows; row += 6) F::template run<T, 6>(page, tile, row);
+    switch (tile.rows - row) {
+        case 5: F::template run<T, 5>(page, tile, row); break;
+        case 4: F::template run<T, 4>(page, tile, row); break;
+        case 3: F::template run<T, 3>(page, tile, row); break;
+        case 2: F::template run<T, 2>(page, tile, row); break;
+        case 1: F::template run<T, 1>(page, tile, row); break;
+        default: break;
+    }
+}
+
+// One split of one row's tokens, for one key/value head.
+struct Split {
+    const Pages& pages;
+    const int32_t* table;  // Of the row.
+    int64_t head;
+    int64_t begin;         // First token.
+    int64_t count;         // Tokens that any query of the tile sees.
+};
+
+// Calls F for each page of the split in turn: a page stays in the nearest cache for all rows.
 template <class F>
-void for_element(const SplitPages& split, const Tile& tile) {
-    switch (static_cast<Element>(split.element)) {
-        case Element::kFloat32: for_row_blocks<F, Float32>(split, tile); break;
-        case Element::kBfloat16: for_row_blocks<F, Bfloat16>(split, tile); break;
-        case Element::kFloat16: for_row_blocks<F, Float16>(split, tile); break;
+void for_pages(const Split& split, const Tile& tile) {
+    const Pages& pages = split.pages;
+    const int32_t* page = split.table + split.begin / pages.page_size;
+    for (int64_t t = 0; t < split.count; t += pages.page_size, ++page) {
+        const PagePart part{pages.keys(*page, split.head), pages.values(*page, split.head),
+                            pages.page_size, pages.head_dim, t,
+                            min64(pages.page_size, split.count - t)};
+        switch (static_cast<Element>(pages.element)) {
+            case Element::kFloat32: for_row_blocks<F, Float32>(part, tile); break;
+            case Element::kBfloat16: for_row_blocks<F, Bfloat16>(part, tile); break;
+            case Element::kFloat16: for_row_blocks<F, Float16>(part, tile); break;
+        }
     }
 }
 
@@ -196,17 +187,18 @@ void cap_scores(float* scores, int64_t count, float cap) {
 }
 
 // Turns a row's scores into weights relative to the largest one, and returns it and their sum.
-// Only tokens [begin, end) of the split are seen by the row.
-void soften(float* scores, int64_t begin, int64_t end, float* m, float* l) {
+// Of `count` tokens the row sees [begin, end).
+void soften(float* scores, int64_t count, int64_t begin, int64_t end, float* m, float* l) {
+    const int64_t size = round_up(count, 8);
     for (int64_t i = 0; i < begin; ++i) scores[i] = -INFINITY;
-    for (int64_t i = max64(end, 0); i < kSplit; ++i) scores[i] = -INFINITY;
+    for (int64_t i = max64(end, 0); i < size; ++i) scores[i] = -INFINITY;
     __m256 best = _mm256_set1_ps(-INFINITY);
-    for (int64_t i = 0; i < kSplit; i += 8) best = _mm256_max_ps(best, _mm256_loadu_ps(scores + i));
+    for (int64_t i = 0; i < size; i += 8) best = _mm256_max_ps(best, _mm256_loadu_ps(scores + i));
     const float largest = max8(best);
     *m = largest;
     const __m256 shift = _mm256_set1_ps(largest == -INFINITY ? 0.0f : largest);
     __m256 sum = _mm256_setzero_ps();
-    for (int64_t i = 0; i < kSplit; i += 8) {
+    for (int64_t i = 0; i < size; i += 8) {
         const __m256 w = exp8(_mm256_sub_ps(_mm256_loadu_ps(scores + i), shift));
         _mm256_storeu_ps(scores + i, w);
         sum = _mm256_add_ps(sum, w);
@@ -293,22 +285,22 @@ private:
         for (int64_t i = 0; i < item_.token_count; ++i)
             most = max64(most, plan_.limit[static_cast<size_t>(item_.token_begin + i)]);
         const int64_t begin = s * kSplit;
-        const SplitPages split =
-            split_pages(args_.pages, args_.page_table + item_.row * args_.pages_per_row,
-                        item_.kv_head, begin, min64(kSplit, most - begin));
-        for_element<Score>(split, tile_);
-        for_rows([&](int64_t row, int64_t token, int64_t) { soften_row(row, token, begin, split); });
-        for_element<Weigh>(split, tile_);
+        const Split split{args_.pages, args_.page_table + item_.row * args_.pages_per_row,
+                          item_.kv_head, begin, min64(kSplit, most - begin)};
+        for_pages<Score>(split, tile_);
+        for_rows([&](int64_t row, int64_t token, int64_t) { soften_row(row, token, split); });
+        std::memset(tile_.o, 0, static_cast<size_t>(tile_.rows * size_) * sizeof(float));
+        for_pages<Weigh>(split, tile_);
         for_rows([&](int64_t row, int64_t token, int64_t head) { keep_state(row, token, head, s); });
     }
 
-    void soften_row(int64_t row, int64_t token, int64_t begin, const SplitPages& split) const {
+    void soften_row(int64_t row, int64_t token, const Split& split) const {
         float* scores = tile_.scores + row * kSplit;
         if (args_.soft_cap > 0) cap_scores(scores, split.count, static_cast<float>(args_.soft_cap));
-        const int64_t limit = plan_.limit[static_cast<size_t>(token)];
-        const int64_t first = args_.window > 0 ? max64(0, limit - args_.window - begin) : 0;
-        soften(scores, min64(first, kSplit), min64(limit - begin, split.count), tile_.m + row,
-               tile_.l + row);
+        const int64_t limit = plan_.limit[static_cast<size_t>(token)] - split.begin;
+        const int64_t first = args_.window > 0 ? max64(0, limit - args_.window) : 0;
+        soften(scores, split.count, min64(first, split.count), min64(limit, split.count),
+               tile_.m + row, tile_.l + row);
     }
 
     void keep_state(int64_t row, int64_t token, int64_t head, int64_t s) const {

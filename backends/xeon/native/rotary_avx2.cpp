@@ -5,51 +5,82 @@
 namespace headstock {
 namespace {
 
-inline void store_element(const Pages& pages, char* to, int64_t index, float value) {
+struct ToFloat32 {
+    using Type = float;
+    static float of(float value) { return value; }
+};
+struct ToBfloat16 {
+    using Type = uint16_t;
+    static uint16_t of(float value) { return float_to_bf16(value); }
+};
+struct ToFloat16 {
+    using Type = uint16_t;
+    static uint16_t of(float value) { return _cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT); }
+};
+
+// Stores one token's key and value of one head.
+template <class To>
+void store_as(const Pages& pages, int64_t slot, int64_t head, const float* k, const float* v) {
+    const int64_t page = slot / pages.page_size, token = slot % pages.page_size;
+    const int64_t size = pages.head_dim, step = pages.page_size;
+    auto* keys = reinterpret_cast<typename To::Type*>(pages.keys(page, head)) + token;
+    for (int64_t d = 0; d < size; ++d) keys[d * step] = To::of(k[d]);
+    auto* values = reinterpret_cast<typename To::Type*>(pages.values(page, head)) + token * size;
+    for (int64_t d = 0; d < size; ++d) values[d] = To::of(v[d]);
+}
+
+void store(const Pages& pages, int64_t slot, int64_t head, const float* k, const float* v) {
     switch (static_cast<Element>(pages.element)) {
-        case Element::kFloat32: reinterpret_cast<float*>(to)[index] = value; break;
-        case Element::kBfloat16: reinterpret_cast<uint16_t*>(to)[index] = float_to_bf16(value); break;
-        case Element::kFloat16:
-            reinterpret_cast<uint16_t*>(to)[index] = _cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT);
+        case Element::kFloat32: store_as<ToFloat32>(pages, slot, head, k, v); break;
+        case Element::kBfloat16: store_as<ToBfloat16>(pages, slot, head, k, v); break;
+        case Element::kFloat16: store_as<ToFloat16>(pages, slot, head, k, v); break;
     }
 }
 
-void store_key(const Pages& pages, int64_t slot, int64_t head, const float* k) {
-    char* keys = pages.keys(slot / pages.page_size, head);
-    const int64_t token = slot % pages.page_size;
-    for (int64_t d = 0; d < pages.head_dim; ++d)
-        store_element(pages, keys, d * pages.page_size + token, k[d]);
-}
-
-void store_value(const Pages& pages, int64_t slot, int64_t head, const float* v) {
-    char* values = pages.values(slot / pages.page_size, head);
-    const int64_t first = slot % pages.page_size * pages.head_dim;
-    for (int64_t d = 0; d < pages.head_dim; ++d) store_element(pages, values, first + d, v[d]);
-}
-
 void norm_head(float* x, const float* weight, int64_t size, double eps) {
-    float squares = 0;
-    for (int64_t i = 0; i < size; ++i) squares += x[i] * x[i];
-    const float mean = squares / static_cast<float>(size);
-    const float inverse = 1.0f / std::sqrt(mean + static_cast<float>(eps));
-    for (int64_t i = 0; i < size; ++i) x[i] = x[i] * inverse * weight[i];
+    __m256 squares = _mm256_setzero_ps();
+    for (int64_t i = 0; i < size; i += 8) {
+        const __m256 v = _mm256_loadu_ps(x + i);
+        squares = _mm256_fmadd_ps(v, v, squares);
+    }
+    const float mean = sum8(squares) / static_cast<float>(size);
+    const __m256 inverse = _mm256_set1_ps(1.0f / std::sqrt(mean + static_cast<float>(eps)));
+    for (int64_t i = 0; i < size; i += 8) {
+        const __m256 v = _mm256_mul_ps(_mm256_loadu_ps(x + i), inverse);
+        _mm256_storeu_ps(x + i, _mm256_mul_ps(v, _mm256_loadu_ps(weight + i)));
+    }
 }
 
-// Rotates the first `rotated` features: pairs are halves, or neighbours when interleaved.
-void rotate_head(float* x, const float* cos_sin, int64_t rotated, bool is_interleaved) {
-    const int64_t half = rotated / 2, step = is_interleaved ? 2 : 1;
-    const int64_t partner = is_interleaved ? 1 : half;
-    const float *cosines = cos_sin, *sines = cos_sin + half;
+// Rotates the pairs of neighbours among the first `2 half` features.
+void rotate_neighbours(float* x, const float* cosines, const float* sines, int64_t half) {
     for (int64_t i = 0; i < half; ++i) {
-        const float first = x[i * step], second = x[i * step + partner];
-        x[i * step] = first * cosines[i] - second * sines[i];
-        x[i * step + partner] = second * cosines[i] + first * sines[i];
+        const float first = x[2 * i], second = x[2 * i + 1];
+        x[2 * i] = first * cosines[i] - second * sines[i];
+        x[2 * i + 1] = second * cosines[i] + first * sines[i];
+    }
+}
+
+// Rotates pairs of one feature of each half.
+void rotate_halves(float* x, const float* cosines, const float* sines, int64_t half) {
+    for (int64_t i = 0; i < half; i += 8) {
+        const __m256i lanes = first_lanes(half - i);
+        const __m256 c = _mm256_maskload_ps(cosines + i, lanes);
+        const __m256 s = _mm256_maskload_ps(sines + i, lanes);
+        const __m256 first = _mm256_maskload_ps(x + i, lanes);
+        const __m256 second = _mm256_maskload_ps(x + half + i, lanes);
+        _mm256_maskstore_ps(x + i, lanes,
+                            _mm256_sub_ps(_mm256_mul_ps(first, c), _mm256_mul_ps(second, s)));
+        _mm256_maskstore_ps(x + half + i, lanes,
+                            _mm256_add_ps(_mm256_mul_ps(second, c), _mm256_mul_ps(first, s)));
     }
 }
 
 void prepare_head(const RotateArgs& args, float* x, const float* norm, const float* cos_sin) {
     if (norm) norm_head(x, norm, args.pages.head_dim, args.eps);
-    if (cos_sin) rotate_head(x, cos_sin, args.rotated, args.is_interleaved != 0);
+    if (!cos_sin) return;
+    const int64_t half = args.rotated / 2;
+    if (args.is_interleaved) rotate_neighbours(x, cos_sin, cos_sin + half, half);
+    else rotate_halves(x, cos_sin, cos_sin + half, half);
 }
 
 void rotate_token(const RotateArgs& args, int64_t token, float* scratch) {
@@ -68,15 +99,18 @@ void rotate_token(const RotateArgs& args, int64_t token, float* scratch) {
     for (int64_t h = 0; h < kv_heads; ++h) {
         std::memcpy(scratch, from + (heads + h) * size, bytes);
         prepare_head(args, scratch, args.k_norm, cos_sin);
-        store_key(pages, slot, h, scratch);
-        store_value(pages, slot, h, from + (heads + kv_heads + h) * size);
+        store(pages, slot, h, scratch, from + (heads + kv_heads + h) * size);
     }
 }
 
+// Neighbouring tokens share cache lines of their page: one thread does a page of a long row.
+int64_t tokens_per_chunk(int64_t tokens) { return tokens >= 64 ? 16 : 1; }
+
 void run_rotate(const void* untyped, int64_t chunk, const Worker& worker) {
     const auto& args = *static_cast<const RotateArgs*>(untyped);
-    const int64_t last = min64((chunk + 1) * kRowsPerChunk, args.tokens);
-    for (int64_t token = chunk * kRowsPerChunk; token < last; ++token)
+    const int64_t step = tokens_per_chunk(args.tokens);
+    const int64_t last = min64((chunk + 1) * step, args.tokens);
+    for (int64_t token = chunk * step; token < last; ++token)
         rotate_token(args, token, reinterpret_cast<float*>(worker.local));
 }
 
@@ -86,8 +120,8 @@ void run_write(const void* untyped, int64_t chunk, const Worker&) {
     for (int64_t token = chunk * kRowsPerChunk; token < last; ++token)
         for (int64_t h = 0; h < args.pages.num_kv_heads; ++h) {
             const int64_t at = h * args.pages.head_dim, slot = args.write_slots[token];
-            store_key(args.pages, slot, h, args.k + token * args.k_stride + at);
-            store_value(args.pages, slot, h, args.v + token * args.v_stride + at);
+            store(args.pages, slot, h, args.k + token * args.k_stride + at,
+                  args.v + token * args.v_stride + at);
         }
 }
 
@@ -96,7 +130,8 @@ void run_write(const void* untyped, int64_t chunk, const Worker&) {
 void plan_rotate(const int64_t* untyped, PhaseList& list) {
     const auto& args = as<RotateArgs>(untyped);
     list.need_local(static_cast<size_t>(args.pages.head_dim) * sizeof(float));
-    list.add_rows(run_rotate, untyped, args.tokens, kRowsPerChunk);
+    const int64_t step = tokens_per_chunk(args.tokens);
+    list.add(run_rotate, untyped, (args.tokens + step - 1) / step);
 }
 
 void plan_write(const int64_t* args, PhaseList& list) {
