@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 from types import FrameType
-from typing import Any
 
 from headstock.assemble.built import build_engine_loop
-from headstock.assemble.handover import decode_settings, encode_settings
+from headstock.assemble.handover import decode_settings
 from headstock.checkpoint import resolve
-from headstock.config import Loaded
 from headstock.engine.guard import crash_report
 from headstock.observe.log import set_up_logging
 from headstock.server.orphans import die_with_parent
 from headstock.wire.messages import Loading
 from headstock.wire.transport import ZmqMailbox
-
-MODULE = "headstock.assemble.engine_process"
-
-
-def engine_command(loaded: Loaded[Any], address: str) -> list[str]:
-    """Return the command line of an engine that connects to ``address``."""
-    return [sys.executable, "-m", MODULE, address, str(os.getpid()), encode_settings(loaded)]
 
 
 def main(argv: list[str]) -> int:

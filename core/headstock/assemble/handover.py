@@ -1,15 +1,26 @@
 """How a process hands its settings to one that it starts: as text, in one argument.
 
-Engine settings hold no secrets: API keys are the server's.
+Engine settings hold no secrets: API keys are the server's. No tensor library is loaded here: the
+API process, which starts the engine, does without one.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import msgspec
 
 from headstock.config import EngineSettings, Loaded, Origin, Source
+
+ENGINE_MODULE = "headstock.assemble.engine_process"
+
+
+def engine_command(loaded: Loaded[Any], address: str) -> list[str]:
+    """Return the command line of an engine process that connects to ``address``."""
+    given = encode_settings(loaded)
+    return [sys.executable, "-m", ENGINE_MODULE, address, str(os.getpid()), given]
 
 
 def encode_settings(loaded: Loaded[Any]) -> str:

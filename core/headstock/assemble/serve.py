@@ -7,8 +7,8 @@ import contextlib
 import socket
 from typing import Protocol
 
-from headstock.assemble.engine_process import engine_command
 from headstock.assemble.front import load_prompter, model_card
+from headstock.assemble.handover import engine_command
 from headstock.checkpoint import resolve
 from headstock.checkpoint.files import Progress
 from headstock.config import Loaded, ServeSettings
