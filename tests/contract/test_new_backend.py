@@ -42,7 +42,6 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "site"
 
 
-@pytest.mark.slow
 def test_the_generated_backend_passes_the_kit(installed: Path, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     run(
@@ -57,7 +56,6 @@ def test_the_generated_backend_passes_the_kit(installed: Path, tmp_path: Path) -
     assert any("silu_and_mul" in test for test in passed)
 
 
-@pytest.mark.slow
 def test_the_doctor_says_that_the_generated_backend_computes_its_op(installed: Path) -> None:
     done = run(
         *("headstock.cli", "doctor", "--json", "--backend", NAME, "--disable-plugin", "xeon"),

@@ -14,6 +14,7 @@ from headstock.assemble.ranks import join_group
 from headstock.assemble.serving import build_serving_runner
 from headstock.checkpoint import resolve
 from headstock.config import EngineSettings, Loaded
+from headstock.errors import HeadstockError
 from headstock.observe.log import set_up_logging
 from headstock.parallel import RankAddress, join_ranks, serve_rank
 
@@ -31,6 +32,14 @@ def main(argv: list[str]) -> int:
     log = loaded.settings.log
     set_up_logging(log.log_level, log.log_format)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        _run(loaded, address)
+    except HeadstockError:
+        return 1  # rank 0 has been told, and says it
+    return 0
+
+
+def _run(loaded: Loaded[EngineSettings], address: RankAddress) -> None:
     with join_ranks(address):
         wanted = loaded.settings.model
         opened = open_backend(loaded, rank=address.rank, size=address.size)
@@ -39,7 +48,6 @@ def main(argv: list[str]) -> int:
         built = build_serving_runner(opened, files, silent, group=group)
         serve_rank(built.runner, address)
         built.runner.close()
-    return 0
 
 
 if __name__ == "__main__":

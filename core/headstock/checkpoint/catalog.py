@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,8 @@ class CatalogModel:
         license: SPDX name, or the name of its terms.
         terms: What somebody who uses it agrees to; shown before it is fetched. Empty when the
             license asks for nothing of the kind.
+        sampling: What its authors sample with, where its files do not say; as a
+            ``generation_config.json`` has it.
     """
 
     name: str
@@ -35,6 +38,7 @@ class CatalogModel:
     size_bytes: int
     license: str
     terms: str = ""
+    sampling: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def file_name(self) -> str:
@@ -54,6 +58,7 @@ _MODELS = (
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         size_bytes=98_362_432,
         license="Apache-2.0",
+        sampling={"temperature": 0.2, "top_p": 0.9},
     ),
 )
 

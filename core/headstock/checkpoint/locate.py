@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from headstock.checkpoint.catalog import CATALOG
 from headstock.checkpoint.files import ModelFiles, Progress
 from headstock.checkpoint.folder import PICKLES, open_folder
 from headstock.checkpoint.gguf_model import open_gguf
@@ -42,20 +43,20 @@ def resolve(
     if path.exists():
         _refuse_revision(model, revision)
         return _open_path(path, needs_weights=needs_weights)
-    known = _catalog_names()
-    if model in known:
+    if model in CATALOG:
         from headstock.checkpoint.pull import ensure
 
         _refuse_revision(model, revision)
         files = _open_path(ensure(model, progress), needs_weights=needs_weights)
-        return replace(files, name=model)
+        sampling = {**CATALOG[model].sampling, **files.generation_config}
+        return replace(files, name=model, generation_config=sampling)
     if HUB_ID.fullmatch(model) and path.suffix.lower() != ".gguf":
         files = open_folder(_download(model, revision), needs_weights=needs_weights)
         return replace(files, name=model)  # its folder is named after the commit
     raise CheckpointError(
         f"Model {model!r} is neither a file, a folder nor a hub id, nor does `headstock pull` know"
         " it.",
-        remedy=f"Check the path, or use one of: {', '.join(sorted(known))}.",
+        remedy=f"Check the path, or use one of: {', '.join(sorted(CATALOG))}.",
     )
 
 
@@ -73,12 +74,6 @@ def _open_path(path: Path, *, needs_weights: bool) -> ModelFiles:
             remedy="Give the folder that holds it and config.json.",
         )
     return open_gguf(path)
-
-
-def _catalog_names() -> set[str]:
-    from headstock.checkpoint.catalog import CATALOG
-
-    return set(CATALOG)
 
 
 def _refuse_revision(model: str, revision: str | None) -> None:

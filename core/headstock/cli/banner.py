@@ -23,7 +23,10 @@ PHASES = {
     "ranks": "starting ranks",
 }
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-EXAMPLE = '{"messages": [{"role": "user", "content": "What is the capital of France?"}]}'
+EXAMPLE = (
+    '{"messages": [{"role": "user", "content": "What is the capital of France?"}],'
+    ' "max_tokens": 64, "temperature": 0}'
+)
 
 
 class Banner:
