@@ -64,7 +64,7 @@ def examine_plugin(group: str, name: str) -> Iterable[Line]:
 
 
 def examine_ops(backend: str, index: int, disabled: Sequence[str] = ()) -> Iterable[Line]:
-    """Open the device and choose a provider for every op, in the device's own dtype."""
+    """Open the device and choose a provider for every op, in the dtype that it is asked in."""
     from headstock.ops import load_all_ops
     from headstock.ops.base import OpRegistry, Resolver, Spec
     from headstock.plugins.resolved import describe_spec
@@ -76,9 +76,13 @@ def examine_ops(backend: str, index: int, disabled: Sequence[str] = ()) -> Itera
     dtype = str(device.default_dtype or "torch.float32").removeprefix("torch.")
     ops = load_all_ops()
     for name in sorted(ops):
-        layouts = {layout for i in registry.offered(ops[name]) for layout in i.requires.layouts}
+        offered = registry.offered(ops[name])
+        layouts = {layout for i in offered for layout in i.requires.layouts}
+        dtypes = {each for i in offered for each in i.requires.dtypes}
+        # Ops around the model work on integers, whatever the model computes in.
+        asked = dtype if not dtypes or dtype in dtypes else min(dtypes)
         for layout in sorted(layouts) or [""]:
-            resolver.resolve(ops[name], Spec(dtype=dtype, layout=layout))
+            resolver.resolve(ops[name], Spec(dtype=asked, layout=layout))
     for resolution in resolver.resolutions:
         yield ChosenOp(
             resolution.op,

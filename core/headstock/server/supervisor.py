@@ -118,7 +118,7 @@ class Supervisor:
                     log.error("%s", crashed.problem)
                     return
                 backoff_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (len(self._restarts) - 1))
-                log.error("%s; starting it again in %.1f s", crashed.problem, backoff_s)
+                log.error("%s Starting it again in %.1f s.", crashed.problem, backoff_s)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), backoff_s)
                     return
