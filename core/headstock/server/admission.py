@@ -73,8 +73,8 @@ def _check_ids(request: GenerateRequest, prompt_ids: list[int], vocab_size: int)
             "The prompt has 0 tokens.", remedy="Give at least one.", code="empty_prompt"
         )
     if isinstance(request.prompt, TokensPrompt):
-        for token_id in prompt_ids:
-            check_token_id("input_ids", token_id, vocab_size)
+        check_token_id("input_ids", min(prompt_ids), vocab_size)
+        check_token_id("input_ids", max(prompt_ids), vocab_size)
     for token_id in request.asked_ids:
         check_token_id("token_ids_logprob", token_id, vocab_size)
     start = request.prompt_logprobs_from

@@ -66,7 +66,7 @@ def _decode(body: bytes, kind: type[Body]) -> Body:
     try:
         value: Body = _decoder(kind).decode(body)
     except msgspec.ValidationError as error:
-        raise from_validation(error) from error
+        raise from_validation(error, source=_plain(body)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestError(
             f"The body is not JSON: {_reason(error)}.",
@@ -78,6 +78,14 @@ def _decode(body: bytes, kind: type[Body]) -> Body:
     for name in kind.__struct_fields__:
         _check_depth(getattr(value, name), MAX_DEPTH)
     return value
+
+
+def _plain(body: bytes) -> object:
+    """Return a body of another shape as it was sent, for its error; None: it is too deep."""
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _check_depth(value: Any, left: int) -> None:

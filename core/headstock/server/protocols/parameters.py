@@ -19,6 +19,8 @@ NOT_YET = frozenset(
     }
 )  # fmt: skip
 """Fields of SGLang's sampling parameters that this version refuses when they are set."""
+MAX_SHOWN = 64
+"""Characters of a refused value that its error repeats."""
 _PATH = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`$")
 
 
@@ -56,11 +58,15 @@ def to_params(
     try:
         return msgspec.convert(values, SamplingParams, str_keys=True)
     except msgspec.ValidationError as error:
-        raise from_validation(error, names) from error
+        raise from_validation(error, names, source=values) from error
 
 
 def from_validation(
-    error: msgspec.ValidationError, names: Mapping[str, str] | None = None, *, prefix: str = ""
+    error: msgspec.ValidationError,
+    names: Mapping[str, str] | None = None,
+    *,
+    prefix: str = "",
+    source: object = None,
 ) -> RequestError:
     """Return the caller's error for a value of the wrong type or range.
 
@@ -68,6 +74,7 @@ def from_validation(
         error: What msgspec said: "Expected `int` >= 0 - at `$.n`".
         names: What the caller calls a field, where that differs.
         prefix: Where the value stands in the body, such as ``sampling_params``.
+        source: What was refused, so that the value can be shown.
     """
     text = str(error)
     found = _PATH.search(text)
@@ -79,12 +86,32 @@ def from_validation(
     where = ".".join(part for part in (prefix, path.replace("[...]", "[*]")) if part)
     if names and field and not path.startswith(field):
         where = field
+    value = _value_at(source, path)
+    if where and value is not None:
+        problem = f"{where} is {_shown(value)}; {text[:1].lower()}{text[1:]}."
+    else:
+        problem = f"{where}: {text}." if where else f"{text}."
     return RequestError(
-        f"{where}: {text}." if where else f"{text}.",
+        problem,
         remedy="See /openapi.json for the types and limits.",
         field=field or None,
         code="invalid_type" if text.startswith("Expected") else "invalid_value",
     )
+
+
+def _value_at(source: object, path: str) -> object:
+    """Return what stands at ``path`` such as ``stream_options.include_usage``; None: not found."""
+    for name in path.split(".") if path else ():
+        if not isinstance(source, Mapping):
+            return None
+        source = source.get(name)
+    return source if path else None
+
+
+def _shown(value: object) -> str:
+    """Return ``value`` as the caller wrote it, shortened."""
+    text = msgspec.json.encode(value, enc_hook=repr).decode()
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
 
 
 def not_yet(field: str) -> RequestError:
