@@ -132,6 +132,13 @@ def test_what_is_wrong_is_named(served, body, field):
     assert answer.json()["error"]["param"] == field
 
 
+def test_an_error_names_field_value_and_limit(served):
+    body = {"text": "a", "sampling_params": {"temperature": -3}}
+    message = served.post("/generate", body).json()["error"]["message"]
+    assert "temperature is -3" in message
+    assert "expected `float` >= 0.0" in message
+
+
 def test_text_and_tokens_convert_both_ways(served):
     tokens = served.post("/tokenize", {"prompt": "né"}).json()
     assert tokens == {"tokens": [113, 198, 172], "count": 3, "max_model_len": 512}
