@@ -1,7 +1,7 @@
 // Activations as integers: one scale for each row and group of input features.
 //
 // Scratch holds, one after another, each from a multiple of 64 bytes on:
-//     integers [M, in_features], scales [M, groups], sums [M, groups] (of the float values).
+//     integers [M, in_features], scales [M, groups], sums [M, groups] (of the rounded values).
 #pragma once
 
 #include "numbers.h"
