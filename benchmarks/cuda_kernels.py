@@ -21,10 +21,12 @@ import triton
 from torch.nn.functional import linear, scaled_dot_product_attention
 
 from headstock.ops.attention import AttentionSpec, StepBatch
+from headstock.ops.linear import LinearSpec
 from headstock.ops.norm import rms_norm
 from headstock_triton.activation import Activations
 from headstock_triton.attention.provider import PagedAttention, Tuning
 from headstock_triton.dense import build_dense
+from headstock_triton.fp8 import build_fp8
 from headstock_triton.gemv import GemvTuning, choose_tuning, gemv
 from headstock_triton.norm import Norms
 from headstock_triton.rotary import Rotations
@@ -156,7 +158,7 @@ def part_gemv(report: Report) -> None:
     for case, (out, size) in MATRICES.items():
         num_bytes = out * size * 2
         weights = [randn(out, size) for _ in range(copies_for(num_bytes))]
-        for rows in (1, 2, 4, 8, 16, 32, 64):
+        for rows in (1, 2, 4, 8, 16, 32, 64, 256, 512):
             x = randn(rows, size)
             calls = [lambda w=w, x=x: linear(x, w) for w in weights]
             report.time("cublas", calls, num_bytes=num_bytes, case=f"{case} M={rows}")
@@ -190,9 +192,77 @@ def part_gemv(report: Report) -> None:
 def gemv_tunings(size: int, rows: int) -> list[GemvTuning]:
     return [
         GemvTuning(block_o, 256 * warps, warps)
-        for block_o, warps in itertools.product((1, 2, 4, 8, 16), (1, 2, 4, 8))
-        if block_o * rows <= 16 and 256 * warps <= size
+        for block_o, warps in itertools.product((2, 4, 8), (1, 2, 4))
+        if 4 <= block_o * rows <= 8 and 256 * warps <= size
     ]
+
+
+# --- products of many rows -----------------------------------------------------------------------
+
+
+def part_gemm(report: Report) -> None:
+    """Time the library on the matrices of a prefill, long enough to meet the power limit."""
+    for reduced in (False, True):
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = reduced
+        for case, (out, size) in MATRICES.items():
+            if case.startswith("lm_head"):
+                continue
+            weights = [randn(out, size) * size**-0.5 for _ in range(4)]
+            for rows in (256, 512, 8192, 16384):
+                x = randn(rows, size)
+                calls = [lambda w=w, x=x: linear(x, w) for w in weights] * (8 if rows > 512 else 1)
+                flops = 2 * rows * out * size
+                facts = {"case": f"{case} M={rows}", "reduced": reduced}
+                report.time("gemm", calls, flops=flops, num_bytes=out * size * 2, **facts)
+
+
+def part_fp8(report: Report) -> None:
+    """Try the library's scaled products: one scale a row and column, or a block."""
+    for case, (out, size) in MATRICES.items():
+        if case.startswith("lm_head"):
+            continue
+        for rows in (16, 256, 8192):
+            x = torch.randn(rows, size, device=DEVICE).to(torch.float8_e4m3fn)
+            w = torch.randn(out, size, device=DEVICE).to(torch.float8_e4m3fn)
+            right = x.float() @ w.float().T
+            ones_m, ones_o = (torch.ones(n, 1, device=DEVICE) for n in (rows, out))
+            groups = size // 128
+            block_w = torch.ones(out // 128, groups, device=DEVICE)
+            block_x = torch.ones(groups, rows, device=DEVICE).t()
+            ways = {
+                "rowwise": (ones_m, ones_o.t()),
+                "block": (block_x, block_w.t()),
+                "group": (block_x, torch.ones(groups, out, device=DEVICE)),
+            }
+            for name, (scale_x, scale_w) in ways.items():
+
+                def call(x=x, w=w, a=scale_x, b=scale_w):
+                    return torch._scaled_mm(
+                        x,
+                        w.t(),
+                        scale_a=a,
+                        scale_b=b,
+                        out_dtype=BF16,
+                        use_fast_accum=name == "rowwise",
+                    )
+
+                facts = {"case": f"{case} M={rows}", "way": name}
+                us = report.time("fp8", [call] * 8, flops=2 * rows * out * size, **facts)
+                if us is not None:
+                    provider = build_fp8(
+                        LinearSpec(
+                            in_features=size,
+                            out_features=out,
+                            dtype=BF16,
+                            layout="fp8-group",
+                            group_size=128,
+                        ),
+                        Here(),
+                    )
+                    xb = randn(rows, size)
+                    report.time("fp8 provider", [partial(provider, xb)] * 8, **facts)
+                    error = (call().float() - right).norm() / right.norm()
+                    report.add("fp8 error", error=float(error), **facts)
 
 
 # --- attention -----------------------------------------------------------------------------------
@@ -320,23 +390,37 @@ PREFILLS = {
 
 
 def prefill_tunings(page_size: int) -> list[Tuning]:
-    shapes = [(128, 64, 8, 3), (128, 64, 4, 3), (128, 64, 8, 4), (64, 64, 4, 3)]
+    shapes = [
+        ((64, 64, 4, 3), True, None),
+        ((128, 64, 8, 3), True, None),
+        ((128, 64, 8, 2), True, 128),
+        ((128, 64, 8, 3), True, 128),
+        ((128, 64, 8, 2), False, 128),
+        ((128, 32, 8, 3), True, 128),
+        ((128, 32, 8, 4), True, 128),
+        ((64, 64, 4, 2), True, 168),
+        ((64, 32, 4, 4), True, 168),
+        ((128, 128, 8, 3), False, None),
+    ]
     if page_size == 128:
-        shapes = [(128, 128, 8, 2), (128, 128, 8, 3), (128, 64, 8, 3)]
-    tunings = [Tuning(prefill=shape) for shape in shapes]
-    if page_size == 64:
-        tunings += [
-            Tuning(prefill=shape, prefill_tma=False)
-            for shape in ((128, 64, 8, 3), (128, 128, 8, 2), (128, 128, 8, 3))
-        ]
-    if page_size == 16:
-        tunings = [
-            Tuning(prefill=s, prefill_tma=False) for s in ((128, 64, 8, 3), (128, 128, 8, 2))
-        ]
-    return tunings
+        shapes = [((128, 128, 8, 2), True, None), ((64, 128, 4, 2), True, 240)]
+    return [
+        Tuning(
+            prefill=shape,
+            long_prefill=shape,
+            prefill_tma=tma,
+            long_registers=registers,
+            long_queries=1 if registers else 1 << 30,
+        )
+        for shape, tma, registers in shapes
+    ]
 
 
 def part_prefill(report: Report) -> None:
+    prefill(report, (64, 128), None)
+
+
+def prefill(report: Report, page_sizes: tuple[int, ...], tunings: list[Tuning] | None) -> None:
     for case, (heads, kv_heads, queries, lengths) in PREFILLS.items():
         flops = (
             4
@@ -344,9 +428,9 @@ def part_prefill(report: Report) -> None:
             * 128
             * sum(q * (n - q) + q * (q + 1) // 2 for q, n in zip(queries, lengths, strict=True))
         )
-        for page_size in (64, 128, 16):
+        for page_size in page_sizes:
             batch, num_pages = make_batch(queries, lengths, page_size)
-            for tuning in prefill_tunings(page_size):
+            for tuning in tunings or prefill_tunings(page_size):
                 calls = partial(
                     attention_calls, tuning, batch, num_pages, heads, kv_heads, page_size
                 )
@@ -357,6 +441,7 @@ def part_prefill(report: Report) -> None:
                     case=f"{case} page {page_size}",
                     prefill=tuning.prefill,
                     tma=tuning.prefill_tma,
+                    registers=tuning.long_registers,
                 )
     q, k = randn(4, 32, 4096, 128), randn(4, 8, 4096, 128)
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.CUDNN_ATTENTION):
@@ -392,18 +477,18 @@ def part_tree(report: Report) -> None:
         calls = partial(attention_calls, Tuning(), plain, num_pages, heads, kv_heads, page)
         report.time("no tree", calls, num_bytes=rows * (shared + tail) * per_token, case=case)
         shared_bytes = (groups * shared + rows * tail) * per_token
-        for node, tma, chunk in itertools.product(
-            ((64, 64, 4, 3), (64, 64, 4, 2), (64, 64, 8, 3), (128, 64, 8, 3), (16, 64, 4, 3)),
-            (False, True),
-            (256, 1024),
+        for node, tail, chunk in itertools.product(
+            ((64, 64, 4, 3), (64, 64, 4, 2)),
+            ((64, 4, 3), (64, 2, 3), (64, 2, 2), (32, 4, 3), (32, 2, 3), (32, 2, 2), (64, 2, 1)),
+            (256,),
         ):
             batch, num_pages = make_batch(
                 [1] * rows, lengths, page, groups=[(members, shared)] * groups
             )
-            tuning = Tuning(node=node, decode_tma=tma, node_min_chunk=chunk)
+            tuning = Tuning(node=node, short_tail=tail, node_min_chunk=chunk)
             calls = partial(attention_calls, tuning, batch, num_pages, heads, kv_heads, page)
             report.time(
-                "tree", calls, num_bytes=shared_bytes, case=case, node=node, tma=tma, chunk=chunk
+                "tree", calls, num_bytes=shared_bytes, case=case, node=node, tail=tail, chunk=chunk
             )
     report.best("tree")
 
@@ -572,6 +657,8 @@ def part_check(report: Report) -> None:
 PARTS = {
     "limits": part_limits,
     "gemv": part_gemv,
+    "gemm": part_gemm,
+    "fp8": part_fp8,
     "decode": part_decode,
     "prefill": part_prefill,
     "tree": part_tree,

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 from workloads import MAX_LENGTH, MODELS, Batch, batches, write_model
 
 import headstock
@@ -107,7 +108,9 @@ def main() -> None:
         **extra,
     )
     ready_s = time.perf_counter() - start
-    lines = [json.dumps({"model": args.model, "ready_s": ready_s, "settings": extra})]
+    since_exec_s = time.time() - psutil.Process().create_time()
+    facts = {"ready_s": ready_s, "exec_to_ready_s": since_exec_s, "settings": extra}
+    lines = [json.dumps({"model": args.model, **facts})]
     print(lines[0], flush=True)
     for workload in args.workloads.split(","):
         for record in measure(engine, workload, args.runs):

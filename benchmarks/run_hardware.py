@@ -1,13 +1,18 @@
-"""Test and time the CUDA backend on the card: `python benchmarks/run_hardware.py --out DIR`.
+"""Check, test and time the CUDA backend on the card: `python benchmarks/run_hardware.py --out DIR`.
+
+Outputs are checked first (`check_outputs.py`); then come the conformance kit, the workloads that
+engines are compared on (`offline.py`, `server_streams.py`), and, with `--only time-`, kernels.
 
 Each part runs in a process of its own under its own time limit; a part that fails or hangs is
 reported and the others go on. Kernels are compiled by several processes before they are timed.
-Writes DIR/summary.json, and each part's log and figures beside it.
+Writes DIR/summary.json, each part's log and figures beside it, and what the workloads gave to
+--results, a file to keep.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -18,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ["core", "models", *(f"backends/{n}" for n in ("cuda", "triton", "rocm", "xeon"))]
-KERNEL_PARTS = ("limits", "small", "step", "decode", "prefill", "tree", "gemv")
+KERNEL_PARTS = ("limits", "small", "step", "decode", "prefill", "tree", "gemv", "gemm", "fp8")
 COMPILERS = 8
 
 
@@ -41,26 +46,71 @@ class Part:
 
 def parts(out: Path) -> list[Part]:
     """Return every part, the most telling first."""
-    pytest = ["-m", "pytest", "-q", "-x", "--maxfail=8", "-p", "no:cacheprovider"]
+    first, *more = checks(out)
+    info = Part("info", ["-c", INFO], 60)
+    return [info, first, *workload_parts(out), *more, *kernel_parts(out)]
+
+
+def checks(out: Path) -> list[Part]:
+    """Return the parts that say whether it is right."""
+    pytest = ["-m", "pytest", "-q", "--maxfail=8", "-p", "no:cacheprovider"]
+    kit = ["--pyargs", "headstock.testing.suite", "--headstock-backend=cuda"]
     kernels, devices = "tests/kernels/triton_kernels", "tests/hardware/cuda"
-    found = [
-        Part("info", ["-c", INFO], 60),
-        Part("test-device", [*pytest, devices], 150),
-        Part("test-ops", [*pytest, f"{kernels}/test_triton_ops.py"], 240),
+    tree = [f"{kernels}/test_triton_tree.py", f"{kernels}/test_triton_steps.py"]
+    return [
         Part(
-            "test-tree",
-            [*pytest, f"{kernels}/test_triton_tree.py", f"{kernels}/test_triton_steps.py"],
-            150,
+            "check-outputs",
+            ["benchmarks/check_outputs.py", "--out", str(out / "check-outputs.json")],
+            120,
         ),
+        Part("test-kit-engine", [*pytest, *kit, "-k", "test_7_engine"], 110),
+        Part("test-kit", [*pytest, *at_once(), *kit, "-k", "not test_7_engine"], 150),
+        Part("test-device", [*pytest, devices], 100),
+        Part("test-tree", [*pytest, *tree], 150),
+        Part("test-ops", [*pytest, *at_once(), f"{kernels}/test_triton_ops.py"], 240),
     ]
+
+
+def at_once() -> list[str]:
+    """Return the options that spread tests over processes, where that plugin is installed."""
+    return ["-n", str(COMPILERS)] if importlib.util.find_spec("xdist") else []
+
+
+def workload_parts(out: Path) -> list[Part]:
+    """Return the parts that say how fast the engine and the server are."""
+    found: list[Part] = []
+
+    def offline(name: str, model: str, workloads: str, *more: str, limit_s: float) -> None:
+        target = ["--out", str(out / f"{name}.jsonl")]
+        script = ["benchmarks/offline.py", model, "--workloads", workloads, *target, *more]
+        found.append(Part(name, script, limit_s))
+
+    def server(name: str, model: str, limit_s: float) -> None:
+        target = ["--out", str(out / f"{name}.jsonl")]
+        found.append(Part(name, ["benchmarks/server_streams.py", model, *target], limit_s))
+
+    everything = "decode1,bs256,prefix,long"
+    offline("e2e-0.6b", "qwen3-0.6b", everything, limit_s=100)
+    server("e2e-server-0.6b", "qwen3-0.6b", 80)
+    offline("e2e-8b", "qwen3-8b", everything, limit_s=170)
+    fp8 = ["--set", 'quantization="fp8"']
+    offline("e2e-8b-fp8", "qwen3-8b", "bs256,decode1", *fp8, limit_s=100)
+    server("e2e-server-8b", "qwen3-8b", 100)
+    script = ["benchmarks/cuda_profile.py", "qwen3-0.6b", "decode1", "--out", str(out)]
+    found.append(Part("e2e-profile", script, 60))
+    return found
+
+
+def kernel_parts(out: Path) -> list[Part]:
+    """Return the parts that time kernels."""
+    found: list[Part] = []
     for name in KERNEL_PARTS:
         script = ["benchmarks/cuda_kernels.py", name]
         compiles = [[*script, "--compile", f"{i}/{COMPILERS}"] for i in range(COMPILERS)]
-        if name in ("limits", "step"):
+        if name in ("limits", "step", "gemm", "fp8"):
             compiles = []
-        found.append(
-            Part(f"time-{name}", [*script, "--out", str(out / f"{name}.json")], 180, compiles)
-        )
+        target = ["--out", str(out / f"{name}.json")]
+        found.append(Part(f"time-{name}", [*script, *target], 180, compiles))
     return found
 
 
@@ -115,16 +165,41 @@ def finish(process: subprocess.Popen, limit_s: float) -> int | None:
         return None
 
 
+def keep(out: Path, outcomes: list[dict], path: Path) -> None:
+    """Write what the parts found to one file."""
+    figures: list[dict] = []
+    for found in sorted(out.glob("e2e-*.jsonl")):
+        figures += [{"part": found.stem, **json.loads(x)} for x in found.read_text().splitlines()]
+    check = out / "check-outputs.json"
+    info = (out / "info.log").read_text() if (out / "info.log").exists() else ""
+    path.write_text(
+        json.dumps(
+            {
+                "machine": info.splitlines()[0] if info else "",
+                "command": "python benchmarks/run_hardware.py",
+                "parts": outcomes,
+                "checks": json.loads(check.read_text()) if check.exists() else [],
+                "workloads": figures,
+            },
+            indent=1,
+        )
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", help="parts, by comma; a prefix such as time- is enough")
+    parser.add_argument("--skip", default="time-,test-ops,test-tree", help="likewise, left out")
     parser.add_argument("--budget", type=float, default=540, help="seconds for all")
+    parser.add_argument("--results", type=Path, help="file to keep the workloads' figures in")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     began, results = time.monotonic(), []
     for part in parts(options.out):
         if options.only and not part.name.startswith(tuple(options.only.split(","))):
+            continue
+        if not options.only and part.name.startswith(tuple(options.skip.split(","))):
             continue
         left = options.budget - (time.monotonic() - began)
         if left < 10:
@@ -133,12 +208,18 @@ def main() -> None:
         part.limit_s = min(part.limit_s, left)
         results.append(run(part, options.out))
         print(f"\n=== {json.dumps(results[-1])}", flush=True)
-        lines = (options.out / f"{part.name}.log").read_text().splitlines()
-        telling = [line for line in lines if line.startswith("BEST")]
-        shown = telling if telling and results[-1]["code"] == 0 else lines[-12:]
-        print("\n".join(line[:400] for line in shown), flush=True)
+        show(options.out / f"{part.name}.log", is_fine=results[-1]["code"] == 0)
         (options.out / "summary.json").write_text(json.dumps(results, indent=1))
+        if options.results:
+            keep(options.out, results, options.results)
     print("\nSUMMARY " + json.dumps(results))
+
+
+def show(log: Path, *, is_fine: bool) -> None:
+    """Print a log's telling lines, or its end."""
+    lines = log.read_text().splitlines()
+    telling = [line for line in lines if line.startswith(("BEST", '{"model"', "HOST", "CARD"))]
+    print("\n".join(line[:400] for line in (telling if telling and is_fine else lines[-12:])))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from headstock.graph.config import ModelConfig, read_config, require
 from headstock.graph.context import Context
 from headstock.graph.embedding import Embedding, LMHead
 from headstock.graph.feed_forward import GatedMLP
+from headstock.graph.last import LastOfRows
 from headstock.graph.linear import Linear, QKVLinear
 from headstock.graph.module import Module
 from headstock.graph.norm import RMSNorm
@@ -49,15 +50,16 @@ class DecoderAttention(Module):
         self.attend = Attention(ctx, heads, kv_heads, head_dim, rotary=rotary, qk_norm=qk_norm)
         self.out = Linear(ctx, heads * head_dim, {"o_proj": size}, split="in", has_bias=has_bias)
 
-    def forward(self, x_TD: Tensor, batch: StepBatch) -> Tensor:
-        return self.out(self.attend(self.qkv(x_TD), batch))
+    def forward(self, x_TD: Tensor, batch: StepBatch, keep: LastOfRows) -> Tensor:
+        return self.out(keep(self.attend(self.qkv(x_TD), batch), batch))
 
 
 class DecoderLayer(Module):
     """Attention, then the feed-forward layer, each on the normalised residual stream."""
 
-    def __init__(self, ctx: Context, c: LlamaConfig, rotary: Rotary) -> None:
+    def __init__(self, ctx: Context, c: LlamaConfig, rotary: Rotary, number: int) -> None:
         size, eps = c.hidden_size, c.rms_norm_eps
+        self.keep = LastOfRows(ctx, is_last=number == c.num_hidden_layers - 1)
         self.norm = RMSNorm(ctx, size, leaf="input_layernorm", eps=eps)
         self.self_attn = DecoderAttention(ctx, c, rotary)
         self.mlp_norm = RMSNorm(ctx, size, leaf="post_attention_layernorm", eps=eps)
@@ -65,7 +67,8 @@ class DecoderLayer(Module):
 
     def forward(self, x_TD: Tensor, sum_TD: Tensor | None, batch: StepBatch) -> tuple[Tensor, ...]:
         x_TD, total_TD = self.norm(x_TD, sum_TD)
-        x_TD, total_TD = self.mlp_norm(self.self_attn(x_TD, batch), total_TD)
+        x_TD = self.self_attn(x_TD, batch, self.keep)
+        x_TD, total_TD = self.mlp_norm(x_TD, self.keep(total_TD, batch))
         return self.mlp(x_TD), total_TD
 
 
@@ -74,7 +77,7 @@ class Decoder(Module):
 
     def __init__(self, ctx: Context, c: LlamaConfig, rotary: Rotary) -> None:
         self.embed = Embedding(ctx, c.vocab_size, c.hidden_size, leaf="embed_tokens")
-        self.layers = [DecoderLayer(ctx, c, rotary) for _ in range(c.num_hidden_layers)]
+        self.layers = [DecoderLayer(ctx, c, rotary, n) for n in range(c.num_hidden_layers)]
         self.norm = RMSNorm(ctx, c.hidden_size, leaf="norm", eps=c.rms_norm_eps)
 
     def forward(self, ids_T: Tensor, batch: StepBatch) -> Tensor:

@@ -110,6 +110,8 @@ class TinyModel:
     def logits(self, hidden_SD):
         return hidden_SD @ self.embedding.T
 
+    scores = logits
+
     def naive(self, ids: list[int]):
         """Logits of every position of one request, without pages. [T, V]"""
         x_TD = self.embedding[ids] + self.places[: len(ids)]

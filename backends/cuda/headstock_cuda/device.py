@@ -79,6 +79,7 @@ class CudaDevice:
         self._copies = torch.cuda.Stream(self.torch_device)
         self._captures = torch.cuda.Stream(self.torch_device)
         self._pool: Any = None
+        self._keeper: torch.cuda.CUDAGraph | None = None
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
@@ -124,13 +125,22 @@ class CudaDevice:
         step()
         torch.cuda.synchronize(self.torch_device)
         if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
+            self._open_pool()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.stream(self._captures):
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             step()
             graph.capture_end()
         return CapturedStep(graph)
+
+    def _open_pool(self) -> None:
+        """Make the pool that graphs share, and a graph that keeps it when all others have gone."""
+        self._pool = torch.cuda.graph_pool_handle()
+        self._keeper = torch.cuda.CUDAGraph()
+        with torch.cuda.stream(self._captures):
+            self._keeper.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            torch.empty(1, device=self.torch_device).zero_()
+            self._keeper.capture_end()
 
     def synchronize(self) -> None:
         """Wait for everything queued on this card."""
@@ -139,7 +149,7 @@ class CudaDevice:
     def close(self) -> None:
         """Wait, and give memory that is kept for reuse back to the driver."""
         torch.cuda.synchronize(self.torch_device)
-        self._pool = None
+        self._pool = self._keeper = None
         torch.cuda.empty_cache()
 
 

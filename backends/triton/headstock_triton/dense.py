@@ -10,7 +10,7 @@ from torch.nn.functional import linear
 
 from headstock.ops.linear import CanonicalWeight, LinearSpec
 from headstock_triton.embedding import embedding_rows
-from headstock_triton.gemv import MAX_ROWS, gemv
+from headstock_triton.gemv import gemv, is_faster
 from headstock_triton.target import Target
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class DenseLinear:
 
     def __call__(self, x_MI: Tensor) -> Tensor:
         """Return x·Wᵀ + bias. [M, O]"""
-        if 0 < x_MI.shape[0] <= MAX_ROWS and x_MI.stride(1) == 1:
+        if is_faster(x_MI.shape[0], *self._weight_OI.shape) and x_MI.stride(1) == 1:
             return gemv(x_MI, self._weight_OI, self._bias_O, self._target)
         return linear(x_MI, self._weight_OI, self._bias_O)
 

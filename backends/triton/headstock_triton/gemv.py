@@ -18,6 +18,10 @@ from torch import Tensor
 from headstock_triton.target import Target, cdiv, next_power_of_2
 
 MAX_ROWS = 4
+FEW_ROWS = 2
+"""Up to as many rows this beats the vendor's library on matrices of any size."""
+SMALL_MATRIX = 1 << 23
+"""Weights up to which it does so up to MAX_ROWS."""
 
 
 @triton.jit
@@ -77,6 +81,12 @@ def gemv_kernel(
     out_MO = out + row_M[:, None] * NUM_OUT + feature_O[None, :]
     mask_MO = (row_M < M)[:, None] & (feature_O < NUM_OUT)[None, :]
     tl.store(out_MO, y_MO.to(out.dtype.element_ty), mask=mask_MO)
+
+
+def is_faster(num_rows: int, out_features: int, in_features: int) -> bool:
+    """Whether this reads the weights faster than the vendor's library, as measured."""
+    limit = MAX_ROWS if out_features * in_features <= SMALL_MATRIX else FEW_ROWS
+    return 0 < num_rows <= limit
 
 
 @dataclass(frozen=True, slots=True)

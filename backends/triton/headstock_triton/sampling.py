@@ -25,9 +25,9 @@ def argmax_parts_kernel(
     row = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     ids = part * BLOCK + tl.arange(0, BLOCK)
-    values = tl.load(logits + row * stride + ids, mask=ids < V, other=float("-inf"))
+    values = tl.load(logits + row * stride + ids, mask=ids < V, other=float("-inf")).to(tl.float32)
     value, place = tl.max(values, axis=0, return_indices=True)
-    tl.store(best + row * PARTS + part, value.to(tl.float32))
+    tl.store(best + row * PARTS + part, value)
     tl.store(best_id + row * PARTS + part, part * BLOCK + place)
 
 

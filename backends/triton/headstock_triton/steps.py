@@ -95,7 +95,7 @@ def mark_faults_kernel(drawn, logits, out, stride, PDL: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     token = tl.load(drawn + row)
     logit = tl.load(logits + row * stride + token)
-    is_finite = tl.abs(logit) < float("inf")
+    is_finite = tl.abs(logit.to(tl.float32)) < float("inf")
     tl.store(out + row, tl.where(is_finite, token, -1))
 
 

@@ -48,9 +48,11 @@ class Target:
             has_tma=arch >= 90,
         )
 
-    def launch(self, num_warps: int) -> dict[str, Any]:
+    def launch(self, num_warps: int, max_registers: int | None = None) -> dict[str, Any]:
         """Return the launch options of a kernel that takes ``PDL``."""
         options: dict[str, Any] = {"num_warps": num_warps, "PDL": self.has_pdl}
+        if max_registers is not None and self.kind == "cuda":
+            options["maxnreg"] = max_registers
         return options | {"launch_pdl": True} if self.has_pdl else options
 
 

@@ -38,7 +38,7 @@ class ModelSettings(Settings, frozen=True, kw_only=True):
     """Name that clients use; the model's own when not set."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Of weights and activations. auto: the checkpoint's, or what the device computes best."""
-    quantization: Literal["none", "int8", "int4"] | None = None
+    quantization: Literal["none", "int8", "int4", "fp8"] | None = None
     """Quantise dense weights at load; none keeps a quantised checkpoint's blocks as they are."""
     load_format: Literal["auto", "dummy"] = "auto"
     """dummy: random weights of the right shapes, for benchmarks."""

@@ -37,6 +37,10 @@ class Model(Module):
         """Return the logits of some tokens' hidden states. float32. [S, V]"""
         return self.lm_head(hidden_SD)
 
+    def scores(self, hidden_SD: Tensor) -> Tensor:
+        """Return them in whatever dtype they are computed: enough to find the highest. [S, V]"""
+        return self.lm_head(hidden_SD, False)
+
 
 class ModelClass(Protocol):
     """What an architecture's entry point names."""

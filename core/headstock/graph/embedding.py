@@ -116,11 +116,12 @@ class LMHead(_VocabularyLayer):
         if ctx.dtype != torch.float32:
             self._widen = ctx.ops.resolve(as_float32, ctx.spec())
 
-    def forward(self, hidden_SD: Tensor) -> Tensor:
-        """Return logits over the whole vocabulary. float32. [S, V]"""
+    def forward(self, hidden_SD: Tensor, is_widened: bool = True) -> Tensor:
+        """Return logits over the whole vocabulary, float32 unless not ``is_widened``. [S, V]"""
         weight = self._tied.provider if self._tied else self.provider
         logits_SV = self._ctx.tp.all_gather(weight(hidden_SD))
-        logits_SV = self._widen(logits_SV) if self._widen else logits_SV
+        if self._widen is not None and is_widened:
+            logits_SV = self._widen(logits_SV)
         return logits_SV[:, : self._vocab_size] if self._is_padded else logits_SV
 
     def leaves(self) -> Sequence[Leaf]:

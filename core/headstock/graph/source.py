@@ -51,8 +51,14 @@ def read_span(source: Source, span: Span) -> Iterator[tuple[int, CanonicalWeight
     """Yield the rows of ``span`` in pieces, each with where it begins within the span."""
     row_elements = max(1, math.prod(source.shape[1:]))
     step = max(1, ELEMENTS_AT_ONCE // row_elements)
+    if step > ROWS_TOGETHER:
+        step -= step % ROWS_TOGETHER
     for begin in range(span.begin, span.end, step):
         yield begin - span.begin, source.read(begin, min(begin + step, span.end))
+
+
+ROWS_TOGETHER = 128
+"""Pieces of a matrix begin at multiples of this: blocks of rows may share scales."""
 
 
 class CheckpointSource:

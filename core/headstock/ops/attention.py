@@ -119,6 +119,8 @@ class StepBatch:
             int32. [N, 4]
         host_rows: For providers that loop over rows on the host, as the reference does: upper
             bounds (query tokens, kv tokens) of each row. Not available under capture.
+        wants_last: Whether the hidden states of each row's last token are all that is wanted: a
+            model may then leave out the others once no layer needs them, and return [R, D].
     """
 
     num_tokens: int
@@ -134,6 +136,7 @@ class StepBatch:
     counts: Tensor
     tree_N4: Tensor
     host_rows: list[tuple[int, int]]
+    wants_last: bool = False
 
 
 class AttentionProvider(Protocol):

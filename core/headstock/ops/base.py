@@ -277,6 +277,7 @@ class Resolver:
         self._device = device
         self._forced = dict(forced or {})
         self._chosen: dict[tuple[Any, ...], Callable[..., Any]] = {}
+        self._providers: dict[tuple[Any, ...], str] = {}
         self.resolutions: list[Resolution] = []
         for name in self._forced:
             if name != "all" and name not in ALL_OPS:
@@ -299,10 +300,22 @@ class Resolver:
             ConfigError: A forced provider does not offer the op.
             UnsupportedError: A forced provider, or everybody, refuses the spec.
         """
-        key = (op.name, spec.dtype, spec.layout, spec.features, tuple(sorted(spec.sizes.items())))
+        key = self._key(op, spec)
         if key not in self._chosen:
-            self._chosen[key] = self._choose(op, spec).run
+            chosen = self._choose(op, spec)
+            self._chosen[key] = chosen.run
+            self._providers[key] = chosen.provider
         return self._chosen[key]
+
+    def has_own(self, op: Op[..., Any], spec: Spec) -> bool:
+        """Whether somebody other than the reference computes ``op`` under ``spec``."""
+        self.resolve(op, spec)
+        return self._providers[self._key(op, spec)] != REFERENCE
+
+    @staticmethod
+    def _key(op: Op[..., Any], spec: Spec) -> tuple[Any, ...]:
+        sizes = tuple(sorted(spec.sizes.items()))
+        return (op.name, spec.dtype, spec.layout, spec.features, sizes)
 
     def _choose(self, op: Op[..., Any], spec: Spec) -> Implementation:
         offered = self._registry.offered(op)

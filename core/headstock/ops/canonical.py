@@ -8,7 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, CanonicalWeight
+from headstock.ops.linear import DENSE, FP8_GROUP, INT4_GROUP, INT8_GROUP, CanonicalWeight
+
+FP8_MAX = 448.0
+"""Largest finite float8_e4m3fn."""
 
 
 def quantize_int8(weight_OI: Tensor, group_size: int) -> dict[str, Tensor]:
@@ -32,13 +35,29 @@ def quantize_int4(weight_OI: Tensor, group_size: int) -> dict[str, Tensor]:
     return {"weight": packed, "scale": scale_OG, "minimum": minimum_OG}
 
 
+def quantize_fp8(weight_OI: Tensor, group_size: int) -> dict[str, Tensor]:
+    """Quantise to ``fp8-group``: the largest magnitude of a group becomes :data:`FP8_MAX`.
+
+    Where the rows divide by the group size, blocks of as many rows share their scales: tensor
+    cores multiply by such blocks the fastest.
+    """
+    groups_OGg = _grouped(weight_OI.to(torch.float32), group_size)
+    scale_OG = groups_OGg.abs().amax(dim=-1) / FP8_MAX
+    if scale_OG.shape[0] % group_size == 0:
+        largest = scale_OG.unflatten(0, (-1, group_size)).amax(dim=1)
+        scale_OG = largest.repeat_interleave(group_size, dim=0)
+    steps_OG1 = torch.where(scale_OG > 0, scale_OG, 1.0).unsqueeze(-1)
+    quantized_OGg = (groups_OGg / steps_OG1).clamp(-FP8_MAX, FP8_MAX)
+    return {"weight": quantized_OGg.flatten(1).to(torch.float8_e4m3fn), "scale": scale_OG}
+
+
 def dequantize(layout: str, part: CanonicalWeight, dtype: torch.dtype) -> Tensor:
     """Return the weight that ``part`` stands for, computed in float32. [O, I]"""
     if layout == DENSE:
         return part["weight"].to(dtype)
     scale_OG1 = part["scale"].unsqueeze(-1)
     num_groups = scale_OG1.shape[1]
-    if layout == INT8_GROUP:
+    if layout in (INT8_GROUP, FP8_GROUP):
         groups_OGg = part["weight"].unflatten(1, (num_groups, -1)).to(torch.float32) * scale_OG1
         return groups_OGg.flatten(1).to(dtype)
     assert layout == INT4_GROUP, f"no such layout: {layout!r}"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 DENSE = "dense"
 INT8_GROUP = "int8-group"
 INT4_GROUP = "int4-group"
+FP8_GROUP = "fp8-group"
 ROWS = "rows"
 """Feature of providers whose weight can be looked up by row."""
 
@@ -38,7 +39,7 @@ class LinearSpec:
         in_features: I on this rank.
         out_features: O on this rank.
         dtype: Of activations in and out.
-        layout: ``dense``, ``int8-group`` or ``int4-group``.
+        layout: ``dense``, ``int8-group``, ``int4-group`` or ``fp8-group``.
         group_size: Input features that share a scale; 0 for dense.
         has_bias: Whether a bias is added.
         needs_rows: Whether :meth:`LinearProvider.rows` is called: the weight is an embedding table,
@@ -74,6 +75,9 @@ CanonicalWeight = Mapping[str, "Tensor"]
 - ``int8-group``: ``weight`` int8 [O, I]; ``scale`` float32 [O, G]. w = scale * q.
 - ``int4-group``: ``weight`` uint8 [O, I / 2], features 2j in the low and 2j+1 in the high nibble
   of byte j; ``scale`` and ``minimum`` float32 [O, G]. w = scale * q + minimum, 0 <= q <= 15.
+- ``fp8-group``: ``weight`` float8_e4m3fn [O, I]; ``scale`` float32 [O, G]. w = scale * q. Scales of
+  larger blocks, of whole channels or of a tensor are repeated. Providers may quantise activations
+  likewise, group by group.
 """
 
 

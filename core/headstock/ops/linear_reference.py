@@ -12,7 +12,13 @@ from torch.nn import functional
 from headstock.errors import UnsupportedError
 from headstock.ops.canonical import dequantize
 from headstock.ops.device import OpDevice
-from headstock.ops.linear import INT4_GROUP, INT8_GROUP, CanonicalWeight, LinearSpec
+from headstock.ops.linear import (
+    FP8_GROUP,
+    INT4_GROUP,
+    INT8_GROUP,
+    CanonicalWeight,
+    LinearSpec,
+)
 
 BLOCK_ELEMENTS = 1 << 20
 """Weights that :class:`GroupedLinear` holds dequantised at a time: no full copy ever exists."""
@@ -70,7 +76,7 @@ class DenseLinear(_CanonicalLinear):
 
 
 class GroupedLinear(_CanonicalLinear):
-    """A weight in ``int8-group`` or ``int4-group``, dequantised some rows at a time.
+    """A weight in a layout with groups, dequantised some rows at a time.
 
     Raises:
         UnsupportedError: The input features do not divide into groups.
@@ -102,9 +108,10 @@ def _grouped_storage(spec: LinearSpec, device: OpDevice) -> dict[str, Tensor]:
     where = device.torch_device
     scales = (spec.out_features, size // group_size)
     parts = {"scale": torch.empty(scales, dtype=torch.float32, device=where)}
-    if spec.layout == INT8_GROUP:
+    if spec.layout in (INT8_GROUP, FP8_GROUP):
+        dtype = torch.int8 if spec.layout == INT8_GROUP else torch.float8_e4m3fn
         shape = (spec.out_features, size)
-        return {"weight": torch.empty(shape, dtype=torch.int8, device=where)} | parts
+        return {"weight": torch.empty(shape, dtype=dtype, device=where)} | parts
     assert spec.layout == INT4_GROUP, f"no such layout: {spec.layout!r}"
     packed = torch.empty((spec.out_features, size // 2), dtype=torch.uint8, device=where)
     minimum = torch.empty(scales, dtype=torch.float32, device=where)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from headstock.ops.canonical import dequantize, quantize_int4, quantize_int8
-from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, CanonicalWeight
+from headstock.ops.canonical import dequantize, quantize_fp8, quantize_int4, quantize_int8
+from headstock.ops.linear import DENSE, FP8_GROUP, INT4_GROUP, INT8_GROUP, CanonicalWeight
 from headstock.quantization.plan import Layout
 
 
@@ -30,6 +30,8 @@ def convert(
         return quantize_int8(weight_OI, wanted.group_size)
     if wanted.name == INT4_GROUP:
         return quantize_int4(weight_OI, wanted.group_size)
+    if wanted.name == FP8_GROUP:
+        return quantize_fp8(weight_OI, wanted.group_size)
     assert wanted.name == DENSE, f"no such layout: {wanted}"
     return {"weight": weight_OI.to(dtype)}
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP
+from headstock.ops.linear import DENSE, FP8_GROUP, INT4_GROUP, INT8_GROUP
 
 GROUP_SIZE = 32
 """Input features that share a scale when we quantise: as fine as the GGUF blocks are."""
+FP8_GROUP_SIZE = 128
+"""Likewise to 8 bits of floating point: what tensor cores scale by."""
 
 
 class Role(enum.Enum):
@@ -46,8 +48,10 @@ def choose_layout(role: Role, stored: Layout, in_features: int, asked: str | Non
         role: What the weight is for.
         stored: How the checkpoint has it.
         in_features: On this rank.
-        asked: ``--quantization``: ``int8``, ``int4``, ``none`` or None.
+        asked: ``--quantization``: ``int8``, ``int4``, ``fp8``, ``none`` or None.
     """
+    if asked == "fp8" and role is Role.MATRIX and stored.name == DENSE:
+        return stored if in_features % FP8_GROUP_SIZE else Layout(FP8_GROUP, FP8_GROUP_SIZE)
     if asked not in ("int8", "int4") or role not in (Role.MATRIX, Role.EMBEDDING):
         return stored
     wanted = INT4_GROUP if asked == "int4" and role is Role.MATRIX else INT8_GROUP

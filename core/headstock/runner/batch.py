@@ -14,7 +14,7 @@ from headstock.plugins.device import Device, GraphPolicy
 from headstock.runner.inputs import StepInputs
 from headstock.runner.options import PaddedSizes
 
-FIRST_KV_BUCKET = 4096
+FIRST_KV_BUCKET = 1 << 15
 """Captured steps know their longest row's length by powers of 4 from here. Tokens."""
 
 
@@ -29,6 +29,7 @@ class StepShape:
         max_kv: Upper bound of a row's length.
         is_uniform: Whether every row has one token.
         is_captured: Whether it runs as a graph.
+        has_tree: Whether attention is told of prefixes that rows share.
     """
 
     num_tokens: int
@@ -37,6 +38,7 @@ class StepShape:
     max_kv: int
     is_uniform: bool
     is_captured: bool
+    has_tree: bool
 
 
 def kv_bucket(max_kv: int, max_length: int) -> int:
@@ -48,12 +50,18 @@ def kv_bucket(max_kv: int, max_length: int) -> int:
 
 
 def captured_shape(
-    policy: GraphPolicy, sizes: PaddedSizes, num_tokens: int, num_rows: int, max_kv: int
+    policy: GraphPolicy,
+    sizes: PaddedSizes,
+    num_tokens: int,
+    num_rows: int,
+    max_kv: int,
+    *,
+    has_tree: bool = False,
 ) -> StepShape | None:
     """Return what a step is padded to, or None when it is to run eagerly.
 
     Every padding row has a token of its own, so a ragged step may need a larger bucket than its
-    tokens alone would.
+    tokens alone would. Ragged steps are captured once, with a tree that may be empty.
     """
     is_uniform = num_tokens == num_rows
     bucket = policy.bucket(num_tokens, num_rows, is_uniform)
@@ -62,7 +70,10 @@ def captured_shape(
     if bucket is None or bucket[0] > sizes.max_tokens or bucket[1] > sizes.max_rows:
         return None
     max_query = 1 if is_uniform else bucket[0]
-    return StepShape(*bucket, max_query, max_kv, is_uniform, is_captured=True)
+    has_tree = has_tree or not is_uniform
+    return StepShape(
+        *bucket, max_query, max_kv, is_uniform=is_uniform, is_captured=True, has_tree=has_tree
+    )
 
 
 def _with_padding_rows(
@@ -100,9 +111,21 @@ class StepBuffers:
         return -(-kv_bucket(shape.max_kv, self._max_length) // self.page_size)
 
     def batch(
-        self, shape: StepShape, inputs: StepInputs, host_rows: list[tuple[int, int]]
+        self,
+        shape: StepShape,
+        inputs: StepInputs,
+        host_rows: list[tuple[int, int]],
+        *,
+        is_scored: bool = False,
     ) -> StepBatch:
-        """Return the batch of a step of ``shape``: views, nothing is copied."""
+        """Return the batch of a step of ``shape``: views, nothing is copied.
+
+        Args:
+            shape: Its size.
+            inputs: Its rows.
+            host_rows: As in the batch.
+            is_scored: Whether prompt tokens' logprobs are wanted: then of all hidden states.
+        """
         tokens, rows = shape.num_tokens, shape.num_rows
         return StepBatch(
             num_tokens=tokens,
@@ -116,6 +139,7 @@ class StepBuffers:
             write_slots_T=self.write_slots_T[:tokens],
             row_of_token_T=self.row_of_token_T[:tokens],
             counts=inputs.counts,
-            tree_N4=inputs.tree_N4,
+            tree_N4=inputs.tree_N4 if shape.has_tree else inputs.tree_N4[:0],
             host_rows=host_rows,
+            wants_last=not (shape.is_uniform or is_scored),
         )

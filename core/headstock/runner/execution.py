@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from headstock.ops.attention import StepBatch
-from headstock.plugins.device import Device
+from headstock.plugins.device import Device, GraphKey
 from headstock.runner.batch import StepBuffers, StepShape, captured_shape, kv_bucket
 from headstock.runner.graphs import StepGraphs, graph_key
 from headstock.runner.options import PaddedSizes
@@ -79,13 +79,22 @@ class Execution:
         """Return the size that a step of ``rows``, up to ``max_kv`` tokens long, runs at."""
         queries = rows.inputs.queries
         num_tokens, num_rows = len(rows.inputs.host_ids), len(queries)
+        has_tree = bool(rows.inputs.tree.row_begin)
         if self._captures and not rows.scored:
             bucket = kv_bucket(max_kv, self._max_length)
-            shape = captured_shape(self._policy, self._sizes, num_tokens, num_rows, bucket)
+            shape = captured_shape(
+                self._policy, self._sizes, num_tokens, num_rows, bucket, has_tree=has_tree
+            )
             if shape is not None:
                 return shape
         return StepShape(
-            num_tokens, num_rows, max(queries), max_kv, rows.is_uniform, is_captured=False
+            num_tokens,
+            num_rows,
+            max(queries),
+            max_kv,
+            is_uniform=rows.is_uniform,
+            is_captured=False,
+            has_tree=has_tree,
         )
 
     def run(
@@ -124,24 +133,35 @@ class Execution:
         wanted += [
             (shape, frozenset({SAMPLE, DRAW}))
             for shape in shapes
-            if shape.is_uniform and shape.num_rows <= FEW_ROWS
+            if shape.is_uniform and shape.num_rows <= FEW_ROWS and not shape.has_tree
         ]
-        for count, (shape, features) in enumerate(wanted, 1):
-            self._prepared = None
+        self._prepared = None
+        by_key: dict[GraphKey, tuple[StepShape, frozenset[str]]] = {}
+        for shape, features in wanted:  # attention that ignores trees needs one graph for both
+            plan = self._program.plan(self._batch(shape))
+            by_key.setdefault(graph_key(shape, features, plan), (shape, features))
+        for count, (key, (shape, features)) in enumerate(by_key.items(), 1):
             batch = self._batch(shape)
-            key = graph_key(shape, features, self._program.plan(batch))
+            self._program.plan(batch)
             self.graphs.add(batch, shape, features, key)
-            progress(count, len(wanted))
+            progress(count, len(by_key))
 
     def _shapes_to_warm(self) -> list[StepShape]:
         max_kv = kv_bucket(1, self._max_length)
         sizes = self._policy.warm_up(self._sizes.max_tokens, self._sizes.max_rows)
         return [
             StepShape(
-                tokens, rows, 1 if is_uniform else tokens, max_kv, is_uniform, is_captured=True
+                tokens,
+                rows,
+                1 if is_uniform else tokens,
+                max_kv,
+                is_uniform=is_uniform,
+                is_captured=True,
+                has_tree=has_tree,
             )
             for tokens, rows, is_uniform in sorted(sizes, reverse=True)
             if tokens <= self._sizes.max_tokens and rows <= self._sizes.max_rows
+            for has_tree in _trees_of(rows, is_uniform=is_uniform)
         ]
 
     def _prepare(self, shape: StepShape, rows: Rows, *, is_same: bool) -> Prepared:
@@ -154,7 +174,7 @@ class Execution:
             batch = self._batch(shape)
         else:
             host_rows = list(zip(rows.query_max, rows.kv_max, strict=True))
-            batch = self._buffers.batch(shape, self._inputs, host_rows)
+            batch = self._buffers.batch(shape, self._inputs, host_rows, is_scored=any(rows.score))
         self._prepared = Prepared(shape, batch, self._program.plan(batch))
         return self._prepared
 
@@ -166,3 +186,10 @@ class Execution:
             batch = self._buffers.batch(shape, self._inputs, bounds)
             self._batches[shape] = batch
         return batch
+
+
+def _trees_of(num_rows: int, *, is_uniform: bool) -> tuple[bool, ...]:
+    """Return whether captured steps of so many rows have a tree: always, never, or either."""
+    if not is_uniform:
+        return (True,)
+    return (True, False) if num_rows > 1 else (False,)

@@ -14,6 +14,9 @@ from headstock.runner.sampler import Sampler
 from headstock.runner.staging import Staging
 from headstock.runner.step_ops import StepOps
 
+GREEDY = frozenset({SAMPLE})
+"""Features of steps that only need to know which logit is the highest."""
+
 
 class StepModel(Protocol):
     """What the runner calls of a model."""
@@ -24,6 +27,10 @@ class StepModel(Protocol):
 
     def logits(self, hidden_SD: Tensor) -> Tensor:
         """Return logits of every id, on every rank. float32. [S, V]"""
+        ...
+
+    def scores(self, hidden_SD: Tensor) -> Tensor:
+        """Return them in whatever dtype they are computed: enough to find the highest. [S, V]"""
         ...
 
 
@@ -68,7 +75,11 @@ class StepProgram:
         return key
 
     def run(self, batch: StepBatch, shape: StepShape, features: frozenset[str]) -> Tensor:
-        """Queue the step and return its last hidden states, which a graph overwrites. [T, D]"""
+        """Queue the step and return its last hidden states, which a graph overwrites.
+
+        Returns:
+            [T, D]; or [R, D], of the rows' last tokens, where the batch wants no more.
+        """
         ops, table, inputs = self._ops, self._table, self._inputs
         slots_R = inputs.slots_R[: shape.num_rows]
         self._place(slots_R, batch, shape)
@@ -76,10 +87,12 @@ class StepProgram:
         ops.advance_lengths(slots_R, batch.kv_lengths_R, table.done_S, table.lengths_S)
         if SAMPLE in features:
             last_RD = hidden_TD
-            if not shape.is_uniform:
+            if hidden_TD.shape[0] != shape.num_rows:
                 last_RD = ops.last_of_rows(hidden_TD, batch.query_starts_R1)
             sample_slots_R = inputs.sample_slots_R[: shape.num_rows]
-            self._sampler.run(self._model.logits(last_RD), sample_slots_R, features)
+            is_narrow = ops.takes_narrow and features == GREEDY
+            logits = self._model.scores if is_narrow else self._model.logits
+            self._sampler.run(logits(last_RD), sample_slots_R, features)
         return hidden_TD
 
     def _place(self, slots_R: Tensor, batch: StepBatch, shape: StepShape) -> None:

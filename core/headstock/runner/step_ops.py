@@ -14,7 +14,12 @@ from headstock.ops.base import Resolver, Spec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepOps:
-    """Callables with the signatures of the ops of the same names."""
+    """Callables with the signatures of the ops of the same names.
+
+    Attributes:
+        takes_narrow: Whether ``argmax_tokens`` and ``mark_faults`` take logits in the model's
+            dtype, too: then greedy steps need not widen them.
+    """
 
     place_step: Callable[..., None]
     advance_lengths: Callable[..., None]
@@ -30,12 +35,20 @@ class StepOps:
     argmax_tokens: Callable[..., Tensor]
     draw_tokens: Callable[..., Tensor]
     token_logprobs: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
+    takes_narrow: bool
 
 
 def resolve_step_ops(resolver: Resolver, dtype: torch.dtype, vocab_size: int) -> StepOps:
     """Choose the ops for a model whose hidden states have ``dtype``."""
     table, logits = Spec(dtype="int32"), Spec(dtype="float32", sizes={"vocab_size": vocab_size})
     hidden = Spec(dtype=str(dtype).removeprefix("torch."))
+    narrow = Spec(dtype=hidden.dtype, sizes=logits.sizes)
+    choices = (sampling.argmax_tokens, steps.mark_faults)
+    takes_narrow = all(
+        resolver.has_own(op, narrow)
+        and resolver.resolve(op, narrow) == resolver.resolve(op, logits)
+        for op in choices
+    )
     return StepOps(
         place_step=resolver.resolve(steps.place_step, table),
         advance_lengths=resolver.resolve(steps.advance_lengths, table),
@@ -51,4 +64,5 @@ def resolve_step_ops(resolver: Resolver, dtype: torch.dtype, vocab_size: int) ->
         argmax_tokens=resolver.resolve(sampling.argmax_tokens, logits),
         draw_tokens=resolver.resolve(sampling.draw_tokens, logits),
         token_logprobs=resolver.resolve(sampling.token_logprobs, logits),
+        takes_narrow=takes_narrow,
     )

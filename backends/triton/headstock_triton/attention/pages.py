@@ -81,12 +81,13 @@ def scan(
                 k_ND = tl.load(at_ND)
             else:
                 k_ND = tl.load(at_ND, mask=(columns_D < D)[None, :], other=0.0)
-        scores_MN = tl.dot(q_MD, tl.trans(k_ND), input_precision="ieee") * scale
+        scores_MN = tl.dot(q_MD, tl.trans(k_ND), input_precision="ieee")
         if IS_MASKED:
             is_seen_MN = (tokens_N[None, :] <= limit_M[:, None]) & (tokens_N < last)[None, :]
             scores_MN = tl.where(is_seen_MN, scores_MN, float("-inf"))
-        new_max_M = tl.maximum(max_M, tl.max(scores_MN, axis=1))
-        weights_MN = tl.exp2(scores_MN - new_max_M[:, None])
+        # The scale joins the subtraction: one multiply-add a score.
+        new_max_M = tl.maximum(max_M, tl.max(scores_MN, axis=1) * scale)
+        weights_MN = tl.exp2(scores_MN * scale - new_max_M[:, None])
         shrink_M = tl.exp2(max_M - new_max_M)
         sum_M = sum_M * shrink_M + tl.sum(weights_MN, axis=1)
         acc_MD = acc_MD * shrink_M[:, None]

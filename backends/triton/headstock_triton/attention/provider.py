@@ -43,7 +43,13 @@ class Tuning:
 
     Attributes:
         prefill: (query rows of a block, tokens of a tile, warps, stages).
+        long_prefill: Likewise, where some row may have as many as ``long_queries`` queries: its
+            blocks read each key for more queries at once.
+        long_registers: Registers a thread of it may have, so that two blocks share a
+            multiprocessor; None: as many as it likes.
+        long_queries: See ``long_prefill``.
         tail: (tokens of a tile, warps, stages).
+        short_tail: Likewise in steps with a tree, which leaves short tails.
         node: (query rows of an item, tokens of a tile, warps, stages).
         prefill_tma: Whether the prefill's tiles come by tensor descriptor.
         decode_tma: Likewise for tails and nodes.
@@ -53,8 +59,12 @@ class Tuning:
         min_gain: Row-tokens that a node must save to be read apart.
     """
 
-    prefill: tuple[int, int, int, int] = (128, 64, 8, 3)
-    tail: tuple[int, int, int] = (64, 4, 3)
+    prefill: tuple[int, int, int, int] = (64, 64, 4, 3)
+    long_prefill: tuple[int, int, int, int] = (128, 64, 8, 2)
+    long_registers: int | None = 128
+    long_queries: int = 4096
+    tail: tuple[int, int, int] = (64, 2, 3)
+    short_tail: tuple[int, int, int] = (32, 2, 3)
     node: tuple[int, int, int, int] = (64, 64, 4, 3)
     prefill_tma: bool = True
     decode_tma: bool = False
@@ -72,6 +82,7 @@ class Plan:
     node_programs: int
     blocks: int
     nodes: int
+    is_long: bool = False
 
 
 class PagedAttention:
@@ -95,12 +106,16 @@ class PagedAttention:
         self._node_rows = max(1, self.tuning.node[0] // self._group)
         self._node_capacity = spec.max_rows + self._node_spread
         self._node_partials = 4 * spec.max_rows
-        self._block_queries = max(1, self._prefill_block // self._group)
         self._make_buffers(device.torch_device)
 
-    @property
-    def _prefill_block(self) -> int:
-        return max(self.tuning.prefill[0], next_power_of_2(self._group))
+    def _block_rows(self, *, is_long: bool) -> int:
+        """Return the rows of a block of queries times heads."""
+        tuning = self.tuning
+        rows = tuning.long_prefill[0] if is_long else tuning.prefill[0]
+        return max(rows, next_power_of_2(self._group))
+
+    def _block_queries(self, *, is_long: bool) -> int:
+        return max(1, self._block_rows(is_long=is_long) // self._group)
 
     def _make_buffers(self, where: torch.device) -> None:
         spec = self.spec
@@ -119,7 +134,8 @@ class PagedAttention:
         self._node_table = integers(max(1, spec.max_rows), NODE_TABLE_COLUMNS)
         self._row_plan = integers(spec.max_rows, ROW_PLAN_COLUMNS)
         self._row_table = integers(spec.max_rows, ROW_COLUMNS)
-        blocks = cdiv(spec.max_tokens, self._block_queries) + spec.max_rows
+        least = min(self._block_queries(is_long=is_long) for is_long in (False, True))
+        blocks = cdiv(spec.max_tokens, least) + spec.max_rows
         self._blocks = integers(blocks, BLOCK_COLUMNS)
         self._totals = integers(3)
 
@@ -152,10 +168,12 @@ class PagedAttention:
         if rows < 16:
             tails = min(tails, rows * cdiv(batch.max_kv, self.tuning.tail_min_chunk))
         blocks = 0
+        is_long = batch.max_query >= self.tuning.long_queries
         if batch.max_query > 1:
-            blocks = batch.num_tokens // self._block_queries + min(rows, batch.num_tokens // 2)
+            queries = self._block_queries(is_long=is_long)
+            blocks = batch.num_tokens // queries + min(rows, batch.num_tokens // 2)
         node_programs = rows + self._node_spread if nodes else 0
-        self._plan = Plan(tails, node_programs, blocks, nodes)
+        self._plan = Plan(tails, node_programs, blocks, nodes, is_long)
         self._leader = None
 
     def _make_lists(self, batch: StepBatch) -> None:
@@ -182,7 +200,7 @@ class PagedAttention:
             MIN_GAIN=tuning.min_gain,
             TAIL_SPREAD=self._tail_spread,
             TAIL_MIN_CHUNK=tuning.tail_min_chunk,
-            BLOCK_QUERIES=self._block_queries,
+            BLOCK_QUERIES=self._block_queries(is_long=self._plan.is_long),
             **self._target.launch(4),
         )
         plan_items[(rows + nodes,)](
@@ -199,7 +217,7 @@ class PagedAttention:
             rows,
             NODE_ROWS=self._node_rows,
             NODE_CAPACITY=nodes,
-            BLOCK_QUERIES=self._block_queries,
+            BLOCK_QUERIES=self._block_queries(is_long=self._plan.is_long),
             **self._target.launch(1),
         )
 
@@ -248,8 +266,10 @@ class PagedAttention:
         return out_THD
 
     def _attend_queries(self, q: Tensor, kv: Tensor, batch: StepBatch, out: Tensor) -> None:
-        _, block_n, warps, stages = self.tuning.prefill
-        block_n, use_tma = self._tile_size(block_n, self.tuning.prefill_tma)
+        tuning = self.tuning
+        _, block_n, warps, stages = tuning.long_prefill if self._plan.is_long else tuning.prefill
+        registers = tuning.long_registers if self._plan.is_long else None
+        block_n, use_tma = self._tile_size(block_n, tuning.prefill_tma)
         attend_queries[(self._plan.blocks, self.spec.num_kv_heads)](
             q,
             kv,
@@ -262,12 +282,12 @@ class PagedAttention:
             out,
             self._scale,
             batch.page_table_RP.stride(0),
-            BLOCK_M=self._prefill_block,
+            BLOCK_M=self._block_rows(is_long=self._plan.is_long),
             BLOCK_N=block_n,
             TMA=use_tma,
             STAGES=stages,
             **self._shape,
-            **self._target.launch(warps),
+            **self._target.launch(warps, registers),
         )
 
     def _attend_nodes(self, q: Tensor, kv: Tensor, batch: StepBatch) -> None:
@@ -295,7 +315,8 @@ class PagedAttention:
         )
 
     def _attend_tails(self, q: Tensor, kv: Tensor, batch: StepBatch, out: Tensor) -> None:
-        block_n, warps, stages = self.tuning.tail
+        has_tree = self._plan.node_programs > 0
+        block_n, warps, stages = self.tuning.short_tail if has_tree else self.tuning.tail
         block_n, use_tma = self._tile_size(block_n, self.tuning.decode_tma)
         block_g = next_power_of_2(self._group)
         attend_tails[(self._plan.tail_programs, self.spec.num_kv_heads)](

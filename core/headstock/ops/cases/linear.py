@@ -9,10 +9,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from headstock.ops.canonical import dequantize, quantize_int4, quantize_int8
+from headstock.ops.canonical import dequantize, quantize_fp8, quantize_int4, quantize_int8
 from headstock.ops.cases.base import Bench, Case, Draw
 from headstock.ops.device import OpDevice
 from headstock.ops.linear import (
+    FP8_GROUP,
     INT4_GROUP,
     INT8_GROUP,
     CanonicalWeight,
@@ -25,6 +26,9 @@ QUANTISED_PRODUCT = (2e-2, 4e-2)
 unit deviation, which averages out over the inputs to some 0.6% of it, four times that at worst."""
 QUANTISED_ROWS = (2e-3, 1e-3)
 """Of lookups in grouped layouts: providers may keep scales as float16."""
+FP8_PRODUCT = (5e-2, 0.2)
+"""Of products in 8-bit floating point: providers may quantise activations to 3 bits of mantissa, an
+error of some 2.6% of each, hence of the sum's deviation, which is a unit."""
 NUM_PARTS = 3
 """Row ranges that a weight is loaded in, as the checkpoint streams by."""
 
@@ -46,6 +50,13 @@ def linear_cases(bench: Bench) -> Iterator[Case]:
             yield _product(label, grouped, num_tokens, device)
         odd = replace(grouped, out_features=37, has_bias=True)
         yield _product(f"{layout} of {group_size}, 37 out, bias", odd, 3, device)
+    for num_tokens in (1, 4, 19, 130):
+        fp8 = replace(dense, in_features=384, out_features=208, layout=FP8_GROUP, group_size=128)
+        yield _product(f"{FP8_GROUP}, {num_tokens} tokens", fp8, num_tokens, device)
+    yield _product(f"{FP8_GROUP}, 37 out", replace(fp8, out_features=37), 3, device)
+    blocks = replace(fp8, in_features=512, out_features=384)
+    for num_tokens in (3, 200):
+        yield _product(f"{FP8_GROUP} in blocks, {num_tokens} tokens", blocks, num_tokens, device)
     for layout, group_size in (("dense", 0), *_GROUPS):
         table = replace(dense, layout=layout, group_size=group_size, needs_rows=True)
         yield _lookup(f"lookup, {layout}", replace(table, in_features=192), device)
@@ -68,6 +79,8 @@ def make_weight(spec: LinearSpec, draw: Draw) -> dict[str, Tensor]:
         return quantize_int8(weight_OI, spec.group_size)
     if spec.layout == INT4_GROUP:
         return quantize_int4(weight_OI, spec.group_size)
+    if spec.layout == FP8_GROUP:
+        return quantize_fp8(weight_OI, spec.group_size)
     return {"weight": weight_OI.to(spec.dtype)}
 
 
@@ -133,4 +146,6 @@ def _case(
         return use(build(spec, device))
 
     tolerance = quantised if spec.group_size and spec.dtype == torch.float32 else None
+    if spec.layout == FP8_GROUP:
+        tolerance = FP8_PRODUCT
     return Case(label=label, spec=spec.as_spec(), call=call, expected=expected, tolerance=tolerance)

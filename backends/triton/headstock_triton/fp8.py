@@ -1,0 +1,172 @@
+"""Matrices in 8-bit floating point, a scale for every 128 input features.
+
+Activations are quantised by a kernel of ours; the product is the vendor library's, which scales
+each group as it adds it up. Shapes: M rows of activations, O output and I input features, G groups.
+"""
+
+# ruff: noqa: ANN001, ANN201 - arguments of kernels are typed by their launch
+# Triton types constants by a class of its own.
+# pyright: reportArgumentType=false
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from headstock.ops.canonical import FP8_MAX
+from headstock.ops.linear import CanonicalWeight, LinearSpec
+from headstock_triton.overlap import begin
+from headstock_triton.target import Target, cdiv
+
+if TYPE_CHECKING:
+    from headstock.ops.device import OpDevice
+
+GROUP = 128
+"""Input features that share a scale: what the library multiplies by."""
+OUT_UNIT = 16
+"""Output features must divide by this."""
+BLOCKS_UNIT = 4
+"""Groups must divide by this for scales of blocks."""
+ROW_UNIT = 4
+"""Rows are padded to a multiple of this: what the library asks of scales."""
+
+
+@triton.jit(do_not_specialize=["M", "PADDED"])
+def quantize_rows_kernel(
+    x,
+    out,
+    scales,
+    M,
+    PADDED,
+    x_stride,
+    NUM_IN: tl.constexpr,
+    GROUP_SIZE: tl.constexpr,
+    GROUPS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    LARGEST: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """Quantise GROUPS groups of BLOCK_M rows: program_id(0) counts rows, program_id(1) groups."""
+    begin(PDL)
+    row_M = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    group_G = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
+    i = tl.arange(0, GROUP_SIZE)
+    column_Gi = group_G[:, None] * GROUP_SIZE + i[None, :]
+    inside = (row_M < M)[:, None, None] & (column_Gi < NUM_IN)[None, :, :]
+    at = row_M.to(tl.int64)[:, None, None] * x_stride + column_Gi[None, :, :]
+    value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    largest_MG = tl.max(tl.abs(value), axis=2)
+    scale_MG = tl.where(largest_MG > 0, largest_MG / LARGEST, 1.0)
+    quantised = (value / scale_MG[:, :, None]).to(out.dtype.element_ty)
+    at = row_M.to(tl.int64)[:, None, None] * NUM_IN + column_Gi[None, :, :]
+    tl.store(out + at, quantised, mask=inside)
+    scale_at = scales + group_G[None, :] * PADDED + row_M[:, None]
+    tl.store(scale_at, scale_MG, mask=(row_M < PADDED)[:, None] & (group_G < NUM_IN // GROUP_SIZE))
+
+
+def quantize_rows(x_MI: Tensor, target: Target) -> tuple[Tensor, Tensor]:
+    """Return x in float8_e4m3fn, its rows padded to a multiple of ROW_UNIT, and its scales.
+
+    Returns:
+        [M', I], and float32 [M', G] with neighbouring rows next to each other.
+    """
+    num_rows, size = x_MI.shape
+    padded, num_groups = cdiv(num_rows, ROW_UNIT) * ROW_UNIT, size // GROUP
+    out_MI = torch.empty((padded, size), dtype=torch.float8_e4m3fn, device=x_MI.device)
+    scales_GM = torch.empty((num_groups, padded), dtype=torch.float32, device=x_MI.device)
+    block_m, groups = (1, 8) if num_rows <= 64 else (4, 8)
+    quantize_rows_kernel[(cdiv(padded, block_m), cdiv(num_groups, groups))](
+        x_MI,
+        out_MI,
+        scales_GM,
+        num_rows,
+        padded,
+        x_MI.stride(0),
+        NUM_IN=size,
+        GROUP_SIZE=GROUP,
+        GROUPS=groups,
+        BLOCK_M=block_m,
+        LARGEST=FP8_MAX,
+        **target.launch(4),
+    )
+    return out_MI, scales_GM.t()
+
+
+class Fp8Linear:
+    """A weight in ``fp8-group`` with groups of 128."""
+
+    def __init__(self, spec: LinearSpec, device: OpDevice) -> None:
+        where = device.torch_device
+        self._target = Target.of(device)
+        self._dtype = spec.dtype
+        shape = (spec.out_features, spec.in_features)
+        self._weight_OI = torch.zeros(shape, dtype=torch.float8_e4m3fn, device=where)
+        scales = (spec.in_features // GROUP, spec.out_features)
+        self._scale_GO = torch.ones(scales, dtype=torch.float32, device=where)
+        self._scale_b: Tensor | None = None
+        self._bias_O: Tensor | None = None
+        if spec.has_bias:
+            self._bias_O = torch.zeros(spec.out_features, dtype=spec.dtype, device=where)
+
+    def load(self, part: CanonicalWeight, row_begin: int) -> None:
+        """Copy the rows, and their scales transposed.
+
+        Weights are loaded before their first product: what graphs hold of the scales stays.
+        """
+        rows, scale_RG = part["weight"], part["scale"]
+        end = row_begin + rows.shape[0]
+        self._weight_OI[row_begin:end].copy_(rows)
+        self._scale_GO[:, row_begin:end].copy_(scale_RG.t())
+        self._scale_b = None
+
+    def load_bias(self, bias: Tensor, begin: int) -> None:
+        """Copy the bias."""
+        assert self._bias_O is not None, "the spec has no bias"
+        self._bias_O[begin : begin + bias.shape[0]].copy_(bias)
+
+    def __call__(self, x_MI: Tensor) -> Tensor:
+        """Return x·Wᵀ + bias. [M, O]"""
+        num_rows = x_MI.shape[0]
+        if x_MI.stride(1) != 1:
+            x_MI = x_MI.contiguous()
+        quantised_MI, scales_MG = quantize_rows(x_MI, self._target)
+        out_MO = torch._scaled_mm(
+            quantised_MI,
+            self._weight_OI.t(),
+            scale_a=scales_MG,
+            scale_b=self._scales(),
+            out_dtype=self._dtype,
+        )[:num_rows]
+        return out_MO if self._bias_O is None else out_MO + self._bias_O
+
+    def _scales(self) -> Tensor:
+        """Return the scales of blocks of 128 rows, where rows share them; else of rows.
+
+        Found at the first product, which no graph captures.
+        """
+        if self._scale_b is None:
+            self._scale_b = self._scale_GO
+            num_groups, num_rows = self._scale_GO.shape
+            if num_groups % BLOCKS_UNIT == 0 and num_rows % GROUP == 0:
+                blocks_GB = self._scale_GO[:, ::GROUP]
+                if torch.equal(blocks_GB.repeat_interleave(GROUP, dim=1), self._scale_GO):
+                    self._scale_b = blocks_GB.t().contiguous().t()
+        return self._scale_b
+
+    def rows(self, ids_T: Tensor, first: int) -> Tensor:
+        """Refuse: an embedding is never kept in this layout."""
+        raise AssertionError("fp8-group weights are no embedding tables")
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of weight, scales and bias."""
+        bias = 0 if self._bias_O is None else self._bias_O.nbytes
+        return self._weight_OI.nbytes + self._scale_GO.nbytes + bias
+
+
+def build_fp8(spec: LinearSpec, device: OpDevice) -> Fp8Linear:
+    """Build the provider for ``spec``."""
+    return Fp8Linear(spec, device)
