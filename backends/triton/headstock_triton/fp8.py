@@ -133,7 +133,7 @@ class Fp8Linear:
         if x_MI.stride(1) != 1:
             x_MI = x_MI.contiguous()
         quantised_MI, scales_MG = quantize_rows(x_MI, self._target)
-        out_MO = torch._scaled_mm(
+        out_MO = torch._scaled_mm(  # pyright: ignore[reportPrivateImportUsage]
             quantised_MI,
             self._weight_OI.t(),
             scale_a=scales_MG,

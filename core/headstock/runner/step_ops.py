@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from headstock.ops import sampling, steps
-from headstock.ops.base import Resolver, Spec
+from headstock.ops.base import Op, Resolver, Spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,7 @@ def resolve_step_ops(resolver: Resolver, dtype: torch.dtype, vocab_size: int) ->
     table, logits = Spec(dtype="int32"), Spec(dtype="float32", sizes={"vocab_size": vocab_size})
     hidden = Spec(dtype=str(dtype).removeprefix("torch."))
     narrow = Spec(dtype=hidden.dtype, sizes=logits.sizes)
-    choices = (sampling.argmax_tokens, steps.mark_faults)
+    choices: tuple[Op[..., Any], ...] = (sampling.argmax_tokens, steps.mark_faults)
     takes_narrow = all(
         resolver.has_own(op, narrow)
         and resolver.resolve(op, narrow) == resolver.resolve(op, logits)
