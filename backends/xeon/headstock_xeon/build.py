@@ -31,11 +31,14 @@ COMMON = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=of
 AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma", "-mf16c")
 BY_SUFFIX = {
     "avx2": ("-mavx2", "-mfma", "-mf16c"),
+    "avx512": AVX512,
     "vnni": (*AVX512, "-mavx512vnni"),
     "bf16x": (*AVX512, "-mavx512bf16"),
     "amx": (*AVX512, "-mavx512vnni", "-mavx512bf16", "-mamx-tile", "-mamx-int8", "-mamx-bf16"),
 }
 """Flags of a source by the last word of its name; others are compiled for any x86-64."""
+MODELLED = frozenset(BY_SUFFIX) - {"avx2"}
+"""Sources compiled once more as a scalar model of their instructions, which runs anywhere."""
 GCC = ("-fno-tree-ter",)
 """Keeps GCC from moving all loads of an unrolled block to its front, which spills accumulators."""
 SANITIZE = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer",
@@ -73,33 +76,43 @@ class Build:
         sources = sorted(SOURCES.glob("*.cpp"))
         digest = sources_digest()
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-            objects = list(pool.map(lambda source: self._compile(source, digest), sources))
+            objects = list(pool.map(lambda unit: self._compile(*unit, digest), units(sources)))
         self.library.parent.mkdir(parents=True, exist_ok=True)
         made = self.library.with_suffix(f".{os.getpid()}.tmp")
         call([self.compiler, "-shared", "-pthread", *self.extra, "-o", str(made), *objects])
         made.replace(self.library)  # A process that has the old one keeps it.
         return self.library
 
-    def _compile(self, source: Path, digest: str) -> str:
-        flags = [*COMMON, *BY_SUFFIX.get(source.stem.rpartition("_")[2], ()), *self.extra]
-        if "clang" not in self.version:
-            flags += GCC
-        if source.stem == "api":
-            flags.append(f'-DHS_SOURCES="{digest}"')
+    def _compile(self, source: Path, is_model: bool, digest: str) -> str:
+        flags = [*COMMON, *self.extra]
+        flags += ["-DHS_MODEL", "-O1"] if is_model else BY_SUFFIX.get(last_word(source), ())
+        flags += [] if "clang" in self.version else GCC
+        flags += [f'-DHS_SOURCES="{digest}"'] if source.stem == "api" else []
         key = hashlib.sha256()
         for part in (self.compiler, self.version, *flags):
             key.update(part.encode() + b"\0")
         for file in (source, *sorted(SOURCES.glob("*.h"))):
             key.update(file.read_bytes() + b"\0")
-        made = OBJECTS / f"{source.stem}-{key.hexdigest()[:16]}.o"
+        name = source.stem + ("-model" if is_model else "") + ("-checked" if self.extra else "")
+        made = OBJECTS / f"{name}.{key.hexdigest()[:16]}.o"
         if not made.exists():
-            for stale in OBJECTS.glob(f"{source.stem}-*.o"):
-                if not self.extra:
-                    stale.unlink(missing_ok=True)
             partial = made.with_suffix(f".{os.getpid()}.tmp")
             call([self.compiler, *flags, "-c", str(source), "-o", str(partial)])
+            for stale in OBJECTS.glob(f"{name}.*.o"):
+                stale.unlink(missing_ok=True)
             partial.replace(made)
         return str(made)
+
+
+def units(sources: list[Path]) -> list[tuple[Path, bool]]:
+    """Return what is compiled: each source, and the models of some."""
+    models = [(source, True) for source in sources if last_word(source) in MODELLED]
+    return [*((source, False) for source in sources), *models]
+
+
+def last_word(source: Path) -> str:
+    """Return what a source's name says of its instruction set."""
+    return source.stem.rpartition("_")[2]
 
 
 def sources_digest() -> str:

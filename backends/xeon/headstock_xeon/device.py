@@ -12,7 +12,7 @@ from headstock.plugins.device import Graph, GraphKey
 from headstock.plugins.host import HostDevice
 from headstock_xeon.graph import Capture
 from headstock_xeon.memory import Arena, page_tensor
-from headstock_xeon.native import FEATURES, Library
+from headstock_xeon.native import FEATURES, MODEL, Library
 from headstock_xeon.policy import ProgramPolicy
 from headstock_xeon.stream import Stream
 from headstock_xeon.threads import num_compute_threads
@@ -33,7 +33,8 @@ class XeonDevice(HostDevice):
         name: What people call it.
         library: The native kernels.
         num_threads: Threads to compute with; 0: one a core.
-        features: Instruction sets to use, as a sum of bits; None: all there are.
+        features: Instruction sets to use, as a sum of bits; None: all there are. Those that the
+            processor lacks need :data:`headstock_xeon.native.MODEL`.
     """
 
     def __init__(
@@ -42,9 +43,11 @@ class XeonDevice(HostDevice):
         self._num_threads = num_threads or num_compute_threads()
         super().__init__(num_threads=self._num_threads)
         self._name = name
-        self.features = library.features if features is None else features & library.features
+        self.features = library.features if features is None else features
         self.capabilities = library.capabilities(self.features)
         self.graph_policy = ProgramPolicy()
+        lacking = self.features & ~library.features
+        assert not lacking or self.features & MODEL, f"no instruction sets {lacking:#x} here"
         engine = library.calls.hs_open(self._num_threads, SPIN_US, self.features)
         self.library = library
         self.stream = Stream(library, engine)

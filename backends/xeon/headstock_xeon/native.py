@@ -16,6 +16,8 @@ FEATURES = {
     "avx2": 1, "avx512": 2, "avx512_vnni": 4, "avx512_bf16": 8, "amx_int8": 16, "amx_bf16": 32,
 }  # fmt: skip
 """Bits of ``hs_detect``; the names are the device's capabilities."""
+MODEL = 1 << 20
+"""Added to features: run the kernels of sets above AVX2 as scalar models, on any machine."""
 REBUILD = "Run `python -m headstock_xeon.build` in the source checkout, or reinstall headstock."
 
 _FUNCTIONS: dict[str, tuple[type | None, tuple[type, ...]]] = {

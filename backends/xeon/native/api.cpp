@@ -33,7 +33,7 @@ void run_pack(const void* untyped, int64_t chunk, const Worker&) {
     const int64_t begin = (first_panel) * kPanel - args.from.row_begin;
     const int64_t end = begin + kPanelsPerPack * kPanel;
     for (int64_t i = begin < 0 ? 0 : begin; i < end && i < args.from.num_rows; ++i)
-        args.weight->kernel->pack_row(*args.weight, args.from, i);
+        args.weight->kernel->layout->pack_row(*args.weight, args.from, i);
 }
 
 void free_weight(Weight* weight) {
@@ -116,7 +116,7 @@ HS_API Weight* hs_weight_new(Engine* engine, int64_t kind, int64_t in_features,
     weight->group = group;
     weight->kernel = kernel;
     weight->num_panels = (out_features + kPanel - 1) / kPanel;
-    weight->panel_bytes = kernel->panel_bytes(in_features, group);
+    weight->panel_bytes = kernel->layout->panel_bytes(in_features, group);
     const auto rows = static_cast<size_t>(weight->num_panels * kPanel);
     weight->data = static_cast<char*>(
         allocate_pages(static_cast<size_t>(weight->num_panels * weight->panel_bytes)));

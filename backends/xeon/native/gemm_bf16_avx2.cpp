@@ -53,8 +53,9 @@ struct Bfloat16Micro {
     }
 };
 
+// Whole tiles of 32 input features, as AMX wants them: zeros after the last, as memory comes.
 int64_t panel_bytes(int64_t in_features, int64_t) {
-    return round_up(in_features, 2) * kPanel * 2;
+    return round_up(in_features, 32) * kPanel * 2;
 }
 
 uint16_t* element(const Weight& weight, int64_t row, int64_t k) {
@@ -76,7 +77,7 @@ void read_row(const Weight& weight, int64_t row, float* into) {
 
 }  // namespace
 
-const WeightKernel kBfloat16Avx2 = {"bf16-avx2", panel_bytes, pack_row, read_row,
-                                    plan_gemm<Bfloat16Micro>};
+const PanelLayout kBfloat16Panels = {panel_bytes, pack_row, read_row};
+const WeightKernel kBfloat16Avx2 = {"bf16-avx2", &kBfloat16Panels, plan_gemm<Bfloat16Micro>};
 
 }  // namespace headstock

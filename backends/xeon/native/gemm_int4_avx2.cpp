@@ -108,10 +108,7 @@ void pack_row(Weight& weight, const Canonical& from, int64_t i) {
     const int64_t source_groups = weight.in_features / from.group;
     const float* scale = from.scale + i * source_groups;
     const float* minimum = from.minimum + i * source_groups;
-    float largest = 0;
-    for (int64_t g = 0; g < source_groups; ++g)
-        largest = std::fmax(largest, std::fmax(std::fabs(scale[g]), std::fabs(minimum[g])));
-    const float factor = half_factor(largest);
+    const float factor = half_factor(largest_scale(weight, from, i));
     weight.row_factor[row] = factor;
     char* block = weight.panel(row / kPanel);
     for (int64_t g = 0; g < weight.num_groups(); ++g, block += kBlock, source += kGroup / 2) {
@@ -147,6 +144,7 @@ void plan(const LinearArgs& args, PhaseList& list) {
 
 }  // namespace
 
-const WeightKernel kInt4Avx2 = {"int4-avx2", panel_bytes, pack_row, read_row, plan};
+const PanelLayout kInt4Panels = {panel_bytes, pack_row, read_row};
+const WeightKernel kInt4Avx2 = {"int4-avx2", &kInt4Panels, plan};
 
 }  // namespace headstock

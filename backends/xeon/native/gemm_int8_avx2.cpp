@@ -99,9 +99,7 @@ void pack_row(Weight& weight, const Canonical& from, int64_t i) {
     const auto* source = static_cast<const int8_t*>(from.weight) + i * from.stride;
     const int64_t source_groups = weight.in_features / from.group;
     const float* scale = from.scale + i * source_groups;
-    float largest = 0;
-    for (int64_t g = 0; g < source_groups; ++g) largest = std::fmax(largest, std::fabs(scale[g]));
-    const float factor = half_factor(largest);
+    const float factor = half_factor(largest_scale(weight, from, i));
     weight.row_factor[row] = factor;
     char* block = weight.panel(row / kPanel);
     for (int64_t g = 0; g < weight.num_groups(); ++g, block += block_bytes(group), source += group) {
@@ -133,7 +131,8 @@ void plan(const LinearArgs& args, PhaseList& list) {
 
 }  // namespace
 
-const WeightKernel kInt8Avx2 = {"int8-avx2", panel_bytes, pack_row, read_row, plan<32>};
-const WeightKernel kInt8Group16Avx2 = {"int8-g16-avx2", panel_bytes, pack_row, read_row, plan<16>};
+const PanelLayout kInt8Panels = {panel_bytes, pack_row, read_row};
+const WeightKernel kInt8Avx2 = {"int8-avx2", &kInt8Panels, plan<32>};
+const WeightKernel kInt8Group16Avx2 = {"int8-g16-avx2", &kInt8Panels, plan<16>};
 
 }  // namespace headstock

@@ -47,32 +47,14 @@ class PhaseList {
 public:
     explicit PhaseList(int num_threads) : num_threads(num_threads) {}
 
-    void add(ChunkFn run, const void* args, int64_t num_chunks) {
-        if (num_chunks > 0)
-            phases.push_back({run, args, num_chunks, 0, nullptr, nullptr, kernel});
-    }
+    void add(ChunkFn run, const void* args, int64_t num_chunks);
 
     // Adds a phase over `rows` rows, `rows_per_chunk` a chunk.
-    void add_rows(ChunkFn run, const void* args, int64_t rows, int64_t rows_per_chunk) {
-        if (rows > 0)
-            phases.push_back({run, args, (rows + rows_per_chunk - 1) / rows_per_chunk,
-                              rows_per_chunk, nullptr, nullptr, kernel});
-    }
+    void add_rows(ChunkFn run, const void* args, int64_t rows, int64_t rows_per_chunk);
 
     // Adds a phase that reads only its own rows and writes only scratch. It joins the phase before
     // it when that one works on the same rows: one barrier less.
-    void add_rows_to_scratch(ChunkFn run, const void* args, int64_t rows, int64_t rows_per_chunk) {
-        if (!phases.empty()) {
-            Phase& last = phases.back();
-            const int64_t chunks = (rows + rows_per_chunk - 1) / rows_per_chunk;
-            if (last.rows_per_chunk == rows_per_chunk && last.num_chunks == chunks && !last.then) {
-                last.then = run;
-                last.then_args = args;
-                return;
-            }
-        }
-        add_rows(run, args, rows, rows_per_chunk);
-    }
+    void add_rows_to_scratch(ChunkFn run, const void* args, int64_t rows, int64_t rows_per_chunk);
 
     void need_shared(size_t bytes) { if (bytes > shared_bytes) shared_bytes = bytes; }
     void need_local(size_t bytes) { if (bytes > local_bytes) local_bytes = bytes; }

@@ -81,7 +81,7 @@ void run_look_up(const void* untyped, int64_t chunk, const Worker&) {
     for (int64_t row = chunk * kRowsPerChunk; row < last; ++row) {
         const int64_t id = args.ids[row] - args.first;
         float* y = args.y + row * size;
-        if (id >= 0 && id < weight.out_features) weight.kernel->read_row(weight, id, y);
+        if (id >= 0 && id < weight.out_features) weight.kernel->layout->read_row(weight, id, y);
         else std::memset(y, 0, static_cast<size_t>(size) * sizeof(float));
     }
 }

@@ -4,6 +4,7 @@
 // of the kernel that was chosen for the processor; the rest sees only this file.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
@@ -44,6 +45,17 @@ struct Canonical {
     int64_t row_begin;      // Output feature of the first row.
 };
 
+// Returns the largest magnitude among the scales (and minima) of canonical row `i`.
+static inline float largest_scale(const Weight& weight, const Canonical& from, int64_t i) {
+    const int64_t groups = weight.in_features / from.group;
+    float largest = 0;
+    for (int64_t g = i * groups; g < (i + 1) * groups; ++g) {
+        largest = std::fmax(largest, std::fabs(from.scale[g]));
+        if (from.minimum) largest = std::fmax(largest, std::fabs(from.minimum[g]));
+    }
+    return largest;
+}
+
 struct LinearArgs {
     const Weight* weight;
     const float* x;         // [M, in_features]
@@ -53,13 +65,20 @@ struct LinearArgs {
     int64_t m;
 };
 
-struct WeightKernel {
-    const char* name;
+// What a panel looks like; several kernels may share one.
+struct PanelLayout {
     int64_t (*panel_bytes)(int64_t in_features, int64_t group);
     // Packs canonical row `i` of `from` into its panel.
     void (*pack_row)(Weight& weight, const Canonical& from, int64_t i);
     // Writes output feature `row` as float32. [in_features]
     void (*read_row)(const Weight& weight, int64_t row, float* into);
+};
+
+// Constants only: what a file compiled for a newer processor would do to make one, this processor
+// might not be able to.
+struct WeightKernel {
+    const char* name;
+    const PanelLayout* layout;
     void (*plan)(const LinearArgs& args, PhaseList& list);
 };
 

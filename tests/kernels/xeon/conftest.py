@@ -3,7 +3,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+import torch
+from torch import Tensor
 
+from headstock.ops.canonical import quantize_int4, quantize_int8
+from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP
 from headstock_xeon import build
 from headstock_xeon.device import XeonDevice
 from headstock_xeon.native import Library, load, why_missing
@@ -34,3 +38,22 @@ def open_device(library: Library) -> Iterator[Callable[..., XeonDevice]]:
 @pytest.fixture
 def device(open_device: Callable[..., XeonDevice]) -> XeonDevice:
     return open_device(2)
+
+
+@pytest.fixture(scope="session")
+def make_part() -> Callable[..., tuple[str, int, dict[str, Tensor]]]:
+    """Return a function that draws a canonical weight: (layout, group size, parts)."""
+    return draw_part
+
+
+def draw_part(kind: str, size_out: int, size_in: int) -> tuple[str, int, dict[str, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    weight_OI = torch.randn(size_out, size_in, generator=generator) * size_in**-0.5
+    name, _, group = kind.partition(" of ")
+    group_size = int(group or 32)
+    if name == "int8":
+        return INT8_GROUP, group_size, quantize_int8(weight_OI, group_size)
+    if name == "int4":
+        return INT4_GROUP, group_size, quantize_int4(weight_OI, group_size)
+    dtype = torch.bfloat16 if name == "bfloat16" else torch.float32
+    return DENSE, 0, {"weight": weight_OI.to(dtype)}

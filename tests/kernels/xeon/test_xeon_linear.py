@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from headstock.errors import UnsupportedError
-from headstock.ops.canonical import dequantize, quantize_int4, quantize_int8
-from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, LinearSpec
+from headstock.ops.canonical import dequantize
+from headstock.ops.linear import INT8_GROUP, LinearSpec
 from headstock_xeon.kernels.linear import NativeLinear
 
 KINDS = ("float32", "bfloat16", "int8", "int8 of 16", "int8 of 128", "int4", "int4 of 64")
@@ -15,20 +15,13 @@ BOUNDS = {"float32": 2e-6, "bfloat16": 2e-6, "int8": 3e-4, "int4": 1.5e-2}
 16 bits and scales rounded to float16; int4 ones meet activations of 8 bits."""
 
 
-def make_part(kind: str, size_out: int, size_in: int, seed: int = 0) -> tuple[str, int, dict]:
-    generator = torch.Generator().manual_seed(seed)
-    weight_OI = torch.randn(size_out, size_in, generator=generator) * size_in**-0.5
-    name, _, group = kind.partition(" of ")
-    group_size = int(group or 32)
-    if name == "int8":
-        return INT8_GROUP, group_size, quantize_int8(weight_OI, group_size)
-    if name == "int4":
-        return INT4_GROUP, group_size, quantize_int4(weight_OI, group_size)
-    dtype = torch.bfloat16 if name == "bfloat16" else torch.float32
-    return DENSE, 0, {"weight": weight_OI.to(dtype)}
+@pytest.fixture
+def make_linear(make_part):
+    """Return a function that packs a drawn weight: (the packed one, what it stands for)."""
+    return lambda *args, **options: pack(make_part, *args, **options)
 
 
-def make_linear(device, kind: str, size_out: int, size_in: int, **options) -> tuple:
+def pack(make_part, device, kind: str, size_out: int, size_in: int, **options) -> tuple:
     layout, group_size, part = make_part(kind, size_out, size_in)
     spec = LinearSpec(
         in_features=size_in,
@@ -49,7 +42,9 @@ def error_of(got: Tensor, wanted: Tensor) -> float:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 6, 7, 13, 65])
-def test_products_are_within_the_bound_of_their_kind(device, kind: str, rows: int) -> None:
+def test_products_are_within_the_bound_of_their_kind(
+    make_linear, device, kind: str, rows: int
+) -> None:
     linear, weight_OI = make_linear(device, kind, 75, 384)
     x_MI = torch.randn(rows, 384)
     bound = BOUNDS[kind.partition(" of ")[0]]
@@ -58,14 +53,14 @@ def test_products_are_within_the_bound_of_their_kind(device, kind: str, rows: in
 
 @pytest.mark.parametrize("size_in", [1, 2, 3, 31, 33, 100, 577])
 @pytest.mark.parametrize("kind", ["float32", "bfloat16"])
-def test_dense_weights_may_have_any_size(device, kind: str, size_in: int) -> None:
+def test_dense_weights_may_have_any_size(make_linear, device, kind: str, size_in: int) -> None:
     linear, weight_OI = make_linear(device, kind, 17, size_in)
     x_MI = torch.randn(9, size_in)
     assert torch.allclose(linear(x_MI).double(), x_MI.double() @ weight_OI.T, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_row_has_the_same_bits_in_any_batch(device, kind: str) -> None:
+def test_a_row_has_the_same_bits_in_any_batch(make_linear, device, kind: str) -> None:
     linear, _ = make_linear(device, kind, 200, 256)
     x_MI = torch.randn(37, 256)
     whole = linear(x_MI)
@@ -76,7 +71,7 @@ def test_a_row_has_the_same_bits_in_any_batch(device, kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rows", [1, 5, 130])
 def test_results_have_the_same_bits_on_any_number_of_threads(
-    open_device, kind: str, rows: int
+    make_linear, open_device, kind: str, rows: int
 ) -> None:
     x_MI = torch.randn(rows, 256, generator=torch.Generator().manual_seed(1))
     results = [make_linear(open_device(n), kind, 300, 256)[0](x_MI) for n in (1, 2, 3)]
@@ -85,7 +80,7 @@ def test_results_have_the_same_bits_on_any_number_of_threads(
 
 
 @pytest.mark.parametrize("kind", ["int8", "int8 of 16", "int4", "int4 of 64"])
-def test_half_precision_scales_are_kept_exactly(device, kind: str) -> None:
+def test_half_precision_scales_are_kept_exactly(make_part, device, kind: str) -> None:
     layout, group_size, part = make_part(kind, 40, 128)
     part = {n: t if n == "weight" else t.half().float() for n, t in part.items()}
     spec = LinearSpec(
@@ -104,7 +99,7 @@ def test_half_precision_scales_are_kept_exactly(device, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 @pytest.mark.parametrize("size", [1e-30, 1e-9, 1e9, 1e30])
-def test_weights_may_be_tiny_or_huge(device, kind: str, size: float) -> None:
+def test_weights_may_be_tiny_or_huge(make_part, device, kind: str, size: float) -> None:
     layout, group_size, part = make_part(kind, 16, 64)
     part = {n: t if n == "weight" else t * size for n, t in part.items()}
     spec = LinearSpec(
@@ -118,7 +113,9 @@ def test_weights_may_be_tiny_or_huge(device, kind: str, size: float) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rows_may_be_loaded_in_any_order_and_biases_too(device, kind: str) -> None:
+def test_rows_may_be_loaded_in_any_order_and_biases_too(
+    make_linear, make_part, device, kind: str
+) -> None:
     layout, group_size, part = make_part(kind, 53, 128)
     spec = LinearSpec(
         in_features=128,
@@ -138,7 +135,7 @@ def test_rows_may_be_loaded_in_any_order_and_biases_too(device, kind: str) -> No
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_ids_of_other_ranks_look_up_zeros(device, kind: str) -> None:
+def test_ids_of_other_ranks_look_up_zeros(make_linear, device, kind: str) -> None:
     linear, weight_OI = make_linear(device, kind, 20, 128, needs_rows=True)
     found = linear.rows(torch.tensor([99, 100, 119, 120, -5]), 100)
     assert not found[[0, 3, 4]].any()
@@ -158,13 +155,13 @@ def test_dense_rows_that_bfloat16_cannot_hold_widen_the_weight(device) -> None:
     assert torch.allclose(linear(x_MI), wanted, atol=1e-5)
 
 
-def test_activations_may_be_columns_of_a_wider_tensor(device) -> None:
+def test_activations_may_be_columns_of_a_wider_tensor(make_linear, device) -> None:
     linear, _weight_OI = make_linear(device, "int8", 24, 64)
     wide = torch.randn(5, 200)
     assert torch.equal(linear(wide[:, 3:67]), linear(wide[:, 3:67].contiguous()))
 
 
-def test_activations_of_zeros_give_the_bias(device) -> None:
+def test_activations_of_zeros_give_the_bias(make_linear, device) -> None:
     linear, _ = make_linear(device, "int4", 24, 64, has_bias=True)
     linear.load_bias(torch.arange(24.0), 0)
     assert torch.equal(linear(torch.zeros(2, 64)), torch.arange(24.0).expand(2, 24))
