@@ -104,7 +104,7 @@ def test_the_operator_is_told(after_a_kill: dict[str, Any], the_server: Served) 
 
 def test_sigterm_lets_streams_end_and_takes_no_more(model: str) -> None:
     with served(model, *SMALL) as server:
-        streams = start(server, 200)
+        streams = start(server, 120)
         server.process.send_signal(signal.SIGTERM)
         wait_for(lambda: not server.is_ready(), 5, "a server that is not ready")
         refused = server.post("/generate", text="a", sampling_params={"max_new_tokens": 1})
@@ -115,7 +115,7 @@ def test_sigterm_lets_streams_end_and_takes_no_more(model: str) -> None:
         stream.join(5)
         assert not stream.failure
         assert stream.events[-1]["meta_info"]["finish_reason"]["type"] == "length"
-        assert len(stream.events[-1]["output_ids"]) == 200
+        assert len(stream.events[-1]["output_ids"]) == 120
 
 
 def test_a_taken_port_is_said_before_anything_is_loaded(the_server: Served, model: str) -> None:

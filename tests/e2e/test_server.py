@@ -13,6 +13,7 @@ from tests.e2e.served import Served
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 CLIENTS = 64
+OUTPUTS = 24
 
 
 @pytest.fixture
@@ -34,10 +35,9 @@ def test_a_streamed_answer_is_the_whole_one(client: openai.OpenAI) -> None:
     ask = {"model": "", "messages": QUESTION, "max_tokens": 24, "temperature": 0}
     ask["model"] = client.models.list().data[0].id
     whole = client.chat.completions.create(**ask).choices[0]
-    pieces = client.chat.completions.create(**ask, stream=True)
-    streamed = "".join(c.choices[0].delta.content or "" for c in pieces if c.choices)
-    assert streamed == whole.message.content
-    assert whole.finish_reason == "stop"
+    chunks = [c for c in client.chat.completions.create(**ask, stream=True) if c.choices]
+    assert "".join(c.choices[0].delta.content or "" for c in chunks) == whole.message.content
+    assert chunks[-1].choices[0].finish_reason == whole.finish_reason
 
 
 def test_a_completion_goes_on_from_its_prompt(client: openai.OpenAI) -> None:
@@ -72,7 +72,10 @@ async def many(url: str) -> tuple[int, int]:
 
         async def one(number: int) -> bool:
             ask = {"text": f"Tell me about the number {number}. " * (1 + number % 7)}
-            ask |= {"stream": True, "sampling_params": {"max_new_tokens": 48, "ignore_eos": True}}
+            ask |= {
+                "stream": True,
+                "sampling_params": {"max_new_tokens": OUTPUTS, "ignore_eos": True},
+            }
             async with http.stream("POST", f"{url}/generate", json=ask) as answer:
                 assert answer.status_code == 200
                 events = 0
@@ -82,8 +85,8 @@ async def many(url: str) -> tuple[int, int]:
                         return False
                     if line.startswith("data: {"):
                         last = json.loads(line[6:])
-            assert last["meta_info"]["finish_reason"] == {"type": "length", "length": 48}
-            assert len(last["output_ids"]) == 48
+            assert last["meta_info"]["finish_reason"] == {"type": "length", "length": OUTPUTS}
+            assert len(last["output_ids"]) == OUTPUTS
             return True
 
         ends = await asyncio.gather(*(one(number) for number in range(CLIENTS)))

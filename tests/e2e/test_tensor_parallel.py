@@ -44,7 +44,7 @@ def flags() -> list[str]:
     return words
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=["llama", pytest.param("qwen3", marks=pytest.mark.slow)])
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder with the weights of a small model that transformers made."""
     config_class, model_class = (getattr(transformers, name) for name in FAMILIES[request.param])
