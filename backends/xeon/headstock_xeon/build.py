@@ -76,7 +76,11 @@ class Build:
         sources = sorted(SOURCES.glob("*.cpp"))
         digest = sources_digest()
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-            objects = list(pool.map(lambda unit: self._compile(*unit, digest), units(sources)))
+            jobs = [
+                pool.submit(self._compile, source, is_model, digest)
+                for source, is_model in units(sources)
+            ]
+            objects = [job.result() for job in jobs]
         self.library.parent.mkdir(parents=True, exist_ok=True)
         made = self.library.with_suffix(f".{os.getpid()}.tmp")
         call([self.compiler, "-shared", "-pthread", *self.extra, "-o", str(made), *objects])

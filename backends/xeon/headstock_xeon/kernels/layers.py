@@ -24,7 +24,7 @@ class LayerKernels:
         self._stream = device.stream
         kernel = device.stream.kernel
         self._norm, self._activation = kernel("norm"), kernel("activation")
-        self._rotate = kernel("rotate")
+        self._rotate, self._copy = kernel("rotate"), kernel("copy")
 
     def rms_norm(self, x_TD: Tensor, weight_D: Tensor, *, eps: float) -> Tensor:
         """Divide each row by its root mean square, then scale. Any leading dimensions."""
@@ -74,6 +74,23 @@ class LayerKernels:
             size,
         )
         return y_TF
+
+    def join_features(self, left_TA: Tensor, right_TB: Tensor) -> Tensor:
+        """Return both side by side. [T, A + B]"""
+        left_TA, right_TB = rows_of(left_TA), rows_of(right_TB)
+        rows, width = left_TA.shape
+        joined_TC = self._stream.empty((rows, width + right_TB.shape[1]))
+        for part, into in ((left_TA, joined_TC), (right_TB, joined_TC[:, width:])):
+            self._stream.emit(
+                self._copy,
+                part.data_ptr(),
+                part.stride(0) * 4,
+                into.data_ptr(),
+                into.stride(0) * 4,
+                rows,
+                part.shape[1] * 4,
+            )
+        return joined_TC
 
     def rotate_and_write(
         self,

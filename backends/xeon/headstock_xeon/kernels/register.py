@@ -10,6 +10,7 @@ from headstock.ops.attention import attention
 from headstock.ops.base import OpRegistry, Requires, Sizes
 from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, ROWS, linear
 from headstock.ops.norm import add_rms_norm, rms_norm
+from headstock.ops.outputs import join_features
 from headstock.ops.rotary import rotate_and_write
 from headstock_xeon.kernels.attention import (
     FEATURES,
@@ -35,6 +36,7 @@ def register(registry: OpRegistry, device: XeonDevice) -> None:
     layers = LayerKernels(device)
     registry.add(rms_norm, PROVIDER, layers.rms_norm, requires=FLOAT32)
     registry.add(add_rms_norm, PROVIDER, layers.add_rms_norm, requires=FLOAT32)
+    registry.add(join_features, PROVIDER, layers.join_features, requires=FLOAT32)
     registry.add(silu_and_mul, PROVIDER, layers.silu_and_mul, requires=FLOAT32)
     _register_sampling(registry, SamplingKernels(device))
     _register_steps(registry, StepKernels(device))
@@ -72,11 +74,11 @@ def _register_steps(registry: OpRegistry, kernels: StepKernels) -> None:
 
 
 def _register_linear(registry: OpRegistry) -> None:
-    for layout, unit in ((DENSE, 1), (INT8_GROUP, 16), (INT4_GROUP, 32)):
+    for layouts, unit in (({DENSE, INT8_GROUP}, 16), ({INT4_GROUP}, 32)):
         requires = Requires(
             dtypes=FLOAT32.dtypes,
             capabilities=FLOAT32.capabilities,
-            layouts=frozenset({layout}),
+            layouts=frozenset(layouts),
             features=frozenset({ROWS}),
             sizes={"group_size": Sizes(multiple_of=unit)},
         )
