@@ -20,6 +20,7 @@ from headstock.graph.loader import load_random, load_weights
 from headstock.ops import load_all_ops
 from headstock.ops.base import Resolver
 from headstock.ops.communication import Group, SingleRank
+from headstock.ops.linear import DENSE
 from headstock.plugins.chosen import Chosen
 from headstock.plugins.device import Device
 from headstock.plugins.loader import discover
@@ -30,6 +31,11 @@ from headstock.runner.options import PaddedSizes, RunnerOptions, padded_sizes
 DEFAULT_SLOTS = {True: 64, False: 512}
 """Requests at once, by whether the host itself computes (depth 1)."""
 DEFAULT_STEP_TOKENS = {True: 512, False: 8192}
+FLOATS: Mapping[str, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +168,11 @@ def plan_model(
     sizes = padded_sizes(opened.device.graph_policy, options)
     registry = registry or ModelRegistry()
     model_class = registry.load(registry.choose(files.config.get("architectures") or []))
+    dtype = compute_dtype(settings.model.dtype, files.dtype, opened.device.default_dtype)
     ctx = Context(
         ops=opened.resolver,
-        dtype=compute_dtype(settings.model.dtype, files.dtype, opened.device.default_dtype),
+        dtype=dtype,
+        kv_dtype=kv_dtype(settings.cache.kv_dtype, dtype, is_quantised=is_quantised(opened, files)),
         limits=Limits(
             max_rows=sizes.max_rows,
             max_tokens=sizes.max_tokens,
@@ -215,12 +223,22 @@ def compute_dtype(wanted: str, own: str, preferred: torch.dtype | None) -> torch
     """Return the dtype of activations: as set, else the device's choice, else the checkpoint's."""
     if wanted == "auto" and preferred is not None:
         return preferred
-    names: Mapping[str, torch.dtype] = {
-        "float32": torch.float32,
-        "float16": torch.float16,
-        "bfloat16": torch.bfloat16,
-    }
-    return names[own if wanted == "auto" else wanted]
+    return FLOATS[own if wanted == "auto" else wanted]
+
+
+def kv_dtype(wanted: str, activations: torch.dtype, *, is_quantised: bool) -> torch.dtype:
+    """Return the dtype of cached keys and values: as set, else what the weights are worth."""
+    if wanted != "auto":
+        return FLOATS[wanted]
+    is_halved = is_quantised and activations == torch.float32
+    return torch.float16 if is_halved else activations
+
+
+def is_quantised(opened: Opened, files: ModelFiles) -> bool:
+    """Whether matrices are kept in a quantised layout, or are to be."""
+    if opened.settings.model.quantization in ("int8", "int4"):
+        return True
+    return any(tensor.layout != DENSE for tensor in files.index.values())
 
 
 def _runner_options(opened: Opened, files: ModelFiles) -> RunnerOptions:
