@@ -42,3 +42,17 @@ def test_a_containers_share_of_time_limits_the_threads(
 ) -> None:
     root = machine(tmp_path, {cpu: str(cpu) for cpu in range(4)}, cpu_max)
     assert threads.num_compute_threads(root) == wanted
+
+
+def test_machines_of_one_memory_node_bind_nothing(four: None, tmp_path: Path) -> None:
+    (tmp_path / "sys/devices/system/node/node0").mkdir(parents=True)
+    assert threads.cores_by_node(tmp_path) == []
+
+
+def test_cores_are_taken_node_by_node(four: None, tmp_path: Path) -> None:
+    root = machine(tmp_path, {0: "0,4", 1: "1,5", 2: "2,6", 3: "3,7"})
+    for node, cpus in ((0, "0,2,4,6"), (1, "1,3,5,7")):
+        folder = root / f"sys/devices/system/node/node{node}"
+        folder.mkdir(parents=True)
+        (folder / "cpulist").write_text(cpus + "\n")
+    assert threads.cores_by_node(root) == [0, 2, 1, 3]

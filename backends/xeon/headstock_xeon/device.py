@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from headstock_xeon.memory import Arena, page_tensor
 from headstock_xeon.native import FEATURES, MODEL, Library
 from headstock_xeon.policy import ProgramPolicy
 from headstock_xeon.stream import Stream
-from headstock_xeon.threads import num_compute_threads
+from headstock_xeon.threads import cores_by_node, num_compute_threads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +50,10 @@ class XeonDevice(HostDevice):
         lacking = self.features & ~library.features
         assert not lacking or self.features & MODEL, f"no instruction sets {lacking:#x} here"
         engine = library.calls.hs_open(self._num_threads, SPIN_US, self.features)
+        cores = cores_by_node()
+        if len(cores) >= self._num_threads:
+            cpus = (ctypes.c_int64 * len(cores))(*cores)
+            library.calls.hs_bind(engine, cpus, len(cores))
         self.library = library
         self.stream = Stream(library, engine)
         self._arena = Arena(library)

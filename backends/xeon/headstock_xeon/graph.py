@@ -123,6 +123,11 @@ class Capture(TorchDispatchMode):
         arena: Where the step's tensors come from.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Keep PyTorch from importing its compiler for our sake: over a second, 900 modules."""
+        return False
+
     def __init__(self, stream: Stream, arena: Arena) -> None:
         super().__init__()
         self._stream = stream

@@ -26,6 +26,7 @@ _FUNCTIONS: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "hs_kernel_count": (c_int64, ()),
     "hs_kernel_name": (c_char_p, (c_int64,)),
     "hs_open": (c_void_p, (c_int64,) * 3),
+    "hs_bind": (None, (c_void_p, c_void_p, c_int64)),
     "hs_close": (None, (c_void_p,)),
     "hs_run": (c_int64, (c_void_p, c_void_p, c_int64)),
     "hs_program_new": (c_void_p, (c_void_p, c_void_p, c_int64)),

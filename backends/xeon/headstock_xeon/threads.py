@@ -34,6 +34,38 @@ def physical_cores(root: Path) -> set[str]:
     return found
 
 
+def cores_by_node(root: Path = Path("/")) -> list[int]:
+    """Return one processor of each core, memory node by node; empty when there is one node only.
+
+    Threads that stay on theirs find the weights, which they packed, in their own node's memory.
+    """
+    nodes = sorted(
+        root.glob("sys/devices/system/node/node[0-9]*"), key=lambda node: int(node.name[4:])
+    )
+    if len(nodes) < 2:
+        return []
+    allowed = os.sched_getaffinity(0)
+    first_of = {min(_numbers(core)): core for core in physical_cores(root)}
+    found = [cpu for node in nodes for cpu in _numbers(_read(node / "cpulist"))]
+    return [cpu for cpu in found if cpu in first_of and cpu in allowed]
+
+
+def _numbers(ranges: str) -> list[int]:
+    """Return the numbers of a list such as ``0-3,8``."""
+    found: list[int] = []
+    for part in filter(None, ranges.split(",")):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
 def time_quota(path: Path) -> float | None:
     """Return the processors' worth of time that a container may use, or None."""
     try:

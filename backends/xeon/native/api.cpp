@@ -36,6 +36,16 @@ void run_pack(const void* untyped, int64_t chunk, const Worker&) {
         args.weight->kernel->layout->pack_row(*args.weight, args.from, i);
 }
 
+// Runs `work`; what it throws when memory is out becomes null or 0.
+template <class Work>
+auto or_nothing(Work work) noexcept -> decltype(work()) {
+    try {
+        return work();
+    } catch (const std::bad_alloc&) {
+        return {};
+    }
+}
+
 void free_weight(Weight* weight) {
     if (!weight) return;
     const auto padded = static_cast<size_t>(weight->num_panels * kPanel) * sizeof(float);
@@ -68,18 +78,23 @@ HS_API Engine* hs_open(int64_t num_threads, int64_t spin_us, int64_t features) {
                                      features);
 }
 
+// Keeps helper thread t on processor cpus[t]; cpus[0] is the caller's, which is left alone.
+HS_API void hs_bind(Engine* engine, const int64_t* cpus, int64_t count) {
+    engine->bind(cpus, count);
+}
+
 HS_API void hs_close(Engine* engine) { delete engine; }
 
 HS_API int64_t hs_run(Engine* engine, const Instruction* instructions, int64_t count) {
-    return engine->run_once(instructions, count);
+    return or_nothing([=] { return engine->run_once(instructions, count); });
 }
 
 HS_API Program* hs_program_new(Engine* engine, const Instruction* instructions, int64_t count) {
-    return engine->compile(instructions, count);
+    return or_nothing([=] { return engine->compile(instructions, count); });
 }
 
 HS_API int64_t hs_program_run(Engine* engine, const Program* program) {
-    return engine->run(*program);
+    return or_nothing([=] { return engine->run(*program); });
 }
 
 HS_API int64_t hs_program_phases(const Program* program) {
@@ -91,7 +106,7 @@ HS_API int64_t hs_program_kernel(const Program* program, int64_t phase) {
 }
 
 HS_API int64_t hs_program_measure(Engine* engine, const Program* program, double* seconds) {
-    return engine->measure(*program, seconds);
+    return or_nothing([=] { return engine->measure(*program, seconds); });
 }
 
 HS_API void hs_program_free(Engine* engine, Program* program) { engine->forget(program); }
@@ -146,16 +161,20 @@ HS_API int64_t hs_weight_pack(Engine* engine, Weight* weight, const void* rows, 
     const PackArgs args{weight, {rows, stride, scale, minimum, group, num_rows, row_begin}};
     const int64_t last_panel = (row_begin + num_rows + kPanel - 1) / kPanel;
     const int64_t panels = last_panel - row_begin / kPanel;
-    PhaseList list(engine->num_threads());
-    list.add(run_pack, &args, (panels + kPanelsPerPack - 1) / kPanelsPerPack);
-    return engine->run_phases(std::move(list));
+    return or_nothing([&] {
+        PhaseList list(engine->num_threads());
+        list.add(run_pack, &args, (panels + kPanelsPerPack - 1) / kPanelsPerPack);
+        return engine->run_phases(std::move(list));
+    });
 }
 
 HS_API AttentionPlan* hs_attention_new(Engine* engine, int64_t max_tokens, int64_t max_rows,
                                        int64_t num_heads, int64_t num_kv_heads, int64_t head_dim,
                                        int64_t max_length, int64_t window) {
-    return new (std::nothrow) AttentionPlan(max_tokens, max_rows, num_heads, num_kv_heads, head_dim,
-                                            max_length, window, engine->num_threads());
+    return or_nothing([=] {
+        return new AttentionPlan(max_tokens, max_rows, num_heads, num_kv_heads, head_dim, max_length,
+                                 window, engine->num_threads());
+    });
 }
 
 HS_API void hs_attention_free(AttentionPlan* plan) { delete plan; }

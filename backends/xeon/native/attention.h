@@ -6,6 +6,7 @@
 // output element is the same, so its bits are too.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -44,6 +45,7 @@ struct AttentionPlan {
     float* partial_o;                 // Unnormalised. [states, H, D]
     float* partial_ml;                // Largest score and sum of exponentials. [states, H, 2]
     int64_t max_states;
+    size_t o_bytes, ml_bytes;
     int64_t num_taken = 0;
 
     // Per row, while planning.

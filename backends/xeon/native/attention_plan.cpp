@@ -21,17 +21,17 @@ AttentionPlan::AttentionPlan(int64_t max_tokens, int64_t max_rows, int64_t num_h
     // Lazily touched, so generous; rows past it are simply not split.
     max_states = min64(8192, max_rows * kSmallQuery * splits);
     const auto count = static_cast<size_t>(max_states * num_heads);
-    partial_o = static_cast<float*>(
-        allocate_pages(count * static_cast<size_t>(head_dim) * sizeof(float)));
-    partial_ml = static_cast<float*>(allocate_pages(count * 2 * sizeof(float)));
+    o_bytes = count * static_cast<size_t>(head_dim) * sizeof(float);
+    ml_bytes = count * 2 * sizeof(float);
+    partial_o = static_cast<float*>(allocate_pages(o_bytes));
+    partial_ml = static_cast<float*>(allocate_pages(ml_bytes));
     if (!partial_o || !partial_ml) max_states = 0;
     items.reserve(static_cast<size_t>(num_kv_heads * (max_rows * 4 + max_tokens / tile_tokens + 64)));
 }
 
 AttentionPlan::~AttentionPlan() {
-    const int64_t count = max_states * num_heads;
-    free_pages(partial_o, static_cast<size_t>(count * head_dim) * sizeof(float));
-    free_pages(partial_ml, static_cast<size_t>(count * 2) * sizeof(float));
+    free_pages(partial_o, o_bytes);
+    free_pages(partial_ml, ml_bytes);
 }
 
 namespace {

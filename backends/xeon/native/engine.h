@@ -34,6 +34,7 @@ public:
     bool run_once(const Instruction* instructions, int64_t count);
     bool run_phases(PhaseList list);
     void forget(Program* program);
+    void bind(const int64_t* cpus, int64_t count) { team_.bind(cpus, count); }
     int num_threads() const { return team_.num_threads(); }
 
     const int64_t features;

@@ -81,6 +81,21 @@ struct Int4Micro {
     }
 };
 
+// Activations of 16 bits: each row as two of 8 bits, whose products are added up. The weights are
+// read once for both, so that a single row costs little more.
+struct Int4FineMicro {
+    static constexpr int kRows = Int4Micro::kRows / 2;
+
+    template <int R>
+    static void multiply(const Weight& weight, const char* block, const LinearArgs& args,
+                         const char* shared, int64_t row, float (*out)[kPanel]) {
+        alignas(64) float halves[2 * R][kPanel];
+        Int4Micro::multiply<2 * R>(weight, block, doubled(args), shared, 2 * row, halves);
+        for (int r = 0; r < R; ++r)
+            for (int i = 0; i < kPanel; ++i) out[r][i] = halves[2 * r][i] + halves[2 * r + 1][i];
+    }
+};
+
 int64_t panel_bytes(int64_t in_features, int64_t) { return in_features / kGroup * kBlock; }
 
 // Where input feature `k` of a group lies: its byte within a lane's column, and its shift.
@@ -142,9 +157,15 @@ void plan(const LinearArgs& args, PhaseList& list) {
     plan_gemm<Int4Micro>(args, list);
 }
 
+void plan_fine(const LinearArgs& args, PhaseList& list) {
+    plan_quantise_twice(args, list);
+    plan_gemm<Int4FineMicro>(args, list);
+}
+
 }  // namespace
 
 const PanelLayout kInt4Panels = {panel_bytes, pack_row, read_row};
 const WeightKernel kInt4Avx2 = {"int4-avx2", &kInt4Panels, plan};
+const WeightKernel kInt4FineAvx2 = {"int4-fine-avx2", &kInt4Panels, plan_fine};
 
 }  // namespace headstock

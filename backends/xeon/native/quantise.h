@@ -44,4 +44,13 @@ static inline size_t quantised_bytes(const LinearArgs& args) {
 void plan_quantise16(const LinearArgs& args, PhaseList& list);
 void plan_quantise8(const LinearArgs& args, PhaseList& list);
 
+// Plans the phase that quantises each row to two rows of 8 bits: the values, and what rounding them
+// left. Scratch is laid out for `doubled(args)`; the products of the two rows are to be added up.
+void plan_quantise_twice(const LinearArgs& args, PhaseList& list);
+
+static inline LinearArgs doubled(LinearArgs args) {
+    args.m *= 2;
+    return args;
+}
+
 }  // namespace headstock

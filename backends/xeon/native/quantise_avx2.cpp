@@ -67,7 +67,28 @@ void quantise_rows8(const void* untyped, int64_t chunk, const Worker& worker) {
         }
 }
 
+void quantise_rows_twice(const void* untyped, int64_t chunk, const Worker& worker) {
+    const LinearArgs& args = *static_cast<const LinearArgs*>(untyped);
+    const auto to = quantised_at<int8_t>(doubled(args), worker.shared);
+    const int64_t last = min64((chunk + 1) * kRowsPerChunk, args.m);
+    for (int64_t m = chunk * kRowsPerChunk; m < last; ++m)
+        for (int64_t g = 0; g < to.num_groups; ++g) {
+            const int64_t at = 2 * m * to.num_groups + g, next = at + to.num_groups;
+            const float* x = args.x + m * args.x_stride + g * 32;
+            int8_t* q = to.values + 2 * m * to.row_size + g * 32;
+            quantise_group8(x, q, to.scales + at, to.sums + at);
+            float rest[32];
+            for (int i = 0; i < 32; ++i) rest[i] = x[i] - static_cast<float>(q[i]) * to.scales[at];
+            quantise_group8(rest, q + to.row_size, to.scales + next, to.sums + next);
+        }
+}
+
 }  // namespace
+
+void plan_quantise_twice(const LinearArgs& args, PhaseList& list) {
+    list.need_shared(quantised_bytes<int8_t>(doubled(args)));
+    list.add_rows_to_scratch(quantise_rows_twice, &args, args.m, kRowsPerChunk);
+}
 
 void plan_quantise16(const LinearArgs& args, PhaseList& list) {
     list.need_shared(quantised_bytes<int16_t>(args));

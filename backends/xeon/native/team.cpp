@@ -2,6 +2,11 @@
 
 #include <chrono>
 
+#if defined(__linux__)
+#include <pthread.h>
+#include <sched.h>
+#endif
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 static inline void pause_cpu() { _mm_pause(); }
@@ -173,6 +178,19 @@ void Team::wait_until_left(uint64_t job) {
             backoff.pause();
         }
     }
+}
+
+void Team::bind(const int64_t* cpus, int64_t count) {
+#if defined(__linux__)
+    for (size_t i = 0; i < helpers_.size() && static_cast<int64_t>(i) + 1 < count; ++i) {
+        cpu_set_t set;
+        CPU_ZERO(&set);
+        CPU_SET(static_cast<size_t>(cpus[i + 1]), &set);
+        pthread_setaffinity_np(helpers_[i].native_handle(), sizeof(set), &set);  // A wish.
+    }
+#else
+    (void)cpus, (void)count;
+#endif
 }
 
 void Team::make_room() {

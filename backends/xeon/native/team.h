@@ -37,6 +37,9 @@ public:
     // Waits until no helper looks at phases of earlier jobs: before they are freed.
     void settle();
 
+    // Keeps helper t on processor cpus[t], where the system can.
+    void bind(const int64_t* cpus, int64_t count);
+
     int num_threads() const { return num_threads_; }
 
     static constexpr int kRing = 8;  // Jobs whose descriptors a late helper may still read.
