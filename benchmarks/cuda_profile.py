@@ -13,6 +13,7 @@ kernels' and copies' intervals over the time from its first kernel to the next s
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -162,15 +163,26 @@ def report_ramp(label: str, events: list[dict[str, Any]]) -> None:
 
 
 def save_timeline(events: list[dict[str, Any]], path: Path, count: int = 6) -> None:
-    """Keep some consecutive decode steps of the middle of the trace."""
+    """Keep some consecutive decode steps after the middle, and the median step's busy share.
+
+    The step after which a row gets a page, one in 64, begins with that edit; the window has none.
+    """
     steps = split_steps(events)
-    middle = len(steps) // 2
-    begin = steps[middle][0]["ts"]
-    end = steps[middle + count][0]["ts"]
-    kept = [
-        [e["name"], e["ts"] - begin, e["dur"]] for s in steps[middle : middle + count] for e in s
-    ]
-    path.write_text(json.dumps({"span_us": end - begin, "steps": count, "events": kept}))
+    shares = []
+    for step, following in itertools.pairwise(steps):
+        busy, _ = busy_and_gaps(step, following[0]["ts"])
+        shares.append(busy / (following[0]["ts"] - step[0]["ts"]))
+    first = next(
+        at
+        for at in range(len(steps) // 2, len(steps) - count)
+        if not any("Memcpy HtoD" in e["name"] for step in steps[at : at + count] for e in step)
+    )
+    begin, end = steps[first][0]["ts"], steps[first + count][0]["ts"]
+    kept = [[e["name"], e["ts"] - begin, e["dur"]] for s in steps[first : first + count] for e in s]
+    share = statistics.median(shares)
+    print(f"TIMELINE busy share of a step: median {share:.4f}, mean {statistics.mean(shares):.4f}")
+    found = {"span_us": end - begin, "steps": count, "median_busy": share, "events": kept}
+    path.write_text(json.dumps(found))
 
 
 def run(args: argparse.Namespace) -> None:

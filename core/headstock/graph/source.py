@@ -19,6 +19,8 @@ ELEMENTS_AT_ONCE = 1 << 22
 """Weights that are converted at a time, so that no second copy of a large tensor exists."""
 
 RANDOM_STD = 0.02
+SMALL_ELEMENTS = 1 << 20
+"""Random tensors up to this size are drawn on the host, and are the same on every device."""
 """Standard deviation of random weights: as models are initialised, so that nothing overflows."""
 
 BIT_DTYPES = {
@@ -92,7 +94,7 @@ class CheckpointSource:
 
 
 class RandomSource:
-    """Values that are the same on every start, made where they are used.
+    """Values that are the same on every start, made where they are used; small ones on the host.
 
     Args:
         name: Of the tensor; seeds its generator.
@@ -124,5 +126,11 @@ class RandomSource:
             return {"weight": values.fill_(1)}
         if self._role is Role.BIAS:
             return {"weight": values.fill_(0)}
-        generator = torch.Generator(self._device).manual_seed(self._seed + begin)
-        return {"weight": values.normal_(0, RANDOM_STD, generator=generator)}
+        # Devices draw different numbers from one seed; small models are to be alike on all.
+        is_small = math.prod(self.shape) <= SMALL_ELEMENTS
+        where = torch.device("cpu") if is_small else self._device
+        generator = torch.Generator(where).manual_seed(self._seed + begin)
+        if where == self._device:
+            return {"weight": values.normal_(0, RANDOM_STD, generator=generator)}
+        drawn = torch.empty(shape, dtype=self._dtype).normal_(0, RANDOM_STD, generator=generator)
+        return {"weight": values.copy_(drawn)}
