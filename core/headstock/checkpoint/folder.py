@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from headstock.checkpoint.files import ModelFiles, StoredTensor
+from headstock.checkpoint.fp8_blocks import METHOD, join_scales
 from headstock.checkpoint.safetensors_file import read_safetensors
 from headstock.errors import CheckpointError, UnsupportedError
 
@@ -30,8 +31,8 @@ def open_folder(path: Path, *, needs_weights: bool = True) -> ModelFiles:
     """
     config = _read_json(path / CONFIG)
     quantization = config.get("quantization_config")
-    if quantization:
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    if quantization and method != METHOD:
         raise UnsupportedError(
             f"{path} is quantised by {method or 'an unnamed method'}, which cannot be read yet.",
             remedy="Use the model's unquantised folder, with --quantization int8 or int4 if"
@@ -47,6 +48,8 @@ def open_folder(path: Path, *, needs_weights: bool = True) -> ModelFiles:
                     remedy="Remove the safetensors files that do not belong to the model.",
                 )
             index[tensor.name] = tensor
+    if isinstance(quantization, dict):
+        index = join_scales(index, quantization)
     return ModelFiles(
         kind="folder",
         path=path,

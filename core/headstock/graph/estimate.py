@@ -10,7 +10,7 @@ from headstock.graph.build import Model
 from headstock.graph.context import Context
 from headstock.graph.loader import expected_leaves
 from headstock.graph.module import Leaf
-from headstock.ops.linear import INT4_GROUP, INT8_GROUP
+from headstock.ops.linear import FP8_GROUP, INT4_GROUP, INT8_GROUP
 from headstock.quantization.plan import Layout, Role, choose_layout
 
 SCALE_BYTES = 4
@@ -43,7 +43,7 @@ def _leaf_bytes(leaf: Leaf, stored: Layout, ctx: Context) -> int:
         return num_elements * ctx.dtype.itemsize
     share = -(-num_elements // ctx.tp.size)
     layout = choose_layout(leaf.role, stored, leaf.shape[-1], ctx.quantization)
-    if layout.name == INT8_GROUP:
+    if layout.name in (INT8_GROUP, FP8_GROUP):
         return share + share // layout.group_size * SCALE_BYTES
     if layout.name == INT4_GROUP:
         return share // 2 + share // layout.group_size * 2 * SCALE_BYTES
