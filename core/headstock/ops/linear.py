@@ -44,6 +44,8 @@ class LinearSpec:
         has_bias: Whether a bias is added.
         needs_rows: Whether :meth:`LinearProvider.rows` is called: the weight is an embedding table,
             perhaps tied to the output layer. Asked of providers as feature ``rows``.
+        is_sensitive: Whether rounding its inputs changes a model's answers more than elsewhere: a
+            hint to providers that round activations.
     """
 
     in_features: int
@@ -53,6 +55,7 @@ class LinearSpec:
     group_size: int = 0
     has_bias: bool = False
     needs_rows: bool = False
+    is_sensitive: bool = False
 
     def as_spec(self) -> Spec:
         """Return what the op ``linear`` is resolved for."""

@@ -47,7 +47,11 @@ class NativeLinear:
                 f" {spec.group_size}.",
                 remedy="Serve this layer dense, or at a tensor parallel size that keeps groups.",
             )
-        kinds = {DENSE: FLOAT32, INT8_GROUP: INT8, INT4_GROUP: INT4_FINE if spec.is_sensitive else INT4}
+        kinds = {
+            DENSE: FLOAT32,
+            INT8_GROUP: INT8,
+            INT4_GROUP: INT4_FINE if spec.is_sensitive else INT4,
+        }
         self._kind = kinds[spec.layout]
         self._handle = 0 if spec.layout == DENSE else self._allocate(self._kind)
         self._bias: list[tuple[Tensor, int]] = []
