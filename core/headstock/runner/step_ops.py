@@ -44,11 +44,8 @@ def resolve_step_ops(resolver: Resolver, dtype: torch.dtype, vocab_size: int) ->
     table, logits = Spec(dtype="int32"), Spec(dtype="float32", sizes={"vocab_size": vocab_size})
     hidden = Spec(dtype=str(dtype).removeprefix("torch."))
     narrow = Spec(dtype=hidden.dtype, sizes=logits.sizes)
-    choices: tuple[Op[..., Any], ...] = (sampling.argmax_tokens, steps.mark_faults)
-    takes_narrow = all(
-        resolver.has_own(op, narrow)
-        and resolver.resolve(op, narrow) == resolver.resolve(op, logits)
-        for op in choices
+    takes_narrow = _is_one(resolver, sampling.argmax_tokens, narrow, logits) and _is_one(
+        resolver, steps.mark_faults, narrow, logits
     )
     return StepOps(
         place_step=resolver.resolve(steps.place_step, table),
@@ -67,3 +64,10 @@ def resolve_step_ops(resolver: Resolver, dtype: torch.dtype, vocab_size: int) ->
         token_logprobs=resolver.resolve(sampling.token_logprobs, logits),
         takes_narrow=takes_narrow,
     )
+
+
+def _is_one(resolver: Resolver, op: Op[..., Any], narrow: Spec, wide: Spec) -> bool:
+    """Whether somebody other than the reference computes ``op`` for both specs alike."""
+    if not resolver.has_own(op, narrow):
+        return False
+    return resolver.resolve(op, narrow) == resolver.resolve(op, wide)

@@ -25,6 +25,7 @@ from headstock_triton import dense, gemv, steps
 from headstock_triton.activation import Activations
 from headstock_triton.attention import provider as attention
 from headstock_triton.embedding import embedding_rows
+from headstock_triton.fp8 import quantize_rows
 from headstock_triton.norm import Norms
 from headstock_triton.rotary import Rotations
 from headstock_triton.sampling import Sampling
@@ -182,6 +183,10 @@ def compile_rest(target: Target, dtype: torch.dtype) -> None:
         norms.add_rms_norm(zeros(2, size), zeros(2, size), zeros(size), eps=1e-6)
     Activations(target).silu_and_mul(zeros(2, 6144))
     Sampling(target).argmax_tokens(zeros(2, 151936, dtype=torch.float32))
+    Sampling(target).argmax_tokens(zeros(2, 151936))
+    if target.arch >= 90:
+        for num_rows in (1, 256):
+            quantize_rows(zeros(num_rows, 4096), target)
     for num_rows in (1, 2, 4):
         gemv.gemv(zeros(num_rows, 4096), zeros(4096, 4096), None, target)
     embedding_rows(zeros(64, 1024), zeros(2, dtype=torch.int64), 0, target)
