@@ -23,7 +23,7 @@ struct Float32Micro {
         const int64_t size = weight.in_features;
         for (int64_t k = 0; k < size; ++k, w += kPanel) {
             const __m256 w0 = _mm256_loadu_ps(w), w1 = _mm256_loadu_ps(w + 8);
-            if (R <= 2) _mm_prefetch((const char*)(w + 256), _MM_HINT_T0);
+            _mm_prefetch((const char*)(w + 512), _MM_HINT_T0);
             unrolled<R>([&](auto r) {
                 const __m256 a = _mm256_broadcast_ss(x[r] + k);
                 sum[r][0] = _mm256_fmadd_ps(w0, a, sum[r][0]);
