@@ -1,6 +1,6 @@
 """Native kernels of the xeon backend against this machine's limits, and against PyTorch.
 
-    python benchmarks/xeon_kernels.py [--threads N] [--seconds S] [--json FILE]
+    python benchmarks/xeon_kernels.py [--threads N] [--seconds S] [--json FILE] [--svg FILE]
 
 Every figure is the best of many runs: what the kernel does when nothing else wants the cores. The
 limits (bytes a second from memory, float32 operations a second) are measured in the same run.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -182,11 +183,62 @@ def torch_points(seconds: float) -> list[Point]:
     return points
 
 
+WIDTH, HEIGHT, MARGIN = 760, 480, 60
+COLOURS = ("#1b6ca8", "#c0392b", "#2e8b57", "#8e44ad", "#d68910", "#566573", "#117a65")
+
+
+def roofline(points: list[Point], found: dict[str, float]) -> str:
+    """Return a plot, as SVG, of operations a second over operations a byte, under both limits."""
+    gbytes, gflops = found.values()
+    top = 2 ** math.ceil(math.log2(max(gflops, *(p.gops for p in points))))
+    left, right, bottom = -3, 10, math.log2(top) - 9
+
+    def place(intensity: float, gops: float) -> tuple[float, float]:
+        x = (math.log2(intensity) - left) / (right - left) * (WIDTH - 2 * MARGIN) + MARGIN
+        y = (math.log2(gops) - bottom) / (math.log2(top) - bottom)
+        return x, HEIGHT - MARGIN - y * (HEIGHT - 2 * MARGIN)
+
+    def text(x: float, y: float, content: str, more: str = "") -> str:
+        return f'<text x="{x:.0f}" y="{y:.0f}" font-size="11" {more}>{content}</text>'
+
+    drawn = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}"'
+        ' font-family="sans-serif">',
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+    ]
+    for power in range(left, right + 1):
+        x, y = place(2.0**power, 2.0**bottom)
+        drawn.append(text(x, y + 16, f"{2.0**power:g}", 'text-anchor="middle"'))
+    for power in range(int(bottom), int(math.log2(top)) + 1):
+        x, y = place(2.0**left, 2.0**power)
+        drawn.append(text(x - 6, y + 4, f"{2.0**power:g}", 'text-anchor="end"'))
+        drawn.append(f'<path d="M{x} {y}H{WIDTH - MARGIN}" stroke="#ddd"/>')
+    knee = gflops / gbytes
+    path = " L".join("{:.1f} {:.1f}".format(*place(*at)) for at in (
+        (2.0**left, gbytes * 2.0**left), (knee, gflops), (2.0**right, gflops)))  # fmt: skip
+    drawn.append(f'<path d="M{path}" stroke="black" fill="none" stroke-dasharray="5 3"/>')
+    names = list(dict.fromkeys(p.kernel for p in points))
+    for p in points:
+        intensity = min(max(p.operations / p.bytes, 2.0**left), 2.0**right)
+        x, y = place(intensity, p.gops)
+        colour = COLOURS[names.index(p.kernel) % len(COLOURS)]
+        drawn.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>')
+        drawn.append(text(x + 6, y + 4, p.label.replace("M=", ""), f'fill="{colour}"'))
+    for i, name in enumerate(names):
+        colour = COLOURS[i % len(COLOURS)]
+        drawn.append(text(MARGIN + 10, MARGIN + 15 * i, name, f'fill="{colour}"'))
+    drawn.append(text(WIDTH / 2, HEIGHT - 16, "operations a byte", 'text-anchor="middle"'))
+    label = f"GOP/s; dashed: {gbytes:.0f} GB/s from memory, {gflops:.0f} GFLOP/s in float32"
+    drawn.append(text(MARGIN, MARGIN - 24, label))
+    return "\n".join([*drawn, "</svg>"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=0.5, help="spent on each figure")
     parser.add_argument("--json", help="write the figures here")
+    parser.add_argument("--svg", help="write a roofline plot here")
     parser.add_argument("--only", default="", help="kernels whose name has this")
     options = parser.parse_args()
     device = XeonDevice("this machine", load(), num_threads=options.threads)
@@ -207,6 +259,9 @@ def main() -> None:
     if options.json:
         with open(options.json, "w") as file:
             json.dump({"limits": found, "points": [asdict(p) for p in points]}, file, indent=1)
+    if options.svg:
+        with open(options.svg, "w") as file:
+            file.write(roofline(points, found))
     device.close()
 
 
