@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -241,6 +242,7 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> int:
     options = options_of()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # Servers end with us.
     folder: Path = options.folder.absolute()
     if options.prepare:
         prepare(folder, options.prepare.split(","))
