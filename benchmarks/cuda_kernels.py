@@ -236,14 +236,14 @@ def part_fp8(report: Report) -> None:
             }
             for name, (scale_x, scale_w) in ways.items():
 
-                def call(x=x, w=w, a=scale_x, b=scale_w):
+                def call(x=x, w=w, a=scale_x, b=scale_w, is_fast=name == "rowwise"):
                     return torch._scaled_mm(
                         x,
                         w.t(),
                         scale_a=a,
                         scale_b=b,
                         out_dtype=BF16,
-                        use_fast_accum=name == "rowwise",
+                        use_fast_accum=is_fast,
                     )
 
                 facts = {"case": f"{case} M={rows}", "way": name}
