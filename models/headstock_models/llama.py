@@ -1,7 +1,6 @@
 """Llama 2 and 3, and Mistral without a sliding window. Other families build on its parts.
 
-Shapes: T tokens in the step, D hidden size. Source: Touvron et al. 2023, "Llama 2"; checkpoint
-names as in Hugging Face transformers.
+Shapes: T tokens in the step, D hidden size. Source: Touvron et al. 2023, "Llama 2".
 """
 
 from __future__ import annotations
@@ -58,12 +57,12 @@ class DecoderLayer(Module):
     """Attention, then the feed-forward layer, each on the normalised residual stream."""
 
     def __init__(self, ctx: Context, c: LlamaConfig, rotary: Rotary, number: int) -> None:
-        size, eps = c.hidden_size, c.rms_norm_eps
         self.keep = LastOfRows(ctx, is_last=number == c.num_hidden_layers - 1)
-        self.norm = RMSNorm(ctx, size, leaf="input_layernorm", eps=eps)
+        self.norm = RMSNorm(ctx, c.hidden_size, leaf="input_layernorm", eps=c.rms_norm_eps)
         self.self_attn = DecoderAttention(ctx, c, rotary)
-        self.mlp_norm = RMSNorm(ctx, size, leaf="post_attention_layernorm", eps=eps)
-        self.mlp = GatedMLP(ctx, size, c.intermediate_size)
+        leaf = "post_attention_layernorm"
+        self.mlp_norm = RMSNorm(ctx, c.hidden_size, leaf=leaf, eps=c.rms_norm_eps)
+        self.mlp = GatedMLP(ctx, c.hidden_size, c.intermediate_size)
 
     def forward(self, x_TD: Tensor, sum_TD: Tensor | None, batch: StepBatch) -> tuple[Tensor, ...]:
         x_TD, total_TD = self.norm(x_TD, sum_TD)
@@ -73,8 +72,6 @@ class DecoderLayer(Module):
 
 
 class Decoder(Module):
-    """Embedding, layers, norm."""
-
     def __init__(self, ctx: Context, c: LlamaConfig, rotary: Rotary) -> None:
         self.embed = Embedding(ctx, c.vocab_size, c.hidden_size, leaf="embed_tokens")
         self.layers = [DecoderLayer(ctx, c, rotary, n) for n in range(c.num_hidden_layers)]
