@@ -6,7 +6,7 @@ Shapes: O output features, I input features, G groups along I.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -108,7 +108,7 @@ class ModelFiles:
         Raises:
             CheckpointError: There is none.
         """
-        names = self.config.get("architectures") or []
+        names: Sequence[Any] = self.config.get("architectures") or []
         if not names:
             raise CheckpointError(
                 f"{self.path} names no architecture in its configuration.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from headstock.checkpoint.files import ModelFiles, StoredTensor
 from headstock.checkpoint.fp8_blocks import METHOD, join_scales
@@ -30,9 +30,10 @@ def open_folder(path: Path, *, needs_weights: bool = True) -> ModelFiles:
         UnsupportedError: The weights are quantised in a way that we cannot read.
     """
     config = _read_json(path / CONFIG)
-    quantization = config.get("quantization_config")
-    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-    if quantization and method != METHOD:
+    given = config.get("quantization_config")
+    quantization = cast("dict[str, Any]", given) if isinstance(given, dict) else None
+    method = quantization.get("quant_method") if quantization is not None else None
+    if given and method != METHOD:
         raise UnsupportedError(
             f"{path} is quantised by {method or 'an unnamed method'}, which cannot be read yet.",
             remedy="Use the model's unquantised folder, with --quantization int8 or int4 if"
@@ -48,7 +49,7 @@ def open_folder(path: Path, *, needs_weights: bool = True) -> ModelFiles:
                     remedy="Remove the safetensors files that do not belong to the model.",
                 )
             index[tensor.name] = tensor
-    if isinstance(quantization, dict):
+    if quantization is not None:
         index = join_scales(index, quantization)
     return ModelFiles(
         kind="folder",
@@ -74,7 +75,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} holds no JSON object.", remedy="Download the file again.")
-    return found
+    return cast("dict[str, Any]", found)
 
 
 def _weight_files(path: Path, *, needs_weights: bool) -> list[Path]:
@@ -85,7 +86,7 @@ def _weight_files(path: Path, *, needs_weights: bool) -> list[Path]:
             raise CheckpointError(
                 f"{path / WEIGHTS_INDEX} has no weight_map.", remedy="Download the file again."
             )
-        names = sorted({str(name) for name in weight_map.values()})
+        names = sorted({str(name) for name in cast("dict[str, Any]", weight_map).values()})
         strays = [name for name in names if Path(name).name != name]
         missing = [name for name in names if not (path / name).is_file()]
         if strays or missing:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -36,10 +36,11 @@ def join_scales(
         CheckpointError: A weight has no scales, or scales of another shape.
         UnsupportedError: The scales are not of blocks.
     """
-    block = quantization.get("weight_block_size")
-    if not (isinstance(block, list) and len(block) == 2):
+    given = quantization.get("weight_block_size")
+    block = cast("list[Any]", given) if isinstance(given, list) else None
+    if block is None or len(block) != 2:
         raise UnsupportedError(
-            f"weight_block_size is {block!r}: FP8 weights with one scale for a whole matrix cannot"
+            f"weight_block_size is {given!r}: FP8 weights with one scale for a whole matrix cannot"
             " be read yet.",
             remedy="Use a checkpoint with scales of blocks, or the unquantised one with"
             " --quantization fp8.",

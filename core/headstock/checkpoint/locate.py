@@ -86,7 +86,8 @@ def _refuse_revision(model: str, revision: str | None) -> None:
 
 def _download(model: str, revision: str | None) -> Path:
     """Fetch a hub model's folder, or find it in the hub's cache."""
-    from huggingface_hub import snapshot_download
+    # Its stub leaves the types of user_agent and tqdm_class open.
+    from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import IO
 
@@ -140,7 +140,7 @@ def _follow(stream: IO[bytes], model: CatalogModel, progress: Progress | None) -
 
 
 @contextlib.contextmanager
-def _run(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+def _run(command: list[str]) -> Generator[subprocess.Popen[bytes]]:
     """Run ``command``; it does not outlive this block."""
     process = subprocess.Popen(
         command,

@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -52,11 +52,12 @@ def read_safetensors(path: Path) -> Iterator[StoredTensor]:
     if header_bytes > min(MAX_HEADER_BYTES, data.size - 8):
         raise _damaged(path, f"its header claims {header_bytes} bytes of {data.size}")
     try:
-        header = json.loads(data[8 : 8 + header_bytes].tobytes())
+        found = json.loads(data[8 : 8 + header_bytes].tobytes())
     except ValueError as error:
         raise _damaged(path, f"its header is no JSON: {error}") from error
-    if not isinstance(header, dict):
+    if not isinstance(found, dict):
         raise _damaged(path, "its header is no JSON object")
+    header = cast("dict[str, Any]", found)
     header.pop("__metadata__", None)
     body = data[8 + header_bytes :]
     entries = [_entry(path, name, entry, body) for name, entry in header.items()]

@@ -148,8 +148,11 @@ def _add_special(tokenizer: Tokenizer, vocabulary: GGUFVocabulary) -> None:
         for text, kind in zip(vocabulary.tokens, vocabulary.types, strict=False)
         if kind in (_CONTROL, _USER_DEFINED)
     ]
-    tokenizer.add_special_tokens([token for token in added if token.special])
-    tokenizer.add_tokens([token for token in added if not token.special])
+    special = [token for token in added if token.special]
+    others = [token for token in added if not token.special]
+    # The stub of tokenizers says list, and not of what.
+    tokenizer.add_special_tokens(special)  # pyright: ignore[reportUnknownMemberType]
+    tokenizer.add_tokens(others)  # pyright: ignore[reportUnknownMemberType]
 
 
 def _add_bos(tokenizer: Tokenizer, vocabulary: GGUFVocabulary) -> None:

@@ -112,9 +112,10 @@ def _environment() -> ImmutableSandboxedEnvironment:
         lstrip_blocks=True,
         extensions=[_GenerationTag, "jinja2.ext.loopcontrols"],
     )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = _strftime_now
+    # jinja2 does not annotate what these two hold.
+    environment.filters["tojson"] = _to_json  # pyright: ignore[reportUnknownMemberType]
+    environment.globals["raise_exception"] = _refuse  # pyright: ignore[reportUnknownMemberType]
+    environment.globals["strftime_now"] = _strftime_now  # pyright: ignore[reportUnknownMemberType]
     return environment
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import tokenizers
 
@@ -142,7 +143,7 @@ def _read_json(path: Path) -> dict[str, object]:
         raise CheckpointError(
             f"{path} is not JSON: {error}.", remedy="Download the model again."
         ) from error
-    return value if isinstance(value, dict) else {}
+    return cast("dict[str, object]", value) if isinstance(value, dict) else {}
 
 
 def _special_tokens(config: Mapping[str, object]) -> dict[str, str]:
@@ -150,7 +151,9 @@ def _special_tokens(config: Mapping[str, object]) -> dict[str, str]:
     named: dict[str, str] = {}
     for name in _NAMED_SPECIAL:
         value = config.get(name)
-        text = value.get("content") if isinstance(value, Mapping) else value
+        text = value
+        if isinstance(value, Mapping):
+            text = cast("Mapping[str, object]", value).get("content")
         if isinstance(text, str):
             named[name] = text
     return named
@@ -162,6 +165,11 @@ def _template_of(value: object) -> str | None:
         return value
     if not isinstance(value, Iterable):
         return None
-    named = {item.get("name"): item.get("template") for item in value if isinstance(item, Mapping)}
+    items = [
+        cast("Mapping[str, object]", item)
+        for item in cast("Iterable[object]", value)
+        if isinstance(item, Mapping)
+    ]
+    named = {item.get("name"): item.get("template") for item in items}
     template = named.get("default")
     return template if isinstance(template, str) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -91,9 +91,9 @@ def _plain(body: bytes) -> object:
 def _check_depth(value: Any, left: int) -> None:
     """Refuse free-form values that are nested too deep for those who walk them later."""
     if isinstance(value, dict):
-        items: Any = value.values()
+        items = cast("dict[str, Any]", value).values()
     elif isinstance(value, list):
-        items = value
+        items = cast("list[Any]", value)
     else:
         return
     if left == 0:

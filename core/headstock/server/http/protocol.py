@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -95,7 +95,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _close_slow(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
+        # None before the first request, which uvicorn's annotation leaves out.
+        cycle = cast("object", self.cycle)
+        if cycle is None and not self.transport.is_closing():
             self.transport.close()
 
     def _stop_clock(self) -> None:

@@ -156,7 +156,7 @@ def _server_info(serving: Serving) -> dict[str, Any]:
             "max_running_requests": limits.num_slots,
             "page_size": pages.page_tokens if pages else None,
         }
-    state = msgspec.to_builtins(status.state) if status.state is not None else {}
+    state: dict[str, Any] = msgspec.to_builtins(status.state) if status.state is not None else {}
     return info | {
         "settings": settings,
         "model_facts": status.started.model_facts if status.started is not None else {},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -362,13 +362,14 @@ def _spread(field: str, value: Any, count: int) -> list[Any]:
     """Return one value a prompt: a list as it is, anything else for all."""
     if not isinstance(value, list):
         return [value] * count
-    if len(value) != count:
+    values = cast("list[Any]", value)
+    if len(values) != count:
         raise RequestError(
-            f"{field} has {len(value)} items for {count} prompts.",
+            f"{field} has {len(values)} items for {count} prompts.",
             remedy="Give one for all, or one each.",
             field=field,
         )
-    return value
+    return values
 
 
 def _asked(value: list[int | list[int]] | None, count: int) -> list[list[int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -104,7 +104,7 @@ def _value_at(source: object, path: str) -> object:
     for name in path.split(".") if path else ():
         if not isinstance(source, Mapping):
             return None
-        source = source.get(name)
+        source = cast("Mapping[str, object]", source).get(name)
     return source if path else None
 
 
