@@ -22,6 +22,8 @@ FLAG = re.compile(r"(?<![\w-])(--[a-z][a-z0-9-]+)")
 FOREIGN = re.compile(r"\b(pip|pytest|docker|tool)\b")
 """Lines whose flags are another program's."""
 CLI = ROOT / "core" / "headstock" / "cli"
+BENCHMARKS = ROOT / "benchmarks"
+KIT_OPTIONS = CLI.parent / "testing" / "plugin.py"
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -87,7 +89,7 @@ def test_every_command_is_documented() -> None:
 def test_flags_exist(page: Path) -> None:
     known = {option.flag for option in options()}
     known |= {f"--no-{option.name.replace('_', '-')}" for option in options()}
-    for source in [*CLI.glob("*.py"), CLI.parent / "testing" / "plugin.py"]:
+    for source in [*CLI.glob("*.py"), *BENCHMARKS.glob("*.py"), KIT_OPTIONS]:
         known |= set(re.findall(r'"(--[a-z0-9-]+)"', source.read_text(encoding="utf-8")))
     for line in page.read_text(encoding="utf-8").splitlines():
         unknown = set() if FOREIGN.search(line) else set(FLAG.findall(line)) - known
