@@ -19,7 +19,7 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^(?:\$ )?headstock ((?:bench )?[a-z][a-z-]*)", re.MULTILINE)
 FLAG = re.compile(r"(?<![\w-])(--[a-z][a-z0-9-]+)")
-FOREIGN = re.compile(r"\b(pip|pytest|docker|tool)\b")
+FOREIGN = re.compile(r"\b(pip|pytest|docker|tool|benchmarks)\b")
 """Lines whose flags are another program's."""
 CLI = ROOT / "core" / "headstock" / "cli"
 BENCHMARKS = ROOT / "benchmarks"
