@@ -10,6 +10,9 @@ import torch
 if TYPE_CHECKING:
     from headstock.ops.device import OpDevice
 
+HOPPER = 90
+"""Its compute capability; kernels in Gluon are compiled for no other."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
@@ -22,6 +25,7 @@ class Target:
         has_pdl: Whether a kernel may begin before the one before it has ended
             (programmatic dependent launch).
         has_tma: Whether tiles can be copied by tensor descriptors.
+        has_wgmma: Whether groups of four warps multiply from shared memory: Hopper, and it alone.
     """
 
     kind: str
@@ -29,6 +33,7 @@ class Target:
     num_sms: int = 1
     has_pdl: bool = False
     has_tma: bool = False
+    has_wgmma: bool = False
 
     @classmethod
     def of(cls, device: OpDevice) -> Target:
@@ -46,6 +51,7 @@ class Target:
             num_sms=properties.multi_processor_count,
             has_pdl=arch >= 90,
             has_tma=arch >= 90,
+            has_wgmma=arch == HOPPER,
         )
 
     def launch(self, num_warps: int, max_registers: int | None = None) -> dict[str, Any]:

@@ -81,6 +81,8 @@ def scan(
                 k_ND = tl.load(at_ND)
             else:
                 k_ND = tl.load(at_ND, mask=(columns_D < D)[None, :], other=0.0)
+        # Pages may be narrower than activations.
+        k_ND = k_ND.to(q_MD.dtype)
         scores_MN = tl.dot(q_MD, tl.trans(k_ND), input_precision="ieee")
         if IS_MASKED:
             is_seen_MN = (tokens_N[None, :] <= limit_M[:, None]) & (tokens_N < last)[None, :]
@@ -103,6 +105,7 @@ def scan(
                 v_ND = tl.load(at_ND)
             else:
                 v_ND = tl.load(at_ND, mask=(columns_D < D)[None, :], other=0.0)
-        acc_MD = tl.dot(weights_MN.to(v_ND.dtype), v_ND, acc_MD, input_precision="ieee")
+        v_ND = v_ND.to(q_MD.dtype)
+        acc_MD = tl.dot(weights_MN.to(q_MD.dtype), v_ND, acc_MD, input_precision="ieee")
         max_M = new_max_M
     return max_M, sum_M, acc_MD

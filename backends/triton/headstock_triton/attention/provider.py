@@ -30,11 +30,15 @@ from headstock_triton.attention.write import read_kernel, write_kernel
 from headstock_triton.target import Target, cdiv, next_power_of_2
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from torch import Tensor
 
     from headstock.ops.device import OpDevice
 
 PAGE_SIZES = (64, 128, 32, 16)
+HOPPER_TILES = -1
+"""Stands for the tile size of the kernel for Hopper among descriptors, which has one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +52,9 @@ class Tuning:
         long_registers: Registers a thread of it may have, so that two blocks share a
             multiprocessor; None: as many as it likes.
         long_queries: See ``long_prefill``.
+        hopper_tokens: Least tokens of a step whose rows with several queries the kernel for Hopper
+            attends for: its blocks take a multiprocessor each.
+        hopper_length: Likewise of its longest row.
         tail: (tokens of a tile, warps, stages).
         short_tail: Likewise in steps with a tree, which leaves short tails.
         node: (query rows of an item, tokens of a tile, warps, stages).
@@ -63,6 +70,8 @@ class Tuning:
     long_prefill: tuple[int, int, int, int] = (128, 64, 8, 2)
     long_registers: int | None = 128
     long_queries: int = 4096
+    hopper_tokens: int = 2048
+    hopper_length: int = 2048
     tail: tuple[int, int, int] = (64, 2, 3)
     short_tail: tuple[int, int, int] = (32, 2, 3)
     node: tuple[int, int, int, int] = (64, 64, 4, 3)
@@ -83,6 +92,23 @@ class Plan:
     blocks: int
     nodes: int
     is_long: bool = False
+    is_hopper: bool = False
+
+
+def hopper_kernel(spec: AttentionSpec, target: Target, group: int) -> ModuleType | None:
+    """Return the module of the kernel for Hopper where it can attend for heads of ``spec``."""
+    takes = (
+        target.has_wgmma
+        and spec.dtype == spec.kv_dtype
+        and spec.dtype in (torch.bfloat16, torch.float16)
+        and spec.head_dim in (64, 128)
+        and group in (1, 2, 4, 8, 16, 32)
+    )
+    if not takes:
+        return None
+    from headstock_triton.attention import hopper
+
+    return hopper
 
 
 class PagedAttention:
@@ -96,6 +122,7 @@ class PagedAttention:
         self._block_d = max(16, next_power_of_2(spec.head_dim))
         self._scale = spec.scale * LOG2_E
         self._tiles: dict[tuple[int, int], Any] = {}
+        self._hopper = hopper_kernel(spec, self._target, self._group)
         self._plan = Plan(0, 0, 0, 0)
         self._leader: int | None = None
         heads = spec.num_kv_heads
@@ -168,12 +195,16 @@ class PagedAttention:
         if rows < 16:
             tails = min(tails, rows * cdiv(batch.max_kv, self.tuning.tail_min_chunk))
         blocks = 0
-        is_long = batch.max_query >= self.tuning.long_queries
+        is_hopper = self._hopper is not None and (
+            batch.num_tokens >= self.tuning.hopper_tokens
+            and batch.max_kv >= self.tuning.hopper_length
+        )
+        is_long = is_hopper or batch.max_query >= self.tuning.long_queries
         if batch.max_query > 1:
             queries = self._block_queries(is_long=is_long)
             blocks = batch.num_tokens // queries + min(rows, batch.num_tokens // 2)
         node_programs = rows + self._node_spread if nodes else 0
-        self._plan = Plan(tails, node_programs, blocks, nodes, is_long)
+        self._plan = Plan(tails, node_programs, blocks, nodes, is_long, is_hopper)
         self._leader = None
 
     def _make_lists(self, batch: StepBatch) -> None:
@@ -258,7 +289,9 @@ class PagedAttention:
         if self._leader == kv.data_ptr():
             self._make_lists(batch)
         out_THD = torch.empty_like(q_THD)
-        if self._plan.blocks:
+        if self._plan.blocks and self._plan.is_hopper:
+            self._attend_long_queries(q_THD, kv, batch, out_THD)
+        elif self._plan.blocks:
             self._attend_queries(q_THD, kv, batch, out_THD)
         if self._plan.node_programs:
             self._attend_nodes(q_THD, kv, batch)
@@ -288,6 +321,32 @@ class PagedAttention:
             STAGES=stages,
             **self._shape,
             **self._target.launch(warps, registers),
+        )
+
+    def _attend_long_queries(self, q: Tensor, kv: Tensor, batch: StepBatch, out: Tensor) -> None:
+        kernel, spec = self._hopper, self.spec
+        assert kernel is not None, "planned for the kernel for Hopper, which is not there"
+        key = (kv.data_ptr(), HOPPER_TILES)
+        if key not in self._tiles:
+            self._tiles[key] = kernel.tiles_of(kv, spec.page_size, spec.head_dim)
+        kernel.attend_long_queries[(self._plan.blocks, spec.num_kv_heads)](
+            q,
+            self._tiles[key],
+            batch.page_table_RP,
+            batch.query_starts_R1,
+            batch.kv_lengths_R,
+            self._blocks,
+            self._totals,
+            out,
+            self._scale,
+            batch.page_table_RP.stride(0),
+            HEADS=spec.num_heads,
+            KV_HEADS=spec.num_kv_heads,
+            PAGE=spec.page_size,
+            D=spec.head_dim,
+            BLOCK_N=kernel.TILE_TOKENS,
+            STAGES=kernel.STAGES,
+            num_warps=4,
         )
 
     def _attend_nodes(self, q: Tensor, kv: Tensor, batch: StepBatch) -> None:
