@@ -1,7 +1,9 @@
 """Matrices in 8-bit floating point, a scale for every 128 input features.
 
-Activations are quantised by a kernel of ours; the product is the vendor library's, which scales
-each group as it adds it up. Shapes: M rows of activations, O output and I input features, G groups.
+Activations are quantised by a kernel of ours, or by the one of the gate; the product is the
+vendor library's, which scales each group as it adds it up.
+
+Shapes: M rows of activations, O output and I input features, G groups.
 """
 
 # ruff: noqa: ANN001, ANN201 - arguments of kernels are typed by their launch
@@ -17,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from headstock.ops.canonical import FP8_MAX
-from headstock.ops.linear import CanonicalWeight, LinearSpec
+from headstock.ops.linear import CanonicalWeight, GroupedActivations, LinearSpec
 from headstock_triton.overlap import begin
 from headstock_triton.target import Target, cdiv
 
@@ -95,6 +97,98 @@ def quantize_rows(x_MI: Tensor, target: Target) -> tuple[Tensor, Tensor]:
     return out_MI, scales_GM.t()
 
 
+@triton.jit(do_not_specialize=["M", "PADDED"])
+def gate_rows_kernel(
+    gate_up,
+    out,
+    scales,
+    M,
+    PADDED,
+    stride,
+    SIZE: tl.constexpr,
+    GROUP_SIZE: tl.constexpr,
+    GROUPS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    LARGEST: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """As ``quantize_rows_kernel``, of silu(gate) * up of rows that have SIZE gates, then ups."""
+    begin(PDL)
+    row_M = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    group_G = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
+    i = tl.arange(0, GROUP_SIZE)
+    column_Gi = group_G[:, None] * GROUP_SIZE + i[None, :]
+    inside = (row_M < M)[:, None, None] & (column_Gi < SIZE)[None, :, :]
+    at = row_M.to(tl.int64)[:, None, None] * stride + column_Gi[None, :, :]
+    gate = tl.load(gate_up + at, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + at + SIZE, mask=inside, other=0.0).to(tl.float32)
+    value = gate * tl.sigmoid(gate) * up
+    largest_MG = tl.max(tl.abs(value), axis=2)
+    scale_MG = tl.where(largest_MG > 0, largest_MG / LARGEST, 1.0)
+    quantised = (value / scale_MG[:, :, None]).to(out.dtype.element_ty)
+    at = row_M.to(tl.int64)[:, None, None] * SIZE + column_Gi[None, :, :]
+    tl.store(out + at, quantised, mask=inside)
+    scale_at = scales + group_G[None, :] * PADDED + row_M[:, None]
+    tl.store(scale_at, scale_MG, mask=(row_M < PADDED)[:, None] & (group_G < SIZE // GROUP_SIZE))
+
+
+class Fp8Gate:
+    """The quantising activation on one target."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    def silu_and_mul_groups(self, gate_up_TG: Tensor, *, group_size: int) -> tuple[Tensor, Tensor]:
+        """See :func:`headstock.ops.activation.silu_and_mul_groups`.
+
+        The results are the first rows of larger ones: a product needs its rows padded.
+        """
+        num_rows, size = gate_up_TG.shape[0], gate_up_TG.shape[1] // 2
+        padded, num_groups = cdiv(num_rows, ROW_UNIT) * ROW_UNIT, size // group_size
+        out_TF = torch.empty((padded, size), dtype=torch.float8_e4m3fn, device=gate_up_TG.device)
+        scales_GT = torch.empty((num_groups, padded), dtype=torch.float32, device=gate_up_TG.device)
+        block_m, groups = (1, 8) if num_rows <= 64 else (4, 4)
+        gate_rows_kernel[(cdiv(padded, block_m), cdiv(num_groups, groups))](
+            gate_up_TG,
+            out_TF,
+            scales_GT,
+            num_rows,
+            padded,
+            gate_up_TG.stride(0),
+            SIZE=size,
+            GROUP_SIZE=group_size,
+            GROUPS=groups,
+            BLOCK_M=block_m,
+            LARGEST=FP8_MAX,
+            **self._target.launch(4),
+        )
+        return out_TF[:num_rows], scales_GT.t()[:num_rows]
+
+
+def with_padding(x: GroupedActivations) -> tuple[Tensor, Tensor]:
+    """Return values and scales with rows padded to a multiple of ROW_UNIT, scales row by row.
+
+    Those that our own kernels made are the first rows of such tensors, and are not copied.
+    """
+    values_MI, scale_MG = x
+    num_rows, size = values_MI.shape
+    num_groups, padded = scale_MG.shape[1], cdiv(num_rows, ROW_UNIT) * ROW_UNIT
+    has_room = (
+        values_MI.is_contiguous()
+        and values_MI.untyped_storage().nbytes() >= padded * size
+        and values_MI.storage_offset() == scale_MG.storage_offset() == 0
+        and scale_MG.stride() == (1, padded)
+    )
+    if has_room:
+        values_PI = values_MI.as_strided((padded, size), (size, 1))
+        return values_PI, scale_MG.as_strided((padded, num_groups), (1, padded))
+    values_PI = values_MI.new_zeros((padded, size))
+    values_PI[:num_rows].copy_(values_MI)
+    scale_GP = scale_MG.new_ones((num_groups, padded))
+    scale_GP[:, :num_rows].copy_(scale_MG.t())
+    return values_PI, scale_GP.t()
+
+
 class Fp8Linear:
     """A weight in ``fp8-group`` with groups of 128."""
 
@@ -127,12 +221,15 @@ class Fp8Linear:
         assert self._bias_O is not None, "the spec has no bias"
         self._bias_O[begin : begin + bias.shape[0]].copy_(bias)
 
-    def __call__(self, x_MI: Tensor) -> Tensor:
+    def __call__(self, x_MI: Tensor | GroupedActivations) -> Tensor:
         """Return x·Wᵀ + bias. [M, O]"""
-        num_rows = x_MI.shape[0]
-        if x_MI.stride(1) != 1:
-            x_MI = x_MI.contiguous()
-        quantised_MI, scales_MG = quantize_rows(x_MI, self._target)
+        if isinstance(x_MI, GroupedActivations):
+            num_rows = x_MI.values_MI.shape[0]
+            quantised_MI, scales_MG = with_padding(x_MI)
+        else:
+            num_rows = x_MI.shape[0]
+            x_MI = x_MI if x_MI.stride(1) == 1 else x_MI.contiguous()
+            quantised_MI, scales_MG = quantize_rows(x_MI, self._target)
         out_MO = torch._scaled_mm(  # pyright: ignore[reportPrivateImportUsage]
             quantised_MI,
             self._weight_OI.t(),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from headstock.ops.activation import silu_and_mul
+from headstock.ops.activation import silu_and_mul, silu_and_mul_groups
 from headstock.ops.attention import AttentionSpec, attention
 from headstock.ops.base import Requires, Sizes
-from headstock.ops.linear import DENSE, FP8_GROUP, ROWS, linear
+from headstock.ops.linear import DENSE, FP8_GROUP, GATED, GROUPED_INPUTS, ROWS, linear
 from headstock.ops.norm import add_rms_norm, rms_norm
 from headstock.ops.rotary import rotate_and_write
 from headstock.ops.sampling import argmax_tokens
@@ -23,7 +23,7 @@ from headstock_triton.activation import Activations
 from headstock_triton.attention.pages import TAG
 from headstock_triton.attention.provider import PAGE_SIZES, PagedAttention
 from headstock_triton.dense import build_dense
-from headstock_triton.fp8 import GROUP, OUT_UNIT, build_fp8
+from headstock_triton.fp8 import GROUP, OUT_UNIT, Fp8Gate, build_fp8
 from headstock_triton.norm import Norms
 from headstock_triton.rotary import Rotations
 from headstock_triton.sampling import Sampling
@@ -61,7 +61,9 @@ def register_ops(registry: OpRegistry, device: OpDevice) -> None:
     offer(
         linear,
         run=build_dense,
-        requires=Requires(dtypes=FLOATS, layouts=frozenset({DENSE}), features=frozenset({ROWS})),
+        requires=Requires(
+            dtypes=FLOATS, layouts=frozenset({DENSE}), features=frozenset({ROWS, GATED})
+        ),
     )
     offer(
         linear,
@@ -69,10 +71,20 @@ def register_ops(registry: OpRegistry, device: OpDevice) -> None:
         requires=Requires(
             dtypes=frozenset({"bfloat16"}),
             layouts=frozenset({FP8_GROUP}),
+            features=frozenset({GROUPED_INPUTS}),
             sizes={
                 "group_size": Sizes(only=frozenset({GROUP})),
                 "out_features": Sizes(multiple_of=OUT_UNIT),
             },
+            capabilities=frozenset({"sm_90"}),
+        ),
+    )
+    offer(
+        silu_and_mul_groups,
+        run=Fp8Gate(target).silu_and_mul_groups,
+        requires=Requires(
+            dtypes=frozenset({"bfloat16"}),
+            sizes={"group_size": Sizes(only=frozenset({GROUP})), "size": Sizes(multiple_of=GROUP)},
             capabilities=frozenset({"sm_90"}),
         ),
     )

@@ -6,8 +6,8 @@ Shapes: T tokens, O output features, I input features, on this rank.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -16,7 +16,13 @@ from headstock.graph.context import Context
 from headstock.graph.module import Layer, Leaf
 from headstock.graph.source import Source, read_span
 from headstock.graph.split import Span, split_evenly, split_or_replicate
-from headstock.ops.linear import LinearProvider, LinearSpec, linear
+from headstock.ops.linear import (
+    FP8_GROUP,
+    GroupedActivations,
+    LinearProvider,
+    LinearSpec,
+    linear,
+)
 from headstock.ops.outputs import join_features
 from headstock.quantization.convert import convert, narrow_inputs
 from headstock.quantization.plan import Layout, Role, choose_layout
@@ -60,6 +66,11 @@ class Linear(Layer):
         split: ``out`` gives each rank some output features; ``in`` some input features, and the
             results are summed over the ranks.
         has_bias: Whether each matrix has a bias.
+        gate: Makes the activation that turns the outputs, gate's and then up's, into half as many,
+            once the layer is allocated. Not asked where a provider does both at once.
+
+    Attributes:
+        input_group: Features of a group in which inputs may come quantised; 0: they may not.
 
     Raises:
         ConfigError: The features do not divide among the ranks.
@@ -73,6 +84,7 @@ class Linear(Layer):
         *,
         split: Literal["out", "in"] = "out",
         has_bias: bool = False,
+        gate: Callable[[], Callable[[Tensor], Any]] | None = None,
     ) -> None:
         self._ctx = ctx
         self._parts = {n: Part(p) if isinstance(p, int) else p for n, p in leaves.items()}
@@ -83,8 +95,10 @@ class Linear(Layer):
             self._inputs = split_evenly(" and ".join(leaves), in_features, ctx.tp)
         self._outputs = {name: self._rows_of(name, part) for name, part in self._parts.items()}
         self._has_bias = has_bias
+        self._gate = gate
+        self.input_group = 0
         self._places: dict[str, _Place] = {}
-        self._run: Callable[[Tensor], Tensor] = _not_loaded
+        self._run: Callable[[Any], Any] = _not_loaded
 
     def _rows_of(self, name: str, part: Part) -> Span:
         if self._is_split_in:
@@ -93,12 +107,12 @@ class Linear(Layer):
         return split(name, part.size, self._ctx.tp, unit=part.unit)
 
     @property
-    def out_features(self) -> int:
-        """O, on this rank."""
-        return sum(rows.size for rows in self._outputs.values())
+    def in_features(self) -> int:
+        """I, on this rank."""
+        return self._inputs.size
 
-    def forward(self, x_TI: Tensor) -> Tensor:
-        """Return the product. [T, O]"""
+    def forward(self, x_TI: Tensor | GroupedActivations) -> Any:
+        """Return the product, [T, O], or what the gate makes of it."""
         return self._run(x_TI)
 
     def leaves(self) -> Sequence[Leaf]:
@@ -121,8 +135,10 @@ class Linear(Layer):
             else:
                 runs.append([name])
         providers: list[LinearProvider] = []
+        is_whole = len(runs) == 1
         for run in runs:
-            provider = self._build(sum(self._outputs[name].size for name in run), kept[run[0]])
+            size = sum(self._outputs[name].size for name in run)
+            provider = self._build(size, kept[run[0]], is_whole=is_whole)
             providers.append(provider)
             begin = 0
             for name in run:
@@ -140,7 +156,8 @@ class Linear(Layer):
             )
         return choose_layout(Role.MATRIX, stored, self._inputs.size, self._ctx.quantization)
 
-    def _build(self, out_features: int, layout: Layout) -> LinearProvider:
+    def _build(self, out_features: int, layout: Layout, *, is_whole: bool) -> LinearProvider:
+        """Build a provider; of the whole layer's outputs one that fuses, where there is one."""
         spec = LinearSpec(
             in_features=self._inputs.size,
             out_features=out_features,
@@ -150,7 +167,20 @@ class Linear(Layer):
             has_bias=self._has_bias and self._adds_bias,
             is_sensitive=self._is_sensitive,
         )
-        return self._ctx.ops.resolve(linear, spec.as_spec())(spec, self._ctx.device)
+        ops = self._ctx.ops
+        if is_whole and self._gate is not None:
+            gated = replace(spec, is_gated=True)
+            build = ops.own(linear, gated.as_spec())
+            if build is not None:
+                self._gate = None
+                return build(gated, self._ctx.device)
+        if is_whole and layout.name == FP8_GROUP:
+            grouped = replace(spec, takes_groups=True)
+            build = ops.own(linear, grouped.as_spec())
+            if build is not None:
+                self.input_group = layout.group_size
+                return build(grouped, self._ctx.device)
+        return ops.resolve(linear, spec.as_spec())(spec, self._ctx.device)
 
     @property
     def _is_sensitive(self) -> bool:
@@ -162,14 +192,14 @@ class Linear(Layer):
         """Of ranks whose results are summed, only the first adds the bias."""
         return not self._is_split_in or self._ctx.tp.rank == 0
 
-    def _make_run(self, providers: Sequence[LinearProvider]) -> Callable[[Tensor], Tensor]:
-        multiply: Callable[[Tensor], Tensor] = providers[0]
+    def _make_run(self, providers: Sequence[LinearProvider]) -> Callable[[Any], Any]:
+        multiply: Callable[[Any], Tensor] = providers[0]
         if len(providers) > 1:
             join = self._ctx.ops.resolve(join_features, self._ctx.spec())
             multiply = _joined(providers, join)
         if self._is_split_in and self._ctx.tp.size > 1:
-            return _summed(multiply, self._ctx.tp.all_reduce)
-        return multiply
+            return _then(multiply, self._ctx.tp.all_reduce)
+        return multiply if self._gate is None else _then(multiply, self._gate())
 
     def load(self, name: str, source: Source) -> None:
         """Take this rank's rows, or columns, of a matrix, or its share of a bias."""
@@ -242,11 +272,11 @@ def _joined(
     return run
 
 
-def _summed(
-    multiply: Callable[[Tensor], Tensor], all_reduce: Callable[[Tensor], Tensor]
-) -> Callable[[Tensor], Tensor]:
-    return lambda x_TI: all_reduce(multiply(x_TI))
+def _then(
+    multiply: Callable[[Any], Tensor], follow: Callable[[Tensor], Any]
+) -> Callable[[Any], Any]:
+    return lambda x_TI: follow(multiply(x_TI))
 
 
-def _not_loaded(x_TI: Tensor) -> Tensor:
+def _not_loaded(x_TI: Any) -> Any:
     raise AssertionError("a layer runs before its weights are allocated")

@@ -1,6 +1,6 @@
 """Gated activations, resolved with the size ``size``: F.
 
-Shapes: T tokens, F features of the feed-forward layer.
+Shapes: T tokens, F features of the feed-forward layer, G groups of them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from headstock.ops.base import op
-from headstock.ops.cases.activation import gated_cases
+from headstock.ops.canonical import FP8_MAX
+from headstock.ops.cases.activation import gated_cases, grouped_cases
 
 
 @op(cases=gated_cases)
@@ -27,3 +28,24 @@ def silu_and_mul(gate_up_TG: Tensor) -> Tensor:
     """
     gate_TF, up_TF = gate_up_TG.chunk(2, dim=-1)
     return torch.nn.functional.silu(gate_TF) * up_TF
+
+
+@op(cases=grouped_cases)
+def silu_and_mul_groups(gate_up_TG: Tensor, *, group_size: int) -> tuple[Tensor, Tensor]:
+    """Return :func:`silu_and_mul` in 8-bit floating point, a scale for each group of features.
+
+    What ``fp8-group`` products take as :class:`~headstock.ops.linear.GroupedActivations`. Optional:
+    layers ask for it only where somebody fuses it.
+
+    Args:
+        gate_up_TG: As in :func:`silu_and_mul`. [T, 2 F]
+        group_size: Features that share a scale; divides F.
+
+    Returns:
+        Values, float8_e4m3fn [T, F], and their scales, float32 [T, F / group_size].
+    """
+    groups_TGg = silu_and_mul(gate_up_TG).to(torch.float32).unflatten(1, (-1, group_size))
+    scale_TG = groups_TGg.abs().amax(dim=-1) / FP8_MAX
+    scale_TG = torch.where(scale_TG > 0, scale_TG, 1.0)
+    values_TGg = (groups_TGg / scale_TG.unsqueeze(-1)).clamp(-FP8_MAX, FP8_MAX)
+    return values_TGg.flatten(1).to(torch.float8_e4m3fn), scale_TG

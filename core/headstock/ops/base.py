@@ -277,7 +277,6 @@ class Resolver:
         self._device = device
         self._forced = dict(forced or {})
         self._chosen: dict[tuple[Any, ...], Callable[..., Any]] = {}
-        self._providers: dict[tuple[Any, ...], str] = {}
         self.resolutions: list[Resolution] = []
         for name in self._forced:
             if name != "all" and name not in ALL_OPS:
@@ -302,31 +301,40 @@ class Resolver:
         """
         key = self._key(op, spec)
         if key not in self._chosen:
-            chosen = self._choose(op, spec)
-            self._chosen[key] = chosen.run
-            self._providers[key] = chosen.provider
+            self._chosen[key] = self._choose(op, spec).run
         return self._chosen[key]
 
-    def has_own(self, op: Op[..., Any], spec: Spec) -> bool:
-        """Whether somebody other than the reference computes ``op`` under ``spec``."""
-        self.resolve(op, spec)
-        return self._providers[self._key(op, spec)] != REFERENCE
+    def own(self, op: Op[P, R], spec: Spec) -> Callable[P, R] | None:
+        """Return the callable of the best provider, or None where the reference would be it.
+
+        For ops and features that a layer can do without: a miss is nothing that was chosen.
+        """
+        for candidate in self._candidates(op):
+            if candidate.requires.reason_against(spec, self._device.capabilities) is None:
+                return None if candidate.provider == REFERENCE else self.resolve(op, spec)
+        return None
 
     @staticmethod
     def _key(op: Op[..., Any], spec: Spec) -> tuple[Any, ...]:
         sizes = tuple(sorted(spec.sizes.items()))
         return (op.name, spec.dtype, spec.layout, spec.features, sizes)
 
-    def _choose(self, op: Op[..., Any], spec: Spec) -> Implementation:
+    def _candidates(self, op: Op[..., Any]) -> Sequence[Implementation]:
+        """Return who may compute ``op``, best first: the forced provider where one is."""
         offered = self._registry.offered(op)
         forced = self._forced.get(op.name, self._forced.get("all"))
         candidates = [i for i in offered if forced in (None, i.provider)]
         if not candidates and op.name not in self._forced:
-            candidates = [i for i in offered if i.provider == REFERENCE]
+            return [i for i in offered if i.provider == REFERENCE]
+        return candidates
+
+    def _choose(self, op: Op[..., Any], spec: Spec) -> Implementation:
+        candidates = self._candidates(op)
         if not candidates:
-            names = [i.provider for i in offered]
+            forced = self._forced[op.name]
+            names = [i.provider for i in self._registry.offered(op)]
             raise ConfigError(
-                f"--op {op.name}={forced}: no such provider.{did_you_mean(str(forced), names)}",
+                f"--op {op.name}={forced}: no such provider.{did_you_mean(forced, names)}",
                 remedy=f"Offered for it: {', '.join(names)}.",
             )
         passed_over: list[tuple[str, str]] = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from headstock.ops.base import Spec, op
 
@@ -29,6 +29,10 @@ INT4_GROUP = "int4-group"
 FP8_GROUP = "fp8-group"
 ROWS = "rows"
 """Feature of providers whose weight can be looked up by row."""
+GATED = "gated"
+"""Feature of providers that return silu(gate) * up of a product of gate and up features."""
+GROUPED_INPUTS = "grouped-inputs"
+"""Feature of providers that take activations quantised as their weights are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +48,10 @@ class LinearSpec:
         has_bias: Whether a bias is added.
         needs_rows: Whether :meth:`LinearProvider.rows` is called: the weight is an embedding table,
             perhaps tied to the output layer. Asked of providers as feature ``rows``.
+        is_gated: Whether :func:`~headstock.ops.activation.silu_and_mul` of the product is returned.
+            Asked of providers as feature ``gated``.
+        takes_groups: Whether inputs may come as :class:`GroupedActivations` too. Asked of providers
+            as feature ``grouped-inputs``.
         is_sensitive: Whether rounding its inputs changes a model's answers more than elsewhere: a
             hint to providers that round activations.
     """
@@ -55,10 +63,13 @@ class LinearSpec:
     group_size: int = 0
     has_bias: bool = False
     needs_rows: bool = False
+    is_gated: bool = False
+    takes_groups: bool = False
     is_sensitive: bool = False
 
     def as_spec(self) -> Spec:
         """Return what the op ``linear`` is resolved for."""
+        asked = {ROWS: self.needs_rows, GATED: self.is_gated, GROUPED_INPUTS: self.takes_groups}
         return Spec(
             dtype=str(self.dtype).removeprefix("torch."),
             sizes={
@@ -67,7 +78,7 @@ class LinearSpec:
                 "group_size": self.group_size,
             },
             layout=self.layout,
-            features=frozenset({ROWS}) if self.needs_rows else frozenset(),
+            features=frozenset(feature for feature, is_asked in asked.items() if is_asked),
         )
 
 
@@ -82,6 +93,18 @@ CanonicalWeight = Mapping[str, "Tensor"]
   larger blocks, of whole channels or of a tensor are repeated. Providers may quantise activations
   likewise, group by group.
 """
+
+
+class GroupedActivations(NamedTuple):
+    """Activations in 8 bits, a scale for each group of features: x = scale * value.
+
+    Attributes:
+        values_MI: float8_e4m3fn. [M, I]
+        scale_MG: float32, in any strides. [M, G]
+    """
+
+    values_MI: Tensor
+    scale_MG: Tensor
 
 
 class LinearProvider(Protocol):
@@ -100,7 +123,10 @@ class LinearProvider(Protocol):
         ...
 
     def __call__(self, x_MI: Tensor) -> Tensor:
-        """Return x·Wᵀ + bias in x's dtype. [M, O]"""
+        """Return x·Wᵀ + bias in the spec's dtype. [M, O]; gated: [M, O / 2].
+
+        ``x_MI`` is in that dtype, or :class:`GroupedActivations` where the spec takes them.
+        """
         ...
 
     def rows(self, ids_T: Tensor, first: int) -> Tensor:
@@ -135,7 +161,7 @@ def _cases(bench: Bench) -> Iterator[Case]:
     return linear_cases(bench)
 
 
-@op(is_built=True, cases=_cases, features=frozenset({ROWS}))
+@op(is_built=True, cases=_cases, features=frozenset({ROWS, GATED, GROUPED_INPUTS}))
 def linear(spec: LinearSpec, device: OpDevice) -> LinearProvider:
     """Build the reference provider: every canonical layout, stored as it comes.
 

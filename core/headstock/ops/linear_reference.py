@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from headstock.errors import UnsupportedError
+from headstock.ops.activation import silu_and_mul
 from headstock.ops.canonical import dequantize
 from headstock.ops.device import OpDevice
 from headstock.ops.linear import (
@@ -17,6 +18,7 @@ from headstock.ops.linear import (
     INT4_GROUP,
     INT8_GROUP,
     CanonicalWeight,
+    GroupedActivations,
     LinearSpec,
 )
 
@@ -46,6 +48,17 @@ class _CanonicalLinear:
         assert self.bias_O is not None, "a bias came for a layer that has none"
         self.bias_O.narrow(0, begin, bias.shape[0]).copy_(bias)
 
+    def __call__(self, x_MI: Tensor | GroupedActivations) -> Tensor:
+        """Return x·Wᵀ + bias, gated if the spec says so. [M, O] or [M, O / 2]"""
+        if isinstance(x_MI, GroupedActivations):
+            x_MI = dequantize(FP8_GROUP, _as_weight(x_MI), self.spec.dtype)
+        out_MO = self.multiply(x_MI)
+        return silu_and_mul(out_MO) if self.spec.is_gated else out_MO
+
+    def multiply(self, x_MI: Tensor) -> Tensor:
+        """Return x·Wᵀ + bias. [M, O]"""
+        raise NotImplementedError
+
     def rows(self, ids_T: Tensor, first: int) -> Tensor:
         """Look up an embedding; ids outside of [first, first + O) give rows of zeros. [T, I]"""
         local_T = ids_T - first
@@ -70,7 +83,7 @@ class DenseLinear(_CanonicalLinear):
         weight_OI = torch.empty(shape, dtype=spec.dtype, device=device.torch_device)
         super().__init__(spec, device, {"weight": weight_OI})
 
-    def __call__(self, x_MI: Tensor) -> Tensor:
+    def multiply(self, x_MI: Tensor) -> Tensor:
         """Return x·Wᵀ + bias in x's dtype. [M, O]"""
         return functional.linear(x_MI, self.parts["weight"], self.bias_O)
 
@@ -86,7 +99,7 @@ class GroupedLinear(_CanonicalLinear):
         super().__init__(spec, device, _grouped_storage(spec, device))
         self._rows_per_block = max(1, BLOCK_ELEMENTS // spec.in_features)
 
-    def __call__(self, x_MI: Tensor) -> Tensor:
+    def multiply(self, x_MI: Tensor) -> Tensor:
         """Return x·Wᵀ + bias in x's dtype. [M, O]"""
         out_MO = x_MI.new_empty((*x_MI.shape[:-1], self.spec.out_features))
         for begin in range(0, self.spec.out_features, self._rows_per_block):
@@ -96,6 +109,10 @@ class GroupedLinear(_CanonicalLinear):
             bias_B = None if self.bias_O is None else self.bias_O[rows]
             out_MO[..., rows] = functional.linear(x_MI, weight_BI, bias_B)
         return out_MO
+
+
+def _as_weight(x: GroupedActivations) -> dict[str, Tensor]:
+    return {"weight": x.values_MI, "scale": x.scale_MG}
 
 
 def _grouped_storage(spec: LinearSpec, device: OpDevice) -> dict[str, Tensor]:

@@ -68,6 +68,5 @@ def resolve_step_ops(resolver: Resolver, dtype: torch.dtype, vocab_size: int) ->
 
 def _is_one(resolver: Resolver, op: Op[..., Any], narrow: Spec, wide: Spec) -> bool:
     """Whether somebody other than the reference computes ``op`` for both specs alike."""
-    if not resolver.has_own(op, narrow):
-        return False
-    return resolver.resolve(op, narrow) == resolver.resolve(op, wide)
+    own = resolver.own(op, narrow)
+    return own is not None and own == resolver.resolve(op, wide)

@@ -18,18 +18,19 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource
 from triton.runtime.jit import JITFunction
 
 from headstock.ops.attention import AttentionSpec, StepBatch
-from headstock_triton import dense, gemv, steps
+from headstock_triton import dense, gated_hopper, gemv, steps
 from headstock_triton.activation import Activations
 from headstock_triton.attention import provider as attention
 from headstock_triton.embedding import embedding_rows
-from headstock_triton.fp8 import quantize_rows
+from headstock_triton.fp8 import Fp8Gate, quantize_rows
 from headstock_triton.norm import Norms
 from headstock_triton.rotary import Rotations
 from headstock_triton.sampling import Sampling
-from headstock_triton.target import Target
+from headstock_triton.target import HOPPER, Target
 
 TYPES = {
     torch.bfloat16: "bf16",
@@ -75,14 +76,16 @@ class Compiler:
                 signature[param.name] = "fp32"
             else:
                 block = ",".join(map(str, value.block_shape))
-                signature[param.name] = f"tensordesc<{TYPES[value.base.dtype]}[{block}]>"
+                layout = f",{value.layout!r}" if kernel.is_gluon() else ""
+                signature[param.name] = f"tensordesc<{TYPES[value.base.dtype]}[{block}]{layout}>"
         key = (kernel.__name__, str(signature), str(constants), str(attributes), str(options))
         if key in self.seen:
             return
         self.seen.add(key)
         if self.target.backend != "cuda" or self.target.arch < 90:
             options.pop("launch_pdl", None)
-        source = ASTSource(kernel, signature, constants, attributes)
+        build = GluonASTSource if kernel.is_gluon() else ASTSource
+        source = build(kernel, signature, constants, attributes)
         compiled = triton.compile(source, target=self.target, options=options)
         self.count += 1
         if self.shows_usage:
@@ -147,8 +150,9 @@ def compile_attention(target: Target, dtype: torch.dtype, heads: int, page_size:
     )
     built = attention.PagedAttention(spec, FakeDevice())
     built._target = target
+    built._hopper = attention.hopper_kernel(spec, target, heads // 8)
     kv = torch.zeros(built.kv_shape(4), dtype=dtype)
-    for batch in (batch_of(1, 1, 0), batch_of(2, 256, 16)):
+    for batch in (batch_of(1, 1, 0), batch_of(2, 256, 16), batch_of(2, 4096, 0)):
         built.plan(batch)
         tokens = batch.num_tokens
         q = torch.zeros((tokens, heads, 128), dtype=dtype)
@@ -187,6 +191,9 @@ def compile_rest(target: Target, dtype: torch.dtype) -> None:
     if target.arch >= 90:
         for num_rows in (1, 256):
             quantize_rows(zeros(num_rows, 4096), target)
+            Fp8Gate(target).silu_and_mul_groups(zeros(num_rows, 4096), group_size=128)
+    if target.has_wgmma:
+        gated_hopper.gated(zeros(1024, 1024), zeros(2048, 1024), target.num_sms)
     for num_rows in (1, 2, 4):
         gemv.gemv(zeros(num_rows, 4096), zeros(4096, 4096), None, target)
     embedding_rows(zeros(64, 1024), zeros(2, dtype=torch.int64), 0, target)
@@ -215,7 +222,10 @@ def main() -> None:
     compiler = Compiler(GPUTarget(backend, arch, 32), options.usage)
     JITFunction.run = lambda kernel, *args, **kwargs: compiler(kernel, *args, **kwargs)
     has = backend == "cuda" and arch >= 90
-    target = Target(kind=backend, arch=arch, num_sms=132, has_pdl=has, has_tma=has)
+    is_hopper = backend == "cuda" and arch == HOPPER
+    target = Target(
+        kind=backend, arch=arch, num_sms=132, has_pdl=has, has_tma=has, has_wgmma=is_hopper
+    )
     assert dense is not None
     assert replace(target, num_sms=1).arch == arch
     compile_attention(target, torch.bfloat16, 32, 64)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from headstock.ops.activation import silu_and_mul
 from headstock.ops.canonical import dequantize, quantize_fp8, quantize_int4, quantize_int8
 from headstock.ops.cases.base import Bench, Case, Draw
 from headstock.ops.device import OpDevice
@@ -17,6 +19,7 @@ from headstock.ops.linear import (
     INT4_GROUP,
     INT8_GROUP,
     CanonicalWeight,
+    GroupedActivations,
     LinearProvider,
     LinearSpec,
 )
@@ -43,6 +46,9 @@ def linear_cases(bench: Bench) -> Iterator[Case]:
         spec = replace(dense, in_features=size_in, out_features=size_out)
         yield _product(f"{size_in} in, {size_out} out", spec, 5, device)
     yield _product("bias", replace(dense, has_bias=True), 5, device)
+    for size_in, size_out, num_tokens in ((64, 96, 1), (64, 256, 5), (128, 512, 140), (192, 6, 3)):
+        gated = replace(dense, in_features=size_in, out_features=size_out, is_gated=True)
+        yield _product(f"gated, {size_out} out, {num_tokens} tokens", gated, num_tokens, device)
     for layout, group_size in _GROUPS:
         grouped = replace(dense, in_features=192, layout=layout, group_size=group_size)
         for num_tokens in (1, 4, 19):
@@ -57,6 +63,9 @@ def linear_cases(bench: Bench) -> Iterator[Case]:
     blocks = replace(fp8, in_features=512, out_features=384)
     for num_tokens in (3, 200):
         yield _product(f"{FP8_GROUP} in blocks, {num_tokens} tokens", blocks, num_tokens, device)
+    for num_tokens in (2, 19):
+        spec = replace(blocks, takes_groups=True)
+        yield _product(f"{FP8_GROUP} inputs, {num_tokens} tokens", spec, num_tokens, device)
     for layout, group_size in (("dense", 0), *_GROUPS):
         table = replace(dense, layout=layout, group_size=group_size, needs_rows=True)
         yield _lookup(f"lookup, {layout}", replace(table, in_features=192), device)
@@ -103,13 +112,22 @@ def _product(label: str, spec: LinearSpec, num_tokens: int, device: OpDevice) ->
 
     def use(provider: LinearProvider) -> Tensor:
         load_in_parts(provider, weight, bias_O)
-        return provider(x_MI)
+        return provider(_grouped(x_MI, spec.group_size) if spec.takes_groups else x_MI)
 
     def expected() -> Tensor:
         out_MO = x_MI.double() @ dequantize(spec.layout, weight, torch.float64).T
-        return out_MO if bias_O is None else out_MO + bias_O.double()
+        out_MO = out_MO if bias_O is None else out_MO + bias_O.double()
+        return silu_and_mul.reference(out_MO) if spec.is_gated else out_MO
 
     return _case(label, spec, device, use, expected, QUANTISED_PRODUCT)
+
+
+def _grouped(x_MI: Tensor, group_size: int) -> Any:
+    """Return ``x_MI`` as :class:`GroupedActivations`: quantised row by row, as weights are."""
+    parts = [quantize_fp8(row_1I, group_size) for row_1I in x_MI.split(1)]
+    values_MI = torch.cat([part["weight"].view(torch.uint8) for part in parts])
+    scale_MG = torch.cat([part["scale"] for part in parts])
+    return GroupedActivations(values_MI.view(torch.float8_e4m3fn), scale_MG)
 
 
 def _lookup(label: str, spec: LinearSpec, device: OpDevice) -> Case:
