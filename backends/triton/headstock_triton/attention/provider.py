@@ -83,6 +83,18 @@ class Tuning:
     min_gain: int = 128
 
 
+FLOAT32 = Tuning(
+    prefill=(16, 32, 4, 2),
+    long_prefill=(16, 32, 4, 2),
+    long_registers=None,
+    tail=(32, 2, 2),
+    short_tail=(32, 2, 2),
+    node=(16, 32, 4, 2),
+)
+"""Small blocks: tensor cores do not multiply float32 exactly, and unrolled products of large blocks
+take minutes to compile."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What the host decided for a step: the grids, which captured launches bake in."""
@@ -116,7 +128,7 @@ class PagedAttention:
 
     def __init__(self, spec: AttentionSpec, device: OpDevice, tuning: Tuning | None = None) -> None:
         self.spec = spec
-        self.tuning = tuning or Tuning()
+        self.tuning = tuning or (FLOAT32 if spec.dtype == torch.float32 else Tuning())
         self._target = Target.of(device)
         self._group = spec.num_heads // spec.num_kv_heads
         self._block_d = max(16, next_power_of_2(spec.head_dim))
