@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from headstock.ops.device import OpDevice
+    from headstock_triton.attention.rows import RowAttention
 
 PAGE_SIZES = (64, 128, 32, 16)
 
@@ -76,21 +77,49 @@ class Tuning:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the host decided for a step: the grids, which captured launches bake in."""
+    """What the host decided for a step: the grids, which captured launches bake in.
+
+    Attributes:
+        queries: Who else attends for the rows with several queries; None: our blocks do.
+        step: Who else attends for the whole step; None: we do.
+    """
 
     tail_programs: int
     node_programs: int
     blocks: int
     nodes: int
     is_long: bool = False
+    queries: RowAttention | None = None
+    step: RowAttention | None = None
 
 
 class PagedAttention:
-    """Plain causal attention over pages, and over the tree that the step's rows form."""
+    """Plain causal attention over pages, and over the tree that the step's rows form.
 
-    def __init__(self, spec: AttentionSpec, device: OpDevice, tuning: Tuning | None = None) -> None:
+    Args:
+        spec: Of the layers.
+        device: Where they run.
+        tuning: Block shapes; None: those measured.
+        queries: Another library's attention for rows with several queries.
+        decodes: Likewise for steps of one query a row and no tree.
+        page_sizes: Accepted page sizes, the favourite first.
+    """
+
+    def __init__(
+        self,
+        spec: AttentionSpec,
+        device: OpDevice,
+        tuning: Tuning | None = None,
+        *,
+        queries: RowAttention | None = None,
+        decodes: RowAttention | None = None,
+        page_sizes: tuple[int, ...] = PAGE_SIZES,
+    ) -> None:
         self.spec = spec
         self.tuning = tuning or Tuning()
+        self._queries, self._decodes = queries, decodes
+        self._uncompiled = [other for other in (queries, decodes) if other is not None]
+        self._page_sizes = page_sizes
         self._target = Target.of(device)
         self._group = spec.num_heads // spec.num_kv_heads
         self._block_d = max(16, next_power_of_2(spec.head_dim))
@@ -142,7 +171,7 @@ class PagedAttention:
     @property
     def layout(self) -> KVLayout:
         """Head-major pages; 64 tokens fit one tile and keep the prefix tree's grain fine."""
-        return KVLayout(tag=TAG, page_sizes=PAGE_SIZES, dtype=self.spec.kv_dtype)
+        return KVLayout(tag=TAG, page_sizes=self._page_sizes, dtype=self.spec.kv_dtype)
 
     @property
     def graph_key(self) -> tuple[int, ...]:
@@ -161,20 +190,29 @@ class PagedAttention:
         there are rows enough to fill the device), the tree's capacity for nodes, tokens for
         blocks. Programs past a list's end return at once.
         """
+        while self._uncompiled:
+            self._uncompiled.pop().compile()
         rows = batch.num_rows
         assert rows <= self.spec.max_rows, f"{rows} rows, buffers for {self.spec.max_rows}"
+        self._leader = None
         nodes = min(batch.tree_N4.shape[0], self._node_table.shape[0]) if rows > 1 else 0
+        is_plain = batch.max_query == 1 and not nodes
+        if is_plain and self._decodes is not None and self._decodes.plan(batch):
+            self._plan = Plan(0, 0, 0, 0, step=self._decodes)
+            return
         tails = rows + self._tail_spread
         if rows < 16:
             tails = min(tails, rows * cdiv(batch.max_kv, self.tuning.tail_min_chunk))
         blocks = 0
         is_long = batch.max_query >= self.tuning.long_queries
-        if batch.max_query > 1:
+        others = None
+        if batch.max_query > 1 and self._queries is not None and self._queries.plan(batch):
+            others = self._queries
+        elif batch.max_query > 1:
             queries = self._block_queries(is_long=is_long)
             blocks = batch.num_tokens // queries + min(rows, batch.num_tokens // 2)
         node_programs = rows + self._node_spread if nodes else 0
-        self._plan = Plan(tails, node_programs, blocks, nodes, is_long)
-        self._leader = None
+        self._plan = Plan(tails, node_programs, blocks, nodes, is_long, others)
 
     def _make_lists(self, batch: StepBatch) -> None:
         rows, nodes = batch.num_rows, self._plan.nodes
@@ -255,9 +293,15 @@ class PagedAttention:
         assert sinks_H is None, "sinks are no declared feature of this provider"
         if self._leader is None:
             self._leader = kv.data_ptr()
-        if self._leader == kv.data_ptr():
+        is_first = self._leader == kv.data_ptr()
+        if self._plan.step is not None:
+            return self._plan.step.attend(q_THD, kv, batch, is_first=is_first)
+        if is_first:
             self._make_lists(batch)
-        out_THD = torch.empty_like(q_THD)
+        if self._plan.queries is not None:
+            out_THD = self._plan.queries.attend(q_THD, kv, batch, is_first=is_first)
+        else:
+            out_THD = torch.empty_like(q_THD)
         if self._plan.blocks:
             self._attend_queries(q_THD, kv, batch, out_THD)
         if self._plan.node_programs:
