@@ -99,16 +99,21 @@ class FlashRows:
         spec: Of the layers.
         device: Where they run.
         attend: ``flash_attn_varlen_func``.
+        least_queries: Of a row, on average, for a step to be worth it; None: those of a tile.
     """
 
     def __init__(
-        self, spec: AttentionSpec, device: OpDevice, attend: Callable[..., tuple[Tensor, Any]]
+        self,
+        spec: AttentionSpec,
+        device: OpDevice,
+        attend: Callable[..., tuple[Tensor, Any]],
+        least_queries: int | None = None,
     ) -> None:
         self._spec = spec
         self._attend = attend
         self._device = device.torch_device
         group = spec.num_heads // spec.num_kv_heads
-        self._least_queries = max(2, TILE_ROWS // group)
+        self._least_queries = least_queries or TILE_ROWS // group
         shape = (min(spec.max_rows, MOST_ROWS),)
         self._used_R = torch.zeros(shape, dtype=torch.int32, device=self._device)
 
