@@ -129,7 +129,7 @@ class FlashRows:
         q_THD = torch.zeros(
             (4, spec.num_heads, spec.head_dim), dtype=spec.dtype, device=self._device
         )
-        two_R, table_RP = integers(2, 2), integers(0, 1).unsqueeze(1)
+        two_R, table_RP = integers(2, 2), integers(0, 1, 1, 0).view(2, 2)
         self._launch(q_THD, kv, integers(0, 2, 4), two_R, two_R, table_RP)
 
     def plan(self, batch: StepBatch) -> bool:
