@@ -13,6 +13,7 @@ import itertools
 import json
 import statistics
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -53,7 +54,7 @@ class Report:
         self.shard = shard
         self.turn = 0
 
-    def time(self, name: str, calls, *, num_bytes=0, flops=0, **facts) -> float | None:
+    def time(self, name: str, calls, *, num_bytes=0, flops=0, timer=None, **facts) -> float | None:
         """Time ``calls`` (functions of no arguments, or what makes them); report per call."""
         self.turn += 1
         if self.shard is not None and self.turn % self.shard[1] != self.shard[0]:
@@ -64,7 +65,7 @@ class Report:
                 made[0]()
                 torch.cuda.synchronize()
                 return None
-            us = time_graph(made)
+            us = (timer or time_graph)(made)
             del made
         except Exception as error:  # noqa: BLE001 - one bad configuration is a result too
             self.add(name, error=f"{type(error).__name__}: {str(error)[:160]}", **facts)
@@ -112,6 +113,19 @@ def time_graph(calls, replays: int = 7) -> float:
         end.record()
         torch.cuda.synchronize()
         times.append(start.elapsed_time(end) * 1e3 / (repeats * len(calls)))
+    return statistics.median(times[2:])
+
+
+def time_eager(calls, repeats: int = 7) -> float:
+    """Return the median microseconds of one of ``calls``, launched one by one: for long ones."""
+    times = []
+    for call in [*calls[:2], *calls * repeats]:
+        start, end = torch.cuda.Event(True), torch.cuda.Event(True)
+        start.record()
+        call()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end) * 1e3)
     return statistics.median(times[2:])
 
 
@@ -454,6 +468,115 @@ def prefill(report: Report, page_sizes: tuple[int, ...], tunings: list[Tuning] |
     report.best("prefill")
 
 
+# --- optional libraries ---------------------------------------------------------------------------
+
+LIBRARY_PREFILLS = {
+    "8B 1x8192 causal": ([8192], [8192]),
+    "8B 1x8192 after 8192": ([8192], [16384]),
+    "8B 4x2048 after 4096": ([2048] * 4, [6144] * 4),
+    "8B 7x1024 after 1024, 200 decode": ([1024] * 7 + [1] * 200, [2048] * 7 + [1152] * 200),
+}
+LIBRARY_DECODES = {
+    "8B 256x1152": [1024 + i for i in range(256)],
+    "8B 64x4096": [4096] * 64,
+    "8B 8x16384": [16384] * 8,
+}
+
+
+def part_flash(report: Report) -> None:
+    """Compare attention by optional libraries with ours; each result is checked before it is timed.
+
+    A library that is not installed, or fails, is a line with its error.
+    """
+    for page_size, (case, (queries, lengths)) in itertools.product(
+        (64, 128), LIBRARY_PREFILLS.items()
+    ):
+        seen = sum(q * (n - q) + q * (q + 1) // 2 for q, n in zip(queries, lengths, strict=True))
+        facts = {"case": f"{case} page {page_size}", "timer": time_eager, "flops": 4 * 4096 * seen}
+        for name, build in prefill_ways(page_size).items():
+            compare(report, name, build, queries, lengths, page_size, facts)
+    for case, lengths in LIBRARY_DECODES.items():
+        facts = {"case": case, "num_bytes": sum(lengths) * 8 * 128 * 2 * 2}
+        for name, build in {"triton": with_triton, "flashinfer": with_flashinfer}.items():
+            compare(report, name, build, [1] * len(lengths), lengths, 64, facts)
+
+
+def prefill_ways(page_size: int) -> dict:
+    """Return builders by name. What provides is FlashAttention at pages of 64, by its own tile."""
+    if page_size == 128:
+        return {"triton": with_triton, "flash, whole pages": with_flash}
+    return {
+        "triton": with_triton,
+        "flash": with_flash,
+        "flash, whole pages": partial(with_flash, tile=(128, 64)),
+    }
+
+
+def with_triton(spec):
+    return PagedAttention(spec, Here())
+
+
+def with_flash(spec, tile=None):
+    from flash_attn.cute import flash_attn_varlen_func, interface
+
+    from headstock_cuda.flash_attention import FlashRows
+
+    def attend_by_tile(*args, **kwargs):
+        return interface._flash_attn_fwd(*args, **kwargs, tile_mn=tile)[:2]
+
+    attend = attend_by_tile if tile else flash_attn_varlen_func
+    return PagedAttention(spec, Here(), queries=FlashRows(spec, Here(), attend))
+
+
+def with_flashinfer(spec):
+    from headstock_cuda.flashinfer import build_flashinfer
+
+    return build_flashinfer(spec, Here())
+
+
+def compare(report: Report, name, build, queries, lengths, page_size, facts) -> None:
+    """Build a provider, say how long it compiled, check a layer's result, and time it."""
+    batch, num_pages = make_batch(queries, lengths, page_size)
+    batch.host_rows = list(zip(queries, lengths, strict=True))
+    case = facts["case"]
+    try:
+        provider = build(make_spec(32, 8, batch, page_size))
+        start = time.perf_counter()
+        provider.plan(batch)
+        torch.cuda.synchronize()
+        compile_s = round(time.perf_counter() - start, 2)
+        layers = [randn(*provider.kv_shape(num_pages)) for _ in range(3)]
+        q = randn(batch.num_tokens, 32, 128)
+        out = provider.run(q, layers[0], batch)
+        error = sampled_error(out, q, layers[0], batch, page_size)
+    except Exception as failure:  # noqa: BLE001 - a library that fails is a result too
+        report.add(name, case=case, error=f"{type(failure).__name__}: {str(failure)[:300]}")
+        return
+    report.add(f"{name} error", case=case, error=error, compile_s=compile_s)
+    if error < 1e-2:
+        report.time(name, [lambda kv=kv: provider.run(q, kv, batch) for kv in layers], **facts)
+
+
+def sampled_error(out, q, kv, batch, page_size) -> float:
+    """Return the relative error of some queries of each row against float32."""
+    off = whole = 0.0
+    for row, (queries, length) in enumerate(batch.host_rows):
+        first = int(batch.query_starts_R1[row])
+        some = torch.unique(torch.tensor([0, queries // 3, queries - 1], device=DEVICE))
+        pages = kv[batch.page_table_RP[row, : -(-length // page_size)].long()].float()
+        k, v = (
+            pages[:, i].transpose(1, 2).flatten(0, 1)[:length].repeat_interleave(4, 1)
+            for i in (0, 1)
+        )
+        scores = torch.einsum("qhd,lhd->hql", q[first + some].float(), k) * 128**-0.5
+        is_later = torch.arange(length, device=DEVICE) > (length - queries + some)[:, None]
+        weights = scores.masked_fill(is_later, -torch.inf).softmax(-1)
+        right = torch.einsum("hql,lhd->qhd", weights, v)
+        off += float((out[first + some].float() - right).square().sum())
+        whole += float(right.square().sum())
+    return (off / whole) ** 0.5
+
+
 TREES = {
     "8B 512 rows, 32x2048 + 96": (32, 8, 32, 16, 2048, 96),
     "0.6B 512 rows, 32x2048 + 96": (16, 8, 32, 16, 2048, 96),
@@ -661,6 +784,7 @@ PARTS = {
     "fp8": part_fp8,
     "decode": part_decode,
     "prefill": part_prefill,
+    "flash": part_flash,
     "tree": part_tree,
     "small": part_small,
     "step": part_step,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from headstock.plugins.hooks import hookimpl
-from headstock.plugins.probe import Probe
+from headstock.plugins.hooks import Finding, hookimpl
+from headstock.plugins.probe import Probe, Status
+from headstock_cuda.optional import findings, register_optional
 from headstock_cuda.probe import probe
 
 if TYPE_CHECKING:
@@ -31,7 +33,14 @@ def headstock_device(index: int) -> Device:
 
 @hookimpl
 def headstock_register_ops(registry: OpRegistry, device: Device) -> None:
-    """Offer the Triton kernels, with cuBLAS behind PyTorch where it is the faster."""
+    """Offer the Triton kernels, with cuBLAS behind PyTorch, and attention by optional libraries."""
     from headstock_triton.register import register_ops
 
     register_ops(registry, device)
+    register_optional(registry)
+
+
+@hookimpl
+def headstock_doctor() -> Iterable[Finding]:
+    """Say which optional libraries are here, where there is a GPU for them."""
+    return findings() if probe().status is Status.AVAILABLE else ()

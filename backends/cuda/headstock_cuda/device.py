@@ -55,7 +55,8 @@ class CudaDevice:
 
     Attributes:
         capabilities: ``cuda``, ``bf16``, ``fp8`` from Ada on, and ``sm_80``, ``sm_90`` … for every
-            architecture up to its own: "at least that".
+            architecture up to its own: "at least that". ``sm_90a`` and later are what one
+            architecture alone has, such as Hopper's products of warp groups.
     """
 
     num_threads = 1
@@ -155,4 +156,5 @@ class CudaDevice:
 
 def _capabilities(arch: int) -> frozenset[str]:
     reached = {f"sm_{step}" for step in ARCH_STEPS if step <= arch}
-    return frozenset({"cuda", "bf16", *reached} | ({"fp8"} if arch >= 89 else set()))
+    own = {f"sm_{arch}a"} if arch >= 90 else set[str]()
+    return frozenset({"cuda", "bf16", *reached, *own} | ({"fp8"} if arch >= 89 else set()))

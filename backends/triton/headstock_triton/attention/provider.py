@@ -26,6 +26,7 @@ from headstock_triton.attention.plan import (
     plan_rows,
 )
 from headstock_triton.attention.prefill import BLOCK_COLUMNS, attend_queries
+from headstock_triton.attention.tuning import FLOAT32, Tuning
 from headstock_triton.attention.write import read_kernel, write_kernel
 from headstock_triton.target import Target, cdiv, next_power_of_2
 
@@ -35,69 +36,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from headstock.ops.device import OpDevice
+    from headstock_triton.attention.rows import RowAttention
 
 PAGE_SIZES = (64, 128, 32, 16)
 HOPPER_TILES = -1
 """Stands for the tile size of the kernel for Hopper among descriptors, which has one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tuning:
-    """Block shapes of the three attention kernels: measured choices, not contracts.
-
-    Attributes:
-        prefill: (query rows of a block, tokens of a tile, warps, stages).
-        long_prefill: Likewise, where some row may have as many as ``long_queries`` queries: its
-            blocks read each key for more queries at once.
-        long_registers: Registers a thread of it may have, so that two blocks share a
-            multiprocessor; None: as many as it likes.
-        long_queries: See ``long_prefill``.
-        hopper_tokens: Least tokens of a step whose rows with several queries the kernel for Hopper
-            attends for: its blocks take a multiprocessor each.
-        hopper_length: Likewise of its longest row.
-        tail: (tokens of a tile, warps, stages).
-        short_tail: Likewise in steps with a tree, which leaves short tails.
-        node: (query rows of an item, tokens of a tile, warps, stages).
-        prefill_tma: Whether the prefill's tiles come by tensor descriptor.
-        decode_tma: Likewise for tails and nodes.
-        programs_per_sm: Tail programs to aim at, a multiprocessor, over all heads.
-        tail_min_chunk: Least tokens of a tail program.
-        node_min_chunk: Least tokens of a node program.
-        min_gain: Row-tokens that a node must save to be read apart.
-    """
-
-    prefill: tuple[int, int, int, int] = (64, 64, 4, 3)
-    long_prefill: tuple[int, int, int, int] = (128, 64, 8, 2)
-    long_registers: int | None = 128
-    long_queries: int = 4096
-    hopper_tokens: int = 2048
-    hopper_length: int = 2048
-    tail: tuple[int, int, int] = (64, 2, 3)
-    short_tail: tuple[int, int, int] = (32, 2, 3)
-    node: tuple[int, int, int, int] = (64, 64, 4, 3)
-    prefill_tma: bool = True
-    decode_tma: bool = False
-    programs_per_sm: int = 6
-    tail_min_chunk: int = 64
-    node_min_chunk: int = 256
-    min_gain: int = 128
-
-
-FLOAT32 = Tuning(
-    prefill=(16, 32, 4, 2),
-    long_prefill=(16, 32, 4, 2),
-    long_registers=None,
-    tail=(32, 2, 2),
-    short_tail=(32, 2, 2),
-    node=(16, 32, 4, 2),
-)
-"""Small blocks: tensor cores do not multiply float32 exactly, and unrolled products of large blocks
-take minutes to compile."""
-
-
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the host decided for a step: the grids, which captured launches bake in."""
+    """What the host decided for a step: the grids, which captured launches bake in.
+
+    Attributes:
+        is_long: Whether blocks hold more queries than usual.
+        is_hopper: Whether the kernel for Hopper attends for them.
+        queries: Who else attends for the rows with several queries; None: our blocks do.
+        step: Who else attends for the whole step; None: we do.
+    """
 
     tail_programs: int
     node_programs: int
@@ -105,6 +60,8 @@ class Plan:
     nodes: int
     is_long: bool = False
     is_hopper: bool = False
+    queries: RowAttention | None = None
+    step: RowAttention | None = None
 
 
 def hopper_kernel(spec: AttentionSpec, target: Target, group: int) -> ModuleType | None:
@@ -124,11 +81,32 @@ def hopper_kernel(spec: AttentionSpec, target: Target, group: int) -> ModuleType
 
 
 class PagedAttention:
-    """Plain causal attention over pages, and over the tree that the step's rows form."""
+    """Plain causal attention over pages, and over the tree that the step's rows form.
 
-    def __init__(self, spec: AttentionSpec, device: OpDevice, tuning: Tuning | None = None) -> None:
+    Args:
+        spec: Of the layers.
+        device: Where they run.
+        tuning: Block shapes; None: those measured.
+        queries: Another library's attention for rows with several queries.
+        decodes: Likewise for steps of one query a row and no tree.
+        page_sizes: Accepted page sizes, the favourite first.
+    """
+
+    def __init__(
+        self,
+        spec: AttentionSpec,
+        device: OpDevice,
+        tuning: Tuning | None = None,
+        *,
+        queries: RowAttention | None = None,
+        decodes: RowAttention | None = None,
+        page_sizes: tuple[int, ...] = PAGE_SIZES,
+    ) -> None:
         self.spec = spec
         self.tuning = tuning or (FLOAT32 if spec.dtype == torch.float32 else Tuning())
+        self._queries, self._decodes = queries, decodes
+        self._uncompiled = [other for other in (queries, decodes) if other is not None]
+        self._page_sizes = page_sizes
         self._target = Target.of(device)
         self._group = spec.num_heads // spec.num_kv_heads
         self._block_d = max(16, next_power_of_2(spec.head_dim))
@@ -181,7 +159,7 @@ class PagedAttention:
     @property
     def layout(self) -> KVLayout:
         """Head-major pages; 64 tokens fit one tile and keep the prefix tree's grain fine."""
-        return KVLayout(tag=TAG, page_sizes=PAGE_SIZES, dtype=self.spec.kv_dtype)
+        return KVLayout(tag=TAG, page_sizes=self._page_sizes, dtype=self.spec.kv_dtype)
 
     @property
     def graph_key(self) -> tuple[int, ...]:
@@ -200,9 +178,16 @@ class PagedAttention:
         there are rows enough to fill the device), the tree's capacity for nodes, tokens for
         blocks. Programs past a list's end return at once.
         """
+        while self._uncompiled:
+            self._uncompiled.pop().compile()
         rows = batch.num_rows
         assert rows <= self.spec.max_rows, f"{rows} rows, buffers for {self.spec.max_rows}"
+        self._leader = None
         nodes = min(batch.tree_N4.shape[0], self._node_table.shape[0]) if rows > 1 else 0
+        is_plain = batch.max_query == 1 and not nodes
+        if is_plain and self._decodes is not None and self._decodes.plan(batch):
+            self._plan = Plan(0, 0, 0, 0, step=self._decodes)
+            return
         tails = rows + self._tail_spread
         if rows < 16:
             tails = min(tails, rows * cdiv(batch.max_kv, self.tuning.tail_min_chunk))
@@ -212,12 +197,14 @@ class PagedAttention:
             and batch.max_kv >= self.tuning.hopper_length
         )
         is_long = is_hopper or batch.max_query >= self.tuning.long_queries
-        if batch.max_query > 1:
+        others = None
+        if batch.max_query > 1 and self._queries is not None and self._queries.plan(batch):
+            others = self._queries
+        elif batch.max_query > 1:
             queries = self._block_queries(is_long=is_long)
             blocks = batch.num_tokens // queries + min(rows, batch.num_tokens // 2)
         node_programs = rows + self._node_spread if nodes else 0
-        self._plan = Plan(tails, node_programs, blocks, nodes, is_long, is_hopper)
-        self._leader = None
+        self._plan = Plan(tails, node_programs, blocks, nodes, is_long, is_hopper, others)
 
     def _make_lists(self, batch: StepBatch) -> None:
         rows, nodes = batch.num_rows, self._plan.nodes
@@ -298,9 +285,15 @@ class PagedAttention:
         assert sinks_H is None, "sinks are no declared feature of this provider"
         if self._leader is None:
             self._leader = kv.data_ptr()
-        if self._leader == kv.data_ptr():
+        is_first = self._leader == kv.data_ptr()
+        if self._plan.step is not None:
+            return self._plan.step.attend(q_THD, kv, batch, is_first=is_first)
+        if is_first:
             self._make_lists(batch)
-        out_THD = torch.empty_like(q_THD)
+        if self._plan.queries is not None:
+            out_THD = self._plan.queries.attend(q_THD, kv, batch, is_first=is_first)
+        else:
+            out_THD = torch.empty_like(q_THD)
         if self._plan.blocks and self._plan.is_hopper:
             self._attend_long_queries(q_THD, kv, batch, out_THD)
         elif self._plan.blocks:

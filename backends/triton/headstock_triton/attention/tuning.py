@@ -1,0 +1,59 @@
+"""Block shapes of the attention kernels, and when each of them is taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """Block shapes of the three attention kernels: measured choices, not contracts.
+
+    Attributes:
+        prefill: (query rows of a block, tokens of a tile, warps, stages).
+        long_prefill: Likewise, where some row may have as many as ``long_queries`` queries: its
+            blocks read each key for more queries at once.
+        long_registers: Registers a thread of it may have, so that two blocks share a
+            multiprocessor; None: as many as it likes.
+        long_queries: See ``long_prefill``.
+        hopper_tokens: Least tokens of a step whose rows with several queries the kernel for Hopper
+            attends for: its blocks take a multiprocessor each.
+        hopper_length: Likewise of its longest row.
+        tail: (tokens of a tile, warps, stages).
+        short_tail: Likewise in steps with a tree, which leaves short tails.
+        node: (query rows of an item, tokens of a tile, warps, stages).
+        prefill_tma: Whether the prefill's tiles come by tensor descriptor.
+        decode_tma: Likewise for tails and nodes.
+        programs_per_sm: Tail programs to aim at, a multiprocessor, over all heads.
+        tail_min_chunk: Least tokens of a tail program.
+        node_min_chunk: Least tokens of a node program.
+        min_gain: Row-tokens that a node must save to be read apart.
+    """
+
+    prefill: tuple[int, int, int, int] = (64, 64, 4, 3)
+    long_prefill: tuple[int, int, int, int] = (128, 64, 8, 2)
+    long_registers: int | None = 128
+    long_queries: int = 4096
+    hopper_tokens: int = 2048
+    hopper_length: int = 2048
+    tail: tuple[int, int, int] = (64, 2, 3)
+    short_tail: tuple[int, int, int] = (32, 2, 3)
+    node: tuple[int, int, int, int] = (64, 64, 4, 3)
+    prefill_tma: bool = True
+    decode_tma: bool = False
+    programs_per_sm: int = 6
+    tail_min_chunk: int = 64
+    node_min_chunk: int = 256
+    min_gain: int = 128
+
+
+FLOAT32 = Tuning(
+    prefill=(16, 32, 4, 2),
+    long_prefill=(16, 32, 4, 2),
+    long_registers=None,
+    tail=(32, 2, 2),
+    short_tail=(32, 2, 2),
+    node=(16, 32, 4, 2),
+)
+"""Small blocks: tensor cores do not multiply float32 exactly, and unrolled products of large blocks
+take minutes to compile."""
