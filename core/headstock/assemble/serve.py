@@ -16,7 +16,7 @@ from headstock.errors import ConfigError
 from headstock.observe.metrics import Metrics
 from headstock.server.frontdoor import Frontdoor
 from headstock.server.http.app import create_app
-from headstock.server.http.serve import listen, serve, url_of
+from headstock.server.http.serve import listen, run, serve, url_of
 from headstock.server.model_card import ModelCard
 from headstock.server.prompter import Prompter
 from headstock.server.supervisor import Supervisor
@@ -65,7 +65,7 @@ def serve_model(loaded: Loaded[ServeSettings], display: Display) -> int:
         prompter = load_prompter(files, wanted)
         card = model_card(files, wanted, prompter)
         files.close()
-        return asyncio.run(_serve(loaded, card, prompter, listener, display))
+        return run(_serve(loaded, card, prompter, listener, display))
 
 
 async def _serve(
