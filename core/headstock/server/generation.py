@@ -52,6 +52,7 @@ class Generation:
         self._pending: list[Delta] = []
         self._num_open = len(completions)
         self._waiter: asyncio.Future[None] | None = None
+        self._listener: Callable[[], None] | None = None
         self.error: RequestError | None = None
         """What one of them failed with, the first time."""
 
@@ -78,15 +79,23 @@ class Generation:
             self._wake()
 
     async def deltas(self) -> list[Delta]:
-        """Wait for deltas and return all that are there; none when it is over, or nudged."""
+        """Wait for deltas and return all that are there; none when it is over."""
         if not self._pending and self._num_open:
             await self._wait()
+        return self.take()
+
+    def take(self) -> list[Delta]:
+        """Return the deltas that are there."""
         deltas, self._pending = self._pending, []
         return deltas if len(deltas) <= COALESCE_FROM else merge(deltas)
 
-    def nudge(self) -> None:
-        """Wake who waits, though nothing happened."""
-        self._wake()
+    def listen(self, listener: Callable[[], None] | None) -> None:
+        """Call ``listener`` at whatever happens, at once: no task is woken for a token.
+
+        Args:
+            listener: Takes the deltas, or lets them wait; raises nothing. None: no more calls.
+        """
+        self._listener = listener
 
     async def finished(self) -> None:
         """Wait until all have ended.
@@ -110,5 +119,7 @@ class Generation:
         await self._waiter
 
     def _wake(self) -> None:
+        if self._listener is not None:
+            self._listener()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
