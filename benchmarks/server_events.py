@@ -130,10 +130,11 @@ def run_api(port: str, has_tokenizer: str, *engine: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Processor time of one run. Seconds."""
+    """Processor time of one run, user and system. Seconds."""
 
     wall_s: float
     api_s: float
+    api_kernel_s: float
     engine_s: float
     events: int
 
@@ -161,9 +162,10 @@ def client(port: int, path: str, bodies: list[bytes], begin: float, results: Any
     results.put(asyncio.run(everything()))
 
 
-def seconds(process: psutil.Process) -> float:
+def seconds(process: psutil.Process) -> tuple[float, float]:
+    """Return its processor time, and how much of it was the kernel's. Seconds."""
     times = process.cpu_times()
-    return times.user + times.system
+    return times.user + times.system, times.system
 
 
 def run_once(api: psutil.Process, port: int, route: str, bodies: list[bytes]) -> Cost:
@@ -179,13 +181,13 @@ def run_once(api: psutil.Process, port: int, route: str, bodies: list[bytes]) ->
     for process in clients:
         process.start()
     time.sleep(max(0.0, begin - 0.05 - time.time()))
-    api_s, engine_s = seconds(api), seconds(engine)
+    before = (*seconds(api), seconds(engine)[0])
     events = sum(results.get(timeout=300) for _ in clients)
     wall_s = time.time() - begin
-    cost = Cost(wall_s, seconds(api) - api_s, seconds(engine) - engine_s, events)
+    after = (*seconds(api), seconds(engine)[0])
     for process in clients:
         process.join()
-    return cost
+    return Cost(wall_s, *(b - a for a, b in zip(before, after, strict=True)), events)
 
 
 def measure(route: str, args: argparse.Namespace, token_ids: list[int]) -> dict[str, Any]:
@@ -214,6 +216,7 @@ def measure(route: str, args: argparse.Namespace, token_ids: list[int]) -> dict[
     return {
         "route": route,
         "api_us_per_token": round(1e6 * event_s, 1),
+        "of_it_kernel_us": round(1e6 * (long.api_kernel_s - short.api_kernel_s) / tokens, 1),
         "tokens_per_s_of_one_process": round(1 / event_s),
         "events_per_token": round((long.events - short.events) / tokens, 3),
         "engine_us_per_step": round(1e6 * (long.engine_s - short.engine_s) / (args.outputs - 1)),

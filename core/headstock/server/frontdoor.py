@@ -348,28 +348,33 @@ class Frontdoor:
                 drawn[logprobs.id] = logprobs
             elif (live := self._live.get(logprobs.id)) is not None:
                 live.completion.prompt_logprobs.add(logprobs)
+        now_s = asyncio.get_running_loop().time()
         begin = 0
         columns = zip(message.ids, message.attempts, message.offsets, message.counts, strict=True)
         for request_id, attempt, offset, count in columns:
             live = self._live.get(request_id)
             if live is not None and attempt == live.completion.submit.attempt and count:
                 token_ids = message.token_ids[begin : begin + count]
-                self._take(live, offset, token_ids, drawn.get(request_id))
+                self._take(live, offset, token_ids, drawn.get(request_id), now_s)
             begin += count
 
     def _take(
-        self, live: _Live, offset: int, token_ids: list[int], logprobs: TokenLogprobs | None
+        self,
+        live: _Live,
+        offset: int,
+        token_ids: list[int],
+        logprobs: TokenLogprobs | None,
+        now_s: float,
     ) -> None:
         completion = live.completion
         if completion.is_deaf:
             return
-        now = asyncio.get_running_loop().time()
         if completion.started_s is None:
-            completion.started_s = now
-            self._observer.first_token(now - live.sent_s)
+            completion.started_s = now_s
+            self._observer.first_token(now_s - live.sent_s)
         else:
-            self._observer.next_tokens(len(token_ids), now - live.told_s)
-        live.told_s = now
+            self._observer.next_tokens(len(token_ids), now_s - live.told_s)
+        live.told_s = now_s
         try:
             live.generation.put(completion.take(offset, token_ids, logprobs))
         except RequestError as error:

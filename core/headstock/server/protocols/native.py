@@ -398,23 +398,23 @@ def _asked(value: list[int | list[int]] | None, count: int) -> list[list[int]]:
     return _spread("token_ids_logprob", rows, count) if is_list else rows * count
 
 
-def id_rows(field: str, value: Sequence[int | list[int]]) -> tuple[list[list[int]], bool]:
+def id_rows(field: str, value: list[int | list[int]]) -> tuple[list[list[int]], bool]:
     """Return lists of ids, and whether ``value`` was a list of lists.
 
     Raises:
         RequestError: It mixes ids and lists.
     """
-    rows = [item for item in value if isinstance(item, list)]
-    if not rows:
-        return [[item for item in value if isinstance(item, int)]], False
-    if len(rows) != len(value):
+    kinds = set(map(type, value))
+    if list not in kinds:
+        return [cast("list[int]", value)], False
+    if len(kinds) > 1:
         raise RequestError(
             f"{field} mixes token ids and lists of them.",
             remedy="Send a list of ids, or a list of lists.",
             field=field,
             code="invalid_type",
         )
-    return rows, True
+    return cast("list[list[int]]", value), True
 
 
 def _rids(value: str | list[str] | None, count: int) -> list[str]:
