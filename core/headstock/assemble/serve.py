@@ -7,6 +7,7 @@ import contextlib
 import socket
 from typing import Protocol
 
+from headstock.assemble.collector import spare_what_lasts
 from headstock.assemble.front import load_prompter, model_card
 from headstock.assemble.handover import engine_command
 from headstock.checkpoint import resolve
@@ -94,6 +95,7 @@ async def _serve(
     )
     doors.append(door)
     app = create_app(door, settings, metrics)
+    spare_what_lasts()
     supervisor.start()
     running = asyncio.create_task(door.run())
     shown = asyncio.create_task(_show(door, display, url_of(listener), settings))
