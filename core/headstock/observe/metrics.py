@@ -14,7 +14,6 @@ from prometheus_client.core import (
     HistogramMetricFamily,
 )
 from prometheus_client.registry import Collector, CollectorRegistry
-from prometheus_client.utils import floatToGoString
 
 from headstock.observe.aliases import SGLANG, AliasCollector
 
@@ -167,7 +166,7 @@ class _Intervals(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Yield the histogram."""
-        names = [*map(floatToGoString, self._bounds), "+Inf"]
+        names = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
         buckets = list(zip(names, accumulate(self._counts), strict=True))
         family = HistogramMetricFamily(self._name, self._text, labels=["model_name"])
         family.add_metric([self._model_name], buckets, self._sum)

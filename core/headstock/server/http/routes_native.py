@@ -148,8 +148,10 @@ def _prompts(body: TokenizeBody) -> tuple[list[Prompt], bool]:
 def _writers(
     stream: native.NativeStream, begun_s: float
 ) -> tuple[Callable[[Sequence[Delta]], bytes], Callable[[], bytes]]:
+    def elapsed_s() -> float:
+        return clock() - begun_s
+
     def write(deltas: Sequence[Delta]) -> bytes:
-        elapsed_s = clock() - begun_s
         return b"".join([stream.write(delta, elapsed_s) for delta in deltas])
 
     return write, lambda: b""

@@ -126,18 +126,18 @@ class EventStream(Response):
 
     def _write_events(self, deltas: Sequence[Delta]) -> None:
         generation = self._generation
-        error = generation.error
+        error, is_over = generation.error, generation.is_over
         if error is not None:
             deltas = [d for d in deltas if d.end is None or d.end.reason.kind != "error"]
         body = self._write(deltas)
         if error is not None:
             body += error_event(error) + DONE
-        elif generation.is_over:
+        elif is_over:
             body += self._last() + DONE
         if body:
             self._is_silent = False
             self._connection.write_chunk(body)
-        if error is not None or generation.is_over:
+        if error is not None or is_over:
             self._over.set_result(None)
 
     def _tick(self) -> None:

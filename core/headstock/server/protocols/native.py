@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -269,14 +269,14 @@ class NativeStream:
         self._texts[delta.index] += delta.text
         return self._snapshot(delta, self._texts[delta.index], elapsed_s)
 
-    def write(self, delta: Delta, elapsed_s: float) -> bytes:
+    def write(self, delta: Delta, elapsed_s: Callable[[], float]) -> bytes:
         """Return the next event of a completion as it is sent; instead of :meth:`event`."""
         growing = self._growing[delta.index]
         if growing is None:
-            return event(self.event(delta, elapsed_s))
+            return event(self.event(delta, elapsed_s()))
         if delta.end is None:
             return growing.write(delta)
-        return event(self._snapshot(delta, self._completions[delta.index].text, elapsed_s))
+        return event(self._snapshot(delta, self._completions[delta.index].text, elapsed_s()))
 
     def _grow(self, completion: Completion, rid: str) -> GrowingEvent:
         empty = self._snapshot(Delta(completion.index, "", 0), "", 0.0)
