@@ -68,7 +68,7 @@ class Watch:
 
 
 class EventStream(Response):
-    """Streams a generation's deltas.
+    """Streams a generation's deltas, by chunks straight to the connection that its scope names.
 
     Args:
         generation: A streamed one.
@@ -121,7 +121,7 @@ class EventStream(Response):
             return
         try:
             self._write_events(self._generation.take())
-        except Exception as error:  # noqa: BLE001 - the boundary of a stream: it alone ends
+        except Exception as error:  # the boundary of a stream: it alone ends
             self._over.set_exception(error)
 
     def _write_events(self, deltas: Sequence[Delta]) -> None:
