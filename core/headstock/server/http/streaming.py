@@ -121,7 +121,7 @@ class EventStream(Response):
             return
         try:
             self._write_events(self._generation.take())
-        except Exception as error:  # the boundary of a stream: it alone ends
+        except Exception as error:  # noqa: BLE001 - the boundary of a stream: it alone ends
             self._over.set_exception(error)
 
     def _write_events(self, deltas: Sequence[Delta]) -> None:
