@@ -32,11 +32,13 @@ def body_of(batch: Batch, prompt: list[int]) -> bytes:
     return json.dumps({"input_ids": prompt, "sampling_params": sampling, "stream": True}).encode()
 
 
-async def one(port: int, body: bytes, go: asyncio.Event) -> tuple[int, float, float]:
+async def one(
+    port: int, body: bytes, go: asyncio.Event, path: str = "/generate"
+) -> tuple[int, float, float]:
     """Send one request once ``go`` is set; return its events, and when the first and last came."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
     head = (
-        f"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     await go.wait()

@@ -7,6 +7,7 @@ import contextlib
 import socket
 from typing import Protocol
 
+from headstock.assemble.collector import spare_what_lasts
 from headstock.assemble.front import load_prompter, model_card
 from headstock.assemble.handover import engine_command
 from headstock.checkpoint import resolve
@@ -16,7 +17,7 @@ from headstock.errors import ConfigError
 from headstock.observe.metrics import Metrics
 from headstock.server.frontdoor import Frontdoor
 from headstock.server.http.app import create_app
-from headstock.server.http.serve import listen, serve, url_of
+from headstock.server.http.serve import listen, run, serve, url_of
 from headstock.server.model_card import ModelCard
 from headstock.server.prompter import Prompter
 from headstock.server.supervisor import Supervisor
@@ -65,7 +66,7 @@ def serve_model(loaded: Loaded[ServeSettings], display: Display) -> int:
         prompter = load_prompter(files, wanted)
         card = model_card(files, wanted, prompter)
         files.close()
-        return asyncio.run(_serve(loaded, card, prompter, listener, display))
+        return run(_serve(loaded, card, prompter, listener, display))
 
 
 async def _serve(
@@ -94,6 +95,7 @@ async def _serve(
     )
     doors.append(door)
     app = create_app(door, settings, metrics)
+    spare_what_lasts()
     supervisor.start()
     running = asyncio.create_task(door.run())
     shown = asyncio.create_task(_show(door, display, url_of(listener), settings))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
+from itertools import accumulate
 from typing import Literal, Protocol
 
 from prometheus_client import Counter, Histogram, Metric, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from headstock.observe.aliases import SGLANG, AliasCollector
@@ -77,9 +83,10 @@ class Metrics:
         self._first_token = self._histogram(
             "time_to_first_token_seconds", "From the request to its first token", _FIRST_TOKEN_S
         )
-        self._token = self._histogram(
-            "inter_token_latency_seconds", "Between a request's tokens", _TOKEN_S
+        self._token = _Intervals(
+            "inter_token_latency_seconds", "Between a request's tokens", model_name, _TOKEN_S
         )
+        self._registry.register(self._token)
         self._mean_token = self._histogram(
             "time_per_output_token_seconds", "A request's mean time between tokens", _TOKEN_S
         )
@@ -105,8 +112,7 @@ class Metrics:
 
     def next_tokens(self, count: int, seconds: float) -> None:
         """Note ``count`` tokens that came together, ``seconds`` after those before."""
-        for _ in range(count):
-            self._token.observe(seconds / count)
+        self._token.observe(seconds / count, count)
 
     def queued(self, seconds: float) -> None:
         """Note how long a request waited for admission."""
@@ -140,6 +146,31 @@ class Metrics:
             f"headstock_{name}", text, ("model_name",), buckets=buckets, registry=self._registry
         )
         return histogram.labels(self._model_name)
+
+
+class _Intervals(Collector):
+    """A histogram of what every token of every stream adds to: a list, no lock, one thread."""
+
+    def __init__(self, name: str, text: str, model_name: str, bounds: tuple[float, ...]) -> None:
+        self._name = f"headstock_{name}"
+        self._text = text
+        self._model_name = model_name
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, seconds: float, count: int) -> None:
+        """Add ``count`` intervals of ``seconds`` each."""
+        self._counts[bisect_left(self._bounds, seconds)] += count
+        self._sum += seconds * count
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the histogram."""
+        names = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
+        buckets = list(zip(names, accumulate(self._counts), strict=True))
+        family = HistogramMetricFamily(self._name, self._text, labels=["model_name"])
+        family.add_metric([self._model_name], buckets, self._sum)
+        yield family
 
 
 class _EngineCollector(Collector):

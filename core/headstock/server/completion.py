@@ -138,10 +138,13 @@ class Completion:
                 code="internal_error",
             )
         deltas: list[Delta] = []
+        has_text = self._detokenizer is not None
+        text = ""
         for token_id in token_ids:
             self.output_ids.append(token_id)
-            text = self._text_of(token_id)
-            self.parts.append(text)
+            if has_text:
+                text = self._text_of(token_id)
+                self.parts.append(text)
             deltas.append(Delta(self.index, text, len(self.output_ids)))
             if self.matched is not None:
                 break

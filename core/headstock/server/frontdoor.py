@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from headstock.errors import RequestError
 from headstock.requests import FinishReason
 from headstock.server.admission import expand
-from headstock.server.completion import Completion
+from headstock.server.completion import Completion, Delta
 from headstock.server.engine_status import EngineStatus
 from headstock.server.errors import BusyError, error_of
 from headstock.server.generation import Generation
@@ -88,6 +88,7 @@ class Frontdoor:
         self._max_live = max_live
         self._observer: Observer = observer or NoObserver()
         self._live: dict[str, _Live] = {}
+        self._due: list[Generation] = []
         self._rids: dict[str, list[str]] = {}
         self._calls: dict[int, asyncio.Future[Flushed | State]] = {}
         self._call_numbers = itertools.count(1)
@@ -212,6 +213,7 @@ class Frontdoor:
         while messages := await self._link.receive():
             for message in messages:
                 self._deliver(message)
+            self._wake()
         self._fail_all(BusyError("The engine is gone.", code="engine_lost", retry_after_s=1.0))
 
     async def drain(self, timeout_s: float) -> bool:
@@ -348,30 +350,35 @@ class Frontdoor:
                 drawn[logprobs.id] = logprobs
             elif (live := self._live.get(logprobs.id)) is not None:
                 live.completion.prompt_logprobs.add(logprobs)
+        now_s = asyncio.get_running_loop().time()
         begin = 0
         columns = zip(message.ids, message.attempts, message.offsets, message.counts, strict=True)
         for request_id, attempt, offset, count in columns:
             live = self._live.get(request_id)
             if live is not None and attempt == live.completion.submit.attempt and count:
                 token_ids = message.token_ids[begin : begin + count]
-                self._take(live, offset, token_ids, drawn.get(request_id))
+                self._take(live, offset, token_ids, drawn.get(request_id), now_s)
             begin += count
 
     def _take(
-        self, live: _Live, offset: int, token_ids: list[int], logprobs: TokenLogprobs | None
+        self,
+        live: _Live,
+        offset: int,
+        token_ids: list[int],
+        logprobs: TokenLogprobs | None,
+        now_s: float,
     ) -> None:
         completion = live.completion
         if completion.is_deaf:
             return
-        now = asyncio.get_running_loop().time()
         if completion.started_s is None:
-            completion.started_s = now
-            self._observer.first_token(now - live.sent_s)
+            completion.started_s = now_s
+            self._observer.first_token(now_s - live.sent_s)
         else:
-            self._observer.next_tokens(len(token_ids), now - live.told_s)
-        live.told_s = now
+            self._observer.next_tokens(len(token_ids), now_s - live.told_s)
+        live.told_s = now_s
         try:
-            live.generation.put(completion.take(offset, token_ids, logprobs))
+            self._put(live, completion.take(offset, token_ids, logprobs))
         except RequestError as error:
             self._fail(live, error)
             return
@@ -410,20 +417,21 @@ class Frontdoor:
             delta = live.completion.fail(_defect())
         self._observer.queued(message.queue_s)
         self._forget(live)
-        live.generation.put([delta])
+        self._put(live, [delta])
 
     def _fail(self, live: _Live, error: RequestError) -> None:
         """End a completion for a reason of our own."""
         self._link.send(Abort(id=live.completion.submit.id))
         delta = live.completion.fail(error)
         self._forget(live)
-        live.generation.put([delta])
+        self._put(live, [delta])
 
     def _fail_all(self, error: BusyError) -> None:
         for live in list(self._live.values()):
             delta = live.completion.fail(error)
             self._forget(live)
-            live.generation.put([delta])
+            self._put(live, [delta])
+        self._wake()
 
     def _abort_generation(self, generation: Generation) -> None:
         """End what still runs of a call whose client is gone."""
@@ -432,6 +440,24 @@ class Frontdoor:
             live = self._live.get(completion.submit.id)
             if live is not None:
                 self._fail(live, gone)
+        self._wake()
+
+    def _put(self, live: _Live, deltas: Sequence[Delta]) -> None:
+        """Give ``deltas`` to who waits, once all messages at hand are delivered.
+
+        So the steps that came while this process was busy leave each stream in one write.
+        """
+        generation = live.generation
+        generation.put(deltas)
+        if not generation.is_due:
+            generation.is_due = True
+            self._due.append(generation)
+
+    def _wake(self) -> None:
+        due, self._due = self._due, []
+        for generation in due:
+            generation.is_due = False
+            generation.wake()
 
     def _forget(self, live: _Live) -> None:
         completion = live.completion

@@ -52,6 +52,9 @@ class Generation:
         self._pending: list[Delta] = []
         self._num_open = len(completions)
         self._waiter: asyncio.Future[None] | None = None
+        self._listener: Callable[[], None] | None = None
+        self.is_due = False
+        """Whether it is among those that its front door will wake."""
         self.error: RequestError | None = None
         """What one of them failed with, the first time."""
 
@@ -66,7 +69,7 @@ class Generation:
         return self.is_streamed and len(self._pending) > MAX_BACKLOG
 
     def put(self, deltas: Sequence[Delta]) -> None:
-        """Add what happened, and wake who waits for it."""
+        """Add what happened; :meth:`wake` is due."""
         for delta in deltas:
             if delta.end is not None:
                 self._num_open -= 1
@@ -74,19 +77,34 @@ class Generation:
                     self.error = error_of(delta.end.reason)
         if self.is_streamed:
             self._pending += deltas
-        if self.is_streamed or self._num_open == 0 or self.error is not None:
-            self._wake()
+
+    def wake(self) -> None:
+        """Let who waits have what was put."""
+        if not (self.is_streamed or self._num_open == 0 or self.error is not None):
+            return
+        if self._listener is not None:
+            self._listener()
+        elif self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def deltas(self) -> list[Delta]:
-        """Wait for deltas and return all that are there; none when it is over, or nudged."""
+        """Wait for deltas and return all that are there; none when it is over."""
         if not self._pending and self._num_open:
             await self._wait()
+        return self.take()
+
+    def take(self) -> list[Delta]:
+        """Return the deltas that are there."""
         deltas, self._pending = self._pending, []
         return deltas if len(deltas) <= COALESCE_FROM else merge(deltas)
 
-    def nudge(self) -> None:
-        """Wake who waits, though nothing happened."""
-        self._wake()
+    def listen(self, listener: Callable[[], None] | None) -> None:
+        """Call ``listener`` when something was put: no task is woken for a token.
+
+        Args:
+            listener: Takes the deltas, or lets them wait; raises nothing. None: no more calls.
+        """
+        self._listener = listener
 
     async def finished(self) -> None:
         """Wait until all have ended.
@@ -108,7 +126,3 @@ class Generation:
     async def _wait(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()
         await self._waiter
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -11,6 +12,8 @@ MAX_HEADERS = 100
 MAX_HEADER_BYTES = 64 * 1024
 HEADER_DEADLINE_S = 10.0
 """A connection that has not sent its first headers by then is closed. Seconds."""
+CONNECTION = "headstock.connection"
+"""Where a request's scope has its connection."""
 _TOO_LARGE = (
     b'{"error":{"message":"The headers are larger than 65536 bytes, or more than 100.",'
     b'"type":"invalid_request_error","param":null,"code":"headers_too_large"}}'
@@ -25,6 +28,28 @@ class BoundedProtocol(HttpToolsProtocol):
         self._header_bytes = 0
         self._is_refused = False
         self._deadline: asyncio.TimerHandle | None = None
+        self.on_writable: Callable[[], None] | None = None
+        """Called when the client has caught up."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the client reads more slowly than is written."""
+        return self.flow.write_paused
+
+    def write_chunk(self, body: bytes) -> None:
+        """Write ``body`` as a chunk of an answer whose head was sent without a length.
+
+        What a step brings many streams is written in one turn of the event loop, without the
+        coroutines that a chunk otherwise passes: those cost more than the writing.
+        """
+        if not self.transport.is_closing():
+            self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+
+    def resume_writing(self) -> None:
+        """Tell who writes that the client has caught up."""
+        super().resume_writing()
+        if self.on_writable is not None:
+            self.on_writable()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock for the first headers."""
@@ -45,6 +70,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Count anew."""
         self._header_bytes = 0
         super().on_message_begin()
+        self.scope[CONNECTION] = self  # type: ignore[literal-required]
 
     def on_url(self, url: bytes) -> None:
         """Take the request line."""

@@ -17,7 +17,6 @@ from headstock.server.http.answers import json_answer
 from headstock.server.http.bodies import read_body
 from headstock.server.http.context import Serving, clock, tenant_of
 from headstock.server.http.schema import body_of
-from headstock.server.http.streaming import event
 from headstock.server.protocols import native
 from headstock.server.protocols.openai_bodies import ChatMessage, flat_messages
 from headstock.server.request import ChatPrompt, Prompt, TextPrompt
@@ -149,8 +148,10 @@ def _prompts(body: TokenizeBody) -> tuple[list[Prompt], bool]:
 def _writers(
     stream: native.NativeStream, begun_s: float
 ) -> tuple[Callable[[Sequence[Delta]], bytes], Callable[[], bytes]]:
+    def elapsed_s() -> float:
+        return clock() - begun_s
+
     def write(deltas: Sequence[Delta]) -> bytes:
-        elapsed_s = clock() - begun_s
-        return b"".join([event(stream.event(delta, elapsed_s)) for delta in deltas])
+        return b"".join([stream.write(delta, elapsed_s) for delta in deltas])
 
     return write, lambda: b""

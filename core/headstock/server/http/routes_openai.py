@@ -15,7 +15,7 @@ from headstock.server.http.answers import json_answer
 from headstock.server.http.bodies import read_body
 from headstock.server.http.context import Serving, now, tenant_of
 from headstock.server.http.schema import body_of
-from headstock.server.http.streaming import event
+from headstock.server.protocols.events import event
 from headstock.server.protocols.openai_answers import (
     Alternatives,
     ChatAnswer,
@@ -148,7 +148,7 @@ def _writers(
     stream: OpenAIStream,
 ) -> tuple[Callable[[Sequence[Delta]], bytes], Callable[[], bytes]]:
     def write(deltas: Sequence[Delta]) -> bytes:
-        return b"".join([event(chunk) for delta in deltas for chunk in stream.events(delta)])
+        return b"".join([stream.write(delta) for delta in deltas])
 
     def last() -> bytes:
         return event(stream.last()) if stream.call.include_usage else b""

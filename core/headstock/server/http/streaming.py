@@ -13,7 +13,8 @@ from headstock.errors import RequestError
 from headstock.server.completion import Delta
 from headstock.server.errors import message_of, retry_after_of, status_of, type_of
 from headstock.server.generation import Generation
-from headstock.server.http.answers import encode
+from headstock.server.http.protocol import CONNECTION, BoundedProtocol
+from headstock.server.protocols.events import event
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -67,7 +68,7 @@ class Watch:
 
 
 class EventStream(Response):
-    """Streams a generation's deltas.
+    """Streams a generation's deltas, by chunks straight to the connection that its scope names.
 
     Args:
         generation: A streamed one.
@@ -96,38 +97,53 @@ class EventStream(Response):
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Send the whole stream."""
+        self._connection: BoundedProtocol = scope[CONNECTION]
+        self._over = asyncio.get_running_loop().create_future()
         self._tick()
         try:
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-            await self._send_events(send)
+            self._write_events(self._first)
+            self._generation.listen(self._push)
+            self._connection.on_writable = self._push
+            self._push()
+            await self._over
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
+            self._generation.listen(None)
+            self._connection.on_writable = None
             if self._timer is not None:
                 self._timer.cancel()
             self._watch.stop()
 
-    async def _send_events(self, send: Send) -> None:
-        generation, write = self._generation, self._write
-        deltas = self._first
-        while True:
+    def _push(self) -> None:
+        """Write what there is, unless the client is behind: then it waits, and is joined."""
+        if self._connection.is_full or self._over.done():
+            return
+        try:
+            self._write_events(self._generation.take())
+        except Exception as error:  # noqa: BLE001 - the boundary of a stream: it alone ends
+            self._over.set_exception(error)
+
+    def _write_events(self, deltas: Sequence[Delta]) -> None:
+        generation = self._generation
+        error, is_over = generation.error, generation.is_over
+        if error is not None:
+            deltas = [d for d in deltas if d.end is None or d.end.reason.kind != "error"]
+        body = self._write(deltas)
+        if error is not None:
+            body += error_event(error) + DONE
+        elif is_over:
+            body += self._last() + DONE
+        if body:
             self._is_silent = False
-            error = generation.error
-            is_last = error is not None or generation.is_over
-            body = write([d for d in deltas if d.end is None or d.end.reason.kind != "error"])
-            if error is not None:
-                body += error_event(error) + DONE
-            elif is_last:
-                body += self._last() + DONE
-            if body or not deltas:
-                await send({"type": "http.response.body", "body": body or _PING, "more_body": True})
-            if is_last:
-                return
-            deltas = await generation.deltas()
+            self._connection.write_chunk(body)
+        if error is not None or is_over:
+            self._over.set_result(None)
 
     def _tick(self) -> None:
-        """Wake the stream when nothing was sent since the last tick."""
-        if self._is_silent:
-            self._generation.nudge()
+        """Say something when nothing was written since the last tick."""
+        if self._is_silent and not self._connection.is_full:
+            self._connection.write_chunk(_PING)
         self._is_silent = True
         self._timer = asyncio.get_running_loop().call_later(PING_S, self._tick)
 
@@ -145,8 +161,3 @@ def error_event(error: RequestError) -> bytes:
         }
     }
     return event(value)
-
-
-def event(value: Any) -> bytes:
-    """Return ``value`` as one event."""
-    return b"data: " + encode(value) + b"\n\n"

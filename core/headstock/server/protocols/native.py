@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -12,6 +12,7 @@ from headstock.errors import RequestError
 from headstock.requests import FinishReason
 from headstock.server.completion import Completion, Delta, LogprobColumns
 from headstock.server.errors import status_of
+from headstock.server.protocols.events import GrowingEvent, event
 from headstock.server.protocols.parameters import refuse_set, to_params
 from headstock.server.request import GenerateRequest, TextPrompt, TokensPrompt
 from headstock.text import Tokenizer
@@ -258,16 +259,36 @@ class NativeStream:
         self._rids = rids
         self._tokenizer = tokenizer
         self._texts = [""] * len(completions)
+        self._growing = [
+            None if completion.submit.logprobs >= 0 else self._grow(completion, rid)
+            for completion, rid in zip(completions, rids, strict=True)
+        ]
 
     def event(self, delta: Delta, elapsed_s: float) -> dict[str, Any]:
         """Return the next event of a completion."""
+        self._texts[delta.index] += delta.text
+        return self._snapshot(delta, self._texts[delta.index], elapsed_s)
+
+    def write(self, delta: Delta, elapsed_s: Callable[[], float]) -> bytes:
+        """Return the next event of a completion as it is sent; instead of :meth:`event`."""
+        growing = self._growing[delta.index]
+        if growing is None:
+            return event(self.event(delta, elapsed_s()))
+        if delta.end is None:
+            return growing.write(delta)
+        return event(self._snapshot(delta, self._completions[delta.index].text, elapsed_s()))
+
+    def _grow(self, completion: Completion, rid: str) -> GrowingEvent:
+        empty = self._snapshot(Delta(completion.index, "", 0), "", 0.0)
+        return GrowingEvent(completion.output_ids, empty)
+
+    def _snapshot(self, delta: Delta, text: str, elapsed_s: float) -> dict[str, Any]:
         index = delta.index
-        self._texts[index] += delta.text
-        event = snapshot(
+        found = snapshot(
             self._completions[index],
             self._rids[index],
             self._tokenizer,
-            text=self._texts[index],
+            text=text,
             num_outputs=delta.num_outputs,
             wants_text=self._call.wants_text,
             wants_prompt_ids=self._call.wants_prompt_ids,
@@ -275,8 +296,8 @@ class NativeStream:
             is_end=delta.end is not None,
         )
         if self._call.is_batch:
-            event["index"] = index
-        return event
+            found["index"] = index
+        return found
 
 
 def _logprobs(
@@ -377,23 +398,23 @@ def _asked(value: list[int | list[int]] | None, count: int) -> list[list[int]]:
     return _spread("token_ids_logprob", rows, count) if is_list else rows * count
 
 
-def id_rows(field: str, value: Sequence[int | list[int]]) -> tuple[list[list[int]], bool]:
+def id_rows(field: str, value: list[int | list[int]]) -> tuple[list[list[int]], bool]:
     """Return lists of ids, and whether ``value`` was a list of lists.
 
     Raises:
         RequestError: It mixes ids and lists.
     """
-    rows = [item for item in value if isinstance(item, list)]
-    if not rows:
-        return [[item for item in value if isinstance(item, int)]], False
-    if len(rows) != len(value):
+    kinds = set(map(type, value))
+    if list not in kinds:
+        return [cast("list[int]", value)], False
+    if len(kinds) > 1:
         raise RequestError(
             f"{field} mixes token ids and lists of them.",
             remedy="Send a list of ids, or a list of lists.",
             field=field,
             code="invalid_type",
         )
-    return rows, True
+    return cast("list[list[int]]", value), True
 
 
 def _rids(value: str | list[str] | None, count: int) -> list[str]:

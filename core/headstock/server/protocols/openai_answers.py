@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from headstock.server.completion import Completion, Delta
+from headstock.server.protocols.events import TextEvent, event
 from headstock.server.protocols.openai_bodies import OpenAICall
 from headstock.text import Tokenizer
 
@@ -324,6 +325,19 @@ class OpenAIStream:
         self.alternatives = alternatives
         self.created = created
         self._num_told = [0] * len(completions)
+        is_plain = alternatives is None and not call.wants_ids and not call.continuous_usage
+        self._plain = [self.plain(index) for index in range(len(completions))] if is_plain else None
+        """Where chunks amid a completion carry its text alone: those."""
+
+    def write(self, delta: Delta) -> bytes:
+        """Return the events that ``delta`` makes."""
+        index = delta.index
+        if self._plain is None or delta.end is not None or not self._num_told[index]:
+            return b"".join([event(chunk) for chunk in self.events(delta)])
+        if not delta.text:
+            return b""
+        self._num_told[index] = delta.num_outputs
+        return self._plain[index].write(delta.text)
 
     def events(self, delta: Delta) -> list[Any]:
         """Return the chunks that ``delta`` makes: none while its text is incomplete."""
@@ -336,6 +350,10 @@ class OpenAIStream:
 
     def chunks(self, delta: Delta, begin: int) -> list[Any]:
         """Return the chunks for output tokens from ``begin`` on."""
+        raise NotImplementedError
+
+    def plain(self, index: int) -> TextEvent:
+        """Return how a chunk is written that carries text of completion ``index`` alone."""
         raise NotImplementedError
 
     def last(self) -> Any:
@@ -387,6 +405,10 @@ class ChatStream(OpenAIStream):
             )
             made.append(self._chunk(choice))
         return made
+
+    def plain(self, index: int) -> TextEvent:
+        """Return how a chunk is written that carries text of completion ``index`` alone."""
+        return TextEvent(self._chunk(ChatChunkChoice(index, ChatDelta(content=""))), "content")
 
     def last(self) -> ChatChunk:
         """Return the chunk with the usage."""
@@ -454,18 +476,23 @@ class TextStream(OpenAIStream):
             choice.token_ids = completion.output_ids[begin : delta.num_outputs]
         if not text and delta.end is None and logprobs is None and not self.call.wants_ids:
             return []
-        return [
-            TextAnswer(
-                self.call.id,
-                "text_completion",
-                self.created,
-                self.call.model,
-                [choice],
-                self.usage(),
-            )
-        ]
+        return [self._chunk(choice)]
+
+    def plain(self, index: int) -> TextEvent:
+        """Return how a chunk is written that carries text of completion ``index`` alone."""
+        return TextEvent(self._chunk(TextChoice(index, "", None, None)), "text")
 
     def last(self) -> TextAnswer:
         """Return the chunk with the usage."""
         usage = usage_of(self.completions)
         return TextAnswer(self.call.id, "text_completion", self.created, self.call.model, [], usage)
+
+    def _chunk(self, choice: TextChoice) -> TextAnswer:
+        return TextAnswer(
+            self.call.id,
+            "text_completion",
+            self.created,
+            self.call.model,
+            [choice],
+            self.usage(),
+        )
