@@ -5,9 +5,9 @@ into chunks of FIELDS * SLAB input features, and field k of word s of a chunk is
 k * SLAB + s: the fields of neighbouring words are neighbours too, so that activations are read as
 they lie. SLAB divides the group size, so that a field of a chunk's words has one scale.
 
-Moved into the top of a mantissa a field reads as f = 1 + u / 2^BITS without a conversion. Scales
-are kept such that the weight is scale * f + minimum; of 8 bits, where u counts from 128, the minimum
-is MIDDLE * scale and is not kept.
+A field becomes a float without a conversion: below the exponent of 2^(23 - p), its bits at p of the
+mantissa read 2^(23 - p) + u, exactly. A weight is scale * u + minimum; of 8 bits, where u counts from
+128, the minimum is MIDDLE * scale and is not kept.
 
 Shapes: M rows of activations, O output features, I input features, G groups along I, Q quads of
 words.
@@ -23,19 +23,21 @@ import triton.language as tl
 
 from headstock_triton.overlap import begin
 
-MIDDLE = tl.constexpr(-1.5)
+EXPONENT = tl.constexpr(150 << 23)
+"""Of 2^23, where a float has it."""
+MIDDLE = tl.constexpr(-128.0)
 
 
 @triton.jit
-def as_fraction(words, k: tl.constexpr, BITS: tl.constexpr):
-    """Return 1 + u / 2^BITS in float32, u being field ``k`` of each word."""
-    ABOVE: tl.constexpr = k * BITS - (23 - BITS)
-    MASK: tl.constexpr = ((1 << BITS) - 1) << (23 - BITS)
-    if ABOVE >= 0:
-        moved = words >> ABOVE
-    else:
-        moved = words << -ABOVE
-    return ((moved & MASK) | 0x3F800000).to(tl.float32, bitcast=True)
+def as_float(words, exponent, k: tl.constexpr, BITS: tl.constexpr):
+    """Return field ``k`` of each word in float32."""
+    AWAY: tl.constexpr = 0 if (k + 1) * BITS <= 23 else 16 - 4 * (BITS == 4)
+    AT: tl.constexpr = k * BITS - AWAY
+    MASK: tl.constexpr = ((1 << BITS) - 1) << AT
+    if AWAY > 0:
+        words = words >> AWAY
+    mantissa = (words & MASK) | (exponent - (AT << 23))
+    return mantissa.to(tl.float32, bitcast=True) - (1 << (23 - AT))
 
 
 @triton.jit
@@ -62,6 +64,7 @@ def few_rows_kernel(
     out,
     NUM_OUT,
     x_stride,
+    exponent,
     M: tl.constexpr,
     NUM_IN: tl.constexpr,
     NUM_WORDS: tl.constexpr,
@@ -82,6 +85,8 @@ def few_rows_kernel(
     takes the sum of the activations. Weights are asked for one step ahead, the first ones before
     the kernels ahead have ended: they do not depend on them. Everything is kept in dimensions
     [M, O, Q, word] from the load on, so that no value has to change threads before the last sum.
+    EXPONENT comes as the argument ``exponent``: an instruction holds one constant, the mask, and the
+    compiler would rather make two instructions than keep the other constant in a register.
     """
     FIELDS: tl.constexpr = 32 // BITS
     NUM_GROUPS: tl.constexpr = NUM_IN // GROUP_SIZE
@@ -114,7 +119,7 @@ def few_rows_kernel(
                 value = tl.load(x_at + here, mask=here < NUM_IN, other=0.0).to(tl.float32)
             else:
                 value = tl.load(x_at + here).to(tl.float32)
-            product = value * as_fraction(tile, k, BITS)
+            product = value * as_float(tile, exponent, k, BITS)
             if k % RUN == 0:
                 products, values = product, value
             else:
@@ -190,7 +195,7 @@ def tiles_kernel(
                 group_O = row_O * NUM_GROUPS + column // GROUP_SIZE
                 inside = column < NUM_IN
                 factor, least = load_scales(scale, minimum, group_O, inside, BITS, MASKED)
-            weight = as_fraction(tile, k, BITS) * factor[:, None] + least[:, None]
+            weight = as_float(tile, EXPONENT, k, BITS) * factor[:, None] + least[:, None]
             weight = weight.to(x.dtype.element_ty)
             acc_OM = tl.dot(weight, value, acc_OM, input_precision="ieee")
     if HAS_BIAS:
@@ -224,7 +229,7 @@ def sum_parts_kernel(
     tl.store(out + at, total.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["first"])
+@triton.jit(do_not_specialize=["first", "count"])
 def floats_kernel(
     words,
     scale,
@@ -232,43 +237,46 @@ def floats_kernel(
     ids,
     out,
     first,
-    num_rows,
+    count,
+    NUM_OUT,
     NUM_IN: tl.constexpr,
     NUM_WORDS: tl.constexpr,
     GROUP_SIZE: tl.constexpr,
     BITS: tl.constexpr,
     SLAB: tl.constexpr,
     RUN: tl.constexpr,
+    BLOCK_R: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     HAS_IDS: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Turn quads [BLOCK_Q * program_id(1), …) of a row into floats.
+    """Turn BLOCK_R of ``count`` rows into floats, of each the quads [BLOCK_Q * program_id(1), …).
 
-    The row is first + program_id(0); with ids it is ids[program_id(0)] - first, and zeros where
-    that is none of num_rows.
+    Row r is first + r; with ids it is ids[r] - first, and zeros where that is none of NUM_OUT.
     """
     FIELDS: tl.constexpr = 32 // BITS
     NUM_GROUPS: tl.constexpr = NUM_IN // GROUP_SIZE
     begin(PDL)
-    place = tl.program_id(0).to(tl.int64)
+    place_R = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
+    row_R = first + place_R.to(tl.int64)
     if HAS_IDS:
-        row = tl.load(ids + place).to(tl.int64) - first
-    else:
-        row = place + first
-    is_here = (row >= 0) & (row < num_rows)
+        row_R = tl.load(ids + place_R, mask=place_R < count, other=0).to(tl.int64) - first
+    is_here_R1 = ((row_R >= 0) & (row_R < NUM_OUT))[:, None]
     quad_Q = tl.program_id(1) * BLOCK_Q + tl.arange(0, BLOCK_Q)
-    word = tl.arange(0, 4)[None, :]
-    inside = is_here & (quad_Q * 4 < NUM_WORDS)
-    tile = tl.load(words + row * NUM_WORDS + quad_Q[:, None] * 4 + word, mask=inside[:, None])
+    word = tl.arange(0, 4)[None, None, :]
+    words_at = words + row_R[:, None, None] * NUM_WORDS + quad_Q[None, :, None] * 4 + word
+    tile = tl.load(words_at, mask=(is_here_R1 & (quad_Q * 4 < NUM_WORDS)[None, :])[:, :, None])
     column_Q = quad_Q // (SLAB // 4) * (FIELDS * SLAB) + quad_Q % (SLAB // 4) * 4
+    out_at = out + place_R.to(tl.int64)[:, None, None] * NUM_IN + word
     for k in tl.static_range(FIELDS):  # pyright: ignore[reportGeneralTypeIssues]
         here_Q = column_Q + k * SLAB
+        is_in_1Q = (here_Q < NUM_IN)[None, :]
         if k % RUN == 0:
-            group_Q = row * NUM_GROUPS + here_Q // GROUP_SIZE
-            inside = is_here & (here_Q < NUM_IN)
-            factor, least = load_scales(scale, minimum, group_Q, inside, BITS, True)
-        value = as_fraction(tile, k, BITS) * factor[:, None] + least[:, None]
-        value = tl.where(is_here, value, 0.0)
-        at = place * NUM_IN + here_Q[:, None] + word
-        tl.store(out + at, value.to(out.dtype.element_ty), mask=(here_Q < NUM_IN)[:, None])
+            group_RQ = row_R[:, None] * NUM_GROUPS + (here_Q // GROUP_SIZE)[None, :]
+            inside = is_here_R1 & is_in_1Q
+            factor, least = load_scales(scale, minimum, group_RQ, inside, BITS, True)
+        value = as_float(tile, EXPONENT, k, BITS) * factor[:, :, None] + least[:, :, None]
+        value = tl.where(is_here_R1[:, :, None], value, 0.0)
+        inside = (place_R < count)[:, None] & is_in_1Q
+        at = out_at + here_Q[None, :, None]
+        tl.store(at, value.to(out.dtype.element_ty), mask=inside[:, :, None])

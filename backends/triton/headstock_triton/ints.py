@@ -14,6 +14,7 @@ from torch import Tensor
 
 from headstock.ops.linear import INT4_GROUP, CanonicalWeight, LinearSpec
 from headstock_triton.int_kernels import (
+    EXPONENT,
     few_rows_kernel,
     floats_kernel,
     sum_parts_kernel,
@@ -28,11 +29,15 @@ GROUP_UNIT = 16
 """Group sizes must divide by this: the least that a step of a tensor core takes at once."""
 MAX_SLAB = 32
 """Neighbouring input features that have a field of a chunk's words, at most."""
-FEW_ROWS = 4
+FEW_ROWS = 2
 """Up to as many rows are multiplied by plain arithmetic, more by tensor cores."""
 FUSED_ROWS = 256
 """Up to as many rows turn weights into floats as they go. For more rows each weight would be turned
 anew for every tile of them: the library multiplies a whole piece of the weights, made once."""
+FUSED_DTYPES = (torch.bfloat16, torch.float16)
+"""Of activations that tensor cores multiply as they are; others are left to the library."""
+LARGE_SHARED = frozenset({80, 90, 100, 103})
+"""Compute capabilities with shared memory enough for tiles of 128 rows."""
 WEIGHTS_AT_ONCE = 1 << 24
 """Weights that are made floats for the library at once: few enough to stay in the L2 cache."""
 
@@ -112,14 +117,18 @@ class Tiling:
     stages: int
 
 
-def choose_tiling(num_rows: int, out_features: int, num_chunks: int, num_sms: int) -> Tiling:
-    """Return a tiling of which there are programs enough for the card, each with some chunks."""
-    block_m = max(16, min(128, next_power_of_2(num_rows)))
-    block_o = 64 if block_m <= 64 else 128
-    warps = 4 if block_m <= 64 else 8
+def choose_tiling(num_rows: int, out_features: int, num_chunks: int, target: Target) -> Tiling:
+    """Return a tiling of which there are programs enough for the card, each with some chunks.
+
+    The tiles of activations fill the shared memory: the larger they are, the fewer programs share a
+    multiprocessor, and the fewer chunks can be on their way.
+    """
+    block_m = max(16, min(128 if target.arch in LARGE_SHARED else 64, next_power_of_2(num_rows)))
+    block_o, warps = (128, 8) if block_m == 128 else (64, 4)
+    per_sm, stages = {16: (3, 3), 32: (3, 3), 64: (2, 2), 128: (1, 2)}[block_m]
     num_tiles = cdiv(num_rows, block_m) * cdiv(out_features, block_o)
-    splits = min(8, max(1, 2 * num_sms // num_tiles), max(1, num_chunks // 4))
-    return Tiling(block_m, block_o, splits, warps, 3)
+    splits = max(1, min(8, per_sm * target.num_sms // num_tiles, num_chunks // 4))
+    return Tiling(block_m, block_o, splits, warps, stages)
 
 
 class IntLinear:
@@ -142,14 +151,12 @@ class IntLinear:
             self._bias_O = torch.zeros(spec.out_features, dtype=spec.dtype, device=where)
 
     def load(self, part: CanonicalWeight, row_begin: int) -> None:
-        """Pack the rows, and scale the scales for fields that are read as fractions."""
-        where, bits = self._words_OW.device, self._packing.bits
-        rows = slice(row_begin, row_begin + part["weight"].shape[0])
+        """Pack the rows."""
+        where, rows = self._words_OW.device, slice(row_begin, row_begin + part["weight"].shape[0])
         self._words_OW[rows] = self._packing.pack(part["weight"].to(where))
-        scale_RG = part["scale"].to(where) * (1 << bits)
-        self._scale_OG[rows] = scale_RG
-        if bits == 4:
-            self._minimum_OG[rows] = part["minimum"].to(where) - scale_RG
+        self._scale_OG[rows] = part["scale"].to(where)
+        if self._packing.bits == 4:
+            self._minimum_OG[rows] = part["minimum"].to(where)
 
     def load_bias(self, bias: Tensor, begin: int) -> None:
         """Copy the bias."""
@@ -163,17 +170,17 @@ class IntLinear:
             x_MI = x_MI.contiguous()
         if num_rows <= FEW_ROWS:
             return self.by_few_rows(x_MI)
-        return self.by_tiles(x_MI) if num_rows <= FUSED_ROWS else self.by_library(x_MI)
+        if num_rows <= FUSED_ROWS and x_MI.dtype in FUSED_DTYPES:
+            return self.by_tiles(x_MI)
+        return self.by_library(x_MI)
 
-    def by_few_rows(self, x_MI: Tensor) -> Tensor:
+    def by_few_rows(self, x_MI: Tensor, block_o: int = 4) -> Tensor:
         """Multiply at the speed at which the words can be read, if the rows are few. [M, O]"""
         num_rows, out_features = x_MI.shape[0], self._spec.out_features
         out_MO = x_MI.new_empty((num_rows, out_features))
         if not num_rows:
             return out_MO
-        block_m = next_power_of_2(num_rows)
         block_q = max(32, min(128, next_power_of_2(self._packing.num_words // 4)))
-        block_o = max(1, (4 if block_q == 128 else 8) // block_m)
         few_rows_kernel[(cdiv(out_features, block_o),)](
             x_MI,
             self._words_OW,
@@ -183,8 +190,9 @@ class IntLinear:
             out_MO,
             out_features,
             x_MI.stride(0),
+            EXPONENT.value,
             M=num_rows,
-            BLOCK_M=block_m,
+            BLOCK_M=next_power_of_2(num_rows),
             BLOCK_O=block_o,
             BLOCK_Q=block_q,
             HAS_BIAS=self._bias_O is not None,
@@ -197,7 +205,7 @@ class IntLinear:
         """Multiply by tensor cores, weights turned into floats on the way. [M, O]"""
         num_rows, out_features = x_MI.shape[0], self._spec.out_features
         num_chunks = self._packing.num_words // self._packing.slab
-        tiling = tiling or choose_tiling(num_rows, out_features, num_chunks, self._target.num_sms)
+        tiling = tiling or choose_tiling(num_rows, out_features, num_chunks, self._target)
         chunks = cdiv(num_chunks, tiling.splits)
         splits = cdiv(num_chunks, chunks)
         out_MO = parts = x_MI.new_empty((num_rows, out_features))
@@ -264,22 +272,24 @@ class IntLinear:
 
     def _as_floats(self, out_RI: Tensor, ids_R: Tensor | None, first: int) -> None:
         """Turn the rows ``ids_R`` less ``first``, or those from ``first`` on, into floats."""
-        if not out_RI.shape[0]:
+        count, num_quads, block_r = out_RI.shape[0], self._packing.num_words // 4, 4
+        if not count:
             return
-        num_quads = self._packing.num_words // 4
-        block_q = min(128, next_power_of_2(num_quads))
-        floats_kernel[(out_RI.shape[0], cdiv(num_quads, block_q))](
+        block_q = max(8, min(64, next_power_of_2(num_quads)))
+        floats_kernel[(cdiv(count, block_r), cdiv(num_quads, block_q))](
             self._words_OW,
             self._scale_OG,
             self._minimum_OG,
             self._words_OW if ids_R is None else ids_R,
             out_RI,
             first,
+            count,
             self._spec.out_features,
+            BLOCK_R=block_r,
             BLOCK_Q=block_q,
             HAS_IDS=ids_R is not None,
             **self._packing.constants(),
-            **self._target.launch(max(1, block_q // 32)),
+            **self._target.launch(4),
         )
 
     def _bias_or_any(self) -> Tensor:

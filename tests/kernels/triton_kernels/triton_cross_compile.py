@@ -21,11 +21,13 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from headstock.ops.attention import AttentionSpec, StepBatch
+from headstock.ops.linear import INT4_GROUP, INT8_GROUP, LinearSpec
 from headstock_triton import dense, gemv, steps
 from headstock_triton.activation import Activations
 from headstock_triton.attention import provider as attention
 from headstock_triton.embedding import embedding_rows
 from headstock_triton.fp8 import quantize_rows
+from headstock_triton.ints import FUSED_ROWS, build_int
 from headstock_triton.norm import Norms
 from headstock_triton.rotary import Rotations
 from headstock_triton.sampling import Sampling
@@ -173,6 +175,22 @@ def compile_attention(target: Target, dtype: torch.dtype, heads: int, page_size:
         )
 
 
+def compile_ints(target: Target, dtype: torch.dtype) -> None:
+    for layout, group_size in ((INT4_GROUP, 128), (INT8_GROUP, 32)):
+        spec = LinearSpec(
+            in_features=1024,
+            out_features=1024,
+            dtype=dtype,
+            layout=layout,
+            group_size=group_size,
+        )
+        built = build_int(spec, FakeDevice())
+        built._target = target
+        for num_rows in (1, 2, 16, 64, FUSED_ROWS, FUSED_ROWS + 1):
+            built(torch.zeros((num_rows, 1024), dtype=dtype))
+        built.rows(torch.zeros(2, dtype=torch.int64), 0)
+
+
 def compile_rest(target: Target, dtype: torch.dtype) -> None:
     def zeros(*shape, dtype=dtype):
         return torch.zeros(shape, dtype=dtype)
@@ -221,6 +239,7 @@ def main() -> None:
     compile_attention(target, torch.bfloat16, 32, 64)
     compile_attention(target, torch.bfloat16, 16, 64)
     compile_attention(target, torch.bfloat16, 32, 16)
+    compile_ints(target, torch.bfloat16)
     compile_rest(target, torch.bfloat16)
     print(f"{compiler.count} kernels compiled for {backend} {arch}")
 
