@@ -125,7 +125,7 @@ def configure(saved: Saved, quantization: dict[str, Any]) -> None:
     (saved.path / "config.json").write_text(json.dumps(config))
 
 
-def change(saved: Saved, edit: Callable[[dict[str, Tensor]], None]) -> None:
+def change(saved: Saved, edit: Callable[[dict[str, Tensor]], object]) -> None:
     """Edit the checkpoint's tensors."""
     file = saved.path / "model.safetensors"
     tensors = load_file(file)
@@ -194,6 +194,15 @@ def test_a_gptq_checkpoint_may_lack_its_group_indices(save: Save) -> None:
     saved = save("qwen3", **SIZES)
     quantize(saved, "gptq")
     change(saved, lambda tensors: [tensors.pop(n) for n in list(tensors) if "g_idx" in n])
+    torch.testing.assert_close(
+        load(saved.path).step(a=IDS), saved.logits(IDS), rtol=1e-4, atol=1e-3
+    )
+
+
+def test_biases_of_zeros_that_gptq_adds_are_left_out(save: Save) -> None:
+    saved = save("qwen3", **SIZES)
+    quantize(saved, "gptq")
+    change(saved, lambda tensors: tensors.update({f"{UP}.bias": torch.zeros(96).half()}))
     torch.testing.assert_close(
         load(saved.path).step(a=IDS), saved.logits(IDS), rtol=1e-4, atol=1e-3
     )

@@ -6,8 +6,8 @@ k * SLAB + s: the fields of neighbouring words are neighbours too, so that activ
 they lie. SLAB divides the group size, so that a field of a chunk's words has one scale.
 
 A field becomes a float without a conversion: below the exponent of 2^(23 - p), its bits at p of the
-mantissa read 2^(23 - p) + u, exactly. A weight is scale * u + minimum; of 8 bits, where u counts from
-128, the minimum is MIDDLE * scale and is not kept.
+mantissa read 2^(23 - p) + u, exactly. A weight is scale * u + minimum; of 8 bits, where u counts
+from 128, the minimum is MIDDLE * scale and is not kept.
 
 Shapes: M rows of activations, O output features, I input features, G groups along I, Q quads of
 words.
@@ -31,27 +31,28 @@ MIDDLE = tl.constexpr(-128.0)
 @triton.jit
 def as_float(words, exponent, k: tl.constexpr, BITS: tl.constexpr):
     """Return field ``k`` of each word in float32."""
-    AWAY: tl.constexpr = 0 if (k + 1) * BITS <= 23 else 16 - 4 * (BITS == 4)
+    AWAY: tl.constexpr = (8 + BITS) * ((k + 1) * BITS > 23)  # fields past the mantissa come down
     AT: tl.constexpr = k * BITS - AWAY
-    MASK: tl.constexpr = ((1 << BITS) - 1) << AT
+    MASK: tl.constexpr = (2**BITS - 1) * 2**AT
     if AWAY > 0:
         words = words >> AWAY
-    mantissa = (words & MASK) | (exponent - (AT << 23))
-    return mantissa.to(tl.float32, bitcast=True) - (1 << (23 - AT))
+    mantissa = (words & MASK) | (exponent - AT * 2**23)
+    return mantissa.to(tl.float32, bitcast=True) - 2 ** (23 - AT)
+
+
+@triton.jit
+def load_some(at, inside, MASKED: tl.constexpr):
+    """Load what is at ``at``; zeros outside, where anything is."""
+    return tl.load(at, mask=inside, other=0.0) if MASKED else tl.load(at)
 
 
 @triton.jit
 def load_scales(scale, minimum, at, inside, BITS: tl.constexpr, MASKED: tl.constexpr):
     """Return scales and minima at the offsets ``at``; zeros outside."""
-    if MASKED:
-        factor = tl.load(scale + at, mask=inside, other=0.0)
-    else:
-        factor = tl.load(scale + at)
+    factor = load_some(scale + at, inside, MASKED)
     if BITS == 8:
         return factor, factor * MIDDLE
-    if MASKED:
-        return factor, tl.load(minimum + at, mask=inside, other=0.0)
-    return factor, tl.load(minimum + at)
+    return factor, load_some(minimum + at, inside, MASKED)
 
 
 @triton.jit
@@ -85,8 +86,8 @@ def few_rows_kernel(
     takes the sum of the activations. Weights are asked for one step ahead, the first ones before
     the kernels ahead have ended: they do not depend on them. Everything is kept in dimensions
     [M, O, Q, word] from the load on, so that no value has to change threads before the last sum.
-    EXPONENT comes as the argument ``exponent``: an instruction holds one constant, the mask, and the
-    compiler would rather make two instructions than keep the other constant in a register.
+    EXPONENT comes as the argument ``exponent``: an instruction holds one constant, the mask, and
+    the compiler would rather make two instructions than keep the other in a register.
     """
     FIELDS: tl.constexpr = 32 // BITS
     NUM_GROUPS: tl.constexpr = NUM_IN // GROUP_SIZE
@@ -96,7 +97,9 @@ def few_rows_kernel(
     row_M = tl.minimum(tl.arange(0, BLOCK_M), M - 1)
     quad_Q = tl.arange(0, BLOCK_Q)
     word = tl.arange(0, 4)[None, None, None, :]
-    words_at = words + row_O[None, :, None, None] * NUM_WORDS + quad_Q[None, None, :, None] * 4 + word
+    words_at = (
+        words + row_O[None, :, None, None] * NUM_WORDS + quad_Q[None, None, :, None] * 4 + word
+    )
     x_at = x + row_M[:, None, None, None] * x_stride + word
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()  # pyright: ignore[reportAttributeAccessIssue]
@@ -115,10 +118,7 @@ def few_rows_kernel(
         for k in tl.static_range(FIELDS):  # pyright: ignore[reportGeneralTypeIssues]
             here_Q = column_Q + k * SLAB
             here = here_Q[None, None, :, None]
-            if MASKED:
-                value = tl.load(x_at + here, mask=here < NUM_IN, other=0.0).to(tl.float32)
-            else:
-                value = tl.load(x_at + here).to(tl.float32)
+            value = load_some(x_at + here, here < NUM_IN, MASKED).to(tl.float32)
             product = value * as_float(tile, exponent, k, BITS)
             if k % RUN == 0:
                 products, values = product, value
@@ -187,10 +187,7 @@ def tiles_kernel(
         tile = tl.load(words_at + chunk * SLAB)
         for k in tl.static_range(FIELDS):  # pyright: ignore[reportGeneralTypeIssues]
             column = (chunk * FIELDS + k) * SLAB
-            if MASKED:
-                value = tl.load(x_at + column, mask=column < NUM_IN, other=0.0)
-            else:
-                value = tl.load(x_at + column)
+            value = load_some(x_at + column, column < NUM_IN, MASKED)
             if k % RUN == 0:
                 group_O = row_O * NUM_GROUPS + column // GROUP_SIZE
                 inside = column < NUM_IN

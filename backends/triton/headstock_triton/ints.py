@@ -4,6 +4,8 @@ Shapes: M rows of activations, O output features, I input features, R of the out
 groups along I, T ids, W words.
 """
 
+# Triton types constants by a class of its own.
+# pyright: reportArgumentType=false
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -226,9 +228,8 @@ class IntLinear:
             BLOCK_M=tiling.block_m,
             BLOCK_O=tiling.block_o,
             HAS_BIAS=self._bias_O is not None and splits == 1,
-            num_stages=tiling.stages,
             **self._packing.constants(),
-            **self._target.launch(tiling.warps),
+            **self._target.launch(tiling.warps) | {"num_stages": tiling.stages},
         )
         return self._sum_parts(parts, out_MO) if splits > 1 else out_MO
 

@@ -66,7 +66,14 @@ def join_gptq(
             remedy="Use a checkpoint of such a form, or the unquantised one.",
         )
     group_size = config_integer(quantization, "group_size")
-    return join_modules(index, PARTS, partial(_join, bits, group_size, ZERO_OFFSETS[form]))
+    joined = join_modules(index, PARTS, partial(_join, bits, group_size, ZERO_OFFSETS[form]))
+    return {n: tensor for n, tensor in joined.items() if not _is_idle_bias(n, tensor, index)}
+
+
+def _is_idle_bias(name: str, tensor: StoredTensor, index: Mapping[str, StoredTensor]) -> bool:
+    """Whether it adds zeros: AutoGPTQ gave every module a bias, also where the model has none."""
+    module, _, part = name.rpartition(".")
+    return part == "bias" and f"{module}.{PARTS[0]}" in index and not whole(tensor).any()
 
 
 def _join(bits: int, group_size: int, zero_offset: int, parts: Parts) -> PackedMatrix:

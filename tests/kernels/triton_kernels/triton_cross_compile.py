@@ -176,9 +176,10 @@ def compile_attention(target: Target, dtype: torch.dtype, heads: int, page_size:
 
 
 def compile_ints(target: Target, dtype: torch.dtype) -> None:
-    for layout, group_size in ((INT4_GROUP, 128), (INT8_GROUP, 32)):
+    sizes = ((INT4_GROUP, 1024, 128), (INT8_GROUP, 1024, 32), (INT4_GROUP, 480, 48))
+    for layout, in_features, group_size in sizes:
         spec = LinearSpec(
-            in_features=1024,
+            in_features=in_features,
             out_features=1024,
             dtype=dtype,
             layout=layout,
@@ -187,7 +188,7 @@ def compile_ints(target: Target, dtype: torch.dtype) -> None:
         built = build_int(spec, FakeDevice())
         built._target = target
         for num_rows in (1, 2, 16, 64, FUSED_ROWS, FUSED_ROWS + 1):
-            built(torch.zeros((num_rows, 1024), dtype=dtype))
+            built(torch.zeros((num_rows, in_features), dtype=dtype))
         built.rows(torch.zeros(2, dtype=torch.int64), 0)
 
 
