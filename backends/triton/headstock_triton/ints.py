@@ -38,8 +38,9 @@ FUSED_ROWS = 256
 anew for every tile of them: the library multiplies a whole piece of the weights, made once."""
 FUSED_DTYPES = (torch.bfloat16, torch.float16)
 """Of activations that tensor cores multiply as they are; others are left to the library."""
-LARGE_SHARED = frozenset({80, 90, 100, 103})
-"""Compute capabilities with shared memory enough for tiles of 128 rows."""
+LARGE_TILES = frozenset({80, 90})
+"""Compute capabilities with shared memory enough for tiles of 128 rows. That of 100 is as large, but
+what Triton 3.7 compiles for it is a trap."""
 WEIGHTS_AT_ONCE = 1 << 24
 """Weights that are made floats for the library at once: few enough to stay in the L2 cache."""
 
@@ -125,11 +126,12 @@ def choose_tiling(num_rows: int, out_features: int, num_chunks: int, target: Tar
     The tiles of activations fill the shared memory: the larger they are, the fewer programs share a
     multiprocessor, and the fewer chunks can be on their way.
     """
-    block_m = max(16, min(128 if target.arch in LARGE_SHARED else 64, next_power_of_2(num_rows)))
+    block_m = max(16, min(128 if target.arch in LARGE_TILES else 64, next_power_of_2(num_rows)))
     block_o, warps = (128, 8) if block_m == 128 else (64, 4)
     per_sm, stages = {16: (3, 3), 32: (3, 3), 64: (2, 2), 128: (1, 2)}[block_m]
     num_tiles = cdiv(num_rows, block_m) * cdiv(out_features, block_o)
-    splits = max(1, min(8, per_sm * target.num_sms // num_tiles, num_chunks // 4))
+    most = max(1, min(8, per_sm * target.num_sms // num_tiles, num_chunks // 2))
+    splits = 1 << (most.bit_length() - 1)
     return Tiling(block_m, block_o, splits, warps, stages)
 
 

@@ -137,6 +137,7 @@ def test_few_output_features_are_split_along_the_inputs() -> None:
     num_chunks = 16
     assert choose_tiling(16, 24576, num_chunks, H100).splits == 1
     assert choose_tiling(16, 4096, num_chunks, H100).splits == 4
+    assert choose_tiling(16, 1024, 4, H100).splits == 2
     assert choose_tiling(16, 1024, 2, H100).splits == 1
 
 

@@ -86,6 +86,8 @@ class Compiler:
             options.pop("launch_pdl", None)
         source = ASTSource(kernel, signature, constants, attributes)
         compiled = triton.compile(source, target=self.target, options=options)
+        if self.target.backend == "cuda":  # what the compiler could not make sense of
+            assert "trap;" not in compiled.asm["ptx"], f"{kernel.__name__} is a trap: {constants}"
         self.count += 1
         if self.shows_usage:
             self.show(kernel.__name__, compiled, constants, kernel)
