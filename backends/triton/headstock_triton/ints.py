@@ -39,8 +39,8 @@ anew for every tile of them: the library multiplies a whole piece of the weights
 FUSED_DTYPES = (torch.bfloat16, torch.float16)
 """Of activations that tensor cores multiply as they are; others are left to the library."""
 LARGE_TILES = frozenset({80, 90})
-"""Compute capabilities with shared memory enough for tiles of 128 rows. That of 100 is as large, but
-what Triton 3.7 compiles for it is a trap."""
+"""Compute capabilities with shared memory enough for tiles of 128 rows. That of 100 is as large,
+but what Triton 3.7 compiles for it is a trap."""
 WEIGHTS_AT_ONCE = 1 << 24
 """Weights that are made floats for the library at once: few enough to stay in the L2 cache."""
 
