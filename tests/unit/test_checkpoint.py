@@ -131,8 +131,8 @@ def test_a_folder_without_a_configuration_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_quantised_folder_that_we_cannot_read_is_refused_by_method(folder: Path) -> None:
-    write_json(folder / "config.json", CONFIG | {"quantization_config": {"quant_method": "awq"}})
-    with pytest.raises(UnsupportedError, match="quantised by awq"):
+    write_json(folder / "config.json", CONFIG | {"quantization_config": {"quant_method": "quip"}})
+    with pytest.raises(UnsupportedError, match="quantised by quip"):
         resolve(str(folder))
 
 

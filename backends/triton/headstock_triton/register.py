@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 from headstock.ops.activation import silu_and_mul, silu_and_mul_groups
 from headstock.ops.attention import AttentionSpec, attention
 from headstock.ops.base import Requires, Sizes
-from headstock.ops.linear import DENSE, FP8_GROUP, GATED, GROUPED_INPUTS, ROWS, linear
+from headstock.ops.linear import (
+    DENSE,
+    FP8_GROUP,
+    GATED,
+    GROUPED_INPUTS,
+    INT4_GROUP,
+    INT8_GROUP,
+    ROWS,
+    linear,
+)
 from headstock.ops.norm import add_rms_norm, rms_norm
 from headstock.ops.rotary import rotate_and_write
 from headstock.ops.sampling import argmax_tokens
@@ -24,6 +33,7 @@ from headstock_triton.attention.pages import TAG
 from headstock_triton.attention.provider import PAGE_SIZES, PagedAttention
 from headstock_triton.dense import build_dense
 from headstock_triton.fp8 import GROUP, OUT_UNIT, Fp8Gate, build_fp8
+from headstock_triton.ints import GROUP_UNIT, build_int
 from headstock_triton.norm import Norms
 from headstock_triton.rotary import Rotations
 from headstock_triton.sampling import Sampling
@@ -63,6 +73,16 @@ def register_ops(registry: OpRegistry, device: OpDevice) -> None:
         run=build_dense,
         requires=Requires(
             dtypes=FLOATS, layouts=frozenset({DENSE}), features=frozenset({ROWS, GATED})
+        ),
+    )
+    offer(
+        linear,
+        run=build_int,
+        requires=Requires(
+            dtypes=FLOATS,
+            layouts=frozenset({INT4_GROUP, INT8_GROUP}),
+            features=frozenset({ROWS}),
+            sizes={"group_size": Sizes(multiple_of=GROUP_UNIT)},
         ),
     )
     offer(

@@ -181,3 +181,10 @@ def dense_reader(array: Array) -> Callable[[int, int], Mapping[str, Array]]:
         return {"weight": np.require(np.atleast_1d(array)[begin:end], requirements="A")}
 
     return read
+
+
+def as_float32(dtype: str, values: Array) -> Array:
+    """Widen floating point ``values``; of bfloat16 they are the bits."""
+    if dtype == "bfloat16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from headstock.checkpoint.files import ModelFiles, StoredTensor
-from headstock.checkpoint.fp8_blocks import METHOD, join_scales
+from headstock.checkpoint.quantized import find_reader
 from headstock.checkpoint.safetensors_file import read_safetensors
-from headstock.errors import CheckpointError, UnsupportedError
+from headstock.errors import CheckpointError
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
@@ -30,15 +30,7 @@ def open_folder(path: Path, *, needs_weights: bool = True) -> ModelFiles:
         UnsupportedError: The weights are quantised in a way that we cannot read.
     """
     config = _read_json(path / CONFIG)
-    given = config.get("quantization_config")
-    quantization = cast("dict[str, Any]", given) if isinstance(given, dict) else None
-    method = quantization.get("quant_method") if quantization is not None else None
-    if given and method != METHOD:
-        raise UnsupportedError(
-            f"{path} is quantised by {method or 'an unnamed method'}, which cannot be read yet.",
-            remedy="Use the model's unquantised folder, with --quantization int8 or int4 if"
-            " memory is short, or a GGUF file of it.",
-        )
+    join = find_reader(path, config)
     has_generation = (path / GENERATION_CONFIG).is_file()
     index: dict[str, StoredTensor] = {}
     for file in _weight_files(path, needs_weights=needs_weights):
@@ -49,15 +41,13 @@ def open_folder(path: Path, *, needs_weights: bool = True) -> ModelFiles:
                     remedy="Remove the safetensors files that do not belong to the model.",
                 )
             index[tensor.name] = tensor
-    if quantization is not None:
-        index = join_scales(index, quantization)
     return ModelFiles(
         kind="folder",
         path=path,
         name=path.resolve().name,
         config=config,
         generation_config=_read_json(path / GENERATION_CONFIG) if has_generation else {},
-        index=index,
+        index=dict(join(index)),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from headstock.checkpoint.files import Array, StoredTensor
+from headstock.checkpoint.files import Array, StoredTensor, as_float32
 from headstock.errors import CheckpointError, UnsupportedError
 from headstock.ops.linear import FP8_GROUP
 
@@ -70,7 +70,7 @@ def _join(
             f"{weight.name} has {weight.shape[1]} input features, no multiple of {columns}.",
             remedy="Use the unquantised checkpoint.",
         )
-    scales = _as_float32(scale)
+    scales = as_float32(scale.dtype, scale.read_all()["weight"])
 
     def read(begin: int, end: int) -> dict[str, Array]:
         blocks = np.arange(begin, end) // rows
@@ -83,11 +83,3 @@ def _join(
         num_bytes=weight.num_bytes + scale.num_bytes,
         read=read,
     )
-
-
-def _as_float32(tensor: StoredTensor) -> Array:
-    """Return the whole of a small tensor."""
-    values = tensor.read_all()["weight"]
-    if tensor.dtype == "bfloat16":
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    return values.astype(np.float32)

@@ -22,11 +22,13 @@ from triton.experimental.gluon._runtime import GluonASTSource
 from triton.runtime.jit import JITFunction
 
 from headstock.ops.attention import AttentionSpec, StepBatch
+from headstock.ops.linear import INT4_GROUP, INT8_GROUP, LinearSpec
 from headstock_triton import dense, gated_hopper, gemv, steps
 from headstock_triton.activation import Activations
 from headstock_triton.attention import provider as attention
 from headstock_triton.embedding import embedding_rows
 from headstock_triton.fp8 import Fp8Gate, quantize_rows
+from headstock_triton.ints import FUSED_ROWS, build_int
 from headstock_triton.norm import Norms
 from headstock_triton.rotary import Rotations
 from headstock_triton.sampling import Sampling
@@ -87,6 +89,8 @@ class Compiler:
         build = GluonASTSource if kernel.is_gluon() else ASTSource
         source = build(kernel, signature, constants, attributes)
         compiled = triton.compile(source, target=self.target, options=options)
+        if self.target.backend == "cuda":  # what the compiler could not make sense of
+            assert "trap;" not in compiled.asm["ptx"], f"{kernel.__name__} is a trap: {constants}"
         self.count += 1
         if self.shows_usage:
             self.show(kernel.__name__, compiled, constants, kernel)
@@ -177,6 +181,23 @@ def compile_attention(target: Target, dtype: torch.dtype, heads: int, page_size:
         )
 
 
+def compile_ints(target: Target, dtype: torch.dtype) -> None:
+    sizes = ((INT4_GROUP, 1024, 128), (INT8_GROUP, 1024, 32), (INT4_GROUP, 480, 48))
+    for layout, in_features, group_size in sizes:
+        spec = LinearSpec(
+            in_features=in_features,
+            out_features=1024,
+            dtype=dtype,
+            layout=layout,
+            group_size=group_size,
+        )
+        built = build_int(spec, FakeDevice())
+        built._target = target
+        for num_rows in (1, 2, 16, 64, FUSED_ROWS, FUSED_ROWS + 1):
+            built(torch.zeros((num_rows, in_features), dtype=dtype))
+        built.rows(torch.zeros(2, dtype=torch.int64), 0)
+
+
 def compile_rest(target: Target, dtype: torch.dtype) -> None:
     def zeros(*shape, dtype=dtype):
         return torch.zeros(shape, dtype=dtype)
@@ -231,6 +252,7 @@ def main() -> None:
     compile_attention(target, torch.bfloat16, 32, 64)
     compile_attention(target, torch.bfloat16, 16, 64)
     compile_attention(target, torch.bfloat16, 32, 16)
+    compile_ints(target, torch.bfloat16)
     compile_rest(target, torch.bfloat16)
     print(f"{compiler.count} kernels compiled for {backend} {arch}")
 

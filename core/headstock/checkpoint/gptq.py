@@ -1,0 +1,131 @@
+"""GPTQ checkpoints as `int4-group` or `int8-group` tensors. No torch.
+
+A module has ``qweight`` int32 [I / n, O], n = 32 / bits neighbouring input features to a word;
+``qzeros`` int32 [G, O / n]; ``scales`` [G, O]; and mostly ``g_idx`` int32 [I], the group of each
+input feature. What it stands for is scale * (q - zero). Zeros are stored less 1, but for the format
+``gptq_v2``.
+
+Shapes: O output features, I input features, R of the output features, G groups along I, W words.
+
+Source:
+    GPTQModel, https://github.com/ModelCloud/GPTQModel, gptqmodel/nn_modules/qlinear/__init__.py;
+    AutoGPTQ's files are its ``checkpoint_format`` "gptq".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from headstock.checkpoint.files import Array, StoredTensor
+from headstock.checkpoint.packed_ints import (
+    LAYOUTS,
+    MIDPOINTS,
+    WORD_BITS,
+    PackedMatrix,
+    Parts,
+    as_signed,
+    check_groups,
+    columns_as_float32,
+    config_integer,
+    join_modules,
+    unpack_columns,
+    whole,
+)
+from headstock.errors import UnsupportedError
+
+METHOD = "gptq"
+PARTS = ("qweight", "qzeros", "scales", "g_idx")
+ZERO_OFFSETS = {"gptq": 1, "gptq_v2": 0}
+"""What to add to stored zeros, by ``checkpoint_format``."""
+
+
+def join_gptq(
+    index: Mapping[str, StoredTensor], quantization: Mapping[str, Any]
+) -> dict[str, StoredTensor]:
+    """Return the tensors of ``index`` with those of each quantised module joined to one weight.
+
+    Args:
+        index: Tensors as the files have them.
+        quantization: ``quantization_config`` of the model's configuration.
+
+    Raises:
+        CheckpointError: A module lacks a tensor, or has one of another shape.
+        UnsupportedError: The bits or the format are others, groups are not runs of input features,
+            or 8-bit integers have another zero than 128.
+    """
+    form = quantization.get("checkpoint_format") or "gptq"
+    bits = config_integer(quantization, "bits")
+    if form not in ZERO_OFFSETS or bits not in LAYOUTS:
+        raise UnsupportedError(
+            f"The GPTQ checkpoint has checkpoint_format {form!r} and {bits} bits; 'gptq' and"
+            " 'gptq_v2' with 4 or 8 can be read.",
+            remedy="Use a checkpoint of such a form, or the unquantised one.",
+        )
+    group_size = config_integer(quantization, "group_size")
+    joined = join_modules(index, PARTS, partial(_join, bits, group_size, ZERO_OFFSETS[form]))
+    return {n: tensor for n, tensor in joined.items() if not _is_idle_bias(n, tensor, index)}
+
+
+def _is_idle_bias(name: str, tensor: StoredTensor, index: Mapping[str, StoredTensor]) -> bool:
+    """Whether it adds zeros: AutoGPTQ gave every module a bias, also where the model has none."""
+    module, _, part = name.rpartition(".")
+    return part == "bias" and f"{module}.{PARTS[0]}" in index and not whole(tensor).any()
+
+
+def _join(bits: int, group_size: int, zero_offset: int, parts: Parts) -> PackedMatrix:
+    qweight, per_word = parts.matrix("qweight"), WORD_BITS // bits
+    in_features, out_features = qweight.shape[0] * per_word, qweight.shape[1]
+    group_size = check_groups(parts.module, in_features, group_size)
+    num_groups = in_features // group_size
+    qzeros = parts.take("qzeros", (num_groups, -(-out_features // per_word)))
+    scales = parts.take("scales", (num_groups, out_features))
+    _check_order(parts, in_features, group_size)
+
+    def zero(begin: int, end: int) -> Array:
+        return unpack_columns(whole(qzeros), bits, begin, end).astype(np.int16) + zero_offset
+
+    if bits == 8:
+        _check_midpoint(parts.module, zero(0, out_features))
+    return PackedMatrix(
+        out_features=out_features,
+        in_features=in_features,
+        bits=bits,
+        group_size=group_size,
+        weight=lambda begin, end: _rows(whole(qweight), bits, begin, end),
+        scale=partial(columns_as_float32, scales),
+        zero=zero,
+    )
+
+
+def _rows(words_WO: Array, bits: int, begin: int, end: int) -> Array:
+    """Return output features [begin, end): a word's bytes are canonical as they stand."""
+    rows = np.ascontiguousarray(words_WO[:, begin:end].T).view(np.uint8)
+    return rows if bits == 4 else as_signed(rows)
+
+
+def _check_order(parts: Parts, in_features: int, group_size: int) -> None:
+    """Refuse groups that are no runs of neighbouring input features."""
+    if "g_idx" not in parts.tensors:
+        return
+    group_of_I = whole(parts.take("g_idx", (in_features,)))
+    if not np.array_equal(group_of_I, np.arange(in_features) // group_size):
+        raise UnsupportedError(
+            f"{parts.module}.g_idx scatters the input features over the groups (desc_act), which"
+            " cannot be read.",
+            remedy="Use a checkpoint that was quantised with desc_act false, or the unquantised"
+            " one.",
+        )
+
+
+def _check_midpoint(module: str, zero_OG: Array) -> None:
+    """Refuse integers that are not symmetric: int8-group has no minimum."""
+    if zero_OG.size and not (zero_OG == MIDPOINTS[8]).all():
+        raise UnsupportedError(
+            f"{module}.qzeros holds zeros from {zero_OG.min()} to {zero_OG.max()}; of 8-bit weights"
+            f" only symmetric ones can be read, whose zeros are all {MIDPOINTS[8]}.",
+            remedy="Use a checkpoint that was quantised with sym true, or with 4 bits.",
+        )

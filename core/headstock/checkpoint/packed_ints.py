@@ -1,0 +1,205 @@
+"""Integer weights packed into 32-bit words: what the readers of such checkpoints share. No torch.
+
+A format keeps a matrix as several tensors named after one module (``name.qweight``,
+``name.scales`` …). Which modules are quantised is read off the tensors themselves, so modules that
+the configuration leaves out need no list: they have a plain ``name.weight``.
+
+Shapes: O output features, I input features, R of the output features, G groups along I, W words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from headstock.checkpoint.files import Array, StoredTensor, as_float32
+from headstock.errors import CheckpointError, UnsupportedError
+from headstock.ops.linear import INT4_GROUP, INT8_GROUP
+
+WORD_BITS = 32
+LAYOUTS = {4: INT4_GROUP, 8: INT8_GROUP}
+MIDPOINTS = {4: 8, 8: 128}
+"""What stands for 0 in a symmetric matrix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The tensors of one quantised module, by the last part of their names."""
+
+    module: str
+    tensors: Mapping[str, StoredTensor]
+
+    def matrix(self, part: str) -> StoredTensor:
+        """Return a tensor that must have two dimensions.
+
+        Raises:
+            CheckpointError: It has not.
+        """
+        found = self.tensors[part]
+        if len(found.shape) != 2:
+            raise CheckpointError(
+                f"{found.name} is {list(found.shape)}; a matrix is due.",
+                remedy="Check that the files and their configuration belong together.",
+            )
+        return found
+
+    def take(self, part: str, shape: tuple[int, ...]) -> StoredTensor:
+        """Return a tensor whose shape follows from the others.
+
+        Raises:
+            CheckpointError: It is not there, or has another shape.
+        """
+        found = self.tensors.get(part)
+        if found is None or found.shape != shape:
+            has = "is not there" if found is None else f"is {list(found.shape)}"
+            raise CheckpointError(
+                f"{self.module}.{part} {has}; the module's other tensors and"
+                f" quantization_config make it {list(shape)}.",
+                remedy="Check that the files and their configuration belong together.",
+            )
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedMatrix:
+    """A matrix of integers, and how rows of it are read.
+
+    Attributes:
+        out_features: O.
+        in_features: I.
+        bits: 4 or 8.
+        group_size: Input features that share a scale.
+        weight: Rows [begin, end) to what the canonical layout calls ``weight``.
+        scale: Likewise to float32 scales. [R, G]
+        zero: Likewise to the integers that stand for 0; None where it is the midpoint. [R, G]
+    """
+
+    out_features: int
+    in_features: int
+    bits: int
+    group_size: int
+    weight: Callable[[int, int], Array]
+    scale: Callable[[int, int], Array]
+    zero: Callable[[int, int], Array] | None = None
+
+
+def join_modules(
+    index: Mapping[str, StoredTensor],
+    parts: Sequence[str],
+    join: Callable[[Parts], PackedMatrix],
+) -> dict[str, StoredTensor]:
+    """Return the tensors of ``index`` with those of each quantised module joined to one weight.
+
+    Args:
+        index: Tensors as the files have them.
+        parts: Last parts of the names that a quantised module has; the first holds its integers.
+        join: Makes a matrix of a module's tensors.
+    """
+    main, joined = parts[0], dict[str, StoredTensor]()
+    for name, tensor in index.items():
+        module, _, part = name.rpartition(".")
+        if part == main:
+            found = {p: index[f"{module}.{p}"] for p in parts if f"{module}.{p}" in index}
+            weight = _as_stored(tensor, join(Parts(module, found)), list(found.values()))
+            joined[f"{module}.weight"] = replace(weight, name=f"{module}.weight")
+        elif part not in parts or f"{module}.{main}" not in index:
+            joined[name] = tensor
+    return joined
+
+
+def _as_stored(
+    main: StoredTensor, matrix: PackedMatrix, found: Sequence[StoredTensor]
+) -> StoredTensor:
+    midpoint = MIDPOINTS[matrix.bits]
+
+    def read(begin: int, end: int) -> dict[str, Array]:
+        scale_RG = matrix.scale(begin, end)
+        parts = {"weight": matrix.weight(begin, end), "scale": scale_RG}
+        if matrix.bits == 4:
+            zero = midpoint if matrix.zero is None else matrix.zero(begin, end)
+            parts["minimum"] = scale_RG * -np.asarray(zero, np.float32)
+        return parts
+
+    return replace(
+        main,
+        shape=(matrix.out_features, matrix.in_features),
+        layout=LAYOUTS[matrix.bits],
+        group_size=matrix.group_size,
+        num_bytes=sum(tensor.num_bytes for tensor in found),
+        read=read,
+    )
+
+
+def check_groups(module: str, in_features: int, group_size: int) -> int:
+    """Return the group size, a whole row's for -1.
+
+    Raises:
+        UnsupportedError: Groups are odd, or the input features do not divide into them.
+    """
+    size = in_features if group_size == -1 else group_size
+    if size < 1 or size % 2 or in_features % size:
+        raise UnsupportedError(
+            f"{module} has {in_features} input features in groups of {group_size}; groups must be"
+            " even, and divide them.",
+            remedy="Use the unquantised checkpoint.",
+        )
+    return size
+
+
+def whole(tensor: StoredTensor) -> Array:
+    """Return a tensor as the file has it; a view, read where it is used."""
+    return tensor.read_all()["weight"]
+
+
+def columns_as_float32(tensor: StoredTensor, begin: int, end: int) -> Array:
+    """Return columns [begin, end) of a floating point matrix [G, O] as rows. [R, G]"""
+    return np.ascontiguousarray(as_float32(tensor.dtype, whole(tensor)[:, begin:end]).T)
+
+
+def unpack(words: Array, bits: int, order: Sequence[int] | None = None) -> Array:
+    """Return the unsigned integers in ``words`` side by side. int32 [..., W] to [..., W * n]
+
+    Args:
+        words: Each holds n = 32 / bits integers, the first in the lowest bits.
+        bits: Of an integer.
+        order: Which of its n places each integer of a word comes to; by default its own.
+    """
+    per_word = WORD_BITS // bits
+    shifts = np.arange(per_word, dtype=np.uint32) * np.uint32(bits)
+    fields = (words.view(np.uint32)[..., None] >> shifts) & np.uint32((1 << bits) - 1)
+    out = np.empty(fields.shape, np.uint8)
+    out[..., list(order or range(per_word))] = fields
+    return out.reshape(*words.shape[:-1], -1)
+
+
+def unpack_columns(
+    words: Array, bits: int, begin: int, end: int, order: Sequence[int] | None = None
+) -> Array:
+    """Return columns [begin, end) of packed integers [G, O / n] as rows. [R, G]"""
+    per_word = WORD_BITS // bits
+    first, last = begin // per_word, -(-end // per_word)
+    at = first * per_word
+    return unpack(words[:, first:last], bits, order)[:, begin - at : end - at].T
+
+
+def as_signed(rows: Array) -> Array:
+    """Return bytes that count from 128 as int8."""
+    return (rows ^ np.uint8(MIDPOINTS[8])).view(np.int8)
+
+
+def config_integer(quantization: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    """Return an integer of the quantisation's configuration.
+
+    Raises:
+        CheckpointError: It is missing, or none.
+    """
+    value = quantization.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise CheckpointError(
+            f"quantization_config has {key} {value!r}, which is no integer.",
+            remedy="Download config.json again.",
+        )
+    return value

@@ -1,0 +1,151 @@
+"""Every way of multiplying integer weights, whatever the number of rows it is meant for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from triton_here import DTYPES, Here
+
+from headstock.ops.base import OpRegistry, Resolver
+from headstock.ops.canonical import dequantize
+from headstock.ops.cases.base import Draw
+from headstock.ops.cases.linear import load_in_parts, make_weight
+from headstock.ops.linear import LinearSpec, linear
+from headstock_triton.ints import FUSED_ROWS, IntLinear, Packing, Tiling, choose_tiling
+from headstock_triton.register import PROVIDER, register_ops
+from headstock_triton.target import Target
+
+WHERE = Here.torch_device
+WAYS = {
+    "few rows": IntLinear.by_few_rows,
+    "tiles": lambda ours, x: ours.by_tiles(x, Tiling(16, 32, 1, 4, 2)),
+    "split tiles": lambda ours, x: ours.by_tiles(x, Tiling(16, 64, 3, 4, 2)),
+    "library": IntLinear.by_library,
+}
+FORMS = [("int4-group", 48), ("int4-group", 128), ("int8-group", 32), ("int8-group", 384)]
+H100 = Target(kind="cuda", arch=90, num_sms=132, has_pdl=True, has_tma=True)
+
+
+def make(spec: LinearSpec) -> tuple[IntLinear, Tensor, Tensor | None]:
+    """Return a provider, loaded part by part, its weight in float64 and its bias."""
+    draw, ours = Draw(WHERE, seed=5), IntLinear(spec, Here())
+    weight = make_weight(spec, draw)
+    bias_O = draw.normal(spec.out_features, dtype=spec.dtype) if spec.has_bias else None
+    load_in_parts(ours, weight, bias_O)
+    return ours, dequantize(spec.layout, weight, torch.float64), bias_O
+
+
+def spec_of(layout: str, group_size: int, dtype: torch.dtype = torch.float32) -> LinearSpec:
+    return LinearSpec(
+        in_features=384,
+        out_features=37,
+        dtype=dtype,
+        layout=layout,
+        group_size=group_size,
+        has_bias=True,
+    )
+
+
+def assert_right(out: Tensor, x_MI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> None:
+    want = x_MI.double() @ weight_OI.T + (0 if bias_O is None else bias_O.double())
+    rtol, atol = (1e-5, 1e-5) if x_MI.dtype == torch.float32 else (2e-2, 3e-2)
+    torch.testing.assert_close(out.double(), want, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("layout", "group_size"), FORMS)
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_gives_the_product(
+    way: str, layout: str, group_size: int, dtype: torch.dtype
+) -> None:
+    ours, weight_OI, bias_O = make(spec_of(layout, group_size, dtype))
+    x_MI = Draw(WHERE, seed=6).normal(3, 384, dtype=dtype)
+    assert_right(WAYS[way](ours, x_MI), x_MI, weight_OI, bias_O)
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 5, 20])
+def test_the_number_of_rows_chooses_a_way_that_is_right(num_rows: int) -> None:
+    ours, weight_OI, bias_O = make(spec_of("int4-group", 128, torch.float16))
+    x_MI = Draw(WHERE, seed=6).normal(num_rows, 384, dtype=torch.float16)
+    assert_right(ours(x_MI), x_MI, weight_OI, bias_O)
+
+
+def test_more_rows_than_tiles_are_meant_for_go_to_the_library() -> None:
+    ours, weight_OI, bias_O = make(spec_of("int8-group", 32))
+    x_MI = Draw(WHERE, seed=6).normal(FUSED_ROWS + 1, 384)
+    assert torch.equal(ours(x_MI), ours.by_library(x_MI))
+    assert_right(ours(x_MI), x_MI, weight_OI, bias_O)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_row_does_not_depend_on_its_neighbours(way: str) -> None:
+    ours, _, _ = make(spec_of("int4-group", 48))
+    x_MI = Draw(WHERE, seed=6).normal(3, 384)
+    alone = WAYS[way](ours, x_MI)[1]
+    x_MI[0], x_MI[2] = torch.nan, 1e30
+    assert torch.equal(WAYS[way](ours, x_MI)[1], alone)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_rows_may_lie_apart(way: str) -> None:
+    ours, weight_OI, bias_O = make(spec_of("int8-group", 32))
+    x_MI = Draw(WHERE, seed=6).normal(3, 500)[:, 100:484]
+    assert_right(WAYS[way](ours, x_MI), x_MI, weight_OI, bias_O)
+
+
+@pytest.mark.parametrize(("layout", "group_size"), FORMS)
+def test_weights_are_kept_exactly(layout: str, group_size: int) -> None:
+    """Multiply by the identity: what comes out is what the canonical weight stands for."""
+    ours, weight_OI, bias_O = make(replace(spec_of(layout, group_size), has_bias=False))
+    eye = torch.eye(384, device=WHERE)
+    torch.testing.assert_close(ours.by_library(eye).T.double(), weight_OI, rtol=2e-7, atol=2e-8)
+    assert bias_O is None
+
+
+def test_new_weights_come_to_the_old_addresses() -> None:
+    spec = replace(spec_of("int4-group", 32), has_bias=False)
+    ours, _, _ = make(spec)
+    before = [t.data_ptr() for t in (ours._words_OW, ours._scale_OG, ours._minimum_OG)]
+    weight = make_weight(spec, Draw(WHERE, seed=9))
+    load_in_parts(ours, weight, None)
+    assert before == [t.data_ptr() for t in (ours._words_OW, ours._scale_OG, ours._minimum_OG)]
+    x_MI = Draw(WHERE, seed=6).normal(2, 384)
+    assert_right(ours(x_MI), x_MI, dequantize("int4-group", weight, torch.float64), None)
+
+
+@pytest.mark.parametrize(
+    ("in_features", "group_size", "bits", "slab", "num_words", "run"),
+    [
+        (4096, 128, 4, 32, 512, 4),
+        (4096, 32, 8, 32, 1024, 1),
+        (576, 64, 4, 32, 96, 2),
+        (96, 48, 4, 16, 16, 1),
+        (512, 512, 4, 32, 64, 8),
+    ],
+)
+def test_words_of_a_row(
+    in_features: int, group_size: int, bits: int, slab: int, num_words: int, run: int
+) -> None:
+    packing = Packing(in_features, group_size, bits)
+    assert (packing.slab, packing.num_words, packing.run) == (slab, num_words, run)
+
+
+def test_few_output_features_are_split_along_the_inputs() -> None:
+    num_chunks = 16
+    assert choose_tiling(16, 24576, num_chunks, H100).splits == 1
+    assert choose_tiling(16, 4096, num_chunks, H100).splits == 4
+    assert choose_tiling(16, 1024, 4, H100).splits == 2
+    assert choose_tiling(16, 1024, 2, H100).splits == 1
+
+
+def test_groups_that_a_step_of_a_tensor_core_would_cut_are_left_to_others() -> None:
+    registry = OpRegistry()
+    register_ops(registry, Here())
+    resolver = Resolver(registry, Here())
+    spec = spec_of("int4-group", 24).as_spec()
+    assert resolver.resolve(linear, spec) is linear.reference
+    chosen = resolver.resolve(linear, spec_of("int4-group", 48).as_spec())
+    assert any(chosen is i.run for i in registry.offered(linear) if i.provider == PROVIDER)

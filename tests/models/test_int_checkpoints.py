@@ -1,0 +1,280 @@
+"""AWQ, GPTQ and compressed-tensors checkpoints, against transformers on what they stand for.
+
+The test packs the integers itself, bit by bit, as the formats' own descriptions have it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from headstock.checkpoint.folder import open_folder
+from headstock.errors import CheckpointError, UnsupportedError
+from headstock.graph.loader import weight_bytes
+from headstock.ops.canonical import dequantize
+from headstock.ops.linear import INT4_GROUP, INT8_GROUP
+from tests.models.conftest import Save, Saved
+from tests.models.harness import context, load
+from tests.models.ranks import ThreadGroup, on_ranks
+
+IDS = [5, 9, 1, 77, 31]
+GROUP = 16
+SIZES = {"intermediate_size": 96, "head_dim": 32}
+AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+UP = "model.layers.0.mlp.up_proj"
+
+Pack = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
+
+
+def as_words(integers: Tensor, bits: int, order: Sequence[int] | None = None) -> Tensor:
+    """Pack the last dimension into int32; nibble k of a word is the word's integer order[k]."""
+    per_word = 32 // bits
+    groups = integers.to(torch.int64).unflatten(-1, (-1, per_word))
+    order = order or range(per_word)
+    words = sum(groups[..., order[k]] << (bits * k) for k in range(per_word))
+    return torch.where(words >= 1 << 31, words - (1 << 32), words).to(torch.int32)
+
+
+def pack_awq(q_OI: Tensor, zero_OG: Tensor, scale_OG: Tensor) -> dict[str, Tensor]:
+    return {
+        "qweight": as_words(q_OI.T, 4, AWQ_ORDER),
+        "qzeros": as_words(zero_OG.T, 4, AWQ_ORDER),
+        "scales": scale_OG.T.contiguous().half(),
+    }
+
+
+def gptq_packer(bits: int, zero_offset: int) -> Pack:
+    def pack(q_OI: Tensor, zero_OG: Tensor, scale_OG: Tensor) -> dict[str, Tensor]:
+        return {
+            "qweight": as_words(q_OI, bits).T.contiguous(),
+            "qzeros": as_words(zero_OG.T - zero_offset, bits),
+            "scales": scale_OG.T.contiguous().half(),
+            "g_idx": (torch.arange(q_OI.shape[1]) // GROUP).int(),
+        }
+
+    return pack
+
+
+def compressed_packer(bits: int) -> Pack:
+    def pack(q_OI: Tensor, zero_OG: Tensor, scale_OG: Tensor) -> dict[str, Tensor]:
+        return {
+            "weight_packed": as_words(q_OI, bits),
+            "weight_scale": scale_OG.bfloat16(),
+            "weight_shape": torch.tensor(q_OI.shape),
+        }
+
+    return pack
+
+
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemm"}
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": False}
+GPTQ8 = GPTQ | {"bits": 8}
+COMPRESSED = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
+
+FORMATS: dict[str, tuple[dict[str, Any], Pack, int, bool]] = {
+    "awq": (AWQ, pack_awq, 4, False),
+    "gptq": (GPTQ, gptq_packer(4, 1), 4, False),
+    "gptq v2": (GPTQ | {"checkpoint_format": "gptq_v2"}, gptq_packer(4, 0), 4, False),
+    "gptq 8 bits": (GPTQ8, gptq_packer(8, 1), 8, True),
+    "compressed 4 bits": (COMPRESSED, compressed_packer(4), 4, True),
+    "compressed 8 bits": (COMPRESSED, compressed_packer(8), 8, True),
+}
+"""Configuration, packer, bits, and whether zeros are the midpoint."""
+
+
+def draw(rows: int, columns: int, bits: int, is_symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw integers, zeros and scales: any, not such as a quantiser would choose."""
+    top, groups = (1 << bits) - 1, columns // GROUP
+    q_OI = torch.randint(0, top + 1, (rows, columns))
+    zero_OG = torch.randint(1, top + 1, (rows, groups))
+    if is_symmetric:
+        zero_OG = torch.full((rows, groups), 1 << (bits - 1))
+    scale_OG = (torch.rand(rows, groups) + 0.5) * 0.4 / top
+    return q_OI, zero_OG, scale_OG.bfloat16().half()
+
+
+def quantize(saved: Saved, name: str, *, kept: Sequence[str] = ()) -> None:
+    """Let the checkpoint have its matrices in the format, and the oracle what they stand for."""
+    config, pack, bits, is_symmetric = FORMATS[name]
+    file = saved.path / "model.safetensors"
+    tensors, written = load_file(file), {}
+    torch.manual_seed(1)
+    for key, value in tensors.items():
+        if "_proj" not in key or any(module in key for module in kept):
+            written[key] = value
+            continue
+        q_OI, zero_OG, scale_OG = draw(*value.shape, bits, is_symmetric)
+        module = key.removesuffix("weight")
+        written |= {module + part: t for part, t in pack(q_OI, zero_OG, scale_OG).items()}
+        step_OI = scale_OG.float().repeat_interleave(GROUP, dim=1)
+        value.copy_(step_OI * (q_OI - zero_OG.repeat_interleave(GROUP, dim=1)))
+    saved.oracle.load_state_dict(tensors, strict=False)
+    save_file({key: value.contiguous() for key, value in written.items()}, file)
+    configure(saved, config | {"modules_to_not_convert": list(kept) or None})
+
+
+def configure(saved: Saved, quantization: dict[str, Any]) -> None:
+    config = json.loads((saved.path / "config.json").read_text())
+    config["quantization_config"] = quantization
+    (saved.path / "config.json").write_text(json.dumps(config))
+
+
+def change(saved: Saved, edit: Callable[[dict[str, Tensor]], object]) -> None:
+    """Edit the checkpoint's tensors."""
+    file = saved.path / "model.safetensors"
+    tensors = load_file(file)
+    edit(tensors)
+    save_file(tensors, file)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_checkpoint_has_the_logits_of_its_dequantised_weights(save: Save, name: str) -> None:
+    saved = save("qwen3", **SIZES)
+    quantize(saved, name)
+    want = saved.logits(IDS)
+    loaded = load(saved.path)
+    got = loaded.step(a=IDS)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * want.abs().max().item())
+    assert weight_bytes(loaded.model) < 0.7 * sum(p.nbytes for p in saved.oracle.parameters())
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(("begin", "end"), [(0, 96), (3, 29), (40, 41)])
+def test_any_rows_are_exactly_what_the_file_stands_for(
+    save: Save, name: str, begin: int, end: int
+) -> None:
+    saved = save("qwen3", **SIZES)
+    quantize(saved, name)
+    stored = open_folder(saved.path).index[f"{UP}.weight"]
+    assert stored.layout == (INT4_GROUP if FORMATS[name][2] == 4 else INT8_GROUP)
+    parts = {n: torch.from_numpy(p.copy()) for n, p in stored.read(begin, end).items()}
+    want = saved.oracle.state_dict()[f"{UP}.weight"][begin:end]
+    got = dequantize(stored.layout, parts, torch.float32)
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_two_ranks_have_the_logits_of_one(save: Save, name: str) -> None:
+    saved = save("qwen3", **SIZES)
+    quantize(saved, name)
+    want = saved.logits(IDS)
+
+    def run(group: ThreadGroup) -> Tensor:
+        return load(saved.path, context(tp=group)).step(a=IDS)
+
+    for got in on_ranks(2, run):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * want.abs().max().item())
+
+
+@pytest.mark.parametrize("name", ["awq", "gptq"])
+def test_modules_that_were_not_converted_stay_dense(save: Save, name: str) -> None:
+    saved = save("qwen3", **SIZES)
+    quantize(saved, name, kept=["mlp.up_proj", "layers.1.self_attn"])
+    assert open_folder(saved.path).index[f"{UP}.weight"].layout == "dense"
+    want = saved.logits(IDS)
+    got = load(saved.path).step(a=IDS)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * want.abs().max().item())
+
+
+def test_biases_stand_beside_quantised_weights(save: Save) -> None:
+    saved = save("qwen3", **SIZES, attention_bias=True)
+    quantize(saved, "awq", kept=["bias"])
+    want = saved.logits(IDS)
+    got = load(saved.path).step(a=IDS)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * want.abs().max().item())
+
+
+def test_a_gptq_checkpoint_may_lack_its_group_indices(save: Save) -> None:
+    saved = save("qwen3", **SIZES)
+    quantize(saved, "gptq")
+    change(saved, lambda tensors: [tensors.pop(n) for n in list(tensors) if "g_idx" in n])
+    torch.testing.assert_close(
+        load(saved.path).step(a=IDS), saved.logits(IDS), rtol=1e-4, atol=1e-3
+    )
+
+
+def test_biases_of_zeros_that_gptq_adds_are_left_out(save: Save) -> None:
+    saved = save("qwen3", **SIZES)
+    quantize(saved, "gptq")
+    change(saved, lambda tensors: tensors.update({f"{UP}.bias": torch.zeros(96).half()}))
+    torch.testing.assert_close(
+        load(saved.path).step(a=IDS), saved.logits(IDS), rtol=1e-4, atol=1e-3
+    )
+
+
+def test_scattered_groups_are_refused_by_name(save: Save) -> None:
+    saved = save("qwen3", **SIZES)
+    quantize(saved, "gptq")
+    change(saved, lambda tensors: tensors[f"{UP}.g_idx"].copy_(tensors[f"{UP}.g_idx"].flip(0)))
+    with pytest.raises(UnsupportedError, match=r"layers\.0\.mlp\.up_proj\.g_idx.*desc_act"):
+        open_folder(saved.path)
+
+
+def test_asymmetric_8_bits_are_refused_by_name(save: Save) -> None:
+    saved = save("qwen3", **SIZES)
+    quantize(saved, "gptq 8 bits")
+    change(saved, lambda tensors: tensors[f"{UP}.qzeros"][0].copy_(torch.tensor(0x7F7F7F7E)))
+    with pytest.raises(UnsupportedError, match=r"up_proj\.qzeros holds zeros from 127 to 128"):
+        open_folder(saved.path)
+
+
+def test_asymmetric_compressed_tensors_are_refused_by_name(save: Save) -> None:
+    saved = save("qwen3", **SIZES)
+    quantize(saved, "compressed 4 bits")
+    zero = torch.zeros(12, 4, dtype=torch.int32)
+    change(saved, lambda tensors: tensors.update({f"{UP}.weight_zero_point": zero}))
+    with pytest.raises(UnsupportedError, match=r"up_proj\.weight_zero_point"):
+        open_folder(saved.path)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("awq", "qzeros"),
+        ("awq", "scales"),
+        ("gptq", "qzeros"),
+        ("compressed 4 bits", "weight_scale"),
+    ],
+)
+def test_a_module_without_one_of_its_tensors_is_refused_by_name(
+    save: Save, name: str, part: str
+) -> None:
+    saved = save("qwen3", **SIZES)
+    quantize(saved, name)
+    change(saved, lambda tensors: tensors.pop(f"{UP}.{part}"))
+    with pytest.raises(CheckpointError, match=rf"up_proj\.{part} is not there"):
+        open_folder(saved.path)
+
+
+@pytest.mark.parametrize("name", ["awq", "gptq"])
+def test_a_group_size_that_does_not_fit_the_scales_is_refused(save: Save, name: str) -> None:
+    saved = save("qwen3", **SIZES)
+    quantize(saved, name)
+    configure(saved, FORMATS[name][0] | {"group_size": 32})
+    with pytest.raises(CheckpointError, match=r"qzeros is \[6, .*make it \[3, "):
+        open_folder(saved.path)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "message"),
+    [
+        (AWQ | {"version": "gemv"}, "version 'gemv' with 4 bits"),
+        (AWQ | {"bits": 8}, "version 'gemm' with 8 bits"),
+        (GPTQ | {"bits": 3}, "3 bits"),
+        (GPTQ | {"checkpoint_format": "marlin"}, "'marlin'"),
+        (COMPRESSED | {"format": "float-quantized"}, "'float-quantized'"),
+    ],
+)
+def test_forms_that_we_cannot_read_are_refused(
+    save: Save, quantization: dict[str, Any], message: str
+) -> None:
+    saved = save("qwen3", **SIZES)
+    configure(saved, quantization)
+    with pytest.raises(UnsupportedError, match=message):
+        open_folder(saved.path)
