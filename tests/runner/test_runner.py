@@ -5,6 +5,9 @@ import copy
 import pytest
 import torch
 
+from headstock.errors import ConfigError
+from headstock.runner.execution import Execution
+
 PROMPTS = [[3, 14, 15, 9, 26, 5], [35, 8, 9], [7] * 11, [2], [50, 28, 8, 41, 9, 7, 16, 9, 39]]
 DRAWN = {"temperature": 0.9, "top_k": 20, "top_p": 0.9, "min_p": 0.02}
 PENALISED = {"repetition_penalty": 1.3, "frequency_penalty": 0.4, "presence_penalty": 0.3}
@@ -145,3 +148,17 @@ def test_pages_may_be_scattered_and_hold_garbage(kit):
     served = jobs(kit)
     driver.run(*served)
     assert [job.outputs for job in served] == [kit.naive(kit.job(job.prompt)) for job in served]
+
+
+def test_a_step_that_finds_no_memory_says_so_and_the_next_one_runs(kit, monkeypatch):
+    right = kit.serve(*jobs(kit))
+    run = Execution.run
+
+    def exhausted(*args, **kwargs):
+        raise torch.OutOfMemoryError("tried to allocate")
+
+    monkeypatch.setattr(Execution, "run", exhausted)
+    with pytest.raises(ConfigError, match=r"ran out of memory in a step of \d+ tokens"):
+        kit.serve(*jobs(kit))
+    monkeypatch.setattr(Execution, "run", run)
+    assert kit.serve(*jobs(kit)) == right

@@ -33,7 +33,7 @@ class GuardedRunner:
         except DeviceError:
             raise
         except Exception as error:
-            raise RunnerError(f"step {plan.step} did not start: {describe(error)}") from error
+            raise RunnerError(f"step {plan.step} did not start: {explain(error)}") from error
 
     def result(self, handle: StepHandle) -> StepResult:
         """Wait for a launched step."""
@@ -42,7 +42,7 @@ class GuardedRunner:
         except DeviceError:
             raise
         except Exception as error:
-            raise RunnerError(f"step {handle.step} failed: {describe(error)}") from error
+            raise RunnerError(f"step {handle.step} failed: {explain(error)}") from error
 
 
 def describe(error: BaseException) -> str:
@@ -51,6 +51,12 @@ def describe(error: BaseException) -> str:
         return error.problem
     text = str(error).strip().split("\n", 1)[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def explain(error: BaseException) -> str:
+    """Return what went wrong and, where we know, what to do about it."""
+    remedy = f" {error.remedy}" if isinstance(error, HeadstockError) else ""
+    return describe(error) + remedy
 
 
 def crash_report(error: BaseException) -> Crashed:

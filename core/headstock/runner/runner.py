@@ -11,6 +11,7 @@ from headstock.ops.communication import Group
 from headstock.plugins.device import Device
 from headstock.runner.batch import StepBuffers
 from headstock.runner.execution import Execution
+from headstock.runner.exhausted import out_of_memory
 from headstock.runner.logprobs import LogprobReader
 from headstock.runner.mail import Mail
 from headstock.runner.options import PaddedSizes
@@ -92,11 +93,17 @@ class TorchRunner:
 
         Should it raise, the slots are as before the step but for what the plan admitted and
         appended: the rows may be planned again, or leave.
+
+        Raises:
+            ConfigError: The device has no memory left for the step.
         """
         rows, self._rows = self._rows, None
         try:
             with torch.inference_mode():
                 launched = self._launch(plan, rows)
+        except torch.OutOfMemoryError as error:
+            self._staging.recover()
+            raise out_of_memory(self._device, plan) from error
         except BaseException:
             self._staging.recover()
             raise

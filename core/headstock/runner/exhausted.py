@@ -1,0 +1,19 @@
+"""What to tell of a step that found no memory. The plan leaves room; others may have taken it."""
+
+from __future__ import annotations
+
+from headstock.errors import ConfigError
+from headstock.plugins.device import Device
+from headstock.wire.steps import StepPlan
+
+GIB = 1 << 30
+
+
+def out_of_memory(device: Device, plan: StepPlan) -> ConfigError:
+    """Return what to tell of a step that found no memory, and what would leave it some."""
+    memory, tokens = device.memory(), sum(plan.rows.query_max)
+    return ConfigError(
+        f"The device ran out of memory in a step of {tokens:,} tokens:"
+        f" {memory.free / GIB:.2f} GiB of {memory.total / GIB:.2f} are free.",
+        remedy="Lower --memory-fraction or --chunked-prefill-size, or stop what else uses it.",
+    )
