@@ -30,7 +30,7 @@ from headstock_triton.fp8 import build_fp8
 from headstock_triton.gemv import GemvTuning, choose_tuning, gemv
 from headstock_triton.norm import Norms
 from headstock_triton.rotary import Rotations
-from headstock_triton.sampling import Sampling
+from headstock_triton.sampling.argmax import Argmax
 from headstock_triton.target import Target
 
 DEVICE = torch.device("cuda")
@@ -499,7 +499,7 @@ def part_tree(report: Report) -> None:
 def part_small(report: Report) -> None:
     target = Target.of(Here())
     norms, acts, rotations = Norms(target), Activations(target), Rotations(target)
-    sampling = Sampling(target)
+    argmax = Argmax(target)
     for tokens in (1, 16, 256, 8192):
         for hidden, ffn, heads in ((1024, 3072, 16), (4096, 12288, 32)):
             case = f"T={tokens} D={hidden}"
@@ -528,7 +528,7 @@ def part_small(report: Report) -> None:
             report.time("rotate_and_write", many, num_bytes=2 * qkv.numel() * 2, case=case)
     for rows in (1, 16, 256):
         logits = randn(rows, 151936, dtype=torch.float32)
-        many = [partial(sampling.argmax_tokens, logits)] * 4
+        many = [partial(argmax.argmax_tokens, logits)] * 4
         report.time("argmax", many, num_bytes=rows * 151936 * 4, case=f"S={rows}")
         many = [partial(torch.argmax, logits, dim=-1)] * 4
         report.time("torch argmax", many, num_bytes=rows * 151936 * 4, case=f"S={rows}")
@@ -568,7 +568,7 @@ def make_decode_step(model, lengths, has_pdl):
     rows = len(lengths)
     batch, num_pages = make_batch([1] * rows, lengths, 64)
     norms, acts, rotations = Norms(target), Activations(target), Rotations(target)
-    sampling = Sampling(target)
+    argmax = Argmax(target)
     provider = PagedAttention(make_spec(heads, 8, batch, 64), Here())
     provider._target = target
     table, head_norm = randn(32768, 128, dtype=torch.float32), randn(128)
@@ -618,7 +618,7 @@ def make_decode_step(model, lengths, has_pdl):
             normed, residual = norms.add_rms_norm(x, residual, layer["norms"][1], eps=1e-6)
             x = layer["down"](acts.silu_and_mul(layer["gate_up"](normed)))
         last, _ = norms.add_rms_norm(x, residual, layers[0]["norms"][0], eps=1e-6)
-        ids.copy_(sampling.argmax_tokens(head(last).float()) % 1000)
+        ids.copy_(argmax.argmax_tokens(head(last).float()) % 1000)
 
     return step, weight_bytes
 
