@@ -6,8 +6,8 @@ Shapes: S rows, V ids, P parts of a row.
 """
 
 # ruff: noqa: ANN001, ANN201 - arguments of kernels are typed by their launch
-# Triton types constants by a class of its own.
-# pyright: reportArgumentType=false
+# Triton types constants by a class of its own, and functions of pairs as ones that never return.
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
 from __future__ import annotations
 
 import torch
@@ -19,6 +19,7 @@ from headstock_triton.overlap import begin
 from headstock_triton.sampling.filters import (
     COUNT_LIMIT,
     DONE,
+    EDGES,
     FACTS,
     FILTERED,
     FLOOR,
@@ -29,6 +30,7 @@ from headstock_triton.sampling.filters import (
     SCALE,
     STAYS_FROM,
     TIES_KEPT,
+    edges_between,
     filter_rows,
 )
 from headstock_triton.sampling.weights import (
@@ -48,6 +50,7 @@ from headstock_triton.target import Target
 SLACK = tl.constexpr(0.99)
 """By what the analytic bounds of a search are lowered, so that rounding cannot pass them."""
 LOWEST = tl.constexpr(-3.4028234663852886e38)
+TINY = tl.constexpr(1e-37)
 
 
 @triton.jit
@@ -62,11 +65,12 @@ def begin_rows_kernel(
     min_p,
     kinds,
     facts,
-    brackets,
+    edges,
     out,
     V,
     PARTS,
     STEPS: tl.constexpr,
+    EDGES: tl.constexpr,
     WIDTH: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -96,12 +100,11 @@ def begin_rows_kernel(
     low_P = tl.load(lows + row * PARTS + parts, mask=parts < PARTS, other=INFINITY)
     # Everything under weight (1 - p) * total / V has at most 1 - p of the mass together.
     lightest = tl.maximum((1.0 - p) * total / V, floor) * SLACK
-    bound = tl.where(lightest > 0.0, peak + tl.log2(lightest) / scale, LOWEST)
+    bound = tl.where(lightest > 0.0, peak + tl.log2(tl.maximum(lightest, TINY)) / scale, LOWEST)
     lowest = tl.min(low_P, axis=0)
     below = tl.maximum(lowest - (tl.abs(lowest) * 1e-6 + 1e-30), LOWEST)
-    bracket = brackets + row * STEPS * 2
-    tl.store(bracket, tl.maximum(bound, below))
-    tl.store(bracket + 1, peak)
+    edge_E = edges_between(tl.maximum(bound, below), peak, EDGES)
+    tl.store(edges + row * STEPS * EDGES + tl.arange(0, EDGES), edge_E)
 
 
 @triton.jit
@@ -203,7 +206,7 @@ class Draws:
         num_parts = parts.peaks_SP.shape[1]
         kinds_S = torch.empty(num_rows, dtype=torch.int32, device=where)
         facts_SF = torch.empty((num_rows, FACTS.value), dtype=torch.float32, device=where)
-        brackets_SN2 = torch.empty((num_rows, NARROWINGS, 2), dtype=torch.float32, device=where)
+        edges_SNE = torch.empty((num_rows, NARROWINGS, EDGES), dtype=torch.float32, device=where)
         ties_SP = torch.empty((num_rows, num_parts), dtype=torch.int32, device=where)
         begin_rows_kernel[(num_rows,)](
             parts.peaks_SP,
@@ -216,15 +219,16 @@ class Draws:
             min_p_S,
             kinds_S,
             facts_SF,
-            brackets_SN2,
+            edges_SNE,
             out_S,
             size,
             num_parts,
             STEPS=NARROWINGS,
+            EDGES=EDGES,
             WIDTH=parts.width,
             **self._target.launch(1),
         )
-        filter_rows(logits_SV, kinds_S, facts_SF, brackets_SN2, parts, ties_SP, self._target)
+        filter_rows(logits_SV, kinds_S, facts_SF, edges_SNE, parts, ties_SP, self._target)
         self._pick(logits_SV, parts, ties_SP, kinds_S, facts_SF, seeds_S, indexes_S, out_S)
         return out_S
 

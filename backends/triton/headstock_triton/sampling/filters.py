@@ -37,6 +37,9 @@ EDGES = 8
 NARROWINGS = 2
 OPEN_IDS = 16_384
 
+CHUNK = 512
+"""Ids of a part that a program compares with the thresholds at a time."""
+
 SEARCHED = 2048
 """Open ids that a program looks at together."""
 
@@ -92,11 +95,22 @@ def at_place(values, places, place):
 
 
 @triton.jit
-def choose_interval(edges, counts, masses, facts, EDGES: tl.constexpr):
-    """Return the place of the lowest edge that is enough; never the first, at worst the last."""
+def read_step(edges, counts, masses, facts, step, PARTS, WIDTH: tl.constexpr, EDGES: tl.constexpr):
+    """Find the lowest threshold of a step that is enough: never the first, at worst the last.
+
+    Returns:
+        The thresholds [EDGES], the place of the one found, how many ids of each part lie over each
+        [WIDTH, EDGES], and the mass over each [EDGES].
+    """
     places = tl.arange(0, EDGES)
-    enough = is_enough(edges, counts, masses, facts) & (places > 0)
-    return tl.min(tl.where(enough, places, EDGES - 1), axis=0)
+    parts = tl.arange(0, WIDTH)
+    edge_E = tl.load(edges + step * EDGES + places)
+    at = step * PARTS * EDGES + parts[:, None] * EDGES + places[None, :]
+    inside = (parts < PARTS)[:, None]
+    count_PE = tl.load(counts + at, mask=inside, other=0)
+    mass_E = tl.sum(tl.load(masses + at, mask=inside, other=0.0), axis=0)
+    enough = is_enough(edge_E, tl.sum(count_PE, axis=0), mass_E, facts) & (places > 0)
+    return edge_E, tl.min(tl.where(enough, places, EDGES - 1), axis=0), count_PE, mass_E
 
 
 @triton.jit
@@ -104,7 +118,7 @@ def narrow_kernel(
     logits,
     kinds,
     facts,
-    brackets,
+    edges,
     counts,
     masses,
     stride,
@@ -115,12 +129,13 @@ def narrow_kernel(
     WIDTH: tl.constexpr,
     EDGES: tl.constexpr,
     BLOCK: tl.constexpr,
+    CHUNK: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """Count and sum what of a part lies over each of EDGES thresholds.
 
-    ``brackets`` [S, STEPS, 2] has (low, high] of each step; the first is given, each next one is
-    found from ``counts`` and ``masses`` [S, STEPS, P, EDGES] of the step before.
+    The thresholds of the first step are given in ``edges`` [S, STEPS, EDGES]; those of each next
+    one follow from the ``counts`` and ``masses`` [S, STEPS, P, EDGES] of the step before.
     """
     begin(PDL)
     row = tl.program_id(0).to(tl.int64)
@@ -128,39 +143,29 @@ def narrow_kernel(
     if tl.load(kinds + row) != FILTERED:
         return
     facts += row * FACTS
-    bracket = brackets + (row * STEPS + STEP) * 2
-    table = (row * STEPS + STEP) * PARTS * EDGES
+    places = tl.arange(0, EDGES)
+    step = row * STEPS + STEP
     if STEP == 0:
-        low, high = tl.load(bracket), tl.load(bracket + 1)
+        edge_E = tl.load(edges + step * EDGES + places)
     else:
-        before = table - PARTS * EDGES
-        edges, count_PE, mass_PE = load_step(
-            bracket - 2, counts + before, masses + before, PARTS, WIDTH, EDGES
-        )
-        count_E, mass_E = tl.sum(count_PE, axis=0), tl.sum(mass_PE, axis=0)
-        places = tl.arange(0, EDGES)
-        place = choose_interval(edges, count_E, mass_E, facts, EDGES)
-        low, high = at_place(edges, places, place - 1), at_place(edges, places, place)
+        before, place, _, _ = read_step(edges, counts, masses, facts, step - 1, PARTS, WIDTH, EDGES)
+        low, high = at_place(before, places, place - 1), at_place(before, places, place)
+        edge_E = edges_between(low, high, EDGES)
         if part == 0:
-            tl.store(bracket, low)
-            tl.store(bracket + 1, high)
-    x, _ = load_logits(logits, row, part, stride, V, BLOCK)
-    weights = weigh(x, tl.load(facts + PEAK), tl.load(facts + SCALE))
-    over = x[:, None] > edges_between(low, high, EDGES)[None, :]
-    at = table + part * EDGES + tl.arange(0, EDGES)
-    tl.store(counts + at, tl.sum(over.to(tl.int32), axis=0))
-    tl.store(masses + at, tl.sum(tl.where(over, weights[:, None], 0.0), axis=0))
-
-
-@triton.jit
-def load_step(bracket, counts, masses, PARTS, WIDTH: tl.constexpr, EDGES: tl.constexpr):
-    """Load what a step found: its thresholds, and what of each part lies over them. [WIDTH, EDGES]"""
-    edges = edges_between(tl.load(bracket), tl.load(bracket + 1), EDGES)
-    parts = tl.arange(0, WIDTH)
-    at = parts[:, None] * EDGES + tl.arange(0, EDGES)[None, :]
-    inside = (parts < PARTS)[:, None]
-    count_PE = tl.load(counts + at, mask=inside, other=0)
-    return edges, count_PE, tl.load(masses + at, mask=inside, other=0.0)
+            # For the next kernels, which might round otherwise.
+            tl.store(edges + step * EDGES + places, edge_E)
+    peak, scale = tl.load(facts + PEAK), tl.load(facts + SCALE)
+    # Sums of a chunk's places stay apart until the end: few registers, one exchange of threads.
+    count_CE = tl.zeros([CHUNK, EDGES], tl.int32)
+    mass_CE = tl.zeros([CHUNK, EDGES], tl.float32)
+    for chunk in tl.range(0, BLOCK // CHUNK, num_stages=3):
+        x, _ids = load_logits(logits, row, part * (BLOCK // CHUNK) + chunk, stride, V, CHUNK)
+        over = x[:, None] > edge_E[None, :]
+        count_CE += over.to(tl.int32)
+        mass_CE += tl.where(over, weigh(x, peak, scale)[:, None], 0.0)
+    at = (step * PARTS + part) * EDGES + places
+    tl.store(counts + at, tl.sum(count_CE, axis=0))
+    tl.store(masses + at, tl.sum(mass_CE, axis=0))
 
 
 @triton.jit
@@ -168,7 +173,7 @@ def gather_kernel(
     logits,
     kinds,
     facts,
-    brackets,
+    edges,
     counts,
     masses,
     found,
@@ -189,29 +194,27 @@ def gather_kernel(
     part = tl.program_id(1)
     if tl.load(kinds + row) != FILTERED:
         return
-    step = row * STEPS + STEPS - 1
-    table = step * PARTS * EDGES
-    edges, count_PE, mass_PE = load_step(
-        brackets + step * 2, counts + table, masses + table, PARTS, WIDTH, EDGES
+    edge_E, place, count_PE, mass_E = read_step(
+        edges, counts, masses, facts + row * FACTS, row * STEPS + STEPS - 1, PARTS, WIDTH, EDGES
     )
-    count_E, mass_E = tl.sum(count_PE, axis=0), tl.sum(mass_PE, axis=0)
     places = tl.arange(0, EDGES)
-    place = choose_interval(edges, count_E, mass_E, facts + row * FACTS, EDGES)
-    low, high = at_place(edges, places, place - 1), at_place(edges, places, place)
+    low, high = at_place(edge_E, places, place - 1), at_place(edge_E, places, place)
     sign_E = (places == place - 1).to(tl.int32) - (places == place).to(tl.int32)
     open_P = tl.sum(count_PE * sign_E[None, :], axis=1)
     num_open = tl.sum(open_P, axis=0)
+    parts = tl.arange(0, WIDTH)
     if part == 0:
         found += row * OPEN
         tl.store(found + LOW, low)
         tl.store(found + HIGH, high)
-        tl.store(found + COUNT_OVER, at_place(count_E, places, place).to(tl.float32))
+        count_over = at_place(tl.sum(count_PE, axis=0), places, place)
+        tl.store(found + COUNT_OVER, count_over.to(tl.float32))
         tl.store(found + MASS_OVER, at_place(mass_E, places, place))
         tl.store(found + COUNT_OPEN, num_open.to(tl.float32))
-    if num_open <= OPEN_IDS:
+    if (num_open <= OPEN_IDS) & (at_place(open_P, parts, part) > 0):
         x, _ = load_logits(logits, row, part, stride, V, BLOCK)
         is_open = (x > low) & (x <= high)
-        first = tl.sum(tl.where(tl.arange(0, WIDTH) < part, open_P, 0), axis=0)
+        first = tl.sum(tl.where(parts < part, open_P, 0), axis=0)
         at = first + tl.cumsum(is_open.to(tl.int32), axis=0) - 1
         tl.store(open_logits + row * OPEN_IDS + at, x, mask=is_open)
 
@@ -250,19 +253,19 @@ def search_kernel(
     mass = mass_over
     # Each turn leaves at most an eighth of the floats between the two, rounded up: it ends.
     while high - low > 1:
-        stride_E = (high - low + EDGES - 1) // EDGES
+        pace = (high - low + EDGES - 1) // EDGES
         places = tl.arange(0, EDGES)
-        order_E = tl.minimum(low + stride_E * (places + 1), high)
-        edges = float_of(order_E)
+        order_E = tl.minimum(low + pace * (places + 1), high)
+        edge_E = float_of(order_E)
         count_E = tl.zeros([EDGES], tl.int32) + count_over
         mass_E = tl.zeros([EDGES], tl.float32) + mass_over
         for begins in range(0, size, BLOCK):
             at = begins + tl.arange(0, BLOCK)
             x = tl.load(source + at, mask=at < size, other=-INFINITY)
-            over = ((x > first) & (x <= last))[:, None] & (x[:, None] > edges[None, :])
+            over = ((x > first) & (x <= last))[:, None] & (x[:, None] > edge_E[None, :])
             count_E += tl.sum(over.to(tl.int32), axis=0)
             mass_E += tl.sum(tl.where(over, weigh(x, peak, scale)[:, None], 0.0), axis=0)
-        enough = is_enough(edges, count_E, mass_E, facts) | (order_E == high)
+        enough = is_enough(edge_E, count_E, mass_E, facts) | (order_E == high)
         place = tl.min(tl.where(enough, places, EDGES - 1), axis=0)
         reached = at_place(order_E, places, place)
         mass = tl.where(reached < high, at_place(mass_E, places, place), mass)
@@ -306,7 +309,7 @@ def filter_rows(
     logits_SV: Tensor,
     kinds_S: Tensor,
     facts_SF: Tensor,
-    brackets_SN2: Tensor,
+    edges_SNE: Tensor,
     parts: Parts,
     ties_SP: Tensor,
     target: Target,
@@ -317,7 +320,7 @@ def filter_rows(
         logits_SV: float32. [S, V]
         kinds_S: ``FILTERED`` where there is something to do. int32. [S]
         facts_SF: Places up to ``FLOOR`` are given, the rest is found. float32. [S, FACTS]
-        brackets_SN2: Where to search at first, then what was reached. float32. [S, NARROWINGS, 2]
+        edges_SNE: The first thresholds are given, the next found. float32. [S, NARROWINGS, E]
         parts: Gets the sums of what lies over the lowest logit that stays.
         ties_SP: Gets how many ids have that logit. int32. [S, P]
         target: Of the kernels.
@@ -331,13 +334,21 @@ def filter_rows(
     found = torch.empty((num_rows, OPEN.value), dtype=torch.float32, device=where)
     open_logits = torch.empty((num_rows, OPEN_IDS), dtype=torch.float32, device=where)
     shared = (logits_SV, kinds_S, facts_SF)
-    searched = (brackets_SN2, counts, masses)
+    searched = (edges_SNE, counts, masses)
     shape = {"STEPS": NARROWINGS, "WIDTH": parts.width, "EDGES": EDGES, "BLOCK": PART}
     launch = target.launch(WARPS)
     grid = (num_rows, num_parts)
     for step in range(NARROWINGS):
         narrow_kernel[grid](
-            *shared, *searched, stride, size, num_parts, STEP=step, **shape, **launch
+            *shared,
+            *searched,
+            stride,
+            size,
+            num_parts,
+            STEP=step,
+            CHUNK=CHUNK,
+            **shape,
+            **launch,
         )
     gather_kernel[grid](
         *shared,

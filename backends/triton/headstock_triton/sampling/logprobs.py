@@ -1,14 +1,14 @@
 """Log-probabilities of chosen, likeliest and asked ids.
 
 The likeliest are found in two rounds: of each part, then among the parts' own. Of equals the
-lowest id comes first.
+lowest id comes first. Requests choose K, so kernels are not compiled anew for each.
 
 Shapes: S rows, V ids, P parts of a row, K likeliest, B asked ids.
 """
 
 # ruff: noqa: ANN001, ANN201 - arguments of kernels are typed by their launch
-# Triton types constants by a class of its own.
-# pyright: reportArgumentType=false
+# Triton types constants by a class of its own, and functions of pairs as ones that never return.
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
 from __future__ import annotations
 
 import torch
@@ -48,7 +48,7 @@ def take_best(orders, places):
     return best, place, tl.where(places == place, NOTHING, orders)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["K"])
 def top_parts_kernel(
     logits,
     top,
@@ -56,7 +56,7 @@ def top_parts_kernel(
     stride,
     V,
     PARTS,
-    K: tl.constexpr,
+    K,
     BLOCK: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -74,7 +74,7 @@ def top_parts_kernel(
         tl.store(top_ids + base + rank, part * BLOCK + place)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["K"])
 def merge_tops_kernel(
     part_top,
     part_top_ids,
@@ -83,7 +83,7 @@ def merge_tops_kernel(
     top,
     top_ids,
     PARTS,
-    K: tl.constexpr,
+    K,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     PDL: tl.constexpr,
@@ -194,7 +194,7 @@ class Logprobs:
             logits_SV.stride(0),
             size,
             num_parts,
-            K=k,
+            k,
             BLOCK=PART,
             **self._target.launch(WARPS),
         )
@@ -206,9 +206,9 @@ class Logprobs:
             top_SK,
             top_ids_SK,
             num_parts,
-            K=k,
+            k,
             WIDTH=parts.width,
-            BLOCK=next_power_of_2(num_parts * k),
+            BLOCK=next_power_of_2(num_parts * MAX_LIKELIEST),
             **self._target.launch(WARPS),
         )
         return top_SK, top_ids_SK

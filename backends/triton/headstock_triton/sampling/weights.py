@@ -4,8 +4,8 @@ Shapes: S rows, V ids, P parts of a row.
 """
 
 # ruff: noqa: ANN001, ANN201 - arguments of kernels are typed by their launch
-# Triton types constants by a class of its own.
-# pyright: reportArgumentType=false
+# Triton types constants by a class of its own, and functions of pairs as ones that never return.
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
 from __future__ import annotations
 
 from dataclasses import dataclass
