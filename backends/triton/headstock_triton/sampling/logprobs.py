@@ -108,7 +108,7 @@ def log_total_of(peaks, sums, row, PARTS, WIDTH: tl.constexpr):
     return peak + tl.log(tl.sum(sum_P, axis=0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["ids_stride", "asked_stride", "B"])
 def look_up_kernel(
     logits,
     ids,
