@@ -111,6 +111,11 @@ def test_of_equals_at_the_border_of_top_p_the_first_stay():
     assert ids.tolist() == (numbers * (size * top_p)).floor().long().tolist()
 
 
+def test_what_lies_closely_over_the_border_counts_before_its_equals():
+    ids, _ = draw([0.001, 0.0, 0.0, 0.0, -10.0], [(1.0, -1, 0.45, 0.0)] * 2, seed=1)
+    assert ids.tolist() == [1, 0]
+
+
 def test_equals_at_the_border_are_counted_over_all_parts():
     """One likelier id, then ties in every part: top-p takes them in id order."""
     logits = torch.zeros(SIZE)
