@@ -23,7 +23,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ["core", "models", *(f"backends/{n}" for n in ("cuda", "triton", "rocm", "xeon"))]
-KERNEL_PARTS = ("limits", "small", "step", "decode", "prefill", "tree", "gemv", "gemm", "fp8")
+KERNEL_PARTS = (
+    "limits",
+    "small",
+    "sampling",
+    "step",
+    "decode",
+    "prefill",
+    "tree",
+    "gemv",
+    "gemm",
+    "fp8",
+)
 COMPILERS = 8
 
 

@@ -20,7 +20,13 @@ from headstock.ops.linear import (
 )
 from headstock.ops.norm import add_rms_norm, rms_norm
 from headstock.ops.rotary import rotate_and_write
-from headstock.ops.sampling import argmax_tokens
+from headstock.ops.sampling import (
+    add_bias,
+    apply_penalties,
+    argmax_tokens,
+    draw_tokens,
+    token_logprobs,
+)
 from headstock.ops.steps import (
     advance_lengths,
     last_of_rows,
@@ -36,7 +42,10 @@ from headstock_triton.fp8 import GROUP, OUT_UNIT, Fp8Gate, build_fp8
 from headstock_triton.ints import GROUP_UNIT, build_int
 from headstock_triton.norm import Norms
 from headstock_triton.rotary import Rotations
-from headstock_triton.sampling import Sampling
+from headstock_triton.sampling.argmax import Argmax
+from headstock_triton.sampling.draw import Draws
+from headstock_triton.sampling.logprobs import Logprobs
+from headstock_triton.sampling.shaping import Shaping
 from headstock_triton.steps import Steps
 from headstock_triton.target import Target
 
@@ -57,7 +66,8 @@ def register_ops(registry: OpRegistry, device: OpDevice) -> None:
     offer(rms_norm, run=norms.rms_norm, requires=floats)
     offer(add_rms_norm, run=norms.add_rms_norm, requires=floats)
     offer(silu_and_mul, run=Activations(target).silu_and_mul, requires=floats)
-    offer(argmax_tokens, run=Sampling(target).argmax_tokens)
+    offer(argmax_tokens, run=Argmax(target).argmax_tokens)
+    register_sampling(registry, target)
     offer(place_step, run=steps.place_step)
     offer(last_of_rows, run=steps.last_of_rows)
     offer(mark_faults, run=steps.mark_faults)
@@ -121,6 +131,18 @@ def register_ops(registry: OpRegistry, device: OpDevice) -> None:
             },
         ),
     )
+
+
+def register_sampling(registry: OpRegistry, target: Target) -> None:
+    """Offer the sampling ops that take logits widened to float32."""
+    offer = partial(
+        registry.add, provider=PROVIDER, requires=Requires(dtypes=frozenset({"float32"}))
+    )
+    shaping = Shaping(target)
+    offer(apply_penalties, run=shaping.apply_penalties)
+    offer(add_bias, run=shaping.add_bias)
+    offer(draw_tokens, run=Draws(target).draw_tokens)
+    offer(token_logprobs, run=Logprobs(target).token_logprobs)
 
 
 def build_attention(spec: AttentionSpec, device: OpDevice) -> PagedAttention:

@@ -31,7 +31,10 @@ from headstock_triton.fp8 import Fp8Gate, quantize_rows
 from headstock_triton.ints import FUSED_ROWS, build_int
 from headstock_triton.norm import Norms
 from headstock_triton.rotary import Rotations
-from headstock_triton.sampling import Sampling
+from headstock_triton.sampling.argmax import Argmax
+from headstock_triton.sampling.draw import Draws
+from headstock_triton.sampling.logprobs import Logprobs
+from headstock_triton.sampling.shaping import Shaping
 from headstock_triton.target import HOPPER, Target
 
 TYPES = {
@@ -207,8 +210,8 @@ def compile_rest(target: Target, dtype: torch.dtype) -> None:
         norms.rms_norm(zeros(2, size), zeros(size), eps=1e-6)
         norms.add_rms_norm(zeros(2, size), zeros(2, size), zeros(size), eps=1e-6)
     Activations(target).silu_and_mul(zeros(2, 6144))
-    Sampling(target).argmax_tokens(zeros(2, 151936, dtype=torch.float32))
-    Sampling(target).argmax_tokens(zeros(2, 151936))
+    Argmax(target).argmax_tokens(zeros(2, 151936))
+    compile_sampling(target)
     if target.arch >= 90:
         for num_rows in (1, 256):
             quantize_rows(zeros(num_rows, 4096), target)
@@ -231,6 +234,19 @@ def compile_rest(target: Target, dtype: torch.dtype) -> None:
         ints, ints, ints, ints, ints, ints, table, outputs, outputs, ints, outputs, ints, table,
         page_size=64,
     )  # fmt: skip
+
+
+def compile_sampling(target: Target) -> None:
+    logits, floats = torch.zeros(2, 151936), torch.zeros(2)
+    ints, longs = torch.zeros(2, dtype=torch.int32), torch.zeros(2, dtype=torch.int64)
+    counts, wide = logits.to(torch.int32), torch.zeros((2, 1024), dtype=torch.int64)
+    Argmax(target).argmax_tokens(logits)
+    Draws(target).draw_tokens(logits, floats, ints, floats, floats, longs, longs)
+    shaping = Shaping(target)
+    shaping.apply_penalties(logits, counts, counts.bool(), floats, floats, floats)
+    shaping.add_bias(logits, wide, wide.float())
+    for k in (0, 5, 128):
+        Logprobs(target).token_logprobs(logits, longs, wide, k=k)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""From logits to token ids."""
+"""The highest logit of each row."""
 
 # ruff: noqa: ANN001, ANN201 - arguments of kernels are typed by their launch
 # Triton types constants by a class of its own.
@@ -43,8 +43,8 @@ def argmax_merge_kernel(best, best_id, out, PARTS, BLOCK: tl.constexpr, PDL: tl.
     tl.store(out + row, tl.load(best_id + row * PARTS + place).to(tl.int64))
 
 
-class Sampling:
-    """The sampling ops on one target."""
+class Argmax:
+    """Greedy choice on one target."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
