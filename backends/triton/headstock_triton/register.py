@@ -9,6 +9,7 @@ from headstock.ops.activation import silu_and_mul
 from headstock.ops.attention import AttentionSpec, attention
 from headstock.ops.base import Requires, Sizes
 from headstock.ops.linear import DENSE, FP8_GROUP, ROWS, linear
+from headstock.ops.moe import experts, route_topk
 from headstock.ops.norm import add_rms_norm, rms_norm
 from headstock.ops.rotary import rotate_and_write
 from headstock.ops.sampling import argmax_tokens
@@ -24,8 +25,10 @@ from headstock_triton.attention.pages import TAG
 from headstock_triton.attention.provider import PAGE_SIZES, PagedAttention
 from headstock_triton.dense import build_dense
 from headstock_triton.fp8 import GROUP, OUT_UNIT, build_fp8
+from headstock_triton.moe import MAX_EXPERTS, build_experts
 from headstock_triton.norm import Norms
 from headstock_triton.rotary import Rotations
+from headstock_triton.routing import Routing
 from headstock_triton.sampling import Sampling
 from headstock_triton.steps import Steps
 from headstock_triton.target import Target
@@ -75,6 +78,17 @@ def register_ops(registry: OpRegistry, device: OpDevice) -> None:
             },
             capabilities=frozenset({"sm_90"}),
         ),
+    )
+    some_experts = {"num_experts": Sizes(at_most=MAX_EXPERTS)}
+    offer(
+        route_topk,
+        run=Routing(target).route_topk,
+        requires=Requires(dtypes=FLOATS, sizes=some_experts),
+    )
+    offer(
+        experts,
+        run=build_experts,
+        requires=Requires(dtypes=FLOATS, layouts=frozenset({DENSE}), sizes=some_experts),
     )
     offer(
         attention,

@@ -1,0 +1,329 @@
+"""The experts of a mixture, all of a layer's in four launches.
+
+Choices are lined up by expert; each expert multiplies its rows, tile by tile; a token's results
+are added up in the order of its choices, so that no other token changes them.
+
+Shapes: T tokens, E experts, k experts of a token, N = T · k entries; D hidden size, F features
+between an expert's matrices. In kernels: M rows of a tile, J output features, I input features.
+"""
+
+# ruff: noqa: ANN001, ANN201 - arguments of kernels are typed by their launch
+# Triton types constants by a class of its own.
+# pyright: reportArgumentType=false
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from headstock.ops.linear import CanonicalWeight
+from headstock.ops.moe import ExpertsSpec, Matrix
+from headstock_triton.overlap import begin
+from headstock_triton.routing import LineUp, Routing
+from headstock_triton.target import Target, cdiv
+
+if TYPE_CHECKING:
+    from headstock.ops.device import OpDevice
+
+MAX_EXPERTS = 512
+"""Experts of a layer that are lined up."""
+SUM_BLOCK = 1024
+"""Features that a program adds up."""
+
+
+@triton.jit
+def multiply_add(
+    acc, x_MI, weight_at, inside_J, at, NUM_IN: tl.constexpr, J_MASK: tl.constexpr,
+    I_MASK: tl.constexpr, BLOCK_I: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Return ``acc`` plus the product of input features [at, at + BLOCK_I)."""
+    inside = (at + tl.arange(0, BLOCK_I) < NUM_IN)[:, None]
+    if J_MASK and I_MASK:
+        tile = tl.load(weight_at + at, mask=inside & inside_J[None, :], other=0.0)
+    elif J_MASK:
+        tile = tl.load(weight_at + at, mask=inside_J[None, :], other=0.0)
+    elif I_MASK:
+        tile = tl.load(weight_at + at, mask=inside, other=0.0)
+    else:
+        tile = tl.load(weight_at + at)
+    return tl.dot(x_MI, tile, acc, input_precision=PRECISION)
+
+
+@triton.jit
+def gate_up_kernel(
+    x,
+    weight,
+    entries,
+    tiles,
+    out,
+    x_stride,
+    K: tl.constexpr,
+    NUM_IN: tl.constexpr,
+    NUM_OUT: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_J: tl.constexpr,
+    BLOCK_I: tl.constexpr,
+    PRECISION: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """Compute silu(gate x) * up x for BLOCK_J features of one tile of rows."""
+    begin(PDL)
+    num_blocks: tl.constexpr = (NUM_OUT + BLOCK_J - 1) // BLOCK_J
+    tile = tiles + tl.program_id(0) // num_blocks * 3
+    expert = tl.load(tile)
+    if expert < 0:
+        return
+    end = tl.load(tile + 2)
+    row_M = tl.load(tile + 1) + tl.arange(0, BLOCK_M)
+    # Rows past the last one repeat it, and are not stored.
+    token_M = tl.load(entries + tl.minimum(row_M, end - 1)) // K
+    feature_J = tl.program_id(0) % num_blocks * BLOCK_J + tl.arange(0, BLOCK_J)
+    inside_J = feature_J < NUM_OUT
+    i = tl.arange(0, BLOCK_I)
+    x_at = x + token_M.to(tl.int64)[:, None] * x_stride + i[None, :]
+    gate_at = weight + expert.to(tl.int64) * (2 * NUM_OUT * NUM_IN)
+    gate_at += feature_J[None, :] * NUM_IN + i[:, None]
+    up_at = gate_at + NUM_OUT * NUM_IN
+    j_mask: tl.constexpr = NUM_OUT % BLOCK_J != 0
+    i_mask: tl.constexpr = NUM_IN % BLOCK_I != 0
+    gate_MJ = tl.zeros((BLOCK_M, BLOCK_J), tl.float32)
+    up_MJ = tl.zeros((BLOCK_M, BLOCK_J), tl.float32)
+    for at in range(0, NUM_IN, BLOCK_I):
+        if i_mask:
+            x_MI = tl.load(x_at + at, mask=(at + i < NUM_IN)[None, :], other=0.0)
+        else:
+            x_MI = tl.load(x_at + at)
+        gate_MJ = multiply_add(
+            gate_MJ, x_MI, gate_at, inside_J, at, NUM_IN, j_mask, i_mask, BLOCK_I, PRECISION
+        )
+        up_MJ = multiply_add(
+            up_MJ, x_MI, up_at, inside_J, at, NUM_IN, j_mask, i_mask, BLOCK_I, PRECISION
+        )
+    y_MJ = gate_MJ * tl.sigmoid(gate_MJ) * up_MJ
+    out_at = out + row_M.to(tl.int64)[:, None] * NUM_OUT + feature_J[None, :]
+    mask = (row_M < end)[:, None] & inside_J[None, :]
+    tl.store(out_at, y_MJ.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def down_kernel(
+    x,
+    weight,
+    entries,
+    shares,
+    tiles,
+    out,
+    NUM_IN: tl.constexpr,
+    NUM_OUT: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_J: tl.constexpr,
+    BLOCK_I: tl.constexpr,
+    PRECISION: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """Compute BLOCK_J features of share · down(x) for one tile of rows, each to its entry."""
+    begin(PDL)
+    num_blocks: tl.constexpr = (NUM_OUT + BLOCK_J - 1) // BLOCK_J
+    tile = tiles + tl.program_id(0) // num_blocks * 3
+    expert = tl.load(tile)
+    if expert < 0:
+        return
+    end = tl.load(tile + 2)
+    row_M = tl.load(tile + 1) + tl.arange(0, BLOCK_M)
+    inside_M = row_M < end
+    row_M = tl.minimum(row_M, end - 1)
+    feature_J = tl.program_id(0) % num_blocks * BLOCK_J + tl.arange(0, BLOCK_J)
+    inside_J = feature_J < NUM_OUT
+    i = tl.arange(0, BLOCK_I)
+    x_at = x + row_M.to(tl.int64)[:, None] * NUM_IN + i[None, :]
+    weight_at = weight + expert.to(tl.int64) * (NUM_OUT * NUM_IN)
+    weight_at += feature_J[None, :] * NUM_IN + i[:, None]
+    j_mask: tl.constexpr = NUM_OUT % BLOCK_J != 0
+    i_mask: tl.constexpr = NUM_IN % BLOCK_I != 0
+    y_MJ = tl.zeros((BLOCK_M, BLOCK_J), tl.float32)
+    for at in range(0, NUM_IN, BLOCK_I):
+        if i_mask:
+            x_MI = tl.load(x_at + at, mask=(at + i < NUM_IN)[None, :], other=0.0)
+        else:
+            x_MI = tl.load(x_at + at)
+        y_MJ = multiply_add(
+            y_MJ, x_MI, weight_at, inside_J, at, NUM_IN, j_mask, i_mask, BLOCK_I, PRECISION
+        )
+    entry_M = tl.load(entries + row_M)
+    y_MJ *= tl.load(shares + entry_M)[:, None]
+    out_at = out + entry_M.to(tl.int64)[:, None] * NUM_OUT + feature_J[None, :]
+    mask = inside_M[:, None] & inside_J[None, :]
+    tl.store(out_at, y_MJ.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def sum_choices_kernel(
+    x, experts, out, D, K: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr
+):
+    """Add up what the experts of token ``program_id(0)`` gave, first choice first."""
+    begin(PDL)
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < D
+    total = tl.zeros((BLOCK,), tl.float32)
+    for choice in tl.static_range(K):  # pyright: ignore[reportGeneralTypeIssues]
+        entry = token * K + choice
+        is_there = tl.load(experts + entry) >= 0
+        value = tl.load(x + entry * D + column, mask=inside & is_there, other=0.0)
+        total += value.to(tl.float32)
+    tl.store(out + token * D + column, total.to(out.dtype.element_ty), mask=inside)
+
+
+@dataclass(frozen=True, slots=True)
+class MoETuning:
+    """Block shapes of both products: rows, output and input features, warps, stages.
+
+    Attributes:
+        block_m: Rows of a tile, for both.
+        gate_up: (output features, input features, warps, stages); twice the output features are
+            multiplied.
+        down: Likewise.
+    """
+
+    block_m: int
+    gate_up: tuple[int, int, int, int]
+    down: tuple[int, int, int, int]
+
+
+FEW = MoETuning(16, (32, 128, 4, 4), (64, 128, 4, 4))
+"""Weights are read once and are all that counts: small blocks keep every multiprocessor busy."""
+SOME = MoETuning(32, (64, 64, 4, 4), (128, 64, 4, 4))
+MANY = MoETuning(64, (64, 64, 4, 4), (128, 64, 4, 4))
+MOST = MoETuning(128, (64, 64, 8, 3), (128, 64, 8, 3))
+
+
+def choose_tuning(num_entries: int, num_experts: int, dtype: torch.dtype) -> MoETuning:
+    """Return block shapes for experts that have their share of the entries each."""
+    share = num_entries / num_experts
+    tuning = FEW if share <= 8 else SOME if share <= 32 else MANY if share <= 128 else MOST
+    return _halved(tuning) if dtype == torch.float32 else tuning
+
+
+def _halved(tuning: MoETuning) -> MoETuning:
+    """Return the blocks with half of the input features: as many bytes, twice as wide."""
+    (j, i, warps, stages), (down_j, down_i, down_warps, down_stages) = tuning.gate_up, tuning.down
+    return MoETuning(
+        tuning.block_m, (j, i // 2, warps, stages), (down_j, down_i // 2, down_warps, down_stages)
+    )
+
+
+class FusedExperts:
+    """Dense matrices of all experts of a layer, row-major: gate above up, and down."""
+
+    def __init__(
+        self, spec: ExpertsSpec, device: OpDevice, tuning: MoETuning | None = None
+    ) -> None:
+        self.spec = spec
+        self._target = Target.of(device)
+        self._routing = Routing(self._target)
+        self._tuning = tuning
+        where, number = device.torch_device, spec.num_experts
+        size, between = spec.hidden_size, spec.intermediate_size
+        # Random values of a product that ends early would be NaN at worst; zeros never are.
+        self._gate_up = torch.zeros((number, 2 * between, size), dtype=spec.dtype, device=where)
+        self._down = torch.zeros((number, size, between), dtype=spec.dtype, device=where)
+
+    def load(self, part: CanonicalWeight, expert: int, matrix: Matrix, row_begin: int) -> None:
+        """Copy the rows."""
+        rows = part["weight"]
+        above = self.spec.intermediate_size if matrix == "up" else 0
+        into = self._down if matrix == "down" else self._gate_up
+        into[expert].narrow(0, above + row_begin, rows.shape[0]).copy_(rows)
+
+    def __call__(self, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor) -> Tensor:
+        """Return each token's weighted sum over its experts. [T, D]"""
+        num_tokens, k = experts_Tk.shape
+        out_TD = torch.empty(
+            (num_tokens, self.spec.hidden_size), dtype=x_TD.dtype, device=x_TD.device
+        )
+        if not num_tokens:
+            return out_TD
+        if x_TD.stride(1) != 1:
+            x_TD = x_TD.contiguous()
+        experts_Tk, weights_Tk = experts_Tk.contiguous(), weights_Tk.contiguous()
+        num_experts = self.spec.num_experts
+        tuning = self._tuning or choose_tuning(num_tokens * k, num_experts, x_TD.dtype)
+        line_up = self._routing.line_up(experts_Tk, num_experts, tuning.block_m)
+        between_NF = self._multiply_gate_up(x_TD, line_up, k, tuning)
+        results_ND = self._multiply_down(between_NF, weights_Tk, line_up, tuning)
+        size = self.spec.hidden_size
+        sum_choices_kernel[(num_tokens, cdiv(size, SUM_BLOCK))](
+            results_ND, experts_Tk, out_TD, size, K=k, BLOCK=SUM_BLOCK, **self._target.launch(4)
+        )
+        return out_TD
+
+    def _multiply_gate_up(
+        self, x_TD: Tensor, line_up: LineUp, k: int, tuning: MoETuning
+    ) -> Tensor:
+        """Return silu(gate x) * up x of every row that is lined up. [N, F]"""
+        size, between = self.spec.hidden_size, self.spec.intermediate_size
+        block_j, block_i, warps, stages = tuning.gate_up
+        num_entries, num_tiles = line_up.entries_N.shape[0], line_up.tiles_L3.shape[0]
+        out_NF = torch.empty((num_entries, between), dtype=x_TD.dtype, device=x_TD.device)
+        gate_up_kernel[(num_tiles * cdiv(between, block_j),)](
+            x_TD,
+            self._gate_up,
+            line_up.entries_N,
+            line_up.tiles_L3,
+            out_NF,
+            x_TD.stride(0),
+            K=k,
+            NUM_IN=size,
+            NUM_OUT=between,
+            BLOCK_M=tuning.block_m,
+            BLOCK_J=block_j,
+            BLOCK_I=block_i,
+            PRECISION=precision_of(x_TD.dtype),
+            num_stages=stages,
+            **self._target.launch(warps),
+        )
+        return out_NF
+
+    def _multiply_down(
+        self, x_NF: Tensor, weights_Tk: Tensor, line_up: LineUp, tuning: MoETuning
+    ) -> Tensor:
+        """Return weight · down(x) of every row, at its entry. [N, D]"""
+        size, between = self.spec.hidden_size, self.spec.intermediate_size
+        block_j, block_i, warps, stages = tuning.down
+        out_ND = torch.empty((x_NF.shape[0], size), dtype=x_NF.dtype, device=x_NF.device)
+        down_kernel[(line_up.tiles_L3.shape[0] * cdiv(size, block_j),)](
+            x_NF,
+            self._down,
+            line_up.entries_N,
+            weights_Tk,
+            line_up.tiles_L3,
+            out_ND,
+            NUM_IN=between,
+            NUM_OUT=size,
+            BLOCK_M=tuning.block_m,
+            BLOCK_J=block_j,
+            BLOCK_I=block_i,
+            PRECISION=precision_of(x_NF.dtype),
+            num_stages=stages,
+            **self._target.launch(warps),
+        )
+        return out_ND
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the matrices."""
+        return self._gate_up.nbytes + self._down.nbytes
+
+
+def precision_of(dtype: torch.dtype) -> str:
+    """Return how products of ``dtype`` are made: float32 without dropping bits."""
+    return "ieee" if dtype == torch.float32 else "tf32"
+
+
+def build_experts(spec: ExpertsSpec, device: OpDevice) -> FusedExperts:
+    """Build the provider for ``spec``."""
+    return FusedExperts(spec, device)
