@@ -23,7 +23,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ["core", "models", *(f"backends/{n}" for n in ("cuda", "triton", "rocm", "xeon"))]
-KERNEL_PARTS = ("limits", "small", "step", "decode", "prefill", "tree", "gemv", "gemm", "fp8")
+KERNEL_PARTS = (
+    "limits", "small", "step", "decode", "prefill", "tree", "gemv", "gemm", "fp8", "moe",
+)  # fmt: skip
 COMPILERS = 8
 
 

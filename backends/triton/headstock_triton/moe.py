@@ -161,9 +161,7 @@ def down_kernel(
 
 
 @triton.jit
-def sum_choices_kernel(
-    x, experts, out, D, K: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr
-):
+def sum_choices_kernel(x, experts, out, D, K: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):
     """Add up what the experts of token ``program_id(0)`` gave, first choice first."""
     begin(PDL)
     token = tl.program_id(0).to(tl.int64)
@@ -205,10 +203,10 @@ def choose_tuning(num_entries: int, num_experts: int, dtype: torch.dtype) -> MoE
     """Return block shapes for experts that have their share of the entries each."""
     share = num_entries / num_experts
     tuning = FEW if share <= 8 else SOME if share <= 32 else MANY if share <= 128 else MOST
-    return _halved(tuning) if dtype == torch.float32 else tuning
+    return halved(tuning) if dtype == torch.float32 else tuning
 
 
-def _halved(tuning: MoETuning) -> MoETuning:
+def halved(tuning: MoETuning) -> MoETuning:
     """Return the blocks with half of the input features: as many bytes, twice as wide."""
     (j, i, warps, stages), (down_j, down_i, down_warps, down_stages) = tuning.gate_up, tuning.down
     return MoETuning(
@@ -228,7 +226,6 @@ class FusedExperts:
         self._tuning = tuning
         where, number = device.torch_device, spec.num_experts
         size, between = spec.hidden_size, spec.intermediate_size
-        # Random values of a product that ends early would be NaN at worst; zeros never are.
         self._gate_up = torch.zeros((number, 2 * between, size), dtype=spec.dtype, device=where)
         self._down = torch.zeros((number, size, between), dtype=spec.dtype, device=where)
 
@@ -261,12 +258,11 @@ class FusedExperts:
         )
         return out_TD
 
-    def _multiply_gate_up(
-        self, x_TD: Tensor, line_up: LineUp, k: int, tuning: MoETuning
-    ) -> Tensor:
+    def _multiply_gate_up(self, x_TD: Tensor, line_up: LineUp, k: int, tuning: MoETuning) -> Tensor:
         """Return silu(gate x) * up x of every row that is lined up. [N, F]"""
         size, between = self.spec.hidden_size, self.spec.intermediate_size
         block_j, block_i, warps, stages = tuning.gate_up
+        options = {"num_stages": stages} | self._target.launch(warps)
         num_entries, num_tiles = line_up.entries_N.shape[0], line_up.tiles_L3.shape[0]
         out_NF = torch.empty((num_entries, between), dtype=x_TD.dtype, device=x_TD.device)
         gate_up_kernel[(num_tiles * cdiv(between, block_j),)](
@@ -283,8 +279,7 @@ class FusedExperts:
             BLOCK_J=block_j,
             BLOCK_I=block_i,
             PRECISION=precision_of(x_TD.dtype),
-            num_stages=stages,
-            **self._target.launch(warps),
+            **options,
         )
         return out_NF
 
@@ -294,6 +289,7 @@ class FusedExperts:
         """Return weight · down(x) of every row, at its entry. [N, D]"""
         size, between = self.spec.hidden_size, self.spec.intermediate_size
         block_j, block_i, warps, stages = tuning.down
+        options = {"num_stages": stages} | self._target.launch(warps)
         out_ND = torch.empty((x_NF.shape[0], size), dtype=x_NF.dtype, device=x_NF.device)
         down_kernel[(line_up.tiles_L3.shape[0] * cdiv(size, block_j),)](
             x_NF,
@@ -308,8 +304,7 @@ class FusedExperts:
             BLOCK_J=block_j,
             BLOCK_I=block_i,
             PRECISION=precision_of(x_NF.dtype),
-            num_stages=stages,
-            **self._target.launch(warps),
+            **options,
         )
         return out_ND
 

@@ -21,13 +21,15 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from headstock.ops.attention import AttentionSpec, StepBatch
-from headstock_triton import dense, gemv, steps
+from headstock.ops.moe import ExpertsSpec
+from headstock_triton import dense, gemv, moe, steps
 from headstock_triton.activation import Activations
 from headstock_triton.attention import provider as attention
 from headstock_triton.embedding import embedding_rows
 from headstock_triton.fp8 import quantize_rows
 from headstock_triton.norm import Norms
 from headstock_triton.rotary import Rotations
+from headstock_triton.routing import Routing
 from headstock_triton.sampling import Sampling
 from headstock_triton.target import Target
 
@@ -205,6 +207,22 @@ def compile_rest(target: Target, dtype: torch.dtype) -> None:
     )  # fmt: skip
 
 
+def compile_moe(target: Target, dtype: torch.dtype) -> None:
+    spec = ExpertsSpec(
+        hidden_size=256, intermediate_size=192, num_experts=128, experts_per_token=8, dtype=dtype
+    )
+    Routing(target).route_topk(torch.zeros((2, 128), dtype=dtype), k=8, is_normalized=True)
+    for tuning in (moe.FEW, moe.SOME, moe.MANY, moe.MOST):
+        if dtype == torch.float32:
+            tuning = moe.halved(tuning)
+        built = moe.FusedExperts(spec, FakeDevice(), tuning)
+        built._target, built._routing = target, Routing(target)
+        for num_tokens in (2, 128):
+            x = torch.zeros((num_tokens, 256), dtype=dtype)
+            ids = torch.zeros((num_tokens, 8), dtype=torch.int32)
+            built(x, torch.zeros((num_tokens, 8)), ids)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("backend")
@@ -222,6 +240,8 @@ def main() -> None:
     compile_attention(target, torch.bfloat16, 16, 64)
     compile_attention(target, torch.bfloat16, 32, 16)
     compile_rest(target, torch.bfloat16)
+    compile_moe(target, torch.bfloat16)
+    compile_moe(target, torch.float32)
     print(f"{compiler.count} kernels compiled for {backend} {arch}")
 
 
