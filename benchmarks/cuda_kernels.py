@@ -518,7 +518,7 @@ def part_moe(report: Report) -> None:
         facts = {"flops": flops, "num_bytes": num_bytes, "case": case}
         line_up = partial(routing.line_up, chosen, spec.num_experts, 64)
         report.time("line_up", [line_up] * 8, case=case)
-        default = moe.choose_tuning(chosen.numel(), spec.num_experts, BF16)
+        default = moe.choose_tuning(chosen.numel(), spec)
         for tuning in dict.fromkeys([default, *moe_tunings(tokens)]):
             for layer in layers:
                 layer._tuning = tuning
@@ -539,8 +539,8 @@ def part_moe(report: Report) -> None:
 
 def make_experts(spec: ExpertsSpec) -> moe.FusedExperts:
     built = moe.FusedExperts(spec, Here())
-    for weight in (built._gate_up, built._down):
-        for expert in weight:
+    for matrices in (built._gate_up, built._down):
+        for expert in matrices.parts["weight"]:
             expert.copy_(randn(*expert.shape) * expert.shape[1] ** -0.5)
     return built
 
@@ -570,12 +570,13 @@ def moe_tunings(tokens: int) -> list[moe.MoETuning]:
 def experts_by_loop(layer: moe.FusedExperts, x, shares, chosen):
     """Return what does it expert by expert, its rows known beforehand as no server knows them."""
     by_expert = [(e, *torch.where(chosen == e)) for e in torch.unique(chosen).tolist()]
+    gate_up, down = layer._gate_up.parts["weight"], layer._down.parts["weight"]
 
     def run():
         out = torch.zeros_like(x, dtype=torch.float32)
         for expert, tokens, places in by_expert:
-            gate, up = linear(x[tokens], layer._gate_up[expert]).chunk(2, dim=-1)
-            y = linear(torch.nn.functional.silu(gate) * up, layer._down[expert])
+            gate, up = linear(x[tokens], gate_up[expert]).chunk(2, dim=-1)
+            y = linear(torch.nn.functional.silu(gate) * up, down[expert])
             out.index_add_(0, tokens, y * shares[tokens, places, None])
         return out.to(x.dtype)
 
@@ -588,10 +589,11 @@ def grouped_products(layer: moe.FusedExperts, x, chosen):
     ends = counts.cumsum(0).int()
     rows = x[chosen.flatten().long().argsort(stable=True) // chosen.shape[1]]
     between = randn(len(rows), layer.spec.intermediate_size)
+    gate_up, down = (m.parts["weight"].transpose(1, 2) for m in (layer._gate_up, layer._down))
 
     def run():
-        torch._grouped_mm(rows, layer._gate_up.transpose(1, 2), offs=ends)
-        return torch._grouped_mm(between, layer._down.transpose(1, 2), offs=ends)
+        torch._grouped_mm(rows, gate_up, offs=ends)
+        return torch._grouped_mm(between, down, offs=ends)
 
     return run
 

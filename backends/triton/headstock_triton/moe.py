@@ -20,11 +20,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from headstock.ops.linear import CanonicalWeight
+from headstock.ops.linear import DENSE, FP8_GROUP, INT4_GROUP, INT8_GROUP, CanonicalWeight
 from headstock.ops.moe import ExpertsSpec, Matrix
 from headstock_triton.overlap import begin
 from headstock_triton.routing import LineUp, Routing
 from headstock_triton.target import Target, cdiv
+from headstock_triton.tiles import load_rows, multiply_add
 
 if TYPE_CHECKING:
     from headstock.ops.device import OpDevice
@@ -36,27 +37,11 @@ SUM_BLOCK = 1024
 
 
 @triton.jit
-def multiply_add(
-    acc, x_MI, weight_at, inside_J, at, NUM_IN: tl.constexpr, J_MASK: tl.constexpr,
-    I_MASK: tl.constexpr, BLOCK_I: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Return ``acc`` plus the product of input features [at, at + BLOCK_I)."""
-    inside = (at + tl.arange(0, BLOCK_I) < NUM_IN)[:, None]
-    if J_MASK and I_MASK:
-        tile = tl.load(weight_at + at, mask=inside & inside_J[None, :], other=0.0)
-    elif J_MASK:
-        tile = tl.load(weight_at + at, mask=inside_J[None, :], other=0.0)
-    elif I_MASK:
-        tile = tl.load(weight_at + at, mask=inside, other=0.0)
-    else:
-        tile = tl.load(weight_at + at)
-    return tl.dot(x_MI, tile, acc, input_precision=PRECISION)
-
-
-@triton.jit
 def gate_up_kernel(
     x,
     weight,
+    scale,
+    minimum,
     entries,
     tiles,
     out,
@@ -67,6 +52,8 @@ def gate_up_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_J: tl.constexpr,
     BLOCK_I: tl.constexpr,
+    GROUP: tl.constexpr,
+    IS_INT4: tl.constexpr,
     PRECISION: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -83,26 +70,27 @@ def gate_up_kernel(
     token_M = tl.load(entries + tl.minimum(row_M, end - 1)) // K
     feature_J = tl.program_id(0) % num_blocks * BLOCK_J + tl.arange(0, BLOCK_J)
     inside_J = feature_J < NUM_OUT
-    i = tl.arange(0, BLOCK_I)
-    x_at = x + token_M.to(tl.int64)[:, None] * x_stride + i[None, :]
-    gate_at = weight + expert.to(tl.int64) * (2 * NUM_OUT * NUM_IN)
-    gate_at += feature_J[None, :] * NUM_IN + i[:, None]
-    up_at = gate_at + NUM_OUT * NUM_IN
-    j_mask: tl.constexpr = NUM_OUT % BLOCK_J != 0
-    i_mask: tl.constexpr = NUM_IN % BLOCK_I != 0
+    packing: tl.constexpr = 2 if IS_INT4 else 1
+    i = tl.arange(0, BLOCK_I // packing)
+    x_at = x + token_M.to(tl.int64)[:, None] * x_stride + packing * i[None, :]
+    line_J = expert.to(tl.int64) * (2 * NUM_OUT) + feature_J
+    gate_at = weight + line_J[None, :] * (NUM_IN // packing) + i[:, None]
+    up_at = gate_at + NUM_OUT * (NUM_IN // packing)
+    num_groups: tl.constexpr = NUM_IN // GROUP if GROUP else 0
+    up_scales: tl.constexpr = NUM_OUT * num_groups
+    scale_at, minimum_at = scale + line_J * num_groups, minimum + line_J * num_groups
     gate_MJ = tl.zeros((BLOCK_M, BLOCK_J), tl.float32)
     up_MJ = tl.zeros((BLOCK_M, BLOCK_J), tl.float32)
     for at in range(0, NUM_IN, BLOCK_I):
-        if i_mask:
-            x_MI = tl.load(x_at + at, mask=(at + i < NUM_IN)[None, :], other=0.0)
-        else:
-            x_MI = tl.load(x_at + at)
+        x_MI, odd_MI = load_rows(x_at, at, NUM_IN, BLOCK_I, IS_INT4)
         gate_MJ = multiply_add(
-            gate_MJ, x_MI, gate_at, inside_J, at, NUM_IN, j_mask, i_mask, BLOCK_I, PRECISION
-        )
+            gate_MJ, x_MI, odd_MI, gate_at, scale_at, minimum_at, inside_J, at,
+            NUM_IN, NUM_OUT, BLOCK_J, BLOCK_I, GROUP, IS_INT4, PRECISION,
+        )  # fmt: skip
         up_MJ = multiply_add(
-            up_MJ, x_MI, up_at, inside_J, at, NUM_IN, j_mask, i_mask, BLOCK_I, PRECISION
-        )
+            up_MJ, x_MI, odd_MI, up_at, scale_at + up_scales, minimum_at + up_scales, inside_J, at,
+            NUM_IN, NUM_OUT, BLOCK_J, BLOCK_I, GROUP, IS_INT4, PRECISION,
+        )  # fmt: skip
     y_MJ = gate_MJ * tl.sigmoid(gate_MJ) * up_MJ
     out_at = out + row_M.to(tl.int64)[:, None] * NUM_OUT + feature_J[None, :]
     mask = (row_M < end)[:, None] & inside_J[None, :]
@@ -113,6 +101,8 @@ def gate_up_kernel(
 def down_kernel(
     x,
     weight,
+    scale,
+    minimum,
     entries,
     shares,
     tiles,
@@ -122,6 +112,8 @@ def down_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_J: tl.constexpr,
     BLOCK_I: tl.constexpr,
+    GROUP: tl.constexpr,
+    IS_INT4: tl.constexpr,
     PRECISION: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -138,21 +130,20 @@ def down_kernel(
     row_M = tl.minimum(row_M, end - 1)
     feature_J = tl.program_id(0) % num_blocks * BLOCK_J + tl.arange(0, BLOCK_J)
     inside_J = feature_J < NUM_OUT
-    i = tl.arange(0, BLOCK_I)
-    x_at = x + row_M.to(tl.int64)[:, None] * NUM_IN + i[None, :]
-    weight_at = weight + expert.to(tl.int64) * (NUM_OUT * NUM_IN)
-    weight_at += feature_J[None, :] * NUM_IN + i[:, None]
-    j_mask: tl.constexpr = NUM_OUT % BLOCK_J != 0
-    i_mask: tl.constexpr = NUM_IN % BLOCK_I != 0
+    packing: tl.constexpr = 2 if IS_INT4 else 1
+    i = tl.arange(0, BLOCK_I // packing)
+    x_at = x + row_M.to(tl.int64)[:, None] * NUM_IN + packing * i[None, :]
+    line_J = expert.to(tl.int64) * NUM_OUT + feature_J
+    weight_at = weight + line_J[None, :] * (NUM_IN // packing) + i[:, None]
+    num_groups: tl.constexpr = NUM_IN // GROUP if GROUP else 0
+    scale_at, minimum_at = scale + line_J * num_groups, minimum + line_J * num_groups
     y_MJ = tl.zeros((BLOCK_M, BLOCK_J), tl.float32)
     for at in range(0, NUM_IN, BLOCK_I):
-        if i_mask:
-            x_MI = tl.load(x_at + at, mask=(at + i < NUM_IN)[None, :], other=0.0)
-        else:
-            x_MI = tl.load(x_at + at)
+        x_MI, odd_MI = load_rows(x_at, at, NUM_IN, BLOCK_I, IS_INT4)
         y_MJ = multiply_add(
-            y_MJ, x_MI, weight_at, inside_J, at, NUM_IN, j_mask, i_mask, BLOCK_I, PRECISION
-        )
+            y_MJ, x_MI, odd_MI, weight_at, scale_at, minimum_at, inside_J, at,
+            NUM_IN, NUM_OUT, BLOCK_J, BLOCK_I, GROUP, IS_INT4, PRECISION,
+        )  # fmt: skip
     entry_M = tl.load(entries + row_M)
     y_MJ *= tl.load(shares + entry_M)[:, None]
     out_at = out + entry_M.to(tl.int64)[:, None] * NUM_OUT + feature_J[None, :]
@@ -199,11 +190,14 @@ MANY = MoETuning(64, (64, 64, 4, 4), (128, 64, 4, 4))
 MOST = MoETuning(128, (64, 64, 8, 3), (128, 64, 8, 3))
 
 
-def choose_tuning(num_entries: int, num_experts: int, dtype: torch.dtype) -> MoETuning:
+def choose_tuning(num_entries: int, spec: ExpertsSpec) -> MoETuning:
     """Return block shapes for experts that have their share of the entries each."""
-    share = num_entries / num_experts
-    tuning = FEW if share <= 8 else SOME if share <= 32 else MANY if share <= 128 else MOST
-    return halved(tuning) if dtype == torch.float32 else tuning
+    share = num_entries / spec.num_experts
+    if spec.dtype == torch.float32:  # without tensor cores: large blocks gain nothing
+        return halved(FEW if share <= 8 else SOME)
+    if spec.layout != DENSE and share > 32:  # a group's products take registers of their own
+        return MANY
+    return FEW if share <= 8 else SOME if share <= 32 else MANY if share <= 128 else MOST
 
 
 def halved(tuning: MoETuning) -> MoETuning:
@@ -214,8 +208,46 @@ def halved(tuning: MoETuning) -> MoETuning:
     )
 
 
+class Matrices:
+    """One matrix of every expert, one below the other, in the parts of its canonical layout."""
+
+    def __init__(self, spec: ExpertsSpec, rows: int, size: int, where: torch.device) -> None:
+        packing = 2 if spec.layout == INT4_GROUP else 1
+        dtypes = {INT8_GROUP: torch.int8, INT4_GROUP: torch.uint8, FP8_GROUP: torch.float8_e4m3fn}
+        dtype = dtypes.get(spec.layout, spec.dtype)
+        shape = (spec.num_experts, rows, size // packing)
+        self.parts = {"weight": torch.zeros(shape, dtype=dtype, device=where)}
+        groups = (spec.num_experts, rows, size // spec.group_size if spec.group_size else 0)
+        names = {DENSE: (), INT4_GROUP: ("scale", "minimum")}.get(spec.layout, ("scale",))
+        for name in names:
+            self.parts[name] = torch.zeros(groups, dtype=torch.float32, device=where)
+        self.group = spec.group_size
+        self.is_int4 = spec.layout == INT4_GROUP
+
+    def load(self, part: CanonicalWeight, expert: int, row_begin: int) -> None:
+        """Copy the rows of one expert."""
+        for name, rows in part.items():
+            self.parts[name][expert].narrow(0, row_begin, rows.shape[0]).copy_(rows)
+
+    @property
+    def arguments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights, scales and minima, for kernels; those that there are not are never read."""
+        weight = self.parts["weight"]
+        scale = self.parts.get("scale", weight)
+        return weight, scale, self.parts.get("minimum", scale)
+
+    def block_i(self, wanted: int) -> int:
+        """Return the input features of a block: no more than share a scale."""
+        return min(wanted, self.group & -self.group) if self.group else wanted
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all parts."""
+        return sum(part.nbytes for part in self.parts.values())
+
+
 class FusedExperts:
-    """Dense matrices of all experts of a layer, row-major: gate above up, and down."""
+    """All experts of a layer, row-major as checkpoints keep them: gate above up, and down."""
 
     def __init__(
         self, spec: ExpertsSpec, device: OpDevice, tuning: MoETuning | None = None
@@ -224,17 +256,15 @@ class FusedExperts:
         self._target = Target.of(device)
         self._routing = Routing(self._target)
         self._tuning = tuning
-        where, number = device.torch_device, spec.num_experts
         size, between = spec.hidden_size, spec.intermediate_size
-        self._gate_up = torch.zeros((number, 2 * between, size), dtype=spec.dtype, device=where)
-        self._down = torch.zeros((number, size, between), dtype=spec.dtype, device=where)
+        self._gate_up = Matrices(spec, 2 * between, size, device.torch_device)
+        self._down = Matrices(spec, size, between, device.torch_device)
 
     def load(self, part: CanonicalWeight, expert: int, matrix: Matrix, row_begin: int) -> None:
         """Copy the rows."""
-        rows = part["weight"]
         above = self.spec.intermediate_size if matrix == "up" else 0
         into = self._down if matrix == "down" else self._gate_up
-        into[expert].narrow(0, above + row_begin, rows.shape[0]).copy_(rows)
+        into.load(part, expert, above + row_begin)
 
     def __call__(self, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor) -> Tensor:
         """Return each token's weighted sum over its experts. [T, D]"""
@@ -247,9 +277,8 @@ class FusedExperts:
         if x_TD.stride(1) != 1:
             x_TD = x_TD.contiguous()
         experts_Tk, weights_Tk = experts_Tk.contiguous(), weights_Tk.contiguous()
-        num_experts = self.spec.num_experts
-        tuning = self._tuning or choose_tuning(num_tokens * k, num_experts, x_TD.dtype)
-        line_up = self._routing.line_up(experts_Tk, num_experts, tuning.block_m)
+        tuning = self._tuning or choose_tuning(num_tokens * k, self.spec)
+        line_up = self._routing.line_up(experts_Tk, self.spec.num_experts, tuning.block_m)
         between_NF = self._multiply_gate_up(x_TD, line_up, k, tuning)
         results_ND = self._multiply_down(between_NF, weights_Tk, line_up, tuning)
         size = self.spec.hidden_size
@@ -267,7 +296,7 @@ class FusedExperts:
         out_NF = torch.empty((num_entries, between), dtype=x_TD.dtype, device=x_TD.device)
         gate_up_kernel[(num_tiles * cdiv(between, block_j),)](
             x_TD,
-            self._gate_up,
+            *self._gate_up.arguments,
             line_up.entries_N,
             line_up.tiles_L3,
             out_NF,
@@ -277,7 +306,9 @@ class FusedExperts:
             NUM_OUT=between,
             BLOCK_M=tuning.block_m,
             BLOCK_J=block_j,
-            BLOCK_I=block_i,
+            BLOCK_I=self._gate_up.block_i(block_i),
+            GROUP=self._gate_up.group,
+            IS_INT4=self._gate_up.is_int4,
             PRECISION=precision_of(x_TD.dtype),
             **options,
         )
@@ -293,7 +324,7 @@ class FusedExperts:
         out_ND = torch.empty((x_NF.shape[0], size), dtype=x_NF.dtype, device=x_NF.device)
         down_kernel[(line_up.tiles_L3.shape[0] * cdiv(size, block_j),)](
             x_NF,
-            self._down,
+            *self._down.arguments,
             line_up.entries_N,
             weights_Tk,
             line_up.tiles_L3,
@@ -302,7 +333,9 @@ class FusedExperts:
             NUM_OUT=size,
             BLOCK_M=tuning.block_m,
             BLOCK_J=block_j,
-            BLOCK_I=block_i,
+            BLOCK_I=self._down.block_i(block_i),
+            GROUP=self._down.group,
+            IS_INT4=self._down.is_int4,
             PRECISION=precision_of(x_NF.dtype),
             **options,
         )
@@ -311,7 +344,7 @@ class FusedExperts:
     @property
     def num_bytes(self) -> int:
         """Bytes of the matrices."""
-        return self._gate_up.nbytes + self._down.nbytes
+        return self._gate_up.num_bytes + self._down.num_bytes
 
 
 def precision_of(dtype: torch.dtype) -> str:

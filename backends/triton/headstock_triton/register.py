@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from headstock.ops.activation import silu_and_mul
 from headstock.ops.attention import AttentionSpec, attention
 from headstock.ops.base import Requires, Sizes
-from headstock.ops.linear import DENSE, FP8_GROUP, ROWS, linear
+from headstock.ops.linear import DENSE, FP8_GROUP, INT4_GROUP, INT8_GROUP, ROWS, linear
 from headstock.ops.moe import experts, route_topk
 from headstock.ops.norm import add_rms_norm, rms_norm
 from headstock.ops.rotary import rotate_and_write
@@ -85,11 +85,17 @@ def register_ops(registry: OpRegistry, device: OpDevice) -> None:
         run=Routing(target).route_topk,
         requires=Requires(dtypes=FLOATS, sizes=some_experts),
     )
-    offer(
-        experts,
-        run=build_experts,
-        requires=Requires(dtypes=FLOATS, layouts=frozenset({DENSE}), sizes=some_experts),
-    )
+    dense = Requires(dtypes=FLOATS, layouts=frozenset({DENSE}), sizes=some_experts)
+    groups = {"group_size": Sizes(multiple_of=32)}
+    offer(experts, run=build_experts, requires=dense)
+    for layouts, capabilities in (({INT8_GROUP, INT4_GROUP}, ()), ({FP8_GROUP}, ("sm_90",))):
+        grouped = Requires(
+            dtypes=FLOATS,
+            layouts=frozenset(layouts),
+            sizes=some_experts | groups,
+            capabilities=frozenset(capabilities),
+        )
+        offer(experts, run=build_experts, requires=grouped)
     offer(
         attention,
         run=build_attention,

@@ -21,6 +21,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from headstock.ops.attention import AttentionSpec, StepBatch
+from headstock.ops.linear import DENSE, FP8_GROUP, INT4_GROUP, INT8_GROUP
 from headstock.ops.moe import ExpertsSpec
 from headstock_triton import dense, gemv, moe, steps
 from headstock_triton.activation import Activations
@@ -207,14 +208,21 @@ def compile_rest(target: Target, dtype: torch.dtype) -> None:
     )  # fmt: skip
 
 
-def compile_moe(target: Target, dtype: torch.dtype) -> None:
+def compile_moe(target: Target, dtype: torch.dtype, layout: str, group_size: int) -> None:
     spec = ExpertsSpec(
-        hidden_size=256, intermediate_size=192, num_experts=128, experts_per_token=8, dtype=dtype
+        hidden_size=256,
+        intermediate_size=384,
+        num_experts=128,
+        experts_per_token=8,
+        dtype=dtype,
+        layout=layout,
+        group_size=group_size,
     )
     Routing(target).route_topk(torch.zeros((2, 128), dtype=dtype), k=8, is_normalized=True)
-    for tuning in (moe.FEW, moe.SOME, moe.MANY, moe.MOST):
-        if dtype == torch.float32:
-            tuning = moe.halved(tuning)
+    tunings = (moe.FEW, moe.SOME, moe.MANY, moe.MOST) if layout == DENSE else (moe.FEW, moe.MANY)
+    if dtype == torch.float32:
+        tunings = (moe.halved(moe.FEW), moe.halved(moe.SOME))
+    for tuning in tunings:
         built = moe.FusedExperts(spec, FakeDevice(), tuning)
         built._target, built._routing = target, Routing(target)
         for num_tokens in (2, 128):
@@ -240,8 +248,10 @@ def main() -> None:
     compile_attention(target, torch.bfloat16, 16, 64)
     compile_attention(target, torch.bfloat16, 32, 16)
     compile_rest(target, torch.bfloat16)
-    compile_moe(target, torch.bfloat16)
-    compile_moe(target, torch.float32)
+    compile_moe(target, torch.float32, DENSE, 0)
+    for layout, group_size in ((DENSE, 0), (INT8_GROUP, 32), (INT4_GROUP, 32), (FP8_GROUP, 128)):
+        if layout != FP8_GROUP or target.arch >= 90:
+            compile_moe(target, torch.bfloat16, layout, group_size)
     print(f"{compiler.count} kernels compiled for {backend} {arch}")
 
 
