@@ -34,6 +34,7 @@ KERNEL_PARTS = (
     "gemv",
     "gemm",
     "fp8",
+    "moe",
 )
 COMPILERS = 8
 

@@ -22,8 +22,10 @@ from headstock.ops.canonical import quantize_int4, quantize_int8
 from headstock.ops.cases.attention import plain_spec
 from headstock.ops.cases.batches import Step, make_step
 from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, LinearSpec
+from headstock.ops.moe import ExpertsSpec
 from headstock_xeon.device import XeonDevice
 from headstock_xeon.kernels.attention import NativeAttention
+from headstock_xeon.kernels.experts import NativeExperts
 from headstock_xeon.kernels.linear import NativeLinear
 from headstock_xeon.native import load
 
@@ -110,6 +112,52 @@ def linear_points(device: XeonDevice, seconds: float) -> list[Point]:
             num_bytes = weights[0].num_bytes + 4.0 * rows * (size_in + size_out)
             points.append(Point(f"linear {name}", f"M={rows}", operations, num_bytes, elapsed))
     return points
+
+
+def expert_points(device: XeonDevice, seconds: float) -> list[Point]:
+    """Measure 32 of the 128 experts of a layer of Qwen3-30B-A3B, each token with 8 of its own."""
+    spec = ExpertsSpec(
+        hidden_size=2048,
+        intermediate_size=768,
+        num_experts=32,
+        experts_per_token=8,
+        dtype=torch.float32,
+    )
+    points: list[Point] = []
+    for name, layout in (("int8", INT8_GROUP), ("int4", INT4_GROUP)):
+        provider = make_experts(device, replace(spec, layout=layout, group_size=32))
+        for tokens in (1, 4, 16, 128):
+            x_TD, weights_Tk = torch.randn(tokens, 2048), torch.rand(tokens, 8)
+            order_TE = torch.rand(4, tokens, 32).argsort(dim=-1).int()
+            steps = [order_TE[turn, :, 8 * turn : 8 * turn + 8] for turn in range(4)]
+
+            def run(
+                provider: NativeExperts = provider,
+                given: tuple[torch.Tensor, torch.Tensor] = (x_TD, weights_Tk),
+                steps: list[torch.Tensor] = steps,
+            ) -> None:
+                for chosen_Tk in steps:
+                    provider(*given, chosen_Tk)
+
+            elapsed = best(run, seconds) / len(steps)
+            num_used = sum(len(chosen_Tk.unique()) for chosen_Tk in steps) / len(steps)
+            num_bytes = provider.num_bytes * num_used / 32 + 4.0 * tokens * 2 * 2048
+            operations = 2.0 * tokens * 8 * 3 * 2048 * 768
+            points.append(Point(f"experts {name}", f"T={tokens}", operations, num_bytes, elapsed))
+    return points
+
+
+def make_experts(device: XeonDevice, spec: ExpertsSpec) -> NativeExperts:
+    """Return packed experts, all of the same values."""
+    provider = NativeExperts(spec, device)
+    quantize = quantize_int8 if spec.layout == INT8_GROUP else quantize_int4
+    inwards = quantize(torch.randn(768, 2048) * 2048**-0.5, spec.group_size)
+    outwards = quantize(torch.randn(2048, 768) * 768**-0.5, spec.group_size)
+    for expert in range(spec.num_experts):
+        provider.load(inwards, expert, "gate", 0)
+        provider.load(inwards, expert, "up", 0)
+        provider.load(outwards, expert, "down", 0)
+    return provider
 
 
 def attend(
@@ -249,6 +297,8 @@ def main() -> None:
         points += attention_points(device, options.seconds)
     if options.only in "linear":
         points += linear_points(device, options.seconds)
+    if options.only in "experts":
+        points += expert_points(device, options.seconds)
     if options.only in "torch":
         points += torch_points(options.seconds)
     for p in points:

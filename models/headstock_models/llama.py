@@ -37,6 +37,9 @@ class LlamaConfig(ModelConfig, frozen=True, kw_only=True):
     tie_word_embeddings: bool = False
     has_qk_norm: ClassVar[bool] = False
 
+    def make_mlp(self, ctx: Context, number: int) -> Module:
+        return GatedMLP(ctx, self.hidden_size, self.intermediate_size)
+
 
 class DecoderAttention(Module):
     """W_o attend(rotate(W_q x), rotate(W_k x), W_v x), perhaps with norms on q and k."""
@@ -62,7 +65,7 @@ class DecoderLayer(Module):
         self.self_attn = DecoderAttention(ctx, c, rotary)
         leaf = "post_attention_layernorm"
         self.mlp_norm = RMSNorm(ctx, c.hidden_size, leaf=leaf, eps=c.rms_norm_eps)
-        self.mlp = GatedMLP(ctx, c.hidden_size, c.intermediate_size)
+        self.mlp = c.make_mlp(ctx, number)
 
     def forward(self, x_TD: Tensor, sum_TD: Tensor | None, batch: StepBatch) -> tuple[Tensor, ...]:
         x_TD, total_TD = self.norm(x_TD, sum_TD)

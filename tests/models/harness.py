@@ -17,12 +17,16 @@ from headstock.ops.base import OpRegistry, Resolver
 from headstock.ops.communication import Group, SingleRank
 from headstock.plugins.host import HostDevice
 from headstock_models.llama import LlamaForCausalLM
+from headstock_models.mixtral import MixtralForCausalLM
 from headstock_models.qwen3 import Qwen3ForCausalLM
+from headstock_models.qwen3_moe import Qwen3MoeForCausalLM
 
 CLASSES = {
     "LlamaForCausalLM": LlamaForCausalLM,
     "MistralForCausalLM": LlamaForCausalLM,
+    "MixtralForCausalLM": MixtralForCausalLM,
     "Qwen3ForCausalLM": Qwen3ForCausalLM,
+    "Qwen3MoeForCausalLM": Qwen3MoeForCausalLM,
 }
 NUM_PAGES = 64
 

@@ -18,6 +18,7 @@ from headstock.ops.linear import (
     ROWS,
     linear,
 )
+from headstock.ops.moe import experts, route_topk
 from headstock.ops.norm import add_rms_norm, rms_norm
 from headstock.ops.rotary import rotate_and_write
 from headstock.ops.sampling import (
@@ -40,8 +41,10 @@ from headstock_triton.attention.provider import PAGE_SIZES, PagedAttention
 from headstock_triton.dense import build_dense
 from headstock_triton.fp8 import GROUP, OUT_UNIT, Fp8Gate, build_fp8
 from headstock_triton.ints import GROUP_UNIT, build_int
+from headstock_triton.moe import MAX_EXPERTS, build_experts
 from headstock_triton.norm import Norms
 from headstock_triton.rotary import Rotations
+from headstock_triton.routing import Routing
 from headstock_triton.sampling.argmax import Argmax
 from headstock_triton.sampling.draw import Draws
 from headstock_triton.sampling.logprobs import Logprobs
@@ -109,6 +112,23 @@ def register_ops(registry: OpRegistry, device: OpDevice) -> None:
             capabilities=frozenset({"sm_90"}),
         ),
     )
+    some_experts = {"num_experts": Sizes(at_most=MAX_EXPERTS)}
+    offer(
+        route_topk,
+        run=Routing(target).route_topk,
+        requires=Requires(dtypes=FLOATS, sizes=some_experts),
+    )
+    dense = Requires(dtypes=FLOATS, layouts=frozenset({DENSE}), sizes=some_experts)
+    groups = {"group_size": Sizes(multiple_of=32)}
+    offer(experts, run=build_experts, requires=dense)
+    for layouts, capabilities in (({INT8_GROUP, INT4_GROUP}, ()), ({FP8_GROUP}, ("sm_90",))):
+        grouped = Requires(
+            dtypes=FLOATS,
+            layouts=frozenset(layouts),
+            sizes=some_experts | groups,
+            capabilities=frozenset(capabilities),
+        )
+        offer(experts, run=build_experts, requires=grouped)
     offer(
         silu_and_mul_groups,
         run=Fp8Gate(target).silu_and_mul_groups,

@@ -9,11 +9,6 @@ namespace headstock {
 
 namespace {
 
-void plan_linear(const int64_t* untyped, PhaseList& list) {
-    const auto& args = as<LinearArgs>(untyped);
-    args.weight->kernel->plan(args, list);
-}
-
 constexpr Kernel kKernels[] = {
     {"linear", plan_linear},
     {"look_up", plan_look_up},
@@ -35,6 +30,8 @@ constexpr Kernel kKernels[] = {
     {"penalise", plan_penalise},
     {"bias", plan_bias},
     {"draw", plan_draw},
+    {"route", plan_route},
+    {"experts", plan_experts},
 };
 
 }  // namespace

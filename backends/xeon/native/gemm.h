@@ -1,4 +1,5 @@
-// The frame of every matrix product: chunks, panels, rows of activations, bias.
+// The frame of every matrix product: panels, rows of activations, bias. `product.cpp` cuts a product
+// into the blocks that are multiplied here.
 //
 // Included by files compiled for different processors; everything is in an unnamed namespace so
 // that each has its own copy. A `Micro` multiplies one panel by up to kRows rows:
@@ -18,33 +19,6 @@
 
 namespace headstock {
 namespace {
-
-// How a product is cut into chunks; from the arguments alone.
-struct Grid {
-    int64_t panels_per_chunk;
-    int64_t rows_per_chunk;
-    int64_t num_row_chunks;
-    int64_t num_chunks;
-};
-
-constexpr int64_t kChunkBytes = 64 << 10;     // Of weights, for few rows: some microseconds.
-constexpr int64_t kActivationBytes = 256 << 10;  // Of activations, so that they stay in L2.
-constexpr int64_t kMinChunks = 16;
-
-inline Grid grid_of(const LinearArgs& args) {
-    const Weight& weight = *args.weight;
-    Grid grid;
-    const int64_t rows = round_up(kActivationBytes / (weight.in_features * 4 + 1), 12);
-    grid.rows_per_chunk = max64(24, min64(240, rows));
-    grid.num_row_chunks = (args.m + grid.rows_per_chunk - 1) / grid.rows_per_chunk;
-    const int64_t weights = kChunkBytes / max64(1, args.m / 16);
-    grid.panels_per_chunk = max64(1, min64(weights / weight.panel_bytes,
-                                           weight.num_panels / kMinChunks));
-    const int64_t panel_chunks =
-        (weight.num_panels + grid.panels_per_chunk - 1) / grid.panels_per_chunk;
-    grid.num_chunks = panel_chunks * grid.num_row_chunks;
-    return grid;
-}
 
 inline void store_row(const Weight& weight, int64_t panel, const float* out, float* y) {
     const int64_t first = panel * kPanel;
@@ -72,24 +46,13 @@ inline void multiply_rest(const LinearArgs& args, const char* shared, int64_t pa
 }
 
 template <class Micro>
-void run_gemm(const void* untyped, int64_t chunk, const Worker& worker) {
-    const LinearArgs& args = *static_cast<const LinearArgs*>(untyped);
-    const Grid grid = grid_of(args);
-    const int64_t first_panel = chunk / grid.num_row_chunks * grid.panels_per_chunk;
-    const int64_t first_row = chunk % grid.num_row_chunks * grid.rows_per_chunk;
-    const int64_t last_panel = min64(first_panel + grid.panels_per_chunk, args.weight->num_panels);
-    const int64_t last_row = min64(first_row + grid.rows_per_chunk, args.m);
-    for (int64_t p = first_panel; p < last_panel; ++p) {
-        int64_t row = first_row;
-        for (; row + Micro::kRows <= last_row; row += Micro::kRows)
-            multiply_block<Micro, Micro::kRows>(args, worker.shared, p, row);
-        multiply_rest<Micro, Micro::kRows - 1>(args, worker.shared, p, row, last_row - row);
+void multiply(const LinearArgs& args, const Block& block, const char* shared) {
+    for (int64_t p = block.first_panel; p < block.last_panel; ++p) {
+        int64_t row = block.first_row;
+        for (; row + Micro::kRows <= block.last_row; row += Micro::kRows)
+            multiply_block<Micro, Micro::kRows>(args, shared, p, row);
+        multiply_rest<Micro, Micro::kRows - 1>(args, shared, p, row, block.last_row - row);
     }
-}
-
-template <class Micro>
-void plan_gemm(const LinearArgs& args, PhaseList& list) {
-    list.add(run_gemm<Micro>, &args, grid_of(args).num_chunks);
 }
 
 }  // namespace

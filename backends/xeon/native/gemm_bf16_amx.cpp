@@ -23,7 +23,7 @@ struct Bfloat16Micro {
     static void multiply_rows(const Weight& weight, const char* panel, const LinearArgs& args,
                               const char* shared, int64_t row, int rows, float (*out)[kPanel]) {
         const Halves x = halves_at(args, shared);
-        // Scratch has room for 16 rows from any multiple of 16 on; rows past the last are not kept.
+        // Scratch has room for 16 rows from any row on; rows past the last are not kept.
         const uint16_t *high = x.high + row * x.row_size, *low = x.low + row * x.row_size;
         const int64_t stride = x.row_size * 2;
         alignas(64) float results[16][kPanel];
@@ -42,13 +42,9 @@ struct Bfloat16Micro {
     }
 };
 
-void plan(const LinearArgs& args, PhaseList& list) {
-    plan_halves(args, list);
-    plan_gemm<Bfloat16Micro>(args, list);
-}
-
 }  // namespace
 
-const WeightKernel HS_KERNEL(kBfloat16Amx) = {HS_NAME("bf16-amx"), &kBfloat16Panels, plan};
+const WeightKernel HS_KERNEL(kBfloat16Amx) = {HS_NAME("bf16-amx"), &kBfloat16Panels, plan_halves,
+                                              multiply<Bfloat16Micro>};
 
 }  // namespace headstock

@@ -78,6 +78,7 @@ void read_row(const Weight& weight, int64_t row, float* into) {
 }  // namespace
 
 const PanelLayout kBfloat16Panels = {panel_bytes, pack_row, read_row};
-const WeightKernel kBfloat16Avx2 = {"bf16-avx2", &kBfloat16Panels, plan_gemm<Bfloat16Micro>};
+const WeightKernel kBfloat16Avx2 = {"bf16-avx2", &kBfloat16Panels, nullptr,
+                                    multiply<Bfloat16Micro>};
 
 }  // namespace headstock

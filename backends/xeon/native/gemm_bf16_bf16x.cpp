@@ -37,13 +37,9 @@ struct Bfloat16Micro {
     }
 };
 
-void plan(const LinearArgs& args, PhaseList& list) {
-    plan_halves(args, list);
-    plan_gemm<Bfloat16Micro>(args, list);
-}
-
 }  // namespace
 
-const WeightKernel HS_KERNEL(kBfloat16Avx512) = {HS_NAME("bf16-avx512"), &kBfloat16Panels, plan};
+const WeightKernel HS_KERNEL(kBfloat16Avx512) = {HS_NAME("bf16-avx512"), &kBfloat16Panels,
+                                                 plan_halves, multiply<Bfloat16Micro>};
 
 }  // namespace headstock

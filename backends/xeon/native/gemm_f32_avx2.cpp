@@ -58,6 +58,7 @@ void read_row(const Weight& weight, int64_t row, float* into) {
 }  // namespace
 
 const PanelLayout kFloat32Panels = {panel_bytes, pack_row, read_row};
-const WeightKernel kFloat32Avx2 = {"f32-avx2", &kFloat32Panels, plan_gemm<Float32Micro>};
+const WeightKernel kFloat32Avx2 = {"f32-avx2", &kFloat32Panels, nullptr,
+                                   multiply<Float32Micro>};
 
 }  // namespace headstock

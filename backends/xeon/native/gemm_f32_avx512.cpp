@@ -30,7 +30,7 @@ struct Float32Micro {
 
 }  // namespace
 
-const WeightKernel HS_KERNEL(kFloat32Avx512) = {HS_NAME("f32-avx512"), &kFloat32Panels,
-                                                plan_gemm<Float32Micro>};
+const WeightKernel HS_KERNEL(kFloat32Avx512) = {HS_NAME("f32-avx512"), &kFloat32Panels, nullptr,
+                                                multiply<Float32Micro>};
 
 }  // namespace headstock

@@ -152,20 +152,12 @@ void read_row(const Weight& weight, int64_t row, float* into) {
     }
 }
 
-void plan(const LinearArgs& args, PhaseList& list) {
-    plan_quantise8(args, list);
-    plan_gemm<Int4Micro>(args, list);
-}
-
-void plan_fine(const LinearArgs& args, PhaseList& list) {
-    plan_quantise_twice(args, list);
-    plan_gemm<Int4FineMicro>(args, list);
-}
-
 }  // namespace
 
 const PanelLayout kInt4Panels = {panel_bytes, pack_row, read_row};
-const WeightKernel kInt4Avx2 = {"int4-avx2", &kInt4Panels, plan};
-const WeightKernel kInt4FineAvx2 = {"int4-fine-avx2", &kInt4Panels, plan_fine};
+const WeightKernel kInt4Avx2 = {"int4-avx2", &kInt4Panels, plan_quantise8,
+                                multiply<Int4Micro>};
+const WeightKernel kInt4FineAvx2 = {"int4-fine-avx2", &kInt4Panels, plan_quantise_twice,
+                                    multiply<Int4FineMicro>};
 
 }  // namespace headstock

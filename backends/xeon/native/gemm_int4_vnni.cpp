@@ -54,13 +54,9 @@ struct Int4Micro {
     }
 };
 
-void plan(const LinearArgs& args, PhaseList& list) {
-    plan_quantise8(args, list);
-    plan_gemm<Int4Micro>(args, list);
-}
-
 }  // namespace
 
-const WeightKernel HS_KERNEL(kInt4Vnni) = {HS_NAME("int4-vnni"), &kInt4Panels, plan};
+const WeightKernel HS_KERNEL(kInt4Vnni) = {HS_NAME("int4-vnni"), &kInt4Panels, plan_quantise8,
+                                           multiply<Int4Micro>};
 
 }  // namespace headstock

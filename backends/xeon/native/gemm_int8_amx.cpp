@@ -103,15 +103,11 @@ void read_row(const Weight& weight, int64_t row, float* into) {
     }
 }
 
-void plan(const LinearArgs& args, PhaseList& list) {
-    plan_quantise16(args, list);
-    plan_gemm<Int8Micro>(args, list);
-}
-
 const PanelLayout kPanels = {panel_bytes, pack_row, read_row};
 
 }  // namespace
 
-const WeightKernel HS_KERNEL(kInt8Amx) = {HS_NAME("int8-amx"), &kPanels, plan};
+const WeightKernel HS_KERNEL(kInt8Amx) = {HS_NAME("int8-amx"), &kPanels, plan_quantise16,
+                                          multiply<Int8Micro>};
 
 }  // namespace headstock

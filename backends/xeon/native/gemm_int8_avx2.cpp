@@ -123,16 +123,12 @@ void read_row(const Weight& weight, int64_t row, float* into) {
     }
 }
 
-template <int GROUP>
-void plan(const LinearArgs& args, PhaseList& list) {
-    plan_quantise16(args, list);
-    plan_gemm<Int8Micro<GROUP>>(args, list);
-}
-
 }  // namespace
 
 const PanelLayout kInt8Panels = {panel_bytes, pack_row, read_row};
-const WeightKernel kInt8Avx2 = {"int8-avx2", &kInt8Panels, plan<32>};
-const WeightKernel kInt8Group16Avx2 = {"int8-g16-avx2", &kInt8Panels, plan<16>};
+const WeightKernel kInt8Avx2 = {"int8-avx2", &kInt8Panels, plan_quantise16,
+                                multiply<Int8Micro<32>>};
+const WeightKernel kInt8Group16Avx2 = {"int8-g16-avx2", &kInt8Panels, plan_quantise16,
+                                       multiply<Int8Micro<16>>};
 
 }  // namespace headstock

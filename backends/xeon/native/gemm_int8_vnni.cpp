@@ -50,16 +50,11 @@ struct Int8Micro {
     }
 };
 
-template <int GROUP>
-void plan(const LinearArgs& args, PhaseList& list) {
-    plan_quantise16(args, list);
-    plan_gemm<Int8Micro<GROUP>>(args, list);
-}
-
 }  // namespace
 
-const WeightKernel HS_KERNEL(kInt8Vnni) = {HS_NAME("int8-vnni"), &kInt8Panels, plan<32>};
-const WeightKernel HS_KERNEL(kInt8Group16Vnni) = {HS_NAME("int8-g16-vnni"), &kInt8Panels,
-                                                  plan<16>};
+const WeightKernel HS_KERNEL(kInt8Vnni) = {HS_NAME("int8-vnni"), &kInt8Panels, plan_quantise16,
+                                           multiply<Int8Micro<32>>};
+const WeightKernel HS_KERNEL(kInt8Group16Vnni) = {HS_NAME("int8-g16-vnni"), &kInt8Panels, plan_quantise16,
+                                                  multiply<Int8Micro<16>>};
 
 }  // namespace headstock

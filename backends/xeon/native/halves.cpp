@@ -24,7 +24,8 @@ void split_rows(const void* untyped, int64_t chunk, const Worker& worker) {
 
 void plan_halves(const LinearArgs& args, PhaseList& list) {
     const int64_t size = round_up(args.weight->in_features, 32);
-    list.need_shared(static_cast<size_t>(2 * round_up(args.m, 16) * size) * sizeof(uint16_t));
+    const int64_t rows = 2 * round_up(args.m, 16) + 16;  // AMX reads 16, whichever it begins with.
+    list.need_shared(static_cast<size_t>(rows * size) * sizeof(uint16_t));
     list.add_rows_to_scratch(split_rows, &args, args.m, kRowsPerChunk);
 }
 

@@ -258,12 +258,55 @@ struct AttendArgs {
     int64_t window;               // 0: none. Tokens a query sees, itself included.
 };
 
+// The op route_topk. [rows, size] -> [rows, k]
+struct RouteArgs {
+    const float* logits;
+    int64_t stride;
+    float* weights;
+    int32_t* experts;
+    int64_t rows;
+    int64_t size;
+    int64_t k;
+    int64_t is_normalized;
+};
+
+// Where the experts of a step find their rows; N = tokens * k choices, E experts. Filled by the first
+// phase, after which rows [0, begins[E]) are those of the active experts, one after another.
+struct ExpertLists {
+    int32_t* begins;    // Row at which each expert's begin. [E + 1]
+    int32_t* active;    // Experts that have rows, then -1. [E]
+    int32_t* choices;   // The choice of each row. [N]
+    int32_t* rows;      // The row of each choice; -1: none. [N]
+};
+
+// The op experts. Both weights hold all experts, each from a panel of its own on.
+struct ExpertsArgs {
+    LinearArgs gate_up;      // From the gathered rows, which it is given; y [N, 2 F].
+    LinearArgs down;         // From the first F of those; y where the gathered rows were. [N, D]
+    const float* x;          // [tokens, D]
+    int64_t x_stride;
+    const float* weights;    // [tokens, k]
+    const int32_t* experts;  // [tokens, k]
+    int32_t* lists;          // See ExpertLists: 2 E + 1 + 2 N numbers.
+    float* y;                // [tokens, D]
+    int64_t tokens;
+    int64_t k;
+    int64_t num_experts;
+};
+
+static_assert(sizeof(ExpertsArgs) <= kMaxArgs * 8, "kMaxArgs is too small");
 static_assert(sizeof(AttendArgs) <= kMaxArgs * 8, "kMaxArgs is too small");
 static_assert(sizeof(RotateArgs) <= kMaxArgs * 8, "kMaxArgs is too small");
 
 template <class T>
 static inline const T& as(const int64_t* args) { return *reinterpret_cast<const T*>(args); }
 
+// y = silu(gate) * up; y may be gate.
+void activate_row(const float* gate, const float* up, float* y, int64_t size);
+
+void plan_linear(const int64_t* args, PhaseList& list);
+void plan_route(const int64_t* args, PhaseList& list);
+void plan_experts(const int64_t* args, PhaseList& list);
 void plan_norm(const int64_t* args, PhaseList& list);
 void plan_activation(const int64_t* args, PhaseList& list);
 void plan_look_up(const int64_t* args, PhaseList& list);

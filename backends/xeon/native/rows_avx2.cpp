@@ -60,17 +60,7 @@ void run_activation(const void* untyped, int64_t chunk, const Worker&) {
     const int64_t last = min64((chunk + 1) * kRowsPerChunk, args.rows);
     for (int64_t row = chunk * kRowsPerChunk; row < last; ++row) {
         const float* gate = args.gate_up + row * args.stride;
-        const float* up = gate + args.size;
-        float* y = args.y + row * args.size;
-        int64_t i = 0;
-        for (; i + 8 <= args.size; i += 8)
-            _mm256_storeu_ps(y + i, _mm256_mul_ps(silu8(_mm256_loadu_ps(gate + i)),
-                                                  _mm256_loadu_ps(up + i)));
-        if (i == args.size) continue;
-        const __m256i mask = first_lanes(args.size - i);
-        const __m256 last_gate = _mm256_maskload_ps(gate + i, mask);
-        const __m256 last_up = _mm256_maskload_ps(up + i, mask);
-        _mm256_maskstore_ps(y + i, mask, _mm256_mul_ps(silu8(last_gate), last_up));
+        activate_row(gate, gate + args.size, args.y + row * args.size, args.size);
     }
 }
 
@@ -87,6 +77,18 @@ void run_look_up(const void* untyped, int64_t chunk, const Worker&) {
 }
 
 }  // namespace
+
+void activate_row(const float* gate, const float* up, float* y, int64_t size) {
+    int64_t i = 0;
+    for (; i + 8 <= size; i += 8)
+        _mm256_storeu_ps(y + i, _mm256_mul_ps(silu8(_mm256_loadu_ps(gate + i)),
+                                              _mm256_loadu_ps(up + i)));
+    if (i == size) return;
+    const __m256i mask = first_lanes(size - i);
+    const __m256 last_gate = _mm256_maskload_ps(gate + i, mask);
+    const __m256 last_up = _mm256_maskload_ps(up + i, mask);
+    _mm256_maskstore_ps(y + i, mask, _mm256_mul_ps(silu8(last_gate), last_up));
+}
 
 void plan_norm(const int64_t* args, PhaseList& list) {
     list.add_rows(run_norm, args, as<NormArgs>(args).rows, kRowsPerChunk);

@@ -66,6 +66,14 @@ struct LinearArgs {
     int64_t m;
 };
 
+// Part of a product: panels [first_panel, last_panel), rows [first_row, last_row).
+struct Block {
+    int64_t first_panel;
+    int64_t last_panel;
+    int64_t first_row;
+    int64_t last_row;
+};
+
 // What a panel looks like; several kernels may share one.
 struct PanelLayout {
     int64_t (*panel_bytes)(int64_t in_features, int64_t group);
@@ -80,7 +88,10 @@ struct PanelLayout {
 struct WeightKernel {
     const char* name;
     const PanelLayout* layout;
-    void (*plan)(const LinearArgs& args, PhaseList& list);
+    // Plans the phase that brings args.x into the form that is multiplied, in scratch; null: none.
+    void (*prepare)(const LinearArgs& args, PhaseList& list);
+    // Multiplies some rows, prepared in `shared`, by some panels.
+    void (*multiply)(const LinearArgs& args, const Block& block, const char* shared);
 };
 
 // Returns the best kernel for `kind` among those the features allow, or null.

@@ -66,6 +66,7 @@ class Linear(Layer):
         split: ``out`` gives each rank some output features; ``in`` some input features, and the
             results are summed over the ranks.
         has_bias: Whether each matrix has a bias.
+        role: What the matrices are for; decides how small they may be made.
         gate: Makes the activation that turns the outputs, gate's and then up's, into half as many,
             once the layer is allocated. Not asked where a provider does both at once.
 
@@ -85,8 +86,9 @@ class Linear(Layer):
         split: Literal["out", "in"] = "out",
         has_bias: bool = False,
         gate: Callable[[], Callable[[Tensor], Any]] | None = None,
+        role: Role = Role.MATRIX,
     ) -> None:
-        self._ctx = ctx
+        self._ctx, self._role = ctx, role
         self._parts = {n: Part(p) if isinstance(p, int) else p for n, p in leaves.items()}
         self._in_features = in_features
         self._is_split_in = split == "in"
@@ -119,7 +121,7 @@ class Linear(Layer):
         """Return the matrices, and their biases."""
         found: list[Leaf] = []
         for name, part in self._parts.items():
-            found.append(Leaf(f"{name}.weight", (part.size, self._in_features), Role.MATRIX))
+            found.append(Leaf(f"{name}.weight", (part.size, self._in_features), self._role))
             if self._has_bias:
                 found.append(Leaf(f"{name}.bias", (part.size,), Role.BIAS))
         return found
@@ -147,14 +149,7 @@ class Linear(Layer):
         self._run = self._make_run(providers)
 
     def _kept(self, name: str, stored: Layout) -> Layout:
-        """Choose the layout to keep, and check that this rank's inputs are whole groups."""
-        if stored.group_size and self._inputs.size % stored.group_size:
-            raise ConfigError(
-                f"tp_size is {self._ctx.tp.size}, which leaves {name} {self._inputs.size} input"
-                f" features a rank; the checkpoint's groups have {stored.group_size}.",
-                remedy="Lower --tp-size, or serve an unquantised checkpoint.",
-            )
-        return choose_layout(Role.MATRIX, stored, self._inputs.size, self._ctx.quantization)
+        return layout_on_rank(self._ctx, name, stored, self._inputs.size, self._role)
 
     def _build(self, out_features: int, layout: Layout, *, is_whole: bool) -> LinearProvider:
         """Build a provider; of the whole layer's outputs one that fuses, where there is one."""
@@ -256,6 +251,23 @@ class QKVLinear(Linear):
     def _is_sensitive(self) -> bool:
         """Softmax makes large differences of small errors in queries and keys."""
         return True
+
+
+def layout_on_rank(
+    ctx: Context, name: str, stored: Layout, in_features: int, role: Role = Role.MATRIX
+) -> Layout:
+    """Return the layout to keep a matrix in, of which this rank has ``in_features``.
+
+    Raises:
+        ConfigError: They are no whole groups of the checkpoint's layout.
+    """
+    if stored.group_size and in_features % stored.group_size:
+        raise ConfigError(
+            f"tp_size is {ctx.tp.size}, which leaves {name} {in_features} input"
+            f" features a rank; the checkpoint's groups have {stored.group_size}.",
+            remedy="Lower --tp-size, or serve an unquantised checkpoint.",
+        )
+    return choose_layout(role, stored, in_features, ctx.quantization)
 
 
 def _joined(

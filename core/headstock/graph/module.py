@@ -15,8 +15,12 @@ class Module:
 
     The path of attribute names, joined by dots, is the prefix of the checkpoint names of the
     layers below: ``model.layers.0.self_attn.`` for a layer in ``self.model.layers[0].self_attn``.
+
+    Attributes:
+        alias: What stands in checkpoint names instead of its attribute's name; "": that does.
     """
 
+    alias: str = ""
     forward: Callable[..., Any]
     """Computes; touches tensors only through ops and views."""
 
@@ -28,7 +32,7 @@ class Module:
         """Yield the parts with their names, in the order in which they were set."""
         for name, value in vars(self).items():
             if isinstance(value, Module):
-                yield name, value
+                yield value.alias or name, value
             elif isinstance(value, list):
                 parts = ((f"{name}.{i}", part) for i, part in enumerate(value))
                 yield from ((path, part) for path, part in parts if isinstance(part, Module))

@@ -8,7 +8,17 @@ from typing import Any
 
 from headstock.ops.base import ALL_OPS, Op
 
-OP_MODULES = ("activation", "attention", "linear", "norm", "outputs", "rotary", "sampling", "steps")
+OP_MODULES = (
+    "activation",
+    "attention",
+    "linear",
+    "moe",
+    "norm",
+    "outputs",
+    "rotary",
+    "sampling",
+    "steps",
+)
 
 
 def load_all_ops() -> Mapping[str, Op[..., Any]]:

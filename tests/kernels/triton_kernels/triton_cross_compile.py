@@ -22,8 +22,9 @@ from triton.experimental.gluon._runtime import GluonASTSource
 from triton.runtime.jit import JITFunction
 
 from headstock.ops.attention import AttentionSpec, StepBatch
-from headstock.ops.linear import INT4_GROUP, INT8_GROUP, LinearSpec
-from headstock_triton import dense, gated_hopper, gemv, steps
+from headstock.ops.linear import DENSE, FP8_GROUP, INT4_GROUP, INT8_GROUP, LinearSpec
+from headstock.ops.moe import ExpertsSpec
+from headstock_triton import dense, gated_hopper, gemv, moe, steps
 from headstock_triton.activation import Activations
 from headstock_triton.attention import provider as attention
 from headstock_triton.embedding import embedding_rows
@@ -31,6 +32,7 @@ from headstock_triton.fp8 import Fp8Gate, quantize_rows
 from headstock_triton.ints import FUSED_ROWS, build_int
 from headstock_triton.norm import Norms
 from headstock_triton.rotary import Rotations
+from headstock_triton.routing import Routing
 from headstock_triton.sampling.argmax import Argmax
 from headstock_triton.sampling.draw import Draws
 from headstock_triton.sampling.logprobs import Logprobs
@@ -249,6 +251,29 @@ def compile_sampling(target: Target) -> None:
         Logprobs(target).token_logprobs(logits, longs, wide, k=k)
 
 
+def compile_moe(target: Target, dtype: torch.dtype, layout: str, group_size: int) -> None:
+    spec = ExpertsSpec(
+        hidden_size=256,
+        intermediate_size=384,
+        num_experts=128,
+        experts_per_token=8,
+        dtype=dtype,
+        layout=layout,
+        group_size=group_size,
+    )
+    Routing(target).route_topk(torch.zeros((2, 128), dtype=dtype), k=8, is_normalized=True)
+    tunings = (moe.FEW, moe.SOME, moe.MANY, moe.MOST) if layout == DENSE else (moe.FEW, moe.MANY)
+    if dtype == torch.float32:
+        tunings = (moe.halved(moe.FEW), moe.halved(moe.SOME))
+    for tuning in tunings:
+        built = moe.FusedExperts(spec, FakeDevice(), tuning)
+        built._target, built._routing = target, Routing(target)
+        for num_tokens in (2, 128):
+            x = torch.zeros((num_tokens, 256), dtype=dtype)
+            ids = torch.zeros((num_tokens, 8), dtype=torch.int32)
+            built(x, torch.zeros((num_tokens, 8)), ids)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("backend")
@@ -270,6 +295,10 @@ def main() -> None:
     compile_attention(target, torch.bfloat16, 32, 16)
     compile_ints(target, torch.bfloat16)
     compile_rest(target, torch.bfloat16)
+    compile_moe(target, torch.float32, DENSE, 0)
+    for layout, group_size in ((DENSE, 0), (INT8_GROUP, 32), (INT4_GROUP, 32), (FP8_GROUP, 128)):
+        if layout != FP8_GROUP or target.arch >= 90:
+            compile_moe(target, torch.bfloat16, layout, group_size)
     print(f"{compiler.count} kernels compiled for {backend} {arch}")
 
 

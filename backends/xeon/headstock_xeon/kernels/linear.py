@@ -59,12 +59,12 @@ class NativeLinear:
     @property
     def kernel(self) -> str:
         """Name of the native kernel that multiplies."""
-        return self._device.library.calls.hs_weight_kernel(self._weight()).decode()
+        return self._device.library.calls.hs_weight_kernel(self.handle).decode()
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the packed storage."""
-        return self._device.library.calls.hs_weight_bytes(self._weight())
+        return self._device.library.calls.hs_weight_bytes(self.handle)
 
     def load(self, part: CanonicalWeight, row_begin: int) -> None:
         """Pack the canonical rows ``part`` as output features from ``row_begin`` on."""
@@ -78,7 +78,7 @@ class NativeLinear:
         group = 0 if scale is None else self.spec.in_features // scale.shape[1]
         is_done = self._device.library.calls.hs_weight_pack(
             self._stream.engine,
-            self._weight(),
+            self.handle,
             weight.data_ptr(),
             weight.stride(0) * weight.element_size(),
             None if scale is None else scale.data_ptr(),
@@ -91,7 +91,7 @@ class NativeLinear:
 
     def load_bias(self, bias: Tensor, begin: int) -> None:
         """Set the bias of output features from ``begin`` on. [rows]"""
-        address = self._device.library.calls.hs_weight_bias(self._weight())
+        address = self._device.library.calls.hs_weight_bias(self.handle)
         _floats_at(address + 4 * begin, bias.shape[0]).copy_(bias)
 
     def __call__(self, x_MI: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class NativeLinear:
         self._stream.hold(self)
         self._stream.emit(
             self._linear,
-            self._weight(),
+            self.handle,
             x_MI.data_ptr(),
             x_MI.stride(0),
             y_MO.data_ptr(),
@@ -121,12 +121,13 @@ class NativeLinear:
         ids_T = ids_T.contiguous()
         self._stream.hold(self)
         self._stream.emit(
-            self._look_up, self._weight(), ids_T.data_ptr(), y_TI.data_ptr(), ids_T.shape[0], first
+            self._look_up, self.handle, ids_T.data_ptr(), y_TI.data_ptr(), ids_T.shape[0], first
         )
         return y_TI
 
-    def _weight(self) -> int:
-        """Return the handle; dense weights that nothing was loaded into are float32."""
+    @property
+    def handle(self) -> int:
+        """The native weight; dense ones that nothing was loaded into are float32."""
         if not self._handle:
             self._handle = self._allocate(self._kind)
         return self._handle

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from headstock.ops import sampling, steps
@@ -9,6 +10,7 @@ from headstock.ops.activation import silu_and_mul
 from headstock.ops.attention import attention
 from headstock.ops.base import OpRegistry, Requires, Sizes
 from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, ROWS, linear
+from headstock.ops.moe import experts, route_topk
 from headstock.ops.norm import add_rms_norm, rms_norm
 from headstock.ops.outputs import join_features
 from headstock.ops.rotary import rotate_and_write
@@ -19,6 +21,7 @@ from headstock_xeon.kernels.attention import (
     TAG,
     NativeAttention,
 )
+from headstock_xeon.kernels.experts import NativeExperts, RoutingKernels
 from headstock_xeon.kernels.layers import LayerKernels
 from headstock_xeon.kernels.linear import NativeLinear
 from headstock_xeon.kernels.sampling import SamplingKernels
@@ -38,6 +41,7 @@ def register(registry: OpRegistry, device: XeonDevice) -> None:
     registry.add(add_rms_norm, PROVIDER, layers.add_rms_norm, requires=FLOAT32)
     registry.add(join_features, PROVIDER, layers.join_features, requires=FLOAT32)
     registry.add(silu_and_mul, PROVIDER, layers.silu_and_mul, requires=FLOAT32)
+    registry.add(route_topk, PROVIDER, RoutingKernels(device).route_topk, requires=FLOAT32)
     _register_sampling(registry, SamplingKernels(device))
     _register_steps(registry, StepKernels(device))
     _register_linear(registry)
@@ -79,10 +83,11 @@ def _register_linear(registry: OpRegistry) -> None:
             dtypes=FLOAT32.dtypes,
             capabilities=FLOAT32.capabilities,
             layouts=frozenset(layouts),
-            features=frozenset({ROWS}),
             sizes={"group_size": Sizes(multiple_of=unit)},
         )
-        registry.add(linear, PROVIDER, NativeLinear, requires=requires)
+        registry.add(experts, PROVIDER, NativeExperts, requires=requires)
+        with_rows = replace(requires, features=frozenset({ROWS}))
+        registry.add(linear, PROVIDER, NativeLinear, requires=with_rows)
 
 
 def _register_attention(registry: OpRegistry, layers: LayerKernels) -> None:

@@ -1,0 +1,138 @@
+"""Mixtures of experts, with the packed weights and the products of :mod:`.linear`.
+
+Shapes: T tokens, E experts, k experts of a token, N = T · k choices, D hidden size, F features
+between an expert's matrices.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from headstock.ops.linear import CanonicalWeight, LinearSpec
+from headstock.ops.moe import ExpertsSpec, Matrix
+from headstock_xeon.kernels.linear import NativeLinear
+from headstock_xeon.stream import rows_of
+
+if TYPE_CHECKING:
+    from headstock_xeon.device import XeonDevice
+
+PANEL = 16
+"""Output features that are packed together: each expert's begin a panel of their own."""
+MAX_TOKENS = 512
+"""Tokens at a time. Their choices' rows lie side by side between the products."""
+
+
+class NativeExperts:
+    """All experts of a layer in two packed weights: gate above up, and down."""
+
+    def __init__(self, spec: ExpertsSpec, device: XeonDevice) -> None:
+        self.spec = spec
+        self._stream = device.stream
+        self._experts = device.stream.kernel("experts")
+        size, between = spec.hidden_size, spec.intermediate_size
+        self._gate_up = self._pack(device, size, 2 * between, is_sensitive=False)
+        # As after other gates: what they let through has outliers.
+        self._down = self._pack(device, between, size, is_sensitive=True)
+
+    def _pack(
+        self, device: XeonDevice, in_features: int, out_features: int, *, is_sensitive: bool
+    ) -> NativeLinear:
+        spec = LinearSpec(
+            in_features=in_features,
+            out_features=self.spec.num_experts * whole_panels(out_features),
+            dtype=self.spec.dtype,
+            layout=self.spec.layout,
+            group_size=self.spec.group_size,
+            is_sensitive=is_sensitive,
+        )
+        return NativeLinear(spec, device)
+
+    def load(self, part: CanonicalWeight, expert: int, matrix: Matrix, row_begin: int) -> None:
+        """Pack the canonical rows ``part``."""
+        size, between = self.spec.hidden_size, self.spec.intermediate_size
+        if matrix == "down":
+            self._down.load(part, expert * whole_panels(size) + row_begin)
+        else:
+            above = between if matrix == "up" else 0
+            self._gate_up.load(part, expert * whole_panels(2 * between) + above + row_begin)
+
+    def __call__(self, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor) -> Tensor:
+        """Return each token's weighted sum over its experts, first choice first. [T, D]"""
+        x_TD = rows_of(x_TD)
+        weights_Tk, experts_Tk = weights_Tk.contiguous(), experts_Tk.contiguous()
+        num_tokens = x_TD.shape[0]
+        y_TD = self._stream.empty((num_tokens, self.spec.hidden_size))
+        self._stream.hold(self)
+        for begin in range(0, num_tokens, MAX_TOKENS):
+            some = slice(begin, begin + MAX_TOKENS)
+            self._emit(x_TD[some], weights_Tk[some], experts_Tk[some], y_TD[some])
+        return y_TD
+
+    def _emit(self, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor, y_TD: Tensor) -> None:
+        size, between, number = (
+            self.spec.hidden_size,
+            self.spec.intermediate_size,
+            self.spec.num_experts,
+        )
+        num_tokens, k = experts_Tk.shape
+        num_choices = num_tokens * k
+        rows_ND = self._stream.empty((num_choices, size))
+        between_NG = self._stream.empty((num_choices, 2 * between))
+        lists = self._stream.empty((2 * number + 1 + 2 * num_choices,), torch.int32)
+        rows, gated = rows_ND.data_ptr(), between_NG.data_ptr()
+        self._stream.emit(
+            self._experts,
+            *(self._gate_up.handle, rows, size, gated, 2 * between, num_choices),
+            *(self._down.handle, gated, 2 * between, rows, size, num_choices),
+            x_TD.data_ptr(),
+            x_TD.stride(0),
+            weights_Tk.data_ptr(),
+            experts_Tk.data_ptr(),
+            lists.data_ptr(),
+            y_TD.data_ptr(),
+            num_tokens,
+            k,
+            number,
+        )
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the packed storage."""
+        return self._gate_up.num_bytes + self._down.num_bytes
+
+
+class RoutingKernels:
+    """Function ops bound to a device's stream."""
+
+    def __init__(self, device: XeonDevice) -> None:
+        self._stream = device.stream
+        self._route = device.stream.kernel("route")
+
+    def route_topk(
+        self, logits_TE: Tensor, *, k: int, is_normalized: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Choose the k experts with the highest logits of each token. [T, k], [T, k]"""
+        logits_TE = rows_of(logits_TE)
+        num_tokens, num_experts = logits_TE.shape
+        weights_Tk = self._stream.empty((num_tokens, k))
+        experts_Tk = self._stream.empty((num_tokens, k), torch.int32)
+        self._stream.emit(
+            self._route,
+            logits_TE.data_ptr(),
+            logits_TE.stride(0),
+            weights_Tk.data_ptr(),
+            experts_Tk.data_ptr(),
+            num_tokens,
+            num_experts,
+            k,
+            int(is_normalized),
+        )
+        return weights_Tk, experts_Tk
+
+
+def whole_panels(out_features: int) -> int:
+    """Return the rows that an expert's output features take up."""
+    return -(-out_features // PANEL) * PANEL

@@ -1,0 +1,204 @@
+"""Cases of the ops of mixtures of experts: ties, loads of many kinds, layouts and padding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from headstock.ops.canonical import dequantize
+from headstock.ops.cases.base import Bench, Case, Draw
+from headstock.ops.cases.linear import FP8_PRODUCT, QUANTISED_PRODUCT, make_weight
+from headstock.ops.linear import FP8_GROUP, INT4_GROUP, INT8_GROUP, LinearSpec
+
+if TYPE_CHECKING:
+    from headstock.ops.device import OpDevice
+    from headstock.ops.moe import ExpertsProvider, ExpertsSpec, Matrix
+
+MATRICES: tuple[Matrix, ...] = ("gate", "up", "down")
+Weights = Mapping[tuple[int, "Matrix"], Mapping[str, Tensor]]
+
+
+def route_cases(bench: Bench) -> Iterator[Case]:
+    """Yield logits: sizes, ties, certainty, views and padding, their shares renormalised or not."""
+    draw = bench.draw()
+
+    def case(label: str, logits_TE: Tensor, k: int, num_real: int | None = None) -> Iterator[Case]:
+        sizes = {"num_experts": logits_TE.shape[1], "experts_per_token": k}
+        for is_normalized in (False, True):
+            yield Case(
+                label=f"{label}{', normalised' if is_normalized else ''}",
+                spec=bench.spec(sizes),
+                args=(logits_TE,),
+                kwargs={"k": k, "is_normalized": is_normalized},
+                num_real=num_real,
+            )
+
+    for num_tokens, num_experts, k in ((1, 8, 2), (5, 128, 8), (33, 60, 4), (2, 1, 1), (3, 6, 6)):
+        # Distinct in any dtype, so that an expert's rank does not hang on a rounding.
+        order = torch.rand(num_tokens, num_experts, generator=draw.generator).argsort(dim=1)
+        logits_TE = (order / 16).to(bench.dtype).to(draw.device)
+        yield from case(f"{num_tokens} tokens, {k} of {num_experts}", logits_TE, k)
+    equal = torch.zeros(3, 16, dtype=bench.dtype, device=draw.device)
+    yield from case("all equal", equal, 4)
+    few = draw.integers(9, 32, high=3).to(bench.dtype)
+    yield from case("many ties", few, 8)
+    certain = few.clone()
+    certain[:, 7] = 200
+    yield from case("one is certain", certain, 2)
+    refused = few.clone()
+    refused[:, ::2] = -torch.inf
+    yield from case("half are impossible", refused, 4)
+    yield from case("columns of a wider tensor", few[:, 5:29], 3)
+    padded = few[:6].clone()
+    padded[3:] = torch.nan
+    yield from case("padding", padded, 2)
+
+
+def expert_cases(bench: Bench) -> Iterator[Case]:
+    """Yield loads of all kinds, sizes, layouts and padding, against float64."""
+    from headstock.ops.moe import ExpertsSpec
+
+    dense = ExpertsSpec(
+        hidden_size=64,
+        intermediate_size=32,
+        num_experts=8,
+        experts_per_token=2,
+        dtype=bench.dtype,
+    )
+    device = bench.device
+    for num_tokens in (1, 2, 16, 37, 130):
+        routes = ragged(dense, num_tokens, device)
+        yield _case(f"{num_tokens} tokens", dense, routes, device)
+    for size, between, number, k in ((64, 48, 4, 1), (32, 96, 4, 4), (40, 24, 5, 3), (1, 1, 1, 1)):
+        spec = replace(
+            dense,
+            hidden_size=size,
+            intermediate_size=between,
+            num_experts=number,
+            experts_per_token=k,
+        )
+        label = f"{k} of {number} experts of {between}"
+        yield _case(label, spec, ragged(spec, 19, device), device)
+    spec = replace(dense, hidden_size=576, intermediate_size=192, num_experts=3)
+    yield _case("larger sizes", spec, ragged(spec, 23, device), device)
+    one = replace(dense, experts_per_token=1)
+    everyone = torch.full((70, 1), 5, dtype=torch.int32, device=device.torch_device)
+    yield _case("all tokens on one expert", one, everyone, device)
+    last = torch.tensor([[7, 0]] * 5, dtype=torch.int32, device=device.torch_device)
+    yield _case("experts without a token", dense, last, device)
+    padded = ragged(dense, 21, device)
+    padded[13:] = -1
+    yield _case("padding", dense, padded, device, num_real=13)
+    partly = ragged(dense, 7, device)
+    partly[::2, 1] = -1
+    yield _case("fewer experts than may be", dense, partly, device)
+    yield from _quantized_cases(replace(dense, hidden_size=128, intermediate_size=64), device)
+
+
+def _quantized_cases(spec: ExpertsSpec, device: OpDevice) -> Iterator[Case]:
+    for layout, group_size in ((INT8_GROUP, 32), (INT8_GROUP, 64), (INT4_GROUP, 32)):
+        grouped = replace(spec, layout=layout, group_size=group_size)
+        for num_tokens in (1, 19):
+            routes = ragged(grouped, num_tokens, device)
+            label = f"{layout} of {group_size}, {num_tokens} tokens"
+            yield _case(label, grouped, routes, device)
+    fp8 = replace(spec, intermediate_size=128, layout=FP8_GROUP, group_size=128)
+    for num_tokens in (1, 19):
+        label = f"{FP8_GROUP}, {num_tokens} tokens"
+        yield _case(label, fp8, ragged(fp8, num_tokens, device), device)
+
+
+def ragged(spec: ExpertsSpec, num_tokens: int, device: OpDevice) -> Tensor:
+    """Draw different experts for each token, low ones more often. int32. [T, k]"""
+    draw = Draw(device.torch_device, seed=4)
+    drawn_TE = draw.uniform(num_tokens, spec.num_experts)
+    biased_TE = drawn_TE + torch.arange(spec.num_experts, device=device.torch_device) / 8
+    order_TE = biased_TE.argsort(dim=1, stable=True)
+    return order_TE[:, : spec.experts_per_token].to(torch.int32)
+
+
+def draw_experts(spec: ExpertsSpec, draw: Draw) -> Weights:
+    """Draw the canonical matrices of every expert; what comes out of them has unit deviation."""
+    drawn: dict[tuple[int, Matrix], Mapping[str, Tensor]] = {}
+    for expert in range(spec.num_experts):
+        for matrix in MATRICES:
+            sizes = (spec.hidden_size, spec.intermediate_size)
+            size_in, size_out = sizes[::-1] if matrix == "down" else sizes
+            drawn[expert, matrix] = make_weight(
+                LinearSpec(
+                    in_features=size_in,
+                    out_features=size_out,
+                    dtype=spec.dtype,
+                    layout=spec.layout,
+                    group_size=spec.group_size,
+                ),
+                draw,
+            )
+    return drawn
+
+
+def load_experts(provider: ExpertsProvider, weights: Weights) -> None:
+    """Load every matrix in two row ranges, last one first."""
+    for (expert, matrix), weight in reversed(list(weights.items())):
+        num_rows = weight["weight"].shape[0]
+        middle = num_rows // 2
+        for begin, end in ((middle, num_rows), (0, middle)):
+            if begin < end:
+                rows = {name: part[begin:end] for name, part in weight.items()}
+                provider.load(rows, expert, matrix, begin)
+
+
+def _case(
+    label: str,
+    spec: ExpertsSpec,
+    experts_Tk: Tensor,
+    device: OpDevice,
+    num_real: int | None = None,
+) -> Case:
+    draw = Draw(device.torch_device, seed=5)
+    weights = draw_experts(spec, draw)
+    x_TD = draw.normal(experts_Tk.shape[0], spec.hidden_size, dtype=spec.dtype)
+    weights_Tk = draw.uniform(*experts_Tk.shape, low=0.1)
+    if num_real is not None:
+        x_TD[num_real:] = torch.nan
+
+    def call(build: Callable[..., ExpertsProvider]) -> Tensor:
+        provider = build(spec, device)
+        load_experts(provider, weights)
+        return provider(x_TD, weights_Tk, experts_Tk)
+
+    def expected() -> Tensor:
+        return _in_float64(spec, weights, x_TD, weights_Tk, experts_Tk)
+
+    tolerance = QUANTISED_PRODUCT if spec.group_size and spec.dtype == torch.float32 else None
+    if spec.layout == FP8_GROUP:
+        tolerance = FP8_PRODUCT
+    return Case(
+        label=label,
+        spec=spec.as_spec(),
+        call=call,
+        expected=expected,
+        tolerance=tolerance,
+        num_real=num_real,
+    )
+
+
+def _in_float64(
+    spec: ExpertsSpec, weights: Weights, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor
+) -> Tensor:
+    """Compute token by token, expert by expert. [T, D]"""
+    sums_TD = torch.zeros_like(x_TD, dtype=torch.float64)
+    exact = {at: dequantize(spec.layout, part, torch.float64) for at, part in weights.items()}
+    for token, chosen in enumerate(experts_Tk.tolist()):
+        for rank, expert in enumerate(chosen):
+            if expert < 0:
+                continue
+            x_D = x_TD[token].double()
+            gate_F, up_F = exact[expert, "gate"] @ x_D, exact[expert, "up"] @ x_D
+            y_D = exact[expert, "down"] @ (torch.nn.functional.silu(gate_F) * up_F)
+            sums_TD[token] += weights_Tk[token, rank].double() * y_D
+    return sums_TD
