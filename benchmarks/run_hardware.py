@@ -80,6 +80,7 @@ def checks(out: Path) -> list[Part]:
         Part("test-device", [*pytest, devices], 100),
         Part("test-tree", [*pytest, *tree], 150),
         Part("test-ops", [*pytest, *at_once(), f"{kernels}/test_triton_ops.py"], 240),
+        Part("test-moe", [*pytest, f"{kernels}/test_triton_moe.py"], 120),
     ]
 
 

@@ -20,6 +20,7 @@ from headstock.quantization.plan import Layout
 from tests.models.conftest import Save
 from tests.models.harness import Sequences, build, context, load
 from tests.models.ranks import ThreadGroup, on_ranks
+from tests.models.test_fp8_checkpoint import save_blocks
 
 IDS = [5, 9, 1, 77, 31, 64, 2, 2, 100]
 
@@ -115,6 +116,24 @@ def quantized(tensor: StoredTensor, layout: str) -> StoredTensor:
     )
 
 
+def dequantized(files: ModelFiles) -> ModelFiles:
+    """Return the checkpoint with every tensor dense, of the values that it stands for."""
+    index = dict(files.index)
+    for name, tensor in files.index.items():
+        parts = {n: torch.from_numpy(p) for n, p in tensor.read_all().items()}
+        if tensor.layout == "fp8-group":
+            parts["weight"] = parts["weight"].view(torch.float8_e4m3fn)
+        values = dequantize(tensor.layout, parts, torch.float32).numpy()
+        index[name] = replace(
+            tensor,
+            layout="dense",
+            group_size=0,
+            dtype="float32",
+            read=lambda begin, end, v=values: {"weight": v[begin:end]},
+        )
+    return replace(files, index=index)
+
+
 @pytest.mark.parametrize("down", ["int4-group", "int8-group"])
 def test_experts_in_one_layout_and_in_two_have_the_logits_of_their_values(
     save: Save, down: str
@@ -124,14 +143,15 @@ def test_experts_in_one_layout_and_in_two_have_the_logits_of_their_values(
     for name, tensor in files.index.items():
         if ".experts." in name:
             files.index[name] = quantized(tensor, down if "down_proj" in name else "int4-group")
-    oracle = open_folder(saved.path)
-    for name, tensor in files.index.items():
-        parts = {n: torch.from_numpy(p) for n, p in tensor.read_all().items()}
-        values = dequantize(tensor.layout, parts, torch.float32).numpy()
-        oracle.index[name] = replace(
-            oracle.index[name], read=lambda begin, end, v=values: {"weight": v[begin:end]}
-        )
-    got, want = logits(files), logits(oracle)
+    got, want = logits(files), logits(dequantized(files))
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * want.abs().max().item())
+
+
+def test_experts_of_an_fp8_checkpoint_have_the_logits_of_their_values(save: Save) -> None:
+    saved = save("qwen3_moe", hidden_size=128, moe_intermediate_size=256)
+    save_blocks(saved)
+    files = open_folder(saved.path)
+    got, want = logits(files), logits(dequantized(files))
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * want.abs().max().item())
 
 
