@@ -37,6 +37,9 @@ KERNEL_PARTS = (
     "moe",
 )
 COMPILERS = 8
+STEP_TOKENS = 32768
+"""Tokens a step in the workloads: whole batches are handed over at once, and nobody waits for the
+next token. Servers' default is 8,192."""
 
 
 @dataclass(slots=True)
@@ -65,10 +68,12 @@ def parts(out: Path) -> list[Part]:
 
 def checks(out: Path) -> list[Part]:
     """Return the parts that say whether it is right."""
-    pytest = ["-m", "pytest", "-q", "--maxfail=8", "-p", "no:cacheprovider"]
+    pytest = ["-m", "pytest", "-q", "-rf", "--tb=short", "-W", "ignore", "-p", "no:cacheprovider"]
     kit = ["--pyargs", "headstock.testing.suite", "--headstock-backend=cuda"]
-    kernels, devices = "tests/kernels/triton_kernels", "tests/hardware/cuda"
-    tree = [f"{kernels}/test_triton_tree.py", f"{kernels}/test_triton_steps.py"]
+    full_card = "tests/hardware/cuda/test_cuda_memory.py"
+    devices = ["tests/hardware", f"--ignore={full_card}"]
+    subjects = ("tree", "steps", "sampling", "ints", "moe")
+    kernels = [f"tests/kernels/triton_kernels/test_triton_{subject}.py" for subject in subjects]
     return [
         Part(
             "check-outputs",
@@ -76,11 +81,10 @@ def checks(out: Path) -> list[Part]:
             120,
         ),
         Part("test-kit-engine", [*pytest, *kit, "-k", "test_7_engine"], 110),
-        Part("test-kit", [*pytest, *at_once(), *kit, "-k", "not test_7_engine"], 150),
-        Part("test-device", [*pytest, devices], 100),
-        Part("test-tree", [*pytest, *tree], 150),
-        Part("test-ops", [*pytest, *at_once(), f"{kernels}/test_triton_ops.py"], 240),
-        Part("test-moe", [*pytest, f"{kernels}/test_triton_moe.py"], 120),
+        Part("test-kit", [*pytest, *at_once(), *kit, "-k", "not test_7_engine"], 240),
+        Part("test-memory", [*pytest, full_card], 80),
+        Part("test-device", [*pytest, *at_once(), *devices], 120),
+        Part("test-kernels", [*pytest, *at_once(), *kernels], 120),
     ]
 
 
@@ -100,15 +104,18 @@ def workload_parts(out: Path) -> list[Part]:
 
     def server(name: str, model: str, limit_s: float) -> None:
         target = ["--out", str(out / f"{name}.jsonl")]
-        found.append(Part(name, ["benchmarks/server_streams.py", model, *target], limit_s))
+        flag = f"--flag=--chunked-prefill-size={STEP_TOKENS}"
+        found.append(Part(name, ["benchmarks/server_streams.py", model, flag, *target], limit_s))
 
     everything = "decode1,bs256,prefix,long"
-    offline("e2e-0.6b", "qwen3-0.6b", everything, limit_s=100)
+    steps = ["--set", f"chunked_prefill_size={STEP_TOKENS}"]
+    offline("e2e-0.6b", "qwen3-0.6b", everything, *steps, limit_s=100)
     server("e2e-server-0.6b", "qwen3-0.6b", 80)
-    offline("e2e-8b", "qwen3-8b", everything, limit_s=170)
-    fp8 = ["--set", 'quantization="fp8"']
+    offline("e2e-8b", "qwen3-8b", everything, *steps, limit_s=170)
+    fp8 = ["--set", 'quantization="fp8"', *steps]
     offline("e2e-8b-fp8", "qwen3-8b", "bs256,decode1", *fp8, limit_s=100)
     server("e2e-server-8b", "qwen3-8b", 100)
+    offline("e2e-0.6b-steps-of-8192", "qwen3-0.6b", "bs256", limit_s=60)
     script = ["benchmarks/cuda_profile.py", "qwen3-0.6b", "decode1", "--out", str(out)]
     found.append(Part("e2e-profile", script, 60))
     return found
@@ -203,7 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", help="parts, by comma; a prefix such as time- is enough")
-    parser.add_argument("--skip", default="time-,test-ops,test-tree", help="likewise, left out")
+    parser.add_argument("--skip", default="time-", help="likewise, left out")
     parser.add_argument("--budget", type=float, default=540, help="seconds for all")
     parser.add_argument("--results", type=Path, help="file to keep the workloads' figures in")
     options = parser.parse_args()

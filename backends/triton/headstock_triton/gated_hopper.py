@@ -202,21 +202,21 @@ def takes(num_out: int, num_in: int, dtype: torch.dtype) -> bool:
     return is_narrow and num_out % BLOCK_F == 0 and num_in % BLOCK_I == 0
 
 
-def gated(x_MI: Tensor, weight_GI: Tensor, num_sms: int, block_f: int = BLOCK_F) -> Tensor:
+def gated(x_MI: Tensor, weight_GI: Tensor, num_sms: int) -> Tensor:
     """Return silu(gate) * up of ``x_MI`` times the weight. [M, F]"""
     (num_rows, num_in), num_out = x_MI.shape, weight_GI.shape[0] // 2
     out_MF = torch.empty((num_rows, num_out), dtype=x_MI.dtype, device=x_MI.device)
     pattern = gl.NVMMASharedLayout(128, 16, 2)
-    tiles = cdiv(num_rows, BLOCK_M) * (num_out // block_f)
+    tiles = cdiv(num_rows, BLOCK_M) * (num_out // BLOCK_F)
     gated_kernel[(min(num_sms, tiles),)](
         TensorDescriptor.from_tensor(x_MI, [BLOCK_M, BLOCK_I], pattern),
-        TensorDescriptor.from_tensor(weight_GI, [block_f, BLOCK_I], pattern),
-        TensorDescriptor.from_tensor(out_MF, [BLOCK_M // 2, block_f], pattern),
+        TensorDescriptor.from_tensor(weight_GI, [BLOCK_F, BLOCK_I], pattern),
+        TensorDescriptor.from_tensor(out_MF, [BLOCK_M // 2, BLOCK_F], pattern),
         num_rows,
         num_out,
         NUM_IN=num_in,
         BLOCK_M=BLOCK_M,
-        BLOCK_F=block_f,
+        BLOCK_F=BLOCK_F,
         BLOCK_I=BLOCK_I,
         STAGES=STAGES,
         TOGETHER=M_TILES_TOGETHER,
