@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from headstock.assemble.front import max_length
+from headstock.assemble.length import max_length
 from headstock.assemble.progress import Report, meter
 from headstock.checkpoint import ModelFiles
 from headstock.config import DeviceSettings, EngineSettings, Loaded

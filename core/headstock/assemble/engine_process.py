@@ -8,6 +8,7 @@ import sys
 from types import FrameType
 
 from headstock.assemble.built import build_engine_loop
+from headstock.assemble.give_back import give_back_memory
 from headstock.assemble.handover import decode_settings
 from headstock.checkpoint import resolve
 from headstock.engine.guard import crash_report
@@ -46,6 +47,7 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C: the parent drains first
     mailbox.send([loop.started])
+    give_back_memory()
     try:
         loop.run()
     finally:

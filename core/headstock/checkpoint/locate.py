@@ -60,6 +60,30 @@ def resolve(
     )
 
 
+def fetch(model: str, revision: str | None = None, progress: Progress | None = None) -> None:
+    """Download ``model`` unless it is on this machine, so that :func:`resolve` need not.
+
+    Names that nobody knows are left to :func:`resolve`, which says so.
+
+    Args:
+        model: As for :func:`resolve`.
+        revision: Likewise.
+        progress: Told of a download.
+
+    Raises:
+        CheckpointError: It cannot be fetched.
+    """
+    path = Path(model).expanduser()
+    if path.exists():
+        return
+    if model in CATALOG:
+        from headstock.checkpoint.pull import ensure
+
+        ensure(model, progress)
+    elif HUB_ID.fullmatch(model) and path.suffix.lower() != ".gguf":
+        _download(model, revision)
+
+
 def _open_path(path: Path, *, needs_weights: bool) -> ModelFiles:
     if path.is_dir():
         return open_folder(path, needs_weights=needs_weights)
