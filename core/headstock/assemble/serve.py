@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Protocol
 from headstock.assemble.give_back import give_back_memory
 from headstock.assemble.handover import engine_command
 from headstock.checkpoint import fetch
-from headstock.checkpoint.files import Progress
 from headstock.config import Loaded, ServeSettings
 from headstock.errors import ConfigError
 from headstock.server.http.listen import listen, url_of
@@ -24,6 +23,7 @@ from headstock.wire.messages import Loading, Started
 
 if TYPE_CHECKING:
     from headstock.assemble.api import Api
+    from headstock.checkpoint.files import Progress
     from headstock.server.frontdoor import Frontdoor
 
 RESTART_LOOK_S = 0.5
