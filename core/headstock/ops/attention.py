@@ -34,7 +34,8 @@ class AttentionSpec:
         num_kv_heads: Key/value heads on this rank.
         head_dim: Of queries, keys and values.
         dtype: Of the activations.
-        kv_dtype: Of the pages.
+        kv_dtype: Of the pages. With int8 a page also holds a float32 scale for each token and
+            head of its keys and of its values, as :mod:`headstock.ops.int8_pages` makes them.
         page_size: Tokens a page holds.
         scale: Multiplies q·k. Dimensionless.
         max_length: Longest request. Tokens.
