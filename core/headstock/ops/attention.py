@@ -61,7 +61,12 @@ class AttentionSpec:
     soft_cap: float | None = None
 
     def as_spec(self) -> Spec:
-        """Return what the op ``attention`` is resolved for."""
+        """Return what the op ``attention`` is resolved for.
+
+        Pages in int8 are a feature, ``int8_pages``: a provider of any page dtype that has never
+        heard of scales is not asked to keep them.
+        """
+        layout = str(self.kv_dtype).removeprefix("torch.")
         return Spec(
             dtype=str(self.dtype).removeprefix("torch."),
             sizes={
@@ -72,8 +77,8 @@ class AttentionSpec:
                 "page_size": self.page_size,
                 "max_length": self.max_length,
             },
-            layout=str(self.kv_dtype).removeprefix("torch."),
-            features=self.features,
+            layout=layout,
+            features=self.features | ({"int8_pages"} if layout == "int8" else set()),
         )
 
 
@@ -197,7 +202,11 @@ def _cases(bench: Bench) -> Iterator[Case]:
     return attention_cases(bench)
 
 
-@op(is_built=True, cases=_cases, features=frozenset({"sliding_window", "sinks", "soft_cap"}))
+@op(
+    is_built=True,
+    cases=_cases,
+    features=frozenset({"sliding_window", "sinks", "soft_cap", "int8_pages"}),
+)
 def attention(spec: AttentionSpec, device: OpDevice) -> AttentionProvider:
     """Build the reference provider: any page size, any head size.
 

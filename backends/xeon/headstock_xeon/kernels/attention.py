@@ -24,7 +24,7 @@ TAG = "pages-kdt-vtd"
 In 8 bits the scales of the tokens, float32, follow the keys and follow the values.
 """
 PAGE_SIZES = (16, 32, 64, 128)
-FEATURES = frozenset({"sliding_window", "sinks", "soft_cap"})
+FEATURES = frozenset({"sliding_window", "sinks", "soft_cap", "int8_pages"})
 MAX_GROUP = 64
 """Query heads that may share a key/value head: they are one tile."""
 ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
