@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from headstock.ops.device import OpDevice
 
 
+INT8_PAGES = frozenset({"int8_pages"})
+"""The feature that pages in int8 are: they hold scales too."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionSpec:
     """What a model's attention layers have in common; one provider is built per distinct spec.
@@ -78,7 +82,7 @@ class AttentionSpec:
                 "max_length": self.max_length,
             },
             layout=layout,
-            features=self.features | ({"int8_pages"} if layout == "int8" else set()),
+            features=self.features | (INT8_PAGES if layout == "int8" else frozenset[str]()),
         )
 
 
