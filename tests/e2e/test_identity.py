@@ -89,3 +89,13 @@ def test_a_retraction_changes_nothing(model: str, alone: list[list[int]]) -> Non
         results = engine.generate(prompt=PROMPTS * 2, sampling_params=sampling())
     assert sum(result["meta_info"]["num_retractions"] for result in results) > 0
     assert ids(results) == alone * 2
+
+
+def test_int8_pages_change_nothing_either(model: str) -> None:
+    """Alone, beside others, and from the cache: a token's key has one scale, whoever reads it."""
+    with headstock.Engine(model=model, cache_tokens=8192, kv_dtype="int8", **SETTINGS) as engine:
+        alone = [engine.generate(prompt=p, sampling_params=sampling(8)) for p in PROMPTS[:4]]
+        engine.flush_cache()
+        for _ in ("cold", "cached"):
+            together = engine.generate(prompt=PROMPTS[:4], sampling_params=sampling(8))
+            assert ids(together) == ids(alone)

@@ -18,6 +18,7 @@ from headstock.ops.cases.attention import (
     plain_spec,
 )
 from headstock.ops.cases.batches import make_step
+from headstock.ops.int8_pages import pack_int8, unpack_int8
 from headstock.plugins.host import HostDevice
 
 CPU = torch.device("cpu")
@@ -90,3 +91,16 @@ def test_keys_and_values_are_kept_in_the_pages_dtype() -> None:
     assert provider.layout.dtype == torch.bfloat16
     got, wanted = run(spec, [(1, 20), (5, 9)])
     torch.testing.assert_close(got, wanted, rtol=2e-2, atol=2e-2)
+
+
+def test_int8_pages_cost_their_rounding_only() -> None:
+    spec = replace(SPEC, kv_dtype=torch.int8)
+    provider = attention.reference(spec, HostDevice())
+    assert provider.layout.dtype == torch.int8
+    got, wanted = run(spec, [(1, 20), (5, 9)])
+    torch.testing.assert_close(got, wanted, rtol=2e-2, atol=2e-2)
+
+
+def test_int8_is_exact_for_whole_numbers_up_to_127_and_for_zeros() -> None:
+    x_TD = torch.tensor([[127.0, -3.0, 64.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    assert torch.equal(unpack_int8(pack_int8(x_TD)), x_TD)

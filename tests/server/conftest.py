@@ -11,7 +11,9 @@ from headstock.config.schema import ModelSettings, ServerSettings, ServeSettings
 from headstock.observe.metrics import Metrics
 from headstock.server.frontdoor import Frontdoor
 from headstock.server.http.app import create_app
-from headstock.server.http.serve import listen, run, serve
+from headstock.server.http.event_loop import run
+from headstock.server.http.listen import listen
+from headstock.server.http.serve import serve
 from headstock.server.model_card import ModelCard
 from headstock.server.prompter import Prompter
 from headstock.text import ChatTemplate, Tokenizer

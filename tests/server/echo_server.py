@@ -3,7 +3,7 @@
 import sys
 
 from headstock.config.schema import ServerSettings
-from headstock.server.http.serve import run
+from headstock.server.http.event_loop import run
 from tests.server.conftest import Served
 
 

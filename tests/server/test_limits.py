@@ -10,7 +10,7 @@ import pytest
 from headstock.config.schema import ServerSettings
 from headstock.errors import ConfigError
 from headstock.server.http.gate import OPEN_PATHS
-from headstock.server.http.serve import listen
+from headstock.server.http.listen import listen
 from headstock.server.keys import read_keys
 from headstock.wire.steps import PageGroup, RunnerLimits
 from tests.server.conftest import Served

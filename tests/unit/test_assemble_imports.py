@@ -8,7 +8,7 @@ import sys
 
 def test_the_api_process_loads_no_torch() -> None:
     code = (
-        "import headstock.cli.serve, headstock.assemble.serve, sys\n"
+        "import headstock.cli.serve, headstock.assemble.serve, headstock.assemble.api, sys\n"
         "sys.exit(repr(sorted({'torch', 'transformers'} & set(sys.modules))))"
     )
     done = subprocess.run(

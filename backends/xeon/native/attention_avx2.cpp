@@ -22,6 +22,13 @@ struct Float16 {
     using Type = uint16_t;
     static __m256 load(const uint16_t* p) { return load_half(p); }
 };
+// Whole numbers: the tokens' scales are multiplied into scores and weights.
+struct Int8 {
+    using Type = int8_t;
+    static __m256 load(const int8_t* p) {
+        return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+    }
+};
 
 // Scratch of an item.
 struct Tile {
@@ -106,11 +113,26 @@ inline void weigh_block(const float* weights, const typename T::Type* values, in
 struct PagePart {
     const char* keys;
     const char* values;
+    const float* key_scales;    // Of 8-bit pages. [page_size]
+    const float* value_scales;
     int64_t page_size;
     int64_t head_dim;
     int64_t begin;  // Token of the split.
     int64_t count;
 };
+
+// Multiplies what R rows have for the tokens of a page by the tokens' scales. What lies past the
+// tokens, in a page's last lanes, is multiplied too, and never read.
+template <int R>
+inline void scale_tokens(const float* scales, int64_t count, float* of_tokens) {
+    for (int64_t t = 0; t < count; t += 8) {
+        const __m256 scale = _mm256_loadu_ps(scales + t);
+        unrolled<R>([&](auto r) {
+            float* at = of_tokens + r * kSplit + t;
+            _mm256_storeu_ps(at, _mm256_mul_ps(_mm256_loadu_ps(at), scale));
+        });
+    }
+}
 
 struct Score {
     template <class T, int R>
@@ -120,6 +142,7 @@ struct Score {
         float* scores = tile.scores + row * kSplit + page.begin;
         for (int64_t t = 0; t < page.count; t += 16)
             score_block<T, R>(q, keys + t, page.page_size, page.head_dim, scores + t);
+        if constexpr (std::is_same_v<T, Int8>) scale_tokens<R>(page.key_scales, page.count, scores);
     }
 };
 
@@ -128,7 +151,8 @@ struct Weigh {
     static void run(const PagePart& page, const Tile& tile, int64_t row) {
         const auto* values = reinterpret_cast<const typename T::Type*>(page.values);
         const int64_t size = page.head_dim, count = page.count;
-        const float* weights = tile.scores + row * kSplit + page.begin;
+        float* weights = tile.scores + row * kSplit + page.begin;
+        if constexpr (std::is_same_v<T, Int8>) scale_tokens<R>(page.value_scales, count, weights);
         float* o = tile.o + row * size;
         int64_t d = 0;
         if constexpr (R <= 3)
@@ -171,13 +195,15 @@ void for_pages(const Split& split, const Tile& tile) {
     const Pages& pages = split.pages;
     const int32_t* page = split.table + split.begin / pages.page_size;
     for (int64_t t = 0; t < split.count; t += pages.page_size, ++page) {
-        const PagePart part{pages.keys(*page, split.head), pages.values(*page, split.head),
+        char *keys = pages.keys(*page, split.head), *values = pages.values(*page, split.head);
+        const PagePart part{keys, values, pages.scales(keys), pages.scales(values),
                             pages.page_size, pages.head_dim, t,
                             min64(pages.page_size, split.count - t)};
         switch (static_cast<Element>(pages.element)) {
             case Element::kFloat32: for_row_blocks<F, Float32>(part, tile); break;
             case Element::kBfloat16: for_row_blocks<F, Bfloat16>(part, tile); break;
             case Element::kFloat16: for_row_blocks<F, Float16>(part, tile); break;
+            case Element::kInt8: for_row_blocks<F, Int8>(part, tile); break;
         }
     }
 }

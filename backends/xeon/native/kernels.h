@@ -9,7 +9,7 @@
 
 namespace headstock {
 
-enum class Element : int64_t { kFloat32 = 0, kBfloat16 = 1, kFloat16 = 2 };
+enum class Element : int64_t { kFloat32 = 0, kBfloat16 = 1, kFloat16 = 2, kInt8 = 3 };
 
 // x [rows, size] -> y. With `residual`, residual += x first and the sum is normalised.
 struct NormArgs {
@@ -184,7 +184,8 @@ struct DrawArgs {
 };
 
 // Pages of one layer: [pages][kv heads]{keys [head_dim][page_size], values [page_size][head_dim]}.
-// Keys are transposed so that scores of neighbouring tokens are neighbouring lanes.
+// Keys are transposed so that scores of neighbouring tokens are neighbouring lanes. In 8 bits the
+// tokens' scales follow, float32 [page_size], after the keys and after the values.
 struct Pages {
     char* data;
     int64_t element;     // Element
@@ -192,12 +193,18 @@ struct Pages {
     int64_t num_kv_heads;
     int64_t head_dim;
 
-    int64_t element_bytes() const { return element == 0 ? 4 : 2; }
-    int64_t half_bytes() const { return page_size * head_dim * element_bytes(); }
+    bool is_int8() const { return element == static_cast<int64_t>(Element::kInt8); }
+    int64_t element_bytes() const { return element == 0 ? 4 : is_int8() ? 1 : 2; }
+    int64_t elements_bytes() const { return page_size * head_dim * element_bytes(); }
+    int64_t half_bytes() const {
+        return elements_bytes() + (is_int8() ? page_size * int64_t{sizeof(float)} : 0);
+    }
     char* keys(int64_t page, int64_t head) const {
         return data + (page * num_kv_heads + head) * 2 * half_bytes();
     }
     char* values(int64_t page, int64_t head) const { return keys(page, head) + half_bytes(); }
+    // Scales of the keys or values that `half` points at.
+    float* scales(char* half) const { return reinterpret_cast<float*>(half + elements_bytes()); }
 };
 
 struct RotateArgs {

@@ -16,11 +16,11 @@ namespace {
 
 constexpr size_t kHuge = size_t{2} << 20;
 
-// Mapped length: a multiple of huge pages from one on, of small pages below.
-size_t mapped(size_t bytes) {
-    const size_t unit = bytes >= kHuge ? kHuge : 4096;
-    return (bytes + unit - 1) / unit * unit;
-}
+constexpr size_t kSmall = 4096;
+
+// Mapped length: whole small pages. What is over a multiple of huge pages stays in small ones, so
+// that a cache which ends just past a huge page does not take all of the next.
+size_t mapped(size_t bytes) { return (bytes + kSmall - 1) / kSmall * kSmall; }
 
 }  // namespace
 

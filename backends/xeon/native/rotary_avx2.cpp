@@ -29,11 +29,42 @@ void store_as(const Pages& pages, int64_t slot, int64_t head, const float* k, co
     for (int64_t d = 0; d < size; ++d) values[d] = To::of(v[d]);
 }
 
+// Turns x into whole numbers up to 127 and returns their scale. What is not finite makes the scale
+// not a number, so that it is not lost.
+float narrow_to_int8(const float* x, int64_t size, int8_t* into, int64_t step) {
+    __m256 largest = _mm256_setzero_ps(), poison = _mm256_setzero_ps();
+    for (int64_t i = 0; i < size; i += 8) {
+        const __m256 v = _mm256_loadu_ps(x + i);
+        largest = _mm256_max_ps(largest, abs8(v));
+        poison = _mm256_fmadd_ps(v, _mm256_setzero_ps(), poison);
+    }
+    const float scale = max8(largest) / 127.0f;
+    const __m256 unit = _mm256_set1_ps(scale > 0 ? scale : 1.0f);
+    for (int64_t i = 0; i < size; i += 8) {
+        const __m256i whole = _mm256_cvtps_epi32(_mm256_div_ps(_mm256_loadu_ps(x + i), unit));
+        alignas(32) int32_t lanes[8];
+        _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), whole);
+        for (int64_t j = 0; j < 8; ++j) into[(i + j) * step] = static_cast<int8_t>(lanes[j]);
+    }
+    return scale + sum8(poison);
+}
+
+void store_int8(const Pages& pages, int64_t slot, int64_t head, const float* k, const float* v) {
+    const int64_t page = slot / pages.page_size, token = slot % pages.page_size;
+    const int64_t size = pages.head_dim;
+    char *keys = pages.keys(page, head), *values = pages.values(page, head);
+    pages.scales(keys)[token] =
+        narrow_to_int8(k, size, reinterpret_cast<int8_t*>(keys) + token, pages.page_size);
+    pages.scales(values)[token] =
+        narrow_to_int8(v, size, reinterpret_cast<int8_t*>(values) + token * size, 1);
+}
+
 void store(const Pages& pages, int64_t slot, int64_t head, const float* k, const float* v) {
     switch (static_cast<Element>(pages.element)) {
         case Element::kFloat32: store_as<ToFloat32>(pages, slot, head, k, v); break;
         case Element::kBfloat16: store_as<ToBfloat16>(pages, slot, head, k, v); break;
         case Element::kFloat16: store_as<ToFloat16>(pages, slot, head, k, v); break;
+        case Element::kInt8: store_int8(pages, slot, head, k, v); break;
     }
 }
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from headstock.assemble.front import max_length
+from headstock.assemble.length import max_length
 from headstock.assemble.progress import Report, meter
 from headstock.checkpoint import ModelFiles
 from headstock.config import DeviceSettings, EngineSettings, Loaded
@@ -36,6 +36,7 @@ FLOATS: Mapping[str, torch.dtype] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+KV_DTYPES: Mapping[str, torch.dtype] = {**FLOATS, "int8": torch.int8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +230,7 @@ def compute_dtype(wanted: str, own: str, preferred: torch.dtype | None) -> torch
 def kv_dtype(wanted: str, activations: torch.dtype, *, is_quantised: bool) -> torch.dtype:
     """Return the dtype of cached keys and values: as set, else what the weights are worth."""
     if wanted != "auto":
-        return FLOATS[wanted]
+        return KV_DTYPES[wanted]
     is_halved = is_quantised and activations == torch.float32
     return torch.float16 if is_halved else activations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import sys
@@ -9,6 +10,7 @@ from types import FrameType
 
 from headstock.assemble.built import build_engine_loop
 from headstock.assemble.collector import spare_what_lasts
+from headstock.assemble.give_back import give_back_memory
 from headstock.assemble.handover import decode_settings
 from headstock.checkpoint import resolve
 from headstock.engine.guard import crash_report
@@ -22,6 +24,7 @@ def main(argv: list[str]) -> int:
     """Build the engine, say so, and serve until told to stop."""
     address, parent, text = argv
     die_with_parent(int(parent))
+    gc.freeze()  # What was imported stays; each look through it for garbage takes 0.1 s.
     loaded = decode_settings(text)
     log = loaded.settings.log
     set_up_logging(log.log_level, log.log_format)
@@ -48,6 +51,7 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C: the parent drains first
     spare_what_lasts()
     mailbox.send([loop.started])
+    give_back_memory()
     try:
         loop.run()
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from headstock.assemble.length import max_length
 from headstock.checkpoint import ModelFiles
 from headstock.config import ModelSettings
 from headstock.errors import ConfigError
@@ -84,23 +85,3 @@ def model_card(files: ModelFiles, settings: ModelSettings, prompter: Prompter) -
 def _name(files: ModelFiles, model: str) -> str:
     """Return what clients call the model: as the operator did, unless that was a path."""
     return files.name if Path(model).expanduser().exists() else model
-
-
-def max_length(files: ModelFiles, settings: ModelSettings) -> int:
-    """Return the longest request to serve. Tokens.
-
-    Raises:
-        ConfigError: ``max_model_len`` is over what the model was made for, or nobody says.
-    """
-    own, wanted = files.max_length, settings.max_model_len
-    if own is None and wanted is None:
-        raise ConfigError(
-            f"{files.name} does not say how long its requests may be.",
-            remedy="Set --max-model-len.",
-        )
-    if own is not None and wanted is not None and wanted > own:
-        raise ConfigError(
-            f"max_model_len is {wanted:,}; the model was made for {own:,} tokens.",
-            remedy=f"Set --max-model-len to {own} or less.",
-        )
-    return wanted or own or 0

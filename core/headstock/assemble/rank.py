@@ -8,6 +8,7 @@ import sys
 import msgspec
 
 from headstock.assemble.compute import open_backend
+from headstock.assemble.give_back import give_back_memory
 from headstock.assemble.handover import decode_settings, encode_settings
 from headstock.assemble.progress import silent
 from headstock.assemble.ranks import join_group
@@ -46,6 +47,7 @@ def _run(loaded: Loaded[EngineSettings], address: RankAddress) -> None:
         group = join_group(opened, address)
         files = resolve(wanted.model, wanted.revision, needs_weights=wanted.load_format != "dummy")
         built = build_serving_runner(opened, files, silent, group=group)
+        give_back_memory()
         serve_rank(built.runner, address)
         built.runner.close()
 

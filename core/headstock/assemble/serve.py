@@ -1,27 +1,32 @@
-"""``headstock serve``: an API process over a supervised engine process."""
+"""``headstock serve``: an API process over a supervised engine process.
+
+The engine is started first; what the API process needs is imported and loaded while the engine
+imports and loads what it needs.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from headstock.assemble.collector import spare_what_lasts
-from headstock.assemble.front import load_prompter, model_card
+from headstock.assemble.give_back import give_back_memory
 from headstock.assemble.handover import engine_command
-from headstock.checkpoint import resolve
-from headstock.checkpoint.files import Progress
+from headstock.checkpoint import fetch
 from headstock.config import Loaded, ServeSettings
 from headstock.errors import ConfigError
-from headstock.observe.metrics import Metrics
-from headstock.server.frontdoor import Frontdoor
-from headstock.server.http.app import create_app
-from headstock.server.http.serve import listen, run, serve, url_of
+from headstock.server.http.event_loop import run
+from headstock.server.http.listen import listen, url_of
 from headstock.server.model_card import ModelCard
-from headstock.server.prompter import Prompter
 from headstock.server.supervisor import Supervisor
 from headstock.wire.messages import Loading, Started
+
+if TYPE_CHECKING:
+    from headstock.assemble.api import Api
+    from headstock.checkpoint.files import Progress
+    from headstock.server.frontdoor import Frontdoor
 
 RESTART_LOOK_S = 0.5
 """How often a restart of the engine is looked for. Seconds."""
@@ -53,63 +58,61 @@ def serve_model(loaded: Loaded[ServeSettings], display: Display) -> int:
     Raises:
         HeadstockError: Before the server is up: a setting or the model is at fault.
     """
-    settings = loaded.settings
-    listener = listen(settings.server)
+    listener = listen(loaded.settings.server)
     with contextlib.closing(listener):
-        wanted = settings.model
-        files = resolve(
-            wanted.model,
-            wanted.revision,
-            needs_weights=wanted.load_format != "dummy",
-            progress=display.pull(),
-        )
-        prompter = load_prompter(files, wanted)
-        card = model_card(files, wanted, prompter)
-        files.close()
-        return run(_serve(loaded, card, prompter, listener, display))
+        wanted = loaded.settings.model
+        fetch(wanted.model, wanted.revision, display.pull())
+        return run(_serve(loaded, listener, display))
 
 
-async def _serve(
-    loaded: Loaded[ServeSettings],
-    card: ModelCard,
-    prompter: Prompter,
-    listener: socket.socket,
-    display: Display,
-) -> int:
+async def _serve(loaded: Loaded[ServeSettings], listener: socket.socket, display: Display) -> int:
     settings = loaded.settings
     supervisor = Supervisor(
         lambda address: engine_command(loaded, address),
         restart_limit=settings.server.restart_limit,
         on_progress=display.progress,
     )
-    doors: list[Frontdoor] = []
-    metrics = Metrics(
-        card.name, lambda: doors[0].status.state if doors else None, settings.server.metrics_alias
-    )
-    door = Frontdoor(
-        supervisor,
-        card,
-        prompter,
-        max_live=settings.scheduler.max_queued_requests,
-        observer=metrics,
-    )
-    doors.append(door)
-    app = create_app(door, settings, metrics)
-    spare_what_lasts()
     supervisor.start()
+    try:
+        api = await asyncio.to_thread(_build_api, loaded, supervisor)
+        await _answer(api, listener, display, settings, supervisor)
+    finally:
+        await supervisor.stop()
+    gave_up = supervisor.gave_up
+    if gave_up is not None:
+        raise ConfigError(gave_up.problem, remedy=gave_up.remedy)
+    return 0
+
+
+def _build_api(loaded: Loaded[ServeSettings], supervisor: Supervisor) -> Api:
+    """Import and build, in a thread: the event loop is busy starting the engine."""
+    from headstock.assemble.api import build_api
+
+    api = build_api(loaded, supervisor)
+    spare_what_lasts()
+    return api
+
+
+async def _answer(
+    api: Api,
+    listener: socket.socket,
+    display: Display,
+    settings: ServeSettings,
+    supervisor: Supervisor,
+) -> None:
+    """Answer requests until told to stop, or until there is no engine any more."""
+    from headstock.server.http.serve import serve
+
+    door = api.door
     running = asyncio.create_task(door.run())
     shown = asyncio.create_task(_show(door, display, url_of(listener), settings))
     try:
-        await serve(app, listener, door, settings.server, stop=supervisor.ended)
+        await serve(api.app, listener, door, settings.server, stop=supervisor.ended)
     finally:
         shown.cancel()
         await supervisor.stop()
         running.cancel()
         door.close()
-    gave_up = supervisor.gave_up
-    if gave_up is not None:
-        raise ConfigError(gave_up.problem, remedy=gave_up.remedy)
-    return 0
 
 
 async def _show(door: Frontdoor, display: Display, url: str, settings: ServeSettings) -> None:
@@ -121,6 +124,7 @@ async def _show(door: Frontdoor, display: Display, url: str, settings: ServeSett
         if started is not None and door.status.num_starts > shown:
             if shown == 0:
                 display.ready(url, door.card, started, settings)
+                give_back_memory()
             else:
                 display.restarted(started)
             shown = door.status.num_starts

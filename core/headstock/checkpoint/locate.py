@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
 from headstock.checkpoint.catalog import CATALOG
+from headstock.checkpoint.download import download, is_hub_id
 from headstock.checkpoint.files import ModelFiles, Progress
 from headstock.checkpoint.folder import PICKLES, open_folder
 from headstock.checkpoint.gguf_model import open_gguf
 from headstock.errors import CheckpointError, ConfigError
-
-HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
-HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
 
 
 def resolve(
@@ -50,8 +47,8 @@ def resolve(
         files = _open_path(ensure(model, progress), needs_weights=needs_weights)
         sampling = {**CATALOG[model].sampling, **files.generation_config}
         return replace(files, name=model, generation_config=sampling)
-    if HUB_ID.fullmatch(model) and path.suffix.lower() != ".gguf":
-        files = open_folder(_download(model, revision), needs_weights=needs_weights)
+    if is_hub_id(model):
+        files = open_folder(download(model, revision), needs_weights=needs_weights)
         return replace(files, name=model)  # its folder is named after the commit
     raise CheckpointError(
         f"Model {model!r} is neither a file, a folder nor a hub id, nor does `headstock pull` know"
@@ -82,19 +79,3 @@ def _refuse_revision(model: str, revision: str | None) -> None:
             f"--revision {revision} is set, and {model!r} is no hub model.",
             remedy="Drop --revision, or name the model by its hub id.",
         )
-
-
-def _download(model: str, revision: str | None) -> Path:
-    """Fetch a hub model's folder, or find it in the hub's cache."""
-    # Its stub leaves the types of user_agent and tqdm_class open.
-    from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=list(HUB_FILES)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{model} at revision {revision or 'main'} cannot be fetched: {reason}",
-            remedy="Check the id and the network, or download the model and give its folder.",
-        ) from error

@@ -13,12 +13,14 @@ import tempfile
 import zipfile
 from collections.abc import Generator
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from headstock.checkpoint.catalog import CATALOG, CatalogModel
-from headstock.checkpoint.files import Progress
 from headstock.config.environment import child_environment, read_environment
 from headstock.errors import CheckpointError, did_you_mean
+
+if TYPE_CHECKING:
+    from headstock.checkpoint.files import Progress
 
 CHUNK_BYTES = 1 << 20
 _PIP_PROGRESS = re.compile(rb"Progress (\d+) of (\d+)")

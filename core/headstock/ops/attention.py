@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from headstock.ops.device import OpDevice
 
 
+INT8_PAGES = frozenset({"int8_pages"})
+"""The feature that pages in int8 are: they hold scales too."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionSpec:
     """What a model's attention layers have in common; one provider is built per distinct spec.
@@ -34,7 +38,8 @@ class AttentionSpec:
         num_kv_heads: Key/value heads on this rank.
         head_dim: Of queries, keys and values.
         dtype: Of the activations.
-        kv_dtype: Of the pages.
+        kv_dtype: Of the pages. With int8 a page also holds a float32 scale for each token and
+            head of its keys and of its values, as :mod:`headstock.ops.int8_pages` makes them.
         page_size: Tokens a page holds.
         scale: Multiplies q·k. Dimensionless.
         max_length: Longest request. Tokens.
@@ -60,7 +65,12 @@ class AttentionSpec:
     soft_cap: float | None = None
 
     def as_spec(self) -> Spec:
-        """Return what the op ``attention`` is resolved for."""
+        """Return what the op ``attention`` is resolved for.
+
+        Pages in int8 are a feature, ``int8_pages``: a provider of any page dtype that has never
+        heard of scales is not asked to keep them.
+        """
+        layout = str(self.kv_dtype).removeprefix("torch.")
         return Spec(
             dtype=str(self.dtype).removeprefix("torch."),
             sizes={
@@ -71,8 +81,8 @@ class AttentionSpec:
                 "page_size": self.page_size,
                 "max_length": self.max_length,
             },
-            layout=str(self.kv_dtype).removeprefix("torch."),
-            features=self.features,
+            layout=layout,
+            features=self.features | (INT8_PAGES if layout == "int8" else frozenset[str]()),
         )
 
 
@@ -196,7 +206,11 @@ def _cases(bench: Bench) -> Iterator[Case]:
     return attention_cases(bench)
 
 
-@op(is_built=True, cases=_cases, features=frozenset({"sliding_window", "sinks", "soft_cap"}))
+@op(
+    is_built=True,
+    cases=_cases,
+    features=frozenset({"sliding_window", "sinks", "soft_cap", "int8_pages"}),
+)
 def attention(spec: AttentionSpec, device: OpDevice) -> AttentionProvider:
     """Build the reference provider: any page size, any head size.
 

@@ -15,9 +15,12 @@ from torch.nn import functional
 
 from headstock.ops.attention import AttentionSpec, KVLayout, StepBatch
 from headstock.ops.device import OpDevice
+from headstock.ops.int8_pages import SCALE_BYTES, pack_int8, unpack_int8
 
 TAG = "pages-kv-thd"
 """One layer's buffer is [page, keys or values, token, kv head, feature]."""
+INT8_TAG = "pages-kv-thd-int8"
+"""The same in 8 bits, with each head's scale in four bytes after its features."""
 
 SCORES_AT_ONCE = 1 << 24
 """Scores that are held at a time where PyTorch's fused attention cannot be used."""
@@ -50,13 +53,16 @@ class ReferenceAttention:
     def __init__(self, spec: AttentionSpec, device: OpDevice) -> None:
         self.spec = spec
         preferred = tuple(dict.fromkeys((16, spec.page_size)))
-        self.layout = KVLayout(tag=TAG, page_sizes=preferred, dtype=spec.kv_dtype)
+        self._is_int8 = spec.kv_dtype == torch.int8
+        tag = INT8_TAG if self._is_int8 else TAG
+        self.layout = KVLayout(tag=tag, page_sizes=preferred, dtype=spec.kv_dtype)
         self.graph_key: tuple[int, ...] = ()
 
     def kv_shape(self, num_pages: int) -> tuple[int, ...]:
-        """[pages, 2, page_size, K, D]"""
+        """[pages, 2, page_size, K, D], or D and the bytes of a scale."""
         spec = self.spec
-        return (num_pages, 2, spec.page_size, spec.num_kv_heads, spec.head_dim)
+        size = spec.head_dim + SCALE_BYTES if self._is_int8 else spec.head_dim
+        return (num_pages, 2, spec.page_size, spec.num_kv_heads, size)
 
     def plan(self, batch: StepBatch) -> None:
         """Do nothing: every layer reads the batch itself."""
@@ -66,14 +72,14 @@ class ReferenceAttention:
         slots_T = batch.write_slots_T[: k_TKD.shape[0]]
         keys_T, values_T = self._flat_slots(slots_T)
         flat = kv.view(-1, *kv.shape[3:])
-        flat.index_copy_(0, keys_T, k_TKD.to(kv.dtype))
-        flat.index_copy_(0, values_T, v_TKD.to(kv.dtype))
+        flat.index_copy_(0, keys_T, self._narrow(k_TKD))
+        flat.index_copy_(0, values_T, self._narrow(v_TKD))
 
     def read(self, kv: Tensor, slots_S: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values at token slots. [S, K, D] each."""
         flat = kv.view(-1, *kv.shape[3:])
         keys_S, values_S = self._flat_slots(slots_S)
-        return flat[keys_S], flat[values_S]
+        return self._widen(flat[keys_S]), self._widen(flat[values_S])
 
     def run(
         self, q_THD: Tensor, kv: Tensor, batch: StepBatch, *, sinks_H: Tensor | None = None
@@ -87,6 +93,14 @@ class ReferenceAttention:
             out_RQHD = self._attend(q_RQHD, k_RLKD, v_RLKD, mask_RQL, sinks_H)
             out_THD[piece.tokens] = out_RQHD.flatten(0, 1)
         return out_THD
+
+    def _narrow(self, x_TKD: Tensor) -> Tensor:
+        """Return keys or values as pages hold them."""
+        return pack_int8(x_TKD) if self._is_int8 else x_TKD.to(self.layout.dtype)
+
+    def _widen(self, stored: Tensor) -> Tensor:
+        """Return what pages hold as keys or values. [..., D]"""
+        return unpack_int8(stored) if self._is_int8 else stored
 
     def _flat_slots(self, slots_S: Tensor) -> tuple[Tensor, Tensor]:
         """Return where the keys and the values of token slots lie, in tokens of the buffer."""
@@ -109,7 +123,9 @@ class ReferenceAttention:
         slots_RL = torch.where(is_there_RL, slots_RL, slots_RL[:, :1])
         flat, dtype = kv.view(-1, *kv.shape[3:]), self.spec.dtype
         k_RLKD, v_RLKD = (
-            flat.index_select(0, places_RL.flatten()).unflatten(0, slots_RL.shape).to(dtype)
+            self._widen(flat.index_select(0, places_RL.flatten()))
+            .unflatten(0, slots_RL.shape)
+            .to(dtype)
             for places_RL in self._flat_slots(slots_RL)
         )
         return k_RLKD, v_RLKD

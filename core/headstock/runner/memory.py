@@ -19,6 +19,9 @@ from headstock.wire.steps import StepPlan
 HOST_CACHE_BYTES = 4 << 30
 """Most that pages take by default where device memory is the host's, which others need too."""
 
+HOST_PART = 4
+"""Where the host computes, one part in so many of the largest step is tried."""
+
 GIB = 1 << 30
 
 
@@ -180,6 +183,9 @@ def run_profile(
 ) -> tuple[int, int]:
     """Return the bytes that the largest step, and the largest captured one, take at their peak.
 
+    Where the host computes, a start would wait most of a second for the largest step: a part of
+    it is tried, and what that takes is scaled up, along with what does not grow with a step.
+
     Args:
         device: Where.
         build: Makes a runner with next to no pages, whose own buffers count too.
@@ -190,7 +196,10 @@ def run_profile(
     device.reset_peak()
     start = device.memory().peak
     runner = build()
-    workspace = _peak_of(device, runner, profile_plan(runner.limits, step_tokens, 0)) - start
+    is_host = device.torch_device.type == "cpu"
+    tried = max(1, step_tokens // HOST_PART) if is_host else step_tokens
+    workspace = _peak_of(device, runner, profile_plan(runner.limits, tried, 0)) - start
+    workspace = -(-workspace * step_tokens // tried)
     if not captures:
         return max(0, workspace), 0
     device.reset_peak()

@@ -8,19 +8,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from headstock.ops.attention import AttentionSpec
+from headstock.ops.attention import AttentionProvider, AttentionSpec, attention
 from headstock.ops.cases.attention import plain_spec
 from headstock.ops.cases.batches import Step, make_step
+from headstock.plugins.host import HostDevice
 from headstock_xeon.kernels.attention import NativeAttention
 
 CPU = torch.device("cpu")
 SPEC = replace(plain_spec(torch.float32, 16), num_heads=6, max_rows=64, max_tokens=1024)
 
 
-def fill(provider: NativeAttention, step: Step, k: Tensor, v: Tensor, *, poison: bool) -> Tensor:
+def fill(provider: AttentionProvider, step: Step, k: Tensor, v: Tensor, *, poison: bool) -> Tensor:
     """Return pages that hold each row's keys and values, and what is not a number elsewhere."""
-    kv = torch.full(provider.kv_shape(step.num_pages + 1), torch.nan if poison else 0.0)
-    kv = kv.to(provider.layout.dtype)
+    kv = torch.zeros(provider.kv_shape(step.num_pages + 1), dtype=provider.layout.dtype)
+    if poison:
+        kv.view(torch.uint8).fill_(
+            0xFF
+        )  # Not a number in every dtype; int8 pages: scales that are.
     for slots in step.slots:
         count = len(slots)
         batch = replace(step.batch, write_slots_T=slots)
@@ -77,7 +81,7 @@ def test_any_ragged_step_is_right(device, rows, padding, heads, head_dim, window
     assert (got.double() - wanted).abs().max() < 2e-5
 
 
-@pytest.mark.parametrize("kv_dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kv_dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int8])
 def test_a_token_has_the_same_bits_however_it_is_computed(device, kv_dtype: torch.dtype) -> None:
     """Prefilled, in a chunk, verified among a few, decoded alone or beside others."""
     spec = replace(SPEC, kv_dtype=kv_dtype)
@@ -129,7 +133,10 @@ def test_a_wrong_hint_beyond_a_rows_first_query_is_harmless(device) -> None:
     assert (got.double() - wanted).abs().max() < 2e-5
 
 
-@pytest.mark.parametrize(("kv_dtype", "bound"), [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize(
+    ("kv_dtype", "bound"),
+    [(torch.float16, 2e-3), (torch.bfloat16, 2e-2), (torch.int8, 2e-2)],
+)
 def test_narrow_pages_cost_their_rounding_only(device, kv_dtype, bound: float) -> None:
     spec = replace(SPEC, kv_dtype=kv_dtype)
     step = make_step([(3, 300), (20, 40)], 16, CPU)
@@ -145,3 +152,56 @@ def test_the_size_of_pages_changes_no_bit(device, page_size: int) -> None:
     spec = replace(SPEC, page_size=page_size)
     large, _ = attend(device, spec, make_step(rows, page_size, CPU))
     assert torch.equal(small, large)
+
+
+@pytest.mark.parametrize("rows", [[(3, 300), (20, 40)], [(1, 129)] * 9, [(64, 64)]])
+@pytest.mark.parametrize("page_size", [16, 64])
+def test_int8_pages_agree_with_the_reference(device, rows, page_size: int) -> None:
+    """Both read the same whole numbers and scales: only the order of sums differs."""
+    spec = replace(SPEC, kv_dtype=torch.int8, page_size=page_size)
+    step = make_step(rows, page_size, CPU)
+    got, (q, k, v) = attend(device, spec, step, poison=True)
+    reference = attention.reference(spec, HostDevice())
+    kv = fill(reference, step, k, v, poison=False)
+    wanted = reference.run(q[step.batch.positions_T], kv, step.batch)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_int8_pages_hold_what_the_reference_holds(device) -> None:
+    spec = replace(SPEC, kv_dtype=torch.int8)
+    step = make_step([(1, 200)], 16, CPU)
+    size = (200, spec.num_kv_heads, spec.head_dim)
+    k, v = torch.randn(size) * torch.logspace(-3, 3, 200)[:, None, None], torch.randn(size)
+    k[7] = 0
+    found = []
+    for provider in (NativeAttention(spec, device), attention.reference(spec, HostDevice())):
+        kv = fill(provider, step, k, v, poison=False)
+        found.append(provider.read(kv, step.slots[0]))
+    for native, plain in zip(*found, strict=True):
+        assert torch.equal(native, plain)
+    assert ((found[0][0] - k).abs() <= k.abs().amax(-1, keepdim=True) / 253).all()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_int8_pages_do_not_hide_what_is_not_a_number(device, bad: float) -> None:
+    spec = replace(SPEC, kv_dtype=torch.int8)
+    step = make_step([(1, 20)], 16, CPU)
+    size = (20, spec.num_kv_heads, spec.head_dim)
+    k, v = torch.randn(size), torch.randn(size)
+    v[3, 0, 5] = bad
+    for provider in (NativeAttention(spec, device), attention.reference(spec, HostDevice())):
+        kv = fill(provider, step, k, v, poison=False)
+        provider.plan(step.batch)
+        out = provider.run(torch.randn(1, spec.num_heads, spec.head_dim), kv, step.batch)
+        assert not out[0, 0].isfinite().all()
+        assert out[0, -1].isfinite().all()
+
+
+@pytest.mark.parametrize("kv_dtype", [torch.int8, torch.bfloat16])
+def test_sharing_a_prefix_changes_no_bit_of_narrow_pages(device, kv_dtype: torch.dtype) -> None:
+    spec = replace(SPEC, kv_dtype=kv_dtype)
+    step = make_step([(1, 600)] * 5, 16, CPU, shared=[(0, 5, 512)])
+    with_tree, _ = attend(device, spec, step)
+    step.batch.counts[2] = 0
+    without_tree, _ = attend(device, spec, step)
+    assert torch.equal(with_tree, without_tree)

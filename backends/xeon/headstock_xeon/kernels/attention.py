@@ -12,18 +12,22 @@ import torch
 from torch import Tensor
 
 from headstock.ops.attention import AttentionSpec, KVLayout, StepBatch
+from headstock.ops.int8_pages import SCALE_BYTES
 from headstock_xeon.stream import as_bits
 
 if TYPE_CHECKING:
     from headstock_xeon.device import XeonDevice
 
 TAG = "pages-kdt-vtd"
-"""A page has for each key/value head its keys [D][tokens], then its values [tokens][D]."""
+"""A page has for each key/value head its keys [D][tokens], then its values [tokens][D].
+
+In 8 bits the scales of the tokens, float32, follow the keys and follow the values.
+"""
 PAGE_SIZES = (16, 32, 64, 128)
-FEATURES = frozenset({"sliding_window", "sinks", "soft_cap"})
+FEATURES = frozenset({"sliding_window", "sinks", "soft_cap", "int8_pages"})
 MAX_GROUP = 64
 """Query heads that may share a key/value head: they are one tile."""
-ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
 """``Element`` of ``kernels.h``."""
 
 
@@ -65,9 +69,10 @@ class NativeAttention:
         self._planned: StepBatch | None = None
 
     def kv_shape(self, num_pages: int) -> tuple[int, ...]:
-        """Return [pages, K, 2, page size * D]."""
+        """Return [pages, K, 2, page size * D], or as many more as scales take."""
         spec = self.spec
-        return (num_pages, spec.num_kv_heads, 2, spec.page_size * spec.head_dim)
+        size = spec.head_dim + (SCALE_BYTES if spec.kv_dtype == torch.int8 else 0)
+        return (num_pages, spec.num_kv_heads, 2, spec.page_size * size)
 
     def pages(self, kv: Tensor) -> tuple[int, ...]:
         """Return what instructions say of a layer's pages."""
@@ -124,10 +129,15 @@ class NativeAttention:
         """Return keys and values at token slots. [S, K, D] each"""
         spec = self.spec
         pages, offsets = slots_S // spec.page_size, slots_S % spec.page_size
-        keys_SKDT = kv[pages, :, 0].unflatten(-1, (spec.head_dim, spec.page_size))
-        values_SKTD = kv[pages, :, 1].unflatten(-1, (spec.page_size, spec.head_dim))
-        rows = torch.arange(len(slots_S))
-        return keys_SKDT[rows, :, :, offsets], values_SKTD[rows, :, offsets]
+        rows, size = torch.arange(len(slots_S)), spec.page_size * spec.head_dim
+        keys_SKDT = kv[pages, :, 0, :size].unflatten(-1, (spec.head_dim, spec.page_size))
+        values_SKTD = kv[pages, :, 1, :size].unflatten(-1, (spec.page_size, spec.head_dim))
+        k_SKD, v_SKD = keys_SKDT[rows, :, :, offsets], values_SKTD[rows, :, offsets]
+        if spec.kv_dtype != torch.int8:
+            return k_SKD, v_SKD
+        scales_SK2T = kv[pages, :, :, size:].contiguous().view(torch.float32)
+        k_scale_SK, v_scale_SK = scales_SK2T[rows, :, :, offsets].unbind(-1)
+        return k_SKD * k_scale_SK.unsqueeze(-1), v_SKD * v_scale_SK.unsqueeze(-1)
 
     def _emit_plan(self, batch: StepBatch) -> None:
         self._planned = batch

@@ -99,7 +99,7 @@ def _register_attention(registry: OpRegistry, layers: LayerKernels) -> None:
         requires=Requires(
             dtypes=FLOAT32.dtypes,
             capabilities=FLOAT32.capabilities,
-            layouts=frozenset({"float32", "bfloat16", "float16"}),
+            layouts=frozenset({"float32", "bfloat16", "float16", "int8"}),
             features=FEATURES,
             sizes={
                 "head_dim": head_dim,

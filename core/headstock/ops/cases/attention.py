@@ -17,6 +17,7 @@ from headstock.ops.attention import AttentionProvider, AttentionSpec, StepBatch
 from headstock.ops.cases.base import Bench, Case, Draw
 from headstock.ops.cases.batches import Step, make_step
 from headstock.ops.device import OpDevice
+from headstock.ops.int8_pages import pack_int8, unpack_int8
 
 Rows = Sequence[tuple[int, int]]
 
@@ -154,8 +155,11 @@ def dense_attention(spec: AttentionSpec, rows: Rows, inputs: AttentionInputs) ->
     begin = 0
     for row, (num_queries, length) in enumerate(rows):
         per_head = spec.num_heads // spec.num_kv_heads
-        k_HLD = inputs.k_rows[row].double().repeat_interleave(per_head, dim=1).transpose(0, 1)
-        v_HLD = inputs.v_rows[row].double().repeat_interleave(per_head, dim=1).transpose(0, 1)
+        k_LKD, v_LKD = inputs.k_rows[row], inputs.v_rows[row]
+        if spec.kv_dtype == torch.int8:
+            k_LKD, v_LKD = (unpack_int8(pack_int8(x_LKD)) for x_LKD in (k_LKD, v_LKD))
+        k_HLD = k_LKD.double().repeat_interleave(per_head, dim=1).transpose(0, 1)
+        v_HLD = v_LKD.double().repeat_interleave(per_head, dim=1).transpose(0, 1)
         q_HQD = inputs.q_THD[begin : begin + num_queries].double().transpose(0, 1)
         scores_HQL = q_HQD @ k_HLD.transpose(1, 2) * spec.scale
         if spec.soft_cap is not None:
@@ -230,6 +234,8 @@ def _feature_specs(plain: AttentionSpec) -> Iterator[tuple[str, AttentionSpec]]:
     yield "wide window", replace(plain, features=window, window=4096)
     yield "sinks", replace(plain, features=frozenset({"sinks"}))
     yield "soft cap", replace(plain, features=cap, soft_cap=2.0)
+    yield "int8 pages", replace(plain, kv_dtype=torch.int8)
+    yield "int8 pages and a window", replace(plain, kv_dtype=torch.int8, features=window, window=5)
     yield "window and sinks", replace(plain, features=window | {"sinks"}, window=5)
 
 

@@ -1,4 +1,4 @@
-"""Serving an application: listening, signals, and an orderly end."""
+"""Serving an application: signals, and an orderly end."""
 
 from __future__ import annotations
 
@@ -7,46 +7,21 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Generator
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from headstock.config.schema import ServerSettings
-from headstock.errors import ConfigError
 from headstock.server.frontdoor import Frontdoor
+from headstock.server.http.listen import url_of
 from headstock.server.http.protocol import BoundedProtocol
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 2048
 KEEP_ALIVE_S = 30
-Result = TypeVar("Result")
 LAST_WRITES_S = 2
 """How long answers may still leave after the drain. Seconds."""
-
-
-def listen(settings: ServerSettings) -> socket.socket:
-    """Return a socket bound to the settings' address, before anything costly is begun.
-
-    Raises:
-        ConfigError: The address is not ours, or the port is taken.
-    """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # With the protocol named, asyncio turns Nagle's algorithm off, which would cost 40 ms a token.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.host, settings.port))
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(
-            f"Cannot listen on {settings.host}:{settings.port}: {error.strerror or error}.",
-            remedy="Choose another --port, or stop what listens there.",
-        ) from error
-    return listener
 
 
 async def serve(
@@ -98,22 +73,6 @@ async def serve(
             await _drain(frontdoor, settings.drain_timeout_s, now)
         server.should_exit = True
         await task
-
-
-def run(main: Coroutine[Any, Any, Result]) -> Result:
-    """Run ``main`` in an event loop of its own: uvloop's where it is installed."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run(main)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(main)
-
-
-def url_of(listener: socket.socket) -> str:
-    """Return the URL of a listening socket."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class _Server(uvicorn.Server):

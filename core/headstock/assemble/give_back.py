@@ -1,0 +1,55 @@
+"""Gives memory back that only loading needed: the heap's free pages, and code that ran once.
+
+A process that has loaded a model holds more than it will use. ``malloc`` keeps freed pages, and
+the code that imported and registered a tensor library stays mapped beside the little of it that a
+step runs. Both are given back; code that is needed after all comes from the system's file cache.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from pathlib import Path
+
+MAPS = Path("/proc/self/smaps")
+_DONT_NEED = 4
+"""``MADV_DONTNEED`` of Linux: the pages of a file may go, they can be read again."""
+
+
+def give_back_memory() -> None:
+    """Return to the system what this process will not need. Does nothing where it cannot."""
+    library = ctypes.CDLL(None)
+    trim = getattr(library, "malloc_trim", None)  # glibc has it, other C libraries do not.
+    if trim is not None:
+        trim(0)
+    for begin, end in unchanged_code(_read_maps()):
+        library.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _DONT_NEED)
+
+
+def unchanged_code(maps: str) -> Iterator[tuple[int, int]]:
+    """Yield where code lies that equals its file: dropping what somebody patched would undo that.
+
+    Args:
+        maps: As in ``/proc/PID/smaps``.
+    """
+    span = None
+    for line in maps.splitlines():
+        words = line.split()
+        if not words[0].endswith(":"):
+            is_code = words[1] == "r-xp" and len(words) > 5 and words[5].startswith("/")
+            span = _span_of(words[0]) if is_code else None
+        elif words[0] == "Anonymous:" and words[1] == "0" and span is not None:
+            yield span
+
+
+def _span_of(text: str) -> tuple[int, int]:
+    begin, _, end = text.partition("-")
+    return int(begin, 16), int(end, 16)
+
+
+def _read_maps() -> str:
+    """Return the process's maps; "" where the system does not tell."""
+    try:
+        return MAPS.read_text(errors="replace")
+    except OSError:
+        return ""

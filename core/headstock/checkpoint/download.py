@@ -1,0 +1,64 @@
+"""Gets a model onto this machine. Reads nothing of it, and imports little."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from headstock.checkpoint.catalog import CATALOG
+from headstock.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from headstock.checkpoint.files import Progress
+
+HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
+HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
+
+
+def fetch(model: str, revision: str | None = None, progress: Progress | None = None) -> None:
+    """Download ``model`` unless it is on this machine, so that resolving it need not.
+
+    Names that nobody knows are left to whoever resolves them.
+
+    Args:
+        model: As for :func:`headstock.checkpoint.resolve`.
+        revision: Likewise.
+        progress: Told of a download.
+
+    Raises:
+        CheckpointError: It cannot be fetched.
+    """
+    if Path(model).expanduser().exists():
+        return
+    if model in CATALOG:
+        from headstock.checkpoint.pull import ensure
+
+        ensure(model, progress)
+    elif is_hub_id(model):
+        download(model, revision)
+
+
+def is_hub_id(model: str) -> bool:
+    """Whether ``model`` has the form of a hub id, ``owner/name``."""
+    return HUB_ID.fullmatch(model) is not None and Path(model).suffix.lower() != ".gguf"
+
+
+def download(model: str, revision: str | None) -> Path:
+    """Fetch a hub model's folder, or find it in the hub's cache.
+
+    Raises:
+        CheckpointError: It cannot be fetched.
+    """
+    # Its stub leaves the types of user_agent and tqdm_class open.
+    from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=list(HUB_FILES)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{model} at revision {revision or 'main'} cannot be fetched: {reason}",
+            remedy="Check the id and the network, or download the model and give its folder.",
+        ) from error
