@@ -75,6 +75,10 @@ class Compiler:
             elif isinstance(value, torch.Tensor):
                 signature[param.name] = "*" + TYPES[value.dtype]
                 attributes[(index,)] = [["tt.divisibility", 16]]
+            elif value == 1 and param.name not in (kernel.do_not_specialize or ()):
+                # Triton makes a constant of it, which has fewer methods than a number.
+                signature[param.name] = "constexpr"
+                constants[(index,)] = value
             elif isinstance(value, int):
                 signature[param.name] = "i32"
                 if value % 16 == 0 and param.name not in (kernel.do_not_specialize or ()):
@@ -213,7 +217,8 @@ def compile_rest(target: Target, dtype: torch.dtype) -> None:
         norms.add_rms_norm(zeros(2, size), zeros(2, size), zeros(size), eps=1e-6)
     Activations(target).silu_and_mul(zeros(2, 6144))
     Argmax(target).argmax_tokens(zeros(2, 151936))
-    compile_sampling(target)
+    for vocab_size in (1, 151936):
+        compile_sampling(target, vocab_size)
     if target.arch >= 90:
         for num_rows in (1, 256):
             quantize_rows(zeros(num_rows, 4096), target)
@@ -238,8 +243,8 @@ def compile_rest(target: Target, dtype: torch.dtype) -> None:
     )  # fmt: skip
 
 
-def compile_sampling(target: Target) -> None:
-    logits, floats = torch.zeros(2, 151936), torch.zeros(2)
+def compile_sampling(target: Target, vocab_size: int) -> None:
+    logits, floats = torch.zeros(2, vocab_size), torch.zeros(2)
     ints, longs = torch.zeros(2, dtype=torch.int32), torch.zeros(2, dtype=torch.int64)
     counts, wide = logits.to(torch.int32), torch.zeros((2, 1024), dtype=torch.int64)
     Argmax(target).argmax_tokens(logits)

@@ -274,7 +274,7 @@ def search_kernel(
     stays_from = float_of(high)
     room = (tl.load(facts + MASS_LIMIT) - mass) / weigh(stays_from, peak, scale)
     tl.store(facts + STAYS_FROM, stays_from)
-    tl.store(facts + TIES_KEPT, tl.minimum(tl.maximum(tl.ceil(room), 1.0), V.to(tl.float32)))
+    tl.store(facts + TIES_KEPT, tl.minimum(tl.maximum(tl.ceil(room), 1.0), V * 1.0))
 
 
 @triton.jit

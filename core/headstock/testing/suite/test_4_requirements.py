@@ -64,9 +64,12 @@ def test_a_forced_provider_refuses_what_its_requirements_exclude(
     specs = _case_specs(target, op)
     if not specs:
         pytest.skip("the op has no cases")
-    for provider in sorted({i.provider for i in claimed}):
-        excluded = replace(specs[0], features=specs[0].features | {"a_feature_of_tomorrow"})
-        resolver = Resolver(target.registry, target.device, {op.name: provider})
+    for implementation in claimed:
+        dtypes = implementation.requires.dtypes
+        dtype = specs[0].dtype if specs[0].dtype in dtypes or not dtypes else min(dtypes)
+        features = specs[0].features | {"a_feature_of_tomorrow"}
+        excluded = replace(specs[0], dtype=dtype, features=features)
+        resolver = Resolver(target.registry, target.device, {op.name: implementation.provider})
         with pytest.raises(UnsupportedError, match="a_feature_of_tomorrow"):
             resolver.resolve(op, excluded)
 
