@@ -1,4 +1,4 @@
-"""Chooses Triton's interpreter where no GPU is, before any test module imports Triton with torch."""
+"""Chooses Triton's interpreter where no GPU is, before torch imports Triton by itself."""
 
 import os
 from pathlib import Path
