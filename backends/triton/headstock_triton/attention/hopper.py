@@ -32,15 +32,11 @@ barrier = getattr(gl, "barrier", None) or gl.thread_barrier
 """Waits for the warps of a group; Triton 3.7 renamed it."""
 
 BLOCK_ROWS = 128
-GROUP_ROWS = 64
+"""Queries times heads of a block, as the lists must be made: 64 for each group."""
 TILE_TOKENS = 128
 STAGES = 2
 COPIED_FEATURES = 64
 """Features of a copy: one row of the 128-byte pattern that the tensor cores read."""
-GROUP_REGISTERS = 240
-COPIER_REGISTERS = 24
-LEAST = -1.0e38
-"""A maximum that nothing was seen for: finite, so that differences of it are numbers."""
 
 
 def tiles_of(kv, page_size: int, head_dim: int) -> TensorDescriptor:
@@ -179,7 +175,8 @@ def attend_group(
 ):
     """Attend from this group's rows to all tiles of the row.
 
-    The softmax runs as tiles come: see `pages.py`, whose names this keeps.
+    The softmax runs as tiles come: see `pages.py`, whose names this keeps. One function, since what
+    is in flight at a time, and who waits for it, can only be followed in one place.
     """
     group: gl.constexpr = HEADS // KV_HEADS
     rows: gl.constexpr = q_MD.shape[0]
@@ -204,6 +201,7 @@ def attend_group(
     scores_MN = warpgroup_mma_wait(0, deps=(scores_MN,))
     mbarrier.arrive(k_empty.index(0), count=1)
     scores_MN = seen_scores(scores_MN, first, limit_M)
+    # Finite where nothing is seen yet, so that differences of it are numbers.
     max_M = gl.maximum(gl.max(scores_MN, axis=1) * scale, -1.0e38)
     weights_MN = gl.exp2(scores_MN * scale - gl.expand_dims(max_M, 1))
     sum_M = gl.sum(weights_MN, axis=1)

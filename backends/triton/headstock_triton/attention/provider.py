@@ -113,6 +113,9 @@ class PagedAttention:
         self._scale = spec.scale * LOG2_E
         self._tiles: dict[tuple[int, int], Any] = {}
         self._hopper = hopper_kernel(spec, self._target, self._group)
+        if self._hopper is not None:
+            rows = self._block_rows(is_long=True)
+            assert rows == self._hopper.BLOCK_ROWS, f"long blocks of {rows} rows are not Hopper's"
         self._plan = Plan(0, 0, 0, 0)
         self._leader: int | None = None
         heads = spec.num_kv_heads
