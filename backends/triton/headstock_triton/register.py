@@ -63,72 +63,20 @@ FLOATS = frozenset({"float32", "float16", "bfloat16"})
 def register_ops(registry: OpRegistry, device: OpDevice) -> None:
     """Offer every op of this package as provider ``triton``."""
     target = Target.of(device)
+    register_layers(registry, target)
+    register_linear(registry)
+    register_experts(registry, target)
+    register_sampling(registry, target)
+    register_steps(registry, target)
+
+
+def register_layers(registry: OpRegistry, target: Target) -> None:
+    """Offer attention, and what lies between it and the products."""
     offer = partial(registry.add, provider=PROVIDER)
-    floats = Requires(dtypes=FLOATS)
-    norms, steps = Norms(target), Steps(target)
+    floats, norms = Requires(dtypes=FLOATS), Norms(target)
     offer(rms_norm, run=norms.rms_norm, requires=floats)
     offer(add_rms_norm, run=norms.add_rms_norm, requires=floats)
     offer(silu_and_mul, run=Activations(target).silu_and_mul, requires=floats)
-    offer(argmax_tokens, run=Argmax(target).argmax_tokens)
-    register_sampling(registry, target)
-    offer(place_step, run=steps.place_step)
-    offer(last_of_rows, run=steps.last_of_rows)
-    offer(mark_faults, run=steps.mark_faults)
-    offer(advance_lengths, run=steps.advance_lengths)
-    offer(settle_step, run=steps.settle_step)
-    offer(
-        rotate_and_write,
-        run=Rotations(target).rotate_and_write,
-        requires=Requires(dtypes=FLOATS, layouts=frozenset({TAG})),
-    )
-    offer(
-        linear,
-        run=build_dense,
-        requires=Requires(
-            dtypes=FLOATS, layouts=frozenset({DENSE}), features=frozenset({ROWS, GATED})
-        ),
-    )
-    offer(
-        linear,
-        run=build_int,
-        requires=Requires(
-            dtypes=FLOATS,
-            layouts=frozenset({INT4_GROUP, INT8_GROUP}),
-            features=frozenset({ROWS}),
-            sizes={"group_size": Sizes(multiple_of=GROUP_UNIT)},
-        ),
-    )
-    offer(
-        linear,
-        run=build_fp8,
-        requires=Requires(
-            dtypes=frozenset({"bfloat16"}),
-            layouts=frozenset({FP8_GROUP}),
-            features=frozenset({GROUPED_INPUTS}),
-            sizes={
-                "group_size": Sizes(only=frozenset({GROUP})),
-                "out_features": Sizes(multiple_of=OUT_UNIT),
-            },
-            capabilities=frozenset({"sm_90"}),
-        ),
-    )
-    some_experts = {"num_experts": Sizes(at_most=MAX_EXPERTS)}
-    offer(
-        route_topk,
-        run=Routing(target).route_topk,
-        requires=Requires(dtypes=FLOATS, sizes=some_experts),
-    )
-    dense = Requires(dtypes=FLOATS, layouts=frozenset({DENSE}), sizes=some_experts)
-    groups = {"group_size": Sizes(multiple_of=32)}
-    offer(experts, run=build_experts, requires=dense)
-    for layouts, capabilities in (({INT8_GROUP, INT4_GROUP}, ()), ({FP8_GROUP}, ("sm_90",))):
-        grouped = Requires(
-            dtypes=FLOATS,
-            layouts=frozenset(layouts),
-            sizes=some_experts | groups,
-            capabilities=frozenset(capabilities),
-        )
-        offer(experts, run=build_experts, requires=grouped)
     offer(
         silu_and_mul_groups,
         run=Fp8Gate(target).silu_and_mul_groups,
@@ -137,6 +85,11 @@ def register_ops(registry: OpRegistry, device: OpDevice) -> None:
             sizes={"group_size": Sizes(only=frozenset({GROUP})), "size": Sizes(multiple_of=GROUP)},
             capabilities=frozenset({"sm_90"}),
         ),
+    )
+    offer(
+        rotate_and_write,
+        run=Rotations(target).rotate_and_write,
+        requires=Requires(dtypes=FLOATS, layouts=frozenset({TAG})),
     )
     offer(
         attention,
@@ -153,8 +106,69 @@ def register_ops(registry: OpRegistry, device: OpDevice) -> None:
     )
 
 
+def register_linear(registry: OpRegistry) -> None:
+    """Offer matrix products, layout by layout."""
+    offer = partial(registry.add, linear, PROVIDER)
+    features = frozenset({ROWS, GATED})
+    dense = Requires(dtypes=FLOATS, layouts=frozenset({DENSE}), features=features)
+    offer(run=build_dense, requires=dense)
+    offer(
+        run=build_int,
+        requires=Requires(
+            dtypes=FLOATS,
+            layouts=frozenset({INT4_GROUP, INT8_GROUP}),
+            features=frozenset({ROWS}),
+            sizes={"group_size": Sizes(multiple_of=GROUP_UNIT)},
+        ),
+    )
+    offer(
+        run=build_fp8,
+        requires=Requires(
+            dtypes=frozenset({"bfloat16"}),
+            layouts=frozenset({FP8_GROUP}),
+            features=frozenset({GROUPED_INPUTS}),
+            sizes={
+                "group_size": Sizes(only=frozenset({GROUP})),
+                "out_features": Sizes(multiple_of=OUT_UNIT),
+            },
+            capabilities=frozenset({"sm_90"}),
+        ),
+    )
+
+
+def register_experts(registry: OpRegistry, target: Target) -> None:
+    """Offer routing to experts, and their products, layout by layout."""
+    some = {"num_experts": Sizes(at_most=MAX_EXPERTS)}
+    route = Requires(dtypes=FLOATS, sizes=some)
+    registry.add(route_topk, PROVIDER, Routing(target).route_topk, requires=route)
+    offer = partial(registry.add, experts, PROVIDER, build_experts)
+    offer(requires=Requires(dtypes=FLOATS, layouts=frozenset({DENSE}), sizes=some))
+    grouped = some | {"group_size": Sizes(multiple_of=32)}
+    integers = frozenset({INT8_GROUP, INT4_GROUP})
+    offer(requires=Requires(dtypes=FLOATS, layouts=integers, sizes=grouped))
+    offer(
+        requires=Requires(
+            dtypes=FLOATS,
+            layouts=frozenset({FP8_GROUP}),
+            sizes=grouped,
+            capabilities=frozenset({"sm_90"}),
+        )
+    )
+
+
+def register_steps(registry: OpRegistry, target: Target) -> None:
+    """Offer the bookkeeping around a step."""
+    offer, steps = partial(registry.add, provider=PROVIDER), Steps(target)
+    offer(place_step, run=steps.place_step)
+    offer(last_of_rows, run=steps.last_of_rows)
+    offer(mark_faults, run=steps.mark_faults)
+    offer(advance_lengths, run=steps.advance_lengths)
+    offer(settle_step, run=steps.settle_step)
+
+
 def register_sampling(registry: OpRegistry, target: Target) -> None:
-    """Offer the sampling ops that take logits widened to float32."""
+    """Offer sampling; all but the greedy choice take logits widened to float32."""
+    registry.add(argmax_tokens, PROVIDER, Argmax(target).argmax_tokens)
     offer = partial(
         registry.add, provider=PROVIDER, requires=Requires(dtypes=frozenset({"float32"}))
     )
