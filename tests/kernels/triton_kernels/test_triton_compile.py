@@ -14,7 +14,6 @@ if importlib.util.find_spec("triton") is None:  # importing it would choose for 
 SCRIPT = Path(__file__).parent / "triton_cross_compile.py"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("arch", [80, 90, 100])
 def test_every_kernel_compiles_for_compute_capability(arch, tmp_path):
     done = subprocess.run(
