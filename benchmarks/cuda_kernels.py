@@ -33,7 +33,7 @@ from headstock_triton.attention.provider import PagedAttention, Tuning
 from headstock_triton.dense import build_dense
 from headstock_triton.fp8 import build_fp8
 from headstock_triton.gemv import GemvTuning, choose_tuning, gemv
-from headstock_triton.ints import FEW_ROWS, IntLinear, Tiling, build_int
+from headstock_triton.ints import FEW_ROWS, IntLinear, Tiling, WarpTile, build_int
 from headstock_triton.norm import Norms
 from headstock_triton.rotary import Rotations
 from headstock_triton.routing import Routing
@@ -359,6 +359,9 @@ def part_int_tilings(report: Report) -> None:
             for block_o in (2, 4, 8) if rows <= 2 * FEW_ROWS else ():
                 calls = [partial(w.by_few_rows, x, block_o) for w in ours]
                 report.time("int ways", calls, way="few rows", tiling=block_o, **facts)
+            for tile in warp_tiles(rows):
+                calls = [partial(w.by_warps, x, tile) for w in ours]
+                report.time("int ways", calls, way="warps", tiling=str(tile), **facts)
             for tiling in int_tilings(rows):
                 calls = [partial(w.by_tiles, x, tiling) for w in ours]
                 report.time("int ways", calls, way="tiles", tiling=str(tiling), **facts)
@@ -367,6 +370,18 @@ def part_int_tilings(report: Report) -> None:
                 report.time("int ways", calls, way="library", **facts)
         del ours
     report.best("int ways")
+
+
+def warp_tiles(rows: int) -> list[WarpTile]:
+    block_m = max(8, min(32, triton.next_power_of_2(rows)))
+    if rows > 64:
+        return []
+    warps = ((4, 1), (8, 1), (2, 2), (4, 2), (2, 4))
+    return [
+        WarpTile(block_m, each * abreast, count, abreast)
+        for each, (count, abreast) in itertools.product((16, 32), warps)
+        if block_m * each <= 512
+    ]
 
 
 def int_tilings(rows: int) -> list[Tiling]:
@@ -741,7 +756,7 @@ def part_moe(report: Report) -> None:
         facts = {"flops": flops, "num_bytes": num_bytes, "case": case}
         line_up = partial(routing.line_up, chosen, spec.num_experts, 64)
         report.time("line_up", [line_up] * 8, case=case)
-        default = moe.choose_tuning(chosen.numel(), spec)
+        default = moe.choose_tuning(chosen.numel(), spec, Target.of(Here()))
         for tuning in dict.fromkeys([default, *moe_tunings(tokens)]):
             for layer in layers:
                 layer._tuning = tuning

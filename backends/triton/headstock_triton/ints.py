@@ -22,6 +22,7 @@ from headstock_triton.int_kernels import (
     sum_parts_kernel,
     tiles_kernel,
 )
+from headstock_triton.int_warps import MAGIC, warps_kernel
 from headstock_triton.target import Target, cdiv, next_power_of_2
 
 if TYPE_CHECKING:
@@ -32,17 +33,30 @@ GROUP_UNIT = 16
 MAX_SLAB = 32
 """Neighbouring input features that have a field of a chunk's words, at most."""
 FEW_ROWS = 2
-"""Up to as many rows are multiplied by plain arithmetic, more by tensor cores."""
-FUSED_ROWS = 256
+"""Up to as many rows are multiplied by plain arithmetic where warps have no way of their own."""
+WARP_ROWS = {4: 32, 8: 16}
+"""Up to as many rows each warp turns weights of its own into numbers, by their bits."""
+WARP_ROWS_OF_SMALL_GROUPS = 8
+"""The same for bytes in groups of 32, whose scales are a burden."""
+FUSED_ROWS = 64
 """Up to as many rows turn weights into floats as they go. For more rows each weight would be turned
 anew for every tile of them: the library multiplies a whole piece of the weights, made once."""
+WIDE_FUSED_ROWS = 128
+"""The same where output features fill the card twice over."""
 FUSED_DTYPES = (torch.bfloat16, torch.float16)
 """Of activations that tensor cores multiply as they are; others are left to the library."""
 LARGE_TILES = frozenset({80, 90})
 """Compute capabilities with shared memory enough for tiles of 128 rows. That of 100 is as large,
 but what Triton 3.7 compiles for it is a trap."""
+TILE_FEATURES = 64
+"""Output features of a tile of tensor cores."""
 WEIGHTS_AT_ONCE = 1 << 24
 """Weights that are made floats for the library at once: few enough to stay in the L2 cache."""
+WEIGHTS_FOR_FEW_ROWS = 1 << 26
+"""The same up to MANY_ROWS, where larger products are worth more than the cache."""
+MANY_ROWS = 512
+PIECE_UNIT = 128
+"""Output features of a piece are a multiple: the library has fast products of no other number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,19 +134,53 @@ class Tiling:
     stages: int
 
 
-def choose_tiling(num_rows: int, out_features: int, num_chunks: int, target: Target) -> Tiling:
+def choose_tiling(
+    num_rows: int, out_features: int, num_chunks: int, target: Target, bits: int = 4
+) -> Tiling:
     """Return a tiling of which there are programs enough for the card, each with some chunks.
 
     The tiles of activations fill the shared memory: the larger they are, the fewer programs share a
     multiprocessor, and the fewer chunks can be on their way.
     """
     block_m = max(16, min(128 if target.arch in LARGE_TILES else 64, next_power_of_2(num_rows)))
-    block_o, warps = (128, 8) if block_m == 128 else (64, 4)
-    per_sm, stages = {16: (3, 3), 32: (3, 3), 64: (2, 2), 128: (1, 2)}[block_m]
-    num_tiles = cdiv(num_rows, block_m) * cdiv(out_features, block_o)
+    num_tiles = cdiv(num_rows, block_m) * cdiv(out_features, TILE_FEATURES)
+    per_sm = 3 if block_m < 64 or bits == 8 else 1
     most = max(1, min(8, per_sm * target.num_sms // num_tiles, num_chunks // 2))
     splits = 1 << (most.bit_length() - 1)
-    return Tiling(block_m, block_o, splits, warps, stages)
+    fills_card = num_tiles > 2 * target.num_sms
+    stages = 2 if block_m == 128 or (block_m == 64 and bits == 4 and fills_card) else 3
+    return Tiling(block_m, TILE_FEATURES, splits, 4, stages)
+
+
+@dataclass(frozen=True, slots=True)
+class WarpTile:
+    """What a program of :func:`warps_kernel` computes.
+
+    Attributes:
+        block_m: Rows.
+        block_o: Output features.
+        warps: Which take chunks of the input features by turns.
+        abreast: Warps that share a chunk, and the output features among them.
+    """
+
+    block_m: int
+    block_o: int
+    warps: int
+    abreast: int = 1
+
+
+def choose_warp_tile(num_rows: int, out_features: int, bits: int, target: Target) -> WarpTile:
+    """Return a tile with warps enough to keep the memory busy, yet with work for each.
+
+    The more rows, the more of the time goes into reading activations: warps abreast read them once.
+    """
+    is_narrow = out_features <= 32 * target.num_sms
+    warps = 8 if is_narrow else 4
+    if num_rows <= 8:
+        return WarpTile(8, 32 if bits == 4 else 16, warps)
+    if num_rows <= 16:
+        return WarpTile(16, 32, warps) if bits == 4 else WarpTile(16, 32, warps // 2, 2)
+    return WarpTile(32, 32, 4, 2) if is_narrow else WarpTile(32, 64, 2, 4)
 
 
 class IntLinear:
@@ -153,14 +201,24 @@ class IntLinear:
         self._bias_O: Tensor | None = None
         if spec.has_bias:
             self._bias_O = torch.zeros(spec.out_features, dtype=spec.dtype, device=where)
+        self._is_symmetric, self._has_multiplied = True, False
 
     def load(self, part: CanonicalWeight, row_begin: int) -> None:
-        """Pack the rows."""
+        """Pack the rows.
+
+        Raises:
+            ValueError: Products with the minima left out have been captured, and these have some.
+        """
         where, rows = self._words_OW.device, slice(row_begin, row_begin + part["weight"].shape[0])
         self._words_OW[rows] = self._packing.pack(part["weight"].to(where))
         self._scale_OG[rows] = part["scale"].to(where)
         if self._packing.bits == 4:
             self._minimum_OG[rows] = part["minimum"].to(where)
+            if self._is_symmetric and not torch.equal(part["minimum"], part["scale"] * -8.0):
+                if self._has_multiplied:
+                    message = "Symmetric int4 weights can be replaced by symmetric ones only."
+                    raise ValueError(message)
+                self._is_symmetric = False
 
     def load_bias(self, bias: Tensor, begin: int) -> None:
         """Copy the bias."""
@@ -172,13 +230,29 @@ class IntLinear:
         num_rows = x_MI.shape[0]
         if x_MI.stride(1) != 1:
             x_MI = x_MI.contiguous()
+        is_narrow = x_MI.dtype in FUSED_DTYPES
+        if num_rows <= self._warp_rows and is_narrow:
+            return self.by_warps(x_MI)
         if num_rows <= FEW_ROWS:
             return self.by_few_rows(x_MI)
-        if num_rows <= FUSED_ROWS and x_MI.dtype in FUSED_DTYPES:
+        if num_rows <= self._fused_rows and is_narrow:
             return self.by_tiles(x_MI)
         return self.by_library(x_MI)
 
-    def by_few_rows(self, x_MI: Tensor, block_o: int = 4) -> Tensor:
+    @property
+    def _warp_rows(self) -> int:
+        packing = self._packing
+        if self._target.kind != "cuda" or self._target.arch < 80 or packing.slab != MAX_SLAB:
+            return 0
+        is_burdened = packing.bits == 8 and packing.group_size == MAX_SLAB
+        return WARP_ROWS_OF_SMALL_GROUPS if is_burdened else WARP_ROWS[packing.bits]
+
+    @property
+    def _fused_rows(self) -> int:
+        is_wide = self._spec.out_features > 2 * TILE_FEATURES * self._target.num_sms
+        return WIDE_FUSED_ROWS if is_wide else FUSED_ROWS
+
+    def by_few_rows(self, x_MI: Tensor, block_o: int = 2) -> Tensor:
         """Multiply at the speed at which the words can be read, if the rows are few. [M, O]"""
         num_rows, out_features = x_MI.shape[0], self._spec.out_features
         out_MO = x_MI.new_empty((num_rows, out_features))
@@ -205,11 +279,43 @@ class IntLinear:
         )
         return out_MO
 
+    def by_warps(self, x_MI: Tensor, tile: WarpTile | None = None) -> Tensor:
+        """Multiply by tensor cores, each warp by weights of its own. [M, O]"""
+        num_rows, out_features = x_MI.shape[0], self._spec.out_features
+        bits, self._has_multiplied = self._packing.bits, True
+        tile = tile or choose_warp_tile(num_rows, out_features, bits, self._target)
+        out_MO = x_MI.new_empty((num_rows, out_features))
+        constants = self._packing.constants()
+        del constants["SLAB"]
+        warps_kernel[(cdiv(out_features, tile.block_o), cdiv(num_rows, tile.block_m))](
+            x_MI,
+            self._words_OW,
+            self._scale_OG,
+            self._minimum_OG,
+            self._bias_or_any(),
+            out_MO,
+            num_rows,
+            out_features,
+            x_MI.stride(0),
+            MAGIC[x_MI.dtype],
+            WARPS=tile.warps,
+            ABREAST=tile.abreast,
+            BLOCK_M=tile.block_m,
+            BLOCK_O=tile.block_o,
+            HAS_LEAST=bits == 4 and not self._is_symmetric,
+            HAS_BIAS=self._bias_O is not None,
+            **constants,
+            **self._target.launch(tile.warps * tile.abreast),
+        )
+        return out_MO
+
     def by_tiles(self, x_MI: Tensor, tiling: Tiling | None = None) -> Tensor:
         """Multiply by tensor cores, weights turned into floats on the way. [M, O]"""
         num_rows, out_features = x_MI.shape[0], self._spec.out_features
         num_chunks = self._packing.num_words // self._packing.slab
-        tiling = tiling or choose_tiling(num_rows, out_features, num_chunks, self._target)
+        tiling = tiling or choose_tiling(
+            num_rows, out_features, num_chunks, self._target, self._packing.bits
+        )
         chunks = cdiv(num_chunks, tiling.splits)
         splits = cdiv(num_chunks, chunks)
         out_MO = parts = x_MI.new_empty((num_rows, out_features))
@@ -254,7 +360,8 @@ class IntLinear:
         """Multiply by the vendor's library, weights turned into floats piece by piece. [M, O]"""
         out_features = self._spec.out_features
         out_MO = x_MI.new_empty((x_MI.shape[0], out_features))
-        step = max(1, WEIGHTS_AT_ONCE // self._spec.in_features)
+        at_once = WEIGHTS_FOR_FEW_ROWS if x_MI.shape[0] <= MANY_ROWS else WEIGHTS_AT_ONCE
+        step = max(1, at_once // self._spec.in_features // PIECE_UNIT) * PIECE_UNIT
         for begin in range(0, out_features, step):
             end = min(begin + step, out_features)
             weight_RI = x_MI.new_empty((end - begin, self._spec.in_features))

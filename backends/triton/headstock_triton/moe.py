@@ -188,16 +188,19 @@ FEW = MoETuning(16, (32, 128, 4, 4), (64, 128, 4, 4))
 SOME = MoETuning(32, (64, 64, 4, 4), (128, 64, 4, 4))
 MANY = MoETuning(64, (64, 64, 4, 4), (128, 64, 4, 4))
 MOST = MoETuning(128, (64, 64, 8, 3), (128, 64, 8, 3))
+LARGEST = MoETuning(128, (128, 64, 8, 3), (256, 64, 8, 3))
+"""For cards whose blocks may have 144 KiB of shared memory."""
 
 
-def choose_tuning(num_entries: int, spec: ExpertsSpec) -> MoETuning:
+def choose_tuning(num_entries: int, spec: ExpertsSpec, target: Target) -> MoETuning:
     """Return block shapes for experts that have their share of the entries each."""
     share = num_entries / spec.num_experts
     if spec.dtype == torch.float32:  # without tensor cores: large blocks gain nothing
         return halved(FEW if share <= 8 else SOME)
     if spec.layout != DENSE and share > 32:  # a group's products take registers of their own
         return MANY
-    return FEW if share <= 8 else SOME if share <= 32 else MANY if share <= 128 else MOST
+    most = LARGEST if target.has_large_blocks else MOST
+    return FEW if share <= 8 else SOME if share <= 32 else MANY if share <= 64 else most
 
 
 def halved(tuning: MoETuning) -> MoETuning:
@@ -277,7 +280,7 @@ class FusedExperts:
         if x_TD.stride(1) != 1:
             x_TD = x_TD.contiguous()
         experts_Tk, weights_Tk = experts_Tk.contiguous(), weights_Tk.contiguous()
-        tuning = self._tuning or choose_tuning(num_tokens * k, self.spec)
+        tuning = self._tuning or choose_tuning(num_tokens * k, self.spec, self._target)
         line_up = self._routing.line_up(experts_Tk, self.spec.num_experts, tuning.block_m)
         between_NF = self._multiply_gate_up(x_TD, line_up, k, tuning)
         results_ND = self._multiply_down(between_NF, weights_Tk, line_up, tuning)

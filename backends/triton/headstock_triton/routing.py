@@ -21,8 +21,10 @@ from headstock.ops.moe import NO_EXPERT
 from headstock_triton.overlap import begin
 from headstock_triton.target import Target, cdiv, next_power_of_2
 
-CHUNK = 512
-"""Entries that a program lines up."""
+CHUNK, LARGE_CHUNK = 64, 128
+"""Entries that a program lines up: one looks at the counts of all, which grow with their number."""
+MANY_ENTRIES = 4096
+"""From as many on chunks are large."""
 PIECE = 32
 """Entries, or tiles, that it looks at together."""
 TILE_COLUMNS = 3
@@ -222,7 +224,8 @@ class Routing:
     def line_up(self, experts_Tk: Tensor, num_experts: int, block_m: int) -> LineUp:
         """Order the entries by expert, in tiles of ``block_m`` rows."""
         num_entries, where = experts_Tk.numel(), experts_Tk.device
-        num_chunks = cdiv(num_entries, CHUNK)
+        chunk = CHUNK if num_entries < MANY_ENTRIES else LARGE_CHUNK
+        num_chunks = cdiv(num_entries, chunk)
         # Each expert that has an entry may leave one tile partly empty.
         num_tiles = num_entries // block_m + min(num_entries, num_experts)
         block_e = next_power_of_2(num_experts)
@@ -230,8 +233,8 @@ class Routing:
         entries_N = torch.empty(num_entries, dtype=torch.int32, device=where)
         tiles_L3 = torch.empty((num_tiles, TILE_COLUMNS), dtype=torch.int32, device=where)
         experts_Tk = experts_Tk.contiguous()
-        shape = {"BLOCK_E": block_e, "CHUNK": CHUNK, "PIECE": PIECE}
-        options = self._target.launch(8 if block_e > 128 else 4)
+        shape = {"BLOCK_E": block_e, "CHUNK": chunk, "PIECE": PIECE}
+        options = self._target.launch(cdiv(block_e, 128))
         if num_chunks > 1:
             count_entries_kernel[(num_chunks,)](experts_Tk, counts, num_entries, **shape, **options)
         line_up_kernel[(num_chunks,)](

@@ -54,6 +54,11 @@ class Target:
             has_wgmma=arch == HOPPER,
         )
 
+    @property
+    def has_large_blocks(self) -> bool:
+        """Whether a block may have 160 KiB of shared memory, as on cards for data centres."""
+        return self.arch in (80, 90, 100, 103)
+
     def launch(self, num_warps: int, max_registers: int | None = None) -> dict[str, Any]:
         """Return the launch options of a kernel that takes ``PDL``."""
         options: dict[str, Any] = {"num_warps": num_warps, "PDL": self.has_pdl}

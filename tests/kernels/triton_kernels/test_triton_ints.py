@@ -7,14 +7,22 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
-from triton_here import DTYPES, Here
+from triton_here import DTYPES, HAS_GPU, Here
 
 from headstock.ops.base import OpRegistry, Resolver
 from headstock.ops.canonical import dequantize
 from headstock.ops.cases.base import Draw
 from headstock.ops.cases.linear import load_in_parts, make_weight
 from headstock.ops.linear import LinearSpec, linear
-from headstock_triton.ints import FUSED_ROWS, IntLinear, Packing, Tiling, choose_tiling
+from headstock_triton.ints import (
+    FUSED_ROWS,
+    IntLinear,
+    Packing,
+    Tiling,
+    WarpTile,
+    choose_tiling,
+    choose_warp_tile,
+)
 from headstock_triton.register import PROVIDER, register_ops
 from headstock_triton.target import Target
 
@@ -66,7 +74,78 @@ def test_every_way_gives_the_product(
     assert_right(WAYS[way](ours, x_MI), x_MI, weight_OI, bias_O)
 
 
-@pytest.mark.parametrize("num_rows", [1, 2, 5, 20])
+on_nvidia = pytest.mark.skipif(
+    not HAS_GPU or torch.version.hip is not None, reason="Gluon is not interpreted"
+)
+WARP_TILES = [
+    WarpTile(8, 16, 8),
+    WarpTile(16, 32, 4),
+    WarpTile(32, 32, 4, 2),
+    WarpTile(32, 64, 2, 4),
+]
+WARP_FORMS = [("int4-group", 128), ("int4-group", 96), ("int8-group", 32), ("int8-group", 384)]
+
+
+@on_nvidia
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("layout", "group_size"), WARP_FORMS)
+@pytest.mark.parametrize("tile", WARP_TILES, ids=str)
+def test_warps_give_the_product(
+    tile: WarpTile, layout: str, group_size: int, dtype: torch.dtype
+) -> None:
+    ours, weight_OI, bias_O = make(spec_of(layout, group_size, dtype))
+    for num_rows in (1, 9, 40):
+        x_MI = Draw(WHERE, seed=6).normal(num_rows, 384, dtype=dtype)
+        assert_right(ours.by_warps(x_MI, tile), x_MI, weight_OI, bias_O)
+        apart_MI = Draw(WHERE, seed=6).normal(num_rows, 500, dtype=dtype)[:, 99:483]
+        assert_right(ours.by_warps(apart_MI, tile), apart_MI, weight_OI, bias_O)
+
+
+@on_nvidia
+@pytest.mark.parametrize("tile", WARP_TILES, ids=str)
+def test_a_row_by_warps_does_not_depend_on_its_neighbours(tile: WarpTile) -> None:
+    ours, _, _ = make(spec_of("int4-group", 128, torch.float16))
+    x_MI = Draw(WHERE, seed=6).normal(11, 384, dtype=torch.float16)
+    alone = ours.by_warps(x_MI, tile)[1]
+    x_MI[0], x_MI[2] = torch.nan, 6e4
+    assert torch.equal(ours.by_warps(x_MI, tile)[1], alone)
+
+
+@on_nvidia
+def test_symmetric_weights_need_no_minima() -> None:
+    ours, weight = make_symmetric()
+    assert ours._is_symmetric
+    ours._minimum_OG.fill_(torch.nan)  # so that nobody reads them
+    x_MI = Draw(WHERE, seed=6).normal(5, 384, dtype=torch.float16)
+    right_OI = dequantize("int4-group", weight, torch.float64)
+    assert_right(ours.by_warps(x_MI), x_MI, right_OI, None)
+
+
+def make_symmetric() -> tuple[IntLinear, dict[str, Tensor]]:
+    spec = replace(spec_of("int4-group", 128, torch.float16), has_bias=False)
+    ours, weight = IntLinear(spec, Here()), make_weight(spec, Draw(WHERE, seed=5))
+    weight["minimum"] = weight["scale"] * -8.0
+    load_in_parts(ours, weight, None)
+    return ours, weight
+
+
+def test_weights_with_minima_do_not_follow_symmetric_ones_in_captured_steps() -> None:
+    ours, weight = make_symmetric()
+    ours._has_multiplied = True
+    load_in_parts(ours, weight, None)
+    weight["minimum"] = weight["minimum"] + 1.0
+    with pytest.raises(ValueError, match="symmetric ones only"):
+        load_in_parts(ours, weight, None)
+
+
+def test_narrow_matrices_have_more_warps_and_many_rows_go_abreast() -> None:
+    assert choose_warp_tile(1, 24576, 4, H100) == WarpTile(8, 32, 4)
+    assert choose_warp_tile(1, 4096, 4, H100).warps == 8
+    assert choose_warp_tile(20, 24576, 4, H100).abreast == 4
+    assert choose_warp_tile(16, 4096, 8, H100) == WarpTile(16, 32, 4, 2)
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 5, 20, 50])
 def test_the_number_of_rows_chooses_a_way_that_is_right(num_rows: int) -> None:
     ours, weight_OI, bias_O = make(spec_of("int4-group", 128, torch.float16))
     x_MI = Draw(WHERE, seed=6).normal(num_rows, 384, dtype=torch.float16)
@@ -136,6 +215,7 @@ def test_words_of_a_row(
 def test_few_output_features_are_split_along_the_inputs() -> None:
     num_chunks = 16
     assert choose_tiling(16, 24576, num_chunks, H100).splits == 1
+    assert choose_tiling(64, 4096, num_chunks, H100, bits=4).splits == 2
     assert choose_tiling(16, 4096, num_chunks, H100).splits == 4
     assert choose_tiling(16, 1024, 4, H100).splits == 2
     assert choose_tiling(16, 1024, 2, H100).splits == 1

@@ -64,7 +64,7 @@ def computed(tuning, spec, num_tokens, experts_Tk):
     return ours(x_TD, weights_Tk, experts_Tk), right(x_TD, weights_Tk, experts_Tk)
 
 
-@pytest.mark.parametrize("tuning", [moe.FEW, moe.SOME, moe.MANY, moe.MOST])
+@pytest.mark.parametrize("tuning", [moe.FEW, moe.SOME, moe.MANY, moe.MOST, moe.LARGEST])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_blocks_of_every_shape_have_the_reference_s_results(tuning, dtype):
     spec = replace(SPEC, dtype=dtype)

@@ -252,7 +252,7 @@ def compile_sampling(target: Target, vocab_size: int) -> None:
     shaping = Shaping(target)
     shaping.apply_penalties(logits, counts, counts.bool(), floats, floats, floats)
     shaping.add_bias(logits, wide, wide.float())
-    for k in (0, 5, 128):
+    for k in (0, 5, 32):
         Logprobs(target).token_logprobs(logits, longs, wide, k=k)
 
 
@@ -267,7 +267,11 @@ def compile_moe(target: Target, dtype: torch.dtype, layout: str, group_size: int
         group_size=group_size,
     )
     Routing(target).route_topk(torch.zeros((2, 128), dtype=dtype), k=8, is_normalized=True)
-    tunings = (moe.FEW, moe.SOME, moe.MANY, moe.MOST) if layout == DENSE else (moe.FEW, moe.MANY)
+    tunings = (
+        (moe.FEW, moe.SOME, moe.MANY, moe.MOST, moe.LARGEST)
+        if layout == DENSE
+        else (moe.FEW, moe.MANY)
+    )
     if dtype == torch.float32:
         tunings = (moe.halved(moe.FEW), moe.halved(moe.SOME))
     for tuning in tunings:

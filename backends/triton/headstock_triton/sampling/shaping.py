@@ -87,11 +87,12 @@ def add_bias_kernel(
     for begins in range(0, B, BLOCK):
         others = begins + tl.arange(0, BLOCK)
         bias = tl.load(biases + others, mask=others < B, other=0.0)
-        other_ids = tl.load(ids + others, mask=others < B, other=0)
-        is_same = (own_ids[:, None] == other_ids[None, :]) & (bias != 0.0)[None, :]
-        total += tl.sum(tl.where(is_same, bias[None, :], 0.0), axis=1)
-        is_earlier = is_same & (others[None, :] < at[:, None])
-        earlier += tl.sum(is_earlier.to(tl.int32), axis=1)
+        if tl.max((bias != 0.0).to(tl.int32), axis=0) > 0:
+            other_ids = tl.load(ids + others, mask=others < B, other=0)
+            is_same = (own_ids[:, None] == other_ids[None, :]) & (bias != 0.0)[None, :]
+            total += tl.sum(tl.where(is_same, bias[None, :], 0.0), axis=1)
+            is_earlier = is_same & (others[None, :] < at[:, None])
+            earlier += tl.sum(is_earlier.to(tl.int32), axis=1)
     is_first = counts & (earlier == 0)
     x = tl.load(logits + own_ids, mask=is_first, other=0.0)
     tl.store(logits + own_ids, x + total, mask=is_first)
