@@ -126,18 +126,22 @@ def attend_tails(
     STAGES: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Attend from the row of item ``program_id(0)`` to its tokens; merge the row if last."""
-    item = tl.program_id(0)
-    head = tl.program_id(1)
+    """Attend from the row of item ``program_id(1)`` to its tokens; merge the row if last.
+
+    Heads of one item run together: a page's keys of all heads are neighbours in memory. An item is
+    read before it is known to be one, so that one look at the memory less comes before the keys.
+    """
+    head = tl.program_id(0)
+    item = tl.program_id(1)
     begin(PDL)
-    if item >= tl.load(totals):
-        return
     group: tl.constexpr = HEADS // KV_HEADS
     entry = items + item * 4
     row = tl.load(entry)
     first = tl.load(entry + 1)
     last = tl.load(entry + 2)
     partial = tl.load(entry + 3)
+    if item >= tl.load(totals):
+        return
     first_partial = tl.load(row_table + row * 3)
     num_partials = tl.load(row_table + row * 3 + 1)
     num_arrivals = tl.load(row_table + row * 3 + 2)

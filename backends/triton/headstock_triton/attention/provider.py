@@ -386,7 +386,7 @@ class PagedAttention:
         block_n, warps, stages = self.tuning.short_tail if has_tree else self.tuning.tail
         block_n, use_tma = self._tile_size(block_n, self.tuning.decode_tma)
         block_g = next_power_of_2(self._group)
-        attend_tails[(self._plan.tail_programs, self.spec.num_kv_heads)](
+        attend_tails[(self.spec.num_kv_heads, self._plan.tail_programs)](
             q,
             kv,
             self._tile_source(kv, block_n, use_tma),
