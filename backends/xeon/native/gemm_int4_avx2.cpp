@@ -48,51 +48,45 @@ struct Int4Micro {
         });
     }
 
+    // Adds the products of one group with the rows at `x`, `row_size` and `num_groups` apart.
     template <int R>
-    static void multiply(const Weight&, const char* block, const LinearArgs& args,
-                         const char* shared, int64_t row, float (*out)[kPanel]) {
-        const auto x = quantised_at<int8_t>(args, shared);
-        const int8_t* q = x.values + row * x.row_size;
-        const float* scale = x.scales + row * x.num_groups;
-        const float* total = x.sums + row * x.num_groups;
+    HS_INLINE void add_group(const char* block, const Rounded8& x, int64_t row_size,
+                             int64_t num_groups, __m256 (*sum)[2]) {
         const __m256i one = _mm256_set1_epi16(1);
+        __m256i dot[R][2];
+        unrolled<R>([&](auto r) { dot[r][0] = dot[r][1] = _mm256_setzero_si256(); });
+        add_dots<R>(block, x.values, row_size, dot);
+        const auto* halves = reinterpret_cast<const uint16_t*>(block);
+        unrolled<2>([&](auto h) {
+            const __m256 s = load_half(halves + 8 * h);
+            const __m256 minimum = load_half(halves + kPanel + 8 * h);
+            unrolled<R>([&](auto r) {
+                const int64_t at = r * num_groups;
+                const __m256 f = _mm256_cvtepi32_ps(_mm256_madd_epi16(dot[r][h], one));
+                const __m256 factor = _mm256_mul_ps(s, _mm256_set1_ps(x.scales[at]));
+                sum[r][h] = _mm256_fmadd_ps(f, factor, sum[r][h]);
+                sum[r][h] = _mm256_fmadd_ps(minimum, _mm256_set1_ps(x.sums[at]), sum[r][h]);
+            });
+        });
+    }
+
+    template <int R>
+    static void multiply(const Weight&, const char* panel, const LinearArgs& args,
+                         const char* shared, int64_t row, float (*out)[kPanel]) {
+        const Quantised8 x = quantised8_at(args, shared);
         __m256 sum[R][2];
         unrolled<R>([&](auto r) { sum[r][0] = sum[r][1] = _mm256_setzero_ps(); });
-        for (int64_t g = 0; g < x.num_groups; ++g, block += kBlock, q += kGroup) {
-            __m256i dot[R][2];
-            unrolled<R>([&](auto r) { dot[r][0] = dot[r][1] = _mm256_setzero_si256(); });
-            add_dots<R>(block, q, x.row_size, dot);
-            const auto* halves = reinterpret_cast<const uint16_t*>(block);
-            unrolled<2>([&](auto h) {
-                const __m256 s = load_half(halves + 8 * h);
-                const __m256 minimum = load_half(halves + kPanel + 8 * h);
-                unrolled<R>([&](auto r) {
-                    const int64_t at = r * x.num_groups + g;
-                    const __m256 f = _mm256_cvtepi32_ps(_mm256_madd_epi16(dot[r][h], one));
-                    sum[r][h] = _mm256_fmadd_ps(f, _mm256_mul_ps(s, _mm256_set1_ps(scale[at])), sum[r][h]);
-                    sum[r][h] = _mm256_fmadd_ps(minimum, _mm256_set1_ps(total[at]), sum[r][h]);
-                });
-            });
-        }
+        const Rounded8 whole = from_row(x, x.whole, row);
+        for (int64_t g = 0; g < x.num_groups; ++g)
+            add_group<R>(panel + g * kBlock, from_group(whole, g), x.row_size, x.num_groups, sum);
+        const Rounded8 rest = from_row(x, x.rest, row);
+        for_each_rest<R>(x, row, [&](int64_t g) __attribute__((always_inline)) {
+            add_group<R>(panel + g * kBlock, from_group(rest, g), x.row_size, x.num_groups, sum);
+        });
         unrolled<R>([&](auto r) {
             _mm256_store_ps(out[r], sum[r][0]);
             _mm256_store_ps(out[r] + 8, sum[r][1]);
         });
-    }
-};
-
-// Activations of 16 bits: each row as two of 8 bits, whose products are added up. The weights are
-// read once for both, so that a single row costs little more.
-struct Int4FineMicro {
-    static constexpr int kRows = Int4Micro::kRows / 2;
-
-    template <int R>
-    static void multiply(const Weight& weight, const char* block, const LinearArgs& args,
-                         const char* shared, int64_t row, float (*out)[kPanel]) {
-        alignas(64) float halves[2 * R][kPanel];
-        Int4Micro::multiply<2 * R>(weight, block, doubled(args), shared, 2 * row, halves);
-        for (int r = 0; r < R; ++r)
-            for (int i = 0; i < kPanel; ++i) out[r][i] = halves[2 * r][i] + halves[2 * r + 1][i];
     }
 };
 
@@ -157,7 +151,5 @@ void read_row(const Weight& weight, int64_t row, float* into) {
 const PanelLayout kInt4Panels = {panel_bytes, pack_row, read_row};
 const WeightKernel kInt4Avx2 = {"int4-avx2", &kInt4Panels, plan_quantise8,
                                 multiply<Int4Micro>};
-const WeightKernel kInt4FineAvx2 = {"int4-fine-avx2", &kInt4Panels, plan_quantise_twice,
-                                    multiply<Int4FineMicro>};
 
 }  // namespace headstock

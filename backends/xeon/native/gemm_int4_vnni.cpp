@@ -21,35 +21,43 @@ HS_INLINE int32_t four_of(const int8_t* q) {
 struct Int4Micro {
     static constexpr int kRows = 8;
 
+    // Adds the products of one group with the rows at `x`, `row_size` and `num_groups` apart.
     template <int R>
-    static void multiply(const Weight&, const char* block, const LinearArgs& args,
-                         const char* shared, int64_t row, float (*out)[kPanel]) {
-        const auto x = quantised_at<int8_t>(args, shared);
-        const int8_t* q = x.values + row * x.row_size;
-        const float* scale = x.scales + row * x.num_groups;
-        const float* total = x.sums + row * x.num_groups;
-        Floats sum[R];
-        unrolled<R>([&](auto r) { sum[r] = zero_floats(); });
-        for (int64_t g = 0; g < x.num_groups; ++g, block += kBlock, q += kGroup) {
-            Ints dot[R];
-            unrolled<R>([&](auto r) { dot[r] = zero_ints(); });
-            for (int j = 0; j < 4; ++j) {
-                const Ints both = load_ints(block + kHeader + j * 64);
-                prefetch(block + 1536 + j * 80);
-                const Ints low = low_nibbles(both), high = high_nibbles(both);
-                unrolled<R>([&](auto r) {
-                    const int8_t* four = q + r * x.row_size + 4 * j;
-                    dot[r] = add_products_of_4(dot[r], low, all_ints(four_of(four)));
-                    dot[r] = add_products_of_4(dot[r], high, all_ints(four_of(four + 16)));
-                });
-            }
-            const Floats s = load_halves(block), minimum = load_halves(block + 2 * kPanel);
+    HS_INLINE void add_group(const char* block, const Rounded8& x, int64_t row_size,
+                             int64_t num_groups, Floats* sum) {
+        Ints dot[R];
+        unrolled<R>([&](auto r) { dot[r] = zero_ints(); });
+        for (int j = 0; j < 4; ++j) {
+            const Ints both = load_ints(block + kHeader + j * 64);
+            prefetch(block + 1536 + j * 80);
+            const Ints low = low_nibbles(both), high = high_nibbles(both);
             unrolled<R>([&](auto r) {
-                const int64_t at = r * x.num_groups + g;
-                sum[r] = times_plus(to_floats(dot[r]), times(s, all_floats(scale[at])), sum[r]);
-                sum[r] = times_plus(minimum, all_floats(total[at]), sum[r]);
+                const int8_t* four = x.values + r * row_size + 4 * j;
+                dot[r] = add_products_of_4(dot[r], low, all_ints(four_of(four)));
+                dot[r] = add_products_of_4(dot[r], high, all_ints(four_of(four + 16)));
             });
         }
+        const Floats s = load_halves(block), minimum = load_halves(block + 2 * kPanel);
+        unrolled<R>([&](auto r) {
+            const int64_t at = r * num_groups;
+            sum[r] = times_plus(to_floats(dot[r]), times(s, all_floats(x.scales[at])), sum[r]);
+            sum[r] = times_plus(minimum, all_floats(x.sums[at]), sum[r]);
+        });
+    }
+
+    template <int R>
+    static void multiply(const Weight&, const char* panel, const LinearArgs& args,
+                         const char* shared, int64_t row, float (*out)[kPanel]) {
+        const Quantised8 x = quantised8_at(args, shared);
+        Floats sum[R];
+        unrolled<R>([&](auto r) { sum[r] = zero_floats(); });
+        const Rounded8 whole = from_row(x, x.whole, row);
+        for (int64_t g = 0; g < x.num_groups; ++g)
+            add_group<R>(panel + g * kBlock, from_group(whole, g), x.row_size, x.num_groups, sum);
+        const Rounded8 rest = from_row(x, x.rest, row);
+        for_each_rest<R>(x, row, [&](int64_t g) __attribute__((always_inline)) {
+            add_group<R>(panel + g * kBlock, from_group(rest, g), x.row_size, x.num_groups, sum);
+        });
         unrolled<R>([&](auto r) { store_floats(out[r], sum[r]); });
     }
 };

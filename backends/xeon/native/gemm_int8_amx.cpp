@@ -42,7 +42,7 @@ struct Int8Micro {
 
     static void multiply_rows(const char* block, const LinearArgs& args, const char* shared,
                               int64_t row, int rows, float (*out)[kPanel]) {
-        const auto x = quantised_at<int16_t>(args, shared);
+        const auto x = quantised16_at(args, shared);
         const int16_t* q = x.values + row * x.row_size;
         const float* scale = x.scales + row * x.num_groups;
         alignas(64) int32_t high[16][kPanel], low[16][kPanel];

@@ -65,7 +65,7 @@ struct Int8Micro {
     template <int R>
     static void multiply(const Weight&, const char* block, const LinearArgs& args,
                          const char* shared, int64_t row, float (*out)[kPanel]) {
-        const auto x = quantised_at<int16_t>(args, shared);
+        const auto x = quantised16_at(args, shared);
         const int16_t* q = x.values + row * x.row_size;
         const float* scale = x.scales + row * x.num_groups;
         __m256 sum[R][2];

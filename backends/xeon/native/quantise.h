@@ -1,7 +1,10 @@
 // Activations as integers: one scale for each row and group of input features.
 //
-// Scratch holds, one after another, each from a multiple of 64 bytes on:
-//     integers [M, in_features], scales [M, groups], sums [M, groups] (of the rounded values).
+// Scratch holds, one after another, each from a multiple of 64 bytes on, of 16-bit integers
+//     integers [M, in_features], scales [M, groups]
+// and of 8-bit integers
+//     integers [M, in_features], scales [M, groups], sums [M, groups] (of the rounded values),
+//     the same of rests, and a bit for each group that has one [M, words].
 #pragma once
 
 #include "numbers.h"
@@ -9,48 +12,100 @@
 
 namespace headstock {
 
-template <class T>
-struct Quantised {
-    T* values;
+struct Quantised16 {
+    int16_t* values;
     float* scales;
-    float* sums;
     int64_t row_size;
     int64_t num_groups;
 };
 
+// Rows as sums of products need them: from row and group on, `row_size` and `num_groups` apart.
+struct Rounded8 {
+    int8_t* values;
+    float* scales;
+    float* sums;
+};
+
+// Rounding to 8 bits loses most where a group has an outlier, and a row's error is that of its few
+// such groups. What rounding left of those is rounded again, and multiplied besides.
+struct Quantised8 {
+    Rounded8 whole;
+    Rounded8 rest;       // Zeros in groups without one.
+    uint64_t* has_rest;  // Bit g % 64 of word g / 64.
+    int64_t row_size;
+    int64_t num_groups;
+    int64_t num_words;
+};
+
+// A group has a rest if the square of its scale is more than this times the row's mean.
+constexpr float kRestFrom = 4.0f;
+
 static inline int64_t aligned64(int64_t bytes) { return round_up(bytes, 64); }
 
-template <class T>
-static inline Quantised<T> quantised_at(const LinearArgs& args, const char* shared) {
-    const Weight& weight = *args.weight;
-    const int64_t size = weight.in_features, groups = weight.num_groups();
-    char* values = const_cast<char*>(shared);
-    char* scales = values + aligned64(args.m * size * static_cast<int64_t>(sizeof(T)));
-    char* sums = scales + aligned64(args.m * groups * 4);
-    return {reinterpret_cast<T*>(values), reinterpret_cast<float*>(scales),
-            reinterpret_cast<float*>(sums), size, groups};
+static inline int64_t scale_bytes(const LinearArgs& args) {
+    return aligned64(args.m * args.weight->num_groups() * 4);
 }
 
-template <class T>
-static inline size_t quantised_bytes(const LinearArgs& args) {
-    const Weight& weight = *args.weight;
-    return static_cast<size_t>(
-        aligned64(args.m * weight.in_features * static_cast<int64_t>(sizeof(T))) +
-        2 * aligned64(args.m * weight.num_groups() * 4));
+static inline Quantised16 quantised16_at(const LinearArgs& args, const char* shared) {
+    const int64_t size = args.weight->in_features;
+    char* values = const_cast<char*>(shared);
+    return {reinterpret_cast<int16_t*>(values),
+            reinterpret_cast<float*>(values + aligned64(args.m * size * 2)), size,
+            args.weight->num_groups()};
+}
+
+static inline size_t quantised16_bytes(const LinearArgs& args) {
+    return static_cast<size_t>(aligned64(args.m * args.weight->in_features * 2) + scale_bytes(args));
+}
+
+static inline int64_t rounded8_bytes(const LinearArgs& args) {
+    return aligned64(args.m * args.weight->in_features) + 2 * scale_bytes(args);
+}
+
+static inline Rounded8 rounded8_at(const LinearArgs& args, char* values) {
+    char* scales = values + aligned64(args.m * args.weight->in_features);
+    return {reinterpret_cast<int8_t*>(values), reinterpret_cast<float*>(scales),
+            reinterpret_cast<float*>(scales + scale_bytes(args))};
+}
+
+static inline Quantised8 quantised8_at(const LinearArgs& args, const char* shared) {
+    const int64_t groups = args.weight->num_groups();
+    char* whole = const_cast<char*>(shared);
+    char* rest = whole + rounded8_bytes(args);
+    return {rounded8_at(args, whole), rounded8_at(args, rest),
+            reinterpret_cast<uint64_t*>(rest + rounded8_bytes(args)), args.weight->in_features,
+            groups, round_up(groups, 64) / 64};
+}
+
+static inline size_t quantised8_bytes(const LinearArgs& args) {
+    const int64_t words = round_up(args.weight->num_groups(), 64) / 64;
+    return static_cast<size_t>(2 * rounded8_bytes(args) + aligned64(args.m * words * 8));
+}
+
+HS_INLINE Rounded8 from_row(const Quantised8& x, const Rounded8& rows, int64_t row) {
+    return {rows.values + row * x.row_size, rows.scales + row * x.num_groups,
+            rows.sums + row * x.num_groups};
+}
+
+HS_INLINE Rounded8 from_group(const Rounded8& rows, int64_t g) {
+    return {rows.values + g * 32, rows.scales + g, rows.sums + g};
+}
+
+// Calls `add(g)` for every group that one of R rows from `row` on has a rest in, by rising g.
+// Adding another row's nothing, 0 * scale, leaves a row's sum as it is: its bits do not depend on
+// who its neighbours are.
+template <int R, class Add>
+HS_INLINE void for_each_rest(const Quantised8& x, int64_t row, Add add) {
+    for (int64_t w = 0; w < x.num_words; ++w) {
+        uint64_t bits = 0;
+        for (int r = 0; r < R; ++r) bits |= x.has_rest[(row + r) * x.num_words + w];
+        for (; bits; bits &= bits - 1) add(w * 64 + __builtin_ctzll(bits));
+    }
 }
 
 // Plans the phase that quantises args.x into scratch: to 16 bits for int8 weights (the products of
 // 16-bit integers are as fast here and lose next to nothing), to 8 bits for int4 weights.
 void plan_quantise16(const LinearArgs& args, PhaseList& list);
 void plan_quantise8(const LinearArgs& args, PhaseList& list);
-
-// Plans the phase that quantises each row to two rows of 8 bits: the values, and what rounding them
-// left. Scratch is laid out for `doubled(args)`; the products of the two rows are to be added up.
-void plan_quantise_twice(const LinearArgs& args, PhaseList& list);
-
-static inline LinearArgs doubled(LinearArgs args) {
-    args.m *= 2;
-    return args;
-}
 
 }  // namespace headstock

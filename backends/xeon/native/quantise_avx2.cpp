@@ -46,7 +46,7 @@ inline void quantise_group8(const float* x, int8_t* q, float* scale, float* sum)
 template <int GROUP>
 void quantise_rows16(const void* untyped, int64_t chunk, const Worker& worker) {
     const LinearArgs& args = *static_cast<const LinearArgs*>(untyped);
-    const auto to = quantised_at<int16_t>(args, worker.shared);
+    const auto to = quantised16_at(args, worker.shared);
     const int64_t last = min64((chunk + 1) * kRowsPerChunk, args.m);
     for (int64_t m = chunk * kRowsPerChunk; m < last; ++m)
         for (int64_t g = 0; g < to.num_groups; ++g)
@@ -55,50 +55,58 @@ void quantise_rows16(const void* untyped, int64_t chunk, const Worker& worker) {
                                     to.scales + m * to.num_groups + g);
 }
 
-void quantise_rows8(const void* untyped, int64_t chunk, const Worker& worker) {
-    const LinearArgs& args = *static_cast<const LinearArgs*>(untyped);
-    const auto to = quantised_at<int8_t>(args, worker.shared);
-    const int64_t last = min64((chunk + 1) * kRowsPerChunk, args.m);
-    for (int64_t m = chunk * kRowsPerChunk; m < last; ++m)
-        for (int64_t g = 0; g < to.num_groups; ++g) {
-            const int64_t at = m * to.num_groups + g;
-            quantise_group8(args.x + m * args.x_stride + g * 32,
-                            to.values + m * to.row_size + g * 32, to.scales + at, to.sums + at);
-        }
+// Rounds what rounding left of a group.
+inline void quantise_rest(const float* x, const Rounded8& whole, const Rounded8& rest) {
+    float left[32];
+    for (int i = 0; i < 32; ++i) left[i] = x[i] - static_cast<float>(whole.values[i]) * *whole.scales;
+    quantise_group8(left, rest.values, rest.scales, rest.sums);
 }
 
-void quantise_rows_twice(const void* untyped, int64_t chunk, const Worker& worker) {
+inline void clear_rest(const Rounded8& rest) {
+    _mm256_storeu_si256((__m256i*)rest.values, _mm256_setzero_si256());
+    *rest.scales = *rest.sums = 0.0f;
+}
+
+void quantise_row8(const float* x, const Quantised8& to, int64_t m) {
+    const Rounded8 whole = from_row(to, to.whole, m);
+    const Rounded8 rest = from_row(to, to.rest, m);
+    float squares = 0;
+    for (int64_t g = 0; g < to.num_groups; ++g) {
+        quantise_group8(x + g * 32, from_group(whole, g).values, whole.scales + g, whole.sums + g);
+        squares += whole.scales[g] * whole.scales[g];
+    }
+    const float from = kRestFrom * squares / static_cast<float>(to.num_groups);
+    uint64_t* has_rest = to.has_rest + m * to.num_words;
+    for (int64_t w = 0; w < to.num_words; ++w) has_rest[w] = 0;
+    for (int64_t g = 0; g < to.num_groups; ++g) {
+        if (whole.scales[g] * whole.scales[g] > from) {
+            quantise_rest(x + g * 32, from_group(whole, g), from_group(rest, g));
+            has_rest[g / 64] |= uint64_t{1} << g % 64;
+        } else {
+            clear_rest(from_group(rest, g));
+        }
+    }
+}
+
+void quantise_rows8(const void* untyped, int64_t chunk, const Worker& worker) {
     const LinearArgs& args = *static_cast<const LinearArgs*>(untyped);
-    const auto to = quantised_at<int8_t>(doubled(args), worker.shared);
+    const Quantised8 to = quantised8_at(args, worker.shared);
     const int64_t last = min64((chunk + 1) * kRowsPerChunk, args.m);
     for (int64_t m = chunk * kRowsPerChunk; m < last; ++m)
-        for (int64_t g = 0; g < to.num_groups; ++g) {
-            const int64_t at = 2 * m * to.num_groups + g, next = at + to.num_groups;
-            const float* x = args.x + m * args.x_stride + g * 32;
-            int8_t* q = to.values + 2 * m * to.row_size + g * 32;
-            quantise_group8(x, q, to.scales + at, to.sums + at);
-            float rest[32];
-            for (int i = 0; i < 32; ++i) rest[i] = x[i] - static_cast<float>(q[i]) * to.scales[at];
-            quantise_group8(rest, q + to.row_size, to.scales + next, to.sums + next);
-        }
+        quantise_row8(args.x + m * args.x_stride, to, m);
 }
 
 }  // namespace
 
-void plan_quantise_twice(const LinearArgs& args, PhaseList& list) {
-    list.need_shared(quantised_bytes<int8_t>(doubled(args)));
-    list.add_rows_to_scratch(quantise_rows_twice, &args, args.m, kRowsPerChunk);
-}
-
 void plan_quantise16(const LinearArgs& args, PhaseList& list) {
-    list.need_shared(quantised_bytes<int16_t>(args));
+    list.need_shared(quantised16_bytes(args));
     const bool is_small = args.weight->group == 16;
     list.add_rows_to_scratch(is_small ? quantise_rows16<16> : quantise_rows16<32>, &args, args.m,
                              kRowsPerChunk);
 }
 
 void plan_quantise8(const LinearArgs& args, PhaseList& list) {
-    list.need_shared(quantised_bytes<int8_t>(args));
+    list.need_shared(quantised8_bytes(args));
     list.add_rows_to_scratch(quantise_rows8, &args, args.m, kRowsPerChunk);
 }
 

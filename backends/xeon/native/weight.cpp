@@ -30,7 +30,6 @@ const Offer kOffers[] = {
     {WeightKind::kInt8, 16, kAvx2, &kInt8Group16Avx2, &kInt8Group16Avx2},
     {WeightKind::kInt4, 32, kAvx512Vnni, &kInt4Vnni, &kInt4VnniModel},
     {WeightKind::kInt4, 32, kAvx2, &kInt4Avx2, &kInt4Avx2},
-    {WeightKind::kInt4Fine, 32, kAvx2, &kInt4FineAvx2, &kInt4FineAvx2},
 };
 
 }  // namespace

@@ -14,8 +14,7 @@ namespace headstock {
 
 constexpr int kPanel = 16;  // Output features whose weights are interleaved.
 
-// kInt4Fine: int4 weights whose activations keep 16 bits; packed like kInt4.
-enum class WeightKind : int64_t { kFloat32 = 0, kBfloat16 = 1, kInt8 = 2, kInt4 = 3, kInt4Fine = 4 };
+enum class WeightKind : int64_t { kFloat32 = 0, kBfloat16 = 1, kInt8 = 2, kInt4 = 3 };
 
 struct WeightKernel;
 

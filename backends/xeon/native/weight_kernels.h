@@ -15,7 +15,6 @@ extern const WeightKernel kBfloat16Avx2;
 extern const WeightKernel kInt8Avx2;
 extern const WeightKernel kInt8Group16Avx2;
 extern const WeightKernel kInt4Avx2;
-extern const WeightKernel kInt4FineAvx2;
 
 extern const WeightKernel kFloat32Avx512, kFloat32Avx512Model;
 extern const WeightKernel kBfloat16Avx512, kBfloat16Avx512Model;

@@ -160,7 +160,6 @@ class Linear(Layer):
             layout=layout.name,
             group_size=layout.group_size,
             has_bias=self._has_bias and self._adds_bias,
-            is_sensitive=self._is_sensitive,
         )
         ops = self._ctx.ops
         if is_whole and self._gate is not None:
@@ -176,11 +175,6 @@ class Linear(Layer):
                 self.input_group = layout.group_size
                 return build(grouped, self._ctx.device)
         return ops.resolve(linear, spec.as_spec())(spec, self._ctx.device)
-
-    @property
-    def _is_sensitive(self) -> bool:
-        """What attention and gates give has outliers, which coarse rounding drowns the rest in."""
-        return self._is_split_in
 
     @property
     def _adds_bias(self) -> bool:
@@ -246,11 +240,6 @@ class QKVLinear(Linear):
         q = Part(num_heads * head_dim, unit=head_dim)
         leaves = {"q_proj": q, "k_proj": kv, "v_proj": kv}
         super().__init__(ctx, in_features, leaves, has_bias=has_bias)
-
-    @property
-    def _is_sensitive(self) -> bool:
-        """Softmax makes large differences of small errors in queries and keys."""
-        return True
 
 
 def layout_on_rank(

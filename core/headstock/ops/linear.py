@@ -52,8 +52,6 @@ class LinearSpec:
             Asked of providers as feature ``gated``.
         takes_groups: Whether inputs may come as :class:`GroupedActivations` too. Asked of providers
             as feature ``grouped-inputs``.
-        is_sensitive: Whether rounding its inputs changes a model's answers more than elsewhere: a
-            hint to providers that round activations.
     """
 
     in_features: int
@@ -65,7 +63,6 @@ class LinearSpec:
     needs_rows: bool = False
     is_gated: bool = False
     takes_groups: bool = False
-    is_sensitive: bool = False
 
     def as_spec(self) -> Spec:
         """Return what the op ``linear`` is resolved for."""

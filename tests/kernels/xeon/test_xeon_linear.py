@@ -68,6 +68,43 @@ def test_a_row_has_the_same_bits_in_any_batch(make_linear, device, kind: str) ->
     assert torch.equal(whole, alone)
 
 
+def with_outliers(rows: int, size_in: int) -> Tensor:
+    """Return activations of which each row has an outlier, in a group of its own."""
+    x_MI = torch.randn(rows, size_in)
+    groups = size_in // 32
+    for row in range(rows):
+        x_MI[row, row * 7 % groups * 32 + row % 32] = 100.0 + row
+    return x_MI
+
+
+@pytest.mark.parametrize("size_in", [256, 70 * 32])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 7, 64])
+def test_groups_with_outliers_are_rounded_finer(
+    make_linear, device, rows: int, size_in: int
+) -> None:
+    linear, weight_OI = make_linear(device, "int4", 75, size_in)
+    x_MI = with_outliers(rows, size_in)
+    error_MO = linear(x_MI).double() - x_MI.double() @ weight_OI.T
+    # To 8 bits alone an outlier's group is rounded to steps of this size: the error of its 31 other
+    # inputs would be sqrt(31 / 12) = 1.6 steps, times the weights' deviation.
+    step_M = x_MI.abs().amax(1) / 127
+    assert (error_MO.square().mean(1).sqrt() < 0.75 * step_M * weight_OI.std()).all()
+
+
+@pytest.mark.parametrize("size_in", [256, 70 * 32])
+def test_a_row_s_bits_do_not_depend_on_its_neighbours_outliers(
+    make_linear, device, size_in: int
+) -> None:
+    linear, _ = make_linear(device, "int4", 75, size_in)
+    x_MI = with_outliers(37, size_in)
+    x_MI[5] = 0.0
+    alone = torch.cat([linear(x_MI[i : i + 1]) for i in range(37)])
+    assert torch.equal(linear(x_MI), alone)
+    x_MI[9, 3] = torch.inf
+    others = [i for i in range(37) if i != 9]
+    assert torch.equal(linear(x_MI)[others], alone[others])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rows", [1, 5, 130])
 def test_results_have_the_same_bits_on_any_number_of_threads(

@@ -33,20 +33,16 @@ class NativeExperts:
         self._stream = device.stream
         self._experts = device.stream.kernel("experts")
         size, between = spec.hidden_size, spec.intermediate_size
-        self._gate_up = self._pack(device, size, 2 * between, is_sensitive=False)
-        # As after other gates: what they let through has outliers.
-        self._down = self._pack(device, between, size, is_sensitive=True)
+        self._gate_up = self._pack(device, size, 2 * between)
+        self._down = self._pack(device, between, size)
 
-    def _pack(
-        self, device: XeonDevice, in_features: int, out_features: int, *, is_sensitive: bool
-    ) -> NativeLinear:
+    def _pack(self, device: XeonDevice, in_features: int, out_features: int) -> NativeLinear:
         spec = LinearSpec(
             in_features=in_features,
             out_features=self.spec.num_experts * whole_panels(out_features),
             dtype=self.spec.dtype,
             layout=self.spec.layout,
             group_size=self.spec.group_size,
-            is_sensitive=is_sensitive,
         )
         return NativeLinear(spec, device)
 

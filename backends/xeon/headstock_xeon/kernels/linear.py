@@ -18,7 +18,7 @@ from headstock_xeon.stream import rows_of
 if TYPE_CHECKING:
     from headstock_xeon.device import XeonDevice
 
-FLOAT32, BFLOAT16, INT8, INT4, INT4_FINE = range(5)
+FLOAT32, BFLOAT16, INT8, INT4 = range(4)
 """``WeightKind`` of ``weight.h``."""
 
 
@@ -27,8 +27,8 @@ class NativeLinear:
 
     Quantised ones keep their scales as float16 relative to a power of two of the row: nothing is
     lost of what a GGUF file has, and a relative 2**-12 at most of other scales. Int8 weights are
-    multiplied by activations of 16 bits, int4 ones by activations of 8, one scale a group; of 16
-    where the layer says that rounding its inputs matters.
+    multiplied by activations of 16 bits, int4 ones by activations of 8, one scale a group, and in
+    groups that stand out in their row by what rounding left as well.
     Dense weights stay bfloat16 where that is what they are loaded from.
 
     Raises:
@@ -47,11 +47,7 @@ class NativeLinear:
                 f" {spec.group_size}.",
                 remedy="Serve this layer dense, or at a tensor parallel size that keeps groups.",
             )
-        kinds = {
-            DENSE: FLOAT32,
-            INT8_GROUP: INT8,
-            INT4_GROUP: INT4_FINE if spec.is_sensitive else INT4,
-        }
+        kinds = {DENSE: FLOAT32, INT8_GROUP: INT8, INT4_GROUP: INT4}
         self._kind = kinds[spec.layout]
         self._handle = 0 if spec.layout == DENSE else self._allocate(self._kind)
         self._bias: list[tuple[Tensor, int]] = []
