@@ -76,12 +76,8 @@ struct Int4Micro {
         const Quantised8 x = quantised8_at(args, shared);
         __m256 sum[R][2];
         unrolled<R>([&](auto r) { sum[r][0] = sum[r][1] = _mm256_setzero_ps(); });
-        const Rounded8 whole = from_row(x, x.whole, row);
-        for (int64_t g = 0; g < x.num_groups; ++g)
-            add_group<R>(panel + g * kBlock, from_group(whole, g), x.row_size, x.num_groups, sum);
-        const Rounded8 rest = from_row(x, x.rest, row);
-        for_each_rest<R>(x, row, [&](int64_t g) __attribute__((always_inline)) {
-            add_group<R>(panel + g * kBlock, from_group(rest, g), x.row_size, x.num_groups, sum);
+        for_each_group<R>(x, row, [&](int64_t g, const Rounded8& rows) __attribute__((always_inline)) {
+            add_group<R>(panel + g * kBlock, rows, x.row_size, x.num_groups, sum);
         });
         unrolled<R>([&](auto r) {
             _mm256_store_ps(out[r], sum[r][0]);

@@ -91,15 +91,27 @@ HS_INLINE Rounded8 from_group(const Rounded8& rows, int64_t g) {
     return {rows.values + g * 32, rows.scales + g, rows.sums + g};
 }
 
-// Calls `add(g)` for every group that one of R rows from `row` on has a rest in, by rising g.
-// Adding another row's nothing, 0 * scale, leaves a row's sum as it is: its bits do not depend on
-// who its neighbours are.
+// Calls `add(g, rows)` for R rows from `row` on: for every group, then for every rest that one of the
+// rows has, each by rising g. Adding another row's nothing, 0 * scale, leaves a row's sum as it is:
+// its bits do not depend on who its neighbours are. There is one call of `add` for both, so that it
+// is one loop with the accumulators in registers.
 template <int R, class Add>
-HS_INLINE void for_each_rest(const Quantised8& x, int64_t row, Add add) {
-    for (int64_t w = 0; w < x.num_words; ++w) {
-        uint64_t bits = 0;
-        for (int r = 0; r < R; ++r) bits |= x.has_rest[(row + r) * x.num_words + w];
-        for (; bits; bits &= bits - 1) add(w * 64 + __builtin_ctzll(bits));
+HS_INLINE void for_each_group(const Quantised8& x, int64_t row, Add add) {
+    Rounded8 rows = from_row(x, x.whole, row);
+    for (bool is_rest : {false, true}) {
+        for (int64_t w = 0; w < x.num_words; ++w) {
+            const int64_t left = x.num_groups - w * 64;
+            uint64_t bits = left < 64 ? (uint64_t{1} << left) - 1 : ~uint64_t{0};
+            if (is_rest) {
+                bits = 0;
+                for (int r = 0; r < R; ++r) bits |= x.has_rest[(row + r) * x.num_words + w];
+            }
+            for (; bits; bits &= bits - 1) {
+                const int64_t g = w * 64 + __builtin_ctzll(bits);
+                add(g, from_group(rows, g));
+            }
+        }
+        rows = from_row(x, x.rest, row);
     }
 }
 

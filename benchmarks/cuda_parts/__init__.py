@@ -1,0 +1,1 @@
+"""The parts of `cuda_kernels.py`: one subject each."""
