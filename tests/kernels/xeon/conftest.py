@@ -57,3 +57,19 @@ def draw_part(kind: str, size_out: int, size_in: int) -> tuple[str, int, dict[st
         return INT4_GROUP, group_size, quantize_int4(weight_OI, group_size)
     dtype = torch.bfloat16 if name == "bfloat16" else torch.float32
     return DENSE, 0, {"weight": weight_OI.to(dtype)}
+
+
+@pytest.fixture
+def with_outliers():
+    """Return a function that draws activations of which each row has an outlier in some group."""
+
+    def draw(rows: int, size_in: int) -> Tensor:
+        x_MI = torch.randn(rows, size_in)
+        num_groups = size_in // 32
+        for row in range(rows):
+            # The stride has no factor in common with the groups: every one comes up, and of 70 the
+            # seventh row's is past the 64 that a word of the mask has bits for.
+            x_MI[row, row * 11 % num_groups * 32 + row % 32] = 100.0 + row
+        return x_MI
+
+    return draw

@@ -77,6 +77,19 @@ def test_a_token_s_bits_do_not_depend_on_its_neighbours(device, kind: str) -> No
         assert torch.equal(alone, together[some])
 
 
+def test_a_token_s_bits_do_not_depend_on_its_neighbours_outliers(device, with_outliers) -> None:
+    # Of the three groups of SPEC none can stand out in its row.
+    spec = replace(spec_of("int4"), hidden_size=256, intermediate_size=256)
+    provider = packed(spec, device)
+    _, weights_Tk, chosen_Tk = inputs(spec, 83, device)
+    x_TD = with_outliers(83, 256)
+    together = provider(x_TD, weights_Tk, chosen_Tk)
+    alone = [
+        provider(x_TD[t : t + 1], weights_Tk[t : t + 1], chosen_Tk[t : t + 1]) for t in range(83)
+    ]
+    assert torch.equal(torch.cat(alone), together)
+
+
 @pytest.mark.parametrize("kind", LAYOUTS)
 def test_bits_do_not_depend_on_the_number_of_threads(open_device, kind: str) -> None:
     spec = spec_of(kind)

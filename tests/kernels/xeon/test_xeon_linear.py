@@ -68,19 +68,10 @@ def test_a_row_has_the_same_bits_in_any_batch(make_linear, device, kind: str) ->
     assert torch.equal(whole, alone)
 
 
-def with_outliers(rows: int, size_in: int) -> Tensor:
-    """Return activations of which each row has an outlier, in a group of its own."""
-    x_MI = torch.randn(rows, size_in)
-    groups = size_in // 32
-    for row in range(rows):
-        x_MI[row, row * 7 % groups * 32 + row % 32] = 100.0 + row
-    return x_MI
-
-
 @pytest.mark.parametrize("size_in", [256, 70 * 32])
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 7, 64])
 def test_groups_with_outliers_are_rounded_finer(
-    make_linear, device, rows: int, size_in: int
+    make_linear, device, with_outliers, rows: int, size_in: int
 ) -> None:
     linear, weight_OI = make_linear(device, "int4", 75, size_in)
     x_MI = with_outliers(rows, size_in)
@@ -93,7 +84,7 @@ def test_groups_with_outliers_are_rounded_finer(
 
 @pytest.mark.parametrize("size_in", [256, 70 * 32])
 def test_a_row_s_bits_do_not_depend_on_its_neighbours_outliers(
-    make_linear, device, size_in: int
+    make_linear, device, with_outliers, size_in: int
 ) -> None:
     linear, _ = make_linear(device, "int4", 75, size_in)
     x_MI = with_outliers(37, size_in)
@@ -112,6 +103,16 @@ def test_results_have_the_same_bits_on_any_number_of_threads(
 ) -> None:
     x_MI = torch.randn(rows, 256, generator=torch.Generator().manual_seed(1))
     results = [make_linear(open_device(n), kind, 300, 256)[0](x_MI) for n in (1, 2, 3)]
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("rows", [1, 5, 130])
+def test_outliers_have_the_same_bits_on_any_number_of_threads(
+    make_linear, open_device, with_outliers, rows: int
+) -> None:
+    x_MI = with_outliers(rows, 70 * 32)
+    results = [make_linear(open_device(n), "int4", 300, 70 * 32)[0](x_MI) for n in (1, 2, 3)]
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
 

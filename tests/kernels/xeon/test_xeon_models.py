@@ -64,6 +64,15 @@ def test_integer_and_float_kernels_have_the_bits_of_avx2(make_pair, name: str, r
     assert torch.equal(modelled(x_MI), avx2(x_MI))
 
 
+@pytest.mark.parametrize("rows", [1, 7, 8, 17])
+def test_int4_rests_have_the_bits_of_avx2_whatever_the_tile(
+    make_pair, with_outliers, rows: int
+) -> None:
+    modelled, avx2, _ = make_pair("int4-vnni-model", 53, 70 * 32)
+    x_MI = with_outliers(rows, 70 * 32)
+    assert torch.equal(modelled(x_MI), avx2(x_MI))
+
+
 @pytest.mark.parametrize("name", ["bf16-avx512-model", "bf16-amx-model"])
 @pytest.mark.parametrize("size_in", [1, 31, 32, 100, 577])
 @pytest.mark.parametrize("rows", [1, 8, 19])
