@@ -92,8 +92,8 @@ HS_INLINE Rounded8 from_group(const Rounded8& rows, int64_t g) {
 }
 
 // Calls `add(g, rows)` for R rows from `row` on: for every group, then for every rest that one of the
-// rows has, each by rising g. Adding another row's nothing, 0 * scale, leaves a row's sum as it is:
-// its bits do not depend on who its neighbours are. There is one call of `add` for both, so that it
+// rows has, each by rising g. Adding another row's nothing, 0 * scale, leaves a row's sum as it is
+// (but that a sum which underflowed to -0 becomes 0): its bits do not depend on its neighbours. There is one call of `add` for both, so that it
 // is one loop with the accumulators in registers.
 template <int R, class Add>
 HS_INLINE void for_each_group(const Quantised8& x, int64_t row, Add add) {
