@@ -38,7 +38,7 @@ struct Quantised8 {
 };
 
 // A group has a rest if the square of its scale is more than this times the row's mean.
-constexpr float kRestFrom = 3.0f;
+constexpr float kRestFrom = 2.0f;
 
 static inline int64_t aligned64(int64_t bytes) { return round_up(bytes, 64); }
 
