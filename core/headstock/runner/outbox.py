@@ -24,7 +24,8 @@ class Launched:
     Attributes:
         step: The plan's number.
         rows: Its rows; None when it has none.
-        drawn: Code and done flag of each row, on their way to the host. int32. [R, 2]
+        drawn: Code and done flag of each row, on their way to the host; what is behind the rows
+            is of other steps. int32. [max rows, 2]
         logprobs: Likewise, of the rows that asked.
         held: Host memory that copies to the device may still read.
     """
@@ -43,7 +44,7 @@ class Outbox:
         self, device: Device, sampler: Sampler, logprobs: LogprobReader, max_rows: int, depth: int
     ) -> None:
         self._device = device
-        self._entries_NR2 = sampler.outbox_NR2
+        self._entries = sampler.outbox_NR2.unbind()
         self._logprobs = logprobs
         shape = (max_rows, 2)
         self._hosts = [device.host_buffer(shape, torch.int32) for _ in range(depth + 1)]
@@ -62,16 +63,14 @@ class Outbox:
             held: Host memory that must live until the step has settled.
         """
         pending: list[Pending] = []
-        entry %= self._entries_NR2.shape[0]
+        entry %= len(self._entries)
         if LOGPROBS in rows.features and rows.wants_logprobs:
             pending.append(self._logprobs.of_outputs(rows, entry))
         if rows.scored:
             assert hidden_TD is not None, f"step {step} scores prompts and was captured"
             pending += self._logprobs.of_prompts(rows, hidden_TD)
         self._turn = (self._turn + 1) % len(self._hosts)
-        num_rows = len(rows.inputs.slots)
-        into = self._hosts[self._turn][:num_rows]
-        drawn = self._device.fetch(self._entries_NR2[entry, :num_rows], into)
+        drawn = self._device.fetch(self._entries[entry], self._hosts[self._turn])
         return Launched(step, rows, drawn, pending, held)
 
 
@@ -80,18 +79,22 @@ def read_result(launched: Launched) -> StepResult:
     rows = launched.rows
     if rows is None or launched.drawn is None:
         return StepResult(launched.step, [], [], [], [])
-    drawn_R2 = launched.drawn.wait().numpy()
+    drawn_R2 = launched.drawn.wait().numpy()[: len(rows.inputs.slots)]
     if len(rows.sampled) < len(drawn_R2):
         drawn_R2 = drawn_R2[rows.sampled]
-    codes = drawn_R2[:, 0]
-    is_drawn = codes >= 0
-    silent = frozenset(rows.sampled[at] for at in (~is_drawn).nonzero()[0])
+    codes, done = drawn_R2.T.tolist()
+    sampled, slots = rows.sampled, rows.sampled_slots
+    silent = frozenset(row for row, code in zip(sampled, codes, strict=True) if code < 0)
     return StepResult(
         step=launched.step,
-        slots=rows.sampled_slots,
-        counts=is_drawn.astype(int).tolist(),
-        ids=codes[is_drawn].tolist(),
-        done=drawn_R2[:, 1].tolist(),
+        slots=slots,
+        counts=[int(code >= 0) for code in codes],
+        ids=[code for code in codes if code >= 0],
+        done=done,
         logprobs=[entry for pending in launched.logprobs for entry in pending.read(silent)],
-        faults=[Fault(rows.sampled_slots[at], NOT_FINITE) for at in (codes == FAULTY).nonzero()[0]],
+        faults=[
+            Fault(slot, NOT_FINITE)
+            for slot, code in zip(slots, codes, strict=True)
+            if code == FAULTY
+        ],
     )
