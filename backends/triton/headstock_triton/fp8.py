@@ -34,6 +34,8 @@ BLOCKS_UNIT = 4
 """Groups must divide by this for scales of blocks."""
 ROW_UNIT = 4
 """Rows are padded to a multiple of this: what the library asks of scales."""
+FEW_ROWS = 64
+"""Up to so many a program takes one row, so that there are programs for the whole card."""
 
 
 @triton.jit(do_not_specialize=["M", "PADDED"])
@@ -44,85 +46,29 @@ def quantize_rows_kernel(
     M,
     PADDED,
     x_stride,
-    NUM_IN: tl.constexpr,
-    GROUP_SIZE: tl.constexpr,
-    GROUPS: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    LARGEST: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """Quantise GROUPS groups of BLOCK_M rows: program_id(0) counts rows, program_id(1) groups."""
-    begin(PDL)
-    row_M = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    group_G = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
-    i = tl.arange(0, GROUP_SIZE)
-    column_Gi = group_G[:, None] * GROUP_SIZE + i[None, :]
-    inside = (row_M < M)[:, None, None] & (column_Gi < NUM_IN)[None, :, :]
-    at = row_M.to(tl.int64)[:, None, None] * x_stride + column_Gi[None, :, :]
-    value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-    largest_MG = tl.max(tl.abs(value), axis=2)
-    scale_MG = tl.where(largest_MG > 0, largest_MG / LARGEST, 1.0)
-    quantised = (value / scale_MG[:, :, None]).to(out.dtype.element_ty)
-    at = row_M.to(tl.int64)[:, None, None] * NUM_IN + column_Gi[None, :, :]
-    tl.store(out + at, quantised, mask=inside)
-    scale_at = scales + group_G[None, :] * PADDED + row_M[:, None]
-    tl.store(scale_at, scale_MG, mask=(row_M < PADDED)[:, None] & (group_G < NUM_IN // GROUP_SIZE))
-
-
-def quantize_rows(x_MI: Tensor, target: Target) -> tuple[Tensor, Tensor]:
-    """Return x in float8_e4m3fn, its rows padded to a multiple of ROW_UNIT, and its scales.
-
-    Returns:
-        [M', I], and float32 [M', G] with neighbouring rows next to each other.
-    """
-    num_rows, size = x_MI.shape
-    padded, num_groups = cdiv(num_rows, ROW_UNIT) * ROW_UNIT, size // GROUP
-    out_MI = torch.empty((padded, size), dtype=torch.float8_e4m3fn, device=x_MI.device)
-    scales_GM = torch.empty((num_groups, padded), dtype=torch.float32, device=x_MI.device)
-    block_m, groups = (1, 8) if num_rows <= 64 else (4, 8)
-    quantize_rows_kernel[(cdiv(padded, block_m), cdiv(num_groups, groups))](
-        x_MI,
-        out_MI,
-        scales_GM,
-        num_rows,
-        padded,
-        x_MI.stride(0),
-        NUM_IN=size,
-        GROUP_SIZE=GROUP,
-        GROUPS=groups,
-        BLOCK_M=block_m,
-        LARGEST=FP8_MAX,
-        **target.launch(4),
-    )
-    return out_MI, scales_GM.t()
-
-
-@triton.jit(do_not_specialize=["M", "PADDED"])
-def gate_rows_kernel(
-    gate_up,
-    out,
-    scales,
-    M,
-    PADDED,
-    stride,
     SIZE: tl.constexpr,
+    IS_GATED: tl.constexpr,
     GROUP_SIZE: tl.constexpr,
     GROUPS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     LARGEST: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """As ``quantize_rows_kernel``, of silu(gate) * up of rows that have SIZE gates, then ups."""
+    """Quantise GROUPS groups of BLOCK_M rows: program_id(0) counts rows, program_id(1) groups.
+
+    Gated, a row has SIZE gates and then SIZE ups, and silu(gate) * up is quantised.
+    """
     begin(PDL)
     row_M = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     group_G = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
     i = tl.arange(0, GROUP_SIZE)
     column_Gi = group_G[:, None] * GROUP_SIZE + i[None, :]
     inside = (row_M < M)[:, None, None] & (column_Gi < SIZE)[None, :, :]
-    at = row_M.to(tl.int64)[:, None, None] * stride + column_Gi[None, :, :]
-    gate = tl.load(gate_up + at, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(gate_up + at + SIZE, mask=inside, other=0.0).to(tl.float32)
-    value = gate * tl.sigmoid(gate) * up
+    at = row_M.to(tl.int64)[:, None, None] * x_stride + column_Gi[None, :, :]
+    value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    if IS_GATED:
+        up = tl.load(x + at + SIZE, mask=inside, other=0.0).to(tl.float32)
+        value = value * tl.sigmoid(value) * up
     largest_MG = tl.max(tl.abs(value), axis=2)
     scale_MG = tl.where(largest_MG > 0, largest_MG / LARGEST, 1.0)
     quantised = (value / scale_MG[:, :, None]).to(out.dtype.element_ty)
@@ -130,6 +76,43 @@ def gate_rows_kernel(
     tl.store(out + at, quantised, mask=inside)
     scale_at = scales + group_G[None, :] * PADDED + row_M[:, None]
     tl.store(scale_at, scale_MG, mask=(row_M < PADDED)[:, None] & (group_G < SIZE // GROUP_SIZE))
+
+
+def quantize_rows(
+    x_MI: Tensor, target: Target, *, group_size: int = GROUP, is_gated: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return x in float8_e4m3fn, its rows padded to a multiple of ROW_UNIT, and its scales.
+
+    Args:
+        x_MI: bfloat16, float16 or float32, contiguous in a row. Gated: gates, then ups. [M, 2 I]
+        target: What the kernel is compiled for.
+        group_size: Columns that share a scale.
+        is_gated: Whether silu(gate) * up is quantised.
+
+    Returns:
+        [M', I], and float32 [M', G] with neighbouring rows next to each other.
+    """
+    num_rows, size = x_MI.shape[0], x_MI.shape[1] // (2 if is_gated else 1)
+    padded, num_groups = cdiv(num_rows, ROW_UNIT) * ROW_UNIT, size // group_size
+    out_MI = torch.empty((padded, size), dtype=torch.float8_e4m3fn, device=x_MI.device)
+    scales_GM = torch.empty((num_groups, padded), dtype=torch.float32, device=x_MI.device)
+    block_m, groups = (1, 8) if num_rows <= FEW_ROWS else (4, 4 if is_gated else 8)
+    quantize_rows_kernel[(cdiv(padded, block_m), cdiv(num_groups, groups))](
+        x_MI,
+        out_MI,
+        scales_GM,
+        num_rows,
+        padded,
+        x_MI.stride(0),
+        SIZE=size,
+        IS_GATED=is_gated,
+        GROUP_SIZE=group_size,
+        GROUPS=groups,
+        BLOCK_M=block_m,
+        LARGEST=FP8_MAX,
+        **target.launch(4),
+    )
+    return out_MI, scales_GM.t()
 
 
 class Fp8Gate:
@@ -143,26 +126,11 @@ class Fp8Gate:
 
         The results are the first rows of larger ones: a product needs its rows padded.
         """
-        num_rows, size = gate_up_TG.shape[0], gate_up_TG.shape[1] // 2
-        padded, num_groups = cdiv(num_rows, ROW_UNIT) * ROW_UNIT, size // group_size
-        out_TF = torch.empty((padded, size), dtype=torch.float8_e4m3fn, device=gate_up_TG.device)
-        scales_GT = torch.empty((num_groups, padded), dtype=torch.float32, device=gate_up_TG.device)
-        block_m, groups = (1, 8) if num_rows <= 64 else (4, 4)
-        gate_rows_kernel[(cdiv(padded, block_m), cdiv(num_groups, groups))](
-            gate_up_TG,
-            out_TF,
-            scales_GT,
-            num_rows,
-            padded,
-            gate_up_TG.stride(0),
-            SIZE=size,
-            GROUP_SIZE=group_size,
-            GROUPS=groups,
-            BLOCK_M=block_m,
-            LARGEST=FP8_MAX,
-            **self._target.launch(4),
+        num_rows = gate_up_TG.shape[0]
+        values_TF, scales_TG = quantize_rows(
+            gate_up_TG, self._target, group_size=group_size, is_gated=True
         )
-        return out_TF[:num_rows], scales_GT.t()[:num_rows]
+        return values_TF[:num_rows], scales_TG[:num_rows]
 
 
 def with_padding(x: GroupedActivations) -> tuple[Tensor, Tensor]:
