@@ -6,7 +6,7 @@ The default model's matrices, dequantised, multiply activations that are rounded
 rounds them for int4 weights: in transformers, so that nothing else differs from exact activations.
 Finer means that what rounding left of a group is rounded to 8 bits again. Prints the divergence at
 each prompt's last token and over all positions, and for each kind of layer the share of groups that
-are rounded finer, alone and by tiles of four rows, which the kernel multiplies together.
+are rounded finer.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class Rounding:
     Attributes:
         threshold: Times the row's mean of squared scales, over which a group is rounded finer.
         kinds: Of layers whose groups may be rounded finer.
-        shares: By kind: of groups that were, alone and by tiles.
+        shares: By kind: of groups that were.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.threshold, self.kinds = NOTHING, frozenset(KINDS.values())
-        self.shares: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        self.shares: dict[str, list[float]] = defaultdict(list)
         for name, layer in model.named_modules():
             kind = KINDS.get(name.split(".")[-1])
             if kind is not None:
@@ -62,15 +62,10 @@ class Rounding:
         square_TG = scale_TG.square()
         is_finer_TG = square_TG > self.threshold * square_TG.mean(1, keepdim=True)
         if kind in self.kinds and self.threshold < NOTHING:
-            tiles = is_finer_TG[: len(is_finer_TG) // 4 * 4].unflatten(0, (-1, 4)).any(1)
-            self.shares[kind].append((mean(is_finer_TG), mean(tiles)))
+            self.shares[kind].append(float(is_finer_TG.float().mean()))
             rest, _ = to_8_bits(groups_TGg - whole)
             whole = whole + rest * is_finer_TG[:, :, None]
         return whole.reshape(x.shape)
-
-
-def mean(flags: Tensor) -> float:
-    return float(flags.float().mean())
 
 
 def to_8_bits(groups: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,13 +95,10 @@ def main() -> None:
         last = statistics.mean(float(loss[-1]) for loss in losses)
         everywhere = float(torch.cat(losses).mean())
         shares = ", ".join(
-            "{} {:.0%} ({:.0%})".format(
-                kind, *(statistics.mean(x) for x in zip(*pairs, strict=True))
-            )
-            for kind, pairs in rounding.shares.items()
+            f"{kind} {statistics.mean(found):.0%}" for kind, found in rounding.shares.items()
         )
         rows.append((label, f"{last:.5f}", f"{everywhere:.5f}", shares))
-    print(format_table(("finer", "last", "everywhere", "share of groups (by tiles)"), rows))
+    print(format_table(("finer", "last", "everywhere", "share of groups"), rows))
 
 
 if __name__ == "__main__":

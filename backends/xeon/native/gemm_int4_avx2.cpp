@@ -70,19 +70,30 @@ struct Int4Micro {
         });
     }
 
+    // Adds a row's rests, each row by itself: neighbours seldom have theirs in the same groups.
+    static void add_rests(const Quantised8& x, const char* panel, int64_t row, float* out) {
+        __m256 sum[1][2] = {{_mm256_load_ps(out), _mm256_load_ps(out + 8)}};
+        for_each_rest(x, row, [&](int64_t g, const Rounded8& rest) __attribute__((always_inline)) {
+            add_group<1>(panel + g * kBlock, rest, 0, 0, sum);
+        });
+        _mm256_store_ps(out, sum[0][0]);
+        _mm256_store_ps(out + 8, sum[0][1]);
+    }
+
     template <int R>
     static void multiply(const Weight&, const char* panel, const LinearArgs& args,
                          const char* shared, int64_t row, float (*out)[kPanel]) {
         const Quantised8 x = quantised8_at(args, shared);
+        const Rounded8 rows = from_row(x, x.whole, row);
         __m256 sum[R][2];
         unrolled<R>([&](auto r) { sum[r][0] = sum[r][1] = _mm256_setzero_ps(); });
-        for_each_group<R>(x, row, [&](int64_t g, const Rounded8& rows) __attribute__((always_inline)) {
-            add_group<R>(panel + g * kBlock, rows, x.row_size, x.num_groups, sum);
-        });
+        for (int64_t g = 0; g < x.num_groups; ++g)
+            add_group<R>(panel + g * kBlock, from_group(rows, g), x.row_size, x.num_groups, sum);
         unrolled<R>([&](auto r) {
             _mm256_store_ps(out[r], sum[r][0]);
             _mm256_store_ps(out[r] + 8, sum[r][1]);
         });
+        for (int r = 0; r < R; ++r) add_rests(x, panel, row + r, out[r]);
     }
 };
 

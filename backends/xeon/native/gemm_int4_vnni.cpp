@@ -45,16 +45,26 @@ struct Int4Micro {
         });
     }
 
+    // Adds a row's rests, each row by itself: neighbours seldom have theirs in the same groups.
+    static void add_rests(const Quantised8& x, const char* panel, int64_t row, float* out) {
+        Floats sum[1] = {load_floats(out)};
+        for_each_rest(x, row, [&](int64_t g, const Rounded8& rest) __attribute__((always_inline)) {
+            add_group<1>(panel + g * kBlock, rest, 0, 0, sum);
+        });
+        store_floats(out, sum[0]);
+    }
+
     template <int R>
     static void multiply(const Weight&, const char* panel, const LinearArgs& args,
                          const char* shared, int64_t row, float (*out)[kPanel]) {
         const Quantised8 x = quantised8_at(args, shared);
+        const Rounded8 rows = from_row(x, x.whole, row);
         Floats sum[R];
         unrolled<R>([&](auto r) { sum[r] = zero_floats(); });
-        for_each_group<R>(x, row, [&](int64_t g, const Rounded8& rows) __attribute__((always_inline)) {
-            add_group<R>(panel + g * kBlock, rows, x.row_size, x.num_groups, sum);
-        });
+        for (int64_t g = 0; g < x.num_groups; ++g)
+            add_group<R>(panel + g * kBlock, from_group(rows, g), x.row_size, x.num_groups, sum);
         unrolled<R>([&](auto r) { store_floats(out[r], sum[r]); });
+        for (int r = 0; r < R; ++r) add_rests(x, panel, row + r, out[r]);
     }
 };
 

@@ -30,7 +30,7 @@ struct Rounded8 {
 // such groups. What rounding left of those is rounded again, and multiplied besides.
 struct Quantised8 {
     Rounded8 whole;
-    Rounded8 rest;       // Zeros in groups without one.
+    Rounded8 rest;       // Where has_rest says so.
     uint64_t* has_rest;  // Bit g % 64 of word g / 64.
     int64_t row_size;
     int64_t num_groups;
@@ -93,28 +93,15 @@ HS_INLINE Rounded8 from_group(const Rounded8& rows, int64_t g) {
     return {rows.values + g * 32, rows.scales + g, rows.sums + g};
 }
 
-// Calls `add(g, rows)` for R rows from `row` on: for every group, then for every rest that one of the
-// rows has, each by rising g. Adding another row's nothing, 0 * scale, leaves a row's sum as it is
-// (but that a sum which underflowed to -0 becomes 0): its bits do not depend on its neighbours. There is one call of `add` for both, so that it
-// is one loop with the accumulators in registers.
-template <int R, class Add>
-HS_INLINE void for_each_group(const Quantised8& x, int64_t row, Add add) {
-    Rounded8 rows = from_row(x, x.whole, row);
-    for (bool is_rest : {false, true}) {
-        for (int64_t w = 0; w < x.num_words; ++w) {
-            const int64_t left = x.num_groups - w * 64;
-            uint64_t bits = left < 64 ? (uint64_t{1} << left) - 1 : ~uint64_t{0};
-            if (is_rest) {
-                bits = 0;
-                for (int r = 0; r < R; ++r) bits |= x.has_rest[(row + r) * x.num_words + w];
-            }
-            for (; bits; bits &= bits - 1) {
-                const int64_t g = w * 64 + __builtin_ctzll(bits);
-                add(g, from_group(rows, g));
-            }
+// Calls `add(g, rest)` for every rest of a row, by rising g.
+template <class Add>
+HS_INLINE void for_each_rest(const Quantised8& x, int64_t row, Add add) {
+    const Rounded8 rests = from_row(x, x.rest, row);
+    for (int64_t w = 0; w < x.num_words; ++w)
+        for (uint64_t bits = x.has_rest[row * x.num_words + w]; bits; bits &= bits - 1) {
+            const int64_t g = w * 64 + __builtin_ctzll(bits);
+            add(g, from_group(rests, g));
         }
-        rows = from_row(x, x.rest, row);
-    }
 }
 
 // Plans the phase that quantises args.x into scratch: to 16 bits for int8 weights (the products of

@@ -62,11 +62,6 @@ inline void quantise_rest(const float* x, const Rounded8& whole, const Rounded8&
     quantise_group8(left, rest.values, rest.scales, rest.sums);
 }
 
-inline void clear_rest(const Rounded8& rest) {
-    _mm256_storeu_si256((__m256i*)rest.values, _mm256_setzero_si256());
-    *rest.scales = *rest.sums = 0.0f;
-}
-
 void quantise_row8(const float* x, const Quantised8& to, int64_t m) {
     const Rounded8 whole = from_row(to, to.whole, m);
     const Rounded8 rest = from_row(to, to.rest, m);
@@ -79,12 +74,9 @@ void quantise_row8(const float* x, const Quantised8& to, int64_t m) {
     uint64_t* has_rest = to.has_rest + m * to.num_words;
     for (int64_t w = 0; w < to.num_words; ++w) has_rest[w] = 0;
     for (int64_t g = 0; g < to.num_groups; ++g) {
-        if (whole.scales[g] * whole.scales[g] > from) {
-            quantise_rest(x + g * 32, from_group(whole, g), from_group(rest, g));
-            has_rest[g / 64] |= uint64_t{1} << g % 64;
-        } else {
-            clear_rest(from_group(rest, g));
-        }
+        if (whole.scales[g] * whole.scales[g] <= from) continue;
+        quantise_rest(x + g * 32, from_group(whole, g), from_group(rest, g));
+        has_rest[g / 64] |= uint64_t{1} << g % 64;
     }
 }
 
