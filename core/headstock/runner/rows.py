@@ -104,7 +104,7 @@ class RowSet:
             plan.steady
             and self.is_decode
             and plan.rows.slots == self.inputs.slots
-            and sum(plan.rows.sample) == len(self.sampled)
+            and sum(plan.rows.yields) == len(self.sampled)
         )
 
 
@@ -120,14 +120,14 @@ def read_rows(
         tree: The step's tree.
     """
     rows = plan.rows
-    sampled = [row for row, is_sampled in enumerate(rows.sample) if is_sampled]
+    sampled = [row for row, is_sampled in enumerate(rows.yields) if is_sampled]
     sampled_slots = [rows.slots[row] for row in sampled]
     host_ids, scored = _tokens(plan, facts)
     inputs = RowInputs(
         slots=rows.slots,
         sample_slots=[
             slot if is_sampled else null_slot
-            for slot, is_sampled in zip(rows.slots, rows.sample, strict=True)
+            for slot, is_sampled in zip(rows.slots, rows.yields, strict=True)
         ],
         queries=rows.query_max,
         host_ids=host_ids,
@@ -166,7 +166,7 @@ def _tokens(plan: StepPlan, facts: Mapping[int, SlotFacts]) -> tuple[list[int], 
         if rows.source[row] == FROM_DEVICE:
             ids.append(-1)
             continue
-        has_next = int(rows.score[row] > 0 and not rows.sample[row])
+        has_next = int(rows.score[row] > 0 and not rows.yields[row])
         chunk = plan.host_ids[taken : taken + query + has_next]
         taken += query + has_next
         if rows.score[row]:

@@ -23,7 +23,7 @@ from headstock.runner.rows import SAMPLE, RowSet
 from headstock.runner.sampler import Sampler
 from headstock.runner.staging import Staging
 from headstock.runner.step_ops import resolve_step_ops
-from headstock.wire.steps import RunnerLimits, StepHandle, StepPlan, StepResult
+from headstock.wire.steps import Masks, RunnerLimits, StepHandle, StepPlan, StepResult
 
 
 class TorchRunner:
@@ -109,6 +109,10 @@ class TorchRunner:
             raise
         self._rows = launched.rows
         return launched
+
+    def sample(self, handle: StepHandle, masks: Masks) -> None:
+        """Queue the draws of a launched step with masked rows."""
+        raise AssertionError(f"step {handle.step} has masks, and this runner takes none")
 
     def result(self, handle: StepHandle) -> StepResult:
         """Wait for the step and return what it drew."""
