@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from headstock.graph.context import Context
+from headstock.graph.context import Context, Retention
 from headstock.graph.module import Layer, Leaf
 from headstock.graph.rotary import Rotary
 from headstock.graph.source import Source
@@ -16,6 +16,8 @@ from headstock.ops.attention import AttentionProvider, StepBatch
 from headstock.ops.base import Spec
 from headstock.ops.rotary import rotate_and_write
 from headstock.quantization.plan import Layout, Role
+
+FULL = Retention("full")
 
 
 class Attention(Layer):
@@ -54,6 +56,8 @@ class Attention(Layer):
         scale: float | None = None,
         window: int | None = None,
     ) -> None:
+        if window is not None and window >= ctx.limits.max_length:
+            window = None  # every token is inside of it
         self.head_dim = head_dim
         heads = split_evenly("attention", num_heads * head_dim, ctx.tp, unit=head_dim)
         kv_heads = split_or_replicate("attention", num_kv_heads * head_dim, ctx.tp, unit=head_dim)
@@ -66,6 +70,7 @@ class Attention(Layer):
             features=frozenset() if window is None else frozenset({"sliding_window"}),
             window=window,
         )
+        self.group = ctx.group(FULL if window is None else Retention("window", window))
         self._eps = 0.0 if qk_norm is None else qk_norm
         self._q_norm_D = None if qk_norm is None else _weight(ctx, head_dim)
         self._k_norm_D = None if qk_norm is None else _weight(ctx, head_dim)
@@ -90,11 +95,12 @@ class Attention(Layer):
 
         Args:
             qkv_TC: Queries, keys and values, side by side. [T, (H + 2 K) D]
-            batch: The step, which the provider has planned.
+            batch: The step, which the provider has planned in the view of the layer's group.
 
         Returns:
             [T, H D]
         """
+        batch = batch.groups[self.group]
         q_THD = self._prepare(
             qkv_TC,
             self._table_LC,
