@@ -24,6 +24,7 @@ from headstock.server.model_card import ModelCard
 from headstock.server.observer import NoObserver, Observer
 from headstock.server.prompter import Prompter
 from headstock.server.request import GenerateRequest, Prompt
+from headstock.text import StopPattern, compile_patterns
 from headstock.wire.messages import (
     Abort,
     AbortAll,
@@ -144,8 +145,13 @@ class Frontdoor:
         for request in requests:
             self._check_text(request)
             prompt_ids = await self.encode(request.prompt)
+            patterns: tuple[StopPattern, ...] = ()
+            if request.params.stop_regex:
+                patterns = await loop.run_in_executor(
+                    self._threads, compile_patterns, request.params.stop_regex
+                )
             for submit in expand(request, prompt_ids, self.card, self.max_length):
-                completion = Completion(submit, len(entries), self.prompter.tokenizer)
+                completion = Completion(submit, len(entries), self.prompter.tokenizer, patterns)
                 entries.append((request, completion))
         self._check_open(requests, num_completions)  # things change while a thread tokenises
         generation = Generation(
