@@ -30,8 +30,7 @@ class Prompter:
             case TextPrompt():
                 return len(prompt.text) < INLINE_CHARACTERS
             case ChatPrompt():
-                size = sum(len(str(message.get("content"))) for message in prompt.messages)
-                return size < INLINE_CHARACTERS
+                return False  # its template is rendered by another process
 
     def encode(self, prompt: Prompt, max_length: int) -> list[int]:
         """Return the token ids of ``prompt``.
@@ -79,6 +78,11 @@ class Prompter:
             )
         begun = self.template.render(prompt.messages[:-1], extra=prompt.extra)
         return begun + str(last.get("content") or "")
+
+    def close(self) -> None:
+        """End the processes that render the template."""
+        if self.template is not None:
+            self.template.close()
 
     def _tokenize(self, text: str, add_special_tokens: bool, max_length: int) -> list[int]:
         tokenizer = self.tokenizer
