@@ -99,7 +99,9 @@ class Completion:
         self._detokenizer = self._stops = None
         if tokenizer is not None:
             self._detokenizer = make_detokenizer(
-                tokenizer, skip_special_tokens=params.skip_special_tokens
+                tokenizer,
+                prompt_ids=submit.prompt_ids,
+                skip_special_tokens=params.skip_special_tokens,
             )
         if params.stop or params.stop_regex:
             self._stops = StopMatcher(
