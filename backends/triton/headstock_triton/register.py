@@ -97,6 +97,7 @@ def register_layers(registry: OpRegistry, target: Target) -> None:
         requires=Requires(
             dtypes=FLOATS,
             layouts=FLOATS,
+            features=frozenset({"sliding_window", "sinks", "soft_cap"}),
             sizes={
                 "head_dim": Sizes(at_most=256),
                 "heads_per_kv_head": Sizes(at_most=64),
