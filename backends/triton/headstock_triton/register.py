@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from headstock.ops.activation import silu_and_mul, silu_and_mul_groups
+from headstock.ops.activation_kinds import FEATURES as ACTIVATIONS
 from headstock.ops.attention import AttentionSpec, attention
 from headstock.ops.base import Requires, Sizes
 from headstock.ops.linear import (
@@ -18,7 +19,7 @@ from headstock.ops.linear import (
     ROWS,
     linear,
 )
-from headstock.ops.moe import experts, route_topk
+from headstock.ops.moe import BIAS, experts, route_topk
 from headstock.ops.norm import add_rms_norm, rms_norm
 from headstock.ops.rotary import rotate_and_write
 from headstock.ops.sampling import (
@@ -76,7 +77,11 @@ def register_layers(registry: OpRegistry, target: Target) -> None:
     floats, norms = Requires(dtypes=FLOATS), Norms(target)
     offer(rms_norm, run=norms.rms_norm, requires=floats)
     offer(add_rms_norm, run=norms.add_rms_norm, requires=floats)
-    offer(silu_and_mul, run=Activations(target).silu_and_mul, requires=floats)
+    offer(
+        silu_and_mul,
+        run=Activations(target).silu_and_mul,
+        requires=Requires(dtypes=FLOATS, features=ACTIVATIONS),
+    )
     offer(
         silu_and_mul_groups,
         run=Fp8Gate(target).silu_and_mul_groups,
@@ -143,14 +148,17 @@ def register_experts(registry: OpRegistry, target: Target) -> None:
     route = Requires(dtypes=FLOATS, sizes=some)
     registry.add(route_topk, PROVIDER, Routing(target).route_topk, requires=route)
     offer = partial(registry.add, experts, PROVIDER, build_experts)
-    offer(requires=Requires(dtypes=FLOATS, layouts=frozenset({DENSE}), sizes=some))
+    features = (ACTIVATIONS | {BIAS}) - {"xielu"}
+    dense = frozenset({DENSE})
+    offer(requires=Requires(dtypes=FLOATS, layouts=dense, features=features, sizes=some))
     grouped = some | {"group_size": Sizes(multiple_of=32)}
     integers = frozenset({INT8_GROUP, INT4_GROUP})
-    offer(requires=Requires(dtypes=FLOATS, layouts=integers, sizes=grouped))
+    offer(requires=Requires(dtypes=FLOATS, layouts=integers, features=features, sizes=grouped))
     offer(
         requires=Requires(
             dtypes=FLOATS,
             layouts=frozenset({FP8_GROUP}),
+            features=features,
             sizes=grouped,
             capabilities=frozenset({"sm_90"}),
         )

@@ -25,6 +25,16 @@ struct NormArgs {
     double eps;
 };
 
+enum class ActivationKind : int64_t {
+    kSilu = 0, kGeluTanh = 1, kGelu = 2, kRelu2 = 3, kClippedSwiglu = 4, kXielu = 5
+};
+
+// How gate and up features are joined. `parameters`: what the kind takes.
+struct Activation {
+    int64_t kind;  // ActivationKind
+    double parameters[4];
+};
+
 // gate_up [rows, 2 size] -> y [rows, size].
 struct ActivationArgs {
     const float* gate_up;
@@ -32,6 +42,7 @@ struct ActivationArgs {
     float* y;
     int64_t rows;
     int64_t size;
+    Activation activation;
 };
 
 struct LookUpArgs {
@@ -299,6 +310,8 @@ struct ExpertsArgs {
     int64_t tokens;
     int64_t k;
     int64_t num_experts;
+    int64_t activation;      // ActivationKind
+    double parameters[2];    // As many as kinds with a gate of their own take.
 };
 
 static_assert(sizeof(ExpertsArgs) <= kMaxArgs * 8, "kMaxArgs is too small");
@@ -308,8 +321,9 @@ static_assert(sizeof(RotateArgs) <= kMaxArgs * 8, "kMaxArgs is too small");
 template <class T>
 static inline const T& as(const int64_t* args) { return *reinterpret_cast<const T*>(args); }
 
-// y = silu(gate) * up; y may be gate.
-void activate_row(const float* gate, const float* up, float* y, int64_t size);
+// y = activation(gate) * up; y may be gate.
+void activate_row(const Activation& activation, const float* gate, const float* up, float* y,
+                  int64_t size);
 
 void plan_linear(const int64_t* args, PhaseList& list);
 void plan_route(const int64_t* args, PhaseList& list);

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from headstock.ops.activation_kinds import FEATURES, SILU, Activation
 from headstock.ops.base import Spec, op
 
 if TYPE_CHECKING:
@@ -30,7 +31,10 @@ FP8_GROUP = "fp8-group"
 ROWS = "rows"
 """Feature of providers whose weight can be looked up by row."""
 GATED = "gated"
-"""Feature of providers that return silu(gate) * up of a product of gate and up features."""
+"""Feature of providers that return silu(gate) * up of a product of gate and up features.
+
+With another activation than SiLU, a feature of its kind is asked besides.
+"""
 GROUPED_INPUTS = "grouped-inputs"
 """Feature of providers that take activations quantised as their weights are."""
 
@@ -50,6 +54,8 @@ class LinearSpec:
             perhaps tied to the output layer. Asked of providers as feature ``rows``.
         is_gated: Whether :func:`~headstock.ops.activation.silu_and_mul` of the product is returned.
             Asked of providers as feature ``gated``.
+        activation: Of the gate, where the product is gated; see
+            :mod:`headstock.ops.activation_kinds`.
         takes_groups: Whether inputs may come as :class:`GroupedActivations` too. Asked of providers
             as feature ``grouped-inputs``.
     """
@@ -62,6 +68,7 @@ class LinearSpec:
     has_bias: bool = False
     needs_rows: bool = False
     is_gated: bool = False
+    activation: Activation = SILU
     takes_groups: bool = False
 
     def as_spec(self) -> Spec:
@@ -75,7 +82,8 @@ class LinearSpec:
                 "group_size": self.group_size,
             },
             layout=self.layout,
-            features=frozenset(feature for feature, is_asked in asked.items() if is_asked),
+            features=frozenset(feature for feature, is_asked in asked.items() if is_asked)
+            | (self.activation.features if self.is_gated else frozenset[str]()),
         )
 
 
@@ -158,7 +166,7 @@ def _cases(bench: Bench) -> Iterator[Case]:
     return linear_cases(bench)
 
 
-@op(is_built=True, cases=_cases, features=frozenset({ROWS, GATED, GROUPED_INPUTS}))
+@op(is_built=True, cases=_cases, features=frozenset({ROWS, GATED, GROUPED_INPUTS}) | FEATURES)
 def linear(spec: LinearSpec, device: OpDevice) -> LinearProvider:
     """Build the reference provider: every canonical layout, stored as it comes.
 

@@ -53,7 +53,9 @@ class _CanonicalLinear:
         if isinstance(x_MI, GroupedActivations):
             x_MI = dequantize(FP8_GROUP, _as_weight(x_MI), self.spec.dtype)
         out_MO = self.multiply(x_MI)
-        return silu_and_mul(out_MO) if self.spec.is_gated else out_MO
+        if not self.spec.is_gated:
+            return out_MO
+        return silu_and_mul(out_MO, activation=self.spec.activation)
 
     def multiply(self, x_MI: Tensor) -> Tensor:
         """Return x·Wᵀ + bias. [M, O]"""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from headstock.ops.activation_kinds import SILU, Activation
 from headstock_xeon.kernels.attention import NativeAttention
 from headstock_xeon.stream import as_bits, rows_of
 
@@ -60,8 +61,8 @@ class LayerKernels:
             as_bits(eps),
         )
 
-    def silu_and_mul(self, gate_up_TG: Tensor) -> Tensor:
-        """Return silu(gate) * up, where gate and up are the halves of each row."""
+    def silu_and_mul(self, gate_up_TG: Tensor, *, activation: Activation = SILU) -> Tensor:
+        """Return activation(gate) * up, where gate and up are the halves of each row."""
         gate_up_TG = rows_of(gate_up_TG)
         rows, size = gate_up_TG.shape[0], gate_up_TG.shape[1] // 2
         y_TF = self._stream.empty((rows, size))
@@ -72,6 +73,8 @@ class LayerKernels:
             y_TF.data_ptr(),
             rows,
             size,
+            activation.number,
+            *(as_bits(value) for value in activation.padded),
         )
         return y_TF
 

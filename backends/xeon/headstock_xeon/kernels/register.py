@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from headstock.ops import sampling, steps
 from headstock.ops.activation import silu_and_mul
+from headstock.ops.activation_kinds import FEATURES as ACTIVATIONS
 from headstock.ops.attention import attention
 from headstock.ops.base import OpRegistry, Requires, Sizes
 from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, ROWS, linear
-from headstock.ops.moe import experts, route_topk
+from headstock.ops.moe import BIAS, experts, route_topk
 from headstock.ops.norm import add_rms_norm, rms_norm
 from headstock.ops.outputs import join_features
 from headstock.ops.rotary import rotate_and_write
@@ -40,7 +41,8 @@ def register(registry: OpRegistry, device: XeonDevice) -> None:
     registry.add(rms_norm, PROVIDER, layers.rms_norm, requires=FLOAT32)
     registry.add(add_rms_norm, PROVIDER, layers.add_rms_norm, requires=FLOAT32)
     registry.add(join_features, PROVIDER, layers.join_features, requires=FLOAT32)
-    registry.add(silu_and_mul, PROVIDER, layers.silu_and_mul, requires=FLOAT32)
+    activations = replace(FLOAT32, features=ACTIVATIONS)
+    registry.add(silu_and_mul, PROVIDER, layers.silu_and_mul, requires=activations)
     registry.add(route_topk, PROVIDER, RoutingKernels(device).route_topk, requires=FLOAT32)
     _register_sampling(registry, SamplingKernels(device))
     _register_steps(registry, StepKernels(device))
@@ -85,7 +87,8 @@ def _register_linear(registry: OpRegistry) -> None:
             layouts=frozenset(layouts),
             sizes={"group_size": Sizes(multiple_of=unit)},
         )
-        registry.add(experts, PROVIDER, NativeExperts, requires=requires)
+        joined = replace(requires, features=(ACTIVATIONS | {BIAS}) - {"xielu"})
+        registry.add(experts, PROVIDER, NativeExperts, requires=joined)
         with_rows = replace(requires, features=frozenset({ROWS}))
         registry.add(linear, PROVIDER, NativeLinear, requires=with_rows)
 
