@@ -71,6 +71,22 @@ def silu_and_mul_kernel(
     tl.store(out + row * F + columns, activated * up, mask=inside)
 
 
+@triton.jit
+def soft_cap_kernel(x, out, stride, F, cap, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    """Compute columns [BLOCK * program_id(1), …) of row program_id(0) of cap * tanh(x / cap)."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < F
+    begin(PDL)
+    share = tl.load(x + row * stride + columns, mask=inside, other=0.0).to(tl.float32) / cap
+    # Near 0 differences would cancel: there the series of the hyperbolic tangent is exact enough.
+    square = share * share
+    near = share * (1 + square * (-1.0 / 3 + square * (2.0 / 15 - square * 17.0 / 315)))
+    far = 2 * tl.sigmoid(2 * share) - 1
+    capped = cap * tl.where(tl.abs(share) < 0.2, near, far)
+    tl.store(out + row * F + columns, capped.to(out.dtype.element_ty), mask=inside)
+
+
 class Activations:
     """The activation ops on one target."""
 
@@ -94,3 +110,14 @@ class Activations:
                 **self._target.launch(4),
             )
         return out_TF
+
+    def soft_cap(self, x_TA: Tensor, *, cap: float) -> Tensor:
+        """See :func:`headstock.ops.outputs.soft_cap`."""
+        num_rows, size = x_TA.shape
+        out_TA = torch.empty((num_rows, size), dtype=x_TA.dtype, device=x_TA.device)
+        if num_rows:
+            block = 1024
+            soft_cap_kernel[(num_rows, cdiv(size, block))](
+                x_TA, out_TA, x_TA.stride(0), size, cap, BLOCK=block, **self._target.launch(4)
+            )
+        return out_TA

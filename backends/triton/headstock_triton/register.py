@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,12 @@ from headstock.ops.linear import (
     INT4_GROUP,
     INT8_GROUP,
     ROWS,
+    SCALED_ROWS,
     linear,
 )
 from headstock.ops.moe import BIAS, experts, route_topk
-from headstock.ops.norm import add_rms_norm, rms_norm
+from headstock.ops.norm import WIDE_WEIGHT, add_rms_norm, rms_norm
+from headstock.ops.outputs import soft_cap
 from headstock.ops.rotary import rotate_and_write
 from headstock.ops.sampling import (
     add_bias,
@@ -74,9 +77,10 @@ def register_ops(registry: OpRegistry, device: OpDevice) -> None:
 def register_layers(registry: OpRegistry, target: Target) -> None:
     """Offer attention, and what lies between it and the products."""
     offer = partial(registry.add, provider=PROVIDER)
-    floats, norms = Requires(dtypes=FLOATS), Norms(target)
-    offer(rms_norm, run=norms.rms_norm, requires=floats)
-    offer(add_rms_norm, run=norms.add_rms_norm, requires=floats)
+    normed, norms = Requires(dtypes=FLOATS, features=frozenset({WIDE_WEIGHT})), Norms(target)
+    offer(rms_norm, run=norms.rms_norm, requires=normed)
+    offer(add_rms_norm, run=norms.add_rms_norm, requires=normed)
+    offer(soft_cap, run=Activations(target).soft_cap, requires=Requires(dtypes=FLOATS))
     offer(
         silu_and_mul,
         run=Activations(target).silu_and_mul,
@@ -94,7 +98,7 @@ def register_layers(registry: OpRegistry, target: Target) -> None:
     offer(
         rotate_and_write,
         run=Rotations(target).rotate_and_write,
-        requires=Requires(dtypes=FLOATS, layouts=frozenset({TAG})),
+        requires=replace(normed, layouts=frozenset({TAG})),
     )
     offer(
         attention,
@@ -115,7 +119,7 @@ def register_layers(registry: OpRegistry, target: Target) -> None:
 def register_linear(registry: OpRegistry) -> None:
     """Offer matrix products, layout by layout."""
     offer = partial(registry.add, linear, PROVIDER)
-    features = frozenset({ROWS, GATED})
+    features = frozenset({ROWS, SCALED_ROWS, GATED})
     dense = Requires(dtypes=FLOATS, layouts=frozenset({DENSE}), features=features)
     offer(run=build_dense, requires=dense)
     offer(
@@ -123,7 +127,7 @@ def register_linear(registry: OpRegistry) -> None:
         requires=Requires(
             dtypes=FLOATS,
             layouts=frozenset({INT4_GROUP, INT8_GROUP}),
-            features=frozenset({ROWS}),
+            features=frozenset({ROWS, SCALED_ROWS}),
             sizes={"group_size": Sizes(multiple_of=GROUP_UNIT)},
         ),
     )

@@ -45,12 +45,23 @@ struct ActivationArgs {
     Activation activation;
 };
 
+// y = cap tanh(x / cap).
+struct CapArgs {
+    const float* x;
+    int64_t stride;
+    float* y;        // [rows, size]
+    int64_t rows;
+    int64_t size;
+    double cap;
+};
+
 struct LookUpArgs {
     const Weight* weight;
     const int64_t* ids;
     float* y;        // [rows, in_features]
     int64_t rows;
     int64_t first;   // Id of row 0; other ids give zeros.
+    double factor;   // Multiplies the rows.
 };
 
 // y[i] = x[index[i] + shift], rows of `bytes` bytes.
@@ -330,6 +341,7 @@ void plan_route(const int64_t* args, PhaseList& list);
 void plan_experts(const int64_t* args, PhaseList& list);
 void plan_norm(const int64_t* args, PhaseList& list);
 void plan_activation(const int64_t* args, PhaseList& list);
+void plan_cap(const int64_t* args, PhaseList& list);
 void plan_look_up(const int64_t* args, PhaseList& list);
 void plan_take(const int64_t* args, PhaseList& list);
 void plan_copy(const int64_t* args, PhaseList& list);

@@ -150,6 +150,28 @@ void run_activation(const void* untyped, int64_t chunk, const Worker&) {
     }
 }
 
+void scale_row(float* y, float factor, int64_t size) {
+    for (int64_t i = 0; i < size; ++i) y[i] *= factor;
+}
+
+// Logits are few long rows: chunks of them.
+constexpr int64_t kCapChunk = 8192;
+
+void run_cap(const void* untyped, int64_t chunk, const Worker&) {
+    const auto& args = *static_cast<const CapArgs*>(untyped);
+    const int64_t per_row = (args.size + kCapChunk - 1) / kCapChunk;
+    const int64_t begin = chunk % per_row * kCapChunk, row = chunk / per_row;
+    const int64_t count = min64(kCapChunk, args.size - begin);
+    const float* x = args.x + row * args.stride + begin;
+    float* y = args.y + row * args.size + begin;
+    const __m256 cap = all(args.cap), inverse = all(1.0 / args.cap);
+    for (int64_t i = 0; i < count; i += 8) {
+        const __m256i mask = first_lanes(min64(8, count - i));
+        const __m256 share = _mm256_mul_ps(_mm256_maskload_ps(x + i, mask), inverse);
+        _mm256_maskstore_ps(y + i, mask, _mm256_mul_ps(cap, tanh8(share)));
+    }
+}
+
 void run_look_up(const void* untyped, int64_t chunk, const Worker&) {
     const auto& args = *static_cast<const LookUpArgs*>(untyped);
     const Weight& weight = *args.weight;
@@ -159,6 +181,7 @@ void run_look_up(const void* untyped, int64_t chunk, const Worker&) {
         float* y = args.y + row * size;
         if (id >= 0 && id < weight.out_features) weight.kernel->layout->read_row(weight, id, y);
         else std::memset(y, 0, static_cast<size_t>(size) * sizeof(float));
+        if (args.factor != 1.0) scale_row(y, static_cast<float>(args.factor), size);
     }
 }
 
@@ -187,6 +210,11 @@ void plan_norm(const int64_t* args, PhaseList& list) {
 
 void plan_activation(const int64_t* args, PhaseList& list) {
     list.add_rows(run_activation, args, as<ActivationArgs>(args).rows, kRowsPerChunk);
+}
+
+void plan_cap(const int64_t* args, PhaseList& list) {
+    const auto& cap = as<CapArgs>(args);
+    list.add(run_cap, args, cap.rows * ((cap.size + kCapChunk - 1) / kCapChunk));
 }
 
 void plan_look_up(const int64_t* args, PhaseList& list) {

@@ -68,6 +68,8 @@ class _CanonicalLinear:
         local_T = local_T.clamp(0, self.spec.out_features - 1)
         found = {name: part.index_select(0, local_T) for name, part in self.parts.items()}
         rows_TI = dequantize(self.spec.layout, found, self.spec.dtype)
+        if self.spec.row_scale != 1:
+            rows_TI = rows_TI * self.spec.row_scale
         return rows_TI.masked_fill(~is_here_T.unsqueeze(1), 0)
 
     @property

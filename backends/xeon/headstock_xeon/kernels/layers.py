@@ -25,7 +25,7 @@ class LayerKernels:
         self._stream = device.stream
         kernel = device.stream.kernel
         self._norm, self._activation = kernel("norm"), kernel("activation")
-        self._rotate, self._copy = kernel("rotate"), kernel("copy")
+        self._rotate, self._copy, self._cap = kernel("rotate"), kernel("copy"), kernel("cap")
 
     def rms_norm(self, x_TD: Tensor, weight_D: Tensor, *, eps: float) -> Tensor:
         """Divide each row by its root mean square, then scale. Any leading dimensions."""
@@ -77,6 +77,20 @@ class LayerKernels:
             *(as_bits(value) for value in activation.padded),
         )
         return y_TF
+
+    def soft_cap(self, x_TA: Tensor, *, cap: float) -> Tensor:
+        """Return cap * tanh(x / cap)."""
+        x_TA = rows_of(x_TA)
+        y_TA = self._stream.empty(tuple(x_TA.shape))
+        self._stream.emit(
+            self._cap,
+            x_TA.data_ptr(),
+            x_TA.stride(0),
+            y_TA.data_ptr(),
+            *x_TA.shape,
+            as_bits(cap),
+        )
+        return y_TA
 
     def join_features(self, left_TA: Tensor, right_TB: Tensor) -> Tensor:
         """Return both side by side. [T, A + B]"""

@@ -73,6 +73,8 @@ def linear_cases(bench: Bench) -> Iterator[Case]:
     for layout, group_size in (("dense", 0), *_GROUPS):
         table = replace(dense, layout=layout, group_size=group_size, needs_rows=True)
         yield _lookup(f"lookup, {layout}", replace(table, in_features=192), device)
+        scaled = replace(table, in_features=192, row_scale=1.75)
+        yield _lookup(f"scaled lookup, {layout}", scaled, device)
 
 
 _GROUPS = (
@@ -148,7 +150,7 @@ def _lookup(label: str, spec: LinearSpec, device: OpDevice) -> Case:
         return provider.rows(ids_T, first)
 
     def expected() -> Tensor:
-        table_OI = dequantize(spec.layout, weight, torch.float64)
+        table_OI = dequantize(spec.layout, weight, torch.float64) * spec.row_scale
         rows = [
             table_OI[i - first] if first <= i <= last else torch.zeros_like(table_OI[0])
             for i in ids
