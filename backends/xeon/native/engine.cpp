@@ -14,6 +14,7 @@ constexpr Kernel kKernels[] = {
     {"look_up", plan_look_up},
     {"norm", plan_norm},
     {"activation", plan_activation},
+    {"cap", plan_cap},
     {"rotate", plan_rotate},
     {"write", plan_write},
     {"attend_plan", plan_attend_plan},

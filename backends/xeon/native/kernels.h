@@ -25,6 +25,16 @@ struct NormArgs {
     double eps;
 };
 
+enum class ActivationKind : int64_t {
+    kSilu = 0, kGeluTanh = 1, kGelu = 2, kRelu2 = 3, kClippedSwiglu = 4, kXielu = 5
+};
+
+// How gate and up features are joined. `parameters`: what the kind takes.
+struct Activation {
+    int64_t kind;  // ActivationKind
+    double parameters[4];
+};
+
 // gate_up [rows, 2 size] -> y [rows, size].
 struct ActivationArgs {
     const float* gate_up;
@@ -32,6 +42,17 @@ struct ActivationArgs {
     float* y;
     int64_t rows;
     int64_t size;
+    Activation activation;
+};
+
+// y = cap tanh(x / cap).
+struct CapArgs {
+    const float* x;
+    int64_t stride;
+    float* y;        // [rows, size]
+    int64_t rows;
+    int64_t size;
+    double cap;
 };
 
 struct LookUpArgs {
@@ -40,6 +61,7 @@ struct LookUpArgs {
     float* y;        // [rows, in_features]
     int64_t rows;
     int64_t first;   // Id of row 0; other ids give zeros.
+    double factor;   // Multiplies the rows.
 };
 
 // y[i] = x[index[i] + shift], rows of `bytes` bytes.
@@ -325,6 +347,8 @@ struct ExpertsArgs {
     int64_t tokens;
     int64_t k;
     int64_t num_experts;
+    int64_t activation;      // ActivationKind
+    double parameters[2];    // As many as kinds with a gate of their own take.
 };
 
 static_assert(sizeof(ExpertsArgs) <= kMaxArgs * 8, "kMaxArgs is too small");
@@ -334,14 +358,16 @@ static_assert(sizeof(RotateArgs) <= kMaxArgs * 8, "kMaxArgs is too small");
 template <class T>
 static inline const T& as(const int64_t* args) { return *reinterpret_cast<const T*>(args); }
 
-// y = silu(gate) * up; y may be gate.
-void activate_row(const float* gate, const float* up, float* y, int64_t size);
+// y = activation(gate) * up; y may be gate.
+void activate_row(const Activation& activation, const float* gate, const float* up, float* y,
+                  int64_t size);
 
 void plan_linear(const int64_t* args, PhaseList& list);
 void plan_route(const int64_t* args, PhaseList& list);
 void plan_experts(const int64_t* args, PhaseList& list);
 void plan_norm(const int64_t* args, PhaseList& list);
 void plan_activation(const int64_t* args, PhaseList& list);
+void plan_cap(const int64_t* args, PhaseList& list);
 void plan_look_up(const int64_t* args, PhaseList& list);
 void plan_take(const int64_t* args, PhaseList& list);
 void plan_copy(const int64_t* args, PhaseList& list);
