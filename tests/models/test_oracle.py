@@ -9,7 +9,7 @@ from torch import Tensor
 from tests.models.conftest import Save
 from tests.models.harness import load
 
-FAMILIES = ["llama", "qwen3", "mistral", "qwen3_moe", "mixtral"]
+FAMILIES = ["llama", "qwen3", "mistral", "qwen3_moe", "mixtral", "deepseek_v2", "deepseek_v3"]
 OPTIONS = [
     pytest.param({"tie_word_embeddings": True}, id="tied"),
     pytest.param({"num_key_value_heads": 4}, id="as-many-kv-heads"),

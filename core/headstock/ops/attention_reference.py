@@ -31,7 +31,7 @@ TOKENS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class Piece:
     """Rows of equally many queries.
 
     Attributes:
@@ -86,7 +86,7 @@ class ReferenceAttention:
     ) -> Tensor:
         """Attend; tokens that no host row covers get zeros. [T, H, D]"""
         out_THD = torch.zeros_like(q_THD, memory_format=torch.contiguous_format)
-        for piece in _pieces(batch):
+        for piece in pieces_of(batch):
             q_RQHD = q_THD[piece.tokens].unflatten(0, (len(piece.lengths_R), -1))
             k_RLKD, v_RLKD = self._gather(kv, piece)
             mask_RQL = self._mask(piece.lengths_R, q_RQHD.shape[1], k_RLKD.shape[1])
@@ -108,7 +108,7 @@ class ReferenceAttention:
         keys_S = slots_S + slots_S.div(page_size, rounding_mode="floor") * page_size
         return keys_S, keys_S + page_size
 
-    def _gather(self, kv: Tensor, piece: _Piece) -> tuple[Tensor, Tensor]:
+    def _gather(self, kv: Tensor, piece: Piece) -> tuple[Tensor, Tensor]:
         """Return the rows' keys and values. [R, L, K, D] each.
 
         Past a row's length stands its first token again, since what lies there may be anything,
@@ -192,7 +192,7 @@ class ReferenceAttention:
         return torch.cat(outs, dim=2)
 
 
-def _pieces(batch: StepBatch) -> Iterator[_Piece]:
+def pieces_of(batch: StepBatch) -> Iterator[Piece]:
     """Yield rows to attend at once.
 
     Steps of one query a row need nothing of the host, and other steps without host rows are taken
@@ -200,15 +200,15 @@ def _pieces(batch: StepBatch) -> Iterator[_Piece]:
     """
     if batch.max_query == 1:
         tokens = slice(0, batch.num_rows)
-        yield _Piece(tokens, batch.kv_lengths_R, batch.page_table_RP, batch.max_kv)
+        yield Piece(tokens, batch.kv_lengths_R, batch.page_table_RP, batch.max_kv)
     elif batch.host_rows:
         for rows, tokens, max_kv in _same_query_rows(batch.host_rows):
-            yield _Piece(tokens, batch.kv_lengths_R[rows], batch.page_table_RP[rows], max_kv)
+            yield Piece(tokens, batch.kv_lengths_R[rows], batch.page_table_RP[rows], max_kv)
     else:
         for begin in range(0, batch.num_tokens, TOKENS_AT_ONCE):
             tokens = slice(begin, min(begin + TOKENS_AT_ONCE, batch.num_tokens))
             table_TP = batch.page_table_RP.index_select(0, batch.row_of_token_T[tokens])
-            yield _Piece(tokens, batch.positions_T[tokens] + 1, table_TP, batch.max_kv)
+            yield Piece(tokens, batch.positions_T[tokens] + 1, table_TP, batch.max_kv)
 
 
 def _same_query_rows(host_rows: Sequence[tuple[int, int]]) -> Iterator[tuple[slice, slice, int]]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from headstock.errors import UnsupportedError
-from headstock.ops.attention import AttentionProvider
+from headstock.ops.attention import CacheProvider
 from headstock.plugins.device import Device
 from headstock.runner.mail import Mail
 from headstock.runner.program import CachedLayer
@@ -20,11 +20,11 @@ def page_bytes(layers: Sequence[CachedLayer]) -> int:
     return sum(_bytes_of(layer.provider, 2) - _bytes_of(layer.provider, 1) for layer in layers)
 
 
-def _bytes_of(provider: AttentionProvider, num_pages: int) -> int:
+def _bytes_of(provider: CacheProvider, num_pages: int) -> int:
     return math.prod(provider.kv_shape(num_pages)) * provider.layout.dtype.itemsize
 
 
-def page_axis(provider: AttentionProvider) -> int:
+def page_axis(provider: CacheProvider) -> int:
     """Return along which axis of its buffer a provider lays out pages.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from headstock.ops.attention import AttentionProvider, StepBatch
+from headstock.ops.attention import CacheProvider, StepBatch
 from headstock.runner.batch import StepBuffers, StepShape
 from headstock.runner.rows import SAMPLE
 from headstock.runner.sampler import Sampler
@@ -35,10 +35,14 @@ class StepModel(Protocol):
 
 
 class CachedLayer(Protocol):
-    """An attention layer: who computes it, and its pages, which the runner assigns."""
+    """A layer with a cache: who computes it, and its pages, which the runner assigns."""
 
-    provider: AttentionProvider
     kv: Tensor
+
+    @property
+    def provider(self) -> CacheProvider:
+        """Shared by the layers of one spec."""
+        ...
 
 
 class StepProgram:
