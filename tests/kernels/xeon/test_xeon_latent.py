@@ -1,4 +1,4 @@
-"""Native latent attention: the op's cases, neighbours, threads, narrow pages and shared prefixes."""
+"""Native latent attention and its routing: cases, neighbours, threads, narrow pages, prefixes."""
 
 from __future__ import annotations
 
