@@ -46,6 +46,8 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}  # the connection knows to send no body
         headers = dict(scope["headers"])
         request_id = uuid.uuid4().hex.encode()
         named = headers.get(b"x-request-id", b"")
@@ -66,7 +68,7 @@ class Gate:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, authorization: str) -> None:
         tenant = self._keys.tenant(authorization)
-        if tenant is None and scope["path"] not in OPEN_PATHS:
+        if tenant is None and (scope["path"].rstrip("/") not in OPEN_PATHS):
             refusal = RequestError(
                 "The API key is missing or wrong.",
                 remedy="Send Authorization: Bearer KEY.",
