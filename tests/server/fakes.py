@@ -116,6 +116,7 @@ class EchoCore:
                     counts=[len(item[2]) for item in drawn],
                     token_ids=[token for item in drawn for token in item[2]],
                     logprobs=logprobs,
+                    cached_tokens=[3 for item in drawn if item[1] == 0],
                 )
             )
         for request_id, row in list(self.running.items()):

@@ -78,7 +78,7 @@ def test_logprobs_are_triples_and_the_first_has_none(served):
     [
         ({"stop": "d"}, {"type": "stop", "matched": "d"}),
         ({"stop_token_ids": [103]}, {"type": "stop", "matched": 103}),
-        ({"stop_regex": "[c-e]d"}, {"type": "stop", "matched": "cd"}),
+        ({"stop_regex": "[c-e]d"}, {"type": "stop", "matched": "[c-e]d"}),
     ],
 )
 def test_stops_are_named_and_trimmed(served, sampling, finish):

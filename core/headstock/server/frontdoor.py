@@ -352,10 +352,14 @@ class Frontdoor:
                 live.completion.prompt_logprobs.add(logprobs)
         now_s = asyncio.get_running_loop().time()
         begin = 0
+        cached = iter(message.cached_tokens)
         columns = zip(message.ids, message.attempts, message.offsets, message.counts, strict=True)
         for request_id, attempt, offset, count in columns:
             live = self._live.get(request_id)
-            if live is not None and attempt == live.completion.submit.attempt and count:
+            is_known = live is not None and attempt == live.completion.submit.attempt
+            if offset == 0 and (num_cached := next(cached, None)) is not None and is_known:
+                live.completion.cached_tokens = num_cached
+            if is_known and count:
                 token_ids = message.token_ids[begin : begin + count]
                 self._take(live, offset, token_ids, drawn.get(request_id), now_s)
             begin += count

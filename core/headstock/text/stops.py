@@ -25,7 +25,7 @@ class Match:
     """A stop that was found.
 
     Attributes:
-        matched: The stop string, or the text that a pattern matched.
+        matched: The stop string, or the pattern.
         kept: Length of the pending text before the match. Characters.
         end: Where the match ends in the pending text. Characters.
     """
@@ -89,7 +89,7 @@ class StopMatcher:
         for pattern in self._patterns:
             found = _search(pattern, pending, partial=False)
             if found is not None and (best is None or found.start() < best.kept):
-                best = Match(found.group(), found.start(), found.end())
+                best = Match(pattern.pattern, found.start(), found.end())
         return best
 
     def _hold_from(self, pending: str) -> int:

@@ -211,7 +211,7 @@ def snapshot(
         "prompt_tokens": len(submit.prompt_ids),
         "completion_tokens": num_outputs,
         "reasoning_tokens": 0,
-        "cached_tokens": end.cached_tokens if end else None,
+        "cached_tokens": completion.cached_tokens,
         "weight_version": WEIGHT_VERSION,
         "num_retractions": end.num_retractions if end else 0,
     }
