@@ -14,7 +14,7 @@ import pytest
 
 from headstock.config.schema import ServerSettings
 from headstock.server.supervisor import Supervisor
-from headstock.wire.messages import Crashed, Started
+from headstock.wire.messages import AskState, Crashed, Started
 from tests.server.conftest import Served
 
 ROOT = Path(__file__).parents[2]
@@ -166,6 +166,17 @@ def test_an_engine_that_says_nothing_is_killed_and_started_again():
         await next_of(supervisor, Started)
 
     supervise(check, "mute", hang_limit_s=1.0)
+
+
+def test_an_engine_that_speaks_and_does_not_hear_is_killed_and_started_again():
+    async def check(supervisor):
+        await next_of(supervisor, Started)
+        supervisor.send(AskState(call=1))
+        crashed = await next_of(supervisor, Crashed)
+        assert "nothing that was sent reached it" in crashed.problem
+        await next_of(supervisor, Started)
+
+    supervise(check, "deaf", wedge_limit_s=1.0)
 
 
 def test_what_the_engine_started_dies_with_it(capfd):

@@ -15,7 +15,7 @@ TOOLS = {
     },
     "now": {"type": "object", "properties": {}},
 }
-ARGUMENTS = {"city": "São </Paulo> {\"x\"}", "days": 3}
+ARGUMENTS = {"city": 'São </Paulo> {"x"}', "days": 3}
 JSON = json.dumps({"name": "get_weather", "arguments": ARGUMENTS}, ensure_ascii=False)
 NOW = json.dumps({"name": "now", "arguments": {}})
 OBJECT = json.dumps(ARGUMENTS, ensure_ascii=False)
@@ -60,7 +60,9 @@ WRITTEN = {
     "llama3": f"{JSON}; {NOW}",
     "llama4": f"[{JSON}, {NOW}]",
     "pythonic": f"[get_weather(city={CITY!r}, days=3), now()]",
-    "harmony": f"<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{OBJECT}",
+    "harmony": (
+        "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>" + OBJECT
+    ),
 }
 BY_NAME = {known.name: known for known in CALL_FORMATS}
 THINK = {known.name: known for known in REASONING_FORMATS}
@@ -99,7 +101,8 @@ def test_calls_are_read_whole_and_token_by_token(name):
 @pytest.mark.parametrize("name", [name for name in WRITTEN if BY_NAME[name].begin])
 def test_what_is_no_call_is_text_and_nothing_is_lost(name):
     known = BY_NAME[name]
-    for text in (f"a {known.begin} ? b", f"a {known.begin}no sense!{known.end} b", f"x{known.begin[:-1]}"):
+    begin, end = known.begin, known.end
+    for text in (f"a {begin} ? b", f"a {begin}no sense!{end} b", f"x{begin[:-1]}"):
         thoughts, words, calls = read(text, known)
         assert (thoughts, calls) == ("", [])
         assert words.replace(" ", "") == text.replace(" ", "")
@@ -145,9 +148,7 @@ def test_thoughts_are_parted_from_words(text, is_thinking, wanted):
 
 
 def test_harmony_s_channels_are_parted():
-    text = (
-        "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>yes"
-    )
+    text = "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>yes"
     for cuts in ([], range(len(text))):
         assert read(text, BY_NAME["harmony"], THINK["harmony"], cuts) == ("hm", "yes", [])
 

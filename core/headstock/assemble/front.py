@@ -11,6 +11,7 @@ from headstock.config import ModelSettings
 from headstock.errors import ConfigError
 from headstock.server.model_card import ModelCard
 from headstock.server.prompter import Prompter
+from headstock.server.speech import find_dialect
 from headstock.text import ChatTemplate, Tokenizer
 
 
@@ -19,6 +20,7 @@ def load_prompter(files: ModelFiles, settings: ModelSettings) -> Prompter:
 
     Raises:
         CheckpointError: The tokenizer is missing or damaged.
+        ConfigError: The chat template does not compile, or a parser is not known.
     """
     if settings.skip_tokenizer_init:
         return Prompter(None, None)
@@ -27,7 +29,10 @@ def load_prompter(files: ModelFiles, settings: ModelSettings) -> Prompter:
     if settings.chat_template is not None:
         source = _read_template(settings.chat_template)
     template = None if source is None else ChatTemplate(source, tokenizer.special)
-    return Prompter(tokenizer, template)
+    dialect = find_dialect(
+        source, tokenizer, reasoning=settings.reasoning_parser, calls=settings.tool_call_parser
+    )
+    return Prompter(tokenizer, template, dialect)
 
 
 def load_tokenizer(files: ModelFiles, path: str | None) -> Tokenizer:

@@ -70,6 +70,7 @@ class Residence:
             self.cache.release(nodes, [], 0)
             return Entry.NO_PAGES
         request.path = nodes
+        request.first_twin = NEVER
         request.pages = [node.page for node in nodes] + pages
         request.computed = num_matched * self._page_tokens
         request.host_end = request.num_known
@@ -83,7 +84,7 @@ class Residence:
     def grow(self, requests: Sequence[Request]) -> list[int] | None:
         """Give each of ``requests`` one more page, all or none."""
         pages = self.cache.take(len(requests))
-        if pages is None and any([self._give_up_twins(request) for request in requests]):
+        if pages is None and sum(map(self._give_up_twins, requests)):
             pages = self.cache.take(len(requests))
         if pages is None:
             return None
@@ -108,7 +109,7 @@ class Residence:
             parent = path[index - 1] if index else None
             node = self.cache.publish(parent, ids[index], request.pages[index], step)
             if node is None:
-                node = self._twin(parent, ids, index)
+                node = self._twin(request, parent, ids, index)
             if node is None:
                 self._make_private(request)
                 return
@@ -166,7 +167,9 @@ class Residence:
         for index in range(len(request.path), count):
             self._promised.setdefault(ids[index], request)
 
-    def _twin(self, parent: Node | None, ids: Sequence[bytes], index: int) -> Node | None:
+    def _twin(
+        self, request: Request, parent: Node | None, ids: Sequence[bytes], index: int
+    ) -> Node | None:
         """Hold and return the node at which another live request has the same page of tokens.
 
         The request keeps the page that it wrote, which the device knows, until it moves out; its
@@ -179,22 +182,25 @@ class Residence:
         if len(nodes) <= index or (index > 0 and nodes[index - 1] is not parent):
             return None
         self.cache.hold(nodes[index:])
+        request.first_twin = min(request.first_twin, index)
         return nodes[index]
 
-    def _give_up_twins(self, request: Request) -> bool:
+    def _give_up_twins(self, request: Request) -> int:
         """Let the tree have the page of ``request`` for every twin that nobody else uses.
 
         So a request that runs alone pins no more pages than it has, and always fits.
 
         Returns:
-            Whether a page became free, or will once the steps in flight have settled.
+            Pages that became free, or will once the steps in flight have settled.
         """
-        has_freed = False
+        if request.first_twin == NEVER:
+            return 0
+        num_freed = 0
         for page, node in zip(request.pages, request.path, strict=False):
             if node.page != page and node.users == 1:
                 self.cache.exchange(node, page, request.last_step)
-                has_freed = True
-        return has_freed
+                num_freed += 1
+        return num_freed
 
     def _break_promises(self, request: Request) -> None:
         for page_id in request.page_ids[len(request.path) :]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from headstock.errors import RequestError
 from headstock.server.request import ChatPrompt, Prompt, TextPrompt, TokensPrompt
+from headstock.server.speech import PLAIN, Dialect
 from headstock.text import ChatTemplate, Tokenizer
 
 INLINE_CHARACTERS = 2000
@@ -16,11 +17,18 @@ class Prompter:
     Args:
         tokenizer: None when the server takes and gives token ids only.
         template: None when the model has none.
+        dialect: How the model writes thoughts and calls.
     """
 
-    def __init__(self, tokenizer: Tokenizer | None, template: ChatTemplate | None) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer | None,
+        template: ChatTemplate | None,
+        dialect: Dialect = PLAIN,
+    ) -> None:
         self.tokenizer = tokenizer
         self.template = template
+        self.dialect = dialect
 
     def is_quick(self, prompt: Prompt) -> bool:
         """Whether :meth:`encode` takes next to no time."""
@@ -31,6 +39,7 @@ class Prompter:
                 return len(prompt.text) < INLINE_CHARACTERS
             case ChatPrompt():
                 size = sum(len(str(message.get("content"))) for message in prompt.messages)
+                size += len(str(prompt.tools)) if prompt.tools else 0
                 return size < INLINE_CHARACTERS
 
     def encode(self, prompt: Prompt, max_length: int) -> list[int]:
@@ -68,6 +77,7 @@ class Prompter:
             return self.template.render(
                 prompt.messages,
                 add_generation_prompt=prompt.add_generation_prompt,
+                tools=prompt.tools or None,
                 extra=prompt.extra,
             )
         last = prompt.messages[-1]
@@ -77,7 +87,9 @@ class Prompter:
                 remedy="End messages with the assistant's turn to go on with.",
                 field="continue_final_message",
             )
-        begun = self.template.render(prompt.messages[:-1], extra=prompt.extra)
+        begun = self.template.render(
+            prompt.messages[:-1], tools=prompt.tools or None, extra=prompt.extra
+        )
         return begun + str(last.get("content") or "")
 
     def _tokenize(self, text: str, add_special_tokens: bool, max_length: int) -> list[int]:

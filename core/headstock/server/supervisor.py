@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 HANG_LIMIT_S = 120.0
 """An engine that is up and says nothing for so long is killed. Seconds."""
+WEDGE_LIMIT_S = 15.0
+"""An engine that speaks, but has not taken in what was sent so long ago, is killed. Seconds."""
 RESTART_SPAN_S = 600.0
 """Restarts are counted over this span. Seconds."""
 FIRST_BACKOFF_S = 0.2
@@ -29,6 +31,8 @@ MAX_BACKOFF_S = 30.0
 _LAST_WORDS_S = 0.1
 _EXIT_GRACE_S = 5.0
 _LOOK_EVERY_S = 1.0
+_SILENCE_S = 5.0
+"""An engine heard of within this time speaks: it does so once a second. Seconds."""
 
 
 class Supervisor:
@@ -39,6 +43,7 @@ class Supervisor:
         restart_limit: Restarts within ten minutes before it gives up.
         on_progress: Called with what a starting engine reports.
         hang_limit_s: Silence after which a running engine is killed. Seconds.
+        wedge_limit_s: How long a message may wait to be taken in by an engine that speaks. Seconds.
     """
 
     def __init__(
@@ -48,11 +53,13 @@ class Supervisor:
         restart_limit: int,
         on_progress: Callable[[Loading], None] | None = None,
         hang_limit_s: float = HANG_LIMIT_S,
+        wedge_limit_s: float = WEDGE_LIMIT_S,
     ) -> None:
         self._command = command
         self._restart_limit = restart_limit
         self._on_progress = on_progress
         self._hang_limit_s = hang_limit_s
+        self._wedge_limit_s = wedge_limit_s
         self._inbox: asyncio.Queue[list[FromEngine]] = asyncio.Queue()
         self._link: ZmqLink | None = None
         self._process: asyncio.subprocess.Process | None = None
@@ -73,6 +80,11 @@ class Supervisor:
     def pid(self) -> int | None:
         """The engine's process id, while there is one."""
         return None if self._process is None else self._process.pid
+
+    @property
+    def unheard_s(self) -> float:
+        """How long the oldest message has waited that the engine has not taken in. Seconds."""
+        return 0.0 if self._link is None else self._link.unheard_s
 
     def start(self) -> None:
         """Start the engine; what becomes of it is heard from :meth:`receive`."""
@@ -174,6 +186,8 @@ class Supervisor:
                     return "it said so"
                 if self._is_hung():
                     return f"it said nothing for {self._hang_limit_s:.0f} s"
+                if self._is_wedged():
+                    return f"nothing that was sent reached it for {self._wedge_limit_s:.0f} s"
         finally:
             exited.cancel()
             spoke.cancel()
@@ -181,6 +195,11 @@ class Supervisor:
     def _is_hung(self) -> bool:
         silence_s = asyncio.get_running_loop().time() - self._heard_s
         return self._is_up and silence_s > self._hang_limit_s
+
+    def _is_wedged(self) -> bool:
+        """Whether it speaks, and does not hear: its silence is judged by :meth:`_is_hung`."""
+        silence_s = asyncio.get_running_loop().time() - self._heard_s
+        return self._is_up and silence_s < _SILENCE_S and self.unheard_s > self._wedge_limit_s
 
     async def _pump(self, link: ZmqLink) -> None:
         """Pass on what the engine says; its last words are kept for :meth:`_judge`."""

@@ -27,16 +27,15 @@ from headstock.server.protocols.native import GenerateBody
 from headstock.server.protocols.openai_answers import ChatAnswer, TextAnswer
 from headstock.server.protocols.openai_bodies import ChatBody, CompletionBody
 
-_STRUCTS = (
+BODIES = (
     ChatBody,
     CompletionBody,
     GenerateBody,
     routes_native.TokenizeBody,
     routes_native.DetokenizeBody,
     routes_control.AbortBody,
-    ChatAnswer,
-    TextAnswer,
 )
+"""What clients may send."""
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -79,7 +78,7 @@ def create_app(
     )
     if settings.server.cors_origin:  # the outermost: a preflight carries no key
         app.add_middleware(Cors, origins=settings.server.cors_origin)
-    schema.install(app, _STRUCTS)
+    schema.install(app, (*BODIES, ChatAnswer, TextAnswer))
     return app
 
 

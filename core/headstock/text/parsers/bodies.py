@@ -50,8 +50,9 @@ def _of_object(item: object) -> Call | None:
             arguments = json.loads(arguments)
         except (ValueError, RecursionError):
             return None
-    return None if not isinstance(arguments, dict) else Call(name, _written(arguments))
-
+    if not isinstance(arguments, dict):
+        return None
+    return Call(name, _written(cast("dict[str, Any]", arguments)))
 
 
 def read_named(body: str, heads: Iterable[re.Pattern[str]], tail: re.Pattern[str]) -> list[Call]:
@@ -111,9 +112,9 @@ def _value(item: re.Match[str], properties: Mapping[str, Any]) -> object:
     text = item.group("value")
     told = item.groupdict().get("is_text")
     if told is None:
-        schema = properties.get(item.group("name").strip())
-        kind = cast("Mapping[str, Any]", schema).get("type") if isinstance(schema, Mapping) else None
-        is_text = schema is None or kind == "string"
+        schema: object = properties.get(item.group("name").strip())
+        fields = cast("Mapping[str, Any]", schema) if isinstance(schema, Mapping) else None
+        is_text = fields is None or fields.get("type") == "string"
     else:
         is_text = told == "true"
     if is_text:

@@ -52,9 +52,7 @@ _KIMI_HEAD = _pattern(
     rf"\s*<\|tool_call_begin\|>{_NAME}(?::\d+)?\s*<\|tool_call_argument_begin\|>\s*(?=\{{)"
 )
 _KIMI_TAIL = _pattern(r"\s*<\|tool_call_end\|>\s*")
-_MISTRAL_HEAD = _pattern(
-    rf"\s*(?:\[TOOL_CALLS\])?{_NAME}(?:\[CALL_ID\]\w+)?\s*\[ARGS\]\s*(?=\{{)"
-)
+_MISTRAL_HEAD = _pattern(rf"\s*(?:\[TOOL_CALLS\])?{_NAME}(?:\[CALL_ID\]\w+)?\s*\[ARGS\]\s*(?=\{{)")
 _NOTHING = _pattern(r"\s*")
 _HARMONY_HEAD = _pattern(rf"{_NAME}[^{{]*?<\|message\|>\s*(?=\{{)")
 
@@ -186,9 +184,7 @@ REASONING_FORMATS = (
         marks=("<|channel|>", "<|message|>", "analysis"),
         drops=("<|start|>assistant", "<|channel|>final<|message|>"),
     ),
-    ReasoningFormat(
-        name="kimi", begin="◁think▷", end="◁/think▷", marks=("◁think▷", "◁/think▷")
-    ),
+    ReasoningFormat(name="kimi", begin="◁think▷", end="◁/think▷", marks=("◁think▷", "◁/think▷")),
     ReasoningFormat(name="think", begin="<think>", end="</think>", marks=("<think>",)),
 )
 ALIASES = {
