@@ -59,8 +59,16 @@ def _read_template(path: str) -> str:
         ) from error
 
 
-def model_card(files: ModelFiles, settings: ModelSettings, prompter: Prompter) -> ModelCard:
+def model_card(
+    files: ModelFiles, settings: ModelSettings, prompter: Prompter, *, path: str | None = None
+) -> ModelCard:
     """Return what the server says of the model.
+
+    Args:
+        files: The model's.
+        settings: What the operator set of it.
+        prompter: With its tokenizer.
+        path: From where a client can open the tokenizer; None: as the operator named the model.
 
     Raises:
         ConfigError: ``max_model_len`` is over what the model was made for.
@@ -73,8 +81,8 @@ def model_card(files: ModelFiles, settings: ModelSettings, prompter: Prompter) -
         eos_ids = [] if eos is None else [eos]
     return ModelCard(
         name=settings.served_model_name or _name(files, settings.model),
-        model_path=settings.model,
-        tokenizer_path=settings.tokenizer or settings.model,
+        model_path=path or settings.model,
+        tokenizer_path=settings.tokenizer or path or settings.model,
         max_length=max_length(files, settings),
         vocab_size=int(files.config["vocab_size"]),
         eos_ids=eos_ids,

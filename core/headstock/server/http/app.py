@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, MutableMapping
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -26,6 +27,7 @@ from headstock.server.keys import KeyRing, read_keys
 from headstock.server.protocols.native import GenerateBody
 from headstock.server.protocols.openai_answers import ChatAnswer, TextAnswer
 from headstock.server.protocols.openai_bodies import ChatBody, CompletionBody
+from headstock.server.protocols.parameters import MAX_SHOWN
 
 BODIES = (
     ChatBody,
@@ -70,6 +72,7 @@ def create_app(
         return error_answer(error)
 
     app.add_exception_handler(RequestError, refuse)
+    app.add_exception_handler(RequestValidationError, _refuse_query)
     app.add_exception_handler(HTTPException, _Unroutable(app).refuse)
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _fail)
@@ -78,7 +81,7 @@ def create_app(
     )
     if settings.server.cors_origin:  # the outermost: a preflight carries no key
         app.add_middleware(Cors, origins=settings.server.cors_origin)
-    schema.install(app, (*BODIES, ChatAnswer, TextAnswer))
+    schema.install(app, (*BODIES, ChatAnswer, TextAnswer), frontdoor.card.vocab_size)
     return app
 
 
@@ -124,6 +127,22 @@ def flat_routes(routes: Iterable[Any]) -> Iterator[Route]:
             yield route
         elif hasattr(route, "original_router"):
             yield from flat_routes(route.original_router.routes)
+
+
+async def _refuse_query(request: Request, error: Exception) -> Response:
+    """Answer what the framework refuses of a path or a query."""
+    assert isinstance(error, RequestValidationError), f"{error!r} is no RequestValidationError"
+    first = error.errors()[0]
+    field = str(first["loc"][-1])
+    shown = repr(first.get("input"))[:MAX_SHOWN]
+    return error_answer(
+        RequestError(
+            f"{field} is {shown}: {str(first['msg'])[:1].lower()}{str(first['msg'])[1:]}.",
+            remedy="See /openapi.json for the types and limits.",
+            field=field,
+            code="invalid_type",
+        )
+    )
 
 
 async def _gone(request: Request, error: Exception) -> Response:
