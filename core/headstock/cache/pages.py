@@ -103,6 +103,18 @@ class PageCache:
         self._free_after([self._tree.replace(known, page, step)], last_step)
         return known
 
+    def exchange(self, node: Node, page: int, step: int) -> None:
+        """Let ``node`` be ``page``, which holds the same; its old page is freed.
+
+        Args:
+            node: Held by the owner of ``page`` alone.
+            page: Of the same tokens after the same prefix.
+            step: Step that writes the last of them, or a later one.
+        """
+        assert node.users == 1, f"page {node.page} is in use, it cannot be exchanged"
+        old, node.page, node.written = node.page, page, step
+        self._free_after([old], node.last_step)
+
     def release(self, path: Sequence[Node], private: list[int], last_step: int) -> None:
         """Take back what a request had.
 

@@ -38,7 +38,8 @@ def accept(
             "The prompt has no tokens.", remedy="Send at least one token.", field="prompt"
         )
     _check_values(submit, vocab_size)
-    if num_prompt + 1 > max_length:
+    is_scored_only = submit.params.max_new_tokens == 0
+    if num_prompt + (0 if is_scored_only else 1) > max_length:
         raise RequestError(
             f"The prompt has {num_prompt} tokens; this model serves {max_length}, prompt and at"
             " least one output together.",

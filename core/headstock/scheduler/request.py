@@ -35,6 +35,7 @@ class Request:
         drawn: Outputs it has once the launched steps have run. Upper bound.
         pages: Its page table.
         path: The nodes of its leading pages that are in the tree; it holds them.
+        first_twin: Index of its first page that it keeps beside the tree's of the same tokens.
         is_private: Its further pages do not enter the tree.
         publish_at: Number of outputs with which the next page is full.
         last_step: Last step launched with it.
@@ -65,6 +66,7 @@ class Request:
     drawn: int = 0
     pages: list[int] = field(default_factory=list[int])
     path: list[Node] = field(default_factory=list[Node])
+    first_twin: int = NEVER
     is_private: bool = False
     publish_at: int = NEVER
     last_step: int = 0

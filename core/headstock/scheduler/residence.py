@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum, auto
 
-from headstock.cache import PageCache, chain_ids, child_id, root_id
+from headstock.cache import Node, PageCache, chain_ids, child_id, root_id
 from headstock.scheduler.request import NEVER, Request
 
 
@@ -70,6 +70,7 @@ class Residence:
             self.cache.release(nodes, [], 0)
             return Entry.NO_PAGES
         request.path = nodes
+        request.first_twin = NEVER
         request.pages = [node.page for node in nodes] + pages
         request.computed = num_matched * self._page_tokens
         request.host_end = request.num_known
@@ -83,6 +84,8 @@ class Residence:
     def grow(self, requests: Sequence[Request]) -> list[int] | None:
         """Give each of ``requests`` one more page, all or none."""
         pages = self.cache.take(len(requests))
+        if pages is None and sum(map(self._give_up_twins, requests)):
+            pages = self.cache.take(len(requests))
         if pages is None:
             return None
         for request, page in zip(requests, pages, strict=True):
@@ -105,6 +108,8 @@ class Residence:
         for index in range(len(path), count):
             parent = path[index - 1] if index else None
             node = self.cache.publish(parent, ids[index], request.pages[index], step)
+            if node is None:
+                node = self._twin(request, parent, ids, index)
             if node is None:
                 self._make_private(request)
                 return
@@ -131,8 +136,10 @@ class Residence:
         request.publish_at = NEVER
 
     def private_pages(self, request: Request) -> list[int]:
-        """Return its pages that are not in the tree."""
-        return request.pages[len(request.path) :]
+        """Return its pages that are not in the tree: the last ones, and twins of others' pages."""
+        pages, path = request.pages, request.path
+        twins = [page for page, node in zip(pages, path, strict=False) if node.page != page]
+        return twins + pages[len(path) :]
 
     def _usable_pages(self, request: Request) -> int:
         """Pages that it may take from the tree; the last known token is always computed."""
@@ -160,13 +167,48 @@ class Residence:
         for index in range(len(request.path), count):
             self._promised.setdefault(ids[index], request)
 
+    def _twin(
+        self, request: Request, parent: Node | None, ids: Sequence[bytes], index: int
+    ) -> Node | None:
+        """Hold and return the node at which another live request has the same page of tokens.
+
+        The request keeps the page that it wrote, which the device knows, until it moves out; its
+        later pages follow the other's in the tree, so that they are found, too.
+
+        Returns:
+            None when what comes before has been withdrawn.
+        """
+        nodes = self.cache.match(ids, index + 1)
+        if len(nodes) <= index or (index > 0 and nodes[index - 1] is not parent):
+            return None
+        self.cache.hold(nodes[index:])
+        request.first_twin = min(request.first_twin, index)
+        return nodes[index]
+
+    def _give_up_twins(self, request: Request) -> int:
+        """Let the tree have the page of ``request`` for every twin that nobody else uses.
+
+        So a request that runs alone pins no more pages than it has, and always fits.
+
+        Returns:
+            Pages that became free, or will once the steps in flight have settled.
+        """
+        if request.first_twin == NEVER:
+            return 0
+        num_freed = 0
+        for page, node in zip(request.pages, request.path, strict=False):
+            if node.page != page and node.users == 1:
+                self.cache.exchange(node, page, request.last_step)
+                num_freed += 1
+        return num_freed
+
     def _break_promises(self, request: Request) -> None:
         for page_id in request.page_ids[len(request.path) :]:
             if self._promised.get(page_id) is request:
                 del self._promised[page_id]
 
     def _make_private(self, request: Request) -> None:
-        """Keep what it writes from now on to itself: another request publishes the same."""
+        """Keep what it writes from now on to itself: what comes before it was withdrawn."""
         self._break_promises(request)
         request.is_private = True
         request.publish_at = NEVER

@@ -125,7 +125,7 @@ class PlanWriter:
     def _arrange(self, members: list[Request]) -> TreeNodes:
         size = self._page_tokens
         limits = [
-            min(len(request.path), (request.computed - request.query) // size)
+            min(len(request.path), request.first_twin, (request.computed - request.query) // size)
             for request in members
         ]
         order, tree = depth_first([request.pages for request in members], limits, size)

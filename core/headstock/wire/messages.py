@@ -107,6 +107,7 @@ class Tokens(Message, frozen=True, kw_only=True, tag=True):
         counts: How many tokens.
         token_ids: The tokens, one request after another. [sum(counts)]
         logprobs: Of the requests that asked.
+        cached_tokens: Prompt tokens that came from the cache, of those whose offset is 0, in order.
     """
 
     ids: list[str]
@@ -115,6 +116,7 @@ class Tokens(Message, frozen=True, kw_only=True, tag=True):
     counts: list[int]
     token_ids: list[int]
     logprobs: list[TokenLogprobs] = []
+    cached_tokens: list[int] = []
 
 
 class Ended(Message, frozen=True, kw_only=True, tag=True):
