@@ -80,7 +80,7 @@ class Table:
         """Settle a step in which ``draw`` says what a request draws at an output index."""
         plan = self.pending.pop(0)
         running = {request.slot: request for request in self.scheduler._running}
-        rows = zip(plan.rows.slots, plan.rows.sample, strict=True)
+        rows = zip(plan.rows.slots, plan.rows.yields, strict=True)
         slots = [slot for slot, is_drawn in rows if is_drawn]
         tokens = [draw(running[slot].id, len(running[slot].outputs)) for slot in slots]
         named = [(running[slot].id, token) for slot, token in zip(slots, tokens, strict=True)]
