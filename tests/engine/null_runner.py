@@ -75,6 +75,7 @@ class Slot:
     pages: list[int] = field(default_factory=list)
     last: int | None = None
     is_done: bool = False
+    kv_peak: int = 0
 
 
 @dataclass
@@ -83,6 +84,7 @@ class Handle:
     outcome: StepResult
     pages: set[int]
     written: set[tuple[int, int]]
+    loose: dict[int, int]
 
 
 class NullRunner:
@@ -103,12 +105,13 @@ class NullRunner:
         depth: int = 2,
         page_tokens: int = 4,
         num_pages: int = 64,
+        max_drafts: int = 0,
         poison: int | None = None,
         explode: dict[int, str] | None = None,
     ) -> None:
         group = PageGroup("full", page_tokens, 1, num_pages)
         self.limits = RunnerLimits(
-            num_slots, max_step_tokens, max_length, vocab_size, depth, [group]
+            num_slots, max_step_tokens, max_length, vocab_size, depth, [group], max_drafts
         )
         self.page_tokens = page_tokens
         self.num_pages = num_pages
@@ -141,7 +144,9 @@ class NullRunner:
         self._check_tree(plan)
         touched = {page for slot in plan.rows.slots for page in self.slots[slot].pages}
         self.written = set()
-        handle = Handle(plan.step, self._run(plan), touched, self.written)
+        self.loose = {}
+        outcome = self._run(plan)
+        handle = Handle(plan.step, outcome, touched, self.written, self.loose)
         self.plans.append(plan)
         self.unsettled.append(handle)
         self.has_just_failed = False
@@ -171,6 +176,8 @@ class NullRunner:
             assert 0 <= admit.slot < self.limits.num_slots
             assert admit.slot not in self.slots, f"slot {admit.slot} is taken"
             assert admit.num_outputs < admit.max_outputs
+            assert not admit.drafts or len(admit.history) == admit.num_prompt + admit.num_outputs
+            assert not admit.drafts or self.limits.max_drafts
             self.slots[admit.slot] = Slot(admit, admit.length, admit.num_outputs)
         append = plan.append
         entries = zip(append.groups, append.slots, append.indexes, append.pages, strict=True)
@@ -208,12 +215,14 @@ class NullRunner:
             row = self.slots[slot]
             assert 1 <= query <= kv <= limits.max_length
             assert kv <= len(row.pages) * self.page_tokens, "the bound is past the pages"
-            assert kv > (len(row.pages) - 1) * self.page_tokens or source == FROM_HOST
+            row.kv_peak = max(row.kv_peak, kv)
+            assert row.kv_peak > (len(row.pages) - 1) * self.page_tokens or source == FROM_HOST
             if source == FROM_DEVICE:
-                assert query == 1
+                assert query <= 1 + (limits.max_drafts if row.facts.drafts else 0)
                 assert row.last is not None, "nothing was drawn yet"
             if not row.is_done:
-                assert row.length == kv - query, "the row does not go on where it stands"
+                assert row.length + query <= kv, "the bound is below the row's length"
+                assert kv <= row.length + query + self._loose(slot), "the bound did not shrink"
         if plan.steady:
             before = self.plans[-1].rows
             assert rows.slots is before.slots
@@ -224,6 +233,10 @@ class NullRunner:
             assert set(rows.source) == {FROM_DEVICE}
             assert set(before.source) == {FROM_DEVICE}
             assert (plan.host_ids, plan.leave, plan.admit) == ([], [], [])
+
+    def _loose(self, slot: int) -> int:
+        """Tokens by which unsettled steps may have left the engine's bound above the length."""
+        return sum(handle.loose.get(slot, 0) for handle in self.unsettled)
 
     def _check_tree(self, plan: StepPlan) -> None:
         if plan.tree is None:
@@ -242,8 +255,9 @@ class NullRunner:
                 for slot in rows.slots[begin:end]
             ]
             assert all(table == tables[0] for table in tables), "a node's rows differ"
-            for query, kv in zip(rows.query_max[begin:end], rows.kv_max[begin:end], strict=True):
-                assert kv_end <= kv - query, "a node reaches into a row's queries"
+            for slot in rows.slots[begin:end]:
+                row = self.slots[slot]
+                assert row.is_done or kv_end <= row.length, "a node reaches into a row's queries"
 
     # The model.
 
@@ -262,6 +276,9 @@ class NullRunner:
             else:
                 assert row.last is not None
                 tokens = scored = [row.last]
+                if query > 1:
+                    self._verify(plan.step, slot, query, contexts[place], result)
+                    continue
             if score:
                 assert score <= len(scored) - 1 + min(1, row.length), "scores an unseen position"
                 targets = [float(token) for token in scored[-score:]]
@@ -309,11 +326,49 @@ class NullRunner:
             result.done.append(1)
             return
         token = draw(chain, row.facts, row.num_outputs, self.limits.vocab_size)
-        row.num_outputs += 1
-        row.last = token
-        row.is_done = token in row.facts.stop_ids or row.num_outputs >= row.facts.max_outputs
+        self._note_draw(row, token)
         result.counts.append(1)
         result.ids.append(token)
         result.done.append(int(row.is_done))
         if row.facts.logprobs >= 0:
             result.logprobs.append(Logprobs(slot, False, [float(token)]))
+
+    def _verify(
+        self, step: int, slot: int, query: int, chain: int | None, result: StepResult
+    ) -> None:
+        """Draw from a row with drafts, of which all are right, or only the first few, or none."""
+        row = self.slots[slot]
+        assert row.last is not None
+        if row.is_done:
+            self._sample(slot, row, chain, result)
+            return
+        begin, vocab_size = row.length, self.limits.vocab_size
+        num_right = mix(mix(ROOT, step), slot) % query
+        ids: list[int] = []
+        token, is_right = row.last, True
+        for place in range(query):
+            chain = self._write(slot, row, [token], chain)
+            if is_right and chain is not None and not row.is_done:
+                drawn = draw(chain, row.facts, row.num_outputs, vocab_size)
+                self._note_draw(row, drawn)
+                ids.append(drawn)
+                token = drawn
+            is_right = is_right and place < num_right and token != self.poison
+            if not is_right:
+                token = (token + 1) % vocab_size
+        row.length = begin + len(ids)
+        if not ids:
+            result.faults.append(Fault(slot, "not a number"))
+            row.is_done = True
+        self.loose[slot] = query - len(ids)
+        result.slots.append(slot)
+        result.counts.append(len(ids))
+        result.ids.extend(ids)
+        result.done.append(int(row.is_done))
+        if row.facts.logprobs >= 0:
+            result.logprobs.append(Logprobs(slot, False, [float(drawn) for drawn in ids]))
+
+    def _note_draw(self, row: Slot, token: int) -> None:
+        row.num_outputs += 1
+        row.last = token
+        row.is_done = token in row.facts.stop_ids or row.num_outputs >= row.facts.max_outputs

@@ -34,6 +34,7 @@ class EngineMachine(RuleBasedStateMachine):
         max_length=st.integers(12, 64),
         prefix_cache=st.booleans(),
         max_queued=st.sampled_from([2, 8, 100]),
+        max_drafts=st.sampled_from([0, 0, 1, 3]),
     )
     def start(
         self,
@@ -46,6 +47,7 @@ class EngineMachine(RuleBasedStateMachine):
         max_length: int,
         prefix_cache: bool,
         max_queued: int,
+        max_drafts: int,
     ) -> None:
         runner = NullRunner(
             num_slots=num_slots,
@@ -56,6 +58,7 @@ class EngineMachine(RuleBasedStateMachine):
             page_tokens=page_tokens,
             num_pages=1 + -(-cache_tokens // page_tokens),
             poison=VOCAB - 1,
+            max_drafts=max_drafts,
         )
         self.client = Client(
             runner, policy=policy, prefix_cache=prefix_cache, max_queued_requests=max_queued
@@ -74,6 +77,7 @@ class EngineMachine(RuleBasedStateMachine):
         namespace=st.sampled_from(["", "", "other"]),
         score_from=st.sampled_from([None, None, 0, 3]),
         known=st.sampled_from([0, 0, 0, 1, 3]),
+        drafts=st.sampled_from([True, True, False]),
     )
     def submit(
         self,
@@ -88,6 +92,7 @@ class EngineMachine(RuleBasedStateMachine):
         namespace: str,
         score_from: int | None,
         known: int,
+        drafts: bool,
     ) -> None:
         prompt = stem + tail
         attempt = self.attempts.get(request_id, -1) + 1
@@ -101,6 +106,7 @@ class EngineMachine(RuleBasedStateMachine):
             "priority": priority,
             "namespace": namespace,
             "prompt_logprobs_from": score_from,
+            "drafts": drafts,
         }
         shadow = Client(self.client.runner)
         outputs = shadow.expected(shadow.submit(request_id, prompt, **given))[:known]

@@ -80,14 +80,25 @@ class Residence:
             self._note_next(request)
         return Entry.ADMITTED
 
-    def grow(self, requests: Sequence[Request]) -> list[int] | None:
-        """Give each of ``requests`` one more page, all or none."""
-        pages = self.cache.take(len(requests))
+    def grow(self, requests: Sequence[Request], ends: Sequence[int]) -> bool:
+        """Give each of ``requests`` pages for its first ``ends`` tokens, all or none.
+
+        Returns:
+            Whether there were enough.
+        """
+        size = self._page_tokens
+        counts = [
+            -(-end // size) - len(request.pages)
+            for request, end in zip(requests, ends, strict=True)
+        ]
+        pages = self.cache.take(sum(counts))
         if pages is None:
-            return None
-        for request, page in zip(requests, pages, strict=True):
-            request.pages.append(page)
-        return pages
+            return False
+        begin = 0
+        for request, count in zip(requests, counts, strict=True):
+            request.pages += pages[begin : begin + count]
+            begin += count
+        return True
 
     def publish(self, request: Request, end: int, step: int) -> None:
         """Enter the full pages among the first ``end`` tokens into the tree.

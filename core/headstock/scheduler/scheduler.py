@@ -18,7 +18,7 @@ from headstock.errors import RequestError
 from headstock.requests import FinishReason
 from headstock.scheduler.accept import accept
 from headstock.scheduler.counters import Counters
-from headstock.scheduler.flight import Drawn, Flight
+from headstock.scheduler.flight import NO_QUERIES, Drawn, Flight
 from headstock.scheduler.policy import policy_of
 from headstock.scheduler.queue import WaitingQueue
 from headstock.scheduler.request import NEVER, Request
@@ -26,7 +26,7 @@ from headstock.scheduler.residence import Entry, Residence
 from headstock.scheduler.throughput import Throughput
 from headstock.scheduler.writer import Changes, PlanWriter
 from headstock.wire.messages import Cut, Ended, Submit
-from headstock.wire.steps import RunnerLimits, StepPlan, StepResult
+from headstock.wire.steps import DRAW, FROM_DEVICE, RunnerLimits, StepPlan, StepResult
 
 MAX_PENDING = 128
 """Requests looked at in one step that wait for a prefix; a look costs a search in the tree."""
@@ -67,7 +67,7 @@ class Scheduler:
         self._policy = policy_of(policy)
         self._queue = WaitingQueue(self._policy)
         self._residence = Residence(self.cache)
-        self._writer = PlanWriter(self.cache.page_tokens)
+        self._writer = PlanWriter(self.cache.page_tokens, has_drafts=limits.max_drafts > 0)
         self._throughput = Throughput()
         self._live: dict[str, Request] = {}
         self._running: list[Request] = []
@@ -79,6 +79,7 @@ class Scheduler:
         self._num_arrived = 0
         self._num_admitted = 0
         self._steady_steps = 0
+        self._steady_queries = NO_QUERIES
         self._pages_wanted = 0
 
     # What is known of it.
@@ -142,6 +143,7 @@ class Scheduler:
                 max_length=self.limits.max_length,
                 max_cached=self.cache.num_total * self.cache.page_tokens,
                 vocab_size=self.limits.vocab_size,
+                max_drafts=self.limits.max_drafts,
             )
             self._check_queue(request)
         except RequestError as error:
@@ -243,7 +245,9 @@ class Scheduler:
         )
 
     def _plan_steady(self) -> StepPlan | None:
-        """Plan one more token for each row of the last plan; None: not enough pages."""
+        """Plan the rows of the last plan again; None: not enough pages, or they end differently."""
+        if self._steady_queries:
+            return self._plan_steady_drafts()
         writer = self._writer
         kv_max = [length + 1 for length in writer.kv_max]
         page_tokens = self.cache.page_tokens
@@ -253,11 +257,10 @@ class Scheduler:
             growing = rows
         changes = None
         if growing:
-            if self._residence.grow(growing) is None:
-                return None
             changes = Changes()
-            for request in growing:
-                changes.append(request)
+            ends = [request.computed + 1 for request in growing]
+            if not self._grow(growing, ends, changes):
+                return None
         step = self._step
         self._step += 1
         for request in rows:
@@ -266,15 +269,60 @@ class Scheduler:
             request.last_step = step
         self._steady_steps -= 1
         plan = writer.write_steady(step, kv_max, changes)
-        self._flights.append(Flight(step, rows, plan.rows.slots, rows, len(rows)))
+        self._flights.append(Flight(step, rows, plan.rows.slots, rows, len(rows), NO_QUERIES))
         return plan
+
+    def _plan_steady_drafts(self) -> StepPlan | None:
+        """Plan the rows of the last plan again, where they have drafts.
+
+        What they drew since is known by now or not, so each row's bound is computed anew.
+        """
+        writer = self._writer
+        rows, queries = writer.rows, writer.query_max
+        kv_max: list[int] = []
+        growing: list[Request] = []
+        ends: list[int] = []
+        page_tokens = self.cache.page_tokens
+        for request, query in zip(rows, queries, strict=True):
+            if request.drawn >= request.draw_limit or request.draw_query(query) < query:
+                return None
+            end = min(request.computed, request.last_begin) + query
+            kv_max.append(end)
+            if end > len(request.pages) * page_tokens:
+                growing.append(request)
+                ends.append(end)
+        changes = Changes()
+        if growing and not self._grow(growing, ends, changes):
+            return None
+        step = self._step
+        self._step += 1
+        for request, query in zip(rows, queries, strict=True):
+            request.computed += query
+            request.drawn += 1
+            request.last_step = step
+        self._steady_steps -= 1
+        plan = writer.write_steady(step, kv_max, changes)
+        flight = Flight(step, rows, plan.rows.slots, rows, sum(queries), queries)
+        self._flights.append(flight)
+        return plan
+
+    def _grow(self, growing: list[Request], ends: list[int], changes: Changes) -> bool:
+        """Give each of ``growing`` pages for its first ``ends`` tokens, all or none."""
+        begins = [len(request.pages) for request in growing]
+        if not self._residence.grow(growing, ends):
+            return False
+        for request, begin in zip(growing, begins, strict=True):
+            changes.append(request, begin)
+        return True
 
     def _plan_anew(self, now_s: float) -> StepPlan | None:
         """Plan a step from what every request still needs."""
         changes = Changes()
-        if not self._make_room(changes):
+        # Every running request gets a token at least; drafts share what is left.
+        width = max(1, self.max_step_tokens // max(1, len(self._running)))
+        if not self._make_room(changes, width):
             return None
-        budget = self._plan_running()
+        budget = self._plan_running(width)
         self._admit(budget, changes, now_s)
         members = [request for request in self._running if request.query]
         if not members:
@@ -284,32 +332,42 @@ class Scheduler:
         self._launch(plan)
         return plan
 
-    def _make_room(self, changes: Changes) -> bool:
-        """Give a page to every row that outgrows its own, retracting others if need be.
+    def _make_room(self, changes: Changes, width: int) -> bool:
+        """Give pages to every row that outgrows its own, retracting others if need be.
+
+        Args:
+            changes: Where they are noted.
+            width: Tokens that a row from the device computes, at most.
 
         Returns:
             False when steps in flight must settle first.
         """
         page_tokens = self.cache.page_tokens
         while True:
-            growing = [
-                request
-                for request in self._running
-                if request.computed == len(request.pages) * page_tokens
-                and request.drawn < request.draw_limit
-            ]
-            if self._residence.grow(growing) is not None:
-                break
+            growing: list[Request] = []
+            ends: list[int] = []
+            for request in self._running:
+                if request.drawn >= request.draw_limit or request.computed < request.host_end:
+                    continue
+                end = request.computed + 1
+                if request.num_drafts:
+                    end = min(end - 1, request.last_begin) + request.draw_query(width)
+                if end > len(request.pages) * page_tokens:
+                    growing.append(request)
+                    ends.append(end)
+            if self._grow(growing, ends, changes):
+                return True
             if self._flights:
                 return False
             assert len(self._running) > 1, "one request alone must fit"
             self._retract(self._policy.victim(self._running))
-        for request in growing:
-            changes.append(request)
-        return True
 
-    def _plan_running(self) -> int:
-        """Set what each running request computes; returns the tokens left in the step."""
+    def _plan_running(self, width: int) -> int:
+        """Set what each running request computes; returns the tokens left in the step.
+
+        Args:
+            width: Tokens that a row from the device computes, at most.
+        """
         chunked: list[Request] = []
         budget = self.max_step_tokens
         for request in self._running:
@@ -318,10 +376,11 @@ class Scheduler:
                 request.query = 0
                 chunked.append(request)
             elif request.drawn < request.draw_limit:
-                request.query = 1
-                request.computed += 1
+                query = request.draw_query(width) if request.num_drafts else 1
+                request.query = query
+                request.computed += query
                 request.drawn += 1
-                budget -= 1
+                budget -= query
             else:
                 request.query = 0
         for request in chunked:
@@ -394,11 +453,26 @@ class Scheduler:
         sample = plan.rows.yields
         sampled = [request for request, is_drawn in zip(rows, sample, strict=True) if is_drawn]
         num_tokens = sum(plan.rows.query_max)
-        self._flights.append(Flight(plan.step, rows, plan.rows.slots, sampled, num_tokens))
+        queries = self._draft_queries(sampled, plan)
+        flight = Flight(plan.step, rows, plan.rows.slots, sampled, num_tokens, queries)
+        self._flights.append(flight)
         is_steady = not plan.host_ids and len(sampled) == len(rows)
+        self._steady_queries = queries
         self._steady_steps = (
             min(request.draw_limit - request.drawn for request in rows) if is_steady else 0
         )
+
+    def _draft_queries(self, sampled: list[Request], plan: StepPlan) -> list[int]:
+        """Return the tokens of each row that draws, 1 for those from the host; empty: no drafts."""
+        if not self.limits.max_drafts or not any(request.num_drafts for request in sampled):
+            return NO_QUERIES
+        rows = plan.rows
+        columns = zip(rows.query_max, rows.source, rows.yields, strict=True)
+        return [
+            query if source == FROM_DEVICE else 1
+            for query, source, yields in columns
+            if yields == DRAW
+        ]
 
     def _retract(self, request: Request) -> None:
         """Take the pages of a running request; it waits again and keeps what it has drawn."""
@@ -426,6 +500,8 @@ class Scheduler:
             elif not request.is_failed:
                 # It was aborted meanwhile: which pages it wrote is not known any more.
                 self.cache.withdraw_since(flight.step)
+        if flight.queries:
+            self._shrink(flight, result)
         drawn = Drawn()
         finished = self._take_tokens(flight, result, drawn)
         for logprobs in result.logprobs:
@@ -436,13 +512,22 @@ class Scheduler:
             self._finish(request)
         return drawn
 
+    def _shrink(self, flight: Flight, result: StepResult) -> None:
+        """Take from the bounds what the step's drafts did not yield."""
+        columns = zip(flight.sampled, flight.queries, result.counts, strict=True)
+        for request, query, count in columns:
+            assert count <= query, f"slot {request.slot} drew {count} tokens of {query}"
+            if not request.is_over and count:
+                request.computed -= query - count
+                request.drawn += count - 1
+
     def _take_tokens(self, flight: Flight, result: StepResult, drawn: Drawn) -> list[Request]:
         """Append the drawn tokens to their requests' outputs; returns those that are finished.
 
         Tokens of requests that ended meanwhile are dropped.
         """
         finished: list[Request] = []
-        ids = result.ids
+        ids, token_ids = result.ids, drawn.token_ids
         end = 0
         for request, count, is_done in zip(flight.sampled, result.counts, result.done, strict=True):
             begin = end
@@ -454,9 +539,14 @@ class Scheduler:
                 drawn.requests.append(request)
                 drawn.offsets.append(len(outputs))
                 drawn.counts.append(count)
-                tokens = ids[begin:end]
-                drawn.token_ids += tokens
-                outputs += tokens
+                if count == 1:
+                    token = ids[begin]
+                    token_ids.append(token)
+                    outputs.append(token)
+                else:
+                    assert flight.queries, f"slot {request.slot} drew {count} tokens of 1"
+                    token_ids += ids[begin:end]
+                    outputs += ids[begin:end]
             if is_done or len(outputs) >= request.max_outputs:
                 finished.append(request)
             elif len(outputs) >= request.publish_at:

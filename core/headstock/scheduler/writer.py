@@ -43,11 +43,12 @@ class Changes:
         self.append_indexes += range(count)
         self.append_pages += request.pages
 
-    def append(self, request: Request) -> None:
-        """Note the page that ``request`` got last."""
-        self.append_slots.append(request.slot)
-        self.append_indexes.append(len(request.pages) - 1)
-        self.append_pages.append(request.pages[-1])
+    def append(self, request: Request, begin: int) -> None:
+        """Note the pages that ``request`` has got from entry ``begin`` on."""
+        count = len(request.pages) - begin
+        self.append_slots += [request.slot] * count
+        self.append_indexes += range(begin, begin + count)
+        self.append_pages += request.pages[begin:]
 
     def appends(self) -> PageAppends:
         """Return the page appends as columns; there is one group."""
@@ -64,7 +65,8 @@ class PlanWriter:
     planned than in the step before. A steady step costs one new column.
     """
 
-    def __init__(self, page_tokens: int) -> None:
+    def __init__(self, page_tokens: int, *, has_drafts: bool) -> None:
+        self._has_drafts = has_drafts
         self._page_tokens = page_tokens
         self._members: list[Request] = []
         self.rows: list[Request] = []
@@ -84,7 +86,9 @@ class PlanWriter:
         self._columns = Rows(
             slots=[request.slot for request in rows],
             query_max=query,
-            kv_max=[request.computed for request in rows],
+            kv_max=[request.kv_max for request in rows]
+            if self._has_drafts
+            else [request.computed for request in rows],
             source=source,
             yields=[DRAW if request.computed >= request.host_end else NOTHING for request in rows],
             score=[request.score for request in rows],
@@ -100,7 +104,7 @@ class PlanWriter:
         )
 
     def write_steady(self, step: int, kv_max: list[int], changes: Changes | None) -> StepPlan:
-        """Return the plan that gives every row of the last plan one more token."""
+        """Return the plan that gives every row of the last plan as many tokens again."""
         last = self._columns
         columns = Rows(last.slots, last.query_max, kv_max, last.source, last.yields, last.score)
         self._columns = columns
@@ -113,9 +117,9 @@ class PlanWriter:
         return self._columns.kv_max
 
     @property
-    def slots(self) -> list[int]:
-        """Slots of the last plan's rows."""
-        return self._columns.slots
+    def query_max(self) -> list[int]:
+        """Tokens of the last plan's rows."""
+        return self._columns.query_max
 
     def forget(self) -> None:
         """Write the next plan from scratch: the runner may not have seen the last one."""
@@ -128,6 +132,12 @@ class PlanWriter:
             min(len(request.path), (request.computed - request.query) // size)
             for request in members
         ]
+        if self._has_drafts:
+            # Drafts in flight may prove wrong: a row may begin before its bound.
+            limits = [
+                min(limit, request.begin_min // size)
+                for limit, request in zip(limits, members, strict=True)
+            ]
         order, tree = depth_first([request.pages for request in members], limits, size)
         self._members = members
         self.rows = [members[index] for index in order]
