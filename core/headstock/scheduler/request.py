@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 
-from headstock.cache import Node
+from headstock.cache import Tables
 from headstock.requests import SamplingParams
 from headstock.wire.steps import Admit
 
@@ -38,9 +38,11 @@ class Request:
             flight may find that drafts were wrong, and it shrinks when they settle.
         drawn: Outputs it has once the launched steps have run. Lower bound: of each step in
             flight one is certain, and it grows by what more a step has drawn when that settles.
-        pages: Its page table.
-        path: The nodes of its leading pages that are in the tree; it holds them.
+        tables: Its page tables.
+        pages: That of the first group of tokens.
+        cuts: Where chunks end to keep a state, the next one last. Tokens.
         is_private: Its further pages do not enter the tree.
+        is_turning: Its state entries change before its next row.
         publish_at: Number of outputs with which the next page is full.
         last_step: Last step launched with it.
         query: Tokens that the step being planned computes.
@@ -71,9 +73,11 @@ class Request:
     host_end: int = 0
     computed: int = 0
     drawn: int = 0
+    tables: Tables = field(default_factory=lambda: Tables([], []))
     pages: list[int] = field(default_factory=list[int])
-    path: list[Node] = field(default_factory=list[Node])
+    cuts: list[int] = field(default_factory=list[int])
     is_private: bool = False
+    is_turning: bool = False
     publish_at: int = NEVER
     last_step: int = 0
     query: int = 0

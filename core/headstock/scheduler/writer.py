@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
+from headstock.scheduler.changes import NO_APPENDS, Changes
 from headstock.scheduler.request import Request
 from headstock.scheduler.sharing import depth_first
 from headstock.wire.steps import (
@@ -13,49 +13,14 @@ from headstock.wire.steps import (
     FROM_HOST,
     NOTHING,
     Admit,
-    PageAppends,
     Rows,
     StepPlan,
     TreeNodes,
 )
 
-NO_APPENDS = PageAppends()
 NO_IDS: list[int] = []
 NO_SLOTS: list[int] = []
 NO_ADMITS: list[Admit] = []
-
-
-@dataclass(slots=True)
-class Changes:
-    """What a plan changes in the runner's slot table before the forward pass."""
-
-    leave: list[int] = field(default_factory=list[int])
-    admits: list[Admit] = field(default_factory=list[Admit])
-    append_slots: list[int] = field(default_factory=list[int])
-    append_indexes: list[int] = field(default_factory=list[int])
-    append_pages: list[int] = field(default_factory=list[int])
-
-    def admit(self, request: Request) -> None:
-        """Enter ``request`` with its page table, before anything of it is planned."""
-        self.admits.append(request.admit_facts())
-        count = len(request.pages)
-        self.append_slots += [request.slot] * count
-        self.append_indexes += range(count)
-        self.append_pages += request.pages
-
-    def append(self, request: Request, begin: int) -> None:
-        """Note the pages that ``request`` has got from entry ``begin`` on."""
-        count = len(request.pages) - begin
-        self.append_slots += [request.slot] * count
-        self.append_indexes += range(begin, begin + count)
-        self.append_pages += request.pages[begin:]
-
-    def appends(self) -> PageAppends:
-        """Return the page appends as columns; there is one group."""
-        if not self.append_slots:
-            return NO_APPENDS
-        groups = [0] * len(self.append_slots)
-        return PageAppends(groups, self.append_slots, self.append_indexes, self.append_pages)
 
 
 class PlanWriter:
@@ -129,7 +94,7 @@ class PlanWriter:
     def _arrange(self, members: list[Request]) -> TreeNodes:
         size = self._page_tokens
         limits = [
-            min(len(request.path), (request.computed - request.query) // size)
+            min(request.tables.num_shared, (request.computed - request.query) // size)
             for request in members
         ]
         if self._has_drafts:
