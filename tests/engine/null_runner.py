@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from headstock.wire.steps import (
     FROM_DEVICE,
     FROM_HOST,
@@ -103,6 +105,14 @@ def state(num_pages: int = 32) -> PageGroup:
     return PageGroup("state", 1, 1, num_pages)
 
 
+def shared(groups: list[PageGroup], num_slabs: int) -> list[PageGroup]:
+    """Return the groups as sharers of one arena, with slabs of 3 pages, 4 pages and so on."""
+    return [
+        msgspec.structs.replace(group, slab_pages=3 + place, num_pages=num_slabs * (3 + place))
+        for place, group in enumerate(groups)
+    ]
+
+
 class NullRunner:
     """Runs plans on a model of memory.
 
@@ -143,6 +153,7 @@ class NullRunner:
         self.written: set[tuple[int, int, int]] = set()
         self.loose: dict[int, int] = {}
         self.unsettled: deque[Handle] = deque()
+        self.slab_owners: dict[int, int] = {}
         self.has_just_failed = False
 
     # The Runner protocol.
@@ -409,6 +420,7 @@ class NullRunner:
                     continue
                 page = row.tables[group][row.length // self.page_tokens]
                 place = (group, page, row.length % self.page_tokens)
+                self._claim(group, page)
                 self.memory[place] = (token, chain)
                 self.written.add(place)
             row.length += 1
@@ -418,8 +430,29 @@ class NullRunner:
         for group, facts in enumerate(self.groups):
             if facts.kind == "state":
                 place = (group, row.tables[group][STATE_OUT], 0)
+                self._claim(group, place[1])
                 self.memory[place] = (row.length, chain)
                 self.written.add(place)
+
+    def _claim(self, group: int, page: int) -> None:
+        """Write to a page: what another group had in the same slab is lost."""
+        size = self.groups[group].slab_pages
+        if not size:
+            return
+        slab = page // size
+        assert slab, "the slab of the null pages is written to"
+        if self.slab_owners.get(slab) == group:
+            return
+        self.slab_owners[slab] = group
+        for other, facts in enumerate(self.groups):
+            if other != group and facts.slab_pages:
+                pages = range(slab * facts.slab_pages, (slab + 1) * facts.slab_pages)
+                for handle in self.unsettled:
+                    is_used = any((other, page) in handle.touched for page in pages)
+                    assert not is_used, "a step in flight uses this slab"
+                for place in [place for place in self.memory if place[0] == other]:
+                    if place[1] in pages:
+                        del self.memory[place]
 
     def _sample(self, slot: int, row: Slot, chain: int | None, result: StepResult) -> None:
         result.slots.append(slot)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 from client import Client
-from null_runner import NullRunner, full, state, window
+from null_runner import NullRunner, full, shared, state, window
 
 from headstock.cache import pages
-from headstock.wire.steps import STATE_IN, STATE_OUT, StepPlan
+from headstock.wire.steps import STATE_IN, STATE_OUT, PageGroup, StepPlan
 
 
 def lengths(plans: list[StepPlan]) -> list[int]:
@@ -190,3 +190,38 @@ def test_equal_prompts_that_arrive_together_wait_for_the_checkpoint() -> None:
         client.submit(name, list(range(30)))
     client.finish()
     assert lengths(runner.plans) == [0, 28, 28]
+
+
+# A shared arena.
+
+
+def test_groups_share_their_memory_as_requests_need_it() -> None:
+    def num_steps(groups: list) -> int:
+        runner = NullRunner(num_slots=9, max_length=400, max_step_tokens=500, groups=groups)
+        client = Client(runner)
+        for number in range(9):
+            client.submit(str(number), [number, *range(40)], 60)
+        client.finish()
+        client.check_idle()
+        for record in client.records.values():
+            client.check_record(record)
+        return len(runner.plans)
+
+    # One slab is as good for three pages of the first group as for four of the second.
+    groups = [full(), window(8)]
+    halves = [
+        PageGroup("full", 4, 1, 3 * 20),
+        PageGroup("window", 4, 1, 4 * 20, 8),
+    ]
+    assert num_steps(shared(groups, 41)) < 0.8 * num_steps(halves)
+
+
+def test_a_request_whose_pages_are_scattered_over_all_slabs_still_ends() -> None:
+    groups = shared([full(), window(8), state()], 14)
+    client = Client(NullRunner(num_slots=4, max_length=60, groups=groups))
+    for number in range(12):
+        client.submit(str(number), [number % 3, *range(20)], 20)
+    client.finish()
+    for record in client.records.values():
+        client.check_record(record)
+    client.check_idle()

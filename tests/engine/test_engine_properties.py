@@ -13,7 +13,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from null_runner import NullRunner, full, state, window
+from null_runner import NullRunner, full, shared, state, window
 
 from headstock.cache import pages
 
@@ -51,6 +51,7 @@ class EngineMachine(RuleBasedStateMachine):
         max_drafts=st.sampled_from([0, 0, 1, 3]),
         kinds=st.sampled_from(KINDS),
         window_tokens=st.integers(2, 24),
+        num_slabs=st.sampled_from([0, 0, 3, 5, 9]),
         checkpoint_tokens=st.sampled_from([None, None, 4, 9]),
     )
     def start(
@@ -67,6 +68,7 @@ class EngineMachine(RuleBasedStateMachine):
         max_drafts: int,
         kinds: tuple[str, ...],
         window_tokens: int,
+        num_slabs: int,
         checkpoint_tokens: int | None,
     ) -> None:
         num_pages = 1 + -(-cache_tokens // page_tokens)
@@ -77,6 +79,8 @@ class EngineMachine(RuleBasedStateMachine):
             "state": state(3 + num_slots),
         }
         groups = [made[kind] for kind in kinds]
+        if num_slabs:
+            groups = shared(groups, num_slabs + 2 * len(groups))
         self.grain = pages.STATE_GRAIN
         pages.STATE_GRAIN = page_tokens
         runner = NullRunner(

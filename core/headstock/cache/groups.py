@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from headstock.cache.arena import ArenaPool
 from headstock.cache.pool import Pool
 from headstock.cache.quarantine import Quarantine
 from headstock.cache.tree import CachedPage, Node, PrefixTree
@@ -31,6 +32,8 @@ class Group:
         self._quarantine = Quarantine()
         self._settled = 0
         self._tree: PrefixTree | None = None
+        self._slabs = pool if isinstance(pool, ArenaPool) else None
+        self._neighbours: list[Group] = []
 
     @property
     def tree(self) -> PrefixTree:
@@ -42,6 +45,10 @@ class Group:
         """Note the tree, which knows the groups, and so is made after them."""
         self._tree = tree
 
+    def share(self, neighbours: Sequence[Group]) -> None:
+        """Note the other groups of its arena: it may have their slabs that hold idle pages only."""
+        self._neighbours = list(neighbours)
+
     @property
     def num_idle(self) -> int:
         """Pages that hold what no live request uses."""
@@ -50,15 +57,20 @@ class Group:
     @property
     def num_available(self) -> int:
         """Pages that are free or can be made so, once the steps in flight have settled."""
-        return self.pool.num_free + len(self._idle) + self._quarantine.num_pages
+        count = self.pool.num_free + len(self._idle) + self._quarantine.num_pages
+        slabs = self._slabs
+        if slabs is not None:
+            count += (slabs.arena.num_loose - slabs.num_loose_slabs) * slabs.slab_pages
+        return count
 
     # The rule.
 
-    def capacity(self, reach: int) -> int | None:
-        """Return how long a request may grow that has the group for itself; None: without end.
+    def num_held(self, num_tokens: int, row_tokens: int) -> int:
+        """Return how many pages a request of ``num_tokens`` holds at once, at least.
 
         Args:
-            reach: Tokens that one row computes at once, at least. Tokens.
+            num_tokens: Its length.
+            row_tokens: Tokens that one row computes at once, at least.
         """
         raise NotImplementedError
 
@@ -93,6 +105,8 @@ class Group:
         for cached in pages:
             if cached.users == 0:
                 del idle[cached.page]
+                if self._slabs is not None:
+                    self._slabs.bind(cached.page)
             cached.users += 1
 
     def let_go(self, pages: Iterable[CachedPage], last_step: int) -> None:
@@ -113,6 +127,8 @@ class Group:
             node = cached.node
             if node.is_listed and node.pages[index] is cached:
                 idle[cached.page] = cached
+                if self._slabs is not None:
+                    self._slabs.loosen((cached.page,))
             else:
                 self.free([cached.page], cached.last_step)
 
@@ -154,16 +170,17 @@ class Group:
 
     def take_some(self, count: int) -> list[int]:
         """Take ``count`` pages, or as many as there are, evicting the least recently used."""
-        while self.pool.num_free < count and self._idle:
-            oldest = next(iter(self._idle.values()))
-            if oldest.last_step > self._settled:
-                break
-            self.evict(oldest)
-            self.num_evicted += 1
+        while self.pool.num_free < count and self._evict_oldest():
+            pass
         return self.pool.take(min(count, self.pool.num_free)) or []
 
     def free(self, pages: list[int], last_step: int) -> None:
-        """Take back pages that nothing finds, once ``last_step`` has settled."""
+        """Take back pages that were held and that nothing finds, once ``last_step`` has settled."""
+        if self._slabs is not None:
+            self._slabs.loosen(pages)
+        self._discard(pages, last_step)
+
+    def _discard(self, pages: list[int], last_step: int) -> None:
         if last_step <= self._settled:
             self.pool.give_back(pages)
         else:
@@ -173,7 +190,7 @@ class Group:
         """Take a page without users off its node, and free it."""
         cached.node.pages[self.index] = None
         del self._idle[cached.page]
-        self.free([cached.page], cached.last_step)
+        self._discard([cached.page], cached.last_step)
 
     def settle(self, step: int) -> None:
         """Note that every step up to ``step`` has settled."""
@@ -202,11 +219,21 @@ class Group:
         assert len(self._idle) == sum(cached.users == 0 for cached in found)
         owned = sorted([*private, *(cached.page for cached in found)])
         assert len(set(owned)) == len(owned), f"a page has two owners: {owned}"
-        accounted = len(owned) + self.pool.num_free + self._quarantine.num_pages
-        assert accounted == self.pool.num_total, f"{self.pool.num_total - accounted} pages leaked"
+        accounted = len(owned) + self._quarantine.num_pages
+        assert accounted == self.pool.num_taken, f"{self.pool.num_taken - accounted} pages leaked"
 
     def _make_free(self, count: int) -> bool:
         """Evict until ``count`` more pages are free, or nothing when there are not so many."""
+        slabs = self._slabs
+        if slabs is not None:
+            others = (slabs.arena.num_loose - slabs.num_loose_slabs) * slabs.slab_pages
+            if count > len(self._idle) + others:
+                return False
+            target = self.pool.num_free + count
+            while self.pool.num_free < target:
+                if not self._evict_oldest():
+                    return False
+            return True
         if count > len(self._idle):
             return False
         settled = self._settled
@@ -220,6 +247,37 @@ class Group:
         self.num_evicted += before - len(self._idle)
         return True
 
+    def _evict_oldest(self) -> bool:
+        """Evict the least recently used page, or else what keeps a slab in another group."""
+        oldest = next(iter(self._idle.values()), None)
+        if oldest is not None and oldest.last_step <= self._settled:
+            self.evict(oldest)
+            self.num_evicted += 1
+            return True
+        return any(neighbour.give_slab() for neighbour in self._neighbours)
+
+    def give_slab(self) -> bool:
+        """Evict all pages of a slab that no request uses, so that another group can have it."""
+        slabs = self._slabs
+        assert slabs is not None
+        tried: dict[int, None] = {}
+        for oldest in list(self._idle.values()):
+            slab = oldest.page // slabs.slab_pages
+            if slab in tried or not slabs.is_loose(slab):
+                continue
+            tried[slab] = None
+            pages = [each for each in self._idle.values() if each.page // slabs.slab_pages == slab]
+            if any(each.last_step > self._settled for each in pages):
+                continue
+            num_free = slabs.arena.num_free
+            for cached in pages:
+                if self._idle.get(cached.page) is cached:
+                    self.evict(cached)
+                    self.num_evicted += 1
+            if slabs.arena.num_free > num_free:
+                return True
+        return False
+
 
 class FullGroup(Group):
     """Every token of a request is kept.
@@ -228,8 +286,8 @@ class FullGroup(Group):
     least recently used idle page stands at a node that nothing follows.
     """
 
-    def capacity(self, reach: int) -> int | None:
-        return self.pool.num_total * self.grain
+    def num_held(self, num_tokens: int, row_tokens: int) -> int:
+        return -(-num_tokens // self.grain)
 
     def num_first(self, count: int) -> int:
         return count
@@ -261,9 +319,10 @@ class WindowGroup(Group):
         self._reach = -(-(facts.window - 1) // grain)
         """Pages before its own that a row reads."""
 
-    def capacity(self, reach: int) -> int | None:
-        fits_window = self.pool.num_total > -(-(self.facts.window + reach) // self.grain)
-        return None if fits_window else self.pool.num_total * self.grain
+    def num_held(self, num_tokens: int, row_tokens: int) -> int:
+        # The window may begin and the row end within a page.
+        window = -(-(self.facts.window + row_tokens) // self.grain) + 1
+        return min(-(-num_tokens // self.grain), window)
 
     def num_first(self, count: int) -> int:
         return min(count, -(-self.facts.window // self.grain))
@@ -348,8 +407,8 @@ class WindowGroup(Group):
 class StateGroup(Group):
     """A request's whole state is one page; cached are its copies at some nodes, the checkpoints."""
 
-    def capacity(self, reach: int) -> int | None:
-        return None
+    def num_held(self, num_tokens: int, row_tokens: int) -> int:
+        return 1
 
     def num_first(self, count: int) -> int:
         return 1

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from headstock.cache.arena import Arena, ArenaPool
 from headstock.cache.groups import FullGroup, Group, StateGroup, WindowGroup
-from headstock.cache.pool import PagePool
+from headstock.cache.pool import PagePool, Pool
 from headstock.cache.tables import PageTable, StateTable, Tables
 from headstock.cache.tree import CachedPage, Node, PrefixTree
-from headstock.errors import UnsupportedError
+from headstock.errors import ConfigError, UnsupportedError
 from headstock.wire.steps import NULL_PAGE, STATE_OUT, PageGroup
 
 KINDS: dict[str, type[Group]] = {"full": FullGroup, "window": WindowGroup, "state": StateGroup}
@@ -44,6 +45,7 @@ class PageCache:
 
     Raises:
         UnsupportedError: A group's kind is unknown, or pages hold different numbers of tokens.
+        ConfigError: The pages do not hold one token.
     """
 
     def __init__(
@@ -51,10 +53,15 @@ class PageCache:
     ) -> None:
         self.page_tokens = grain = _grain(groups)
         self.is_sharing = is_sharing
+        self.arena = _arena(groups)
         self.groups = [
-            KINDS[facts.kind](index, facts, PagePool(facts.num_pages), grain)
+            KINDS[facts.kind](index, facts, _pool(facts, self.arena), grain)
             for index, facts in enumerate(groups)
         ]
+        self._owners = [group for group in self.groups if not group.facts.slab_pages]
+        sharers = [group for group in self.groups if group.facts.slab_pages]
+        for group in sharers:
+            group.share([other for other in sharers if other is not group])
         self.tokens = [group for group in self.groups if not isinstance(group, StateGroup)]
         self.states = [group for group in self.groups if isinstance(group, StateGroup)]
         self.windows = [group for group in self.groups if isinstance(group, WindowGroup)]
@@ -63,26 +70,29 @@ class PageCache:
         self._tree = PrefixTree(self.groups)
         for group in self.groups:
             group.join(self._tree)
-        capacities = [group.capacity(row_tokens) for group in self.groups]
-        self.max_tokens = min((c for c in capacities if c is not None), default=None)
+        self._row_tokens = row_tokens
+        self.max_tokens = self._longest()
         """The longest request that fits alone; None: there is no bound. Tokens."""
 
-    # Figures: sums over the groups.
+    # Figures: sums of pages over the groups that have memory of their own, and of shared slabs.
 
     @property
     def num_total(self) -> int:
-        """Pages that requests can have, the null pages not among them."""
-        return sum(group.pool.num_total for group in self.groups)
+        """Pages or slabs that requests can have, those of the null pages not among them."""
+        slabs = self.arena.num_total if self.arena is not None else 0
+        return slabs + sum(group.pool.num_total for group in self._owners)
 
     @property
     def num_free(self) -> int:
-        """Pages that hold nothing."""
-        return sum(group.pool.num_free for group in self.groups)
+        """Pages or slabs that hold nothing."""
+        slabs = self.arena.num_free if self.arena is not None else 0
+        return slabs + sum(group.pool.num_free for group in self._owners)
 
     @property
     def num_idle(self) -> int:
-        """Pages that hold what no live request uses."""
-        return sum(group.num_idle for group in self.groups)
+        """Pages or slabs that hold only what no live request uses."""
+        slabs = self.arena.num_loose if self.arena is not None else 0
+        return slabs + sum(group.num_idle for group in self._owners)
 
     @property
     def num_evicted(self) -> int:
@@ -145,7 +155,7 @@ class PageCache:
             pages = group.take(count)
             if pages is None:
                 for earlier, back in zip(self.groups, taken, strict=False):
-                    earlier.pool.give_back(back)
+                    earlier.free(back, 0)
                 return None
             taken.append(pages)
         return taken
@@ -226,7 +236,7 @@ class PageCache:
             if pages is None:
                 continue
             if node is None or node.pages[group.index] is not None:
-                group.pool.give_back(pages)
+                group.free(pages, 0)
                 continue
             table.made = group.offer(node, table.pages[STATE_OUT], step)
             table.spare = pages[0]
@@ -261,7 +271,7 @@ class PageCache:
             if end > begin:
                 table.pages += pages
             else:
-                group.pool.give_back(pages)
+                group.free(pages, 0)
         return max(begin, end)
 
     def grow(self, tables: Sequence[Tables], counts: Sequence[int]) -> bool:
@@ -375,6 +385,38 @@ class PageCache:
             parent = node
         return True
 
+    def _longest(self) -> int | None:
+        """Return how long a request may be that has all pages for itself; None: without end.
+
+        Raises:
+            ConfigError: Not even one token fits.
+        """
+        low, high = 0, self.page_tokens * (1 + max(group.pool.num_total for group in self.groups))
+        if self._fits(high):
+            return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._fits(middle) else (low, middle)
+        if not low:
+            raise ConfigError(
+                f"The cache is too small for one token: {self.num_total} pages or slabs in"
+                f" {len(self.groups)} groups.",
+                remedy="Give the server a larger cache.",
+            )
+        return low
+
+    def _fits(self, num_tokens: int) -> bool:
+        num_slabs = 0
+        for group in self.groups:
+            count = group.num_held(num_tokens, self._row_tokens)
+            if group.facts.slab_pages:
+                # What a window holds need not begin where a slab does.
+                is_window = isinstance(group, WindowGroup)
+                num_slabs += -(-count // group.facts.slab_pages) + is_window
+            elif count > group.pool.num_total:
+                return False
+        return self.arena is None or num_slabs <= self.arena.num_total
+
     def _offer(self, tables: Tables, index: int, step: int) -> None:
         """Offer the pages of grain ``index``, which has a node."""
         node = tables.path[index]
@@ -399,6 +441,17 @@ def _note_orphans(
             cached.node.is_listed and cached.node.pages[group.index] is cached
         ):
             orphans[group.index][cached.page] = None
+
+
+def _arena(groups: Sequence[PageGroup]) -> Arena | None:
+    sizes = [facts.num_pages // facts.slab_pages for facts in groups if facts.slab_pages]
+    return Arena(min(sizes)) if sizes else None
+
+
+def _pool(facts: PageGroup, arena: Arena | None) -> Pool:
+    if arena is not None and facts.slab_pages:
+        return ArenaPool(arena, facts.slab_pages)
+    return PagePool(facts.num_pages)
 
 
 def _grain(groups: Sequence[PageGroup]) -> int:

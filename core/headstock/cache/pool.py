@@ -22,6 +22,11 @@ class Pool(Protocol):
         """Pages that can be taken now."""
         ...
 
+    @property
+    def num_taken(self) -> int:
+        """Pages that are not free."""
+        ...
+
     def take(self, count: int) -> list[int] | None:
         """Take ``count`` pages, all or none."""
         ...
@@ -53,6 +58,11 @@ class PagePool:
     def num_free(self) -> int:
         """Pages that can be taken now."""
         return len(self._free)
+
+    @property
+    def num_taken(self) -> int:
+        """Pages that are not free."""
+        return self.num_total - len(self._free)
 
     def take(self, count: int) -> list[int] | None:
         """Take ``count`` pages, all or none.

@@ -334,8 +334,7 @@ class Scheduler:
         """
         if self._flights or not self._running:
             return None
-        assert len(self._running) > 1, "one request alone must fit"
-        self._retract(self._policy.victim(self._running))
+        self._retract_one()
         return self._plan_anew(now_s)
 
     def _make_room(self, changes: Changes, width: int) -> bool:
@@ -367,8 +366,7 @@ class Scheduler:
                 return True
             if self._flights:
                 return False
-            assert len(self._running) > 1, "one request alone must fit"
-            self._retract(self._policy.victim(self._running))
+            self._retract_one()
 
     def _plan_running(self, width: int, changes: Changes) -> int:
         """Set what each running request computes; returns the tokens left in the step.
@@ -504,6 +502,18 @@ class Scheduler:
             for query, source, yields in columns
             if yields == DRAW
         ]
+
+    def _retract_one(self) -> None:
+        """Retract who is the first to give way.
+
+        One request alone fits, but in a shared arena its pages may lie in so many slabs that other
+        groups find none: then it begins anew in an empty cache.
+        """
+        is_alone = len(self._running) == 1
+        assert not is_alone or self.cache.arena is not None, "one request alone must fit"
+        self._retract(self._policy.victim(self._running))
+        if is_alone:
+            self.cache.flush()
 
     def _retract(self, request: Request) -> None:
         """Take the pages of a running request; it waits again and keeps what it has drawn."""
