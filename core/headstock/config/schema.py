@@ -87,6 +87,9 @@ class CacheSettings(Settings, frozen=True, kw_only=True):
     """Size the cache by tokens instead of by memory."""
     prefix_cache: bool = True
     """Share the pages of equal prefixes among requests."""
+    checkpoint_tokens: Positive | None = None
+    """For models with recurrent layers: keep their state each time a prompt has grown by so many
+    tokens. When not set: at a prompt's end, and where a second request parts from a cached one."""
 
 
 class SchedulerSettings(Settings, frozen=True, kw_only=True):
