@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 
 from headstock.requests import SamplingParams
@@ -23,10 +24,17 @@ PAGE = 4
 
 
 def limits_of(
-    *, slots: int = 4, step_tokens: int = 64, length: int = 64, pages: int = 100, depth: int = 2
+    *,
+    slots: int = 4,
+    step_tokens: int = 64,
+    length: int = 64,
+    pages: int = 100,
+    depth: int = 2,
+    adapters: int = 0,
 ) -> RunnerLimits:
     group = PageGroup("full", PAGE, 1, pages + 1)
-    return RunnerLimits(slots, step_tokens, length, 1000, depth, [group])
+    limits = RunnerLimits(slots, step_tokens, length, 1000, depth, [group])
+    return msgspec.structs.replace(limits, num_adapters=adapters)
 
 
 @dataclass
@@ -412,6 +420,70 @@ def _prompts(plan: StepPlan) -> list[list[int]]:
     ids = iter(plan.host_ids)
     rows = zip(plan.rows.query_max, plan.rows.source, strict=True)
     return [[next(ids) for _ in range(query)] for query, source in rows if source == FROM_HOST]
+
+
+# Adapters.
+
+
+def test_rows_name_the_place_of_their_adapter() -> None:
+    table = Table(limits_of(adapters=2))
+    for name, adapter in (("a", "x"), ("b", ""), ("c", "y"), ("d", "x")):
+        table.submit(name, prompt(5, ord(name)), adapter=adapter)
+    assert [admit.adapter for admit in table.planned().admit] == [1, 0, 2, 1]
+    assert table.scheduler.adapters.take_placed() == [(1, "x"), (2, "y")]
+
+
+def test_an_adapter_keeps_its_place_until_another_needs_it() -> None:
+    table = Table(limits_of(adapters=2))
+    for name, adapter in (("a", "x"), ("b", "y"), ("c", "x"), ("d", "z"), ("e", "x")):
+        table.submit(name, prompt(5, ord(name)), 1, adapter=adapter)
+        table.step()
+    # The least recently used, y, gave way to z.
+    assert table.scheduler.adapters.take_placed() == [(1, "x"), (2, "y"), (2, "z")]
+
+
+def test_a_request_waits_for_its_adapters_place_and_may_be_overtaken() -> None:
+    table = Table(limits_of(adapters=1))
+    table.submit("a", prompt(5, 0), 4, adapter="x")
+    table.submit("b", prompt(5, 50), 4, adapter="y")
+    table.submit("c", prompt(5, 100), 4)
+    assert [admit.adapter for admit in table.planned().admit] == [1, 0]
+    table.settle()
+    while not table.ended:
+        table.step()
+    assert table.planned().admit[0].adapter == 1
+
+
+def test_who_waits_for_an_adapters_place_is_not_overtaken_for_ever() -> None:
+    table = Table(limits_of(adapters=1, slots=2))
+    table.submit("x0", prompt(3), 2, adapter="x")
+    table.submit("y", prompt(3, 50), 1, adapter="y")
+    for number in range(1, 200):
+        table.submit(f"x{number}", prompt(3, number), 2, adapter="x")
+        table.step()
+    assert table.end_of("y").reason.kind == "length"
+
+
+def test_adapters_share_no_prefixes() -> None:
+    table = Table(limits_of(adapters=2))
+    for name, adapter in (("a", "x"), ("b", "y"), ("c", "")):
+        table.submit(name, prompt(9), adapter=adapter)
+    assert table.planned().rows.query_max == [9, 9, 9]
+
+
+def test_an_adapter_in_use_cannot_be_forgotten() -> None:
+    table = Table(limits_of(adapters=1))
+    table.submit("a", prompt(5), 1, adapter="x")
+    table.planned()
+    assert not table.scheduler.adapters.forget("x")
+    table.settle(done=True)
+    assert table.scheduler.adapters.forget("x")
+
+
+def test_an_adapter_without_a_place_for_any_is_refused() -> None:
+    table = Table()
+    table.submit("a", prompt(5), adapter="x")
+    assert "adapter 'x'" in table.end_of("a").reason.message
 
 
 # Policies.

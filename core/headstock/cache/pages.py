@@ -391,7 +391,8 @@ class PageCache:
         Raises:
             ConfigError: Not even one token fits.
         """
-        low, high = 0, self.page_tokens * (1 + max(group.pool.num_total for group in self.groups))
+        most = max((group.pool.num_total for group in self.groups), default=0)
+        low, high = 0, self.page_tokens * (1 + most)
         if self._fits(high):
             return None
         while high - low > 1:

@@ -166,7 +166,10 @@ class Residence:
             del self._promised[ids[count - 1]]
 
     def turn(self, request: Request, changes: Changes) -> None:
-        """Change the state entries of ``request`` for the row being planned."""
+        """Change the state entries of ``request`` for the row being planned.
+
+        They change again before the row after it, where this one reads another page than it writes.
+        """
         for group, table in zip(self.cache.states, request.tables.states, strict=True):
             if not table.is_turning:
                 continue
@@ -175,6 +178,7 @@ class Residence:
                 changes.set(request.slot, group.index, entry, table.pages[entry])
             if read is not None:
                 group.let_go((read,), request.last_step)
+        request.is_turning = any(table.is_turning for table in request.tables.states)
 
     def withdraw(self, request: Request) -> None:
         """Make the pages of ``request`` unfindable, those that it found in the tree, too.
@@ -241,10 +245,10 @@ class Residence:
         ids = request.page_ids
         size = self._page_tokens
         if len(ids) < count and not ids:
-            ids += chain_ids(root_id(request.namespace), request.prompt, size)
+            ids += chain_ids(root_id(request.namespace, request.adapter), request.prompt, size)
         while len(ids) < count:
             begin = len(ids) * size
-            parent = ids[-1] if ids else root_id(request.namespace)
+            parent = ids[-1] if ids else root_id(request.namespace, request.adapter)
             ids.append(child_id(parent, request.tokens(begin, begin + size)))
         return ids
 

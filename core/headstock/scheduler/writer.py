@@ -8,7 +8,6 @@ from headstock.scheduler.changes import NO_APPENDS, Changes
 from headstock.scheduler.request import Request
 from headstock.scheduler.sharing import depth_first
 from headstock.wire.steps import (
-    DRAW,
     FROM_DEVICE,
     FROM_HOST,
     NOTHING,
@@ -55,7 +54,10 @@ class PlanWriter:
             if self._has_drafts
             else [request.computed for request in rows],
             source=source,
-            yields=[DRAW if request.computed >= request.host_end else NOTHING for request in rows],
+            yields=[
+                request.yields if request.computed >= request.host_end else NOTHING
+                for request in rows
+            ],
             score=[request.score for request in rows],
         )
         return StepPlan(
