@@ -65,7 +65,9 @@ class Planner:
         self._cache = cache = residence.cache
         self._token_groups = [group.index for group in cache.tokens]
         self._state_groups = [group.index for group in cache.states]
-        self._writer = PlanWriter(cache.page_tokens, has_drafts=limits.max_drafts > 0)
+        self._writer = PlanWriter(
+            cache.page_tokens, has_drafts=limits.max_drafts > 0, pools="pool" in limits.yields
+        )
         self._steady_steps = 0
         self._steady_queries = NO_QUERIES
         self._num_left = 0
@@ -211,10 +213,13 @@ class Planner:
                 and request.drawn < request.draw_limit
                 and request.computed >= request.host_end
             ]
-            ends = [
-                min(request.computed, request.last_begin) + request.draw_query(width)
-                for request in growing
-            ]
+            if width == 1:
+                ends = [request.computed + 1 for request in growing]
+            else:
+                ends = [
+                    min(request.computed, request.last_begin) + request.draw_query(width)
+                    for request in growing
+                ]
             if not growing or self._residence.grow(growing, ends, changes):
                 return True
             if self.flights:
@@ -228,7 +233,7 @@ class Planner:
             width: Tokens that a row from the device computes, at most.
             changes: Where page table entries are noted.
         """
-        has_states = bool(self._cache.states)
+        has_states, has_drafts = bool(self._cache.states), width > 1
         chunked: list[Request] = []
         budget = self._tokens.left
         for request in self._running.requests:
@@ -237,7 +242,7 @@ class Planner:
                 request.query = 0
                 chunked.append(request)
             elif request.drawn < request.draw_limit:
-                query = request.draw_query(width) if request.num_drafts else 1
+                query = request.draw_query(width) if has_drafts and request.num_drafts else 1
                 request.query = query
                 if has_states and request.is_turning:
                     self._residence.turn(request, changes)
@@ -336,8 +341,7 @@ class Planner:
         rows = self._writer.rows
         for request in rows:
             request.last_step = plan.step
-        columns = zip(rows, plan.rows.yields, strict=True)
-        sampled = [request for request, yields in columns if yields == DRAW]
+        sampled = self._writer.drawing()
         num_tokens = sum(plan.rows.query_max)
         queries = self._draft_queries(sampled, plan)
         flight = Flight(plan.step, rows, plan.rows.slots, sampled, num_tokens, queries)

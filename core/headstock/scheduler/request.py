@@ -43,6 +43,7 @@ class Request:
             flight one is certain, and it grows by what more a step has drawn when that settles.
         tables: Its page tables.
         pages: That of the first group of tokens.
+        num_shared: Leading entries of ``full`` groups that rows with the same prefix share.
         cuts: Where chunks end to keep a state, the next one last. Tokens.
         is_private: Its further pages do not enter the tree.
         is_turning: Its state entries change before its next row.
@@ -81,6 +82,7 @@ class Request:
     drawn: int = 0
     tables: Tables = field(default_factory=lambda: Tables([], []))
     pages: list[int] = field(default_factory=list[int])
+    num_shared: int = 0
     cuts: list[int] = field(default_factory=list[int])
     is_private: bool = False
     is_turning: bool = False
