@@ -161,7 +161,7 @@ class Client:
     # What it expects.
 
     def expected(self, record: Record) -> list[int]:
-        """Return what ``record`` must yield when nobody ends it: a function of the prompt."""
+        """Return what ``record`` must yield when it is not ended: a function of the prompt."""
         submit, limits = record.submit, self.runner.limits
         held = self.engine.scheduler.cache.max_tokens
         room = limits.max_length if held is None else min(limits.max_length, held + 1)

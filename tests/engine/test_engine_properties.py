@@ -229,7 +229,7 @@ def check_reason(client: Client, record) -> None:
     reason = record.ended.reason
     tokens = record.submit.prompt_ids + record.token_ids
     if VOCAB - 1 in record.submit.prompt_ids:
-        assert reason.kind in ("error", "abort", "stop"), "nobody computes the poison"
+        assert reason.kind in ("error", "abort", "stop"), "the poison was computed"
     if reason.code == "computation_failed" and not record.saw_explosion:
         assert VOCAB - 1 in tokens, "a healthy request failed"
     if reason.kind == "error":

@@ -138,7 +138,7 @@ class Group:
                 self.free([cached.page], cached.last_step)
 
     def offer(self, node: Node, page: int, step: int) -> CachedPage | None:
-        """Let ``node`` have ``page``, which its writer goes on to hold.
+        """Put ``page`` at ``node``; its writer holds it from now on.
 
         Args:
             node: A listed node.

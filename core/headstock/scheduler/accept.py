@@ -44,7 +44,7 @@ def accept(
     wanted = fits if params.max_new_tokens is None else params.max_new_tokens
     max_outputs = 0 if submit.pool else min(wanted, fits)
     draw_limit = max(1, max_outputs)
-    num_drafts = limits.max_drafts if submit.drafts else 0
+    num_drafts = limits.max_drafts if submit.drafts and not submit.pool else 0
     # One output ends it, and is never written: the last row begins at the output before.
     last_begin = num_prompt + draw_limit - 2
     score_from = submit.prompt_logprobs_from

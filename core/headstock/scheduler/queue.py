@@ -30,7 +30,7 @@ class WaitingQueue:
         return len(self._requests)
 
     def add(self, request: Request) -> None:
-        """Let ``request`` wait."""
+        """Add ``request`` to those that wait."""
         key = self._policy.key(request)
         place = bisect_left(self._keys, key)
         insort(self._keys, key)

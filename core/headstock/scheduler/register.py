@@ -88,7 +88,7 @@ class Register:
         self.end(request, FinishReason("error", message=message, code="computation_failed"))
 
     def refuse(self, submit: Submit, reason: FinishReason) -> None:
-        """End a request that was never let in."""
+        """End a request that was never accepted."""
         self._counters.count_end(reason.kind)
         self._ended.append(
             Ended(

@@ -123,7 +123,7 @@ class Scheduler:
     # Events.
 
     def submit(self, submit: Submit, now_s: float) -> None:
-        """Let a request wait, or end it at once when it cannot be served."""
+        """Queue a request, or end it at once when it cannot be served."""
         register = self._register
         known = register.get(submit.id)
         if known is not None:
