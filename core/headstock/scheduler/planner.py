@@ -136,9 +136,14 @@ class Planner:
         ends: list[int] = []
         page_tokens = self._cache.page_tokens
         for request, query in zip(rows, queries, strict=True):
-            if request.drawn >= request.draw_limit or request.draw_query(query) < query:
+            if request.drawn >= request.draw_limit:
                 return None
-            end = min(request.computed, request.last_begin) + query
+            end = request.computed + query
+            if end > request.kv_limit:
+                # Near its end: the bound may be past what the row can come to.
+                if request.draw_query(query) < query:
+                    return None
+                end = min(request.computed, request.last_begin) + query
             kv_max.append(end)
             if end > len(request.pages) * page_tokens:
                 growing.append(request)

@@ -80,8 +80,11 @@ class Residence:
         if self._is_promised(ids, hit.end, limit):
             return Entry.PREFIX_PENDING
         tables = self._open(request, hit, num_running)
-        if tables is None and hit.end and not num_running:
-            # What the hit reads, and what is written, may be more than there is: start anew.
+        if tables is None and not num_running and (hit.end or self.cache.arena is not None):
+            # What the hit reads, and what is written, may be more than there is, and idle pages may
+            # lie in every slab: start anew.
+            if self.cache.arena is not None:
+                self.cache.flush()
             hit = self.cache.no_hit()
             tables = self._open(request, hit, num_running)
         if tables is None:
