@@ -22,6 +22,7 @@ from headstock.server.http.event_loop import run
 from headstock.server.http.listen import listen, url_of
 from headstock.server.model_card import ModelCard
 from headstock.server.supervisor import Supervisor
+from headstock.wire.folders import sweep_folders
 from headstock.wire.messages import Loading, Started
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def serve_model(loaded: Loaded[ServeSettings], display: Display) -> int:
     Raises:
         HeadstockError: Before the server is up: a setting or the model is at fault.
     """
+    sweep_folders()
     prepare(loaded.settings.server.max_connections)
     listener = listen(loaded.settings.server)
     with contextlib.closing(listener):
