@@ -12,7 +12,7 @@ from headstock.errors import RequestError
 from headstock.server.completion import Delta
 from headstock.server.generation import Generation
 from headstock.server.http.answers import json_answer
-from headstock.server.http.bodies import read_body
+from headstock.server.http.bodies import body_bytes, off_loop, read_body
 from headstock.server.http.context import Serving, now, tenant_of
 from headstock.server.http.schema import body_of
 from headstock.server.protocols.events import event
@@ -59,7 +59,9 @@ def make_router(serving: Serving) -> APIRouter:
     async def chat(request: Request) -> Response:
         """Answer a chat."""
         body = await read_body(request, ChatBody, serving.max_body_bytes)
-        call = read_chat(body, frontdoor.card, tenant_of(request))
+        call = await off_loop(
+            body_bytes(request), read_chat, body, frontdoor.card, tenant_of(request)
+        )
         tokenizer = _tokenizer(serving)
         alternatives = _alternatives(call, tokenizer)
         created = now()
@@ -78,7 +80,9 @@ def make_router(serving: Serving) -> APIRouter:
     async def complete(request: Request) -> Response:
         """Go on from a prompt."""
         body = await read_body(request, CompletionBody, serving.max_body_bytes)
-        call = read_completion(body, frontdoor.card, tenant_of(request))
+        call = await off_loop(
+            body_bytes(request), read_completion, body, frontdoor.card, tenant_of(request)
+        )
         tokenizer = _tokenizer(serving)
         alternatives = _alternatives(call, tokenizer)
         created = now()
