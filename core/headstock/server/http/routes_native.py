@@ -114,6 +114,12 @@ def _detokenize(frontdoor: Frontdoor, body: DetokenizeBody) -> Response:
             code="no_tokenizer",
         )
     rows, is_list = native.id_rows("tokens", body.tokens)
+    if len(rows) > native.MAX_PROMPTS:
+        raise RequestError(
+            f"tokens has {len(rows)} lists; at most {native.MAX_PROMPTS}.",
+            remedy="Send several requests.",
+            field="tokens",
+        )
     for row in rows:
         for token_id in row:
             check_token_id("tokens", token_id, frontdoor.card.vocab_size)
