@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import threading
 import time
 
@@ -95,10 +96,13 @@ def test_a_large_body_does_not_hold_up_the_event_loop(served, name):
     route, body = MANY[name]
     content = msgspec.json.encode(body)  # here: the client shares a process with the server
     headers = {"content-type": "application/json"}
+    gc.collect()
+    gc.freeze()  # as a server does once it is up: what pytest holds is not looked through
     stalls = []
     for _ in range(3):  # the best of three: other work on the machine stalls it too
         with longest_stall(served) as worst:
             answer = served.post(route, content=content, headers=headers)
         assert answer.status_code in (200, 400)
         stalls.append(worst[0])
+    gc.unfreeze()
     assert min(stalls) < 0.5  # 0.1 on a machine with nothing else to do
