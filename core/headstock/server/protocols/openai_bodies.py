@@ -309,7 +309,7 @@ def _flat(index: int, message: ChatMessage) -> dict[str, Any]:
         for part in content:
             if part.type != "text" or part.text is None:
                 raise not_yet(f"{where}.content of type {part.type[:64]!r}")
-        content = " ".join(part.text or "" for part in content)
+        content = [{"type": "text", "text": part.text} for part in content]
     if content is None and message.role != "assistant":
         raise RequestError(f"{where}.content is null.", remedy="Give text.", field="messages")
     flat: dict[str, Any] = {
