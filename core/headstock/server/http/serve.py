@@ -15,6 +15,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from headstock.config.schema import ServerSettings
+from headstock.observe.watchdog import Watchdog
 from headstock.server.descriptors import room_for_connections
 from headstock.server.frontdoor import Frontdoor
 from headstock.server.http.connections import CountedProtocol, sweep
@@ -23,6 +24,7 @@ from headstock.server.http.listen import url_of
 log = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 30
+TURN_S = 1.0
 LAST_WRITES_S = 2
 """How long answers may still leave after the drain. Seconds."""
 
@@ -66,7 +68,7 @@ async def serve(
     )
     stopping = asyncio.Event() if stop is None else stop
     now = asyncio.Event()
-    with _signals(stopping, now):
+    with _signals(stopping, now), _watched():
         task = asyncio.create_task(server.serve(sockets=[listener]))
         stopped = asyncio.create_task(stopping.wait())
         sweeping = asyncio.create_task(sweep(server.server_state.connections))
@@ -107,6 +109,25 @@ async def _drain(frontdoor: Frontdoor, timeout_s: float, now: asyncio.Event) -> 
         frontdoor.end_all("The server is shutting down.")
     with contextlib.suppress(asyncio.CancelledError):
         await draining
+
+
+@contextlib.contextmanager
+def _watched() -> Generator[None, None, None]:
+    """Have it written down when the event loop does not turn."""
+    loop = asyncio.get_running_loop()
+    turns = 0
+    timer: asyncio.TimerHandle | None = None
+
+    def turn() -> None:
+        nonlocal turns, timer
+        turns += 1
+        timer = loop.call_later(TURN_S, turn)
+
+    turn()
+    with Watchdog("The event loop", lambda: turns):
+        yield
+    if timer is not None:
+        timer.cancel()
 
 
 @contextlib.contextmanager
