@@ -18,6 +18,7 @@ from headstock.server.http import routes_control, routes_native, routes_openai, 
 from headstock.server.http.answers import error_answer
 from headstock.server.http.context import Serving
 from headstock.server.http.gate import Gate
+from headstock.server.http.hosts import AllowedHosts
 from headstock.server.keys import KeyRing, read_keys
 from headstock.server.protocols.native import GenerateBody
 from headstock.server.protocols.openai_answers import ChatAnswer, TextAnswer
@@ -41,6 +42,7 @@ def create_app(
     metrics: Metrics,
     *,
     keys: KeyRing | None = None,
+    admin_port: int | None = None,
 ) -> FastAPI:
     """Return the application that serves ``frontdoor``.
 
@@ -49,6 +51,7 @@ def create_app(
         settings: Of the whole server.
         metrics: What ``/metrics`` shows; the front door's observer.
         keys: Who may enter; None: as the settings say.
+        admin_port: Where the routes of control are; None: with the others.
 
     Raises:
         ConfigError: The API keys cannot be read.
@@ -70,7 +73,11 @@ def create_app(
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _fail)
     app.add_middleware(
-        Gate, keys=read_keys(settings.server) if keys is None else keys, metrics=metrics
+        Gate,
+        keys=read_keys(settings.server) if keys is None else keys,
+        metrics=metrics,
+        hosts=AllowedHosts(settings.server.host, settings.server.allowed_host),
+        admin_port=admin_port,
     )
     schema.install(app, (*BODIES, ChatAnswer, TextAnswer))
     return app
