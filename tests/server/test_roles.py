@@ -16,7 +16,11 @@ from headstock.server.http.hosts import AllowedHosts
 from headstock.server.keys import bare_key, key_reader, read_keys
 from tests.server.conftest import Served
 
-KEYS = {"ann": "ann:user:key-of-ann-0", "bob": "bob:user:key-of-bob-0", "ops": "ops:admin:key-of-ops"}
+KEYS = {
+    "ann": "ann:user:key-of-ann-0",
+    "bob": "bob:user:key-of-bob-0",
+    "ops": "ops:admin:key-of-ops",
+}
 
 
 def bearer(name):
