@@ -29,6 +29,11 @@ class ServingLoop:
         self._runner = runner
         self.started = started
 
+    @property
+    def turns(self) -> int:
+        """How often the loop has gone round."""
+        return self._loop.turns
+
     def run(self) -> None:
         """Serve until :meth:`stop`."""
         self._loop.run()

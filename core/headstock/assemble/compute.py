@@ -247,7 +247,7 @@ def _runner_options(opened: Opened, files: ModelFiles) -> RunnerOptions:
         num_slots=scheduler.max_running_requests or facts.default_slots,
         max_step_tokens=scheduler.chunked_prefill_size or facts.default_step_tokens,
         max_length=max_length(files, settings.model),
-        vocab_size=int(files.config["vocab_size"]),
+        vocab_size=files.vocab_size,
         hidden_size=int(files.config["hidden_size"]),
         page_size=settings.cache.page_size or 1,
         memory_fraction=settings.cache.memory_fraction,

@@ -15,6 +15,7 @@ from headstock.assemble.handover import decode_settings
 from headstock.checkpoint import resolve
 from headstock.engine.guard import crash_report
 from headstock.observe.log import set_up_logging
+from headstock.observe.watchdog import Watchdog
 from headstock.server.orphans import die_with_parent
 from headstock.wire.messages import Loading
 from headstock.wire.transport import ZmqMailbox
@@ -53,7 +54,8 @@ def main(argv: list[str]) -> int:
     mailbox.send([loop.started])
     give_back_memory()
     try:
-        loop.run()
+        with Watchdog("The engine's loop", lambda: loop.turns):
+            loop.run()
     finally:
         loop.close()
         mailbox.close()

@@ -75,7 +75,7 @@ def model_card(
     """
     has_config = settings.generation_config == "auto"
     tokenizer = prompter.tokenizer
-    vocab_size = int(files.config["vocab_size"])
+    vocab_size = files.vocab_size
     own_ends: tuple[int, ...] = () if tokenizer is None else tokenizer.end_ids
     eos_ids = [*files.eos_ids, *(index for index in own_ends if index < vocab_size)]
     return ModelCard(

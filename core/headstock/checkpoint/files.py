@@ -117,6 +117,21 @@ class ModelFiles:
         return str(names[0])
 
     @property
+    def vocab_size(self) -> int:
+        """Number of token ids of the model.
+
+        Raises:
+            CheckpointError: The configuration does not say.
+        """
+        size = self.config.get("vocab_size")
+        if size is None:
+            raise CheckpointError(
+                f"{self.path} has no vocab_size in its configuration.",
+                remedy="Compare its config.json with the model's original.",
+            )
+        return int(size)
+
+    @property
     def dtype(self) -> str:
         """The checkpoint's own dtype: as configured, else that of most bytes.
 

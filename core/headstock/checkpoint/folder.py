@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, cast
 
+from headstock.checkpoint.bounded import read_object_bounded
 from headstock.checkpoint.files import ModelFiles, StoredTensor
 from headstock.checkpoint.quantized import find_reader
+from headstock.checkpoint.ranges import check_generation, check_ranges
 from headstock.checkpoint.safetensors_file import read_safetensors
 from headstock.errors import CheckpointError
 
@@ -30,8 +31,11 @@ def open_folder(path: Path, *, needs_weights: bool = True) -> ModelFiles:
         UnsupportedError: The weights are quantised in a way that we cannot read.
     """
     config = _read_json(path / CONFIG)
+    check_ranges(path / CONFIG, config)
     join = find_reader(path, config)
-    has_generation = (path / GENERATION_CONFIG).is_file()
+    has_generation = (path / GENERATION_CONFIG).exists()
+    generation = _read_json(path / GENERATION_CONFIG) if has_generation else {}
+    check_generation(path / GENERATION_CONFIG, generation)
     index: dict[str, StoredTensor] = {}
     for file in _weight_files(path, needs_weights=needs_weights):
         for tensor in read_safetensors(file):
@@ -46,31 +50,24 @@ def open_folder(path: Path, *, needs_weights: bool = True) -> ModelFiles:
         path=path,
         name=path.resolve().name,
         config=config,
-        generation_config=_read_json(path / GENERATION_CONFIG) if has_generation else {},
+        generation_config=generation,
         index=dict(join(index)),
     )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
+        return read_object_bounded(path)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path.parent} has no {path.name}.",
             remedy="Give a folder as `save_pretrained` of transformers writes it, or a GGUF file.",
         ) from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {error}.", remedy="Download the file again."
-        ) from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds no JSON object.", remedy="Download the file again.")
-    return cast("dict[str, Any]", found)
 
 
 def _weight_files(path: Path, *, needs_weights: bool) -> list[Path]:
     """Return the safetensors files: those of the index, else the one file, else all there are."""
-    if (path / WEIGHTS_INDEX).is_file():
+    if (path / WEIGHTS_INDEX).exists():
         weight_map = _read_json(path / WEIGHTS_INDEX).get("weight_map")
         if not isinstance(weight_map, dict):
             raise CheckpointError(
@@ -86,7 +83,7 @@ def _weight_files(path: Path, *, needs_weights: bool) -> list[Path]:
                 remedy="Download the missing files.",
             )
         return [path / name for name in names]
-    if (path / WEIGHTS).is_file():
+    if (path / WEIGHTS).exists():
         return [path / WEIGHTS]
     found = sorted(path.glob("*.safetensors"))
     if not found and needs_weights:
