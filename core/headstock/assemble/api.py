@@ -13,6 +13,7 @@ from headstock.assemble.front import load_prompter, model_card
 from headstock.checkpoint import resolve
 from headstock.config import Loaded, ServeSettings
 from headstock.observe.metrics import Metrics
+from headstock.plugins.models import ModelRegistry
 from headstock.server.frontdoor import Frontdoor
 from headstock.server.http.app import create_app
 from headstock.wire.transport import EngineLink
@@ -44,6 +45,7 @@ def build_api(loaded: Loaded[ServeSettings], link: EngineLink) -> Api:
     settings = loaded.settings
     wanted = settings.model
     files = resolve(wanted.model, wanted.revision, needs_weights=wanted.load_format != "dummy")
+    ModelRegistry().choose(files.config.get("architectures") or [])
     prompter = load_prompter(files, wanted)
     card = model_card(files, wanted, prompter)
     files.close()

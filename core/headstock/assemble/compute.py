@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -165,10 +165,11 @@ def plan_model(
         UnsupportedError: Nobody has the architecture, or computes what it asks.
     """
     settings = opened.settings
-    options = _runner_options(opened, files)
-    sizes = padded_sizes(opened.device.graph_policy, options)
+    # First of all: what the rest of the configuration means is the class's business.
     registry = registry or ModelRegistry()
     model_class = registry.load(registry.choose(files.config.get("architectures") or []))
+    options = _runner_options(opened, files, getattr(model_class, "length_keys", Model.length_keys))
+    sizes = padded_sizes(opened.device.graph_policy, options)
     dtype = compute_dtype(settings.model.dtype, files.dtype, opened.device.default_dtype)
     ctx = Context(
         ops=opened.resolver,
@@ -242,15 +243,15 @@ def is_quantised(opened: Opened, files: ModelFiles) -> bool:
     return any(tensor.layout != DENSE for tensor in files.index.values())
 
 
-def _runner_options(opened: Opened, files: ModelFiles) -> RunnerOptions:
+def _runner_options(opened: Opened, files: ModelFiles, keys: Sequence[str]) -> RunnerOptions:
     settings = opened.settings
     is_host = opened.device.depth == 1
     scheduler = settings.scheduler
     return RunnerOptions(
         num_slots=scheduler.max_running_requests or DEFAULT_SLOTS[is_host],
         max_step_tokens=scheduler.chunked_prefill_size or DEFAULT_STEP_TOKENS[is_host],
-        max_length=max_length(files, settings.model),
-        vocab_size=int(files.config["vocab_size"]),
+        max_length=max_length(files, settings.model, keys),
+        vocab_size=files.vocab_size,
         page_size=settings.cache.page_size or 1,
         memory_fraction=settings.cache.memory_fraction,
         cache_tokens=settings.cache.cache_tokens,

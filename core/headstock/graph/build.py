@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
@@ -21,11 +21,14 @@ class Model(Module):
     Attributes:
         skip: Regular expressions of checkpoint names that the model does without, each with the
             reason why that is right. Anything else that no layer declares is refused.
+        length_keys: Configuration keys that say how long a request may be; the first that is there
+            counts.
         model: (ids, batch) to hidden states.
         lm_head: Hidden states to logits.
     """
 
     skip: Mapping[str, str] = {r"rotary_emb\.inv_freq$": "old files have what the config says too"}
+    length_keys: ClassVar[tuple[str, ...]] = ("max_position_embeddings",)
     model: Module
     lm_head: Module
 

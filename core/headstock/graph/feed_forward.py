@@ -27,7 +27,13 @@ class GatedMLP(Module):
         # Set first, so that it is allocated first: the gate asks what it takes.
         self.down = Linear(ctx, intermediate_size, {"down_proj": hidden_size}, split="in")
         leaves = {"gate_proj": intermediate_size, "up_proj": intermediate_size}
-        self.gate_up = Linear(ctx, hidden_size, leaves, gate=lambda: gate_into(ctx, self.down))
+        self.gate_up = Linear(
+            ctx,
+            hidden_size,
+            leaves,
+            gate=lambda: gate_into(ctx, self.down),
+            gate_op=silu_and_mul,
+        )
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """Return the layer's output. [T, D]"""

@@ -16,6 +16,8 @@ from headstock.graph.context import Context
 from headstock.graph.module import Layer, Leaf
 from headstock.graph.source import Source, read_span
 from headstock.graph.split import Span, split_evenly, split_or_replicate
+from headstock.ops.activation import silu_and_mul
+from headstock.ops.base import Op
 from headstock.ops.linear import (
     FP8_GROUP,
     GroupedActivations,
@@ -69,6 +71,8 @@ class Linear(Layer):
         role: What the matrices are for; decides how small they may be made.
         gate: Makes the activation that turns the outputs, gate's and then up's, into half as many,
             once the layer is allocated. Not asked where a provider does both at once.
+        gate_op: The op that ``gate`` computes. A provider may do both at once only where this is
+            :func:`~headstock.ops.activation.silu_and_mul`, which is what it does then.
 
     Attributes:
         input_group: Features of a group in which inputs may come quantised; 0: they may not.
@@ -86,6 +90,7 @@ class Linear(Layer):
         split: Literal["out", "in"] = "out",
         has_bias: bool = False,
         gate: Callable[[], Callable[[Tensor], Any]] | None = None,
+        gate_op: Op[..., Any] | None = None,
         role: Role = Role.MATRIX,
     ) -> None:
         self._ctx, self._role = ctx, role
@@ -97,7 +102,7 @@ class Linear(Layer):
             self._inputs = split_evenly(" and ".join(leaves), in_features, ctx.tp)
         self._outputs = {name: self._rows_of(name, part) for name, part in self._parts.items()}
         self._has_bias = has_bias
-        self._gate = gate
+        self._gate, self._gate_op = gate, gate_op
         self.input_group = 0
         self._places: dict[str, _Place] = {}
         self._run: Callable[[Any], Any] = _not_loaded
@@ -162,7 +167,7 @@ class Linear(Layer):
             has_bias=self._has_bias and self._adds_bias,
         )
         ops = self._ctx.ops
-        if is_whole and self._gate is not None:
+        if is_whole and self._gate is not None and self._gate_op is silu_and_mul:
             gated = replace(spec, is_gated=True)
             build = ops.own(linear, gated.as_spec())
             if build is not None:
