@@ -76,7 +76,8 @@ def open_backend(loaded: Loaded[EngineSettings], *, rank: int = 0, size: int = 1
     for patch in chosen.config_patches(loaded.values, device):
         loaded = loaded.with_patch(patch.path, patch.value, patch.reason)
     load_all_ops()
-    resolver = Resolver(chosen.offer_ops(device), device, forced_providers(wanted.op))
+    forced = forced_providers(wanted.op)
+    resolver = Resolver(chosen.offer_ops(device), device, forced, chosen.failures)
     return Opened(chosen, device, resolver, loaded.settings)
 
 
@@ -186,6 +187,7 @@ def plan_model(
     )
     with torch.inference_mode():
         model = build_model(model_class, ctx, files.config)
+    opened.resolver.check_forced()
     return LoadedModel(model, ctx, replace(options, page_size=ctx.page_size), sizes)
 
 
