@@ -142,17 +142,16 @@ class ModelFiles:
         found = [length for key in keys if (length := self.config.get(key))]
         return int(found[0]) if found else None
 
-    @property
-    def vocab_size(self) -> int:
-        """Ids that the model has.
+    def size(self, key: str) -> int:
+        """Return a size of the configuration that every model has, such as ``vocab_size``.
 
         Raises:
             CheckpointError: The configuration does not say.
         """
-        size = self.config.get("vocab_size")
-        if not isinstance(size, int):
+        size = self.config.get(key)
+        if isinstance(size, bool) or not isinstance(size, int):
             raise CheckpointError(
-                f"{self.path} has vocab_size {size!r} in its configuration.",
+                f"{self.path} has {key} {size!r} in its configuration.",
                 remedy="Compare its config.json with the model's original; models with a"
                 " configuration inside it, such as text_config, need a class that reads it.",
             )

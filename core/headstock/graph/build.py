@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
-from headstock.errors import PluginError
+from headstock.errors import PluginError, UnsupportedError
 from headstock.graph.context import Context
 from headstock.graph.module import Layer, Module, find_layers
 from headstock.ops.attention import StepBatch
@@ -43,6 +43,17 @@ class Model(Module):
     def logits(self, hidden_SD: Tensor) -> Tensor:
         """Return the logits of some tokens' hidden states. float32. [S, V]"""
         return self.lm_head(hidden_SD)
+
+    def pool(self, hidden_TD: Tensor, batch: StepBatch, rows_P: Tensor) -> Tensor:
+        """Return one vector for each of the rows that ``rows_P`` (int64) names. [P, D]
+
+        Raises:
+            UnsupportedError: The model generates text and nothing else.
+        """
+        raise UnsupportedError(
+            f"{type(self).__name__} yields no pooled vectors.",
+            remedy="Serve an embedding or reward model.",
+        )
 
     def scores(self, hidden_SD: Tensor) -> Tensor:
         """Return them in whatever dtype they are computed: enough to find the highest. [S, V]"""
@@ -80,8 +91,6 @@ def _check_layer(prefix: str, layer: Layer) -> None:
     """
     kind = type(layer)
     lacking = [name for name in REQUIRED if getattr(kind, name) is getattr(Layer, name)]
-    if not hasattr(layer, "forward") and kind.__call__ is Module.__call__:
-        lacking.append("forward")
     if lacking:
         raise PluginError(
             f"Layer {kind.__module__}.{kind.__qualname__} at {prefix.rstrip('.') or 'the top'!r}"

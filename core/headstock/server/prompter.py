@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from headstock.errors import RequestError
 from headstock.server.request import ChatPrompt, Prompt, TextPrompt, TokensPrompt
+from headstock.server.speech import PLAIN, Dialect
 from headstock.text import ChatTemplate, Tokenizer, forms_of, render_chat
 
 INLINE_CHARACTERS = 2000
@@ -16,11 +17,18 @@ class Prompter:
     Args:
         tokenizer: None when the server takes and gives token ids only.
         template: None when the model has none.
+        dialect: How the model writes thoughts and calls.
     """
 
-    def __init__(self, tokenizer: Tokenizer | None, template: ChatTemplate | None) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer | None,
+        template: ChatTemplate | None,
+        dialect: Dialect = PLAIN,
+    ) -> None:
         self.tokenizer = tokenizer
         self.template = template
+        self.dialect = dialect
         self._forms = None if template is None else forms_of(template)
 
     def is_quick(self, prompt: Prompt) -> bool:
@@ -31,8 +39,7 @@ class Prompter:
             case TextPrompt():
                 return len(prompt.text) < INLINE_CHARACTERS
             case ChatPrompt():
-                size = sum(len(str(message.get("content"))) for message in prompt.messages)
-                return size < INLINE_CHARACTERS
+                return False  # its template is rendered by another process
 
     def encode(self, prompt: Prompt, max_length: int) -> list[int]:
         """Return the token ids of ``prompt``.
@@ -78,8 +85,14 @@ class Prompter:
             prompt.messages,
             add_generation_prompt=prompt.add_generation_prompt,
             continue_final=prompt.continue_final,
+            tools=prompt.tools or None,
             extra=prompt.extra,
         )
+
+    def close(self) -> None:
+        """End the processes that render the template."""
+        if self.template is not None:
+            self.template.close()
 
     def _tokenize(self, text: str, add_special_tokens: bool, max_length: int) -> list[int]:
         tokenizer = self.tokenizer
