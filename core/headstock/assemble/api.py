@@ -15,6 +15,7 @@ from headstock.assemble.tokenizer_export import openable_path
 from headstock.checkpoint import resolve
 from headstock.config import Loaded, ServeSettings
 from headstock.observe.metrics import Metrics
+from headstock.plugins.models import ModelRegistry
 from headstock.server.frontdoor import Frontdoor
 from headstock.server.http.app import create_app
 from headstock.server.keys import key_reader, read_keys
@@ -53,6 +54,7 @@ def build_api(
     keys = read_keys(settings.server)
     wanted = settings.model
     files = resolve(wanted.model, wanted.revision, needs_weights=wanted.load_format != "dummy")
+    ModelRegistry().choose(files.config.get("architectures") or [])
     prompter = load_prompter(files, wanted)
     path = openable_path(files, wanted.model, prompter)
     card = model_card(files, wanted, prompter, path=path)
