@@ -9,6 +9,7 @@ from typing import Any, cast
 from headstock.checkpoint.files import ModelFiles, StoredTensor
 from headstock.checkpoint.quantized import find_reader
 from headstock.checkpoint.safetensors_file import read_safetensors
+from headstock.checkpoint.stacked_experts import split_experts
 from headstock.errors import CheckpointError
 
 CONFIG = "config.json"
@@ -47,7 +48,7 @@ def open_folder(path: Path, *, needs_weights: bool = True) -> ModelFiles:
         name=path.resolve().name,
         config=config,
         generation_config=_read_json(path / GENERATION_CONFIG) if has_generation else {},
-        index=dict(join(index)),
+        index=dict(split_experts(join(index), config)),
     )
 
 
