@@ -23,6 +23,7 @@ constexpr Kernel kKernels[] = {
     {"take", plan_take},
     {"copy", plan_copy},
     {"place", plan_place},
+    {"place_view", plan_place_view},
     {"advance", plan_advance},
     {"settle", plan_settle},
     {"count", plan_count},

@@ -115,6 +115,27 @@ struct PlaceArgs {
     int64_t num_pages;    // Page table entries of a row.
     int64_t rows;
     int64_t tokens;
+    int64_t page_size;    // 0: pages are states.
+    const int32_t* drafts;
+    int64_t num_drafts;   // Of a slot.
+    const int32_t* slot_adapters;
+    int32_t* row_adapters;  // Null where there are no adapters.
+};
+
+// The op place_step, of the groups after the first; after `place`.
+struct PlaceViewArgs {
+    const int32_t* slots;
+    const int32_t* query_starts;
+    const int32_t* done;
+    const int64_t* positions;
+    const int32_t* slot_pages;
+    int64_t slot_pages_stride;
+    int64_t* write_slots;
+    int32_t* row_pages;
+    int64_t row_pages_stride;
+    int64_t num_pages;
+    int64_t rows;
+    int64_t tokens;
     int64_t page_size;
 };
 
@@ -128,16 +149,21 @@ struct AdvanceArgs {
 
 // The op settle_step.
 struct SettleArgs {
-    const int64_t* drawn;
+    const int64_t* drawn;     // [rows, num_drawn]
+    int64_t num_drawn;
+    const int32_t* accepted;
     const int32_t* slots;
+    const int32_t* num_draws;
     const int32_t* max_outputs;
     const int32_t* stop_ids;
     int64_t num_stops;
     int32_t* last_ids;
     int64_t* num_outputs;
     int32_t* done;
-    int32_t* outbox;      // [steps kept, rows, 2]
+    int32_t* lengths;
+    int32_t* outbox;      // [steps kept, rows, 2 + ids]
     int64_t outbox_stride;
+    int64_t outbox_row_stride;
     int64_t outbox_size;  // Steps it keeps.
     int64_t* cursor;
     int64_t rows;
@@ -346,6 +372,7 @@ void plan_look_up(const int64_t* args, PhaseList& list);
 void plan_take(const int64_t* args, PhaseList& list);
 void plan_copy(const int64_t* args, PhaseList& list);
 void plan_place(const int64_t* args, PhaseList& list);
+void plan_place_view(const int64_t* args, PhaseList& list);
 void plan_advance(const int64_t* args, PhaseList& list);
 void plan_settle(const int64_t* args, PhaseList& list);
 void plan_count(const int64_t* args, PhaseList& list);

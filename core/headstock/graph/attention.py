@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from headstock.graph.context import Context
+from headstock.graph.context import Context, Retention
 from headstock.graph.module import Layer, Leaf
 from headstock.graph.norm import NormWeight
 from headstock.graph.rotary import Rotary
@@ -17,6 +17,8 @@ from headstock.ops.attention import AttentionProvider, StepBatch
 from headstock.ops.base import Spec
 from headstock.ops.rotary import rotate_and_write
 from headstock.quantization.plan import Layout, Role
+
+FULL = Retention("full")
 
 
 class Attention(Layer):
@@ -61,6 +63,8 @@ class Attention(Layer):
         has_sinks: bool = False,
         is_zero_centered: bool = False,
     ) -> None:
+        if window is not None and window >= ctx.limits.max_length:
+            window = None  # every token is inside of it
         self.head_dim = head_dim
         heads = split_evenly("attention", num_heads * head_dim, ctx.tp, unit=head_dim)
         kv_heads = split_or_replicate("attention", num_kv_heads * head_dim, ctx.tp, unit=head_dim)
@@ -74,6 +78,7 @@ class Attention(Layer):
             window=window,
             soft_cap=soft_cap,
         )
+        self.group = ctx.group(FULL if window is None else Retention("window", window))
         self._eps = 0.0 if qk_norm is None else qk_norm
         self._norms = (
             {}
@@ -113,11 +118,12 @@ class Attention(Layer):
 
         Args:
             qkv_TC: Queries, keys and values, side by side. [T, (H + 2 K) D]
-            batch: The step, which the provider has planned.
+            batch: The step, which the provider has planned in the view of the layer's group.
 
         Returns:
             [T, H D]
         """
+        batch = batch.groups[self.group]
         q_THD = self._prepare(
             qkv_TC,
             self._table_LC,
