@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from headstock.checkpoint import ModelFiles
 from headstock.checkpoint.folder import open_folder
 from headstock.graph.build import Model, build_model
-from headstock.graph.context import Context, Limits
+from headstock.graph.context import Context, Limits, Retention
 from headstock.graph.loader import load_weights
 from headstock.ops.attention import StepBatch
 from headstock.ops.base import OpRegistry, Resolver
@@ -89,8 +90,8 @@ class Sequences:
         """Compute more tokens of each sequence; return the logits of all of them. [T, V]"""
         batch = self.batch({name: len(ids) for name, ids in tokens.items()})
         ids_T = torch.tensor([token for ids in tokens.values() for token in ids])
-        for provider in self.ctx.providers.values():
-            provider.plan(batch)
+        for layer in self.ctx.attention_layers:
+            layer.provider.plan(batch.groups[layer.group])
         return self.model.logits(self.model(ids_T, batch))
 
     def batch(self, counts: dict[str, int]) -> StepBatch:
@@ -111,7 +112,7 @@ class Sequences:
         padded = [self.tables[n] + [0] * (width - len(self.tables[n])) for n in counts]
         starts = torch.tensor([0, *counts.values()]).cumsum(0)
         queries = list(counts.values())
-        return StepBatch(
+        batch = StepBatch(
             num_tokens=len(positions),
             num_rows=len(counts),
             max_query=max(queries),
@@ -126,3 +127,16 @@ class Sequences:
             tree_N4=torch.zeros((0, 4), dtype=torch.int32),
             host_rows=list(zip(queries, kv_lengths, strict=True)),
         )
+        views = tuple(self.view(batch, kept) for kept in self.ctx.groups)
+        for view in views:
+            view.groups = views
+        return views[0]
+
+    def view(self, batch: StepBatch, kept: Retention) -> StepBatch:
+        """Return the step as a group sees it: without the pages that no query's window reaches."""
+        table_RP = batch.page_table_RP.clone()
+        if kept.kind == "window":
+            for row, (count, length) in enumerate(batch.host_rows):
+                gone = max(0, length - count - kept.window + 1) // self.ctx.page_size
+                table_RP[row, :gone] = 0
+        return replace(batch, page_table_RP=table_RP)
