@@ -17,6 +17,8 @@ from headstock.ops.attention import StepBatch
 from headstock.ops.base import OpRegistry, Resolver
 from headstock.ops.communication import Group, SingleRank
 from headstock.plugins.host import HostDevice
+from headstock_models.deepseek_v2 import DeepseekV2ForCausalLM
+from headstock_models.deepseek_v3 import DeepseekV3ForCausalLM
 from headstock_models.gemma2 import Gemma2ForCausalLM
 from headstock_models.gemma3 import Gemma3ForCausalLM
 from headstock_models.gpt_oss import GptOssForCausalLM
@@ -27,6 +29,8 @@ from headstock_models.qwen3_moe import Qwen3MoeForCausalLM
 
 CLASSES = {
     "GptOssForCausalLM": GptOssForCausalLM,
+    "DeepseekV2ForCausalLM": DeepseekV2ForCausalLM,
+    "DeepseekV3ForCausalLM": DeepseekV3ForCausalLM,
     "Gemma2ForCausalLM": Gemma2ForCausalLM,
     "Gemma3ForCausalLM": Gemma3ForCausalLM,
     "LlamaForCausalLM": LlamaForCausalLM,

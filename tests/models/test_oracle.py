@@ -9,7 +9,8 @@ from torch import Tensor
 from tests.models.conftest import Save
 from tests.models.harness import load
 
-FAMILIES = ["llama", "qwen3", "mistral", "qwen3_moe", "mixtral", "gemma2", "gemma3", "gpt_oss"]
+FAMILIES = ["llama", "qwen3", "mistral", "qwen3_moe", "mixtral", "gemma2", "gemma3"]
+FAMILIES += ["deepseek_v2", "deepseek_v3", "gpt_oss"]
 OPTIONS = [
     pytest.param({"tie_word_embeddings": True}, id="tied"),
     pytest.param({"num_key_value_heads": 4}, id="as-many-kv-heads"),
