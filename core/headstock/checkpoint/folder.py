@@ -10,6 +10,7 @@ from headstock.checkpoint.files import ModelFiles, StoredTensor
 from headstock.checkpoint.quantized import find_reader
 from headstock.checkpoint.ranges import check_generation, check_ranges
 from headstock.checkpoint.safetensors_file import read_safetensors
+from headstock.checkpoint.stacked_experts import split_experts
 from headstock.errors import CheckpointError
 
 CONFIG = "config.json"
@@ -55,7 +56,7 @@ def open_folder(path: Path, *, needs_weights: bool = True) -> ModelFiles:
         name=path.resolve().name,
         config=config,
         generation_config=generation,
-        index=dict(join(index)),
+        index=dict(split_experts(join(index), config)),
     )
 
 
