@@ -13,6 +13,7 @@ OP_MODULES = (
     "attention",
     "latent",
     "linear",
+    "linear_attention",
     "moe",
     "norm",
     "outputs",
