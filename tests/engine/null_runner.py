@@ -199,7 +199,7 @@ class NullRunner:
 
     def _check_rows(self, plan: StepPlan) -> None:
         rows, limits = plan.rows, self.limits
-        columns = (rows.slots, rows.query_max, rows.kv_max, rows.source, rows.sample, rows.score)
+        columns = (rows.slots, rows.query_max, rows.kv_max, rows.source, rows.yields, rows.score)
         assert len({len(column) for column in columns}) == 1
         assert rows.slots, "an empty step"
         assert len(set(rows.slots)) == len(rows.slots), "a slot has two rows"
@@ -219,7 +219,7 @@ class NullRunner:
             assert rows.slots is before.slots
             assert rows.query_max is before.query_max
             assert rows.source is before.source
-            assert rows.sample is before.sample
+            assert rows.yields is before.yields
             assert rows.score is before.score
             assert set(rows.source) == {FROM_DEVICE}
             assert set(before.source) == {FROM_DEVICE}
@@ -255,7 +255,7 @@ class NullRunner:
         rows = plan.rows
         for place, slot in enumerate(rows.slots):
             row = self.slots[slot]
-            query, sample, score = rows.query_max[place], rows.sample[place], rows.score[place]
+            query, sample, score = rows.query_max[place], rows.yields[place], rows.score[place]
             if rows.source[place] == FROM_HOST:
                 tokens = [next(ids) for _ in range(query)]
                 scored = tokens + ([next(ids)] if score and not sample else [])

@@ -63,7 +63,7 @@ class Table:
         self, *, token: int = 7, done: bool = False, faults: list[Fault] | None = None
     ) -> Drawn:
         plan = self.pending.pop(0)
-        rows = zip(plan.rows.slots, plan.rows.sample, strict=True)
+        rows = zip(plan.rows.slots, plan.rows.yields, strict=True)
         slots = [slot for slot, is_drawn in rows if is_drawn]
         count = len(slots)
         result = StepResult(
@@ -98,7 +98,7 @@ def test_a_long_prompt_is_computed_in_chunks() -> None:
     chunks = [table.planned().rows for _ in range(3)]
     assert [rows.query_max for rows in chunks] == [[8], [8], [4]]
     assert [rows.kv_max for rows in chunks] == [[8], [16], [20]]
-    assert [rows.sample for rows in chunks] == [[0], [0], [1]]
+    assert [rows.yields for rows in chunks] == [[0], [0], [1]]
 
 
 def test_rows_that_decode_go_before_a_long_prompt() -> None:

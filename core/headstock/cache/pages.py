@@ -23,10 +23,10 @@ class PageCache:
     """
 
     def __init__(self, groups: Sequence[PageGroup], *, is_sharing: bool = True) -> None:
-        if [group.kind for group in groups] not in (["full"], ["latent"]):
+        if [group.kind for group in groups] != ["full"]:
             kinds = ", ".join(group.kind for group in groups) or "none"
             raise UnsupportedError(
-                f"The model needs page groups {kinds}; the cache keeps one, full or latent.",
+                f"The model needs page groups {kinds}; the cache keeps one, full.",
                 remedy="Serve a model whose layers all keep full attention.",
             )
         self.page_tokens = groups[0].page_tokens

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from headstock.graph.context import Context
+from headstock.graph.context import Context, Retention
 from headstock.graph.module import Layer, Leaf
 from headstock.graph.rotary import Rotary
 from headstock.graph.source import Source, read_span
@@ -81,6 +81,7 @@ class LatentAttention(Layer):
             scale=scale,
             **ctx.cache_sizes(),
         )
+        self.group = ctx.group(Retention("full"))
         self.provider: LatentProvider = ctx.cache_provider(latent_attention, spec)
         prepare = ctx.spec(
             layout=self.provider.layout.tag,
@@ -104,11 +105,12 @@ class LatentAttention(Layer):
         Args:
             q_TC: Queries of all heads, side by side. [T, H (N + E)]
             kv_TX: Latents, not yet normalised, and keys, not yet rotated. [T, C + E]
-            batch: The step, which the provider has planned.
+            batch: The step, which the provider has planned in the view of the layer's group.
 
         Returns:
             [T, H V]
         """
+        batch = batch.groups[self.group]
         assert self._up_HUC is not None, "a layer runs before its weights are allocated"
         q_THQ = self._prepare(
             q_TC.unflatten(1, (self._num_heads, self._query_size)),

@@ -391,7 +391,7 @@ class Scheduler:
         rows = self._writer.rows
         for request in rows:
             request.last_step = plan.step
-        sample = plan.rows.sample
+        sample = plan.rows.yields
         sampled = [request for request, is_drawn in zip(rows, sample, strict=True) if is_drawn]
         num_tokens = sum(plan.rows.query_max)
         self._flights.append(Flight(plan.step, rows, plan.rows.slots, sampled, num_tokens))

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from headstock.scheduler.request import Request
 from headstock.scheduler.sharing import depth_first
 from headstock.wire.steps import (
+    DRAW,
     FROM_DEVICE,
     FROM_HOST,
+    NOTHING,
     Admit,
     PageAppends,
     Rows,
@@ -84,7 +86,7 @@ class PlanWriter:
             query_max=query,
             kv_max=[request.computed for request in rows],
             source=source,
-            sample=[1 if request.computed >= request.host_end else 0 for request in rows],
+            yields=[DRAW if request.computed >= request.host_end else NOTHING for request in rows],
             score=[request.score for request in rows],
         )
         return StepPlan(
@@ -100,7 +102,7 @@ class PlanWriter:
     def write_steady(self, step: int, kv_max: list[int], changes: Changes | None) -> StepPlan:
         """Return the plan that gives every row of the last plan one more token."""
         last = self._columns
-        columns = Rows(last.slots, last.query_max, kv_max, last.source, last.sample, last.score)
+        columns = Rows(last.slots, last.query_max, kv_max, last.source, last.yields, last.score)
         self._columns = columns
         append = NO_APPENDS if changes is None else changes.appends()
         return StepPlan(step, columns, NO_IDS, NO_SLOTS, NO_ADMITS, append, steady=True)

@@ -12,7 +12,6 @@ from headstock.requests.sampling import check_token_id
 from headstock.server.model_card import ModelCard
 from headstock.server.prompter import too_long
 from headstock.server.request import GenerateRequest, TokensPrompt
-from headstock.text.stops import check_patterns
 from headstock.wire.messages import Submit
 
 _SEED_SPAN = 2**63
@@ -37,7 +36,6 @@ def expand(
     """
     params = request.params
     params.check(card.vocab_size)
-    check_patterns(params.stop_regex)
     _check_ids(request, prompt_ids, card.vocab_size)
     limit = _output_limit(request, len(prompt_ids), max_length)
     eos_ids = [] if params.ignore_eos else card.eos_ids
