@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,7 +24,9 @@ from headstock_models.gemma3 import Gemma3ForCausalLM
 from headstock_models.llama import LlamaForCausalLM
 from headstock_models.mixtral import MixtralForCausalLM
 from headstock_models.qwen3 import Qwen3ForCausalLM
+from headstock_models.qwen3_5 import Qwen35ForCausalLM
 from headstock_models.qwen3_moe import Qwen3MoeForCausalLM
+from headstock_models.qwen3_next import Qwen3NextForCausalLM
 
 CLASSES = {
     "DeepseekV2ForCausalLM": DeepseekV2ForCausalLM,
@@ -35,6 +38,9 @@ CLASSES = {
     "MixtralForCausalLM": MixtralForCausalLM,
     "Qwen3ForCausalLM": Qwen3ForCausalLM,
     "Qwen3MoeForCausalLM": Qwen3MoeForCausalLM,
+    "Qwen3_5ForCausalLM": Qwen35ForCausalLM,
+    "Qwen3_5MoeForCausalLM": Qwen35ForCausalLM,
+    "Qwen3NextForCausalLM": Qwen3NextForCausalLM,
 }
 NUM_PAGES = 64
 
@@ -77,13 +83,19 @@ class Sequences:
         self.tables: dict[str, list[int]] = {}
         self.lengths: dict[str, int] = {}
         self.free = list(range(NUM_PAGES - 1, 0, -1))
+        self.states: dict[str, tuple[int, int]] = {}
+        self.free_states = list(range(NUM_PAGES - 1, 0, -1))
         for layer in ctx.attention_layers:
             shape = layer.provider.kv_shape(NUM_PAGES)
             layer.kv = torch.full(shape, torch.nan, dtype=layer.provider.layout.dtype)
 
     def share(self, old: str, new: str, num_tokens: int) -> None:
-        """Begin ``new`` with the first pages of ``old``, as a cache hit does."""
+        """Begin ``new`` with the first pages of ``old``, and its state, as a cache hit does."""
         assert num_tokens % self.ctx.page_size == 0
+        if old in self.states:
+            assert self.lengths[old] == num_tokens, "its state is of other tokens"
+            self.states[new] = (self.states[old][1], self.free_states.pop())
+            self.states[old] = (self.states[old][1], self.free_states.pop())
         self.tables[new] = self.tables[old][: num_tokens // self.ctx.page_size]
         self.lengths[new] = num_tokens
 
@@ -91,8 +103,8 @@ class Sequences:
         """Compute more tokens of each sequence; return the logits of all of them. [T, V]"""
         batch = self.batch({name: len(ids) for name, ids in tokens.items()})
         ids_T = torch.tensor([token for ids in tokens.values() for token in ids])
-        for provider in self.ctx.providers.values():
-            provider.plan(batch)
+        for layer in self.ctx.attention_layers:
+            layer.provider.plan(batch.groups[layer.group])
         return self.model.logits(self.model(ids_T, batch))
 
     def batch(self, counts: dict[str, int]) -> StepBatch:
@@ -128,5 +140,18 @@ class Sequences:
             tree_N4=torch.zeros((0, 4), dtype=torch.int32),
             host_rows=list(zip(queries, kv_lengths, strict=True)),
         )
-        batch.groups = (batch,) * len(self.ctx.groups)  # equal tables in memory of their own
+        # Groups of tokens have equal tables, in memory of their own.
+        views = {"full": batch, "window": batch, "state": self._view_of_states(batch, counts)}
+        batch.groups = tuple(views[retention.kind] for retention in self.ctx.groups)
         return batch
+
+    def _view_of_states(self, batch: StepBatch, counts: dict[str, int]) -> StepBatch:
+        """Return the step as a group of states sees it; what is left once is found next time."""
+        for name in counts:
+            if name not in self.states:
+                page = self.free_states.pop()
+                self.states[name] = (page, page)
+        table = [self.states[name] for name in counts]
+        for name in counts:
+            self.states[name] = (self.states[name][1],) * 2
+        return replace(batch, page_table_RP=torch.tensor(table, dtype=torch.int32), groups=())

@@ -15,7 +15,7 @@ IDS = list(range(3, 40, 3))
 
 
 @pytest.mark.parametrize(
-    "family", ["llama", "qwen3", "qwen3_moe", "gemma2", "gemma3", "deepseek_v3"]
+    "family", ["llama", "qwen3", "qwen3_moe", "gemma2", "gemma3", "deepseek_v3", "qwen3_next"]
 )
 @pytest.mark.parametrize(
     ("size", "options"),

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from headstock.ops.attention import StepBatch
+from headstock.ops.attention import CacheProvider, StepBatch
 from headstock.ops.base import Spec, op
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from headstock.ops.cases.base import Bench, Case
     from headstock.ops.device import OpDevice
 
-NO_STATE = -1
-"""Stands for the page of a row that has seen nothing yet: its states are zeros."""
 UNIT_EPS = 1e-6
 """Added to the squared length of queries and keys."""
 
@@ -48,7 +46,7 @@ class LinearAttentionSpec:
         key_size: Dk.
         value_size: Dv.
         kernel_size: W.
-        dtype: Of the activations and of the convolution's state; the matrices are float32.
+        dtype: Of the activations; pages are float32.
         max_rows: Most rows of a step.
         max_tokens: Most tokens of a step.
     """
@@ -67,6 +65,17 @@ class LinearAttentionSpec:
         """C."""
         return 2 * self.num_key_heads * self.key_size + self.num_value_heads * self.value_size
 
+    @property
+    def inputs_size(self) -> int:
+        """Numbers of a page that are inputs of the convolution."""
+        return (self.kernel_size - 1) * self.conv_size
+
+    @property
+    def state_size(self) -> int:
+        """Numbers of a page."""
+        matrix = self.key_size * self.value_size
+        return self.inputs_size + self.num_value_heads * matrix
+
     def as_spec(self) -> Spec:
         """Return what the op ``linear_attention`` is resolved for."""
         return Spec(
@@ -80,37 +89,6 @@ class LinearAttentionSpec:
                 "kernel_size": self.kernel_size,
             },
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StatePlane:
-    """What one page of a state group holds of one layer.
-
-    Attributes:
-        name: ``conv`` or ``matrix``.
-        shape: Of a page.
-        dtype: Of its elements.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-
-@dataclass(slots=True, kw_only=True)
-class StateView:
-    """Where each row of a step finds its states, and where it leaves them.
-
-    A row may leave them elsewhere than it found them: who else begins from there is not disturbed.
-    No page is left to by two rows, nor found by one and left to by another, but the null page.
-
-    Attributes:
-        pages_in_R: :data:`NO_STATE` for rows that begin with zeros. int32. [R]
-        pages_out_R: int32. [R]
-    """
-
-    pages_in_R: Tensor
-    pages_out_R: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,22 +106,14 @@ class DeltaWeights:
     bias_V: Tensor
 
 
-class LinearAttentionProvider(Protocol):
-    """Linear attention for one spec on one device; shared by the layers that have that spec."""
+class LinearAttentionProvider(CacheProvider, Protocol):
+    """Linear attention for one spec on one device; shared by the layers that have that spec.
 
-    @property
-    def planes(self) -> tuple[StatePlane, StatePlane]:
-        """What it keeps of a row and layer: inputs of the convolution, and the matrices."""
-        ...
-
-    @property
-    def graph_key(self) -> tuple[int, ...]:
-        """What the last ``plan`` decided that a captured launch bakes in."""
-        ...
-
-    def plan(self, batch: StepBatch) -> None:
-        """Prepare for ``batch``: writes only into buffers made when it was built."""
-        ...
+    A page of its group holds what one row has after some tokens: the W - 1 last inputs of the
+    convolution, and the matrices. A row finds its own on the page ``page_table_RP[r, 0]`` and
+    leaves it on ``page_table_RP[r, 1]``; where these differ, the first stays as it is. A row
+    without a token before the step begins with zeros, whatever the page holds.
+    """
 
     def run(
         self,
@@ -151,9 +121,8 @@ class LinearAttentionProvider(Protocol):
         b_TV: Tensor,
         a_TV: Tensor,
         weights: DeltaWeights,
-        states: tuple[Tensor, Tensor],
+        kv: Tensor,
         batch: StepBatch,
-        view: StateView,
     ) -> Tensor:
         """Convolve, update the rows' states and read them.
 
@@ -163,14 +132,16 @@ class LinearAttentionProvider(Protocol):
             b_TV: Logits of what a token's value replaces. [T, V]
             a_TV: What a token's decay is made of. [T, V]
             weights: The layer's.
-            states: The layer's planes, in the order of ``planes``: [pages, *shape], pages in any
-                stride, what is inside of a page contiguous.
+            kv: The layer's pages.
             batch: As it was planned.
-            view: Where the states of its rows are.
 
         Returns:
             In qkv's dtype, contiguous; of padding tokens: anything finite or not. [T, V, Dv]
         """
+        ...
+
+    def read(self, kv: Tensor, pages_R: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what pages hold: inputs, [R, W - 1, C], and matrices, [R, V, Dk, Dv]."""
         ...
 
 
@@ -184,7 +155,8 @@ def _cases(bench: Bench) -> Iterator[Case]:
 def linear_attention(spec: LinearAttentionSpec, device: OpDevice) -> LinearAttentionProvider:
     """Build the reference provider. Layers resolve with :meth:`LinearAttentionSpec.as_spec`.
 
-    Its planes are ``conv``, [W - 1, C], the oldest token first, and ``matrix``, [V, Dk, Dv].
+    Its pages are float32: the inputs of the convolution [W - 1, C], the oldest token's first, then
+    the matrices [V, Dk, Dv].
     """
     from headstock.ops.linear_attention_reference import ReferenceLinearAttention
 

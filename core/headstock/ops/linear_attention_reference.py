@@ -9,17 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from headstock.ops.attention import StepBatch
+from headstock.ops.attention import KVLayout, StepBatch
 from headstock.ops.device import OpDevice
 from headstock.ops.linear_attention import (
-    NO_STATE,
     UNIT_EPS,
     DeltaWeights,
     LinearAttentionSpec,
-    StatePlane,
-    StateView,
 )
 
+TAG = "state-inputs-vkd"
+"""A page is the inputs of the convolution, then the matrices."""
 CHUNK = 64
 """Tokens whose updates of a state are made one."""
 
@@ -30,10 +29,23 @@ class ReferenceLinearAttention:
     def __init__(self, spec: LinearAttentionSpec, device: OpDevice) -> None:
         self.spec = spec
         self.graph_key: tuple[int, ...] = ()
-        self.planes = state_planes(spec)
+        self.layout = KVLayout(tag=TAG, page_sizes=(1,), dtype=torch.float32)
+
+    def kv_shape(self, num_pages: int) -> tuple[int, ...]:
+        """[pages, numbers of a state]."""
+        return (num_pages, self.spec.state_size)
 
     def plan(self, batch: StepBatch) -> None:
         """Do nothing: every layer reads the batch itself."""
+
+    def read(self, kv: Tensor, pages_R: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what pages hold. [R, W - 1, C] and [R, V, Dk, Dv]"""
+        spec = self.spec
+        inputs_RX, matrix_RX = kv.index_select(0, pages_R.long()).tensor_split(
+            (spec.inputs_size,), dim=1
+        )
+        shape = (spec.num_value_heads, spec.key_size, spec.value_size)
+        return inputs_RX.unflatten(1, (-1, spec.conv_size)), matrix_RX.unflatten(1, shape)
 
     def run(
         self,
@@ -41,27 +53,28 @@ class ReferenceLinearAttention:
         b_TV: Tensor,
         a_TV: Tensor,
         weights: DeltaWeights,
-        states: tuple[Tensor, Tensor],
+        kv: Tensor,
         batch: StepBatch,
-        view: StateView,
     ) -> Tensor:
         """Convolve, update the rows' states and read them. [T, V, Dv]"""
         spec = self.spec
         beta_TV = b_TV.float().sigmoid()
         decay_TV = -weights.decay_V.exp() * functional.softplus(a_TV.float() + weights.bias_V)
         y_TVd = qkv_TC.new_zeros((len(qkv_TC), spec.num_value_heads, spec.value_size))
+        queries_R = batch.query_starts_R1.diff()
+        is_new_R = batch.kv_lengths_R <= queries_R[: batch.num_rows]
         for rows, tokens in _pieces(batch):
-            number, where = view.pages_in_R[rows], (rows.stop - rows.start, -1)
-            conv_RXC, matrix_RVkd = (_begin(state, number) for state in states)
+            where = (rows.stop - rows.start, -1)
+            found = self.read(kv, batch.page_table_RP[rows, 0])
+            inputs_RXC, matrix_RVkd = (_begun(x, is_new_R[rows]) for x in found)
             x_RNC = qkv_TC[tokens].unflatten(0, where)
-            x_RNC, conv_RXC = causal_conv(x_RNC, weights.conv_CW, conv_RXC)
+            x_RNC, inputs_RXC = causal_conv(x_RNC, weights.conv_CW, inputs_RXC)
             q, k, v = self._heads(x_RNC)
             g, beta = (x[tokens].unflatten(0, where).transpose(1, 2) for x in (decay_TV, beta_TV))
             y_RVNd, matrix_RVkd = gated_delta(q, k, v, g, beta, matrix_RVkd)
             y_TVd[tokens] = y_RVNd.transpose(1, 2).flatten(0, 1).to(y_TVd.dtype)
-            out_R = view.pages_out_R[rows].long()
-            states[0].index_copy_(0, out_R, conv_RXC)
-            states[1].index_copy_(0, out_R, matrix_RVkd)
+            left_RX = torch.cat((inputs_RXC.flatten(1), matrix_RVkd.flatten(1)), dim=1)
+            kv.index_copy_(0, batch.page_table_RP[rows, 1].long(), left_RX)
         return y_TVd
 
     def _heads(self, x_RNC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -79,33 +92,21 @@ class ReferenceLinearAttention:
         return q * spec.key_size**-0.5, k, v
 
 
-def state_planes(spec: LinearAttentionSpec) -> tuple[StatePlane, StatePlane]:
-    """Return the planes of plain layouts."""
-    conv = (spec.kernel_size - 1, spec.conv_size)
-    matrix = (spec.num_value_heads, spec.key_size, spec.value_size)
-    return (
-        StatePlane(name="conv", shape=conv, dtype=spec.dtype),
-        StatePlane(name="matrix", shape=matrix, dtype=torch.float32),
-    )
-
-
 def causal_conv(x_RNC: Tensor, weight_CW: Tensor, before_RXC: Tensor) -> tuple[Tensor, Tensor]:
     """Convolve each feature with its last tokens, then silu.
 
     Args:
         x_RNC: Tokens of each row. [R, N, C]
         weight_CW: The newest token's last. [C, W]
-        before_RXC: The W - 1 tokens before them. [R, W - 1, C]
+        before_RXC: The W - 1 tokens before them. float32. [R, W - 1, C]
 
     Returns:
-        The same shape as ``x_RNC``, and the last W - 1 tokens.
+        The same shape as ``x_RNC``, and the last W - 1 tokens, float32.
     """
     num_tokens, width = x_RNC.shape[1], weight_CW.shape[1]
-    seen_RYC = torch.cat((before_RXC, x_RNC), dim=1)
-    parts = (
-        seen_RYC[:, i : i + num_tokens].float() * weight_CW[:, i].float() for i in range(width)
-    )
-    y_RNC = functional.silu(sum(parts, start=torch.zeros_like(x_RNC, dtype=torch.float32)))
+    seen_RYC = torch.cat((before_RXC, x_RNC.float()), dim=1)
+    parts = [seen_RYC[:, i : i + num_tokens] * weight_CW[:, i].float() for i in range(width)]
+    y_RNC = functional.silu(torch.stack(parts).sum(dim=0))
     return y_RNC.to(x_RNC.dtype), seen_RYC[:, num_tokens:]
 
 
@@ -148,11 +149,9 @@ def gated_delta(
     return torch.cat(outs, dim=2), state_RVkd
 
 
-def _begin(state: Tensor, pages_R: Tensor) -> Tensor:
-    """Return the states that rows begin with: those of their pages, or zeros. [R, ...]"""
-    found = state.index_select(0, pages_R.clamp(min=0).long())
-    is_there_R = (pages_R != NO_STATE).view(-1, *(1 for _ in found.shape[1:]))
-    return torch.where(is_there_R, found, 0)
+def _begun(found: Tensor, is_new_R: Tensor) -> Tensor:
+    """Return what rows begin with: what was found, or zeros. [R, ...]"""
+    return torch.where(is_new_R.view(-1, *(1 for _ in found.shape[1:])), 0, found)
 
 
 def _pieces(batch: StepBatch) -> list[tuple[slice, slice]]:

@@ -16,12 +16,12 @@ from headstock.ops.cases.base import Bench, Case, Draw
 from headstock.ops.cases.batches import Step, make_step
 
 if TYPE_CHECKING:
+    from headstock.ops.attention import StepBatch
     from headstock.ops.device import OpDevice
     from headstock.ops.linear_attention import (
         DeltaWeights,
         LinearAttentionProvider,
         LinearAttentionSpec,
-        StateView,
     )
 
 Rows = Sequence[tuple[int, int]]
@@ -114,11 +114,11 @@ def linear_case(
 
     def call(build: Callable[..., LinearAttentionProvider]) -> tuple[Tensor, Tensor]:
         provider = build(spec, device)
-        states, view = begun_states(provider, step, inputs)
+        kv, batch = begun_states(provider, step, inputs)
         if is_shared:
-            view.pages_in_R[: len(rows)] = view.pages_in_R[0].clone()
-        y_TVd = go_on(provider, states, view, step, inputs)
-        after = states[1].index_select(0, view.pages_out_R[: len(rows)].long())
+            batch.page_table_RP[: len(rows), 0] = batch.page_table_RP[0, 0].clone()
+        y_TVd = go_on(provider, kv, batch, inputs)
+        _, after = provider.read(kv, batch.page_table_RP[: len(rows), 1])
         return y_TVd[: step.num_real_tokens], after
 
     return Case(
@@ -167,57 +167,44 @@ def with_one_past(inputs: DeltaInputs, rows: Rows) -> DeltaInputs:
 
 def begun_states(
     provider: LinearAttentionProvider, step: Step, inputs: DeltaInputs
-) -> tuple[tuple[Tensor, Tensor], StateView]:
-    """Return states after the tokens of earlier steps, made by the provider, and the step's view.
+) -> tuple[Tensor, StepBatch]:
+    """Return pages after the tokens of earlier steps, made by the provider, and the step's batch.
 
     Rows leave their states on pages of their own, other than those that they find them on.
     """
-    from headstock.ops.linear_attention import NO_STATE, StateView
-
     device, num_rows = inputs.qkv_rows[0].device, len(inputs.qkv_rows)
-    num_pages = 2 * num_rows + 1
-    states = tuple(
-        torch.full((num_pages, *plane.shape), torch.nan, dtype=plane.dtype, device=device)
-        for plane in provider.planes
-    )
-    assert len(states) == 2
+    shape = provider.kv_shape(2 * num_rows + 1)
+    kv = torch.full(shape, torch.nan, dtype=provider.layout.dtype, device=device)
     num_padding = step.batch.num_rows - num_rows
-    found, left = [NO_STATE] * num_rows, list(range(num_pages - 1, num_rows, -1))
     for row, qkv in enumerate(inputs.qkv_rows):
         num_earlier = len(qkv) - step.batch.host_rows[row][0]
         if num_earlier:
-            found[row] = row + 1
-            past = make_step([(num_earlier, num_earlier)], 16, device)
-            view = StateView(
-                pages_in_R=torch.tensor([NO_STATE], dtype=torch.int32, device=device),
-                pages_out_R=torch.tensor([row + 1], dtype=torch.int32, device=device),
-            )
-            provider.plan(past.batch)
+            past = make_step([(num_earlier, num_earlier)], 16, device).batch
+            past = replace(past, page_table_RP=pages_of([(row + 1, row + 1)], device), groups=())
+            provider.plan(past)
             args = [x[row][:num_earlier] for x in (inputs.qkv_rows, inputs.b_rows, inputs.a_rows)]
-            provider.run(args[0], args[1], args[2], inputs.weights, states, past.batch, view)
-    view = StateView(
-        pages_in_R=torch.tensor(found + [0] * num_padding, dtype=torch.int32, device=device),
-        pages_out_R=torch.tensor(left + [0] * num_padding, dtype=torch.int32, device=device),
-    )
-    return states, view
+            provider.run(args[0], args[1], args[2], inputs.weights, kv, past)
+    table = [(row + 1, 2 * num_rows - row) for row in range(num_rows)] + [(0, 0)] * num_padding
+    return kv, replace(step.batch, page_table_RP=pages_of(table, device), groups=())
+
+
+def pages_of(table: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+    """Return the page table of (page found, page left) of each row."""
+    return torch.tensor(table, dtype=torch.int32, device=device)
 
 
 def go_on(
-    provider: LinearAttentionProvider,
-    states: tuple[Tensor, Tensor],
-    view: StateView,
-    step: Step,
-    inputs: DeltaInputs,
+    provider: LinearAttentionProvider, kv: Tensor, batch: StepBatch, inputs: DeltaInputs
 ) -> Tensor:
     """Run the step as a layer does. [T, V, Dv]"""
-    num_padding = step.batch.num_tokens - step.num_real_tokens
     args: list[Tensor] = []
     for rows in (inputs.qkv_rows, inputs.b_rows, inputs.a_rows):
-        newest = [x[-num:] for x, (num, _) in zip(rows, step.batch.host_rows, strict=False)]
+        newest = [x[-num:] for x, (num, _) in zip(rows, batch.host_rows, strict=False)]
+        num_padding = batch.num_tokens - sum(map(len, newest))
         padding = newest[0].new_full((num_padding, newest[0].shape[1]), torch.nan)
         args.append(torch.cat([*newest, padding]))
-    provider.plan(step.batch)
-    return provider.run(args[0], args[1], args[2], inputs.weights, states, step.batch, view)
+    provider.plan(batch)
+    return provider.run(args[0], args[1], args[2], inputs.weights, kv, batch)
 
 
 def dense_linear_attention(
