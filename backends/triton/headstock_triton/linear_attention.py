@@ -34,7 +34,7 @@ STATE_TAG = "state-inputs-vkd"
 """As the reference has it: inputs of the convolution, then the matrices."""
 CONV_BLOCK = 1024
 """Features that a program convolves."""
-STEP_COLUMNS, CHUNK_COLUMNS = 32, 64
+STEP_COLUMNS, CHUNK_COLUMNS = 32, 32
 """Columns of a matrix that a program has in registers."""
 
 
