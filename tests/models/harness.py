@@ -25,7 +25,9 @@ from headstock_models.gpt_oss import GptOssForCausalLM
 from headstock_models.llama import LlamaForCausalLM
 from headstock_models.mixtral import MixtralForCausalLM
 from headstock_models.qwen3 import Qwen3ForCausalLM
+from headstock_models.qwen3_5 import Qwen35ForCausalLM
 from headstock_models.qwen3_moe import Qwen3MoeForCausalLM
+from headstock_models.qwen3_next import Qwen3NextForCausalLM
 
 CLASSES = {
     "GptOssForCausalLM": GptOssForCausalLM,
@@ -38,6 +40,9 @@ CLASSES = {
     "MixtralForCausalLM": MixtralForCausalLM,
     "Qwen3ForCausalLM": Qwen3ForCausalLM,
     "Qwen3MoeForCausalLM": Qwen3MoeForCausalLM,
+    "Qwen3_5ForCausalLM": Qwen35ForCausalLM,
+    "Qwen3_5MoeForCausalLM": Qwen35ForCausalLM,
+    "Qwen3NextForCausalLM": Qwen3NextForCausalLM,
 }
 NUM_PAGES = 64
 
@@ -80,13 +85,19 @@ class Sequences:
         self.tables: dict[str, list[int]] = {}
         self.lengths: dict[str, int] = {}
         self.free = list(range(NUM_PAGES - 1, 0, -1))
+        self.states: dict[str, tuple[int, int]] = {}
+        self.free_states = list(range(NUM_PAGES - 1, 0, -1))
         for layer in ctx.attention_layers:
             shape = layer.provider.kv_shape(NUM_PAGES)
             layer.kv = torch.full(shape, torch.nan, dtype=layer.provider.layout.dtype)
 
     def share(self, old: str, new: str, num_tokens: int) -> None:
-        """Begin ``new`` with the first pages of ``old``, as a cache hit does."""
+        """Begin ``new`` with the first pages of ``old``, and its state, as a cache hit does."""
         assert num_tokens % self.ctx.page_size == 0
+        if old in self.states:
+            assert self.lengths[old] == num_tokens, "its state is of other tokens"
+            self.states[new] = (self.states[old][1], self.free_states.pop())
+            self.states[old] = (self.states[old][1], self.free_states.pop())
         self.tables[new] = self.tables[old][: num_tokens // self.ctx.page_size]
         self.lengths[new] = num_tokens
 
@@ -131,16 +142,29 @@ class Sequences:
             tree_N4=torch.zeros((0, 4), dtype=torch.int32),
             host_rows=list(zip(queries, kv_lengths, strict=True)),
         )
-        views = tuple(self.view(batch, kept) for kept in self.ctx.groups)
+        views = tuple(self.view(batch, counts, kept) for kept in self.ctx.groups)
         for view in views:
             view.groups = views
         return views[0]
 
-    def view(self, batch: StepBatch, kept: Retention) -> StepBatch:
+    def view(self, batch: StepBatch, counts: dict[str, int], kept: Retention) -> StepBatch:
         """Return the step as a group sees it: without the pages that no query's window reaches."""
+        if kept.kind == "state":
+            return self._view_of_states(batch, counts)
         table_RP = batch.page_table_RP.clone()
         if kept.kind == "window":
             for row, (count, length) in enumerate(batch.host_rows):
                 gone = max(0, length - count - kept.window + 1) // self.ctx.page_size
                 table_RP[row, :gone] = 0
         return replace(batch, page_table_RP=table_RP)
+
+    def _view_of_states(self, batch: StepBatch, counts: dict[str, int]) -> StepBatch:
+        """Return the step as a group of states sees it; what is left once is found next time."""
+        for name in counts:
+            if name not in self.states:
+                page = self.free_states.pop()
+                self.states[name] = (page, page)
+        table = [self.states[name] for name in counts]
+        for name in counts:
+            self.states[name] = (self.states[name][1],) * 2
+        return replace(batch, page_table_RP=torch.tensor(table, dtype=torch.int32), groups=())

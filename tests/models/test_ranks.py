@@ -15,6 +15,7 @@ IDS = list(range(3, 40, 3))
 
 
 FAMILIES = ["llama", "qwen3", "qwen3_moe", "gemma2", "gemma3", "gpt_oss", "deepseek_v3"]
+FAMILIES += ["qwen3_next"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

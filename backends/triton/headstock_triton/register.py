@@ -10,6 +10,7 @@ from headstock.ops.activation import silu_and_mul, silu_and_mul_groups
 from headstock.ops.activation_kinds import FEATURES as ACTIVATIONS
 from headstock.ops.attention import AttentionSpec, attention
 from headstock.ops.base import Requires, Sizes
+from headstock.ops.gates import gate_features, gated_norm
 from headstock.ops.latent import LatentSpec, latent_attention, rotate_and_write_latent
 from headstock.ops.linear import (
     DENSE,
@@ -23,6 +24,7 @@ from headstock.ops.linear import (
     SCALED_ROWS,
     linear,
 )
+from headstock.ops.linear_attention import linear_attention
 from headstock.ops.moe import BIAS, experts, route_topk
 from headstock.ops.norm import WIDE_WEIGHT, add_rms_norm, rms_norm
 from headstock.ops.outputs import soft_cap
@@ -50,6 +52,7 @@ from headstock_triton.fp8 import GROUP, OUT_UNIT, Fp8Gate, build_fp8
 from headstock_triton.ints import GROUP_UNIT, build_int
 from headstock_triton.latent.provider import LatentRotations, PagedLatentAttention
 from headstock_triton.latent.scan import TAG as LATENT_TAG
+from headstock_triton.linear_attention import Gates, TritonLinearAttention
 from headstock_triton.moe import MAX_EXPERTS, build_experts
 from headstock_triton.norm import Norms
 from headstock_triton.rotary import Rotations
@@ -75,6 +78,7 @@ def register_ops(registry: OpRegistry, device: OpDevice) -> None:
     target = Target.of(device)
     register_layers(registry, target)
     register_latent(registry, target)
+    register_delta(registry, target)
     register_linear(registry)
     register_experts(registry, target)
     register_sampling(registry, target)
@@ -121,6 +125,16 @@ def register_layers(registry: OpRegistry, target: Target) -> None:
             },
         ),
     )
+
+
+def register_delta(registry: OpRegistry, target: Target) -> None:
+    """Offer linear attention, and gates on attention's output."""
+    gates, floats = Gates(target), Requires(dtypes=FLOATS)
+    registry.add(gated_norm, PROVIDER, gates.gated_norm, requires=floats)
+    registry.add(gate_features, PROVIDER, gates.gate_features, requires=floats)
+    sizes = {"key_size": Sizes(at_most=128)}
+    requires = Requires(dtypes=FLOATS, sizes=sizes)
+    registry.add(linear_attention, PROVIDER, TritonLinearAttention, requires=requires)
 
 
 def register_latent(registry: OpRegistry, target: Target) -> None:

@@ -2,6 +2,7 @@
 
 #include <chrono>
 
+#include "delta.h"
 #include "kernels.h"
 #include "latent.h"
 #include "memory.h"
@@ -36,6 +37,9 @@ constexpr Kernel kKernels[] = {
     {"draw", plan_draw},
     {"route", plan_route},
     {"experts", plan_experts},
+    {"delta", plan_delta},
+    {"gated_norm", plan_gated_norm},
+    {"gate", plan_gate},
     {"route_experts", plan_route_experts},
     {"add_shared", plan_add_shared},
     {"latent_prepare", plan_latent_prepare},

@@ -14,8 +14,7 @@ from headstock.ops.communication import Group, SingleRank
 if TYPE_CHECKING:
     import torch
 
-    from headstock.graph.attention import Attention
-    from headstock.graph.latent_attention import LatentAttention
+    from headstock.ops.attention import CachedLayer
     from headstock.ops.device import OpDevice
 
 FIRST_PAGE_SIZE = 16
@@ -74,9 +73,7 @@ class Context:
     tp: Group = field(default_factory=SingleRank)
     quantization: str | None = None
     kv_dtype: torch.dtype | None = None
-    attention_layers: list[Attention | LatentAttention] = field(
-        default_factory=list["Attention | LatentAttention"]
-    )
+    attention_layers: list[CachedLayer] = field(default_factory=list["CachedLayer"])
     groups: list[Retention] = field(default_factory=list[Retention])
     providers: dict[Hashable, CacheProvider] = field(default_factory=dict[Hashable, CacheProvider])
 
@@ -157,6 +154,16 @@ class Context:
             spec, provider = self._build_provider(op, spec)
             self.limits = replace(self.limits, page_size=spec.page_size)
             self.providers[spec] = provider
+        return self.providers[spec]
+
+    def state_provider(self, op: Op[..., Any], spec: Any) -> Any:
+        """Return the provider of ``op``, which keeps one state a request, for ``spec``.
+
+        Raises:
+            UnsupportedError: Nobody computes it.
+        """
+        if spec not in self.providers:
+            self.providers[spec] = self.ops.resolve(op, spec.as_spec())(spec, self.device)
         return self.providers[spec]
 
     def _build_provider(self, op: Op[..., Any], spec: Any) -> tuple[Any, Any]:

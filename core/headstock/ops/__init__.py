@@ -11,8 +11,10 @@ from headstock.ops.base import ALL_OPS, Op
 OP_MODULES = (
     "activation",
     "attention",
+    "gates",
     "latent",
     "linear",
+    "linear_attention",
     "moe",
     "norm",
     "outputs",

@@ -187,6 +187,23 @@ class CacheProvider(Protocol):
         ...
 
 
+class CachedLayer(Protocol):
+    """A layer that keeps something of each request: who computes it, and its pages.
+
+    Attributes:
+        kv: Its pages, which the runner assigns.
+        group: Index of its page group.
+    """
+
+    kv: Tensor
+    group: int
+
+    @property
+    def provider(self) -> CacheProvider:
+        """Computes it, and says how its pages are laid out; shared by layers of one spec."""
+        ...
+
+
 class AttentionProvider(CacheProvider, Protocol):
     """Attention for one spec on one device; shared by the layers that have that spec.
 

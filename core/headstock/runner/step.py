@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from headstock.ops import sampling, steps
-from headstock.ops.attention import CacheProvider, StepBatch
+from headstock.ops.attention import CachedLayer, StepBatch
 from headstock.ops.base import Op, Resolver, Spec
 from headstock.ops.steps import StepInputs
 from headstock.plugins.device import Device
@@ -41,23 +41,6 @@ class StepModel(Protocol):
 
     def pool(self, hidden_TD: Tensor, batch: StepBatch, rows_P: Tensor) -> Tensor:
         """Return one vector for each of the rows that ``rows_P`` (int64) names. [P, D]"""
-        ...
-
-
-class CachedLayer(Protocol):
-    """A layer that keeps state: who computes it, and its pages, which the runner assigns.
-
-    Attributes:
-        kv: Its pages.
-        group: Index of its page group.
-    """
-
-    kv: Tensor
-    group: int
-
-    @property
-    def provider(self) -> CacheProvider:
-        """Computes it, and says how its pages are laid out; shared by layers of one spec."""
         ...
 
 

@@ -27,6 +27,7 @@ from headstock.ops.activation_kinds import GELU_TANH, SILU, clipped_swiglu
 from headstock.ops.attention import AttentionSpec, StepBatch
 from headstock.ops.latent import LatentSpec
 from headstock.ops.linear import DENSE, FP8_GROUP, INT4_GROUP, INT8_GROUP, MXFP4, LinearSpec
+from headstock.ops.linear_attention import DeltaWeights, LinearAttentionSpec
 from headstock.ops.moe import ExpertsSpec
 from headstock.ops.routing import Routing as ExpertRouting
 from headstock_triton import dense, gated_hopper, gemv, moe, steps
@@ -36,6 +37,7 @@ from headstock_triton.embedding import embedding_rows
 from headstock_triton.fp8 import Fp8Gate, quantize_rows
 from headstock_triton.ints import FUSED_ROWS, build_int
 from headstock_triton.latent import provider as latent
+from headstock_triton.linear_attention import Gates, TritonLinearAttention
 from headstock_triton.norm import Norms
 from headstock_triton.rotary import Rotations
 from headstock_triton.routing import Routing
@@ -245,6 +247,33 @@ def compile_latent(target: Target, dtype: torch.dtype, heads: int, page_size: in
         )
 
 
+def compile_delta(target: Target, dtype: torch.dtype) -> None:
+    spec = LinearAttentionSpec(
+        num_key_heads=16,
+        num_value_heads=32,
+        key_size=128,
+        value_size=128,
+        kernel_size=4,
+        dtype=dtype,
+        max_rows=64,
+        max_tokens=512,
+    )
+    built, small = TritonLinearAttention(spec, FakeDevice()), torch.zeros(32)
+    built._target = target
+    weights = DeltaWeights(
+        conv_CW=torch.zeros((spec.conv_size, 4), dtype=dtype), decay_V=small, bias_V=small
+    )
+    kv = torch.zeros(built.kv_shape(3))
+    for batch in (batch_of(2, 2, 0), batch_of(2, 64, 0)):
+        tokens = batch.num_tokens
+        qkv = torch.zeros((tokens, spec.conv_size), dtype=dtype)
+        ba = torch.zeros((tokens, 32), dtype=dtype)
+        built.plan(batch)
+        y = built.run(qkv, ba, ba, weights, kv, batch)
+        Gates(target).gated_norm(y, y, torch.zeros(128, dtype=dtype), eps=1e-6)
+        Gates(target).gate_features(ba, ba)
+
+
 def compile_scores(target: Target, dtype: torch.dtype) -> None:
     logits, scores = torch.zeros((2, 256), dtype=dtype), Scores(target)
     routing = ExpertRouting(
@@ -387,6 +416,7 @@ def main() -> None:
     for heads, page_size in ((128, 64), (16, 64), (20, 16)):
         compile_latent(target, torch.bfloat16, heads, page_size)
     compile_scores(target, torch.bfloat16)
+    compile_delta(target, torch.bfloat16)
     compile_ints(target, torch.bfloat16)
     compile_rest(target, torch.bfloat16)
     compile_moe(target, torch.float32, DENSE, 0)

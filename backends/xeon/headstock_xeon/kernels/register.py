@@ -10,8 +10,10 @@ from headstock.ops.activation import silu_and_mul
 from headstock.ops.activation_kinds import FEATURES as ACTIVATIONS
 from headstock.ops.attention import attention
 from headstock.ops.base import OpRegistry, Requires, Sizes
+from headstock.ops.gates import gate_features, gated_norm
 from headstock.ops.latent import latent_attention, rotate_and_write_latent
 from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, MXFP4, ROWS, SCALED_ROWS, linear
+from headstock.ops.linear_attention import linear_attention
 from headstock.ops.moe import BIAS, experts, route_topk
 from headstock.ops.norm import add_rms_norm, rms_norm
 from headstock.ops.outputs import join_features, soft_cap
@@ -24,6 +26,7 @@ from headstock_xeon.kernels.attention import (
     TAG,
     NativeAttention,
 )
+from headstock_xeon.kernels.delta import GateKernels, NativeLinearAttention
 from headstock_xeon.kernels.experts import NativeExperts, RoutingKernels
 from headstock_xeon.kernels.latent import LATENT_TAG, LatentKernels, NativeLatentAttention
 from headstock_xeon.kernels.layers import LayerKernels
@@ -54,6 +57,7 @@ def register(registry: OpRegistry, device: XeonDevice) -> None:
     _register_linear(registry)
     _register_attention(registry, layers)
     _register_latent(registry, LatentKernels(device))
+    _register_delta(registry, GateKernels(device))
     scores = ScoreKernels(device)
     registry.add(route_experts, PROVIDER, scores.route_experts, requires=FLOAT32)
     registry.add(add_shared, PROVIDER, scores.add_shared, requires=FLOAT32)
@@ -157,3 +161,11 @@ def _register_latent(registry: OpRegistry, kernels: LatentKernels) -> None:
             sizes={"latent_size": Sizes(multiple_of=8), "rotary_size": Sizes(multiple_of=8)},
         ),
     )
+
+
+def _register_delta(registry: OpRegistry, gates: GateKernels) -> None:
+    sizes = {"key_size": Sizes(multiple_of=8), "value_size": Sizes(multiple_of=8)}
+    requires = replace(FLOAT32, sizes=sizes)
+    registry.add(linear_attention, PROVIDER, NativeLinearAttention, requires=requires)
+    registry.add(gated_norm, PROVIDER, gates.gated_norm, requires=FLOAT32)
+    registry.add(gate_features, PROVIDER, gates.gate_features, requires=FLOAT32)
