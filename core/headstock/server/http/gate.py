@@ -68,6 +68,8 @@ class Gate:
             await send(message)
 
         authorization = headers.get(b"authorization", b"").decode("latin-1")
+        if not authorization and b"x-api-key" in headers:  # as Anthropic's clients send it
+            authorization = "Bearer " + headers[b"x-api-key"].decode("latin-1")
         with request_logged_as(shown.decode()):
             await self._serve(scope, receive, tagged, authorization)
 
@@ -80,7 +82,7 @@ class Gate:
                 code="invalid_api_key",
             )
             self._metrics.refused(refusal.code)
-            await error_answer(refusal)(scope, receive, send)
+            await error_answer(refusal, scope["path"])(scope, receive, send)
             return
         scope["headstock.tenant"] = tenant or ""
         try:

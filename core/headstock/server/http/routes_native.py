@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -17,6 +17,7 @@ from headstock.server.http.answers import json_answer
 from headstock.server.http.bodies import read_body
 from headstock.server.http.context import Serving, clock, tenant_of
 from headstock.server.http.schema import body_of
+from headstock.server.http.streaming import DONE, Writer, fail_openai
 from headstock.server.protocols import native
 from headstock.server.protocols.messages import ChatMessage, Tool, flat_messages, read_tools
 from headstock.server.request import ChatPrompt, Prompt, TextPrompt
@@ -60,7 +61,7 @@ def make_router(serving: Serving) -> APIRouter:
             return await serving.stream(
                 request,
                 call.requests,
-                lambda generation: _writers(
+                lambda generation: _writer(
                     native.NativeStream(call, generation.completions, rids, tokenizer), begun_s
                 ),
             )
@@ -146,13 +147,11 @@ def _prompts(body: TokenizeBody) -> tuple[list[Prompt], bool]:
     return prompts, not isinstance(body.prompt, str)
 
 
-def _writers(
-    stream: native.NativeStream, begun_s: float
-) -> tuple[Callable[[Sequence[Delta]], bytes], Callable[[], bytes]]:
+def _writer(stream: native.NativeStream, begun_s: float) -> Writer:
     def elapsed_s() -> float:
         return clock() - begun_s
 
     def write(deltas: Sequence[Delta]) -> bytes:
         return b"".join([stream.write(delta, elapsed_s) for delta in deltas])
 
-    return write, lambda: b""
+    return Writer(write, lambda: DONE, fail_openai)

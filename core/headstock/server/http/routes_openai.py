@@ -15,6 +15,7 @@ from headstock.server.http.answers import json_answer
 from headstock.server.http.bodies import read_body
 from headstock.server.http.context import Serving, now, tenant_of
 from headstock.server.http.schema import body_of
+from headstock.server.http.streaming import DONE, Writer, fail_openai
 from headstock.server.protocols.events import event
 from headstock.server.protocols.openai_answers import (
     ChatAnswer,
@@ -94,7 +95,7 @@ async def _answer(
         return await serving.stream(
             request,
             call.requests,
-            lambda generation: _writers(
+            lambda generation: _writer(
                 OpenAIStream(
                     call, generation.completions, make_shape(generation), tokenizer, created
                 )
@@ -153,13 +154,11 @@ def _echoes(call: OpenAICall, generation: Generation, tokenizer: Tokenizer) -> l
     ]
 
 
-def _writers(
-    stream: OpenAIStream,
-) -> tuple[Callable[[Sequence[Delta]], bytes], Callable[[], bytes]]:
+def _writer(stream: OpenAIStream) -> Writer:
     def write(deltas: Sequence[Delta]) -> bytes:
         return b"".join([stream.write(delta) for delta in deltas])
 
     def last() -> bytes:
-        return event(stream.last()) if stream.call.include_usage else b""
+        return (event(stream.last()) if stream.call.include_usage else b"") + DONE
 
-    return write, last
+    return Writer(write, last, fail_openai)
