@@ -23,6 +23,7 @@ from headstock.server.http import (
     routes_control,
     routes_native,
     routes_openai,
+    routes_responses,
     schema,
 )
 from headstock.server.http.answers import error_answer
@@ -35,11 +36,13 @@ from headstock.server.protocols.native import GenerateBody
 from headstock.server.protocols.openai_answers import ChatAnswer, TextAnswer
 from headstock.server.protocols.openai_bodies import ChatBody, CompletionBody
 from headstock.server.protocols.parameters import MAX_SHOWN
+from headstock.server.protocols.responses import ResponsesBody
 
 BODIES = (
     ChatBody,
     CompletionBody,
     MessagesBody,
+    ResponsesBody,
     CountBody,
     GenerateBody,
     routes_native.TokenizeBody,
@@ -71,6 +74,7 @@ def create_app(
     app = FastAPI(title="Headstock", version=__version__, docs_url=None, redoc_url=None)
     serving = Serving(frontdoor, settings, metrics, time.time())
     app.include_router(routes_openai.make_router(serving))
+    app.include_router(routes_responses.make_router(serving))
     app.include_router(routes_anthropic.make_router(serving))
     app.include_router(routes_native.make_router(serving))
     app.include_router(routes_control.make_probes(serving))
