@@ -86,6 +86,8 @@ ROUTES = {
     ),
     "CountBody": ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": "x"}]}),
     "ResponsesBody": ("/v1/responses", {"input": "x"}),
+    "OllamaChatBody": ("/api/chat", {"model": "echo", "messages": []}),
+    "OllamaGenerateBody": ("/api/generate", {"model": "echo"}),
     "GenerateBody": ("/generate", {"text": "x"}),
     "TokenizeBody": ("/tokenize", {"prompt": "x"}),
     "DetokenizeBody": ("/detokenize", {"tokens": [1]}),

@@ -19,9 +19,11 @@ from headstock.errors import RequestError
 from headstock.observe.metrics import Metrics
 from headstock.server.frontdoor import Frontdoor
 from headstock.server.http import (
+    routes_absent,
     routes_anthropic,
     routes_control,
     routes_native,
+    routes_ollama,
     routes_openai,
     routes_responses,
     schema,
@@ -33,6 +35,7 @@ from headstock.server.http.gate import Gate
 from headstock.server.keys import KeyRing, read_keys
 from headstock.server.protocols.anthropic import CountBody, MessagesBody
 from headstock.server.protocols.native import GenerateBody
+from headstock.server.protocols.ollama import OllamaChatBody, OllamaGenerateBody
 from headstock.server.protocols.openai_answers import ChatAnswer, TextAnswer
 from headstock.server.protocols.openai_bodies import ChatBody, CompletionBody
 from headstock.server.protocols.parameters import MAX_SHOWN
@@ -43,6 +46,9 @@ BODIES = (
     CompletionBody,
     MessagesBody,
     ResponsesBody,
+    OllamaChatBody,
+    OllamaGenerateBody,
+    routes_ollama.ShowBody,
     CountBody,
     GenerateBody,
     routes_native.TokenizeBody,
@@ -74,6 +80,9 @@ def create_app(
     app = FastAPI(title="Headstock", version=__version__, docs_url=None, redoc_url=None)
     serving = Serving(frontdoor, settings, metrics, time.time())
     app.include_router(routes_openai.make_router(serving))
+    app.include_router(routes_openai.make_invocations(serving))
+    app.include_router(routes_ollama.make_router(serving))
+    app.include_router(routes_absent.make_router())
     app.include_router(routes_responses.make_router(serving))
     app.include_router(routes_anthropic.make_router(serving))
     app.include_router(routes_native.make_router(serving))

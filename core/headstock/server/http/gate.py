@@ -20,7 +20,7 @@ from headstock.server.keys import KeyRing
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-OPEN_PATHS = frozenset({"/live", "/ready", "/health"})
+OPEN_PATHS = frozenset({"/live", "/ready", "/health", "/ping"})
 """Routes that need no key: probes cannot send one."""
 WATCHED_PATHS = OPEN_PATHS | {"/health_generate", "/metrics"}
 """Routes that machines ask all the time: a line for each would bury the others."""

@@ -59,12 +59,7 @@ def make_router(serving: Serving) -> APIRouter:
     @router.post("/chat/completions", openapi_extra=body_of(ChatBody, ChatAnswer))
     async def chat(request: Request) -> Response:
         """Answer a chat."""
-        body = await read_body(request, ChatBody, serving.max_body_bytes)
-        dialect = frontdoor.prompter.dialect
-        call = read_chat(body, frontdoor.card, dialect, tenant_of(request))
-        tokenizer = tokenizer_of(serving)
-        shape = ChatShape(_alternatives(call, tokenizer))
-        return await _answer(serving, request, call, tokenizer, lambda _: shape)
+        return await answer_chat(serving, request)
 
     @router.post("/completions", openapi_extra=body_of(CompletionBody, TextAnswer))
     async def complete(request: Request) -> Response:
@@ -80,6 +75,35 @@ def make_router(serving: Serving) -> APIRouter:
         return await _answer(serving, request, call, tokenizer, shape)
 
     return router
+
+
+def make_invocations(serving: Serving) -> APIRouter:
+    """Return the route by which a SageMaker endpoint asks for chats."""
+    router = APIRouter(tags=["sagemaker"])
+
+    async def invoke(request: Request) -> Response:
+        """Answer a chat."""
+        return await answer_chat(serving, request)
+
+    router.add_api_route(
+        "/invocations", invoke, methods=["POST"], openapi_extra=body_of(ChatBody, ChatAnswer)
+    )
+    return router
+
+
+async def answer_chat(serving: Serving, request: Request) -> Response:
+    """Answer a chat.
+
+    Raises:
+        RequestError: It is at fault, or cannot be served.
+    """
+    frontdoor = serving.frontdoor
+    body = await read_body(request, ChatBody, serving.max_body_bytes)
+    dialect = frontdoor.prompter.dialect
+    call = read_chat(body, frontdoor.card, dialect, tenant_of(request))
+    tokenizer = tokenizer_of(serving)
+    shape = ChatShape(_alternatives(call, tokenizer))
+    return await _answer(serving, request, call, tokenizer, lambda _: shape)
 
 
 async def _answer(
