@@ -94,6 +94,19 @@ def test_thoughts_are_told_from_words(client, speaking, is_streamed, has_begun):
     assert raw[1].endswith("hm\n</think>\n\nSunny.")
 
 
+def test_tokens_of_thoughts_are_counted(client, speaking):
+    speaking.says("<think>hm</think>yes")
+    more = {"model": "echo", "messages": CHAT}
+    usage = client.chat.completions.create(**more).usage
+    assert usage.completion_tokens_details.reasoning_tokens == len("<think>hm</think>")
+    *_, last = client.chat.completions.create(
+        **more, stream=True, stream_options={"include_usage": True}
+    )
+    assert last.usage == usage
+    speaking.says("yes")
+    assert client.chat.completions.create(**more).usage.completion_tokens_details is None
+
+
 def test_thinking_is_turned_on_and_off_by_its_field(client, speaking):
     speaking.says("ok")
     for kind, is_on in (("enabled", True), ("disabled", False)):
@@ -151,3 +164,17 @@ def test_a_model_without_tools_refuses_them_and_their_history(served):
         history = [*CHAT, {"role": "tool", "tool_call_id": "1", "content": "x"}]
         with pytest.raises(openai.BadRequestError, match="shows no calls"):
             ask(plain, messages=history)
+
+
+def test_texts_are_parted_as_a_service(served):
+    body = {"text": "ok " + CALLS, "tool_call_parser": "qwen25", "tools": TOOLS}
+    answer = served.post("/parse_function_call", body).json()
+    assert answer["normal_text"] == "ok"
+    assert [(c["tool_index"], c["name"]) for c in answer["calls"]] == [(0, "get_weather")] * 2
+    assert [json.loads(call["parameters"]) for call in answer["calls"]] == ARGUMENTS
+    for text in ("<think>hm</think>yes", "hm</think>yes"):
+        body = {"text": text, "reasoning_parser": "deepseek-r1"}
+        wanted = {"reasoning_text": "hm", "text": "yes"}
+        assert served.post("/separate_reasoning", body).json() == wanted
+    refusal = served.post("/separate_reasoning", {"text": "x", "reasoning_parser": "nope"}).json()
+    assert refusal["error"]["param"] == "reasoning_parser"

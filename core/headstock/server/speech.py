@@ -20,7 +20,7 @@ from headstock.text.parsers import (
     Tools,
     detect,
 )
-from headstock.text.parsers.formats import ALIASES, Format
+from headstock.text.parsers.formats import Format, find_format
 
 _TAIL = 32
 """Tokens at a prompt's end among which the mark stands that begins thoughts."""
@@ -82,8 +82,7 @@ def _choose(setting: str, name: str, template: str, formats: tuple[Format, ...])
         return None
     if name == "auto":
         return detect(template, formats)
-    wanted = ALIASES.get(name, name)
-    found = next((known for known in formats if known.name == wanted), None)
+    found = find_format(name, formats)
     if found is None:
         names = ["auto", "none", *(known.name for known in formats)]
         raise ConfigError(
@@ -149,28 +148,43 @@ class Answer:
         tokenizer: For the end of the prompt.
     """
 
-    __slots__ = ("_reader", "calls", "completion", "reasoning", "text")
+    __slots__ = ("_reader", "calls", "completion", "reasoning", "reasoning_tokens", "text")
 
     def __init__(self, completion: Completion, speech: Speech | None, tokenizer: Tokenizer) -> None:
         self.completion = completion
         self.text: list[str] = []
         self.reasoning: list[str] = []
         self.calls: list[NamedCall] = []
+        self.reasoning_tokens = 0
+        """Output tokens up to the end of the thoughts."""
         self._reader = None if speech is None else speech.reader(completion, tokenizer)
 
     @classmethod
     def whole(cls, completion: Completion, speech: Speech | None, tokenizer: Tokenizer) -> Answer:
         """Return the answer of a completion that has ended."""
         answer = cls(completion, speech, tokenizer)
-        answer.read(Delta(completion.index, completion.text, 0, completion.end))
+        answer.read_all()
         return answer
+
+    def read_all(self) -> None:
+        """Take all that a completion that has ended has brought, token by token if it thinks."""
+        completion = self.completion
+        count = len(completion.output_ids)
+        if self._reader is not None:
+            for at, text in enumerate(completion.parts[:count], 1):
+                self.read(Delta(completion.index, text, at))
+        rest = completion.parts[count:] if self._reader is not None else completion.parts
+        self.read(Delta(completion.index, "".join(rest), count, completion.end))
 
     def read(self, delta: Delta) -> list[Part]:
         """Take what ``delta`` brought; return the parts that are certain now."""
         if self._reader is None:
             parts = [Part("text", delta.text)] if delta.text else []
         else:
+            was_thinking = self._reader.is_thinking
             parts = self._reader.push(delta.text)
+            if was_thinking or self._reader.is_thinking:
+                self.reasoning_tokens = delta.num_outputs
             if delta.end is not None:
                 parts += self._reader.flush()
         for part in parts:
@@ -219,3 +233,19 @@ def count(completions: Sequence[Completion], num_outputs: int | None = None) -> 
         sum(first.cached_tokens for first in prompts.values()),
         num_outputs,
     )
+
+
+def parted(
+    text: str,
+    reasoning: ReasoningFormat | None,
+    calls: CallFormat | None,
+    tools: Tools,
+    *,
+    is_thinking: bool = False,
+) -> tuple[str, str, list[Call]]:
+    """Return the words, thoughts and calls of a whole text."""
+    reader = PartReader(reasoning, calls, tools, is_thinking=is_thinking)
+    parts = [*reader.push(text), *reader.flush()]
+    words = "".join(part.text for part in parts if part.kind == "text")
+    thoughts = "".join(part.text for part in parts if part.kind == "reasoning")
+    return words, thoughts, [part.call for part in parts if part.call is not None]

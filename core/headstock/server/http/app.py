@@ -53,6 +53,8 @@ BODIES = (
     GenerateBody,
     routes_native.TokenizeBody,
     routes_native.DetokenizeBody,
+    routes_native.ParseBody,
+    routes_native.SeparateBody,
     routes_control.AbortBody,
 )
 """What clients may send."""

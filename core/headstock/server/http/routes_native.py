@@ -21,6 +21,9 @@ from headstock.server.http.streaming import DONE, Writer, fail_openai
 from headstock.server.protocols import native
 from headstock.server.protocols.messages import ChatMessage, Tool, flat_messages, read_tools
 from headstock.server.request import ChatPrompt, Prompt, TextPrompt
+from headstock.server.speech import parted
+from headstock.text.parsers import CALL_FORMATS, REASONING_FORMATS
+from headstock.text.parsers.formats import Format, find_format
 
 MAX_DETOKENIZE = 1_000_000
 
@@ -41,6 +44,21 @@ class DetokenizeBody(msgspec.Struct):
 
     tokens: Annotated[list[TokenId | list[TokenId]], msgspec.Meta(max_length=MAX_DETOKENIZE)]
     skip_special_tokens: bool = True
+
+
+class ParseBody(msgspec.Struct):
+    """Body of ``/parse_function_call``."""
+
+    text: str
+    tool_call_parser: str
+    tools: list[Tool] = []
+
+
+class SeparateBody(msgspec.Struct):
+    """Body of ``/separate_reasoning``."""
+
+    text: str
+    reasoning_parser: str
 
 
 def make_router(serving: Serving) -> APIRouter:
@@ -116,7 +134,50 @@ def make_router(serving: Serving) -> APIRouter:
         ]
         return json_answer({"text": texts if is_list else texts[0]})
 
+    @router.post("/parse_function_call", openapi_extra=body_of(ParseBody))
+    async def parse_function_call(request: Request) -> Response:
+        """Return the calls in a text, and what is left of it."""
+        body = await read_body(request, ParseBody, serving.max_body_bytes)
+        calls = _format(CALL_FORMATS, "tool_call_parser", body.tool_call_parser)
+        tools = {tool["function"]["name"]: tool["function"] for tool in read_tools(body.tools)}
+        schemas = {name: function["parameters"] for name, function in tools.items()}
+        text, _, found = parted(body.text, None, calls, schemas)
+        order = list(tools)
+        return json_answer(
+            {
+                "normal_text": text,
+                "calls": [
+                    {
+                        "tool_index": order.index(call.name) if call.name in tools else -1,
+                        "name": call.name,
+                        "parameters": call.arguments,
+                    }
+                    for call in found
+                ],
+            }
+        )
+
+    @router.post("/separate_reasoning", openapi_extra=body_of(SeparateBody))
+    async def separate_reasoning(request: Request) -> Response:
+        """Return the thoughts in a text, and the rest."""
+        body = await read_body(request, SeparateBody, serving.max_body_bytes)
+        reasoning = _format(REASONING_FORMATS, "reasoning_parser", body.reasoning_parser)
+        is_thinking = reasoning.begin not in body.text and reasoning.end in body.text
+        text, thoughts, _ = parted(body.text, reasoning, None, {}, is_thinking=is_thinking)
+        return json_answer({"reasoning_text": thoughts, "text": text})
+
     return router
+
+
+def _format(formats: tuple[Format, ...], field: str, name: str) -> Format:
+    found = find_format(name, formats)
+    if found is None:
+        raise RequestError(
+            f"{field} is {name[:64]!r}.",
+            remedy=f"Use one of {', '.join(known.name for known in formats)}.",
+            field=field,
+        )
+    return found
 
 
 def _prompts(body: TokenizeBody) -> tuple[list[Prompt], bool]:

@@ -254,9 +254,8 @@ class OllamaStream:
 
     def whole(self, now_s: float) -> bytes:
         """Return the answer of a completion that has ended, as one line."""
-        completion = self._completion
-        self._answer.read(Delta(completion.index, completion.text, 0, completion.end))
         answer = self._answer
+        answer.read_all()
         told = self._words("".join(answer.text), "".join(answer.reasoning))
         if answer.calls:
             told["message"]["tool_calls"] = [

@@ -291,7 +291,7 @@ def response_of(
         "input_tokens": tokens.prompt,
         "input_tokens_details": {"cached_tokens": tokens.cached},
         "output_tokens": tokens.output,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": answer.reasoning_tokens},
         "total_tokens": tokens.prompt + tokens.output,
     }
     return {
