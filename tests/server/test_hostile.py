@@ -3,10 +3,13 @@
 import asyncio
 import contextlib
 import threading
+import time
 
 import pytest
 
+from tests.server.conftest import Served
 from tests.unit.test_text_patterns import HOSTILE
+from tests.unit.test_text_template import HOSTILE as TEMPLATES
 
 
 @contextlib.contextmanager
@@ -39,3 +42,31 @@ def test_a_hostile_pattern_is_refused_while_the_loop_turns(served, route, patter
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "stop_regex"
     assert worst[0] < 0.5
+
+
+@pytest.mark.parametrize("name", ["loops", "doubles"])
+def test_a_hostile_template_stops_no_other_request_and_no_shutdown(name):
+    with Served(template=TEMPLATES[name]) as server:
+        answers = []
+        body = {"messages": [{"role": "user", "content": "x"}]}
+        chats = [
+            threading.Thread(
+                target=lambda: answers.append(server.post("/v1/chat/completions", body))
+            )
+            for _ in range(4)
+        ]
+        with longest_stall(server) as worst:
+            for chat in chats:
+                chat.start()
+            begun = time.monotonic()
+            other = server.post(
+                "/generate", {"text": "x", "sampling_params": {"max_new_tokens": 1}}
+            )
+            assert time.monotonic() - begun < 1
+            for chat in chats:
+                chat.join(20)
+        assert other.status_code == 200
+        assert worst[0] < 0.5
+        codes = {answer.json()["error"]["code"] for answer in answers}
+        assert codes == {"template_exhausted"}
+        assert {answer.status_code for answer in answers} == {400}

@@ -64,7 +64,7 @@ class Table:
         self, *, token: int = 7, done: bool = False, faults: list[Fault] | None = None
     ) -> Drawn:
         plan = self.pending.pop(0)
-        rows = zip(plan.rows.slots, plan.rows.sample, strict=True)
+        rows = zip(plan.rows.slots, plan.rows.yields, strict=True)
         slots = [slot for slot, is_drawn in rows if is_drawn]
         count = len(slots)
         result = StepResult(
@@ -80,7 +80,7 @@ class Table:
         """Settle a step in which ``draw`` says what a request draws at an output index."""
         plan = self.pending.pop(0)
         running = {request.slot: request for request in self.scheduler._running}
-        rows = zip(plan.rows.slots, plan.rows.sample, strict=True)
+        rows = zip(plan.rows.slots, plan.rows.yields, strict=True)
         slots = [slot for slot, is_drawn in rows if is_drawn]
         tokens = [draw(running[slot].id, len(running[slot].outputs)) for slot in slots]
         named = [(running[slot].id, token) for slot, token in zip(slots, tokens, strict=True)]
@@ -114,7 +114,7 @@ def test_a_long_prompt_is_computed_in_chunks() -> None:
     chunks = [table.planned().rows for _ in range(3)]
     assert [rows.query_max for rows in chunks] == [[8], [8], [4]]
     assert [rows.kv_max for rows in chunks] == [[8], [16], [20]]
-    assert [rows.sample for rows in chunks] == [[0], [0], [1]]
+    assert [rows.yields for rows in chunks] == [[0], [0], [1]]
 
 
 def test_rows_that_decode_go_before_a_long_prompt() -> None:

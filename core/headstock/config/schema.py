@@ -87,6 +87,9 @@ class CacheSettings(Settings, frozen=True, kw_only=True):
     """Size the cache by tokens instead of by memory."""
     prefix_cache: bool = True
     """Share the pages of equal prefixes among requests."""
+    checkpoint_tokens: Positive | None = None
+    """For models with recurrent layers: keep their state each time a prompt has grown by so many
+    tokens. When not set: at a prompt's end, and where a second request parts from a cached one."""
 
 
 class SchedulerSettings(Settings, frozen=True, kw_only=True):
@@ -126,6 +129,9 @@ class ServerSettings(Settings, frozen=True, kw_only=True):
     """API keys, from HEADSTOCK_API_KEYS, comma separated, or a file: a flag would show in `ps`."""
     max_body_bytes: Positive = 8 * 1024 * 1024
     """Largest request body; past it the answer is 413. Bytes."""
+    max_connections: Positive = 4096
+    """Connections at once; past it an idle one makes room, or the answer is 503. Some more are let
+    in for probes. The limit on open files may leave room for fewer."""
     cors_origin: list[str] = []
     """Origins whose pages may use the server from a browser, such as https://chat.example; may be
     given several times. `*`: every page; set keys then."""

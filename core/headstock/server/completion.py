@@ -110,7 +110,9 @@ class Completion:
         self._detokenizer = self._stops = None
         if tokenizer is not None:
             self._detokenizer = make_detokenizer(
-                tokenizer, skip_special_tokens=params.skip_special_tokens
+                tokenizer,
+                prompt_ids=submit.prompt_ids,
+                skip_special_tokens=params.skip_special_tokens,
             )
         if params.stop or patterns:
             self._stops = StopMatcher(params.stop, patterns, keep_match=params.no_stop_trim)

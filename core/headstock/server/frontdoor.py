@@ -262,8 +262,9 @@ class Frontdoor:
         self._fail_all(BusyError(why, code="server_draining", retry_after_s=self.retry_after_s()))
 
     def close(self) -> None:
-        """Free the threads."""
+        """Free the threads, and the processes that render templates."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self.prompter.close()
 
     def unavailable(self) -> BusyError:
         """Return why no request is served now."""

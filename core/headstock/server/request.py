@@ -34,7 +34,8 @@ class ChatPrompt(msgspec.Struct, frozen=True, tag=True):
     """Messages for the model's chat template.
 
     Attributes:
-        messages: ``role``, ``content`` and what else the template reads; content is text.
+        messages: ``role``, ``content`` and what else the template reads; content is
+            text, or a list of text parts.
         tools: Functions that the model may call, as templates read them.
         extra: More variables for the template.
         continue_final: The last message is an assistant's, to be gone on with.

@@ -15,6 +15,9 @@ import signal
 from collections import deque
 from collections.abc import Callable, Sequence
 
+import zmq
+
+from headstock.server.descriptors import SCARCE, require
 from headstock.wire.messages import Crashed, FromEngine, Loading, Started, ToEngine
 from headstock.wire.transport import Endpoint, ZmqLink
 
@@ -31,6 +34,8 @@ MAX_BACKOFF_S = 30.0
 _LAST_WORDS_S = 0.1
 _EXIT_GRACE_S = 5.0
 _LOOK_EVERY_S = 1.0
+_LINK_DESCRIPTORS = 24
+"""What a link and a process's start take together, with some to spare."""
 _SILENCE_S = 5.0
 """An engine heard of within this time speaks: it does so once a second. Seconds."""
 
@@ -71,6 +76,7 @@ class Supervisor:
         self._last_words: Crashed | None = None
         self._spoke = asyncio.Event()
         self._restarts: deque[float] = deque()
+        self._num_scarce = 0
         self.gave_up: Crashed | None = None
         """Why there will be no engine any more."""
         self.ended = asyncio.Event()
@@ -120,7 +126,12 @@ class Supervisor:
     async def _supervise(self) -> None:
         try:
             while True:
-                crashed = await self._run_once()
+                try:
+                    crashed = await self._run_once()
+                except _ScarceError as error:
+                    if await self._wait_for_more(error):
+                        return
+                    continue
                 if self._stopping.is_set():
                     return
                 if crashed.is_config:
@@ -137,15 +148,30 @@ class Supervisor:
         finally:
             self._finish()
 
+    async def _wait_for_more(self, error: _ScarceError) -> bool:
+        """Wait before the next try; tell whether it was stopped meanwhile."""
+        self._num_scarce += 1
+        if self._num_scarce == 1:  # who waits for the engine hears of it once
+            self._inbox.put_nowait([_scarce(error)])
+        backoff_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(self._num_scarce - 1, 10))
+        log.error("%s Trying again in %.1f s.", _scarce(error).problem, backoff_s)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), backoff_s)
+        return self._stopping.is_set()
+
     def _finish(self) -> None:
         self._inbox.put_nowait([])
         self.ended.set()
 
     async def _run_once(self) -> Crashed:
-        """Run one engine process to its end, and return what to tell of it."""
-        link = ZmqLink(Endpoint())
+        """Run one engine process to its end, and return what to tell of it.
+
+        Raises:
+            _ScarceError: The system had no more descriptors, processes or memory for it.
+        """
         self._is_up, self._last_words = False, None
         self._spoke.clear()
+        link = _open_link()
         pump = asyncio.create_task(self._pump(link))
         try:
             command = self._command(link.address)
@@ -153,11 +179,14 @@ class Supervisor:
         except OSError as error:
             pump.cancel()
             link.close()
+            if error.errno in SCARCE:
+                raise _ScarceError(error) from error
             return Crashed(
                 problem=f"The engine process does not start: {error}.",
                 remedy="Check the installation.",
                 is_config=True,
             )
+        self._num_scarce = 0
         self._process, self._link = process, link
         if self._stopping.is_set():
             self._kill(signal.SIGKILL)
@@ -248,6 +277,36 @@ class Supervisor:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(kind)
+
+
+class _ScarceError(Exception):
+    """The system has no more of what a process needs."""
+
+
+def _scarce(error: _ScarceError) -> Crashed:
+    return Crashed(
+        problem=f"The engine process cannot be started now: {error}.",
+        remedy="Raise the limits on open files, processes and memory.",
+        is_config=False,
+    )
+
+
+def _open_link() -> ZmqLink:
+    """Return a new link.
+
+    Raises:
+        _ScarceError: There are too few descriptors, of which ZeroMQ would end this process.
+    """
+    try:
+        require(_LINK_DESCRIPTORS)
+        endpoint = Endpoint()
+    except OSError as error:
+        raise _ScarceError(error) from error
+    try:
+        return ZmqLink(endpoint)
+    except zmq.ZMQError as error:
+        endpoint.remove()
+        raise _ScarceError(error) from error
 
 
 def _how(code: int) -> str:

@@ -32,6 +32,7 @@ class Submit(Message, frozen=True, kw_only=True, tag=True):
         logprobs: -1: none; k: the drawn token's and the top k's.
         prompt_logprobs_from: Prompt position from which logprobs are wanted; None: none are.
         asked_ids: Ids whose logprobs are wanted at each of those positions.
+        drafts: Whether tokens may be drafted for it, where the runner drafts.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Submit(Message, frozen=True, kw_only=True, tag=True):
     logprobs: int = -1
     prompt_logprobs_from: int | None = None
     asked_ids: list[int] = []
+    drafts: bool = True
 
 
 class Abort(Message, frozen=True, kw_only=True, tag=True):

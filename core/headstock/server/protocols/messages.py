@@ -70,7 +70,7 @@ class Tool(msgspec.Struct, omit_defaults=True):
 def flat_messages(
     messages: Sequence[ChatMessage], dialect: Dialect | None = None
 ) -> list[dict[str, Any]]:
-    """Return messages as templates read them: content is one string.
+    """Return messages as templates read them: content is text, or text parts.
 
     Args:
         messages: As they were sent.
@@ -109,7 +109,7 @@ def _flat(index: int, message: ChatMessage, dialect: Dialect | None) -> dict[str
         for part in content:
             if part.type not in TEXT_PARTS or part.text is None:
                 raise not_yet("messages", f"{where}.content of type {part.type[:64]!r}")
-        content = " ".join(part.text or "" for part in content)
+        content = [{"type": "text", "text": part.text} for part in content]
     if content is None and message.role != "assistant":
         raise RequestError(f"{where}.content is null.", remedy="Give text.", field="messages")
     flat: dict[str, Any] = {
