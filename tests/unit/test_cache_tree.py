@@ -126,10 +126,10 @@ def test_a_recomputed_page_takes_the_place_of_an_idle_one() -> None:
     cache.check([tables])
 
 
-def test_a_recomputed_page_of_a_prefix_in_use_stays_private() -> None:
+def test_a_recomputed_page_of_a_prefix_in_use_is_a_twin() -> None:
     cache = cache_of(2)
     first, second = publish(cache, [1, 2]), publish(cache, [1, 2], shares=False)
-    assert second.is_private
+    assert second.num_shared == 0
     assert second.tokens[0].private() == second.tokens[0].pages
     cache.check([first, second])
 

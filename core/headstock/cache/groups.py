@@ -155,6 +155,13 @@ class Group:
         known.page, known.written, known.last_step = page, step, 0
         return known
 
+    def twin(self, node: Node) -> CachedPage:
+        """Hold and return the page at ``node``, which another request holds."""
+        known = node.pages[self.index]
+        assert known is not None, "a node without a page has no twin"
+        self.hold((known,))
+        return known
+
     # Pages.
 
     def take(self, count: int) -> list[int] | None:

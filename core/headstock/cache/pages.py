@@ -288,6 +288,23 @@ class PageCache:
                 begin += count
         return True
 
+    def give_up_twins(self, tables: Tables) -> bool:
+        """Put a request's own pages into the tree for twins that only it holds.
+
+        So a request that runs alone holds no more pages than it has. Every step has settled.
+
+        Returns:
+            Whether pages became free.
+        """
+        has_freed = False
+        for group, table in zip(self.tokens, tables.tokens, strict=True):
+            for page, known in zip(table.pages, table.cached, strict=False):
+                if known is not None and known.page != page and known.users == 1:
+                    group.free([known.page], known.last_step)
+                    known.page = page
+                    has_freed = True
+        return has_freed
+
     def trim(self, tables: Tables, begin: int, last_step: int) -> None:
         """Give back what no query at token ``begin`` or later reads.
 
@@ -375,13 +392,12 @@ class PageCache:
             node = tree.find(ids[index])
             if node is None:
                 node = tree.insert(parent, ids[index])
-            cached = group.offer(node, table.pages[index], step)
-            if cached is None:
-                tables.is_private = True
-                return False
+            cached = group.offer(node, table.pages[index], step) or group.twin(node)
             path.append(node)
             table.cached.append(cached)
-            tables.published = tables.num_shared = index + 1
+            tables.published = index + 1
+            if cached.page == table.pages[index] and tables.num_shared == index:
+                tables.num_shared = index + 1
             parent = node
         return True
 
@@ -425,10 +441,15 @@ class PageCache:
             known: CachedPage | None = None
             if index >= table.first and not (is_full and tables.is_private):
                 known = group.offer(node, table.pages[index], step)
+                if known is None and is_full:
+                    known = group.twin(node)
             table.cached.append(known)
-            if is_full and known is None:
-                tables.is_private = True
-        if self.has_full and not tables.is_private:
+        own = all(
+            table.cached[index] is not None and table.cached[index].page == table.pages[index]
+            for group, table in zip(self.tokens, tables.tokens, strict=True)
+            if isinstance(group, FullGroup)
+        )
+        if self.has_full and own and not tables.is_private and tables.num_shared == index:
             tables.num_shared = index + 1
 
 

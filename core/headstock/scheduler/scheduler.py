@@ -504,11 +504,13 @@ class Scheduler:
         ]
 
     def _retract_one(self) -> None:
-        """Retract who is the first to give way.
+        """Retract who is the first to give way, unless twins of cached pages can go.
 
         One request alone fits, but in a shared arena its pages may lie in so many slabs that other
         groups find none: then it begins anew in an empty cache.
         """
+        if sum(self.cache.give_up_twins(request.tables) for request in self._running):
+            return
         is_alone = len(self._running) == 1
         assert not is_alone or self.cache.arena is not None, "one request alone must fit"
         self._retract(self._policy.victim(self._running))
