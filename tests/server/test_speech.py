@@ -178,3 +178,22 @@ def test_texts_are_parted_as_a_service(served):
         assert served.post("/separate_reasoning", body).json() == wanted
     refusal = served.post("/separate_reasoning", {"text": "x", "reasoning_parser": "nope"}).json()
     assert refusal["error"]["param"] == "reasoning_parser"
+
+
+def test_marks_that_are_special_tokens_stay_in_the_text_only_where_they_are_read():
+    from headstock.requests import SamplingParams
+    from headstock.server.protocols.messages import speech_of
+    from headstock.server.protocols.openai_bodies import spoken
+    from headstock.server.speech import find_dialect
+    from headstock.text import Tokenizer
+    from tests.server.toy_tokenizer import toy_backend
+
+    backend = toy_backend()
+    backend.add_special_tokens(["[TOOL_CALLS]"])
+    template = "{{ tools }}[TOOL_CALLS]<think></think>"
+    dialect = find_dialect(template, Tokenizer(backend))
+    assert dialect.special == {"calls"}
+    params = SamplingParams()
+    thinks, calls = speech_of(dialect, []), speech_of(dialect, TOOLS)
+    assert spoken(params, thinks, dialect).skip_special_tokens
+    assert not spoken(params, calls, dialect).skip_special_tokens

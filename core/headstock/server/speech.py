@@ -35,14 +35,15 @@ class Dialect:
         calls: How it writes calls; None: it has not learned to.
         takes_tools: Whether the template shows the model which functions there are.
         takes_calls: Whether it shows earlier calls and their results.
-        has_special_marks: Whether marks are special tokens, which the text must then have.
+        special: Names of those of the two whose marks are special tokens, which the text must
+            then have.
     """
 
     reasoning: ReasoningFormat | None = None
     calls: CallFormat | None = None
     takes_tools: bool = False
     takes_calls: bool = False
-    has_special_marks: bool = False
+    special: frozenset[str] = frozenset()
 
 
 PLAIN = Dialect()
@@ -65,15 +66,19 @@ def find_dialect(
     source = template or ""
     thinks = _choose("reasoning_parser", reasoning, source, REASONING_FORMATS)
     writes = _choose("tool_call_parser", calls, source, CALL_FORMATS)
-    marks = [] if thinks is None else [thinks.begin, thinks.end, *thinks.drops]
-    marks += [] if writes is None else [writes.begin, writes.end]
-    special = [tokenizer.token_text(index) for index in sorted(tokenizer.special_ids)]
+    marks = {
+        "reasoning": () if thinks is None else (thinks.begin, thinks.end, *thinks.drops),
+        "calls": () if writes is None else (writes.begin, writes.end),
+    }
+    texts = [text for index in tokenizer.special_ids if (text := tokenizer.token_text(index))]
     return Dialect(
         reasoning=thinks,
         calls=writes,
         takes_tools="tools" in source,
         takes_calls="tool_calls" in source,
-        has_special_marks=any(text in mark for text in special if text for mark in marks),
+        special=frozenset(
+            name for name, of in marks.items() if any(text in mark for text in texts for mark in of)
+        ),
     )
 
 
