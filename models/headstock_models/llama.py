@@ -1,4 +1,4 @@
-"""Llama 2 and 3, and Mistral without a sliding window. Other families build on its parts.
+"""Llama 2 and 3, and Mistral where no request is longer than its window; parts of other families.
 
 Shapes: T tokens in the step, D hidden size. Source: Touvron et al. 2023, "Llama 2".
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from headstock.graph.attention import Attention
 from headstock.graph.build import Model
-from headstock.graph.config import ModelConfig, read_config, require
+from headstock.graph.config import ModelConfig, read_config, require, without_idle_window
 from headstock.graph.context import Context
 from headstock.graph.embedding import Embedding, LMHead
 from headstock.graph.feed_forward import GatedMLP
@@ -93,6 +93,7 @@ class LlamaForCausalLM(Model):
     config_type: type[LlamaConfig] = LlamaConfig
 
     def __init__(self, ctx: Context, config: Mapping[str, Any]) -> None:
+        config = without_idle_window(config, ctx.limits.max_length)
         require(config, hidden_act=("silu", "swish"), mlp_bias=(False,), sliding_window=())
         require(config, partial_rotary_factor=(1,))
         c = read_config(self.config_type, config)

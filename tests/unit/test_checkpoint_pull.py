@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +20,8 @@ from headstock.cli import main
 from headstock.errors import CheckpointError
 
 BYTES = b"a model of few words" * 100
+
+REAL_DOWNLOAD = pull.download
 
 
 def digest(content: bytes) -> str:
@@ -136,3 +141,20 @@ def test_a_model_of_the_catalog_is_called_as_the_catalog_calls_it(
     (tmp_path / "config.json").write_text(json.dumps(config))
     monkeypatch.setattr(pull, "ensure", lambda name, progress: tmp_path)
     assert resolve("tiny", needs_weights=False).name == "tiny"
+
+
+def test_a_full_disk_is_called_that_when_pip_finds_out(
+    model: CatalogModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [b"ERROR: Could not install packages: [Errno 28] No space left on device\n"]
+
+    @contextlib.contextmanager
+    def run(command: list[str]) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(stdout=words, returncode=1)
+
+    monkeypatch.setattr(pull, "_run", run)
+    monkeypatch.setattr(pull, "download", REAL_DOWNLOAD)
+    with pytest.raises(CheckpointError, match="No space left") as caught:
+        pull.pull(model, tmp_path / "m" / "f")
+    assert "Free" in caught.value.remedy
+    assert "network" not in str(caught.value)

@@ -13,6 +13,7 @@ import numpy as np
 from headstock.checkpoint.files import Array, ModelFiles, StoredTensor
 from headstock.checkpoint.gguf_config import ROPE_FACTORS, family_of, read_config, read_tokenizer
 from headstock.checkpoint.gguf_file import GGUFFile, TensorInfo
+from headstock.checkpoint.ranges import check_ranges
 from headstock.errors import CheckpointError, UnsupportedError
 
 WHOLE = {
@@ -51,6 +52,7 @@ def open_gguf(path: Path) -> ModelFiles:
             remedy="Merge them first: llama-gguf-split --merge FIRST_PART OUT.gguf",
         )
     config = read_config(file)
+    check_ranges(path, config)
     tensors = [t for name, t in file.tensors.items() if name != ROPE_FACTORS]
     index = {tensor.name: tensor for tensor in (_stored(file, info, config) for info in tensors)}
     return ModelFiles(

