@@ -71,7 +71,9 @@ def test_every_route_is_documented_and_no_other(app: FastAPI) -> None:
     for route in flat(app.routes):
         path = route.path.replace(":path", "")
         served |= {f"{method} {path}" for method in (route.methods or set()) - {"HEAD"}}
-    documented = set(re.findall(r"`((?:GET|POST|PUT) /[^`]*)`", section("Routes")))
+    documented = set(
+        re.findall(r"`((?:GET|POST|PUT|DELETE) /[^`]*)`", section("Routes") + section("Errors"))
+    )
     assert documented == served
 
 

@@ -17,9 +17,10 @@ from headstock.server.http.listen import listen_all
 from headstock.server.http.serve import serve
 from headstock.server.model_card import ModelCard
 from headstock.server.prompter import Prompter
+from headstock.server.speech import find_dialect
 from headstock.text import ChatTemplate, Tokenizer
 from tests.server.fakes import EchoEngine
-from tests.server.toy_tokenizer import EOS, TEMPLATE, toy_backend
+from tests.server.toy_tokenizer import EOS, SPEAKING_TEMPLATE, TEMPLATE, toy_backend
 
 
 class Served:
@@ -66,7 +67,11 @@ class Served:
         self.frontdoor = Frontdoor(
             link,
             card,
-            Prompter(tokenizer, ChatTemplate(self.template, tokenizer.special)),
+            Prompter(
+                tokenizer,
+                ChatTemplate(self.template, tokenizer.special),
+                find_dialect(self.template, tokenizer),
+            ),
             max_live=self.max_live,
             observer=self.metrics,
         )
@@ -124,4 +129,25 @@ class Served:
 @pytest.fixture(scope="session")
 def served():
     with Served() as server:
+        yield server
+
+
+class Speaking(Served):
+    """A server whose model thinks and calls functions, and answers what a test says."""
+
+    def says(self, text):
+        """Answer ``text`` to every request from now on."""
+        script = [*self.tokenizer.encode(text), EOS]
+        self.call(lambda: setattr(self.engine, "script", script))
+
+    @property
+    def last_prompt(self):
+        """The text of the last request's prompt."""
+        submits = [m for m in self.engine.seen if type(m).__name__ == "Submit"]
+        return self.tokenizer.decode(submits[-1].prompt_ids, skip_special_tokens=False)
+
+
+@pytest.fixture(scope="session")
+def speaking():
+    with Speaking(template=SPEAKING_TEMPLATE) as server:
         yield server

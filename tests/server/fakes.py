@@ -43,6 +43,7 @@ class EchoCore:
     tokens_per_step: int = 1
     running: dict[str, Running] = field(default_factory=dict)
     steps: int = 0
+    script: list[int] | None = None  # what is answered instead of the prompt's own ids
     hides_drawn: bool = False  # the drawn token is not among the likeliest
     received: int = 0
 
@@ -100,7 +101,8 @@ class EchoCore:
                 if row.made >= submit.params.max_new_tokens:
                     row.end = FinishReason(kind="length")
                     break
-                token = submit.prompt_ids[row.made % len(submit.prompt_ids)]
+                source = self.script or submit.prompt_ids
+                token = source[row.made % len(source)]
                 ids.append(token)
                 row.made += 1
                 if token in submit.stop_ids and row.made > submit.params.min_new_tokens:

@@ -80,6 +80,14 @@ def placed(path, value):
 ROUTES = {
     "ChatBody": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}),
     "CompletionBody": ("/v1/completions", {"prompt": "x"}),
+    "MessagesBody": (
+        "/v1/messages",
+        {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1},
+    ),
+    "CountBody": ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": "x"}]}),
+    "ResponsesBody": ("/v1/responses", {"input": "x"}),
+    "OllamaChatBody": ("/api/chat", {"model": "echo", "messages": []}),
+    "OllamaGenerateBody": ("/api/generate", {"model": "echo"}),
     "GenerateBody": ("/generate", {"text": "x"}),
     "TokenizeBody": ("/tokenize", {"prompt": "x"}),
     "DetokenizeBody": ("/detokenize", {"tokens": [1]}),

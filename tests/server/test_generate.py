@@ -172,7 +172,7 @@ def test_metrics_have_both_names(served):
 
 def test_the_cache_is_flushed_when_idle(served):
     assert served.post("/flush_cache").json()["freed_pages"] == 7
-    assert served.get("/flush_cache").status_code == 200
+    assert served.get("/flush_cache").status_code == 405  # a look changes nothing
 
 
 def test_a_query_that_cannot_be_read_is_refused_in_the_envelope(served):

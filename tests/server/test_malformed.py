@@ -29,6 +29,30 @@ ROUTES = {
         "top_logprobs_num": 1,
         "rid": None,
     },
+    "/v1/messages": {
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}],
+        "max_tokens": 2,
+        "system": "x",
+        "tool_choice": {"type": "auto"},
+        "thinking": {"type": "disabled"},
+        "stop_sequences": ["x"],
+    },
+    "/v1/responses": {
+        "input": [{"role": "user", "content": "hi"}],
+        "max_output_tokens": 2,
+        "tools": [],
+        "reasoning": {"effort": "low"},
+        "text": {"format": {"type": "text"}},
+        "store": True,
+    },
+    "/api/chat": {
+        "model": "echo",
+        "messages": [{"role": "user", "content": "hi", "tool_calls": None}],
+        "options": {"num_predict": 2, "stop": ["x"], "seed": 3},
+        "stream": False,
+        "think": False,
+    },
+    "/api/generate": {"model": "echo", "prompt": "hi", "options": {"num_predict": 2}, "raw": True},
     "/tokenize": {"prompt": "hi", "add_special_tokens": True},
     "/detokenize": {"tokens": [3, 4], "skip_special_tokens": True},
     "/abort_request": {"rid": "nobody", "abort_all": False},
@@ -73,7 +97,10 @@ def check(answer):
     assert answer.status_code < 500, answer.text
     if answer.status_code >= 400:
         error = answer.json()["error"]
-        assert set(error) == {"message", "type", "param", "code"}
+        if answer.request.url.path.startswith("/api/"):
+            error = {"message": error}
+        elif not answer.request.url.path.startswith("/v1/messages"):
+            assert set(error) == {"message", "type", "param", "code"}
         assert error["message"]
         assert "Traceback" not in error["message"]
         assert ".py" not in error["message"]

@@ -11,6 +11,17 @@ TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|turn|>assistant:' }}{% endif %}"
 )
 
+SPEAKING_TEMPLATE = (
+    "{% if tools %}<|turn|>tools:{% for tool in tools %}{{ tool.function.name }} {% endfor %}"
+    "{% endif %}{% for message in messages %}{{ '<|turn|>' + message.role + ':' }}"
+    "{% if message.reasoning_content %}<think>{{ message.reasoning_content }}</think>{% endif %}"
+    "{{ message.content }}{% for call in message.tool_calls or [] %}"
+    "<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}<|turn|>assistant:{% if enable_thinking %}<think>"
+    "{% endif %}{% endif %}"
+)
+"""Shows tools, calls and thoughts, in the form of Hermes and Qwen."""
+
 
 def toy_backend():
     characters = {byte: char for char, byte in byte_characters().items()}

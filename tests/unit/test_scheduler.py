@@ -500,6 +500,15 @@ def test_a_prompt_longer_than_the_context_ends_at_once() -> None:
     assert "9 tokens" in reason.message
 
 
+def test_a_prompt_of_the_whole_context_is_served_where_no_output_is_asked() -> None:
+    table = Table(limits_of(length=10))
+    table.submit("a", prompt(10), 0, logprobs=0, prompt_logprobs_from=0)
+    table.planned()
+    table.settle(done=True)
+    ended = table.end_of("a")
+    assert (ended.reason.kind, ended.num_outputs) == ("length", 0)
+
+
 def test_a_prompt_larger_than_the_cache_ends_at_once() -> None:
     table = Table(limits_of(pages=2))
     table.submit("a", prompt(9))

@@ -72,7 +72,11 @@ class Banner:
         say = self._console.print
         seconds = time.monotonic() - self._begin
         say(f"\n[bold green]Headstock serves {card.name}[/] after {seconds:.1f} s")
-        for name, text in [("url", url), ("model", card.model_path), *started.model_facts.items()]:
+        for name, text in [
+            ("url", url),
+            ("model", settings.model.model),
+            *started.model_facts.items(),
+        ]:
             say(f"  {name + ' ':.<44} {text}", markup=False)
         server = settings.server
         has_keys = bool(server.api_keys or server.api_key_file)

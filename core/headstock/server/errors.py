@@ -23,6 +23,7 @@ _STATUS = {
     "queue_full": 429,
     "slow_client": 408,
     "computation_failed": 500,
+    "not_implemented": 501,
     "internal_error": 500,
     "engine_lost": 503,
     "engine_unavailable": 503,

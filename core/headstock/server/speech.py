@@ -20,7 +20,7 @@ from headstock.text.parsers import (
     Tools,
     detect,
 )
-from headstock.text.parsers.formats import ALIASES, Format
+from headstock.text.parsers.formats import Format, find_format
 
 _TAIL = 32
 """Tokens at a prompt's end among which the mark stands that begins thoughts."""
@@ -35,14 +35,15 @@ class Dialect:
         calls: How it writes calls; None: it has not learned to.
         takes_tools: Whether the template shows the model which functions there are.
         takes_calls: Whether it shows earlier calls and their results.
-        has_special_marks: Whether marks are special tokens, which the text must then have.
+        special: Names of those of the two whose marks are special tokens, which the text must
+            then have.
     """
 
     reasoning: ReasoningFormat | None = None
     calls: CallFormat | None = None
     takes_tools: bool = False
     takes_calls: bool = False
-    has_special_marks: bool = False
+    special: frozenset[str] = frozenset()
 
 
 PLAIN = Dialect()
@@ -65,15 +66,19 @@ def find_dialect(
     source = template or ""
     thinks = _choose("reasoning_parser", reasoning, source, REASONING_FORMATS)
     writes = _choose("tool_call_parser", calls, source, CALL_FORMATS)
-    marks = [] if thinks is None else [thinks.begin, thinks.end, *thinks.drops]
-    marks += [] if writes is None else [writes.begin, writes.end]
-    special = [tokenizer.token_text(index) for index in sorted(tokenizer.special_ids)]
+    marks = {
+        "reasoning": () if thinks is None else (thinks.begin, thinks.end, *thinks.drops),
+        "calls": () if writes is None else (writes.begin, writes.end),
+    }
+    texts = [text for index in tokenizer.special_ids if (text := tokenizer.token_text(index))]
     return Dialect(
         reasoning=thinks,
         calls=writes,
         takes_tools="tools" in source,
         takes_calls="tool_calls" in source,
-        has_special_marks=any(text in mark for text in special if text for mark in marks),
+        special=frozenset(
+            name for name, of in marks.items() if any(text in mark for text in texts for mark in of)
+        ),
     )
 
 
@@ -82,8 +87,7 @@ def _choose(setting: str, name: str, template: str, formats: tuple[Format, ...])
         return None
     if name == "auto":
         return detect(template, formats)
-    wanted = ALIASES.get(name, name)
-    found = next((known for known in formats if known.name == wanted), None)
+    found = find_format(name, formats)
     if found is None:
         names = ["auto", "none", *(known.name for known in formats)]
         raise ConfigError(
@@ -149,28 +153,43 @@ class Answer:
         tokenizer: For the end of the prompt.
     """
 
-    __slots__ = ("_reader", "calls", "completion", "reasoning", "text")
+    __slots__ = ("_reader", "calls", "completion", "reasoning", "reasoning_tokens", "text")
 
     def __init__(self, completion: Completion, speech: Speech | None, tokenizer: Tokenizer) -> None:
         self.completion = completion
         self.text: list[str] = []
         self.reasoning: list[str] = []
         self.calls: list[NamedCall] = []
+        self.reasoning_tokens = 0
+        """Output tokens up to the end of the thoughts."""
         self._reader = None if speech is None else speech.reader(completion, tokenizer)
 
     @classmethod
     def whole(cls, completion: Completion, speech: Speech | None, tokenizer: Tokenizer) -> Answer:
         """Return the answer of a completion that has ended."""
         answer = cls(completion, speech, tokenizer)
-        answer.read(Delta(completion.index, completion.text, 0, completion.end))
+        answer.read_all()
         return answer
+
+    def read_all(self) -> None:
+        """Take all that a completion that has ended has brought, token by token if it thinks."""
+        completion = self.completion
+        count = len(completion.output_ids)
+        if self._reader is not None:
+            for at, text in enumerate(completion.parts[:count], 1):
+                self.read(Delta(completion.index, text, at))
+        rest = completion.parts[count:] if self._reader is not None else completion.parts
+        self.read(Delta(completion.index, "".join(rest), count, completion.end))
 
     def read(self, delta: Delta) -> list[Part]:
         """Take what ``delta`` brought; return the parts that are certain now."""
         if self._reader is None:
             parts = [Part("text", delta.text)] if delta.text else []
         else:
+            was_thinking = self._reader.is_thinking
             parts = self._reader.push(delta.text)
+            if was_thinking or self._reader.is_thinking:
+                self.reasoning_tokens = delta.num_outputs
             if delta.end is not None:
                 parts += self._reader.flush()
         for part in parts:
@@ -219,3 +238,19 @@ def count(completions: Sequence[Completion], num_outputs: int | None = None) -> 
         sum(first.cached_tokens for first in prompts.values()),
         num_outputs,
     )
+
+
+def parted(
+    text: str,
+    reasoning: ReasoningFormat | None,
+    calls: CallFormat | None,
+    tools: Tools,
+    *,
+    is_thinking: bool = False,
+) -> tuple[str, str, list[Call]]:
+    """Return the words, thoughts and calls of a whole text."""
+    reader = PartReader(reasoning, calls, tools, is_thinking=is_thinking)
+    parts = [*reader.push(text), *reader.flush()]
+    words = "".join(part.text for part in parts if part.kind == "text")
+    thoughts = "".join(part.text for part in parts if part.kind == "reasoning")
+    return words, thoughts, [part.call for part in parts if part.call is not None]

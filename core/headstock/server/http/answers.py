@@ -12,6 +12,18 @@ from starlette.responses import Response
 from headstock.errors import RequestError
 from headstock.server.errors import message_of, retry_after_of, status_of, type_of
 
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    408: "request_timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    501: "invalid_request_error",
+    503: "overloaded_error",
+}
 encode = msgspec.json.Encoder().encode
 
 
@@ -45,8 +57,13 @@ def error_value(error: RequestError) -> ErrorAnswer:
     return ErrorAnswer(ErrorDetail(message_of(error), type_of(status), error.field, error.code))
 
 
-def error_answer(error: RequestError) -> Response:
-    """Return ``error`` with its status, and Retry-After where trying again helps."""
+def error_answer(error: RequestError, path: str = "") -> Response:
+    """Return ``error`` with its status, and Retry-After where trying again helps.
+
+    Args:
+        error: What went wrong.
+        path: Of the request: each protocol has an envelope of its own.
+    """
     headers: dict[str, str] = {}
     retry_after_s = retry_after_of(error)
     if retry_after_s is not None:
@@ -55,4 +72,18 @@ def error_answer(error: RequestError) -> Response:
         headers["connection"] = "close"  # the rest of the body would still come
     if error.code == "invalid_api_key":
         headers["www-authenticate"] = "Bearer"
-    return json_answer(error_value(error), status=status_of(error.code), headers=headers)
+    return json_answer(_enveloped(error, path), status=status_of(error.code), headers=headers)
+
+
+def _enveloped(error: RequestError, path: str) -> Any:
+    if path.startswith("/v1/messages"):
+        return anthropic_error(error)
+    if path.startswith("/api/"):
+        return {"error": message_of(error)}
+    return error_value(error)
+
+
+def anthropic_error(error: RequestError) -> dict[str, Any]:
+    """Return the envelope of ``error`` on Anthropic's routes."""
+    kind = _ANTHROPIC_TYPES.get(status_of(error.code), "api_error")
+    return {"type": "error", "error": {"type": kind, "message": message_of(error)}}

@@ -18,24 +18,44 @@ from headstock.config.schema import ServeSettings
 from headstock.errors import RequestError
 from headstock.observe.metrics import Metrics
 from headstock.server.frontdoor import Frontdoor
-from headstock.server.http import routes_control, routes_native, routes_openai, schema
+from headstock.server.http import (
+    routes_absent,
+    routes_anthropic,
+    routes_control,
+    routes_native,
+    routes_ollama,
+    routes_openai,
+    routes_responses,
+    schema,
+)
 from headstock.server.http.answers import error_answer
 from headstock.server.http.context import Serving
 from headstock.server.http.cors import Cors
 from headstock.server.http.gate import Gate
 from headstock.server.http.hosts import AllowedHosts
 from headstock.server.keys import KeyRing, read_keys
+from headstock.server.protocols.anthropic import CountBody, MessagesBody
 from headstock.server.protocols.native import GenerateBody
+from headstock.server.protocols.ollama import OllamaChatBody, OllamaGenerateBody
 from headstock.server.protocols.openai_answers import ChatAnswer, TextAnswer
 from headstock.server.protocols.openai_bodies import ChatBody, CompletionBody
 from headstock.server.protocols.parameters import MAX_SHOWN
+from headstock.server.protocols.responses import ResponsesBody
 
 BODIES = (
     ChatBody,
     CompletionBody,
+    MessagesBody,
+    ResponsesBody,
+    OllamaChatBody,
+    OllamaGenerateBody,
+    routes_ollama.ShowBody,
+    CountBody,
     GenerateBody,
     routes_native.TokenizeBody,
     routes_native.DetokenizeBody,
+    routes_native.ParseBody,
+    routes_native.SeparateBody,
     routes_control.AbortBody,
 )
 """What clients may send."""
@@ -65,6 +85,11 @@ def create_app(
     app = FastAPI(title="Headstock", version=__version__, docs_url=None, redoc_url=None)
     serving = Serving(frontdoor, settings, metrics, time.time())
     app.include_router(routes_openai.make_router(serving))
+    app.include_router(routes_openai.make_invocations(serving))
+    app.include_router(routes_ollama.make_router(serving))
+    app.include_router(routes_absent.make_router())
+    app.include_router(routes_responses.make_router(serving))
+    app.include_router(routes_anthropic.make_router(serving))
     app.include_router(routes_native.make_router(serving))
     app.include_router(routes_control.make_probes(serving))
     app.include_router(routes_control.make_router(serving))
@@ -72,7 +97,7 @@ def create_app(
     async def refuse(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestError), f"{error!r} is no RequestError"
         metrics.refused(error.code)
-        return error_answer(error)
+        return error_answer(error, request.url.path)
 
     app.add_exception_handler(RequestError, refuse)
     app.add_exception_handler(RequestValidationError, _refuse_query)
@@ -110,7 +135,9 @@ class _Unroutable:
             "not_found": "There is no such route.",
             "method_not_allowed": f"This route does not take {request.method[:16]}.",
         }.get(code, "The request is malformed.")
-        answer = error_answer(RequestError(problem, remedy="See /openapi.json.", code=code))
+        answer = error_answer(
+            RequestError(problem, remedy="See /openapi.json.", code=code), request.url.path
+        )
         if code == "method_not_allowed":
             answer.headers["allow"] = ", ".join(self._methods(request.scope))
         return answer
@@ -160,5 +187,6 @@ async def _gone(request: Request, error: Exception) -> Response:
 async def _fail(request: Request, error: Exception) -> Response:
     """Answer for a defect of ours; its trace goes to the log, not to the caller."""
     return error_answer(
-        RequestError("The server failed on this request.", remedy="", code="internal_error")
+        RequestError("The server failed on this request.", remedy="", code="internal_error"),
+        request.url.path,
     )

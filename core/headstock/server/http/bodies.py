@@ -29,15 +29,23 @@ Value = TypeVar("Value")
 Body = TypeVar("Body", bound=msgspec.Struct)
 
 
-async def read_body(request: Request, kind: type[Body], max_bytes: int) -> Body:
+async def read_body(
+    request: Request, kind: type[Body], max_bytes: int, *, is_any_type: bool = False
+) -> Body:
     """Return the request's JSON body as a ``kind``.
+
+    Args:
+        request: Whose.
+        kind: What it is decoded to.
+        max_bytes: Largest one.
+        is_any_type: Whether it may come under any content type.
 
     Raises:
         RequestError: Not JSON, too large, too deep, too slow, or not of this shape.
         ClientDisconnect: The client left before the body was there.
     """
     content_type = request.headers.get("content-type", "")
-    if content_type.partition(";")[0].strip().lower() != "application/json":
+    if not is_any_type and content_type.partition(";")[0].strip().lower() != "application/json":
         raise RequestError(
             f"The content type is {content_type[:64]!r}.",
             remedy="Send JSON with Content-Type: application/json.",

@@ -15,7 +15,7 @@ from headstock.observe.metrics import Metrics
 from headstock.server.completion import Delta
 from headstock.server.frontdoor import Frontdoor
 from headstock.server.generation import Generation
-from headstock.server.http.streaming import EventStream, Watch
+from headstock.server.http.streaming import EventStream, Watch, Writer
 from headstock.server.keys import Caller
 from headstock.server.request import GenerateRequest
 
@@ -48,7 +48,10 @@ class Serving:
         return generation
 
     async def stream(
-        self, request: Request, requests: Sequence[GenerateRequest], make: Writers
+        self,
+        request: Request,
+        requests: Sequence[GenerateRequest],
+        make: Callable[[Generation], Writer],
     ) -> Response:
         """Stream a generation; errors before its first token are plain HTTP ones.
 
@@ -73,12 +76,7 @@ class Serving:
         except BaseException:
             watch.stop()
             raise
-        write, last = make(generation)
-        return EventStream(generation, first, watch, write, last)
-
-
-Writers = Callable[[Generation], tuple[Callable[[Sequence[Delta]], bytes], Callable[[], bytes]]]
-"""From a generation: deltas to bytes, and the bytes before the end."""
+        return EventStream(generation, first, watch, make(generation))
 
 
 def now() -> int:

@@ -21,7 +21,7 @@ from headstock.server.keys import Caller, KeyRing
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-OPEN_PATHS = frozenset({"/live", "/ready", "/health"})
+OPEN_PATHS = frozenset({"/live", "/ready", "/health", "/ping"})
 """Routes that need no key: probes cannot send one."""
 ADMIN_ONLY_PATHS = frozenset({"/flush_cache"})
 """Routes that change something for everybody."""
@@ -85,6 +85,8 @@ class Gate:
             await send(message)
 
         authorization = headers.get(b"authorization", b"").decode("latin-1")
+        if not authorization and b"x-api-key" in headers:  # as Anthropic's clients send it
+            authorization = "Bearer " + headers[b"x-api-key"].decode("latin-1")
         with request_logged_as(shown.decode()):
             await self._serve(scope, receive, tagged, authorization)
 
@@ -95,7 +97,7 @@ class Gate:
             send = _audited(scope, caller, send)
         if refusal is not None:
             self._metrics.refused(refusal.code)
-            await error_answer(refusal)(scope, receive, send)
+            await error_answer(refusal, scope["path"])(scope, receive, send)
             return
         scope["headstock.caller"] = caller
         try:

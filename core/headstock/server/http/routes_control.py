@@ -45,7 +45,7 @@ def make_probes(serving: Serving) -> APIRouter:
             return json_answer({"status": "ready"})
         return error_answer(frontdoor.unavailable())
 
-    for path in ("/ready", "/health"):
+    for path in ("/ready", "/health", "/ping"):
         router.add_api_route(path, ready, methods=["GET"])
     return router
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -18,9 +18,13 @@ from headstock.server.http.answers import json_answer
 from headstock.server.http.bodies import body_bytes, off_loop, read_body
 from headstock.server.http.context import Serving, clock, tenant_of
 from headstock.server.http.schema import body_of
+from headstock.server.http.streaming import DONE, Writer, fail_openai
 from headstock.server.protocols import native
 from headstock.server.protocols.messages import ChatMessage, Tool, flat_messages, read_tools
 from headstock.server.request import ChatPrompt, Prompt, TextPrompt
+from headstock.server.speech import parted
+from headstock.text.parsers import CALL_FORMATS, REASONING_FORMATS
+from headstock.text.parsers.formats import Format, find_format
 
 MAX_DETOKENIZE = 1_000_000
 
@@ -43,6 +47,21 @@ class DetokenizeBody(msgspec.Struct):
     skip_special_tokens: bool = True
 
 
+class ParseBody(msgspec.Struct):
+    """Body of ``/parse_function_call``."""
+
+    text: str
+    tool_call_parser: str
+    tools: list[Tool] = []
+
+
+class SeparateBody(msgspec.Struct):
+    """Body of ``/separate_reasoning``."""
+
+    text: str
+    reasoning_parser: str
+
+
 def make_router(serving: Serving) -> APIRouter:
     """Return the routes."""
     router = APIRouter(tags=["native"])
@@ -61,7 +80,7 @@ def make_router(serving: Serving) -> APIRouter:
             return await serving.stream(
                 request,
                 call.requests,
-                lambda generation: _writers(
+                lambda generation: _writer(
                     native.NativeStream(call, generation.completions, rids, tokenizer), begun_s
                 ),
             )
@@ -102,7 +121,50 @@ def make_router(serving: Serving) -> APIRouter:
         body = await read_body(request, DetokenizeBody, serving.max_body_bytes)
         return await off_loop(body_bytes(request), _detokenize, frontdoor, body)
 
+    @router.post("/parse_function_call", openapi_extra=body_of(ParseBody))
+    async def parse_function_call(request: Request) -> Response:
+        """Return the calls in a text, and what is left of it."""
+        body = await read_body(request, ParseBody, serving.max_body_bytes)
+        calls = _format(CALL_FORMATS, "tool_call_parser", body.tool_call_parser)
+        tools = {tool["function"]["name"]: tool["function"] for tool in read_tools(body.tools)}
+        schemas = {name: function["parameters"] for name, function in tools.items()}
+        text, _, found = parted(body.text, None, calls, schemas)
+        order = list(tools)
+        return json_answer(
+            {
+                "normal_text": text,
+                "calls": [
+                    {
+                        "tool_index": order.index(call.name) if call.name in tools else -1,
+                        "name": call.name,
+                        "parameters": call.arguments,
+                    }
+                    for call in found
+                ],
+            }
+        )
+
+    @router.post("/separate_reasoning", openapi_extra=body_of(SeparateBody))
+    async def separate_reasoning(request: Request) -> Response:
+        """Return the thoughts in a text, and the rest."""
+        body = await read_body(request, SeparateBody, serving.max_body_bytes)
+        reasoning = _format(REASONING_FORMATS, "reasoning_parser", body.reasoning_parser)
+        is_thinking = reasoning.begin not in body.text and reasoning.end in body.text
+        text, thoughts, _ = parted(body.text, reasoning, None, {}, is_thinking=is_thinking)
+        return json_answer({"reasoning_text": thoughts, "text": text})
+
     return router
+
+
+def _format(formats: tuple[Format, ...], field: str, name: str) -> Format:
+    found = find_format(name, formats)
+    if found is None:
+        raise RequestError(
+            f"{field} is {name[:64]!r}.",
+            remedy=f"Use one of {', '.join(known.name for known in formats)}.",
+            field=field,
+        )
+    return found
 
 
 def _detokenize(frontdoor: Frontdoor, body: DetokenizeBody) -> Response:
@@ -155,13 +217,11 @@ def _prompts(body: TokenizeBody) -> tuple[list[Prompt], bool]:
     return prompts, not isinstance(body.prompt, str)
 
 
-def _writers(
-    stream: native.NativeStream, begun_s: float
-) -> tuple[Callable[[Sequence[Delta]], bytes], Callable[[], bytes]]:
+def _writer(stream: native.NativeStream, begun_s: float) -> Writer:
     def elapsed_s() -> float:
         return clock() - begun_s
 
     def write(deltas: Sequence[Delta]) -> bytes:
         return b"".join([stream.write(delta, elapsed_s) for delta in deltas])
 
-    return write, lambda: b""
+    return Writer(write, lambda: DONE, fail_openai)

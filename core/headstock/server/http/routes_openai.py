@@ -15,6 +15,7 @@ from headstock.server.http.answers import json_answer
 from headstock.server.http.bodies import body_bytes, off_loop, read_body
 from headstock.server.http.context import Serving, now, tenant_of
 from headstock.server.http.schema import body_of
+from headstock.server.http.streaming import DONE, Writer, fail_openai
 from headstock.server.protocols.events import event
 from headstock.server.protocols.openai_answers import (
     ChatAnswer,
@@ -58,14 +59,7 @@ def make_router(serving: Serving) -> APIRouter:
     @router.post("/chat/completions", openapi_extra=body_of(ChatBody, ChatAnswer))
     async def chat(request: Request) -> Response:
         """Answer a chat."""
-        body = await read_body(request, ChatBody, serving.max_body_bytes)
-        dialect = frontdoor.prompter.dialect
-        call = await off_loop(
-            body_bytes(request), read_chat, body, frontdoor.card, dialect, tenant_of(request)
-        )
-        tokenizer = tokenizer_of(serving)
-        shape = ChatShape(_alternatives(call, tokenizer))
-        return await _answer(serving, request, call, tokenizer, lambda _: shape)
+        return await answer_chat(serving, request)
 
     @router.post("/completions", openapi_extra=body_of(CompletionBody, TextAnswer))
     async def complete(request: Request) -> Response:
@@ -85,6 +79,37 @@ def make_router(serving: Serving) -> APIRouter:
     return router
 
 
+def make_invocations(serving: Serving) -> APIRouter:
+    """Return the route by which a SageMaker endpoint asks for chats."""
+    router = APIRouter(tags=["sagemaker"])
+
+    async def invoke(request: Request) -> Response:
+        """Answer a chat."""
+        return await answer_chat(serving, request)
+
+    router.add_api_route(
+        "/invocations", invoke, methods=["POST"], openapi_extra=body_of(ChatBody, ChatAnswer)
+    )
+    return router
+
+
+async def answer_chat(serving: Serving, request: Request) -> Response:
+    """Answer a chat.
+
+    Raises:
+        RequestError: It is at fault, or cannot be served.
+    """
+    frontdoor = serving.frontdoor
+    body = await read_body(request, ChatBody, serving.max_body_bytes)
+    dialect = frontdoor.prompter.dialect
+    call = await off_loop(
+        body_bytes(request), read_chat, body, frontdoor.card, dialect, tenant_of(request)
+    )
+    tokenizer = tokenizer_of(serving)
+    shape = ChatShape(_alternatives(call, tokenizer))
+    return await _answer(serving, request, call, tokenizer, lambda _: shape)
+
+
 async def _answer(
     serving: Serving,
     request: Request,
@@ -98,7 +123,7 @@ async def _answer(
         return await serving.stream(
             request,
             call.requests,
-            lambda generation: _writers(
+            lambda generation: _writer(
                 OpenAIStream(
                     call, generation.completions, make_shape(generation), tokenizer, created
                 )
@@ -157,13 +182,11 @@ def _echoes(call: OpenAICall, generation: Generation, tokenizer: Tokenizer) -> l
     ]
 
 
-def _writers(
-    stream: OpenAIStream,
-) -> tuple[Callable[[Sequence[Delta]], bytes], Callable[[], bytes]]:
+def _writer(stream: OpenAIStream) -> Writer:
     def write(deltas: Sequence[Delta]) -> bytes:
         return b"".join([stream.write(delta) for delta in deltas])
 
     def last() -> bytes:
-        return event(stream.last()) if stream.call.include_usage else b""
+        return (event(stream.last()) if stream.call.include_usage else b"") + DONE
 
-    return write, last
+    return Writer(write, last, fail_openai)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -23,12 +24,29 @@ Send = Callable[[Message], Awaitable[None]]
 PING_S = 15.0
 """A comment is sent after so long a silence, so that proxies keep the connection. Seconds."""
 DONE = b"data: [DONE]\n\n"
-_PING = b": ping\n\n"
 _HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """How a protocol writes a stream.
+
+    Attributes:
+        write: Deltas to the bytes of their events.
+        last: The bytes after the last delta, such as the usage.
+        fail: The bytes that end a stream with an error.
+        content_type: Of the stream.
+        ping: Sent after a long silence; b"": nothing can be.
+    """
+
+    write: Callable[[Sequence[Delta]], bytes]
+    last: Callable[[], bytes]
+    fail: Callable[[RequestError], bytes]
+    content_type: bytes = b"text/event-stream; charset=utf-8"
+    ping: bytes = b": ping\n\n"
 
 
 class Watch:
@@ -74,24 +92,17 @@ class EventStream(Response):
         generation: A streamed one.
         first: Its first deltas, already taken.
         watch: Watching its client; stopped when the stream ends.
-        write: Deltas to the bytes of their events.
-        last: The bytes before the last event, such as the usage.
+        writer: How its protocol writes.
     """
 
     def __init__(
-        self,
-        generation: Generation,
-        first: list[Delta],
-        watch: Watch,
-        write: Callable[[Sequence[Delta]], bytes],
-        last: Callable[[], bytes],
+        self, generation: Generation, first: list[Delta], watch: Watch, writer: Writer
     ) -> None:
         super().__init__()
         self._generation = generation
         self._first = first
         self._watch = watch
-        self._write = write
-        self._last = last
+        self._writer = writer
         self._is_silent = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -102,7 +113,8 @@ class EventStream(Response):
         self._over = asyncio.get_running_loop().create_future()
         self._tick()
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            headers = [(b"content-type", self._writer.content_type), *_HEADERS]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
             self._write_events(self._first)
             self._generation.listen(self._push)
             self._connection.on_writable = self._push
@@ -130,11 +142,11 @@ class EventStream(Response):
         error, is_over = generation.error, generation.is_over
         if error is not None:
             deltas = [d for d in deltas if d.end is None or d.end.reason.kind != "error"]
-        body = self._write(deltas)
+        body = self._writer.write(deltas)
         if error is not None:
-            body += error_event(error) + DONE
+            body += self._writer.fail(error)
         elif is_over:
-            body += self._last() + DONE
+            body += self._writer.last()
         if body:
             self._is_silent = False
             self._put(body)
@@ -143,10 +155,15 @@ class EventStream(Response):
 
     def _tick(self) -> None:
         """Say something when nothing was written since the last tick."""
-        if self._is_silent and not self._connection.is_full:
-            self._put(_PING)
+        if self._is_silent and self._writer.ping and not self._connection.is_full:
+            self._put(self._writer.ping)
         self._is_silent = True
         self._timer = asyncio.get_running_loop().call_later(PING_S, self._tick)
+
+
+def fail_openai(error: RequestError) -> bytes:
+    """Return the end of a stream of ``data:`` lines that failed."""
+    return error_event(error) + DONE
 
 
 def error_event(error: RequestError) -> bytes:

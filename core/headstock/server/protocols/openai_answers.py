@@ -27,6 +27,12 @@ class PromptDetails(msgspec.Struct):
     cached_tokens: int = 0
 
 
+class OutputDetails(msgspec.Struct):
+    """What the output's tokens were."""
+
+    reasoning_tokens: int = 0
+
+
 class Usage(msgspec.Struct):
     """Tokens of a call."""
 
@@ -34,6 +40,7 @@ class Usage(msgspec.Struct):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptDetails | None = None
+    completion_tokens_details: OutputDetails | msgspec.UnsetType = msgspec.UNSET
 
 
 class FunctionAnswer(msgspec.Struct):
@@ -138,11 +145,14 @@ class Chunk(msgspec.Struct):
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
 
 
-def usage_of(completions: Sequence[Completion], num_outputs: int | None = None) -> Usage:
+def usage_of(answers: Sequence[Answer], num_outputs: int | None = None) -> Usage:
     """Return the tokens of a call, as the OpenAI routes tell them."""
-    tokens = count(completions, num_outputs)
+    tokens = count([answer.completion for answer in answers], num_outputs)
     total = tokens.prompt + tokens.output
-    return Usage(tokens.prompt, tokens.output, total, PromptDetails(tokens.cached))
+    usage = Usage(tokens.prompt, tokens.output, total, PromptDetails(tokens.cached))
+    if thought := sum(answer.reasoning_tokens for answer in answers):
+        usage.completion_tokens_details = OutputDetails(thought)
+    return usage
 
 
 class Span(msgspec.Struct):
@@ -197,7 +207,7 @@ class ChatShape:
 
     def whole(self, call: OpenAICall, answers: Sequence[Answer], created: int) -> ChatAnswer:
         """Return the whole answer."""
-        usage = usage_of([answer.completion for answer in answers])
+        usage = usage_of(answers)
         choices = [self._choice(call, answer) for answer in answers]
         whole = ChatAnswer(call.id, "chat.completion", created, call.model, choices, usage)
         if call.prompt_logprobs is not None and self._alternatives is not None:
@@ -290,7 +300,7 @@ class TextShape:
             Span(answer, [], 0, len(answer.completion.output_ids), True, True) for answer in answers
         ]
         choices = [self._choice(call, span, "".join(span.answer.text)) for span in spans]
-        usage = usage_of([answer.completion for answer in answers])
+        usage = usage_of(answers)
         return TextAnswer(call.id, "text_completion", created, call.model, choices, usage)
 
     def choices(self, call: OpenAICall, span: Span) -> list[Any]:
@@ -392,7 +402,7 @@ class OpenAIStream:
     def last(self) -> Chunk:
         """Return the chunk with the usage of the whole call."""
         chunk = self._chunk([])
-        chunk.usage = usage_of(self.completions)
+        chunk.usage = usage_of(self._answers)
         return chunk
 
     def _plain_event(self, index: int) -> TextEvent:
@@ -403,5 +413,5 @@ class OpenAIStream:
         call = self.call
         usage: Usage | msgspec.UnsetType | None = None if call.include_usage else msgspec.UNSET
         if call.continuous_usage:
-            usage = usage_of(self.completions, sum(self._num_told))
+            usage = usage_of(self._answers, sum(self._num_told))
         return Chunk(call.id, self._shape.chunk_object, self._created, call.model, choices, usage)

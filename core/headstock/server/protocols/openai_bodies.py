@@ -294,7 +294,12 @@ def read_chat(
 
 def spoken(params: SamplingParams, speech: Speech | None, dialect: Dialect) -> SamplingParams:
     """Return ``params`` such that the text has the marks by which its parts are told."""
-    if speech is None or not dialect.has_special_marks:
+    wanted = (
+        ()
+        if speech is None
+        else (name for name in ("reasoning", "calls") if getattr(speech, name) is not None)
+    )
+    if dialect.special.isdisjoint(wanted):
         return params
     return msgspec.structs.replace(params, skip_special_tokens=False)
 

@@ -198,6 +198,12 @@ ALIASES = {
 Format = TypeVar("Format", CallFormat, ReasoningFormat)
 
 
+def find_format(name: str, formats: tuple[Format, ...]) -> Format | None:
+    """Return the format of a name, ours or another engine's."""
+    wanted = ALIASES.get(name, name)
+    return next((known for known in formats if known.name == wanted), None)
+
+
 def detect(template: str, formats: tuple[Format, ...]) -> Format | None:
     """Return the first of ``formats`` whose marks a chat template has."""
     return next((known for known in formats if all(m in template for m in known.marks)), None)

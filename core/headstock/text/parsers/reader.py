@@ -53,6 +53,11 @@ class PartReader:
         self._is_last = False
         self.num_calls = 0
 
+    @property
+    def is_thinking(self) -> bool:
+        """Whether what comes now are thoughts."""
+        return self._state is _State.THOUGHT
+
     def push(self, text: str) -> list[Part]:
         """Take more text; return what is certain."""
         self._pending += text

@@ -1,0 +1,59 @@
+"""``/v1/messages`` and ``/v1/messages/count_tokens``."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from headstock.errors import RequestError
+from headstock.server.http.answers import anthropic_error, json_answer
+from headstock.server.http.bodies import read_body
+from headstock.server.http.context import Serving, tenant_of
+from headstock.server.http.routes_openai import tokenizer_of
+from headstock.server.http.schema import body_of
+from headstock.server.http.streaming import Writer
+from headstock.server.protocols import anthropic
+from headstock.server.protocols.named_events import named_event
+from headstock.server.protocols.openai_bodies import check_model
+
+
+def make_router(serving: Serving) -> APIRouter:
+    """Return the routes."""
+    router = APIRouter(prefix="/v1/messages", tags=["anthropic"])
+    frontdoor = serving.frontdoor
+
+    @router.post("", openapi_extra=body_of(anthropic.MessagesBody))
+    async def messages(request: Request) -> Response:
+        """Answer a chat as Anthropic's clients read it."""
+        body = await read_body(request, anthropic.MessagesBody, serving.max_body_bytes)
+        tokenizer = tokenizer_of(serving)
+        dialect = frontdoor.prompter.dialect
+        call = anthropic.read_messages(body, frontdoor.card, dialect, tenant_of(request))
+        if call.is_streamed:
+            return await serving.stream(
+                request,
+                [call.request],
+                lambda generation: Writer(
+                    anthropic.MessagesStream(call, generation.completions[0], tokenizer).write,
+                    lambda: b"",
+                    _fail,
+                    ping=named_event({"type": "ping"}),
+                ),
+            )
+        generation = await serving.whole(request, [call.request])
+        return json_answer(anthropic.message(call, generation.completions[0], tokenizer))
+
+    @router.post("/count_tokens", openapi_extra=body_of(anthropic.CountBody))
+    async def count_tokens(request: Request) -> Response:
+        """Return how many tokens a chat has."""
+        body = await read_body(request, anthropic.CountBody, serving.max_body_bytes)
+        check_model(body.model, frontdoor.card)
+        prompt, _ = anthropic.read_prompt(body, frontdoor.prompter.dialect)
+        return json_answer({"input_tokens": len(await frontdoor.encode(prompt))})
+
+    return router
+
+
+def _fail(error: RequestError) -> bytes:
+    return named_event(anthropic_error(error))
