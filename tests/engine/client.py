@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from null_runner import NullRunner, expected_outputs
+from toy_grammar import ToyCompiler, ToyGrammar
 
 from headstock.config.schema import CacheSettings, SchedulerSettings
 from headstock.engine import Engine, RunnerError, build_engine
@@ -40,11 +42,15 @@ class Client:
     def __init__(self, runner: NullRunner | None = None, **settings: object) -> None:
         self.runner = runner or NullRunner()
         prefix_cache = bool(settings.pop("prefix_cache", True))
+        self.compiler = ToyCompiler(
+            self.runner.limits.vocab_size, is_quick=bool(settings.pop("is_quick", False))
+        )
         self.now_s = 0.0
         self.engine: Engine = build_engine(
             self.runner,
             SchedulerSettings(**settings),
             CacheSettings(prefix_cache=prefix_cache),
+            compiler=self.compiler,
             clock=self.clock,
         )
         self.records: dict[tuple[str, int], Record] = {}
@@ -105,6 +111,9 @@ class Client:
 
     def step(self, count: int = 1) -> None:
         for _ in range(count):
+            if self.engine.is_compiling:
+                self.compiler.work()
+                self.hear(self.engine.take_compiled())
             try:
                 replies = self.engine.step()
             except RunnerError as failure:
@@ -118,7 +127,7 @@ class Client:
     def finish(self, limit: int = 2000) -> None:
         """Step until there is no work; fails when that takes too long."""
         for _ in range(limit):
-            if not self.engine.has_work:
+            if not self.engine.has_work and not self.engine.is_compiling:
                 return
             self.step()
         raise AssertionError(f"still at work after {limit} steps")
@@ -159,6 +168,12 @@ class Client:
         room = min(limits.max_length, (group.num_pages - 1) * group.page_tokens + 1)
         fits = room - len(submit.prompt_ids)
         wanted = submit.params.max_new_tokens
+        drawable = None
+        if submit.grammar is not None and submit.grammar.text == "bad":
+            return []
+        if submit.grammar is not None:
+            grammar = ToyGrammar.parse(submit.grammar.text, limits.vocab_size)
+            drawable = partial(grammar.drawable, stop_ids=submit.stop_ids)
         return expected_outputs(
             submit.prompt_ids,
             max_outputs=fits if wanted is None else min(wanted, fits),
@@ -166,6 +181,7 @@ class Client:
             stop_ids=submit.stop_ids,
             seed=submit.params.sampling_seed or 0,
             min_outputs=submit.params.min_new_tokens,
+            drawable=drawable,
         )
 
     def check_record(self, record: Record) -> None:

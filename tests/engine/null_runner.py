@@ -8,7 +8,7 @@ a wrong page, chunk or order changes the tokens or fails an assertion.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 
 from headstock.wire.steps import (
@@ -18,6 +18,7 @@ from headstock.wire.steps import (
     Admit,
     Fault,
     Logprobs,
+    Masks,
     PageGroup,
     RunnerLimits,
     StepPlan,
@@ -35,12 +36,22 @@ def mix(chain: int, token: int) -> int:
     return chain ^ (chain >> 29)
 
 
-def draw(chain: int, admit: Admit, index: int, vocab_size: int) -> int:
+def draw(
+    chain: int, admit: Admit, index: int, vocab_size: int, mask: Container[int] | None = None
+) -> int:
     """Return output ``index`` after a context; stop ids only from ``min_outputs`` on."""
     token = mix(mix(chain, admit.seed & MASK), index) % vocab_size
-    while index < admit.min_outputs and token in admit.stop_ids:
+    for _ in range(vocab_size):
+        is_early = index < admit.min_outputs and token in admit.stop_ids
+        if not is_early and (mask is None or token in mask):
+            return token
         token = (token + 1) % vocab_size
-    return token
+    raise AssertionError("nothing may be drawn")
+
+
+def allowed_ids(words: bytes) -> set[int]:
+    """Return the ids whose bits are set."""
+    return {i for i in range(8 * len(words)) if words[i >> 3] >> (i & 7) & 1}
 
 
 def expected_outputs(
@@ -51,6 +62,7 @@ def expected_outputs(
     stop_ids: Sequence[int] = (),
     seed: int = 0,
     min_outputs: int = 0,
+    drawable: Callable[[int], set[int]] | None = None,
 ) -> list[int]:
     """Return what a request must yield, whatever happens around it: the naive model."""
     facts = Admit(0, 0, 0, max_outputs, min_outputs, list(stop_ids), seed=seed)
@@ -59,7 +71,10 @@ def expected_outputs(
         chain = mix(chain, token)
     outputs: list[int] = []
     while len(outputs) < max_outputs:
-        token = draw(chain, facts, len(outputs), vocab_size)
+        mask = None if drawable is None else drawable(len(outputs))
+        if mask is not None and not mask:
+            break
+        token = draw(chain, facts, len(outputs), vocab_size, mask)
         outputs.append(token)
         chain = mix(chain, token)
         if token in stop_ids:
@@ -80,9 +95,10 @@ class Slot:
 @dataclass
 class Handle:
     step: int
-    outcome: StepResult
+    outcome: StepResult | None
     pages: set[int]
     written: set[tuple[int, int]]
+    masked: StepPlan | None = None
 
 
 class NullRunner:
@@ -90,7 +106,8 @@ class NullRunner:
 
     Args:
         poison: Rows that read or compute this token fail.
-        explode: Step number to where it raises: "launch", "entered" (launched by half) or "result".
+        explode: Step number to where it raises: "launch", "entered" (launched by half), "sample"
+            or "result".
     """
 
     def __init__(
@@ -118,6 +135,7 @@ class NullRunner:
         self.plans: list[StepPlan] = []
         self.slots: dict[int, Slot] = {}
         self.memory: dict[tuple[int, int], tuple[int, int | None]] = {}
+        self.masks: dict[int, set[int]] = {}
         self.tree = TreeNodes()
         self.written: set[tuple[int, int]] = set()
         self.unsettled: deque[Handle] = deque()
@@ -127,6 +145,7 @@ class NullRunner:
 
     def launch(self, plan: StepPlan) -> Handle:
         assert len(self.unsettled) < self.limits.depth, "more steps in flight than the depth"
+        assert all(handle.outcome for handle in self.unsettled), "a step waits for its masks"
         self.events.append(("launch", plan.step))
         if self.explode.get(plan.step) == "launch":
             self.has_just_failed = True
@@ -141,14 +160,34 @@ class NullRunner:
         self._check_tree(plan)
         touched = {page for slot in plan.rows.slots for page in self.slots[slot].pages}
         self.written = set()
-        handle = Handle(plan.step, self._run(plan), touched, self.written)
+        handle = Handle(plan.step, None, touched, self.written)
+        if plan.masked:
+            assert set(plan.masked) <= set(plan.rows.slots)
+            handle.masked = plan
+        else:
+            self.masks = {}
+            handle.outcome = self._run(plan)
         self.plans.append(plan)
         self.unsettled.append(handle)
         self.has_just_failed = False
         return handle
 
+    def sample(self, handle: Handle, masks: Masks) -> None:
+        self.events.append(("sample", handle.step))
+        plan = handle.masked
+        assert plan is not None, "nothing of this step is masked"
+        assert handle.outcome is None, "a step draws twice"
+        assert masks.slots == plan.masked
+        if self.explode.get(handle.step) == "sample":
+            self.has_just_failed = True
+            self.unsettled.remove(handle)
+            raise RuntimeError(f"sample {handle.step} exploded")
+        self.masks = dict(zip(masks.slots, map(allowed_ids, masks.words), strict=True))
+        handle.outcome = self._run(plan)
+
     def result(self, handle: Handle) -> StepResult:
         self.events.append(("result", handle.step))
+        assert handle.outcome is not None, "a step's masks never came"
         assert self.unsettled.popleft() is handle, "results are read out of order"
         if self.explode.get(handle.step) == "result":
             self.has_just_failed = True
@@ -308,7 +347,8 @@ class NullRunner:
             result.counts.append(0)
             result.done.append(1)
             return
-        token = draw(chain, row.facts, row.num_outputs, self.limits.vocab_size)
+        mask = self.masks.get(slot)
+        token = draw(chain, row.facts, row.num_outputs, self.limits.vocab_size, mask)
         row.num_outputs += 1
         row.last = token
         row.is_done = token in row.facts.stop_ids or row.num_outputs >= row.facts.max_outputs

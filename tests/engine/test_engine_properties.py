@@ -15,6 +15,8 @@ from hypothesis.stateful import (
 )
 from null_runner import NullRunner
 
+from headstock.requests import Grammar
+
 VOCAB = 41
 ids = st.sampled_from([str(number) for number in range(40)])
 stems = st.sampled_from([list(range(3, 3 + length)) for length in (1, 3, 4, 8, 9, 20)])
@@ -74,6 +76,7 @@ class EngineMachine(RuleBasedStateMachine):
         namespace=st.sampled_from(["", "", "other"]),
         score_from=st.sampled_from([None, None, 0, 3]),
         known=st.sampled_from([0, 0, 0, 1, 3]),
+        grammar=st.sampled_from([None, None, "2,0,4", "3,2,9", "1,5,5", "bad"]),
     )
     def submit(
         self,
@@ -88,6 +91,7 @@ class EngineMachine(RuleBasedStateMachine):
         namespace: str,
         score_from: int | None,
         known: int,
+        grammar: str | None,
     ) -> None:
         prompt = stem + tail
         attempt = self.attempts.get(request_id, -1) + 1
@@ -101,6 +105,7 @@ class EngineMachine(RuleBasedStateMachine):
             "priority": priority,
             "namespace": namespace,
             "prompt_logprobs_from": score_from,
+            "grammar": None if grammar is None else Grammar("regex", grammar, "regex"),
         }
         shadow = Client(self.client.runner)
         outputs = shadow.expected(shadow.submit(request_id, prompt, **given))[:known]
@@ -133,7 +138,7 @@ class EngineMachine(RuleBasedStateMachine):
         prompt = earlier.submit.prompt_ids + earlier.token_ids + tail
         self.client.submit(request_id, prompt, attempt=attempt, stop_ids=[5, 7, 9])
 
-    @rule(where=st.sampled_from(["launch", "entered", "result"]), delay=st.integers(1, 3))
+    @rule(where=st.sampled_from(["launch", "entered", "sample", "result"]), delay=st.integers(1, 3))
     def explode(self, where: str, delay: int) -> None:
         plans = self.client.runner.plans
         self.client.runner.explode[(plans[-1].step if plans else 0) + delay] = where

@@ -77,6 +77,7 @@ def accept(
         draw_limit=max(1, max_outputs),
         score_next=max(1, score_from) if is_scored and score_from is not None else num_prompt,
         submitted_s=now_s,
+        is_masked=submit.grammar is not None,
     )
 
 

@@ -35,6 +35,7 @@ class Request:
         drawn: Outputs it has once the launched steps have run. Upper bound.
         pages: Its page table.
         path: The nodes of its leading pages that are in the tree; it holds them.
+        is_masked: A grammar says which ids may be drawn for it.
         is_private: Its further pages do not enter the tree.
         publish_at: Number of outputs with which the next page is full.
         last_step: Last step launched with it.
@@ -58,6 +59,7 @@ class Request:
     draw_limit: int
     score_next: int
     submitted_s: float
+    is_masked: bool = False
     page_ids: list[bytes] = field(default_factory=list[bytes])
     slot: int = -1
     host_end: int = 0

@@ -129,7 +129,7 @@ class Scheduler:
             if known.attempt == submit.attempt:
                 return
             if known.attempt > submit.attempt:
-                self._refuse(submit, FinishReason("abort", message="A later attempt is running."))
+                self.refuse(submit, FinishReason("abort", message="A later attempt is running."))
                 return
             self._end(known, FinishReason("abort", message="The request was sent again."))
         self.counters.requests_submitted += 1
@@ -145,7 +145,7 @@ class Scheduler:
             )
             self._check_queue(request)
         except RequestError as error:
-            self._refuse(submit, self._refusal(error))
+            self.refuse(submit, self._refusal(error))
             return
         self._live[request.id] = request
         self._queue.add(request, self._num_admitted)
@@ -170,6 +170,17 @@ class Scheduler:
         if request is not None and request.attempt == cut.attempt:
             keep = max(0, min(cut.keep, len(request.outputs)))
             self._end(request, FinishReason("stop", matched=cut.matched), num_outputs=keep)
+
+    def masked(self, plan: StepPlan) -> list[Request]:
+        """Return whose the masked slots of the step planned last are; some may be over by now."""
+        by_slot = self._flights[-1].by_slot()
+        return [by_slot[slot] for slot in plan.masked]
+
+    def finish(self, request: Request, reason: FinishReason) -> None:
+        """End a running request whose outputs have settled; what is in flight for it is vain."""
+        known = min(request.num_known - 1, request.computed)
+        self._residence.publish(request, known, request.last_step)
+        self._end(request, reason)
 
     def flush(self) -> int:
         """Forget every prefix that no live request uses; returns how many pages that frees."""
@@ -520,7 +531,7 @@ class Scheduler:
             )
         )
 
-    def _refuse(self, submit: Submit, reason: FinishReason) -> None:
+    def refuse(self, submit: Submit, reason: FinishReason) -> None:
         """End a request that was never let in."""
         self.counters.count_end(reason.kind)
         self._ended.append(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from headstock.requests import FinishReason, SamplingParams
+from headstock.requests import FinishReason, Grammar, SamplingParams
 from headstock.wire.steps import RunnerLimits
 
 
@@ -32,6 +32,7 @@ class Submit(Message, frozen=True, kw_only=True, tag=True):
         logprobs: -1: none; k: the drawn token's and the top k's.
         prompt_logprobs_from: Prompt position from which logprobs are wanted; None: none are.
         asked_ids: Ids whose logprobs are wanted at each of those positions.
+        grammar: What the output must look like; None: anything.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Submit(Message, frozen=True, kw_only=True, tag=True):
     logprobs: int = -1
     prompt_logprobs_from: int | None = None
     asked_ids: list[int] = []
+    grammar: Grammar | None = None
 
 
 class Abort(Message, frozen=True, kw_only=True, tag=True):
