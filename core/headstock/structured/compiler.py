@@ -181,7 +181,10 @@ class _Bench:
                 vocabulary.eos_ids,
                 self._limits,
             )
-        if self._link is None or self._link.is_lost:
+        if self._link is not None and self._link.is_lost:
+            self._link.close()
+            self._link = None
+        if self._link is None:
             self._link = CompileLink(self._setup, self._take, self._lose, self._command)
         return self._link
 

@@ -14,6 +14,7 @@ import selectors
 import signal
 import sys
 import time
+import traceback
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,8 +33,8 @@ from headstock.structured.messages import (
 from headstock.structured.provider import GrammarProvider, Vocabulary, open_provider
 
 _READ_BYTES = 1 << 20
-_TOO_LONG = "takes more than {:g} s to compile"
-_TOO_MUCH = "takes more than {:.0f} MiB to compile"
+_NO_MEMORY = 2
+"""Exit code of a fork that ran out of memory."""
 
 
 @dataclass(slots=True)
@@ -142,18 +143,17 @@ class CompileServer:
             os.waitpid(fork.pid, 0)
 
     def _obituary(self, fork: _Fork, status: int) -> Compiled:
-        """Return the answer for a fork that died of its limits."""
+        """Return the answer for a fork that died."""
         limits = self._limits
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         if fork.is_late or number in (signal.SIGXCPU, signal.SIGKILL):
-            reason = _TOO_LONG.format(limits.timeout_s)
+            what = f"The grammar takes more than {limits.timeout_s:g} s to compile."
+        elif number == signal.SIGABRT or os.waitstatus_to_exitcode(status) == _NO_MEMORY:
+            what = f"The grammar takes more than {limits.memory_bytes >> 20} MiB to compile."
         else:
-            reason = _TOO_MUCH.format(limits.memory_bytes / 2**20)
+            what = "The compiler ended while it compiled the grammar."
         return Compiled(
-            fork.call,
-            problem=f"The grammar {reason}.",
-            remedy="Use a smaller one.",
-            code="grammar_too_complex",
+            fork.call, problem=what, remedy="Use a smaller one.", code="grammar_too_complex"
         )
 
 
@@ -169,7 +169,9 @@ def _compile_and_exit(
         _write(pipe, encode(answer))
         code = 0
     except MemoryError:
-        code = 2
+        code = _NO_MEMORY
+    except Exception:  # noqa: BLE001 - the fork's boundary: the answer says that it ended
+        traceback.print_exc()
     finally:
         os._exit(code)
 
@@ -187,6 +189,7 @@ def _compile(provider: GrammarProvider, order: Compile, resident_before: int) ->
 
 def _limit(address_space: int, limits: CompileLimits) -> None:
     seconds = math.ceil(limits.timeout_s)
+    signal.alarm(seconds + 1)  # should the process that watches it be gone
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     most = address_space + limits.memory_bytes
