@@ -12,6 +12,7 @@ from headstock.requests.sampling import check_token_id
 from headstock.server.model_card import ModelCard
 from headstock.server.prompter import too_long
 from headstock.server.request import GenerateRequest, TokensPrompt
+from headstock.structured.checks import check_grammar
 from headstock.text.stops import check_patterns
 from headstock.wire.messages import Submit
 
@@ -38,6 +39,8 @@ def expand(
     params = request.params
     params.check(card.vocab_size)
     check_patterns(params.stop_regex)
+    if request.grammar is not None:
+        check_grammar(request.grammar)
     _check_ids(request, prompt_ids, card.vocab_size)
     limit = _output_limit(request, len(prompt_ids), max_length)
     eos_ids = [] if params.ignore_eos else card.eos_ids
@@ -62,6 +65,7 @@ def expand(
             logprobs=request.logprobs,
             prompt_logprobs_from=request.prompt_logprobs_from,
             asked_ids=request.asked_ids,
+            grammar=request.grammar,
         )
         for lane in range(params.n)
     ]

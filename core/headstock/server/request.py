@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from headstock.requests import SamplingParams
+from headstock.requests import Grammar, SamplingParams
 from headstock.requests.sampling import TokenId
 
 MAX_TOP_LOGPROBS = 128
@@ -60,6 +60,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
         asked_ids: Ids whose logprobs are wanted at each of those positions.
         namespace: Cached prefixes are shared only within one.
         length_field: What the caller calls ``max_new_tokens``.
+        grammar: What the output must look like; None: anything.
     """
 
     prompt: Prompt
@@ -72,3 +73,4 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str = ""
     priority: int = 0
     length_field: str = "max_new_tokens"
+    grammar: Grammar | None = None

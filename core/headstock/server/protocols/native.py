@@ -13,6 +13,7 @@ from headstock.requests import FinishReason
 from headstock.server.completion import Completion, Delta, LogprobColumns
 from headstock.server.errors import status_of
 from headstock.server.protocols.events import GrowingEvent, event
+from headstock.server.protocols.grammars import native_grammar
 from headstock.server.protocols.parameters import refuse_set, to_params
 from headstock.server.request import GenerateRequest, TextPrompt, TokensPrompt
 from headstock.text import Tokenizer
@@ -146,6 +147,7 @@ def _request(
             remedy="Ask for fewer.",
             field="token_ids_logprob",
         )
+    grammar, given = native_grammar(given)
     return GenerateRequest(
         prompt=prompt,
         params=to_params(given),
@@ -156,6 +158,7 @@ def _request(
         asked_ids=asked,
         namespace=namespace,
         priority=priority,
+        grammar=grammar,
     )
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from headstock.errors import RequestError
 from headstock.server.model_card import ModelCard
+from headstock.server.protocols.grammars import ResponseFormat, openai_grammar
 from headstock.server.protocols.native import MAX_PROMPTS, id_rows
 from headstock.server.protocols.parameters import not_yet, refuse_set, to_params
 from headstock.server.request import ChatPrompt, GenerateRequest, Prompt, TextPrompt, TokensPrompt
@@ -24,7 +25,7 @@ _SHARED = (
     "skip_special_tokens", "logit_bias", "n",
 )  # fmt: skip
 _REFUSED = (
-    "json_schema", "regex", "ebnf", "lora_path", "session_id", "session_params", "custom_params",
+    "lora_path", "session_id", "session_params", "custom_params",
     "custom_logit_processor", "watermark", "return_hidden_states", "return_routed_experts",
 )  # fmt: skip
 _CHAT_REFUSED = (
@@ -41,12 +42,6 @@ class StreamOptions(msgspec.Struct):
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
-
-
-class ResponseFormat(msgspec.Struct):
-    """The form of the answer; only ``text`` is supported."""
-
-    type: str
 
 
 class SharedBody(msgspec.Struct, kw_only=True):
@@ -84,6 +79,11 @@ class SharedBody(msgspec.Struct, kw_only=True):
     json_schema: Any = None
     regex: Any = None
     ebnf: Any = None
+    guided_json: Any = None
+    guided_regex: Any = None
+    guided_choice: Any = None
+    guided_grammar: Any = None
+    structured_outputs: Any = None
     lora_path: Any = None
     session_id: Any = None
     session_params: Any = None
@@ -189,6 +189,7 @@ def read_completion(body: CompletionBody, card: ModelCard, tenant: str = "") -> 
         defaults={"max_new_tokens": DEFAULT_COMPLETION_TOKENS, **card.sampling_defaults},
         names=_NAMES,
     )
+    grammar = openai_grammar(body)
     prompts = _prompts(body.prompt)
     requests = [
         GenerateRequest(
@@ -201,6 +202,7 @@ def read_completion(body: CompletionBody, card: ModelCard, tenant: str = "") -> 
             namespace=_namespace(body, tenant),
             priority=body.priority or 0,
             length_field="max_tokens",
+            grammar=grammar,
         )
         for index, prompt in enumerate(prompts)
     ]
@@ -254,6 +256,7 @@ def read_chat(body: ChatBody, card: ModelCard, tenant: str = "") -> OpenAICall:
         namespace=_namespace(body, tenant),
         priority=body.priority or 0,
         length_field=length_field,
+        grammar=openai_grammar(body),
     )
     return _call(body, call_id, card, [request], logprobs)
 
@@ -336,8 +339,6 @@ def _chat_prompt(body: ChatBody) -> ChatPrompt:
 
 def _check_shared(body: SharedBody, card: ModelCard) -> None:
     check_model(body.model, card)
-    if body.response_format is not None and body.response_format.type != "text":
-        raise not_yet(f"response_format of type {body.response_format.type[:64]!r}")
     if body.stream_options is not None and not body.stream:
         raise RequestError(
             "stream_options is set and stream is not true.",

@@ -12,12 +12,7 @@ from headstock.errors import RequestError
 from headstock.requests import SamplingParams
 
 _FIELDS = SamplingParams.__struct_fields__
-NOT_YET = frozenset(
-    {
-        "beam_width", "json_schema", "regex", "ebnf", "structural_tag", "custom_params",
-        "watermark", "stream_interval",
-    }
-)  # fmt: skip
+NOT_YET = frozenset({"beam_width", "custom_params", "watermark", "stream_interval"})
 """Fields of SGLang's sampling parameters that this version refuses when they are set."""
 MAX_SHOWN = 64
 """Characters of a refused value that its error repeats."""
