@@ -40,6 +40,32 @@ FAMILIES = {
             "norm_topk_prob": True,
         },
     ),
+    "gemma2": (
+        transformers.Gemma2Config,
+        transformers.Gemma2ForCausalLM,
+        {
+            "head_dim": 24,
+            "query_pre_attn_scalar": 20,
+            "sliding_window": 7,
+            "attn_logit_softcapping": 3.0,
+            "final_logit_softcapping": 2.0,
+        },
+    ),
+    "gemma3": (
+        transformers.Gemma3TextConfig,
+        transformers.Gemma3ForCausalLM,
+        {
+            "head_dim": 32,
+            "query_pre_attn_scalar": 20,
+            "sliding_window": 7,
+            "num_hidden_layers": 3,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 10000.0},
+            },
+        },
+    ),
     "mixtral": (
         transformers.MixtralConfig,
         transformers.MixtralForCausalLM,
@@ -70,7 +96,8 @@ def save(tmp_path: Path) -> Save:
     def make(family: str, *, shard_bytes: str = "1GB", **options: object) -> Saved:
         config_type, model_type, given = FAMILIES[family]
         torch.manual_seed(0)
-        oracle = model_type(config_type(**SIZES | given | options)).eval()
+        sizes = SIZES | given | options
+        oracle = model_type(config_type(**sizes, attn_implementation="eager")).eval()
         randomize(oracle)
         oracle.save_pretrained(tmp_path / "model", max_shard_size=shard_bytes)
         return Saved(tmp_path / "model", oracle)

@@ -16,12 +16,16 @@ from headstock.ops.attention import StepBatch
 from headstock.ops.base import OpRegistry, Resolver
 from headstock.ops.communication import Group, SingleRank
 from headstock.plugins.host import HostDevice
+from headstock_models.gemma2 import Gemma2ForCausalLM
+from headstock_models.gemma3 import Gemma3ForCausalLM
 from headstock_models.llama import LlamaForCausalLM
 from headstock_models.mixtral import MixtralForCausalLM
 from headstock_models.qwen3 import Qwen3ForCausalLM
 from headstock_models.qwen3_moe import Qwen3MoeForCausalLM
 
 CLASSES = {
+    "Gemma2ForCausalLM": Gemma2ForCausalLM,
+    "Gemma3ForCausalLM": Gemma3ForCausalLM,
     "LlamaForCausalLM": LlamaForCausalLM,
     "MistralForCausalLM": LlamaForCausalLM,
     "MixtralForCausalLM": MixtralForCausalLM,

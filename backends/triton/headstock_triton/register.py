@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from headstock.ops.activation import silu_and_mul, silu_and_mul_groups
+from headstock.ops.activation_kinds import FEATURES as ACTIVATIONS
 from headstock.ops.attention import AttentionSpec, attention
 from headstock.ops.base import Requires, Sizes
 from headstock.ops.linear import (
@@ -16,10 +18,12 @@ from headstock.ops.linear import (
     INT4_GROUP,
     INT8_GROUP,
     ROWS,
+    SCALED_ROWS,
     linear,
 )
-from headstock.ops.moe import experts, route_topk
-from headstock.ops.norm import add_rms_norm, rms_norm
+from headstock.ops.moe import BIAS, experts, route_topk
+from headstock.ops.norm import WIDE_WEIGHT, add_rms_norm, rms_norm
+from headstock.ops.outputs import soft_cap
 from headstock.ops.rotary import rotate_and_write
 from headstock.ops.sampling import (
     add_bias,
@@ -73,10 +77,15 @@ def register_ops(registry: OpRegistry, device: OpDevice) -> None:
 def register_layers(registry: OpRegistry, target: Target) -> None:
     """Offer attention, and what lies between it and the products."""
     offer = partial(registry.add, provider=PROVIDER)
-    floats, norms = Requires(dtypes=FLOATS), Norms(target)
-    offer(rms_norm, run=norms.rms_norm, requires=floats)
-    offer(add_rms_norm, run=norms.add_rms_norm, requires=floats)
-    offer(silu_and_mul, run=Activations(target).silu_and_mul, requires=floats)
+    normed, norms = Requires(dtypes=FLOATS, features=frozenset({WIDE_WEIGHT})), Norms(target)
+    offer(rms_norm, run=norms.rms_norm, requires=normed)
+    offer(add_rms_norm, run=norms.add_rms_norm, requires=normed)
+    offer(soft_cap, run=Activations(target).soft_cap, requires=Requires(dtypes=FLOATS))
+    offer(
+        silu_and_mul,
+        run=Activations(target).silu_and_mul,
+        requires=Requires(dtypes=FLOATS, features=ACTIVATIONS),
+    )
     offer(
         silu_and_mul_groups,
         run=Fp8Gate(target).silu_and_mul_groups,
@@ -89,7 +98,7 @@ def register_layers(registry: OpRegistry, target: Target) -> None:
     offer(
         rotate_and_write,
         run=Rotations(target).rotate_and_write,
-        requires=Requires(dtypes=FLOATS, layouts=frozenset({TAG})),
+        requires=replace(normed, layouts=frozenset({TAG})),
     )
     offer(
         attention,
@@ -97,6 +106,7 @@ def register_layers(registry: OpRegistry, target: Target) -> None:
         requires=Requires(
             dtypes=FLOATS,
             layouts=FLOATS,
+            features=frozenset({"sliding_window", "sinks", "soft_cap"}),
             sizes={
                 "head_dim": Sizes(at_most=256),
                 "heads_per_kv_head": Sizes(at_most=64),
@@ -109,7 +119,7 @@ def register_layers(registry: OpRegistry, target: Target) -> None:
 def register_linear(registry: OpRegistry) -> None:
     """Offer matrix products, layout by layout."""
     offer = partial(registry.add, linear, PROVIDER)
-    features = frozenset({ROWS, GATED})
+    features = frozenset({ROWS, SCALED_ROWS, GATED})
     dense = Requires(dtypes=FLOATS, layouts=frozenset({DENSE}), features=features)
     offer(run=build_dense, requires=dense)
     offer(
@@ -117,7 +127,7 @@ def register_linear(registry: OpRegistry) -> None:
         requires=Requires(
             dtypes=FLOATS,
             layouts=frozenset({INT4_GROUP, INT8_GROUP}),
-            features=frozenset({ROWS}),
+            features=frozenset({ROWS, SCALED_ROWS}),
             sizes={"group_size": Sizes(multiple_of=GROUP_UNIT)},
         ),
     )
@@ -142,14 +152,17 @@ def register_experts(registry: OpRegistry, target: Target) -> None:
     route = Requires(dtypes=FLOATS, sizes=some)
     registry.add(route_topk, PROVIDER, Routing(target).route_topk, requires=route)
     offer = partial(registry.add, experts, PROVIDER, build_experts)
-    offer(requires=Requires(dtypes=FLOATS, layouts=frozenset({DENSE}), sizes=some))
+    features = (ACTIVATIONS | {BIAS}) - {"xielu"}
+    dense = frozenset({DENSE})
+    offer(requires=Requires(dtypes=FLOATS, layouts=dense, features=features, sizes=some))
     grouped = some | {"group_size": Sizes(multiple_of=32)}
     integers = frozenset({INT8_GROUP, INT4_GROUP})
-    offer(requires=Requires(dtypes=FLOATS, layouts=integers, sizes=grouped))
+    offer(requires=Requires(dtypes=FLOATS, layouts=integers, features=features, sizes=grouped))
     offer(
         requires=Requires(
             dtypes=FLOATS,
             layouts=frozenset({FP8_GROUP}),
+            features=features,
             sizes=grouped,
             capabilities=frozenset({"sm_90"}),
         )

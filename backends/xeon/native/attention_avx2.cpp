@@ -186,15 +186,17 @@ struct Split {
     const int32_t* table;  // Of the row.
     int64_t head;
     int64_t begin;         // First token.
-    int64_t count;         // Tokens that any query of the tile sees.
+    int64_t count;         // Tokens up to the last one that any query of the tile sees.
+    int64_t first;         // First token of the split that any does; of pages before, none is read.
 };
 
 // Calls F for each page of the split in turn: a page stays in the nearest cache for all rows.
 template <class F>
 void for_pages(const Split& split, const Tile& tile) {
     const Pages& pages = split.pages;
-    const int32_t* page = split.table + split.begin / pages.page_size;
-    for (int64_t t = 0; t < split.count; t += pages.page_size, ++page) {
+    int64_t t = split.first / pages.page_size * pages.page_size;
+    const int32_t* page = split.table + (split.begin + t) / pages.page_size;
+    for (; t < split.count; t += pages.page_size, ++page) {
         char *keys = pages.keys(*page, split.head), *values = pages.values(*page, split.head);
         const PagePart part{keys, values, pages.scales(keys), pages.scales(values),
                             pages.page_size, pages.head_dim, t,
@@ -208,8 +210,13 @@ void for_pages(const Split& split, const Tile& tile) {
     }
 }
 
+// Caps scores, and some of what lies past them: their number is rounded up to whole vectors.
 void cap_scores(float* scores, int64_t count, float cap) {
-    for (int64_t i = 0; i < count; ++i) scores[i] = cap * std::tanh(scores[i] / cap);
+    const __m256 most = _mm256_set1_ps(cap), inverse = _mm256_set1_ps(1.0f / cap);
+    for (int64_t i = 0; i < count; i += 8) {
+        const __m256 share = _mm256_mul_ps(_mm256_loadu_ps(scores + i), inverse);
+        _mm256_storeu_ps(scores + i, _mm256_mul_ps(most, tanh8(share)));
+    }
 }
 
 // Turns a row's scores into weights relative to the largest one, and returns it and their sum.
@@ -307,12 +314,16 @@ private:
     }
 
     void run_split(int64_t s) const {
-        int64_t most = 0;
-        for (int64_t i = 0; i < item_.token_count; ++i)
-            most = max64(most, plan_.limit[static_cast<size_t>(item_.token_begin + i)]);
-        const int64_t begin = s * kSplit;
+        int64_t least = plan_.limit[static_cast<size_t>(item_.token_begin)], most = 0;
+        for (int64_t i = 0; i < item_.token_count; ++i) {
+            const int64_t limit = plan_.limit[static_cast<size_t>(item_.token_begin + i)];
+            least = min64(least, limit);
+            most = max64(most, limit);
+        }
+        const int64_t begin = s * kSplit, count = min64(kSplit, most - begin);
+        const int64_t first = args_.window > 0 ? least - args_.window - begin : 0;
         const Split split{args_.pages, args_.page_table + item_.row * args_.pages_per_row,
-                          item_.kv_head, begin, min64(kSplit, most - begin)};
+                          item_.kv_head, begin, count, min64(max64(first, 0), count)};
         for_pages<Score>(split, tile_);
         for_rows([&](int64_t row, int64_t token, int64_t) { soften_row(row, token, split); });
         std::memset(tile_.o, 0, static_cast<size_t>(tile_.rows * size_) * sizeof(float));

@@ -61,18 +61,17 @@ def model_card(files: ModelFiles, settings: ModelSettings, prompter: Prompter) -
         ConfigError: ``max_model_len`` is over what the model was made for.
     """
     has_config = settings.generation_config == "auto"
-    eos_ids = list(files.eos_ids)
     tokenizer = prompter.tokenizer
-    if not eos_ids and tokenizer is not None:
-        eos = tokenizer.special_id("eos_token")
-        eos_ids = [] if eos is None else [eos]
+    vocab_size = int(files.config["vocab_size"])
+    own_ends: tuple[int, ...] = () if tokenizer is None else tokenizer.end_ids
+    eos_ids = [*files.eos_ids, *(index for index in own_ends if index < vocab_size)]
     return ModelCard(
         name=settings.served_model_name or _name(files, settings.model),
         model_path=settings.model,
         tokenizer_path=settings.tokenizer or settings.model,
         max_length=max_length(files, settings),
-        vocab_size=int(files.config["vocab_size"]),
-        eos_ids=eos_ids,
+        vocab_size=vocab_size,
+        eos_ids=list(dict.fromkeys(eos_ids)),
         sampling_defaults=files.default_sampling if has_config else {},
         model_type=str(files.config.get("model_type", "")),
         architectures=list(files.config.get("architectures") or []),

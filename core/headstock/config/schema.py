@@ -135,6 +135,9 @@ class ServerSettings(Settings, frozen=True, kw_only=True):
     """API keys, from HEADSTOCK_API_KEYS, comma separated, or a file: a flag would show in `ps`."""
     max_body_bytes: Positive = 8 * 1024 * 1024
     """Largest request body; past it the answer is 413. Bytes."""
+    max_connections: Positive = 4096
+    """Connections at once; past it an idle one makes room, or the answer is 503. Some more are let
+    in for probes. The limit on open files may leave room for fewer."""
     drain_timeout_s: Seconds = 30.0
     """On SIGTERM: how long open streams may go on. Seconds."""
     restart_limit: NotNegative = 5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from headstock.errors import ConfigError
 from headstock.ops.attention import AttentionProvider, AttentionSpec, attention
@@ -37,6 +37,19 @@ class Limits:
     page_size: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """What a page group keeps of a request.
+
+    Attributes:
+        kind: ``full``: every token; ``window``: the last ``window``; ``state``: one state.
+        window: Tokens.
+    """
+
+    kind: Literal["full", "window", "state"]
+    window: int = 0
+
+
 @dataclass(slots=True, kw_only=True)
 class Context:
     """What the layers of one model on one device are built with.
@@ -48,7 +61,8 @@ class Context:
         tp: The ranks that share every layer.
         quantization: ``--quantization``: ``int8``, ``int4``, ``none``, or None.
         kv_dtype: Of KV pages; the activations' when None.
-        attention_layers: Every attention layer, in the order of building.
+        attention_layers: Every layer that keeps state, in the order of building.
+        groups: What each page group keeps, in the order in which layers asked for them.
         providers: One for each distinct spec of attention, in the order of building.
     """
 
@@ -59,6 +73,7 @@ class Context:
     quantization: str | None = None
     kv_dtype: torch.dtype | None = None
     attention_layers: list[Attention] = field(default_factory=list["Attention"])
+    groups: list[Retention] = field(default_factory=list[Retention])
     providers: dict[AttentionSpec, AttentionProvider] = field(
         default_factory=dict[AttentionSpec, AttentionProvider]
     )
@@ -73,6 +88,12 @@ class Context:
         """Tokens a KV page holds. Known once an attention layer is built."""
         assert self.limits.page_size is not None, "no attention layer is built yet"
         return self.limits.page_size
+
+    def group(self, retention: Retention) -> int:
+        """Return the index of the page group that keeps what ``retention`` says."""
+        if retention not in self.groups:
+            self.groups.append(retention)
+        return self.groups.index(retention)
 
     def spec(
         self, *, layout: str = "", features: frozenset[str] = frozenset(), **sizes: int

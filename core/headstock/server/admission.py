@@ -13,7 +13,6 @@ from headstock.server.model_card import ModelCard
 from headstock.server.prompter import too_long
 from headstock.server.request import GenerateRequest, TokensPrompt
 from headstock.structured.checks import check_grammar
-from headstock.text.stops import check_patterns
 from headstock.wire.messages import Submit
 
 _SEED_SPAN = 2**63
@@ -38,7 +37,6 @@ def expand(
     """
     params = request.params
     params.check(card.vocab_size)
-    check_patterns(params.stop_regex)
     if request.grammar is not None:
         check_grammar(request.grammar)
     _check_ids(request, prompt_ids, card.vocab_size)

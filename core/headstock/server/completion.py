@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from headstock.errors import RequestError
 from headstock.requests import FinishReason
 from headstock.server.errors import reason_of
-from headstock.text import StopMatcher, Tokenizer, make_detokenizer
+from headstock.text import StopMatcher, StopPattern, Tokenizer, make_detokenizer
 from headstock.wire.messages import Ended, Submit, TokenLogprobs
 
 
@@ -74,6 +74,7 @@ class Completion:
         submit: What the engine was asked.
         index: Its place among the completions of its generation.
         tokenizer: None when token ids only are wanted.
+        patterns: Its ``stop_regex``, compiled.
     """
 
     __slots__ = (
@@ -81,7 +82,13 @@ class Completion:
         "matched", "output_ids", "parts", "prompt_logprobs", "started_s", "submit",
     )  # fmt: skip
 
-    def __init__(self, submit: Submit, index: int, tokenizer: Tokenizer | None) -> None:
+    def __init__(
+        self,
+        submit: Submit,
+        index: int,
+        tokenizer: Tokenizer | None,
+        patterns: Sequence[StopPattern] = (),
+    ) -> None:
         params = submit.params
         self.submit = submit
         self.index = index
@@ -99,12 +106,12 @@ class Completion:
         self._detokenizer = self._stops = None
         if tokenizer is not None:
             self._detokenizer = make_detokenizer(
-                tokenizer, skip_special_tokens=params.skip_special_tokens
+                tokenizer,
+                prompt_ids=submit.prompt_ids,
+                skip_special_tokens=params.skip_special_tokens,
             )
-        if params.stop or params.stop_regex:
-            self._stops = StopMatcher(
-                params.stop, params.stop_regex, keep_match=params.no_stop_trim
-            )
+        if params.stop or patterns:
+            self._stops = StopMatcher(params.stop, patterns, keep_match=params.no_stop_trim)
 
     @property
     def text(self) -> str:
@@ -129,7 +136,7 @@ class Completion:
             logprobs: Theirs, if they were asked for.
 
         Raises:
-            RequestError: A stop pattern took too long, or tokens were lost on the way.
+            RequestError: Tokens were lost on the way.
         """
         if offset != len(self.output_ids):
             raise RequestError(

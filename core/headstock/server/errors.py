@@ -21,6 +21,8 @@ _STATUS = {
     "internal_error": 500,
     "engine_lost": 503,
     "engine_unavailable": 503,
+    "template_unavailable": 503,
+    "too_many_connections": 503,
     "server_draining": 503,
 }
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}

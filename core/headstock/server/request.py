@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 
 from headstock.requests import Grammar, SamplingParams
-from headstock.requests.sampling import TokenId
+from headstock.requests.sampling import Int64, Priority, TokenId
 
 MAX_TOP_LOGPROBS = 128
 MAX_ASKED_IDS = 128
@@ -27,14 +27,15 @@ class TextPrompt(msgspec.Struct, frozen=True, tag=True):
 class TokensPrompt(msgspec.Struct, frozen=True, tag=True):
     """Token ids as they are."""
 
-    token_ids: list[int]
+    token_ids: list[Int64]
 
 
 class ChatPrompt(msgspec.Struct, frozen=True, tag=True):
     """Messages for the model's chat template.
 
     Attributes:
-        messages: ``role``, ``content`` and what else the template reads; content is text.
+        messages: ``role``, ``content`` and what else the template reads; content is
+            text, or a list of text parts.
         extra: More variables for the template.
         continue_final: The last message is an assistant's, to be gone on with.
     """
@@ -68,9 +69,9 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     rid: str | None = None
     is_clipped: bool = False
     logprobs: Annotated[int, msgspec.Meta(ge=-1, le=MAX_TOP_LOGPROBS)] = -1
-    prompt_logprobs_from: int | None = None
+    prompt_logprobs_from: Int64 | None = None
     asked_ids: Annotated[list[TokenId], msgspec.Meta(max_length=MAX_ASKED_IDS)] = []
     namespace: str = ""
-    priority: int = 0
+    priority: Priority = 0
     length_field: str = "max_new_tokens"
     grammar: Grammar | None = None

@@ -183,11 +183,13 @@ class State(Message, frozen=True, kw_only=True, tag=True):
 
     Attributes:
         call: The call answered, or 0.
+        received: Messages taken from the API process since the start; None: not told.
         steps: Steps settled since the start: progress, for the watchdog.
         totals: Monotonic counters by metric name (``prompt_tokens``, ``cached_tokens`` …).
     """
 
     call: int = 0
+    received: int | None = None
     steps: int
     running: int
     waiting: int

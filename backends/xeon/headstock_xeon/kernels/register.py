@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from headstock.ops import sampling, steps
 from headstock.ops.activation import silu_and_mul
+from headstock.ops.activation_kinds import FEATURES as ACTIVATIONS
 from headstock.ops.attention import attention
 from headstock.ops.base import OpRegistry, Requires, Sizes
-from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, ROWS, linear
-from headstock.ops.moe import experts, route_topk
+from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, ROWS, SCALED_ROWS, linear
+from headstock.ops.moe import BIAS, experts, route_topk
 from headstock.ops.norm import add_rms_norm, rms_norm
-from headstock.ops.outputs import join_features
+from headstock.ops.outputs import join_features, soft_cap
 from headstock.ops.rotary import rotate_and_write
 from headstock_xeon.kernels.attention import (
     FEATURES,
@@ -39,8 +40,10 @@ def register(registry: OpRegistry, device: XeonDevice) -> None:
     layers = LayerKernels(device)
     registry.add(rms_norm, PROVIDER, layers.rms_norm, requires=FLOAT32)
     registry.add(add_rms_norm, PROVIDER, layers.add_rms_norm, requires=FLOAT32)
+    registry.add(soft_cap, PROVIDER, layers.soft_cap, requires=FLOAT32)
     registry.add(join_features, PROVIDER, layers.join_features, requires=FLOAT32)
-    registry.add(silu_and_mul, PROVIDER, layers.silu_and_mul, requires=FLOAT32)
+    activations = replace(FLOAT32, features=ACTIVATIONS)
+    registry.add(silu_and_mul, PROVIDER, layers.silu_and_mul, requires=activations)
     registry.add(route_topk, PROVIDER, RoutingKernels(device).route_topk, requires=FLOAT32)
     _register_sampling(registry, SamplingKernels(device))
     _register_steps(registry, StepKernels(device))
@@ -85,8 +88,9 @@ def _register_linear(registry: OpRegistry) -> None:
             layouts=frozenset(layouts),
             sizes={"group_size": Sizes(multiple_of=unit)},
         )
-        registry.add(experts, PROVIDER, NativeExperts, requires=requires)
-        with_rows = replace(requires, features=frozenset({ROWS}))
+        joined = replace(requires, features=(ACTIVATIONS | {BIAS}) - {"xielu"})
+        registry.add(experts, PROVIDER, NativeExperts, requires=joined)
+        with_rows = replace(requires, features=frozenset({ROWS, SCALED_ROWS}))
         registry.add(linear, PROVIDER, NativeLinear, requires=with_rows)
 
 

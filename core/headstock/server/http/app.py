@@ -23,16 +23,15 @@ from headstock.server.protocols.native import GenerateBody
 from headstock.server.protocols.openai_answers import ChatAnswer, TextAnswer
 from headstock.server.protocols.openai_bodies import ChatBody, CompletionBody
 
-_STRUCTS = (
+BODIES = (
     ChatBody,
     CompletionBody,
     GenerateBody,
     routes_native.TokenizeBody,
     routes_native.DetokenizeBody,
     routes_control.AbortBody,
-    ChatAnswer,
-    TextAnswer,
 )
+"""What clients may send."""
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -73,7 +72,7 @@ def create_app(
     app.add_middleware(
         Gate, keys=read_keys(settings.server) if keys is None else keys, metrics=metrics
     )
-    schema.install(app, _STRUCTS)
+    schema.install(app, (*BODIES, ChatAnswer, TextAnswer))
     return app
 
 

@@ -11,7 +11,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 64 * 1024
 HEADER_DEADLINE_S = 10.0
-"""A connection that has not sent its first headers by then is closed. Seconds."""
+"""A connection that has not sent all headers of a request it began by then is closed. Seconds."""
 CONNECTION = "headstock.connection"
 """Where a request's scope has its connection."""
 _TOO_LARGE = (
@@ -54,7 +54,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock for the first headers."""
         super().connection_made(transport)
-        self._deadline = self.loop.call_later(HEADER_DEADLINE_S, self._close_slow)
+        self._start_clock()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clock."""
@@ -63,12 +63,16 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, unless the connection has been refused."""
-        if not self._is_refused:
-            super().data_received(data)
+        if self._is_refused:
+            return
+        super().data_received(data)
+        if self._is_between:  # whatever came begins a request, or is noise: uvicorn's clock stopped
+            self._start_clock()
 
     def on_message_begin(self) -> None:
         """Count anew."""
         self._header_bytes = 0
+        self._start_clock()
         super().on_message_begin()
         self.scope[CONNECTION] = self  # type: ignore[literal-required]
 
@@ -108,23 +112,51 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._header_bytes > MAX_HEADER_BYTES:
             self._refuse()
 
-    def _refuse(self) -> None:
+    @property
+    def is_refused(self) -> bool:
+        """Whether nothing that still comes is read."""
+        return self._is_refused
+
+    @property
+    def has_clock(self) -> bool:
+        """Whether headers are waited for."""
+        return self._deadline is not None
+
+    def refuse(self, answer: bytes) -> None:
+        """Send ``answer``, a whole one, and close."""
         if self._is_refused:
             return
         self._is_refused = True
         self._stop_clock()
+        self.transport.write(answer)
+        self.transport.close()
+
+    def _refuse(self) -> None:
         head = (
             "HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
             f"content-length: {len(_TOO_LARGE)}\r\nconnection: close\r\n\r\n"
         )
-        self.transport.write(head.encode() + _TOO_LARGE)
-        self.transport.close()
+        self.refuse(head.encode() + _TOO_LARGE)
+
+    @property
+    def _is_between(self) -> bool:
+        """Whether no request is being served."""
+        # None before the first request, which uvicorn's annotation leaves out.
+        cycle = cast("Any", self.cycle)
+        return cycle is None or cycle.response_complete
+
+    def _start_clock(self) -> None:
+        if self._deadline is None and not self.transport.is_closing():
+            self._deadline = self.loop.call_later(HEADER_DEADLINE_S, self._close_slow)
 
     def _close_slow(self) -> None:
-        # None before the first request, which uvicorn's annotation leaves out.
-        cycle = cast("object", self.cycle)
-        if cycle is None and not self.transport.is_closing():
+        self._deadline = None
+        if self.transport.is_closing():
+            return
+        if self._is_between:
             self.transport.close()
+        else:  # the request before is still being answered
+            self._start_clock()
 
     def _stop_clock(self) -> None:
         if self._deadline is not None:

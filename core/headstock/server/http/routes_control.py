@@ -13,7 +13,6 @@ from starlette.responses import Response
 from headstock import __version__
 from headstock.errors import RequestError
 from headstock.observe.metrics import CONTENT_TYPE
-from headstock.server.errors import BusyError
 from headstock.server.http.answers import error_answer, json_answer
 from headstock.server.http.bodies import read_body
 from headstock.server.http.context import Serving
@@ -43,8 +42,7 @@ def make_probes(serving: Serving) -> APIRouter:
         """Tell whether a request would be taken, from the engine's heartbeat."""
         if frontdoor.is_ready:
             return json_answer({"status": "ready"})
-        why = "The server is shutting down." if frontdoor.is_draining else frontdoor.status.why_not
-        return error_answer(BusyError(why, code="engine_unavailable", retry_after_s=2.0))
+        return error_answer(frontdoor.unavailable())
 
     for path in ("/ready", "/health"):
         router.add_api_route(path, ready, methods=["GET"])
@@ -61,9 +59,7 @@ def make_router(serving: Serving) -> APIRouter:
         """Tell the same as ``/health``: progress is known from the heartbeat."""
         if frontdoor.is_ready:
             return json_answer({"status": "ready"})
-        return error_answer(
-            BusyError(frontdoor.status.why_not, code="engine_unavailable", retry_after_s=2.0)
-        )
+        return error_answer(frontdoor.unavailable())
 
     async def model_info() -> Response:
         """Describe the model."""

@@ -10,6 +10,7 @@ import msgspec
 
 from headstock.errors import RequestError
 from headstock.requests import FinishReason
+from headstock.requests.sampling import Int64, Priority
 from headstock.server.completion import Completion, Delta, LogprobColumns
 from headstock.server.errors import status_of
 from headstock.server.protocols.events import GrowingEvent, event
@@ -32,17 +33,17 @@ class GenerateBody(msgspec.Struct, kw_only=True):
     """Body of ``/generate``; unknown keys are ignored. A list makes a batch."""
 
     text: str | list[str] | None = None
-    input_ids: list[int | list[int]] | None = None
+    input_ids: list[Int64 | list[Int64]] | None = None
     sampling_params: dict[str, Any] | list[dict[str, Any]] | None = None
     rid: str | list[str] | None = None
     stream: bool | None = None
     return_logprob: bool | list[bool] | None = None
-    logprob_start_len: int | list[int] | None = None
-    top_logprobs_num: int | list[int] | None = None
-    token_ids_logprob: list[int | list[int]] | None = None
+    logprob_start_len: Int64 | list[Int64] | None = None
+    top_logprobs_num: Int64 | list[Int64] | None = None
+    token_ids_logprob: list[Int64 | list[Int64]] | None = None
     return_text_in_logprobs: bool | None = None
     return_prompt_token_ids: bool | None = None
-    priority: int | None = None
+    priority: Priority | None = None
     extra_key: str | list[str] | None = None
     cache_salt: str | list[str] | None = None
     input_embeds: Any = None

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from headstock.errors import RequestError
+from headstock.requests.sampling import Int64, Priority
 from headstock.server.model_card import ModelCard
 from headstock.server.protocols.grammars import ResponseFormat, openai_grammar
 from headstock.server.protocols.native import MAX_PROMPTS, id_rows
@@ -50,18 +51,18 @@ class SharedBody(msgspec.Struct, kw_only=True):
     model: str | None = None
     max_tokens: Count = None
     min_tokens: Count = None
-    n: int | None = None
-    best_of: int | None = None
+    n: Int64 | None = None
+    best_of: Int64 | None = None
     temperature: float | None = None
     top_p: float | None = None
-    top_k: int | None = None
+    top_k: Int64 | None = None
     min_p: float | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     repetition_penalty: float | None = None
-    seed: int | None = None
+    seed: Int64 | None = None
     stop: Stop = None
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: list[Int64] | None = None
     stop_regex: Stop = None
     ignore_eos: bool | None = None
     no_stop_trim: bool | None = None
@@ -71,7 +72,7 @@ class SharedBody(msgspec.Struct, kw_only=True):
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
     rid: str | None = None
-    priority: int | None = None
+    priority: Priority | None = None
     extra_key: str | None = None
     cache_salt: str | None = None
     return_token_ids: bool | None = None
@@ -97,7 +98,7 @@ class SharedBody(msgspec.Struct, kw_only=True):
 class CompletionBody(SharedBody, kw_only=True):
     """Body of ``/v1/completions``."""
 
-    prompt: str | list[str | int | list[int]]
+    prompt: str | list[str | Int64 | list[Int64]]
     echo: bool | None = None
     logprobs: Count = None
     suffix: str | None = None
@@ -311,7 +312,7 @@ def _flat(index: int, message: ChatMessage) -> dict[str, Any]:
         for part in content:
             if part.type != "text" or part.text is None:
                 raise not_yet(f"{where}.content of type {part.type[:64]!r}")
-        content = " ".join(part.text or "" for part in content)
+        content = [{"type": "text", "text": part.text} for part in content]
     if content is None and message.role != "assistant":
         raise RequestError(f"{where}.content is null.", remedy="Give text.", field="messages")
     flat: dict[str, Any] = {
