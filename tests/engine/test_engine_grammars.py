@@ -10,6 +10,7 @@ from toy_grammar import EOS
 from headstock.engine import Engine
 from headstock.requests import Grammar, SamplingParams
 from headstock.scheduler import Scheduler
+from headstock.structured.provider import ProviderError
 from headstock.wire.messages import AbortAll, Submit
 from headstock.wire.steps import Masks
 
@@ -187,6 +188,23 @@ def test_what_is_drawn_against_the_mask_ends_the_request() -> None:
     client.finish()
     assert record.ended is not None
     assert record.ended.reason.code == "computation_failed"
+    client.check_idle()
+
+
+def test_a_provider_that_fails_ends_its_requests_alone() -> None:
+    client = Client()
+    bound, free = masked(client, "bound"), client.submit("free", [4, 5, 6], 4)
+    client.step(2)
+
+    def masks(_matchers):
+        raise ProviderError("it broke")
+
+    client.compiler.masks = masks
+    client.finish()
+    assert bound.ended is not None
+    assert bound.ended.reason.code == "computation_failed"
+    assert "it broke" in bound.ended.reason.message
+    assert free.token_ids == client.expected(free)
     client.check_idle()
 
 

@@ -135,6 +135,20 @@ def test_an_output_may_end_only_where_its_grammar_does(compiler: GrammarCompiler
     assert allowed(compiler.masks([matcher])[0]) - {EOS} == {ord("b")}
 
 
+@pytest.mark.parametrize("num_ids", [287, 288, 289, 320])
+def test_a_mask_has_a_bit_an_id_in_whole_words(num_ids: int) -> None:
+    compiler = make_compiler(num_ids=num_ids)
+    try:
+        ticket = compile_one(compiler, "regex", "[a-c]+")
+        assert ticket.compiled is not None
+        for count in (1, 3):
+            masks = compiler.masks([ticket.compiled.matcher() for _ in range(count)])
+            assert [len(mask) for mask in masks] == [-(-num_ids // 32) * 4] * count
+            assert allowed(masks[0]) == {*b"abc", 261}
+    finally:
+        compiler.close()
+
+
 def test_masks_of_many_are_those_of_each(compiler: GrammarCompiler) -> None:
     ticket = compile_one(compiler, "json_object")
     assert ticket.compiled is not None

@@ -64,9 +64,8 @@ def read_vocabulary(wanted: ModelSettings) -> Vocabulary:
 def vocabulary_of(files: ModelFiles, tokenizer: Tokenizer) -> Vocabulary:
     """Return ``tokenizer``'s ids as a grammar sees them, as many as the model has."""
     vocab_size = int(files.config["vocab_size"])
-    eos_ids = list(files.eos_ids)
-    if not eos_ids and (eos := tokenizer.special_id("eos_token")) is not None:
-        eos_ids = [eos]
+    ends = dict.fromkeys([*files.eos_ids, *tokenizer.end_ids])  # as the model card has them
+    eos_ids = [index for index in ends if index < vocab_size]
     special = {index for index in (*tokenizer.special_ids, *eos_ids) if index < vocab_size}
     return Vocabulary(
         [tokenizer.token_bytes(index) for index in range(vocab_size)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,9 +11,11 @@ from headstock.errors import RequestError
 from headstock.requests import FinishReason, Grammar
 from headstock.scheduler import Request, Scheduler
 from headstock.structured.compiler import Ticket
-from headstock.structured.provider import CompiledGrammar, Matcher
+from headstock.structured.provider import CompiledGrammar, Matcher, ProviderError
 from headstock.wire.messages import Ended, Submit
 from headstock.wire.steps import Masks, StepPlan
+
+log = logging.getLogger(__name__)
 
 
 class Compiler(Protocol):
@@ -28,7 +31,11 @@ class Compiler(Protocol):
         ...
 
     def masks(self, matchers: Sequence[Matcher]) -> list[bytearray]:
-        """Return which ids may come next for each of ``matchers``."""
+        """Return which ids may come next for each of ``matchers``.
+
+        Raises:
+            ProviderError: What computes them failed.
+        """
         ...
 
     def close(self) -> None:
@@ -182,12 +189,22 @@ class GrammarDesk:
                 places.append(place)
                 matchers.append(matcher)
         if matchers:
-            assert self._compiler is not None, "there are matchers and no compiler"
-            found = self._compiler.masks(matchers)
-            for place, matcher, mask in zip(places, matchers, found, strict=True):
+            found = self._found([requests[place] for place in places], matchers)
+            for place, matcher, mask in zip(places, matchers, found, strict=False):
                 if self._finish_mask(requests[place], matcher, mask):
                     words[place] = bytes(mask)
         return Masks(plan.masked, words)
+
+    def _found(self, requests: Sequence[Request], matchers: Sequence[Matcher]) -> list[bytearray]:
+        """Return the provider's masks; should it fail, ``requests`` end and there are none."""
+        assert self._compiler is not None, "there are matchers and no compiler"
+        try:
+            return self._compiler.masks(matchers)
+        except ProviderError as error:
+            log.exception("The grammar provider failed; its requests end, the others go on")
+            for request in requests:
+                self._fail(request, f"{error}.", "computation_failed")
+            return []
 
     def _matcher(self, request: Request) -> Matcher | None:
         """Return the matcher of ``request`` where its outputs stand; None: it has ended."""

@@ -21,6 +21,7 @@ from headstock.structured.provider import (
     CompiledGrammar,
     GrammarProvider,
     Matcher,
+    ProviderError,
     Vocabulary,
     open_provider,
 )
@@ -90,10 +91,22 @@ class GrammarCompiler:
         return self._bench.eos_ids
 
     def masks(self, matchers: Sequence[Matcher]) -> list[bytearray]:
-        """Return which ids may come next; see :meth:`GrammarProvider.masks`."""
+        """Return which ids may come next; see :meth:`GrammarProvider.masks`.
+
+        Raises:
+            ProviderError: The provider failed, or returned something else.
+        """
         provider = self._bench.provider
         assert provider is not None, "there are matchers and no provider"
-        return provider.masks(matchers)
+        try:
+            masks = provider.masks(matchers)
+        except Exception as error:  # the boundary to foreign code
+            raise ProviderError(f"the grammar provider raised {error!r}") from error
+        sizes = {len(mask) for mask in masks}
+        if len(masks) != len(matchers) or sizes != {self._bench.mask_bytes}:
+            wanted = f"{len(matchers)} of {self._bench.mask_bytes} bytes"
+            raise ProviderError(f"the grammar provider made masks of {sizes} bytes, not {wanted}")
+        return masks
 
     @property
     def kept_bytes(self) -> int:
@@ -140,6 +153,7 @@ class _Bench:
         self._is_closed = False
         self.provider: GrammarProvider | None = None
         self.eos_ids: list[int] = []
+        self.mask_bytes = 0
 
     def put(self, ticket: Ticket) -> None:
         """Have ``ticket`` compiled."""
@@ -174,6 +188,7 @@ class _Bench:
             vocabulary = self._read_vocabulary()
             self.provider = open_provider(self._place, vocabulary)
             self.eos_ids = vocabulary.eos_ids
+            self.mask_bytes = vocabulary.mask_bytes
             self._setup = Setup(
                 self._place,
                 vocabulary.tokens,

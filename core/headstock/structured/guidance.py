@@ -161,11 +161,12 @@ class GuidanceProvider:
     def masks(self, matchers: Sequence[Matcher]) -> list[bytearray]:
         """Return the masks of ``matchers``, computed by several threads."""
         inner = [cast("GuidanceMatcher", matcher).inner for matcher in matchers]
+        size = self._mask_bytes
         if len(inner) == 1:
-            return [bytearray(inner[0].compute_bitmask())]
+            # The library's own are a word longer where the ids fill the last one.
+            return [bytearray(inner[0].compute_bitmask()[:size])]
         if self._executor is None:
             self._executor = llguidance.LLExecutor()
-        size = self._mask_bytes
         words = bytearray(size * len(inner))
         place = ctypes.addressof(ctypes.c_char.from_buffer(words))
         pairs = [(matcher, index) for index, matcher in enumerate(inner)]

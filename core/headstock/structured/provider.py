@@ -99,6 +99,10 @@ class GrammarProvider(Protocol):
         ...
 
 
+class ProviderError(RuntimeError):
+    """A provider failed; its cause is what it raised."""
+
+
 Open = Callable[[Vocabulary], GrammarProvider]
 
 
