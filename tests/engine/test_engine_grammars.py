@@ -188,6 +188,7 @@ def test_what_is_drawn_against_the_mask_ends_the_request() -> None:
     client.finish()
     assert record.ended is not None
     assert record.ended.reason.code == "computation_failed"
+    assert record.ended.reason.field == "regex"
     client.check_idle()
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from vocabularies import EOS, allowed, compile_one, make_compiler, wait_for
 
 from headstock.requests.grammar import Grammar
 from headstock.structured.compiler import GrammarCompiler
+from tests.structured.vocabularies import EOS, allowed, compile_one, make_compiler, wait_for
 
 MISBEHAVING = "misbehaving:open_misbehaving"
 
@@ -28,7 +28,8 @@ def compiler() -> Iterator[GrammarCompiler]:
 
 @pytest.fixture
 def misbehaving(monkeypatch: pytest.MonkeyPatch) -> Iterator[GrammarCompiler]:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # for its process
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
     compiler = make_compiler(timeout_s=1.0, memory_bytes=1 << 27, place=MISBEHAVING, num_workers=4)
     yield compiler
     compiler.close()

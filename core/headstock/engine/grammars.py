@@ -56,11 +56,13 @@ class _Followed:
     """A request with a compiled grammar.
 
     Attributes:
+        field: What the caller calls the grammar.
         matcher: Made when its first mask is due.
         num_outputs: Outputs that the matcher has taken in.
     """
 
     compiled: CompiledGrammar
+    field: str
     matcher: Matcher | None = None
     num_outputs: int = 0
 
@@ -130,7 +132,8 @@ class GrammarDesk:
                 self._refuse(submit, ticket.error)
                 continue
             assert ticket.compiled is not None, "a ticket is done without its grammar"
-            self._followed[submit.id, submit.attempt] = _Followed(ticket.compiled)
+            followed = _Followed(ticket.compiled, _field(submit))
+            self._followed[submit.id, submit.attempt] = followed
             self._scheduler.submit(submit, now_s)
 
     def abort(self, request_id: str, message: str = "The request was aborted.") -> None:
@@ -156,8 +159,7 @@ class GrammarDesk:
             self._compiler.close()
 
     def _refuse(self, submit: Submit, error: RequestError) -> None:
-        grammar = submit.grammar
-        field = grammar.field if grammar is not None else ""
+        field = _field(submit)
         message = f"{error.problem} {error.remedy}".strip()
         reason = FinishReason(
             "error",
@@ -259,8 +261,15 @@ class GrammarDesk:
         return True
 
     def _fail(self, request: Request, why: str, code: str) -> None:
-        message = f"The output cannot follow its grammar any further: {why}"
-        self._scheduler.finish(request, FinishReason("error", message=message, code=code))
+        field = self._followed[request.id, request.attempt].field
+        message = f"{field}: the output cannot follow its grammar any further: {why}"
+        reason = FinishReason("error", message=message, code=code, field=field or None)
+        self._scheduler.finish(request, reason)
+
+
+def _field(submit: Submit) -> str:
+    """Return what the caller calls the grammar."""
+    return "" if submit.grammar is None else submit.grammar.field
 
 
 def _has(mask: bytearray, token_id: int) -> bool:
