@@ -10,6 +10,7 @@ from tests.models.conftest import Save
 from tests.models.harness import load
 
 FAMILIES = ["llama", "qwen3", "mistral", "qwen3_moe", "mixtral", "gemma2", "gemma3"]
+FAMILIES += ["deepseek_v2", "deepseek_v3"]
 OPTIONS = [
     pytest.param({"tie_word_embeddings": True}, id="tied"),
     pytest.param({"num_key_value_heads": 4}, id="as-many-kv-heads"),

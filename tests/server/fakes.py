@@ -43,6 +43,7 @@ class EchoCore:
     tokens_per_step: int = 1
     running: dict[str, Running] = field(default_factory=dict)
     steps: int = 0
+    hides_drawn: bool = False  # the drawn token is not among the likeliest
     received: int = 0
 
     def take(self, message):
@@ -120,6 +121,7 @@ class EchoCore:
                     counts=[len(item[2]) for item in drawn],
                     token_ids=[token for item in drawn for token in item[2]],
                     logprobs=logprobs,
+                    cached_tokens=[3 for item in drawn if item[1] == 0],
                 )
             )
         for request_id, row in list(self.running.items()):
@@ -141,7 +143,9 @@ class EchoCore:
             id=submit.id,
             is_prompt=is_prompt,
             chosen=[-math.log(2 + token) for token in ids],
-            top_ids=[[token, *range(k - 1)][:k] for token in ids],
+            top_ids=[
+                list(range(k)) if self.hides_drawn else [token, *range(k - 1)][:k] for token in ids
+            ],
             top=[[-0.5 - i for i in range(k)] for _ in ids],
             asked=[[-9.0 for _ in submit.asked_ids] for _ in ids],
         )

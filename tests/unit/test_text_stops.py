@@ -58,7 +58,7 @@ def test_the_stop_is_kept_when_asked():
 
 def test_a_pattern_matches_across_pieces():
     got, matched = feed(StopMatcher([], compile_patterns([r"\d{3}"])), ["call 1", "2", "3 now"])
-    assert (got, matched) == ("call ", "123")
+    assert (got, matched) == ("call ", r"\d{3}")
 
 
 def test_text_before_a_possible_match_is_not_held():
@@ -82,4 +82,4 @@ def test_a_pattern_that_would_backtrack_takes_linear_time():
 
 def test_assertions_see_what_was_published():
     matcher = StopMatcher([], compile_patterns([r"\bcat", "^b"]))
-    assert feed(matcher, ["con", "cat", " b", " ca", "t"]) == ("concat b ", "cat")
+    assert feed(matcher, ["con", "cat", " b", " ca", "t"]) == ("concat b ", r"\bcat")

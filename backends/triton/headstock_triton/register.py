@@ -10,6 +10,7 @@ from headstock.ops.activation import silu_and_mul, silu_and_mul_groups
 from headstock.ops.activation_kinds import FEATURES as ACTIVATIONS
 from headstock.ops.attention import AttentionSpec, attention
 from headstock.ops.base import Requires, Sizes
+from headstock.ops.latent import LatentSpec, latent_attention, rotate_and_write_latent
 from headstock.ops.linear import (
     DENSE,
     FP8_GROUP,
@@ -25,6 +26,7 @@ from headstock.ops.moe import BIAS, experts, route_topk
 from headstock.ops.norm import WIDE_WEIGHT, add_rms_norm, rms_norm
 from headstock.ops.outputs import soft_cap
 from headstock.ops.rotary import rotate_and_write
+from headstock.ops.routing import add_shared, route_experts
 from headstock.ops.sampling import (
     add_bias,
     apply_penalties,
@@ -45,6 +47,8 @@ from headstock_triton.attention.provider import PAGE_SIZES, PagedAttention
 from headstock_triton.dense import build_dense
 from headstock_triton.fp8 import GROUP, OUT_UNIT, Fp8Gate, build_fp8
 from headstock_triton.ints import GROUP_UNIT, build_int
+from headstock_triton.latent.provider import LatentRotations, PagedLatentAttention
+from headstock_triton.latent.scan import TAG as LATENT_TAG
 from headstock_triton.moe import MAX_EXPERTS, build_experts
 from headstock_triton.norm import Norms
 from headstock_triton.rotary import Rotations
@@ -53,6 +57,7 @@ from headstock_triton.sampling.argmax import Argmax
 from headstock_triton.sampling.draw import Draws
 from headstock_triton.sampling.logprobs import Logprobs
 from headstock_triton.sampling.shaping import Shaping
+from headstock_triton.scores import Scores
 from headstock_triton.steps import Steps
 from headstock_triton.target import Target
 
@@ -68,6 +73,7 @@ def register_ops(registry: OpRegistry, device: OpDevice) -> None:
     """Offer every op of this package as provider ``triton``."""
     target = Target.of(device)
     register_layers(registry, target)
+    register_latent(registry, target)
     register_linear(registry)
     register_experts(registry, target)
     register_sampling(registry, target)
@@ -110,6 +116,32 @@ def register_layers(registry: OpRegistry, target: Target) -> None:
             sizes={
                 "head_dim": Sizes(at_most=256),
                 "heads_per_kv_head": Sizes(at_most=64),
+                "page_size": Sizes(only=frozenset(PAGE_SIZES)),
+            },
+        ),
+    )
+
+
+def register_latent(registry: OpRegistry, target: Target) -> None:
+    """Offer latent attention, and routing by scores."""
+    offer, scores = partial(registry.add, provider=PROVIDER), Scores(target)
+    floats = Requires(dtypes=FLOATS)
+    offer(route_experts, run=scores.route_experts, requires=floats)
+    offer(add_shared, run=scores.add_shared, requires=floats)
+    offer(
+        rotate_and_write_latent,
+        run=LatentRotations(target).rotate_and_write_latent,
+        requires=Requires(dtypes=FLOATS, layouts=frozenset({LATENT_TAG})),
+    )
+    offer(
+        latent_attention,
+        run=build_latent_attention,
+        requires=Requires(
+            dtypes=FLOATS,
+            layouts=FLOATS,
+            sizes={
+                "latent_size": Sizes(at_most=512),
+                "rotary_size": Sizes(at_most=128),
                 "page_size": Sizes(only=frozenset(PAGE_SIZES)),
             },
         ),
@@ -195,3 +227,8 @@ def register_sampling(registry: OpRegistry, target: Target) -> None:
 def build_attention(spec: AttentionSpec, device: OpDevice) -> PagedAttention:
     """Build the attention provider for ``spec``."""
     return PagedAttention(spec, device)
+
+
+def build_latent_attention(spec: LatentSpec, device: OpDevice) -> PagedLatentAttention:
+    """Build the provider of latent attention for ``spec``."""
+    return PagedLatentAttention(spec, device)

@@ -3,7 +3,9 @@
 #include <chrono>
 
 #include "kernels.h"
+#include "latent.h"
 #include "memory.h"
+#include "routing.h"
 
 namespace headstock {
 
@@ -34,6 +36,13 @@ constexpr Kernel kKernels[] = {
     {"draw", plan_draw},
     {"route", plan_route},
     {"experts", plan_experts},
+    {"route_experts", plan_route_experts},
+    {"add_shared", plan_add_shared},
+    {"latent_prepare", plan_latent_prepare},
+    {"latent_write", plan_latent_write},
+    {"latent_absorb", plan_latent_absorb},
+    {"latent_attend", plan_latent_attend},
+    {"latent_expand", plan_latent_expand},
 };
 
 }  // namespace

@@ -225,6 +225,7 @@ def build_engine(
         max_queued_requests=scheduler.max_queued_requests,
         max_queued_tokens=scheduler.max_queued_tokens,
         prefix_cache=cache.prefix_cache,
+        checkpoint_tokens=cache.checkpoint_tokens,
     )
     grammars = GrammarDesk(
         planner, compiler, why_not=why_no_compiler, max_waiting=scheduler.max_queued_requests

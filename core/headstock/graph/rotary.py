@@ -115,6 +115,20 @@ def scaled_frequencies(
         ) from error
 
 
+def sharpening(config: Mapping[str, Any]) -> float:
+    """Return what the configuration multiplies the scale of q·k by beside the table's own factor.
+
+    Source:
+        DeepSeek-V3's configurations, ``mscale_all_dim``; ``yarn_apply_mscale`` of transformers.
+    """
+    rope = rotary_parameters(config)
+    above = rope.get("mscale_all_dim")
+    if rope["rope_type"] == "default" or not above:
+        return 1.0
+    factor = float(rope.get("factor") or 1.0)
+    return (0.1 * float(above) * math.log(factor) + 1.0) ** 2 if factor > 1 else 1.0
+
+
 def _default(plain_F: Tensor, rope: Mapping[str, Any], config: Mapping[str, Any]) -> Scaled:
     return plain_F, 1.0
 

@@ -165,15 +165,12 @@ class StepBatch:
             self.groups = (self,)
 
 
-class AttentionProvider(Protocol):
-    """Attention for one spec on one device; shared by the layers that have that spec.
-
-    A step calls ``plan`` once, then for each layer ``write`` and ``run``.
-    """
+class CacheProvider(Protocol):
+    """What the runner knows of a provider that keeps something of each token in pages."""
 
     @property
     def layout(self) -> KVLayout:
-        """How it keeps keys and values."""
+        """How it keeps it."""
         ...
 
     @property
@@ -188,6 +185,13 @@ class AttentionProvider(Protocol):
     def plan(self, batch: StepBatch) -> None:
         """Prepare for ``batch``: writes only into buffers made when it was built."""
         ...
+
+
+class AttentionProvider(CacheProvider, Protocol):
+    """Attention for one spec on one device; shared by the layers that have that spec.
+
+    A step calls ``plan`` once, then for each layer ``write`` and ``run``.
+    """
 
     def write(self, k_TKD: Tensor, v_TKD: Tensor, kv: Tensor, batch: StepBatch) -> None:
         """Store keys and values of the step's tokens into the pages of ``kv``."""

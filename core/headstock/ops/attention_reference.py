@@ -31,7 +31,7 @@ TOKENS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class Piece:
     """Rows of equally many queries.
 
     Attributes:
@@ -86,7 +86,7 @@ class ReferenceAttention:
     ) -> Tensor:
         """Attend; tokens that no host row covers get zeros. [T, H, D]"""
         out_THD = torch.zeros_like(q_THD, memory_format=torch.contiguous_format)
-        for piece in _pieces(batch):
+        for piece in pieces_of(batch):
             q_RQHD = q_THD[piece.tokens].unflatten(0, (len(piece.lengths_R), -1))
             tokens_RL = self._tokens_read(piece, q_RQHD.shape[1])
             k_RLKD, v_RLKD = self._gather(kv, piece, tokens_RL)
@@ -109,7 +109,7 @@ class ReferenceAttention:
         keys_S = slots_S + slots_S.div(page_size, rounding_mode="floor") * page_size
         return keys_S, keys_S + page_size
 
-    def _tokens_read(self, piece: _Piece, num_queries: int) -> Tensor:
+    def _tokens_read(self, piece: Piece, num_queries: int) -> Tensor:
         """Return the tokens of each row that its queries see any of, equally many a row. [R, L]
 
         Past a row's length stands the first of them again, since what lies there may be anything,
@@ -123,7 +123,7 @@ class ReferenceAttention:
         tokens_RL = first_R1 + torch.arange(num_tokens, device=lengths_R1.device)
         return torch.where(tokens_RL < lengths_R1, tokens_RL, first_R1)
 
-    def _gather(self, kv: Tensor, piece: _Piece, tokens_RL: Tensor) -> tuple[Tensor, Tensor]:
+    def _gather(self, kv: Tensor, piece: Piece, tokens_RL: Tensor) -> tuple[Tensor, Tensor]:
         """Return the keys and values of some of the rows' tokens. [R, L, K, D] each."""
         page_size, dtype = self.spec.page_size, self.spec.dtype
         pages_RL = piece.page_table_RP.gather(1, (tokens_RL // page_size).long())
@@ -204,7 +204,7 @@ class ReferenceAttention:
         return torch.cat(outs, dim=2)
 
 
-def _pieces(batch: StepBatch) -> Iterator[_Piece]:
+def pieces_of(batch: StepBatch) -> Iterator[Piece]:
     """Yield rows to attend at once.
 
     Steps of one query a row need nothing of the host, and other steps without host rows are taken
@@ -212,15 +212,15 @@ def _pieces(batch: StepBatch) -> Iterator[_Piece]:
     """
     if batch.max_query == 1:
         tokens = slice(0, batch.num_rows)
-        yield _Piece(tokens, batch.kv_lengths_R, batch.page_table_RP, batch.max_kv)
+        yield Piece(tokens, batch.kv_lengths_R, batch.page_table_RP, batch.max_kv)
     elif batch.host_rows:
         for rows, tokens, max_kv in _same_query_rows(batch.host_rows):
-            yield _Piece(tokens, batch.kv_lengths_R[rows], batch.page_table_RP[rows], max_kv)
+            yield Piece(tokens, batch.kv_lengths_R[rows], batch.page_table_RP[rows], max_kv)
     else:
         for begin in range(0, batch.num_tokens, TOKENS_AT_ONCE):
             tokens = slice(begin, min(begin + TOKENS_AT_ONCE, batch.num_tokens))
             table_TP = batch.page_table_RP.index_select(0, batch.row_of_token_T[tokens])
-            yield _Piece(tokens, batch.positions_T[tokens] + 1, table_TP, batch.max_kv)
+            yield Piece(tokens, batch.positions_T[tokens] + 1, table_TP, batch.max_kv)
 
 
 def _same_query_rows(host_rows: Sequence[tuple[int, int]]) -> Iterator[tuple[slice, slice, int]]:

@@ -7,6 +7,7 @@ the types; :func:`SamplingParams.check` adds what types cannot say.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
@@ -20,6 +21,7 @@ Priority = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 """Larger is served first, where the policy looks at it."""
 StopString = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
+NO_NAMES: Mapping[str, str] = {}
 MAX_STOPS = 32
 MAX_STOP_PATTERNS = 8
 MAX_LOGIT_BIAS = 1024
@@ -35,9 +37,10 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """None: as many as the context holds."""
     min_new_tokens: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] = 0
     temperature: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 1.0
-    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    top_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    """0: the likeliest token."""
     top_k: Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)] = -1
-    """-1: every token."""
+    """-1 and 0: every token."""
     min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
     presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
@@ -60,7 +63,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     @property
     def is_greedy(self) -> bool:
         """Whether the highest logit wins, whatever the seed."""
-        return self.temperature < GREEDY_BELOW or self.top_k == 1
+        return self.temperature < GREEDY_BELOW or self.top_k == 1 or self.top_p == 0
 
     @property
     def has_penalties(self) -> bool:
@@ -71,25 +74,22 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             or self.repetition_penalty != 1
         )
 
-    def check(self, vocab_size: int) -> None:
+    def check(self, vocab_size: int, names: Mapping[str, str] = NO_NAMES) -> None:
         """Refuse combinations that the field types let through.
 
         Args:
             vocab_size: Number of token ids of the model.
+            names: What the caller calls a field, where that differs.
 
         Raises:
             RequestError: Naming the field, its value and what is allowed.
         """
+        low, high = (names.get(name, name) for name in ("min_new_tokens", "max_new_tokens"))
         if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
             raise RequestError(
-                f"min_new_tokens is {self.min_new_tokens}, above max_new_tokens,"
-                f" {self.max_new_tokens}.",
-                remedy="Lower min_new_tokens or raise max_new_tokens.",
-                field="min_new_tokens",
-            )
-        if self.top_k == 0:
-            raise RequestError(
-                "top_k is 0.", remedy="Use -1 for every token, or 1 and above.", field="top_k"
+                f"{low} is {self.min_new_tokens}, above {high}, {self.max_new_tokens}.",
+                remedy=f"Lower {low} or raise {high}.",
+                field=low,
             )
         if len(self.logit_bias) > MAX_LOGIT_BIAS:
             raise RequestError(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from headstock.errors import UnsupportedError
-from headstock.ops.attention import AttentionProvider
+from headstock.ops.attention import CacheProvider
 from headstock.plugins.device import Device
 from headstock.runner.step import CachedLayer
 from headstock.runner.upload import HostArrays
@@ -24,11 +24,11 @@ def page_bytes(layers: Sequence[CachedLayer], group: int) -> int:
     )
 
 
-def _bytes_of(provider: AttentionProvider, num_pages: int) -> int:
+def _bytes_of(provider: CacheProvider, num_pages: int) -> int:
     return math.prod(provider.kv_shape(num_pages)) * provider.layout.dtype.itemsize
 
 
-def page_axis(provider: AttentionProvider) -> int:
+def page_axis(provider: CacheProvider) -> int:
     """Return along which axis of its buffer a provider lays out pages.
 
     Raises:

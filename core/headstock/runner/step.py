@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from headstock.ops import sampling, steps
-from headstock.ops.attention import AttentionProvider, StepBatch
+from headstock.ops.attention import CacheProvider, StepBatch
 from headstock.ops.base import Op, Resolver, Spec
 from headstock.ops.steps import StepInputs
 from headstock.plugins.device import Device
@@ -48,14 +48,17 @@ class CachedLayer(Protocol):
     """A layer that keeps state: who computes it, and its pages, which the runner assigns.
 
     Attributes:
-        provider: Computes it, and says how its pages are laid out.
         kv: Its pages.
         group: Index of its page group.
     """
 
-    provider: AttentionProvider
     kv: Tensor
     group: int
+
+    @property
+    def provider(self) -> CacheProvider:
+        """Computes it, and says how its pages are laid out; shared by layers of one spec."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,7 +42,6 @@ class End:
     """How a completion ended, and what serving it took."""
 
     reason: FinishReason
-    cached_tokens: int = 0
     num_retractions: int = 0
     queue_s: float = 0.0
 
@@ -78,8 +77,9 @@ class Completion:
     """
 
     __slots__ = (
-        "_detokenizer", "_has_hidden_stops", "_stop_ids", "_stops", "end", "index", "logprobs",
-        "matched", "output_ids", "parts", "prompt_logprobs", "started_s", "submit",
+        "_detokenizer", "_has_hidden_stops", "_stop_ids", "_stops", "cached_tokens", "end", "ends",
+        "index", "logprobs", "matched", "output_ids", "parts", "prompt_logprobs", "started_s",
+        "submit",
     )  # fmt: skip
 
     def __init__(
@@ -94,6 +94,10 @@ class Completion:
         self.index = index
         self.output_ids: list[int] = []
         self.parts: list[str] = []
+        self.ends: list[int] | None = [] if submit.logprobs >= 0 else None
+        """Characters complete after each output token, held back or not; with logprobs only."""
+        self.cached_tokens = 0
+        """Prompt tokens that came from the cache; known with the first token."""
         self.started_s: float | None = None
         """When its first token came, by the event loop's clock. Seconds."""
         self.logprobs = LogprobColumns()
@@ -165,7 +169,8 @@ class Completion:
         reason = ended.reason
         if self.matched is not None and reason.kind != "error":
             reason = FinishReason(kind="stop", matched=self.matched)
-        end = End(reason, ended.cached_tokens, ended.num_retractions, ended.queue_s)
+        self.cached_tokens = ended.cached_tokens
+        end = End(reason, ended.num_retractions, ended.queue_s)
         return self._close(text, end)
 
     def fail(self, error: RequestError) -> Delta:
@@ -180,12 +185,18 @@ class Completion:
 
     def _text_of(self, token_id: int) -> str:
         if self._detokenizer is None or (self._has_hidden_stops and token_id in self._stop_ids):
+            self._note_end("")
             return ""
         text = self._detokenizer.push(token_id)
+        self._note_end(text)
         if self._stops is None:
             return text
         text, self.matched = self._stops.push(text)
         return text
+
+    def _note_end(self, text: str) -> None:
+        if self.ends is not None:
+            self.ends.append((self.ends[-1] if self.ends else 0) + len(text))
 
     def _rest(self) -> str:
         """Return the text held back, now that no more comes."""

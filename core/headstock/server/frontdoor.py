@@ -376,10 +376,16 @@ class Frontdoor:
                 live.completion.prompt_logprobs.add(logprobs)
         now_s = asyncio.get_running_loop().time()
         begin = 0
+        cached = iter(message.cached_tokens)
         columns = zip(message.ids, message.attempts, message.offsets, message.counts, strict=True)
         for request_id, attempt, offset, count in columns:
             live = self._live.get(request_id)
-            if live is not None and attempt == live.completion.submit.attempt and count:
+            if live is not None and attempt != live.completion.submit.attempt:
+                live = None
+            num_cached = next(cached, 0) if offset == 0 else None
+            if live is not None and num_cached is not None:
+                live.completion.cached_tokens = num_cached
+            if live is not None and count:
                 token_ids = message.token_ids[begin : begin + count]
                 self._take(live, offset, token_ids, drawn.get(request_id), now_s)
             begin += count

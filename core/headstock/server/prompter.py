@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from headstock.errors import RequestError
 from headstock.server.request import ChatPrompt, Prompt, TextPrompt, TokensPrompt
+from headstock.server.speech import PLAIN, Dialect
 from headstock.text import ChatTemplate, Tokenizer, forms_of, render_chat
 
 INLINE_CHARACTERS = 2000
@@ -16,11 +17,18 @@ class Prompter:
     Args:
         tokenizer: None when the server takes and gives token ids only.
         template: None when the model has none.
+        dialect: How the model writes thoughts and calls.
     """
 
-    def __init__(self, tokenizer: Tokenizer | None, template: ChatTemplate | None) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer | None,
+        template: ChatTemplate | None,
+        dialect: Dialect = PLAIN,
+    ) -> None:
         self.tokenizer = tokenizer
         self.template = template
+        self.dialect = dialect
         self._forms = None if template is None else forms_of(template)
 
     def is_quick(self, prompt: Prompt) -> bool:
@@ -77,6 +85,7 @@ class Prompter:
             prompt.messages,
             add_generation_prompt=prompt.add_generation_prompt,
             continue_final=prompt.continue_final,
+            tools=prompt.tools or None,
             extra=prompt.extra,
         )
 

@@ -36,11 +36,13 @@ class ChatPrompt(msgspec.Struct, frozen=True, tag=True):
     Attributes:
         messages: ``role``, ``content`` and what else the template reads; content is
             text, or a list of text parts.
+        tools: Functions that the model may call, as templates read them.
         extra: More variables for the template.
         continue_final: The last message is an assistant's, to be gone on with.
     """
 
     messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] = []
     extra: dict[str, Any] = {}
     add_generation_prompt: bool = True
     continue_final: bool = False
@@ -60,7 +62,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
         prompt_logprobs_from: Prompt position from which logprobs are wanted; None: none are.
         asked_ids: Ids whose logprobs are wanted at each of those positions.
         namespace: Cached prefixes are shared only within one.
-        length_field: What the caller calls ``max_new_tokens``.
+        names: What the caller calls ``input_ids``, ``max_new_tokens`` and so on, where it differs.
+        keep_last: Tokens of the prompt to keep, the last ones; None: all.
         grammar: What the output must look like; None: anything.
     """
 
@@ -73,5 +76,10 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     asked_ids: Annotated[list[TokenId], msgspec.Meta(max_length=MAX_ASKED_IDS)] = []
     namespace: str = ""
     priority: Priority = 0
-    length_field: str = "max_new_tokens"
+    names: dict[str, str] = {}
+    keep_last: Annotated[int, msgspec.Meta(ge=1)] | None = None
     grammar: Grammar | None = None
+
+    def called(self, field: str) -> str:
+        """Return what the caller calls ``field``."""
+        return self.names.get(field, field)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pluggy
 
-from headstock.structured.provider import GrammarRegistry
+if TYPE_CHECKING:
+    from headstock.structured.provider import GrammarRegistry
 
 HOOK_API = (1, 0)
 hookimpl = pluggy.HookimplMarker("headstock")

@@ -47,6 +47,7 @@ def render_chat(
     *,
     add_generation_prompt: bool = True,
     continue_final: bool = False,
+    tools: Sequence[Mapping[str, object]] | None = None,
     extra: Mapping[str, object] | None = None,
 ) -> str:
     """Return the prompt text of a chat.
@@ -57,6 +58,7 @@ def render_chat(
         messages: ``role`` and ``content`` (text, or text parts), in the conversation's order.
         add_generation_prompt: End with the words that begin an assistant's turn.
         continue_final: End where the last message's content does, as the template writes it.
+        tools: Functions that the model may call, as templates read them.
         extra: More variables for the template.
 
     Raises:
@@ -64,12 +66,14 @@ def render_chat(
     """
     fitting = [_fitted(message, forms) for message in messages]
     if not continue_final:
-        return template.render(fitting, add_generation_prompt=add_generation_prompt, extra=extra)
+        return template.render(
+            fitting, add_generation_prompt=add_generation_prompt, tools=tools, extra=extra
+        )
     content: object = fitting[-1].get("content")
     # A blank after the mark shows whether the template trims contents: then the blanks that end
     # this one are not part of the prompt either.
     fitting[-1] = {**fitting[-1], "content": _with_end(content, f"{_MARK} ")}
-    rendered = template.render(fitting, add_generation_prompt=False, extra=extra)
+    rendered = template.render(fitting, add_generation_prompt=False, tools=tools, extra=extra)
     before, mark, after = rendered.rpartition(_MARK)
     if not mark or _text_of(_parts_of(content)[-1:]).strip() not in before:
         raise RequestError(

@@ -21,7 +21,7 @@ class Match:
     """A stop that was found.
 
     Attributes:
-        matched: The stop string, or the text that a pattern matched.
+        matched: The stop string, or the pattern.
         kept: Length of the pending text before the match. Characters.
         end: Where the match ends in the pending text. Characters.
     """
@@ -88,8 +88,7 @@ class StopMatcher:
         for pattern in self._patterns:
             found = pattern.find(self._before + pending, start)
             if found is not None and (best is None or found[0] - start < best.kept):
-                kept, end = found[0] - start, found[1] - start
-                best = Match(pending[kept:end], kept, end)
+                best = Match(pattern.source, found[0] - start, found[1] - start)
         return best
 
     def _hold_from(self, pending: str) -> int:

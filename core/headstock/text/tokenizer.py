@@ -5,6 +5,7 @@ Knows no model: where the files are is the checkpoint room's business.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -90,6 +91,21 @@ class Tokenizer:
             chat_template=vocabulary.chat_template,
             end_ids=gguf_vocab.end_ids(vocabulary),
         )
+
+    def exported(self, chat_template: str | None) -> dict[str, str]:
+        """Return the files, by name, that `transformers` opens as this tokenizer.
+
+        Args:
+            chat_template: The one that serves.
+        """
+        config: dict[str, object] = {"tokenizer_class": "PreTrainedTokenizerFast", **self.special}
+        config["clean_up_tokenization_spaces"] = False
+        if chat_template is not None:
+            config["chat_template"] = chat_template
+        return {
+            "tokenizer.json": self.backend.to_str(),
+            "tokenizer_config.json": json.dumps(config, ensure_ascii=False, indent=2),
+        }
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Return the token ids of ``text``."""

@@ -32,6 +32,7 @@ class Submit(Message, frozen=True, kw_only=True, tag=True):
         logprobs: -1: none; k: the drawn token's and the top k's.
         prompt_logprobs_from: Prompt position from which logprobs are wanted; None: none are.
         asked_ids: Ids whose logprobs are wanted at each of those positions.
+        drafts: Whether tokens may be drafted for it, where the runner drafts.
         grammar: What the output must look like; None: anything.
     """
 
@@ -46,6 +47,7 @@ class Submit(Message, frozen=True, kw_only=True, tag=True):
     logprobs: int = -1
     prompt_logprobs_from: int | None = None
     asked_ids: list[int] = []
+    drafts: bool = True
     grammar: Grammar | None = None
 
 
@@ -109,6 +111,7 @@ class Tokens(Message, frozen=True, kw_only=True, tag=True):
         counts: How many tokens.
         token_ids: The tokens, one request after another. [sum(counts)]
         logprobs: Of the requests that asked.
+        cached_tokens: Prompt tokens that came from the cache, of those whose offset is 0, in order.
     """
 
     ids: list[str]
@@ -117,6 +120,7 @@ class Tokens(Message, frozen=True, kw_only=True, tag=True):
     counts: list[int]
     token_ids: list[int]
     logprobs: list[TokenLogprobs] = []
+    cached_tokens: list[int] = []
 
 
 class Ended(Message, frozen=True, kw_only=True, tag=True):

@@ -113,7 +113,8 @@ class PageAppends(msgspec.Struct, frozen=True, array_like=True):
 
     In groups of tokens entry ``index`` holds the tokens from ``index`` * page_tokens on; in a
     ``window`` group entries that the window has left behind are not read any more, and need not be
-    changed. A ``state`` group has the entries ``STATE_IN`` and ``STATE_OUT``.
+    changed. A ``state`` group has the entries ``STATE_IN`` and ``STATE_OUT``; a row that begins at
+    token 0 begins with the empty state, whatever is in the page that it would read.
     """
 
     groups: list[int] = []
@@ -134,8 +135,8 @@ class TreeNodes(msgspec.Struct, frozen=True, array_like=True):
     """Prefixes that several rows of the step share, so that attention may read them once.
 
     Node ``i``: rows [row_begin, row_end) have equal page table entries for the tokens
-    [kv_begin, kv_end); page-aligned, and before every member's first query token. A hint:
-    each row's own page table stays complete.
+    [kv_begin, kv_end) in every ``full`` group; page-aligned, and before every member's first query
+    token. A hint: each row's own page table stays complete.
     """
 
     row_begin: list[int] = []

@@ -24,14 +24,17 @@ from triton.experimental.gluon._runtime import GluonASTSource
 from triton.runtime.jit import JITFunction
 
 from headstock.ops.attention import AttentionSpec, StepBatch
+from headstock.ops.latent import LatentSpec
 from headstock.ops.linear import DENSE, FP8_GROUP, INT4_GROUP, INT8_GROUP, LinearSpec
 from headstock.ops.moe import ExpertsSpec
+from headstock.ops.routing import Routing as ExpertRouting
 from headstock_triton import dense, gated_hopper, gemv, moe, steps
 from headstock_triton.activation import Activations
 from headstock_triton.attention import provider as attention
 from headstock_triton.embedding import embedding_rows
 from headstock_triton.fp8 import Fp8Gate, quantize_rows
 from headstock_triton.ints import FUSED_ROWS, build_int
+from headstock_triton.latent import provider as latent
 from headstock_triton.norm import Norms
 from headstock_triton.rotary import Rotations
 from headstock_triton.routing import Routing
@@ -39,6 +42,7 @@ from headstock_triton.sampling.argmax import Argmax
 from headstock_triton.sampling.draw import Draws
 from headstock_triton.sampling.logprobs import Logprobs
 from headstock_triton.sampling.shaping import Shaping
+from headstock_triton.scores import Scores
 from headstock_triton.target import HOPPER, Target
 
 TYPES = {
@@ -201,6 +205,57 @@ def compile_attention(
         )
 
 
+def compile_latent(target: Target, dtype: torch.dtype, heads: int, page_size: int) -> None:
+    spec = LatentSpec(
+        num_heads=heads,
+        latent_size=512,
+        rotary_size=64,
+        key_size=128,
+        value_size=128,
+        dtype=dtype,
+        kv_dtype=dtype,
+        page_size=page_size,
+        scale=192**-0.5,
+        max_length=4096,
+        max_rows=64,
+        max_tokens=512,
+    )
+    tuning = latent.tuning_of(spec, target)
+    built = latent.PagedLatentAttention(spec, FakeDevice(), tuning)
+    built._target = target
+    kv = torch.zeros(built.kv_shape(4), dtype=dtype)
+    up = torch.zeros((heads, 256, 512), dtype=dtype)
+    for batch in (batch_of(1, 1, 0), batch_of(2, 64, 0)):
+        built.plan(batch)
+        q = torch.zeros((batch.num_tokens, heads, 192), dtype=dtype)
+        built.run(q, up, kv, batch)
+        new = torch.zeros((batch.num_tokens, 576), dtype=dtype)
+        built.write(new[:, :512], new[:, 512:], kv, batch)
+        latent.LatentRotations(target).rotate_and_write_latent(
+            q,
+            new,
+            torch.zeros((4096, 64)),
+            torch.zeros(512, dtype=dtype),
+            kv,
+            batch,
+            provider=built,
+            eps=1e-6,
+            is_interleaved=True,
+        )
+
+
+def compile_scores(target: Target, dtype: torch.dtype) -> None:
+    logits, scores = torch.zeros((2, 256), dtype=dtype), Scores(target)
+    routing = ExpertRouting(
+        k=8, scores="sigmoid", is_normalized=True, num_groups=8, groups_kept=4, group_best=2
+    )
+    scores.route_experts(logits, torch.zeros(256), routing=routing)
+    scores.route_experts(logits[:, :160], None, routing=ExpertRouting(k=6, factor=16.0))
+    x = torch.zeros((2, 1024), dtype=dtype)
+    scores.add_shared(x, x, None)
+    scores.add_shared(x, x, x[:, :1])
+
+
 def compile_ints(target: Target, dtype: torch.dtype) -> None:
     sizes = ((INT4_GROUP, 1024, 128), (INT8_GROUP, 1024, 32), (INT4_GROUP, 480, 48))
     for layout, in_features, group_size in sizes:
@@ -321,6 +376,9 @@ def main() -> None:
     compile_attention(target, torch.bfloat16, 16, 64, 256, features=frozenset({cap}), soft_cap=50.0)
     wide = {"features": frozenset({window, cap}), "window": 1024, "soft_cap": 50.0}
     compile_attention(target, torch.bfloat16, 16, 64, 256, **wide)
+    for heads, page_size in ((128, 64), (16, 64), (20, 16)):
+        compile_latent(target, torch.bfloat16, heads, page_size)
+    compile_scores(target, torch.bfloat16)
     compile_ints(target, torch.bfloat16)
     compile_rest(target, torch.bfloat16)
     compile_moe(target, torch.float32, DENSE, 0)

@@ -45,7 +45,7 @@ def attention_cases(bench: Bench) -> Iterator[Case]:
     plain = plain_spec(bench.dtype, bench.page_sizes[0])
     for page_size in bench.page_sizes:
         spec = replace(plain, page_size=page_size)
-        for label, rows, options in _row_mixes(page_size):
+        for label, rows, options in row_mixes(page_size):
             yield attention_case(f"{label}, pages of {page_size}", spec, rows, device, **options)
     page = plain.page_size
     mixed: Rows = [(7, 7), (1, page + 1), (5, 3 * page), (1, 1)]
@@ -125,7 +125,7 @@ def filled_pages(
         num_earlier = len(slots) - num_queries
         for begin in range(0, num_earlier, max_tokens):
             end = min(begin + max_tokens, num_earlier)
-            past = _prefill(step, row, begin, end)
+            past = prefill_batch(step, row, begin, end)
             provider.plan(past)
             provider.write(inputs.k_rows[row][begin:end], inputs.v_rows[row][begin:end], kv, past)
     return kv
@@ -182,7 +182,7 @@ def dense_attention(spec: AttentionSpec, rows: Rows, inputs: AttentionInputs) ->
     return torch.cat(outs)
 
 
-def _prefill(step: Step, row: int, begin: int, end: int) -> StepBatch:
+def prefill_batch(step: Step, row: int, begin: int, end: int) -> StepBatch:
     """Return the batch of one row that writes its tokens [begin, end)."""
     slots = step.slots[row]
     count, device = end - begin, slots.device
@@ -204,7 +204,7 @@ def _prefill(step: Step, row: int, begin: int, end: int) -> StepBatch:
     )
 
 
-def _row_mixes(page_size: int) -> Iterator[tuple[str, Rows, dict[str, Any]]]:
+def row_mixes(page_size: int) -> Iterator[tuple[str, Rows, dict[str, Any]]]:
     p = page_size
     yield "one token", [(1, 1)], {}
     yield "one prefill", [(37, 37)], {}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from headstock.server.http.offers import OfferIgnoring
 
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 64 * 1024
@@ -14,13 +14,15 @@ HEADER_DEADLINE_S = 10.0
 """A connection that has not sent all headers of a request it began by then is closed. Seconds."""
 CONNECTION = "headstock.connection"
 """Where a request's scope has its connection."""
+CYCLE = "headstock.cycle"
+"""Where it has what uvicorn knows of its answer."""
 _TOO_LARGE = (
     b'{"error":{"message":"The headers are larger than 65536 bytes, or more than 100.",'
     b'"type":"invalid_request_error","param":null,"code":"headers_too_large"}}'
 )
 
 
-class BoundedProtocol(HttpToolsProtocol):
+class BoundedProtocol(OfferIgnoring):
     """uvicorn's protocol, which by itself takes headers without end."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -44,6 +46,21 @@ class BoundedProtocol(HttpToolsProtocol):
         """
         if not self.transport.is_closing():
             self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+
+    def stream_writer(self, scope: MutableMapping[str, Any]) -> Callable[[bytes], None]:
+        """Return what writes parts of the answer to ``scope``, whose head is still to be sent.
+
+        A client of HTTP/1.0 knows no chunks (RFC 9112, section 6.1): it reads until the end.
+        """
+        if scope["http_version"] == "1.1":
+            return self.write_chunk
+        scope[CYCLE].chunked_encoding = False
+        return self.write_raw
+
+    def write_raw(self, body: bytes) -> None:
+        """Write ``body`` as a part of an answer that the end of the connection ends."""
+        if not self.transport.is_closing():
+            self.transport.write(body)
 
     def resume_writing(self) -> None:
         """Tell who writes that the client has caught up."""
@@ -94,8 +111,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Serve the request."""
         self._stop_clock()
-        if not self._is_refused:
-            super().on_headers_complete()
+        if self._is_refused:
+            return
+        super().on_headers_complete()
+        if not self._is_offered:
+            self.scope[CYCLE] = self.cycle  # type: ignore[literal-required]
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""

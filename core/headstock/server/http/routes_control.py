@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from headstock import __version__
 from headstock.errors import RequestError
@@ -107,7 +107,7 @@ def make_router(serving: Serving) -> APIRouter:
     router.add_api_route(
         "/abort_request", abort_request, methods=["POST"], openapi_extra=body_of(AbortBody)
     )
-    router.add_api_route("/metrics", metrics, methods=["GET"])
+    router.add_api_route("/metrics", metrics, methods=["GET"], response_class=PlainTextResponse)
     router.add_api_route("/version", version, methods=["GET"])
     return router
 
@@ -135,6 +135,12 @@ def _model_info(serving: Serving) -> dict[str, Any]:
     }
 
 
+def _attention(serving: Serving) -> str | None:
+    """Return who computes attention."""
+    started = serving.frontdoor.status.started
+    return None if started is None else started.model_facts.get("attention")
+
+
 def _server_info(serving: Serving) -> dict[str, Any]:
     frontdoor = serving.frontdoor
     status = frontdoor.status
@@ -143,7 +149,18 @@ def _server_info(serving: Serving) -> dict[str, Any]:
         settings["server"].pop(secret, None)
     flat = {key: value for section in settings.values() for key, value in section.items()}
     limits = status.started.limits if status.started is not None else None
-    info: dict[str, Any] = {**flat, "model_path": frontdoor.card.model_path}
+    info: dict[str, Any] = {
+        **flat,
+        "model_path": frontdoor.card.model_path,
+        "served_model_name": frontdoor.card.name,
+        "tokenizer_path": frontdoor.card.tokenizer_path,
+        "context_length": frontdoor.max_length,
+        "disable_radix_cache": not serving.settings.cache.prefix_cache,
+        "schedule_policy": serving.settings.scheduler.policy,
+        "mem_fraction_static": serving.settings.cache.memory_fraction,
+        "attention_backend": _attention(serving),
+        "dp_size": 1,
+    }
     if limits is not None:
         pages = limits.groups[0] if limits.groups else None
         info |= {
