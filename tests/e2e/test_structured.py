@@ -110,6 +110,15 @@ def test_penalties_biases_and_logprobs_go_with_a_grammar(server: Served) -> None
     assert len(answer["meta_info"]["output_token_logprobs"]) == len(answer["output_ids"])
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_the_compiler_refuses_is_a_400_with_its_reason(server: Served, stream: bool) -> None:
+    answer = server.post("/v1/completions", prompt="x", guided_regex="(?=a)b", stream=stream)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["param"], error["code"]) == ("guided_regex", "invalid_grammar")
+    assert "look-ahead" in error["message"]
+
+
 async def streamed(http: httpx.AsyncClient, path: str, body: dict[str, Any]) -> str:
     """Return the text of a streamed answer."""
     text = ""

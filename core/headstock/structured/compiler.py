@@ -66,6 +66,7 @@ class GrammarCompiler:
         cache_bytes: int,
         command: Sequence[str] = COMMAND,
     ) -> None:
+        self.place = place
         self._cache_bytes = cache_bytes
         self._kept: OrderedDict[tuple[str, str], Ticket] = OrderedDict()
         self._pending: dict[tuple[str, str], Ticket] = {}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -20,6 +21,8 @@ from headstock.structured.provider import CompiledGrammar, Matcher, Vocabulary, 
 
 WHITESPACE = r"[ \n\r\t]{0,32}"
 """Between JSON tokens: room for indentation, but no endless run of blanks."""
+_DRAWN = re.compile(r"[\^~|\- ]+|\d+ \|.*")
+"""Lines of a reason that show where in the grammar it went wrong."""
 MAX_REASON = 400
 """Characters of the library's reason that an error repeats."""
 _LIMIT_WORDS = ("too large", "too complex", "limit", "fuel", "too many", "recursion")
@@ -192,7 +195,7 @@ def _refusal(reason: str) -> RequestError:
 def _first_line(reason: str) -> str:
     """Return the library's reason on one line, without its drawings, shortened."""
     lines = [line.strip() for line in reason.split("<state>")[0].splitlines()]
-    kept = [line for line in lines if line and not set(line) <= set("^|~- 0123456789")]
+    kept = [line for line in lines if line and not _DRAWN.fullmatch(line)]
     text = " ".join(kept) or "no reason is given"
     text = text if len(text) <= MAX_REASON else text[:MAX_REASON] + "…"
     return text if text.endswith((".", "…")) else text + "."
