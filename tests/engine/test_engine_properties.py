@@ -93,6 +93,7 @@ class EngineMachine(RuleBasedStateMachine):
             groups=groups,
             poison=VOCAB - 1,
             max_drafts=max_drafts,
+            num_adapters=2,
         )
         self.client = Client(
             runner,
@@ -117,6 +118,8 @@ class EngineMachine(RuleBasedStateMachine):
         known=st.sampled_from([0, 0, 0, 1, 3]),
         grammar=st.sampled_from([None, None, "2,0,4", "3,2,9", "1,5,5", "bad"]),
         drafts=st.sampled_from([True, True, False]),
+        pool=st.sampled_from([False, False, False, True]),
+        adapter=st.sampled_from(["", "", "a", "b", "c"]),
     )
     def submit(
         self,
@@ -133,6 +136,8 @@ class EngineMachine(RuleBasedStateMachine):
         known: int,
         grammar: str | None,
         drafts: bool,
+        pool: bool,
+        adapter: str,
     ) -> None:
         prompt = stem + tail
         attempt = self.attempts.get(request_id, -1) + 1
@@ -148,10 +153,12 @@ class EngineMachine(RuleBasedStateMachine):
             "prompt_logprobs_from": score_from,
             "grammar": None if grammar is None else Grammar("regex", grammar, "regex"),
             "drafts": drafts,
+            "pool": pool,
+            "adapter": adapter,
         }
         shadow = Client(self.client.runner)
         outputs = shadow.expected(shadow.submit(request_id, prompt, **given))[:known]
-        if VOCAB - 1 in outputs:
+        if VOCAB - 1 in outputs or pool:
             outputs = []
         self.client.submit(request_id, prompt, output_ids=outputs, **given)
 
@@ -226,7 +233,7 @@ def check_reason(client: Client, record) -> None:
     reason = record.ended.reason
     tokens = record.submit.prompt_ids + record.token_ids
     if VOCAB - 1 in record.submit.prompt_ids:
-        assert reason.kind in ("error", "abort", "stop"), "nobody computes the poison"
+        assert reason.kind in ("error", "abort", "stop"), "the poison was computed"
     if reason.code == "computation_failed" and not record.saw_explosion:
         assert VOCAB - 1 in tokens, "a healthy request failed"
     if reason.kind == "error":

@@ -189,7 +189,7 @@ class Engine:
         self._grammars.close()
 
     def _let_finish(self, handle: StepHandle) -> None:
-        """Wait for a step whose result nobody wants, so that it touches no page any more."""
+        """Wait for a step whose result is not wanted, so that it touches no page any more."""
         try:
             if self._undrawn is not None and self._undrawn.step == handle.step:
                 self._runner.sample(handle, self._grammars.anything(self._undrawn))
