@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from headstock.checkpoint import ModelFiles
 from headstock.checkpoint.folder import open_folder
 from headstock.graph.build import Model, build_model
-from headstock.graph.context import Context, Limits
+from headstock.graph.context import Context, Limits, Retention
 from headstock.graph.loader import load_weights
 from headstock.ops.attention import StepBatch
 from headstock.ops.base import OpRegistry, Resolver
@@ -20,12 +21,14 @@ from headstock_models.deepseek_v2 import DeepseekV2ForCausalLM
 from headstock_models.deepseek_v3 import DeepseekV3ForCausalLM
 from headstock_models.gemma2 import Gemma2ForCausalLM
 from headstock_models.gemma3 import Gemma3ForCausalLM
+from headstock_models.gpt_oss import GptOssForCausalLM
 from headstock_models.llama import LlamaForCausalLM
 from headstock_models.mixtral import MixtralForCausalLM
 from headstock_models.qwen3 import Qwen3ForCausalLM
 from headstock_models.qwen3_moe import Qwen3MoeForCausalLM
 
 CLASSES = {
+    "GptOssForCausalLM": GptOssForCausalLM,
     "DeepseekV2ForCausalLM": DeepseekV2ForCausalLM,
     "DeepseekV3ForCausalLM": DeepseekV3ForCausalLM,
     "Gemma2ForCausalLM": Gemma2ForCausalLM,
@@ -91,8 +94,8 @@ class Sequences:
         """Compute more tokens of each sequence; return the logits of all of them. [T, V]"""
         batch = self.batch({name: len(ids) for name, ids in tokens.items()})
         ids_T = torch.tensor([token for ids in tokens.values() for token in ids])
-        for provider in self.ctx.providers.values():
-            provider.plan(batch)
+        for layer in self.ctx.attention_layers:
+            layer.provider.plan(batch.groups[layer.group])
         return self.model.logits(self.model(ids_T, batch))
 
     def batch(self, counts: dict[str, int]) -> StepBatch:
@@ -128,5 +131,16 @@ class Sequences:
             tree_N4=torch.zeros((0, 4), dtype=torch.int32),
             host_rows=list(zip(queries, kv_lengths, strict=True)),
         )
-        batch.groups = (batch,) * len(self.ctx.groups)  # equal tables in memory of their own
-        return batch
+        views = tuple(self.view(batch, kept) for kept in self.ctx.groups)
+        for view in views:
+            view.groups = views
+        return views[0]
+
+    def view(self, batch: StepBatch, kept: Retention) -> StepBatch:
+        """Return the step as a group sees it: without the pages that no query's window reaches."""
+        table_RP = batch.page_table_RP.clone()
+        if kept.kind == "window":
+            for row, (count, length) in enumerate(batch.host_rows):
+                gone = max(0, length - count - kept.window + 1) // self.ctx.page_size
+                table_RP[row, :gone] = 0
+        return replace(batch, page_table_RP=table_RP)

@@ -43,6 +43,8 @@ class EngineLoop:
         self._mailbox = mailbox
         self._clock = clock
         self._is_stopped = False
+        self.turns = 0
+        """How often it has gone round, for who watches whether it does."""
         self._next_state_s = clock()
         self._failures = 0
 
@@ -70,6 +72,7 @@ class EngineLoop:
 
     def _turn(self) -> None:
         """Take in messages, run a step if there is work, send what came of it."""
+        self.turns += 1
         engine = self._engine
         idle_s = max(0.0, self._next_state_s - self._clock())
         if engine.is_compiling:
