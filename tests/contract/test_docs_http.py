@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 CORE = ROOT / "core" / "headstock"
 PAGE = (ROOT / "docs" / "http-api.md").read_text(encoding="utf-8")
 CODE = re.compile(r'code="([a-z_]+)"')
-ROOMS = ("server", "text", "scheduler", "requests")
+ROOMS = ("server", "text", "scheduler", "requests", "structured", "engine")
 
 
 class Nobody:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from null_runner import NullRunner, expected_outputs, expected_vector
+from toy_grammar import ToyCompiler, ToyGrammar
 
 from headstock.config.schema import CacheSettings, SchedulerSettings
 from headstock.engine import Engine, RunnerError, build_engine
@@ -43,11 +45,15 @@ class Client:
         self.runner = runner or NullRunner()
         names = ("prefix_cache", "checkpoint_tokens")
         cache = {name: settings.pop(name) for name in names if name in settings}
+        self.compiler = ToyCompiler(
+            self.runner.limits.vocab_size, is_quick=bool(settings.pop("is_quick", False))
+        )
         self.now_s = 0.0
         self.engine: Engine = build_engine(
             self.runner,
             SchedulerSettings(**settings),
             CacheSettings(**cache),
+            compiler=self.compiler,
             clock=self.clock,
         )
         self.records: dict[tuple[str, int], Record] = {}
@@ -108,6 +114,9 @@ class Client:
 
     def step(self, count: int = 1) -> None:
         for _ in range(count):
+            if self.engine.is_compiling:
+                self.compiler.work()
+                self.hear(self.engine.take_compiled())
             try:
                 replies = self.engine.step()
             except RunnerError as failure:
@@ -121,7 +130,7 @@ class Client:
     def finish(self, limit: int = 2000) -> None:
         """Step until there is no work; fails when that takes too long."""
         for _ in range(limit):
-            if not self.engine.has_work:
+            if not self.engine.has_work and not self.engine.is_compiling:
                 return
             self.step()
         raise AssertionError(f"still at work after {limit} steps")
@@ -167,6 +176,12 @@ class Client:
         room = limits.max_length if held is None else min(limits.max_length, held + 1)
         fits = room - len(submit.prompt_ids)
         wanted = submit.params.max_new_tokens
+        drawable = None
+        if submit.grammar is not None and submit.grammar.text == "bad":
+            return []
+        if submit.grammar is not None:
+            grammar = ToyGrammar.parse(submit.grammar.text, limits.vocab_size)
+            drawable = partial(grammar.drawable, stop_ids=submit.stop_ids)
         return expected_outputs(
             submit.prompt_ids,
             max_outputs=fits if wanted is None else min(wanted, fits),
@@ -174,6 +189,7 @@ class Client:
             stop_ids=submit.stop_ids,
             seed=submit.params.sampling_seed or 0,
             min_outputs=submit.params.min_new_tokens,
+            drawable=drawable,
         )
 
     def check_record(self, record: Record) -> None:

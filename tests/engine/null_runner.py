@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -25,6 +25,7 @@ from headstock.wire.steps import (
     Admit,
     Fault,
     Logprobs,
+    Masks,
     PageGroup,
     Pooled,
     RunnerLimits,
@@ -43,12 +44,22 @@ def mix(chain: int, token: int) -> int:
     return chain ^ (chain >> 29)
 
 
-def draw(chain: int, admit: Admit, index: int, vocab_size: int) -> int:
+def draw(
+    chain: int, admit: Admit, index: int, vocab_size: int, mask: Container[int] | None = None
+) -> int:
     """Return output ``index`` after a context; stop ids only from ``min_outputs`` on."""
     token = mix(mix(chain, admit.seed & MASK), index) % vocab_size
-    while index < admit.min_outputs and token in admit.stop_ids:
+    for _ in range(vocab_size):
+        is_early = index < admit.min_outputs and token in admit.stop_ids
+        if not is_early and (mask is None or token in mask):
+            return token
         token = (token + 1) % vocab_size
-    return token
+    raise AssertionError("nothing may be drawn")
+
+
+def allowed_ids(words: bytes) -> set[int]:
+    """Return the ids whose bits are set."""
+    return {i for i in range(8 * len(words)) if words[i >> 3] >> (i & 7) & 1}
 
 
 def expected_vector(prompt: Sequence[int], last_chunk: int) -> bytes:
@@ -67,6 +78,7 @@ def expected_outputs(
     stop_ids: Sequence[int] = (),
     seed: int = 0,
     min_outputs: int = 0,
+    drawable: Callable[[int], set[int]] | None = None,
 ) -> list[int]:
     """Return what a request must yield, whatever happens around it: the naive model."""
     facts = Admit(0, 0, 0, max_outputs, min_outputs, list(stop_ids), seed=seed)
@@ -75,7 +87,10 @@ def expected_outputs(
         chain = mix(chain, token)
     outputs: list[int] = []
     while len(outputs) < max_outputs:
-        token = draw(chain, facts, len(outputs), vocab_size)
+        mask = None if drawable is None else drawable(len(outputs))
+        if mask is not None and not mask:
+            break
+        token = draw(chain, facts, len(outputs), vocab_size, mask)
         outputs.append(token)
         chain = mix(chain, token)
         if token in stop_ids:
@@ -99,10 +114,11 @@ class Slot:
 @dataclass
 class Handle:
     step: int
-    outcome: StepResult
+    outcome: StepResult | None
     touched: set[tuple[int, int]]
     written: set[tuple[int, int, int]]
-    loose: dict[int, int]
+    loose: dict[int, int] = field(default_factory=dict)
+    masked: StepPlan | None = None
 
 
 def full(page_tokens: int = 4, num_pages: int = 64) -> PageGroup:
@@ -131,7 +147,8 @@ class NullRunner:
     Args:
         groups: The page groups; one that keeps everything when None.
         poison: Rows that read or compute this token fail.
-        explode: Step number to where it raises: "launch", "entered" (launched by half) or "result".
+        explode: Step number to where it raises: "launch", "entered" (launched by half), "sample"
+            or "result".
     """
 
     def __init__(
@@ -173,6 +190,7 @@ class NullRunner:
         self.plans: list[StepPlan] = []
         self.slots: dict[int, Slot] = {}
         self.memory: dict[tuple[int, int, int], tuple[int, int | None]] = {}
+        self.masks: dict[int, set[int]] = {}
         self.tree = TreeNodes()
         self.written: set[tuple[int, int, int]] = set()
         self.loose: dict[int, int] = {}
@@ -184,6 +202,7 @@ class NullRunner:
 
     def launch(self, plan: StepPlan) -> Handle:
         assert len(self.unsettled) < self.limits.depth, "more steps in flight than the depth"
+        assert all(handle.outcome for handle in self.unsettled), "a step waits for its masks"
         self.events.append(("launch", plan.step))
         if self.explode.get(plan.step) == "launch":
             self.has_just_failed = True
@@ -204,16 +223,36 @@ class NullRunner:
             if index >= self._first_live(group, self.slots[slot].length)
         }
         self.written = set()
-        self.loose = {}
-        outcome = self._run(plan)
-        handle = Handle(plan.step, outcome, touched, self.written, self.loose)
+        handle = Handle(plan.step, None, touched, self.written)
+        if plan.masked:
+            assert set(plan.masked) <= set(plan.rows.slots)
+            handle.masked = plan
+        else:
+            self._draw(handle, plan, {})
         self.plans.append(plan)
         self.unsettled.append(handle)
         self.has_just_failed = False
         return handle
 
+    def sample(self, handle: Handle, masks: Masks) -> None:
+        self.events.append(("sample", handle.step))
+        plan = handle.masked
+        assert plan is not None, "nothing of this step is masked"
+        assert handle.outcome is None, "a step draws twice"
+        assert masks.slots == plan.masked
+        if self.explode.get(handle.step) == "sample":
+            self.has_just_failed = True
+            self.unsettled.remove(handle)
+            raise RuntimeError(f"sample {handle.step} exploded")
+        self._draw(handle, plan, dict(zip(masks.slots, map(allowed_ids, masks.words), strict=True)))
+
+    def _draw(self, handle: Handle, plan: StepPlan, masks: dict[int, set[int]]) -> None:
+        self.masks, self.loose = masks, handle.loose
+        handle.outcome = self._run(plan)
+
     def result(self, handle: Handle) -> StepResult:
         self.events.append(("result", handle.step))
+        assert handle.outcome is not None, "a step's masks never came"
         assert self.unsettled.popleft() is handle, "results are read out of order"
         if self.explode.get(handle.step) == "result":
             self.has_just_failed = True
@@ -493,7 +532,8 @@ class NullRunner:
             result.counts.append(0)
             result.done.append(1)
             return
-        token = draw(chain, row.facts, row.num_outputs, self.limits.vocab_size)
+        mask = self.masks.get(slot)
+        token = draw(chain, row.facts, row.num_outputs, self.limits.vocab_size, mask)
         self._note_draw(row, token)
         result.counts.append(1)
         result.ids.append(token)

@@ -16,6 +16,7 @@ from hypothesis.stateful import (
 from null_runner import NullRunner, full, shared, state, window
 
 from headstock.cache import pages
+from headstock.requests import Grammar
 
 VOCAB = 41
 KINDS = [
@@ -115,6 +116,7 @@ class EngineMachine(RuleBasedStateMachine):
         namespace=st.sampled_from(["", "", "other"]),
         score_from=st.sampled_from([None, None, 0, 3]),
         known=st.sampled_from([0, 0, 0, 1, 3]),
+        grammar=st.sampled_from([None, None, "2,0,4", "3,2,9", "1,5,5", "bad"]),
         drafts=st.sampled_from([True, True, False]),
         pool=st.sampled_from([False, False, False, True]),
         adapter=st.sampled_from(["", "", "a", "b", "c"]),
@@ -132,6 +134,7 @@ class EngineMachine(RuleBasedStateMachine):
         namespace: str,
         score_from: int | None,
         known: int,
+        grammar: str | None,
         drafts: bool,
         pool: bool,
         adapter: str,
@@ -148,6 +151,7 @@ class EngineMachine(RuleBasedStateMachine):
             "priority": priority,
             "namespace": namespace,
             "prompt_logprobs_from": score_from,
+            "grammar": None if grammar is None else Grammar("regex", grammar, "regex"),
             "drafts": drafts,
             "pool": pool,
             "adapter": adapter,
@@ -183,7 +187,7 @@ class EngineMachine(RuleBasedStateMachine):
         prompt = earlier.submit.prompt_ids + earlier.token_ids + tail
         self.client.submit(request_id, prompt, attempt=attempt, stop_ids=[5, 7, 9])
 
-    @rule(where=st.sampled_from(["launch", "entered", "result"]), delay=st.integers(1, 3))
+    @rule(where=st.sampled_from(["launch", "entered", "sample", "result"]), delay=st.integers(1, 3))
     def explode(self, where: str, delay: int) -> None:
         plans = self.client.runner.plans
         self.client.runner.explode[(plans[-1].step if plans else 0) + delay] = where

@@ -8,11 +8,6 @@ TEXT = {"prompt": "hello", "max_tokens": 2}
 NATIVE = {"text": "hello", "sampling_params": {"max_new_tokens": 2}}
 ROUTES = {"/v1/chat/completions": CHAT, "/v1/completions": TEXT, "/generate": NATIVE}
 CHANGES = {
-    "guided_json": {"type": "object"},
-    "guided_regex": "a+",
-    "guided_choice": ["yes", "no"],
-    "guided_grammar": "root ::= a",
-    "structured_outputs": {"json": {}},
     "use_beam_search": True,
     "allowed_token_ids": [42],
     "bad_words": ["x"],
@@ -20,6 +15,19 @@ CHANGES = {
     "chat_template": "{{ 1 }}",
     "kv_transfer_params": {"a": 1},
     "return_tokens_as_token_ids": True,
+}
+
+
+GRAMMARS = {
+    "guided_json": {"type": "object"},
+    "guided_regex": "a+",
+    "guided_choice": ["yes", "no"],
+    "guided_grammar": "root ::= a",
+    "structured_outputs": {"json": {}},
+    "json_schema": "{}",
+    "regex": "a+",
+    "ebnf": "root ::= a",
+    "response_format": {"type": "json_object"},
 }
 
 
@@ -39,6 +47,15 @@ def test_what_would_change_the_answer_is_refused_unless_it_asks_for_nothing(serv
     assert (refusal["param"], refusal["code"]) == (field, "not_supported")
     for nothing in (None, False, [], "", {}):
         assert served.post(path, {**ROUTES[path], field: nothing}).status_code == 200
+
+
+@pytest.mark.parametrize("field", GRAMMARS)
+def test_names_of_grammars_are_honoured_where_they_are_known(served, field):
+    for path in ("/v1/chat/completions", "/v1/completions"):
+        assert served.post(path, {**ROUTES[path], field: GRAMMARS[field]}).status_code == 200
+        assert last_submit(served).grammar.field.startswith(field)
+    refusal = error(served.post("/generate", {**NATIVE, field: GRAMMARS[field]}))
+    assert (refusal["param"], refusal["code"]) == (field, "not_supported")
 
 
 @pytest.mark.parametrize("path", ROUTES)

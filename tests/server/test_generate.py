@@ -119,7 +119,7 @@ def test_null_means_default(served):
         ({"input_ids": [1, [2]]}, "input_ids"),
         ({"text": ["a", "b"], "rid": ["x"]}, "rid"),
         ({"text": "a", "image_data": "x"}, "image_data"),
-        ({"text": "a", "sampling_params": {"json_schema": "{}"}}, "json_schema"),
+        ({"text": "a", "sampling_params": {"json_schema": "{"}}, "json_schema"),
         ({"text": "a", "sampling_params": {"top_p": 2}}, "top_p"),
         ({"text": "a", "sampling_params": {"max_new_tokens": 600}}, "max_new_tokens"),
         ({"text": "a", "return_logprob": True, "top_logprobs_num": 999}, "top_logprobs_num"),

@@ -6,13 +6,14 @@ from contextlib import ExitStack
 
 from headstock.assemble.compute import Opened, open_backend
 from headstock.assemble.facts import describe
+from headstock.assemble.grammars import grammar_compiler
 from headstock.assemble.progress import Report
 from headstock.assemble.rank import rank_argument
 from headstock.assemble.ranks import join_group
 from headstock.assemble.serving import Built, build_serving_runner
 from headstock.checkpoint import ModelFiles
 from headstock.config import EngineSettings, Loaded
-from headstock.engine import EngineLoop, build_engine
+from headstock.engine import Engine, EngineLoop, build_engine
 from headstock.parallel import RankedRunner, spawn_ranks
 from headstock.wire.messages import Loading, Started
 from headstock.wire.steps import Runner
@@ -26,8 +27,9 @@ class ServingLoop:
         started: What to tell the API process.
     """
 
-    def __init__(self, loop: EngineLoop, runner: Runner, started: Started) -> None:
+    def __init__(self, loop: EngineLoop, engine: Engine, runner: Runner, started: Started) -> None:
         self._loop = loop
+        self._engine = engine
         self._runner = runner
         self.started = started
 
@@ -45,7 +47,8 @@ class ServingLoop:
         self._loop.stop()
 
     def close(self) -> None:
-        """Free the device; after :meth:`run` has returned."""
+        """Free the device and end what compiles; after :meth:`run` has returned."""
+        self._engine.close()
         self._runner.close()
 
 
@@ -103,9 +106,16 @@ def _build_ranked(
 
 def _serving_loop(opened: Opened, built: Built, runner: Runner, mailbox: Mailbox) -> ServingLoop:
     settings = opened.settings
-    engine = build_engine(runner, settings.scheduler, settings.cache)
+    compiler, why_not = grammar_compiler(opened)
+    engine = build_engine(
+        runner,
+        settings.scheduler,
+        settings.cache,
+        compiler=compiler,
+        why_no_compiler=why_not,
+    )
     facts = describe(opened, built)
     if settings.parallel.tp_size > 1:
         facts["ranks"] = f"{settings.parallel.tp_size}, each with a slice of every layer"
     started = Started(limits=runner.limits, model_facts=facts)
-    return ServingLoop(EngineLoop(engine, mailbox), runner, started)
+    return ServingLoop(EngineLoop(engine, mailbox), engine, runner, started)

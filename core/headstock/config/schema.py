@@ -109,6 +109,21 @@ class SchedulerSettings(Settings, frozen=True, kw_only=True):
     """Plan a step while the one before runs; the device's choice when not set."""
 
 
+class GrammarSettings(Settings, frozen=True, kw_only=True):
+    """What outputs may be bound to: schemas, patterns, grammars."""
+
+    grammar_backend: str | None = None
+    """Provider that compiles grammars; the first registered one when not set. none: no grammars."""
+    grammar_timeout_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 4.0
+    """CPU and wall time that compiling one grammar may take, in a process of its own. Seconds."""
+    grammar_memory_bytes: Positive = 512 * 1024 * 1024
+    """Memory that compiling one grammar may take. Bytes."""
+    grammar_workers: Positive = 2
+    """Grammars compiled at once."""
+    grammar_cache_bytes: Positive = 64 * 1024 * 1024
+    """Memory that compiled grammars may take together; the least recently used go first. Bytes."""
+
+
 class ParallelSettings(Settings, frozen=True, kw_only=True):
     """How many processes share the model."""
 
@@ -169,6 +184,7 @@ class EngineSettings(Settings, frozen=True, kw_only=True):
     device: DeviceSettings = DeviceSettings()
     cache: CacheSettings = CacheSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
+    grammar: GrammarSettings = GrammarSettings()
     parallel: ParallelSettings = ParallelSettings()
     log: LogSettings = LogSettings()
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from headstock.config.schema import CacheSettings, SchedulerSettings
+from headstock.engine.grammars import Compiler, GrammarDesk
 from headstock.engine.guard import GuardedRunner, RunnerError
 from headstock.engine.replies import Replies
 from headstock.scheduler import Scheduler
@@ -23,29 +24,42 @@ from headstock.wire.messages import (
     Submit,
     ToEngine,
 )
-from headstock.wire.steps import Runner, StepHandle
+from headstock.wire.steps import Runner, StepHandle, StepPlan
+
+NO_GRAMMARS = "This engine serves no grammars."
 
 
 class Engine:
     """Drives a runner: plan, launch, settle.
 
     Up to ``runner.limits.depth`` steps are in flight: at depth 2 a step is launched before the
-    tokens of the one before it are read.
+    tokens of the one before it are read. A step with masked rows is launched as early; it draws
+    once the tokens before it have settled and its masks are made, and until then none follows it.
 
     Args:
         runner: Runs the plans.
         scheduler: Makes them.
+        grammars: Makes masks; serves no grammars when None.
         clock: Monotonic. Seconds.
     """
 
     def __init__(
-        self, runner: Runner, scheduler: Scheduler, *, clock: Callable[[], float] = time.monotonic
+        self,
+        runner: Runner,
+        scheduler: Scheduler,
+        grammars: GrammarDesk | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.scheduler = scheduler
         self._runner = GuardedRunner(runner)
         self._depth = runner.limits.depth
         self._clock = clock
         self._handles: deque[StepHandle] = deque()
+        self._undrawn: StepPlan | None = None
+        if grammars is None:
+            grammars = GrammarDesk(scheduler, None, why_not=NO_GRAMMARS)
+        self._grammars = grammars
         self._replies = Replies()
 
     @property
@@ -53,12 +67,23 @@ class Engine:
         """Whether :meth:`step` has something to do."""
         return self.scheduler.has_work
 
+    @property
+    def is_compiling(self) -> bool:
+        """Whether requests wait for their grammars: :meth:`take_compiled` is due soon."""
+        return self._grammars.num_waiting > 0
+
+    def take_compiled(self) -> list[FromEngine]:
+        """Let the requests go on whose grammars are compiled by now; returns the ends of others."""
+        self._grammars.admit(self._clock())
+        self._add_ended()
+        return self._replies.take()
+
     def receive(self, messages: Sequence[ToEngine]) -> list[FromEngine]:
         """Take in ``messages``, in order; returns the replies that need no step."""
         now_s = self._clock()
         for message in messages:
             self._take(message, now_s)
-        self._replies.add_ended(self.scheduler.take_ended())
+        self._add_ended()
         return self._replies.take()
 
     def step(self) -> list[FromEngine]:
@@ -71,17 +96,22 @@ class Engine:
             RunnerError: The runner raised; :meth:`recover` is due.
         """
         handles = self._handles
-        while len(handles) < self._depth:
+        while len(handles) < self._depth and self._undrawn is None:
             plan = self.scheduler.plan(self._clock())
             if plan is None:
                 break
             handles.append(self._runner.launch(plan))
+            if plan.masked:
+                self._undrawn = plan
+                self._draw_masked()
         if handles:
             result = self._runner.result(handles.popleft())
             self._replies.add_drawn(self.scheduler.settle(result, self._clock()))
+            if self._undrawn is not None:
+                self._draw_masked()
         else:
             assert not self.scheduler.has_work, "requests are left that nothing is planned for"
-        self._replies.add_ended(self.scheduler.take_ended())
+        self._add_ended()
         return self._replies.take()
 
     def recover(self, failure: RunnerError) -> list[FromEngine]:
@@ -93,8 +123,9 @@ class Engine:
         for handle in self._handles:
             self._let_finish(handle)
         self._handles.clear()
+        self._undrawn = None
         self.scheduler.fail_all(f"The step that computed the request failed: {failure}")
-        self._replies.add_ended(self.scheduler.take_ended())
+        self._add_ended()
         return self._replies.take()
 
     def state(self, call: int = 0) -> State:
@@ -107,7 +138,7 @@ class Engine:
             call=call,
             steps=scheduler.counters.steps,
             running=scheduler.num_running,
-            waiting=scheduler.num_waiting,
+            waiting=scheduler.num_waiting + self._grammars.num_waiting,
             free_pages=cache.num_free,
             cached_pages=cache.num_idle,
             total_pages=cache.num_total,
@@ -118,12 +149,17 @@ class Engine:
         scheduler = self.scheduler
         match message:
             case Submit():
-                scheduler.submit(message, now_s)
+                if message.grammar is None:
+                    scheduler.submit(message, now_s)
+                else:
+                    self._grammars.take(message, now_s)
             case Cut():
                 scheduler.cut(message)
             case Abort():
+                self._grammars.abort(message.id)
                 scheduler.abort(message.id)
             case AbortAll():
+                self._grammars.abort_all()
                 scheduler.abort_all()
             case FlushCache():
                 was_idle = not scheduler.has_work
@@ -132,9 +168,31 @@ class Engine:
             case AskState():
                 self._replies.add(self.state(message.call))
 
+    def _draw_masked(self) -> None:
+        """Draw from the step launched last if all steps before it have settled."""
+        plan = self._undrawn
+        if plan is not None and len(self._handles) == 1:
+            masks = self._grammars.masks(plan)
+            self._undrawn = None
+            handle = self._handles.pop()  # should this fail, the step is over
+            self._runner.sample(handle, masks)
+            self._handles.append(handle)
+
+    def _add_ended(self) -> None:
+        ended = self.scheduler.take_ended()
+        if ended:
+            self._grammars.forget(ended)
+            self._replies.add_ended(ended)
+
+    def close(self) -> None:
+        """End what compiles grammars."""
+        self._grammars.close()
+
     def _let_finish(self, handle: StepHandle) -> None:
         """Wait for a step whose result is not wanted, so that it touches no page any more."""
         try:
+            if self._undrawn is not None and self._undrawn.step == handle.step:
+                self._runner.sample(handle, self._grammars.anything(self._undrawn))
             self._runner.result(handle)
         except RunnerError:
             return
@@ -145,20 +203,31 @@ def build_engine(
     scheduler: SchedulerSettings,
     cache: CacheSettings,
     *,
+    compiler: Compiler | None = None,
+    why_no_compiler: str = NO_GRAMMARS,
     clock: Callable[[], float] = time.monotonic,
 ) -> Engine:
-    """Return an engine on ``runner``, as the operator set it."""
-    return Engine(
-        runner,
-        Scheduler(
-            runner.limits,
-            policy=scheduler.policy,
-            max_running=scheduler.max_running_requests,
-            max_step_tokens=scheduler.chunked_prefill_size,
-            max_queued_requests=scheduler.max_queued_requests,
-            max_queued_tokens=scheduler.max_queued_tokens,
-            prefix_cache=cache.prefix_cache,
-            checkpoint_tokens=cache.checkpoint_tokens,
-        ),
-        clock=clock,
+    """Return an engine on ``runner``, as the operator set it.
+
+    Args:
+        runner: Runs the plans.
+        scheduler: Settings.
+        cache: Settings.
+        compiler: Compiles grammars; None: requests with grammars are refused.
+        why_no_compiler: What they are told then.
+        clock: Monotonic. Seconds.
+    """
+    planner = Scheduler(
+        runner.limits,
+        policy=scheduler.policy,
+        max_running=scheduler.max_running_requests,
+        max_step_tokens=scheduler.chunked_prefill_size,
+        max_queued_requests=scheduler.max_queued_requests,
+        max_queued_tokens=scheduler.max_queued_tokens,
+        prefix_cache=cache.prefix_cache,
+        checkpoint_tokens=cache.checkpoint_tokens,
     )
+    grammars = GrammarDesk(
+        planner, compiler, why_not=why_no_compiler, max_waiting=scheduler.max_queued_requests
+    )
+    return Engine(runner, planner, grammars, clock=clock)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from headstock.plugins.device import Device
     from headstock.plugins.hooks import ConfigPatch, GroupInfo
     from headstock.plugins.probe import Probe
+    from headstock.structured.provider import GrammarRegistry
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,15 @@ class Chosen:
             with self._passing_over(record), registry.all_or_nothing():
                 self._call(record, "headstock_register_ops", registry=registry, device=device)
         return registry
+
+    def name_grammars(self, registry: GrammarRegistry) -> None:
+        """Have this backend and the plugins name their grammar providers.
+
+        Raises:
+            PluginError: One of them raised, or two use one name.
+        """
+        for record in self._contributors():
+            self._call(record, "headstock_register_grammars", registry=registry)
 
     def join_group(self, group: GroupInfo, device: Device) -> Group | None:
         """Join ``group`` by the backend's own means; None: it leaves that to the host's network."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from headstock.ops.communication import Group
     from headstock.plugins.device import Device
     from headstock.plugins.probe import Probe
+    from headstock.structured.provider import GrammarRegistry
 
 PROJECT = "headstock"
 HOOK_API = (1, 0)
@@ -96,6 +97,14 @@ def headstock_device(index: int, num_threads: int) -> Device:
 @hookspec
 def headstock_register_ops(registry: OpRegistry, device: Device) -> None:
     """Offer implementations of ops for ``device``."""
+
+
+@hookspec
+def headstock_register_grammars(registry: GrammarRegistry) -> None:
+    """Name a provider of grammars, which compiles them and makes masks.
+
+    Called in the engine process. Name it only: it is imported when the first grammar comes.
+    """
 
 
 @hookspec(firstresult=True)

@@ -15,6 +15,7 @@ class FinishReason(msgspec.Struct, frozen=True, array_like=True):
         message: For ``abort`` and ``error``: what happened, in words for the caller.
         code: For ``error``: a stable machine-readable name, such as ``queue_full``.
         retry_after_s: For errors worth another try: when. Seconds.
+        field: For ``error``: the request field at fault, as the caller spelled it.
     """
 
     kind: str
@@ -22,3 +23,4 @@ class FinishReason(msgspec.Struct, frozen=True, array_like=True):
     message: str = ""
     code: str = ""
     retry_after_s: float | None = None
+    field: str | None = None

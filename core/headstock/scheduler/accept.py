@@ -44,7 +44,10 @@ def accept(
     wanted = fits if params.max_new_tokens is None else params.max_new_tokens
     max_outputs = 0 if submit.pool else min(wanted, fits)
     draw_limit = max(1, max_outputs)
-    num_drafts = limits.max_drafts if submit.drafts and not submit.pool else 0
+    is_masked = submit.grammar is not None and not submit.pool
+    # A mask for each draft needs the draft on the host; the device makes it.
+    may_draft = submit.drafts and not submit.pool and not is_masked
+    num_drafts = limits.max_drafts if may_draft else 0
     # One output ends it, and is never written: the last row begins at the output before.
     last_begin = num_prompt + draw_limit - 2
     score_from = submit.prompt_logprobs_from
@@ -71,6 +74,7 @@ def accept(
         last_begin=last_begin,
         kv_limit=min(last_begin + 1 + num_drafts, limits.max_length, max_cached),
         submitted_s=now_s,
+        is_masked=is_masked,
     )
 
 

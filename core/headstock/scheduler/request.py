@@ -45,6 +45,7 @@ class Request:
         pages: That of the first group of tokens.
         num_shared: Leading entries of ``full`` groups that rows with the same prefix share.
         cuts: Where chunks end to keep a state, the next one last. Tokens.
+        is_masked: A grammar says which ids may be drawn for it.
         is_private: Its further pages do not enter the tree.
         is_turning: Its state entries change before its next row.
         publish_at: Number of outputs with which the next page is full.
@@ -73,6 +74,7 @@ class Request:
     last_begin: int
     kv_limit: int
     submitted_s: float
+    is_masked: bool = False
     page_ids: list[bytes] = field(default_factory=list[bytes])
     slot: int = -1
     adapter: str = ""

@@ -172,6 +172,16 @@ class Scheduler:
             keep = max(0, min(cut.keep, len(request.outputs)))
             self._register.end(request, FinishReason("stop", matched=cut.matched), num_outputs=keep)
 
+    def refuse(self, submit: Submit, reason: FinishReason) -> None:
+        """End a request that was never submitted."""
+        self._register.refuse(submit, reason)
+
+    def finish(self, request: Request, reason: FinishReason) -> None:
+        """End a running request whose outputs have settled; what is in flight for it is vain."""
+        known = min(request.num_known - 1, request.computed)
+        self._residence.publish(request, known, request.last_step)
+        self._register.end(request, reason)
+
     def flush(self) -> int:
         """Forget every prefix that no live request uses; returns how many pages that frees."""
         return self.cache.flush()
@@ -193,6 +203,11 @@ class Scheduler:
         if not self._planner.flights:
             self._bounds.throughput.start(now_s)
         return self._planner.plan(now_s)
+
+    def masked(self, plan: StepPlan) -> list[Request]:
+        """Return whose the masked slots of the step planned last are; some may be over by now."""
+        by_slot = self._planner.flights[-1].by_slot()
+        return [by_slot[slot] for slot in plan.masked]
 
     def settle(self, result: StepResult, now_s: float) -> Drawn:
         """Take in what the oldest step in flight drew; returns what is to be published."""

@@ -37,6 +37,8 @@ class PlanWriter:
         self._members: list[Request] = []
         self.rows: list[Request] = []
         self._columns = Rows([], [], [], [], [], [])
+        self._has_masked = False
+        self._masked: list[int] = NO_SLOTS
 
     def write(self, step: int, members: list[Request], changes: Changes) -> StepPlan:
         """Return the plan of ``members``, each with its ``query`` and ``score`` set."""
@@ -59,6 +61,7 @@ class PlanWriter:
             yields=self._yields(rows),
             score=[request.score for request in rows],
         )
+        self._masked = self._masked_slots() if self._has_masked else NO_SLOTS
         return StepPlan(
             step=step,
             rows=self._columns,
@@ -67,6 +70,7 @@ class PlanWriter:
             admit=changes.admits,
             append=changes.appends(),
             tree=tree,
+            masked=self._masked,
         )
 
     def write_steady(self, step: int, kv_max: list[int], changes: Changes | None) -> StepPlan:
@@ -75,7 +79,9 @@ class PlanWriter:
         columns = Rows(last.slots, last.query_max, kv_max, last.source, last.yields, last.score)
         self._columns = columns
         append = NO_APPENDS if changes is None else changes.appends()
-        return StepPlan(step, columns, NO_IDS, NO_SLOTS, NO_ADMITS, append, steady=True)
+        return StepPlan(
+            step, columns, NO_IDS, NO_SLOTS, NO_ADMITS, append, steady=True, masked=self._masked
+        )
 
     def drawing(self) -> list[Request]:
         """Return the requests whose rows of the last plan draw, in its order."""
@@ -120,7 +126,16 @@ class PlanWriter:
         order, tree = depth_first([request.pages for request in members], limits, size)
         self._members = members
         self.rows = [members[index] for index in order]
+        self._has_masked = any(request.is_masked for request in members)
         return tree
+
+    def _masked_slots(self) -> list[int]:
+        """Return the slots that draw under a mask."""
+        return [
+            request.slot
+            for request, yields in zip(self.rows, self._columns.yields, strict=True)
+            if request.is_masked and yields == DRAW
+        ]
 
 
 def _host_ids(rows: Sequence[Request], source: Sequence[int]) -> list[int]:

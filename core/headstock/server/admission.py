@@ -13,6 +13,7 @@ from headstock.requests.sampling import check_token_id
 from headstock.server.model_card import ModelCard
 from headstock.server.prompter import too_long
 from headstock.server.request import GenerateRequest, TokensPrompt
+from headstock.structured.checks import check_grammar
 from headstock.wire.messages import Submit
 
 _SEED_SPAN = 2**63
@@ -39,6 +40,8 @@ def expand(
         prompt_ids = prompt_ids[-request.keep_last :]
     params = _known_stops(request.params, card.vocab_size)
     params.check(card.vocab_size, request.names)
+    if request.grammar is not None:
+        check_grammar(request.grammar)
     _check_ids(request, prompt_ids, card.vocab_size)
     limit = _output_limit(request, len(prompt_ids), max_length)
     eos_ids = [] if params.ignore_eos else card.eos_ids
@@ -63,6 +66,7 @@ def expand(
             logprobs=request.logprobs,
             prompt_logprobs_from=request.prompt_logprobs_from,
             asked_ids=request.asked_ids,
+            grammar=request.grammar,
         )
         for lane in range(params.n)
     ]

@@ -84,7 +84,7 @@ def error_of(reason: FinishReason) -> RequestError:
     if reason.retry_after_s is not None or status_of(code) in (429, 503):
         retry_after_s = DEFAULT_RETRY_S if reason.retry_after_s is None else reason.retry_after_s
         return BusyError(reason.message, code=code, retry_after_s=retry_after_s)
-    return RequestError(reason.message, remedy="", code=code)
+    return RequestError(reason.message, remedy="", field=reason.field, code=code)
 
 
 def reason_of(error: RequestError) -> FinishReason:
@@ -96,7 +96,7 @@ def reason_of(error: RequestError) -> FinishReason:
             code=error.code,
             retry_after_s=error.retry_after_s,
         )
-    return FinishReason(kind="error", message=message_of(error), code=error.code)
+    return FinishReason(kind="error", message=message_of(error), code=error.code, field=error.field)
 
 
 def message_of(error: RequestError) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from headstock.requests import SamplingParams
+from headstock.requests import Grammar, SamplingParams
 from headstock.requests.sampling import Int64, Priority, TokenId
 
 MAX_TOP_LOGPROBS = 128
@@ -64,6 +64,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
         namespace: Cached prefixes are shared only within one.
         names: What the caller calls ``input_ids``, ``max_new_tokens`` and so on, where it differs.
         keep_last: Tokens of the prompt to keep, the last ones; None: all.
+        grammar: What the output must look like; None: anything.
     """
 
     prompt: Prompt
@@ -77,6 +78,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority = 0
     names: dict[str, str] = {}
     keep_last: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    grammar: Grammar | None = None
 
     def called(self, field: str) -> str:
         """Return what the caller calls ``field``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from headstock.requests import FinishReason, SamplingParams
+from headstock.requests import FinishReason, Grammar, SamplingParams
 from headstock.wire.steps import RunnerLimits
 
 
@@ -35,6 +35,7 @@ class Submit(Message, frozen=True, kw_only=True, tag=True):
         drafts: Whether tokens may be drafted for it, where the runner drafts.
         pool: It yields one pooled vector instead of tokens.
         adapter: Generation id of its LoRA adapter; "": none. Its prefixes are its own.
+        grammar: What the output must look like; None: anything.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Submit(Message, frozen=True, kw_only=True, tag=True):
     drafts: bool = True
     pool: bool = False
     adapter: str = ""
+    grammar: Grammar | None = None
 
 
 class Abort(Message, frozen=True, kw_only=True, tag=True):

@@ -14,6 +14,7 @@ from headstock.requests.sampling import Int64, Priority
 from headstock.server.completion import Completion, Delta, LogprobColumns
 from headstock.server.errors import status_of
 from headstock.server.protocols.events import GrowingEvent, event
+from headstock.server.protocols.grammars import native_grammar
 from headstock.server.protocols.parameters import (
     CHANGE_ANSWERS,
     join_namespace,
@@ -154,6 +155,7 @@ def _request(
             remedy="Ask for fewer.",
             field="token_ids_logprob",
         )
+    grammar, given = native_grammar(given)
     return GenerateRequest(
         prompt=prompt,
         params=to_params(given),
@@ -164,6 +166,7 @@ def _request(
         asked_ids=asked,
         namespace=namespace,
         priority=priority,
+        grammar=grammar,
     )
 
 

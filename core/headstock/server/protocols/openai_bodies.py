@@ -12,6 +12,7 @@ from headstock.errors import RequestError
 from headstock.requests import SamplingParams
 from headstock.requests.sampling import Int64, Priority
 from headstock.server.model_card import ModelCard
+from headstock.server.protocols.grammars import ResponseFormat, openai_grammar
 from headstock.server.protocols.messages import (
     ChatMessage,
     Tool,
@@ -45,7 +46,7 @@ _SHARED = (
     "include_stop_str_in_output", "skip_special_tokens", "logit_bias", "n",
 )  # fmt: skip
 _REFUSED = (
-    "json_schema", "regex", "ebnf", "lora_path", "session_params", "custom_params",
+    "lora_path", "session_params", "custom_params",
     "custom_logit_processor", "watermark", "return_hidden_states", "return_routed_experts",
 )  # fmt: skip
 _CHAT_REFUSED = (
@@ -67,12 +68,6 @@ class StreamOptions(msgspec.Struct):
 
 class Thinking(msgspec.Struct):
     """Whether a model that can think before it answers does so."""
-
-    type: str
-
-
-class ResponseFormat(msgspec.Struct):
-    """The form of the answer; only ``text`` is supported."""
 
     type: str
 
@@ -117,6 +112,11 @@ class SharedBody(msgspec.Struct, kw_only=True):
     json_schema: Any = None
     regex: Any = None
     ebnf: Any = None
+    guided_json: Any = None
+    guided_regex: Any = None
+    guided_choice: Any = None
+    guided_grammar: Any = None
+    structured_outputs: Any = None
     lora_path: Any = None
     session_id: Any = None
     session_params: Any = None
@@ -211,6 +211,7 @@ def read_completion(body: CompletionBody, card: ModelCard, tenant: str = "") -> 
         defaults={"max_new_tokens": DEFAULT_COMPLETION_TOKENS, **card.sampling_defaults},
         names=_NAMES,
     )
+    grammar = openai_grammar(body)
     if body.max_tokens == -1:
         params = msgspec.structs.replace(params, max_new_tokens=None)
     prompts = _prompts(body.prompt, body.add_special_tokens is not False)
@@ -228,6 +229,7 @@ def read_completion(body: CompletionBody, card: ModelCard, tenant: str = "") -> 
             priority=body.priority or 0,
             names=_NAMES,
             keep_last=_keep_last(body, limit, card),
+            grammar=grammar,
         )
         for index, prompt in enumerate(prompts)
     ]
@@ -288,6 +290,7 @@ def read_chat(
         priority=body.priority or 0,
         names=names,
         keep_last=_keep_last(body, limit, card),
+        grammar=openai_grammar(body),
     )
     return _call(body, call_id, card, [request], logprobs, speech=speech)
 
@@ -371,9 +374,6 @@ def _chat_prompt(body: ChatBody, tools: list[dict[str, Any]], dialect: Dialect) 
 
 def _check_shared(body: SharedBody, card: ModelCard) -> None:
     check_model(body.model, card)
-    if body.response_format is not None and body.response_format.type != "text":
-        kind = body.response_format.type[:64]
-        raise not_yet("response_format", f"response_format of type {kind!r}")
     _check_logprobs("prompt_logprobs", body.prompt_logprobs)
     if body.prompt_logprobs is not None and body.stream:
         raise RequestError(

@@ -12,22 +12,18 @@ from headstock.errors import RequestError
 from headstock.requests import SamplingParams
 
 _FIELDS = SamplingParams.__struct_fields__
-NOT_YET = frozenset(
-    {
-        "beam_width", "json_schema", "regex", "ebnf", "structural_tag", "custom_params",
-        "watermark", "stream_interval",
-    }
-)  # fmt: skip
+NOT_YET = frozenset({"beam_width", "custom_params", "watermark", "stream_interval"})
 """Fields of SGLang's sampling parameters that this version refuses when they are set."""
 CHANGE_ANSWERS = frozenset(
     {
         "add_special_tokens", "allowed_token_ids", "background", "bad_words", "beam_width",
-        "chat_template", "documents", "dry_multiplier", "grammar", "guided_choice",
+        "chat_template", "documents", "dry_multiplier", "ebnf", "grammar", "guided_choice",
         "guided_grammar", "guided_json", "guided_regex", "images", "input_embeds", "input_ids",
-        "kv_transfer_params", "logits_processors", "max_thinking_tokens", "mirostat",
-        "prompt_embeds", "repeat_penalty", "return_bytes", "return_tokens_as_token_ids",
-        "sampling_logprobs_mode", "structural_tag", "structured_outputs", "thinking_budget",
-        "typical_p", "use_beam_search", "xtc_probability",
+        "json_schema", "kv_transfer_params", "logits_processors", "max_thinking_tokens",
+        "mirostat", "prompt_embeds", "regex", "repeat_penalty", "response_format",
+        "return_bytes", "return_tokens_as_token_ids", "sampling_logprobs_mode",
+        "structural_tag", "structured_outputs", "thinking_budget", "typical_p",
+        "use_beam_search", "xtc_probability",
     }
 )  # fmt: skip
 """Keys of other servers' bodies that change the answer: refused, unless they ask for nothing."""
