@@ -22,8 +22,10 @@ from headstock.assemble.progress import Report, meter, silent
 from headstock.checkpoint import resolve
 from headstock.config import EngineSettings, settings_from_call
 from headstock.errors import HeadstockError, RequestError
+from headstock.programs import UNLIMITED, Emit, Outcome, Program, check, run_program
 from headstock.server.frontdoor import Frontdoor
 from headstock.server.model_card import ModelCard
+from headstock.server.program_model import DoorModel
 from headstock.server.protocols import native
 from headstock.server.request import ChatPrompt
 from headstock.wire.messages import Loading, Started
@@ -140,6 +142,20 @@ class Engine:
         if stream:
             return self._async_stream(call)
         return await asyncio.wrap_future(self._submit(_whole(self._door, call)))
+
+    async def async_program(self, program: Program, emit: Emit | None = None) -> Outcome:
+        """Run a program of the language, as ``/v1/programs`` does; see docs/language.md.
+
+        Args:
+            program: Its steps.
+            emit: Told of each event, in a thread of the engine's.
+
+        Raises:
+            RequestError: Naming the step at fault.
+        """
+        check(program, UNLIMITED)
+        work = run_program(program, DoorModel(self._door), emit)
+        return await asyncio.wrap_future(self._submit(work))
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of ``text``.

@@ -120,6 +120,12 @@ class ServerSettings(Settings, frozen=True, kw_only=True):
     """API keys, from HEADSTOCK_API_KEYS, comma separated, or a file: a flag would show in `ps`."""
     max_body_bytes: Positive = 8 * 1024 * 1024
     """Largest request body; past it the answer is 413. Bytes."""
+    max_program_steps: Positive = 1024
+    """Largest program that `/v1/programs` takes: steps and states."""
+    max_program_depth: Positive = 8
+    """Forks of forks, and conditions in conditions, that a program may nest."""
+    max_program_tokens: Positive = 131072
+    """Tokens that the gens of one program may generate together."""
     drain_timeout_s: Seconds = 30.0
     """On SIGTERM: how long open streams may go on. Seconds."""
     restart_limit: NotNegative = 5

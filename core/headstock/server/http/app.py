@@ -14,7 +14,13 @@ from headstock.config.schema import ServeSettings
 from headstock.errors import RequestError
 from headstock.observe.metrics import Metrics
 from headstock.server.frontdoor import Frontdoor
-from headstock.server.http import routes_control, routes_native, routes_openai, schema
+from headstock.server.http import (
+    routes_control,
+    routes_native,
+    routes_openai,
+    routes_programs,
+    schema,
+)
 from headstock.server.http.answers import error_answer
 from headstock.server.http.context import Serving
 from headstock.server.http.gate import Gate
@@ -22,6 +28,7 @@ from headstock.server.keys import KeyRing, read_keys
 from headstock.server.protocols.native import GenerateBody
 from headstock.server.protocols.openai_answers import ChatAnswer, TextAnswer
 from headstock.server.protocols.openai_bodies import ChatBody, CompletionBody
+from headstock.server.protocols.programs import ProgramAnswer, ProgramBody
 
 _STRUCTS = (
     ChatBody,
@@ -32,6 +39,8 @@ _STRUCTS = (
     routes_control.AbortBody,
     ChatAnswer,
     TextAnswer,
+    ProgramBody,
+    ProgramAnswer,
 )
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -58,6 +67,7 @@ def create_app(
     serving = Serving(frontdoor, settings, metrics, time.time())
     app.include_router(routes_openai.make_router(serving))
     app.include_router(routes_native.make_router(serving))
+    app.include_router(routes_programs.make_router(serving))
     app.include_router(routes_control.make_probes(serving))
     app.include_router(routes_control.make_router(serving))
 

@@ -1,0 +1,210 @@
+"""The engine as a program's steps see it: generates and scores through the front door."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from headstock.errors import RequestError
+from headstock.programs import Branch, Chosen, Gen, Generated, Message, Select
+from headstock.programs.choices import score
+from headstock.programs.graph import MediaPart
+from headstock.programs.model import OnText, Usage
+from headstock.requests import SamplingParams
+from headstock.server.completion import Completion
+from headstock.server.frontdoor import Frontdoor
+from headstock.server.generation import Generation
+from headstock.server.protocols import native
+from headstock.server.protocols.parameters import not_yet, to_params
+from headstock.server.request import (
+    ChatPrompt,
+    GenerateRequest,
+    TextPrompt,
+    TokensPrompt,
+)
+
+
+class DoorModel:
+    """Generates for programs.
+
+    Args:
+        door: Takes the requests.
+        namespace: Cached prefixes are shared only within one.
+        priority: Of all requests.
+    """
+
+    def __init__(self, door: Frontdoor, *, namespace: str = "", priority: int = 0) -> None:
+        self._door = door
+        self._namespace = namespace
+        self._priority = priority
+
+    async def generate(self, state: Branch, step: Gen, on_text: OnText | None) -> Generated:
+        """Go on from ``state``; see :class:`headstock.programs.Model`."""
+        given = step.sampling_params
+        request = GenerateRequest(
+            prompt=prompt_of(state),
+            params=to_params(given),
+            is_clipped=given.get("max_new_tokens") is None,
+            logprobs=step.top_logprobs_num if step.return_logprob else -1,
+            namespace=self._namespace,
+            priority=self._priority,
+        )
+        begun_s = asyncio.get_running_loop().time()
+        generation = await self._door.generate([request], is_streamed=on_text is not None)
+        try:
+            if on_text is not None:
+                await _stream(generation, on_text)
+            await generation.finished()
+        finally:
+            generation.abort()
+        completions = generation.completions
+        details = None
+        if step.return_logprob:
+            words = self._door.prompter.tokenizer
+            details = [
+                native.answer(c, c.submit.id, words, wants_text=True)["meta_info"]
+                for c in completions
+            ]
+        return Generated([c.text for c in completions], _usage(completions, begun_s, details))
+
+    async def select(self, state: Branch, step: Select) -> Chosen:
+        """Score the choices after ``state``: one call, which computes the common prefix once."""
+        begun_s = asyncio.get_running_loop().time()
+        prefix = await self._text_ids(state, "")
+        rows = [await self._text_ids(state, choice) for choice in step.choices]
+        # A choice may join its first letters with the last ones of the prefix to other tokens, so
+        # all choices are scored from where they part from the prefix and from each other.
+        begin = max(1, min(_common(prefix, row) for row in rows))
+        scored = [row[begin:] for row in rows]
+        for choice, tail in zip(step.choices, scored, strict=True):
+            if not tail:
+                raise RequestError(
+                    f"The choice {choice!r} has no token to score: nothing stands before it.",
+                    remedy="Put text before it.",
+                    field="choices",
+                )
+        if all(len(tail) == 1 for tail in scored):
+            logprobs, completions = await self._score_next(rows[0][:begin], scored)
+        else:
+            logprobs, completions = await self._score(rows, begin)
+        base: list[list[float]] = []
+        if step.method == "unconditional_likelihood_normalized":
+            base, more = await self._score(await self._alone(step.choices), 1)
+            completions = [*completions, *more]
+        scores = score(step.method, logprobs, scored, base)
+        best = max(range(len(scores)), key=scores.__getitem__)
+        return Chosen(best, _usage(completions, begun_s), scores, logprobs)
+
+    async def _text_ids(self, state: Branch, choice: str) -> list[int]:
+        prompt = prompt_of(state)
+        if isinstance(prompt, ChatPrompt):
+            prompt = TextPrompt(self._door.prompter.render(prompt), add_special_tokens=False)
+        assert isinstance(prompt, TextPrompt), f"{prompt} is no text"
+        return await self._door.encode(TextPrompt(prompt.text + choice, prompt.add_special_tokens))
+
+    async def _score_next(
+        self, prefix: list[int], tails: Sequence[Sequence[int]]
+    ) -> tuple[list[list[float]], Sequence[Completion]]:
+        """Score one token each: all at once, where the prefix ends."""
+        asked = list(dict.fromkeys(tail[0] for tail in tails))
+        found = await self._whole([self._scoring(prefix, None, asked)])
+        row = dict(zip(asked, found[0].logprobs.asked[0], strict=True))
+        return [[row[tail[0]]] for tail in tails], found
+
+    async def _alone(self, choices: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of each choice by itself, after what a text begins with."""
+        begin = await self._door.encode(TextPrompt("")) or self._door.card.eos_ids[:1]
+        if not begin:
+            raise RequestError(
+                "This model has no token that a text begins with, so that nothing can be scored"
+                " by itself.",
+                remedy="Use the method token_length_normalized.",
+                field="method",
+            )
+        rows = [await self._door.encode(TextPrompt(c, add_special_tokens=False)) for c in choices]
+        return [[begin[-1], *row] for row in rows]
+
+    async def _score(
+        self, rows: Sequence[list[int]], begin: int
+    ) -> tuple[list[list[float]], Sequence[Completion]]:
+        """Score the tokens of each row from ``begin`` on."""
+        found = await self._whole([self._scoring(row, begin, []) for row in rows])
+        pairs = zip(found, rows, strict=True)
+        return [list(c.prompt_logprobs.chosen[begin - len(row) :]) for c, row in pairs], found
+
+    def _scoring(self, ids: list[int], begin: int | None, asked: list[int]) -> GenerateRequest:
+        return GenerateRequest(
+            prompt=TokensPrompt(ids),
+            params=SamplingParams(max_new_tokens=0 if begin is not None else 1, ignore_eos=True),
+            logprobs=0,
+            prompt_logprobs_from=begin,
+            asked_ids=asked,
+            namespace=self._namespace,
+            priority=self._priority,
+        )
+
+    async def _whole(self, requests: Sequence[GenerateRequest]) -> Sequence[Completion]:
+        generation = await self._door.generate(requests, is_streamed=False)
+        try:
+            await generation.finished()
+        finally:
+            generation.abort()
+        return generation.completions
+
+
+def prompt_of(state: Branch) -> ChatPrompt | TextPrompt:
+    """Return what a state is to be gone on from.
+
+    Raises:
+        RequestError: It has media, which this server does not read.
+    """
+    if not state.messages:
+        return TextPrompt(state.text)
+    messages = [{"role": m.role, "content": _text_of(m)} for m in state.messages]
+    return ChatPrompt(messages, continue_final=messages[-1]["role"] == "assistant")
+
+
+def _text_of(message: Message) -> str:
+    for part in message.content:
+        if isinstance(part, MediaPart):
+            raise not_yet(part.kind)
+    return message.text
+
+
+async def _stream(generation: Generation, on_text: OnText) -> None:
+    while deltas := await generation.deltas():
+        for delta in deltas:
+            if delta.text:
+                on_text(delta.index, delta.text)
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return the length of the common prefix."""
+    count = 0
+    for one, other in zip(first, second, strict=False):
+        if one != other:
+            break
+        count += 1
+    return count
+
+
+def _usage(
+    completions: Sequence[Completion],
+    begun_s: float,
+    details: list[dict[str, Any]] | None = None,
+) -> Usage:
+    """Return what ``completions`` took together; the end is the first one's."""
+    ends = [completion.end for completion in completions if completion.end is not None]
+    starts = [c.started_s for c in completions if c.started_s is not None]
+    reason = ends[0].reason if ends else None
+    return Usage(
+        prompt_tokens=sum(len(completion.submit.prompt_ids) for completion in completions),
+        cached_tokens=sum(end.cached_tokens for end in ends),
+        completion_tokens=sum(len(completion.output_ids) for completion in completions),
+        queue_s=max((end.queue_s for end in ends), default=0.0),
+        first_after_s=min(starts) - begun_s if starts else None,
+        finish_reason=None if reason is None else reason.kind,
+        matched=None if reason is None else reason.matched,
+        output=details,
+    )
