@@ -18,6 +18,7 @@ import msgspec
 
 from headstock.assemble.built import build_engine_loop
 from headstock.assemble.front import load_prompter, model_card
+from headstock.assemble.local_routes import LocalRoutes
 from headstock.assemble.progress import Report, meter, silent
 from headstock.checkpoint import resolve
 from headstock.config import EngineSettings, settings_from_call
@@ -79,6 +80,7 @@ class Engine:
             self._stop_door()
             raise
         self._door = self._on_door(_open_door(self._link, card, prompter))
+        self._routes = LocalRoutes(self._door, loaded.settings)
         self._running = self._on_door(_start(self._door))
         mailbox.send([self._loop.started])
         self._engine_thread = threading.Thread(
@@ -156,6 +158,15 @@ class Engine:
         check(program, UNLIMITED)
         work = run_program(program, DoorModel(self._door), emit)
         return await asyncio.wrap_future(self._submit(work))
+
+    async def async_request(self, path: str, body: Any) -> tuple[int, Any]:
+        """Return status and JSON that a server of this engine answers ``body`` with.
+
+        Args:
+            path: Of a route that is posted to, such as ``/v1/chat/completions``.
+            body: What is posted.
+        """
+        return await asyncio.wrap_future(self._submit(self._routes.post(path, body)))
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of ``text``.
