@@ -18,6 +18,7 @@ from headstock.server.http import (
     routes_control,
     routes_native,
     routes_openai,
+    routes_page,
     routes_programs,
     schema,
 )
@@ -68,6 +69,7 @@ def create_app(
     app.include_router(routes_openai.make_router(serving))
     app.include_router(routes_native.make_router(serving))
     app.include_router(routes_programs.make_router(serving))
+    app.include_router(routes_page.make_router())
     app.include_router(routes_control.make_probes(serving))
     app.include_router(routes_control.make_router(serving))
 

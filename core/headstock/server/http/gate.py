@@ -13,6 +13,7 @@ from headstock.errors import RequestError
 from headstock.observe.log import request_logged_as
 from headstock.observe.metrics import Metrics
 from headstock.server.http.answers import error_answer
+from headstock.server.http.routes_page import PAGE_PATHS
 from headstock.server.http.streaming import Message, Receive, Send
 from headstock.server.keys import KeyRing
 
@@ -21,6 +22,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN_PATHS = frozenset({"/live", "/ready", "/health"})
 """Routes that need no key: probes cannot send one."""
+KEYLESS_PATHS = OPEN_PATHS | PAGE_PATHS
+"""And the page, which asks for a key itself."""
 WATCHED_PATHS = OPEN_PATHS | {"/health_generate", "/metrics"}
 """Routes that machines ask all the time: a line for each would bury the others."""
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -66,7 +69,7 @@ class Gate:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, authorization: str) -> None:
         tenant = self._keys.tenant(authorization)
-        if tenant is None and scope["path"] not in OPEN_PATHS:
+        if tenant is None and scope["path"] not in KEYLESS_PATHS:
             refusal = RequestError(
                 "The API key is missing or wrong.",
                 remedy="Send Authorization: Bearer KEY.",
