@@ -2,6 +2,7 @@
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -310,6 +311,40 @@ def test_images_are_refused_by_a_model_of_text(served):
 
 def test_another_model_is_not_found(served):
     assert run(served, text("a"), status=404, model="gpt")["error"]["code"] == "model_not_found"
+
+
+def test_a_full_queue_refuses_a_program_and_not_its_later_steps(monkeypatch):
+    """With one place in all, forks and choices take it one after another."""
+    from headstock.server import program_model
+    from tests.server.conftest import Served
+
+    monkeypatch.setattr(program_model, "LOOK_S", 0.01)
+    with Served(engine={"step_s": 0.01, "limits": limits(1)}, max_live=0) as server:
+        steps = [text("ab"), gen("x", 2), {"type": "fork", "into": ["1", "2"]}]
+        steps += [gen("y", 9, state="1"), gen("y", 9, state="2")]
+        steps += [{"type": "join", "states": ["1", "2"]}, text("Q:")]
+        steps += [{"type": "select", "name": "z", "choices": ["zz", "aaa"]}]
+        found = run(server, *steps)
+        assert found["variables"]["y"] == ["ababababa"] * 2
+        assert found["variables"]["z"] == "aaa"
+        with ThreadPoolExecutor(1) as pool:
+            busy = pool.submit(run, server, text("ab"), gen("x", 100))
+            wait_for_live(server)
+            answer = server.post("/v1/programs", json={"steps": [text("ab"), gen("x")]})
+            assert answer.status_code == 429
+            assert "retry-after" in answer.headers
+            busy.result()
+
+
+def limits(num_slots):
+    from headstock.wire.steps import PageGroup, RunnerLimits
+
+    return RunnerLimits(num_slots, 256, 512, 1000, 1, [PageGroup("full", 16, 1024, 100)])
+
+
+def wait_for_live(server):
+    while not server.call(lambda: server.frontdoor.num_live):
+        pass
 
 
 def test_a_client_that_leaves_ends_its_program():

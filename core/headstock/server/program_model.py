@@ -13,6 +13,7 @@ from headstock.programs.graph import MediaPart
 from headstock.programs.model import OnText, Usage
 from headstock.requests import SamplingParams
 from headstock.server.completion import Completion
+from headstock.server.errors import BusyError
 from headstock.server.frontdoor import Frontdoor
 from headstock.server.generation import Generation
 from headstock.server.protocols import native
@@ -23,6 +24,10 @@ from headstock.server.request import (
     TextPrompt,
     TokensPrompt,
 )
+
+MAX_WAIT_S = 300.0
+"""How long a program that has begun waits for a place in the queue. Seconds."""
+LOOK_S = 1.0
 
 
 class DoorModel:
@@ -38,6 +43,7 @@ class DoorModel:
         self._door = door
         self._namespace = namespace
         self._priority = priority
+        self._has_begun = False
 
     async def generate(self, state: Branch, step: Gen, on_text: OnText | None) -> Generated:
         """Go on from ``state``; see :class:`headstock.programs.Model`."""
@@ -51,7 +57,7 @@ class DoorModel:
             priority=self._priority,
         )
         begun_s = asyncio.get_running_loop().time()
-        generation = await self._door.generate([request], is_streamed=on_text is not None)
+        generation = await self._begin([request], is_streamed=on_text is not None)
         try:
             if on_text is not None:
                 await _stream(generation, on_text)
@@ -145,12 +151,44 @@ class DoorModel:
         )
 
     async def _whole(self, requests: Sequence[GenerateRequest]) -> Sequence[Completion]:
-        generation = await self._door.generate(requests, is_streamed=False)
+        """Return ``requests`` at their end: all at once, or one by one where the queue is short."""
+        try:
+            return await self._finished(requests)
+        except BusyError as error:
+            if error.code != "queue_full" or not self._has_begun or len(requests) == 1:
+                raise
+        found: list[Completion] = []
+        for request in requests:
+            found += await self._finished([request])
+        return found
+
+    async def _finished(self, requests: Sequence[GenerateRequest]) -> Sequence[Completion]:
+        generation = await self._begin(requests, is_streamed=False)
         try:
             await generation.finished()
         finally:
             generation.abort()
         return generation.completions
+
+    async def _begin(self, requests: Sequence[GenerateRequest], *, is_streamed: bool) -> Generation:
+        """Send ``requests``; a program that has begun waits for a place in the queue.
+
+        Its first step is refused like any request, so that callers feel that the server is full;
+        later ones would throw away what the earlier ones have brought.
+        """
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + MAX_WAIT_S
+        while True:
+            try:
+                generation = await self._door.generate(requests, is_streamed=is_streamed)
+            except BusyError as error:
+                is_wanted = error.code == "queue_full" and self._has_begun and len(requests) == 1
+                if not is_wanted or clock() > deadline:
+                    raise
+                await asyncio.sleep(min(error.retry_after_s, LOOK_S))
+            else:
+                self._has_begun = True
+                return generation
 
 
 def prompt_of(state: Branch) -> ChatPrompt | TextPrompt:
