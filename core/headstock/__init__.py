@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from headstock.assemble.offline import Engine
+    from headstock.assemble.runtime import Runtime
     from headstock.frontend import (
         Anthropic,
         HeadstockServer,
@@ -53,6 +54,7 @@ __all__ = [
     "OpenAI",
     "ProgramError",
     "ProgramState",
+    "Runtime",
     "RuntimeEndpoint",
     "__version__",
     "assistant",
@@ -81,7 +83,7 @@ __all__ = [
     "video",
     "when",
 ]
-_ROOMS = {"Engine": "headstock.assemble.offline"}
+_ROOMS = {"Engine": "headstock.assemble.offline", "Runtime": "headstock.assemble.runtime"}
 """Where a name comes from; the language, if nothing else is said."""
 
 

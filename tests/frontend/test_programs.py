@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 import time
 
@@ -419,6 +421,31 @@ def test_meta_info_is_as_that_of_generate(headstock_server):
     assert meta["finish_reason"] == {"type": "length", "length": 4}
     assert (meta["prompt_tokens"], meta["completion_tokens"], meta["cached_tokens"]) == (2, 4, 3)
     assert len(meta["output_token_logprobs"]) == 4
+
+
+def test_a_run_may_ask_for_logprobs_of_all_gens(headstock_server):
+    state = echo.run(
+        text="ab", return_logprob=True, top_logprobs_num=2, use_thread=False,
+        backend=headstock_server,
+    )  # fmt: skip
+    assert len(state.get_meta_info("x")["output_top_logprobs"][0]) == 2
+
+
+def test_importing_the_language_loads_no_tensor_library():
+    code = (
+        "import sys, headstock; headstock.gen('x'); headstock.function(lambda s: None)\n"
+        "print(sorted({'torch', 'numpy', 'transformers', 'fastapi'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_every_public_name_is_there():
+    for name in hs.__all__:
+        assert getattr(hs, name) is not None
+    assert set(dir(hs)) == set(hs.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'x'"):
+        _ = hs.x
 
 
 def test_the_default_back_end(served, headstock_server):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from headstock.frontend.expressions import (
     Turn,
     Words,
 )
+from headstock.frontend.run import Run
 from headstock.frontend.slots import Slot
 from headstock.programs import Gen, Media, Select, Text, When
 from headstock.programs.graph import InnerStep
@@ -51,17 +52,15 @@ class Compiler:
 
     Args:
         state: Its name.
-        sampling: Parameters of gens that do not say themselves.
-        is_streamed: Whether gens tell their text as it comes.
+        run: What gens do that do not say themselves.
     """
 
-    def __init__(self, state: str, sampling: Mapping[str, Any], *, is_streamed: bool) -> None:
+    def __init__(self, state: str, run: Run) -> None:
         self.state = state
         self.place = Place()
         self.loose: dict[str, Slot] = {}
         """Variables that conditions may set: how they are read."""
-        self._sampling = sampling
-        self._is_streamed = is_streamed
+        self._run = run
         self._num_unnamed = 0
 
     def compile(self, expression: Expression, line: Line) -> Iterator[Compiled]:
@@ -178,11 +177,11 @@ class Compiler:
         step = Gen(
             state=self.state,
             name=name,
-            sampling_params={**self._sampling, **gen.params},
+            sampling_params={**self._run.sampling, **gen.params},
             role=role,
-            stream=self._is_streamed,
-            return_logprob=gen.return_logprob,
-            top_logprobs_num=gen.top_logprobs_num,
+            stream=self._run.is_streamed,
+            return_logprob=gen.return_logprob or self._run.return_logprob,
+            top_logprobs_num=max(gen.top_logprobs_num, self._run.top_logprobs_num),
             reasoning=gen.reasoning,
         )
         return step, gen.line, Slot(name, gen.line, gen.shape)

@@ -20,6 +20,9 @@ from headstock.frontend.run import Run
 from headstock.frontend.state import ProgramState, all_done
 
 Arguments = Mapping[str, Any] | Sequence[Any]
+_OF_RUN = frozenset({"return_logprob", "top_logprobs_num", "return_text_in_logprobs", "use_thread"})
+"""Arguments of SGLang's ``run`` beside sampling parameters. The last two change nothing here: log
+probabilities always have their text, and whether a body needs a thread is known."""
 IN_FLIGHT = 256
 """Programs of a batch that are under way at once, unless the caller says."""
 
@@ -181,14 +184,20 @@ class ProgramFunction:
         self, backend: BackendLike | None, kwargs: Mapping[str, Any], *, is_streamed: bool
     ) -> tuple[ProgramState, dict[str, Any]]:
         given = {**self._bound, **kwargs}
-        given.pop("use_thread", None)  # SGLang's; whether a thread is needed is known here
+        told: dict[str, Any] = {}
+        for name in _OF_RUN - self._parameters:
+            value = given.pop(name, None)
+            if name in ("return_logprob", "top_logprobs_num") and value is not None:
+                told[name] = value
         own = {
             name: value
             for name, value in given.items()
             if name in self._parameters or (name not in SHORT and name not in SAMPLING)
         }
         rest = {name: value for name, value in given.items() if name not in own}
-        run = Run(self.name, backend_of(backend), hub(), sampling(rest), is_streamed=is_streamed)
+        run = Run(
+            self.name, backend_of(backend), hub(), sampling(rest), is_streamed=is_streamed, **told
+        )
         return ProgramState(run), own
 
     def _body(self, state: ProgramState, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:

@@ -29,6 +29,8 @@ class Run:
         hub: Where they are waited for.
         sampling: Parameters of gens that do not say themselves.
         is_streamed: Whether text is told of as it comes.
+        return_logprob: Whether all gens tell log probabilities.
+        top_logprobs_num: Of so many of the likeliest tokens too, at least.
     """
 
     def __init__(
@@ -39,12 +41,16 @@ class Run:
         sampling: Mapping[str, Any],
         *,
         is_streamed: bool = False,
+        return_logprob: bool = False,
+        top_logprobs_num: int = 0,
     ) -> None:
         self.program = program
         self.backend = backend
         self.hub = hub
         self.sampling = dict(sampling)
         self.is_streamed = is_streamed
+        self.return_logprob = return_logprob
+        self.top_logprobs_num = top_logprobs_num
         self._lock = threading.Lock()
         self._pending: list[Item] = []
         self._tails: dict[str, Segment | Branch] = {MAIN: Branch()}

@@ -42,7 +42,7 @@ class ProgramState:
     def __init__(self, run: Run, name: str = MAIN) -> None:
         self._run = run
         self._name = name
-        self._compiler = Compiler(name, run.sampling, is_streamed=run.is_streamed)
+        self._compiler = Compiler(name, run)
         self._slots: dict[str, Found] = {}
         self._own: dict[str, None] = {}
         self._num_forks = 0
