@@ -27,7 +27,7 @@ PAGE_TOKENS = 16
 
 def result_of(plan: StepPlan) -> StepResult:
     """Draw token 7 for every row that samples."""
-    slots = [s for s, drawn in zip(plan.rows.slots, plan.rows.sample, strict=True) if drawn]
+    slots = [s for s, drawn in zip(plan.rows.slots, plan.rows.yields, strict=True) if drawn]
     count = len(slots)
     return StepResult(plan.step, slots, [1] * count, [7] * count, [0] * count)
 

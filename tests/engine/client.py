@@ -39,12 +39,13 @@ class Client:
 
     def __init__(self, runner: NullRunner | None = None, **settings: object) -> None:
         self.runner = runner or NullRunner()
-        prefix_cache = bool(settings.pop("prefix_cache", True))
+        names = ("prefix_cache", "checkpoint_tokens")
+        cache = {name: settings.pop(name) for name in names if name in settings}
         self.now_s = 0.0
         self.engine: Engine = build_engine(
             self.runner,
             SchedulerSettings(**settings),
-            CacheSettings(prefix_cache=prefix_cache),
+            CacheSettings(**cache),
             clock=self.clock,
         )
         self.records: dict[tuple[str, int], Record] = {}
@@ -155,8 +156,8 @@ class Client:
     def expected(self, record: Record) -> list[int]:
         """Return what ``record`` must yield when nobody ends it: a function of the prompt."""
         submit, limits = record.submit, self.runner.limits
-        group = limits.groups[0]
-        room = min(limits.max_length, (group.num_pages - 1) * group.page_tokens + 1)
+        held = self.engine.scheduler.cache.max_tokens
+        room = limits.max_length if held is None else min(limits.max_length, held + 1)
         fits = room - len(submit.prompt_ids)
         wanted = submit.params.max_new_tokens
         return expected_outputs(

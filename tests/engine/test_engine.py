@@ -55,6 +55,57 @@ def test_a_retraction_draws_the_same_tokens() -> None:
     assert [record.token_ids for record in records] == [client.expected(r) for r in records]
 
 
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("max_drafts", [1, 3, 7])
+def test_drafts_change_no_token(depth: int, max_drafts: int) -> None:
+    client = Client(NullRunner(depth=depth, max_drafts=max_drafts))
+    records = [
+        client.submit(str(number), [number, 2, 3], 20, stop_ids=[5, 6], logprobs=0)
+        for number in range(4)
+    ]
+    client.finish()
+    for record in records:
+        client.check_record(record)
+        chosen = [value for logprobs in record.logprobs for value in logprobs.chosen]
+        assert chosen == [float(token) for token in record.token_ids]
+    client.check_idle()
+
+
+def test_drafts_save_steps() -> None:
+    steps = []
+    for max_drafts in (0, 3):
+        client = Client(NullRunner(max_drafts=max_drafts))
+        client.submit("a", [1, 2, 3], 30)
+        client.finish()
+        steps.append(len(client.runner.plans))
+    assert steps[1] < 0.7 * steps[0]
+
+
+def test_a_steady_step_keeps_its_drafts() -> None:
+    client = Client(NullRunner(max_drafts=3))
+    client.submit("a", [1, 2, 3], 40)
+    client.submit("b", [1, 2, 4], 40)
+    client.finish()
+    steady = [plan for plan in client.runner.plans if plan.steady]
+    assert len(steady) > 5
+    assert all(plan.rows.query_max == [4, 4] for plan in steady)
+
+
+def test_drafts_end_where_the_context_ends() -> None:
+    client = Client(NullRunner(max_drafts=3, max_length=21, num_pages=7))
+    record = client.submit("a", [1, 2, 3], None)
+    client.finish()
+    assert len(record.token_ids) == 18
+    assert max(plan.rows.kv_max[0] for plan in client.runner.plans) <= 21
+
+
+def test_a_request_may_forgo_drafts() -> None:
+    client = Client(NullRunner(max_drafts=3))
+    client.submit("a", [1, 2, 3], 9, drafts=False)
+    client.finish()
+    assert {plan.rows.query_max[0] for plan in client.runner.plans[1:]} == {1}
+
+
 def test_a_replay_goes_on_where_the_earlier_attempt_stopped() -> None:
     client = Client()
     whole = client.submit("a", [1, 2, 3], 8)

@@ -13,9 +13,23 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from null_runner import NullRunner
+from null_runner import NullRunner, full, shared, state, window
+
+from headstock.cache import pages
 
 VOCAB = 41
+KINDS = [
+    ("full",),
+    ("full",),
+    ("full", "window"),
+    ("large", "window"),
+    ("window",),
+    ("full", "state"),
+    ("state",),
+    ("full", "window", "state"),
+    ("full", "full"),
+]
+"""Page groups of the models served; a large group is never the one that runs out."""
 ids = st.sampled_from([str(number) for number in range(40)])
 stems = st.sampled_from([list(range(3, 3 + length)) for length in (1, 3, 4, 8, 9, 20)])
 tails = st.lists(st.integers(1, 4), max_size=9)
@@ -34,6 +48,11 @@ class EngineMachine(RuleBasedStateMachine):
         max_length=st.integers(12, 64),
         prefix_cache=st.booleans(),
         max_queued=st.sampled_from([2, 8, 100]),
+        max_drafts=st.sampled_from([0, 0, 1, 3]),
+        kinds=st.sampled_from(KINDS),
+        window_tokens=st.integers(2, 24),
+        num_slabs=st.sampled_from([0, 0, 3, 5, 9]),
+        checkpoint_tokens=st.sampled_from([None, None, 4, 9]),
     )
     def start(
         self,
@@ -46,19 +65,40 @@ class EngineMachine(RuleBasedStateMachine):
         max_length: int,
         prefix_cache: bool,
         max_queued: int,
+        max_drafts: int,
+        kinds: tuple[str, ...],
+        window_tokens: int,
+        num_slabs: int,
+        checkpoint_tokens: int | None,
     ) -> None:
+        num_pages = 1 + -(-cache_tokens // page_tokens)
+        made = {
+            "full": full(page_tokens, num_pages),
+            "window": window(window_tokens, page_tokens, num_pages),
+            "large": full(page_tokens, num_pages + 40),
+            "state": state(3 + num_slots),
+        }
+        groups = [made[kind] for kind in kinds]
+        if num_slabs:
+            groups = shared(groups, num_slabs + 2 * len(groups))
+        self.grain = pages.STATE_GRAIN
+        pages.STATE_GRAIN = page_tokens
         runner = NullRunner(
             num_slots=num_slots,
             max_step_tokens=max_step_tokens,
             max_length=max_length,
             vocab_size=VOCAB,
             depth=depth,
-            page_tokens=page_tokens,
-            num_pages=1 + -(-cache_tokens // page_tokens),
+            groups=groups,
             poison=VOCAB - 1,
+            max_drafts=max_drafts,
         )
         self.client = Client(
-            runner, policy=policy, prefix_cache=prefix_cache, max_queued_requests=max_queued
+            runner,
+            policy=policy,
+            prefix_cache=prefix_cache,
+            max_queued_requests=max_queued,
+            checkpoint_tokens=checkpoint_tokens,
         )
         self.attempts: dict[str, int] = {}
 
@@ -74,6 +114,7 @@ class EngineMachine(RuleBasedStateMachine):
         namespace=st.sampled_from(["", "", "other"]),
         score_from=st.sampled_from([None, None, 0, 3]),
         known=st.sampled_from([0, 0, 0, 1, 3]),
+        drafts=st.sampled_from([True, True, False]),
     )
     def submit(
         self,
@@ -88,6 +129,7 @@ class EngineMachine(RuleBasedStateMachine):
         namespace: str,
         score_from: int | None,
         known: int,
+        drafts: bool,
     ) -> None:
         prompt = stem + tail
         attempt = self.attempts.get(request_id, -1) + 1
@@ -101,6 +143,7 @@ class EngineMachine(RuleBasedStateMachine):
             "priority": priority,
             "namespace": namespace,
             "prompt_logprobs_from": score_from,
+            "drafts": drafts,
         }
         shadow = Client(self.client.runner)
         outputs = shadow.expected(shadow.submit(request_id, prompt, **given))[:known]
@@ -163,6 +206,7 @@ class EngineMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "client"):
             return
+        pages.STATE_GRAIN = self.grain
         client = self.client
         client.finish()
         client.check_idle()

@@ -73,7 +73,11 @@ def test_a_name_never_changes_between_versions() -> None:
     assert name.hex() == "d6d37eed0f9bd5475f77efed37ad07d5"
 
 
-def test_a_model_with_window_layers_is_refused_with_a_reason() -> None:
-    groups = [PageGroup("full", 4, 1, 8), PageGroup("window", 4, 1, 8)]
-    with pytest.raises(UnsupportedError, match="full, window"):
-        PageCache(groups)
+def test_a_group_of_an_unknown_kind_is_refused_with_a_reason() -> None:
+    with pytest.raises(UnsupportedError, match="'encoder'"):
+        PageCache([PageGroup("full", 4, 1, 8), PageGroup("encoder", 4, 1, 8)])
+
+
+def test_groups_with_different_pages_are_refused_with_a_reason() -> None:
+    with pytest.raises(UnsupportedError, match="4, 8 tokens"):
+        PageCache([PageGroup("full", 4, 1, 8), PageGroup("window", 8, 1, 8, 16)])

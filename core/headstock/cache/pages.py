@@ -1,157 +1,477 @@
-"""Pages from the pool to the tree and back: the one door through which requests get KV memory."""
+"""Pages from the pools to the tree and back: the one door through which requests get memory."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from headstock.cache.pool import PagePool
-from headstock.cache.quarantine import Quarantine
-from headstock.cache.tree import Node, PrefixTree
-from headstock.errors import UnsupportedError
-from headstock.wire.steps import PageGroup
+from headstock.cache.arena import Arena, ArenaPool
+from headstock.cache.groups import FullGroup, Group, StateGroup, WindowGroup
+from headstock.cache.pool import PagePool, Pool
+from headstock.cache.tables import PageTable, StateTable, Tables
+from headstock.cache.tree import CachedPage, Node, PrefixTree
+from headstock.errors import ConfigError, UnsupportedError
+from headstock.wire.steps import NULL_PAGE, STATE_OUT, PageGroup
+
+KINDS: dict[str, type[Group]] = {"full": FullGroup, "window": WindowGroup, "state": StateGroup}
+STATE_GRAIN = 64
+"""Tokens of a node where all that layers keep is a state."""
+
+
+@dataclass(slots=True)
+class Hit:
+    """What the tree has of a prefix.
+
+    Attributes:
+        end: Grains that are valid in every group.
+        known: Grains that are listed at all: up to there another request had the same tokens.
+        path: Nodes of the valid ones.
+        pages: What a request that goes on from there reads, a group.
+    """
+
+    end: int = 0
+    known: int = 0
+    path: list[Node] = field(default_factory=list[Node])
+    pages: list[list[CachedPage]] = field(default_factory=list[list[CachedPage]])
 
 
 class PageCache:
-    """The pages of a model's one group of layers: free, held, cached, or in quarantine.
+    """The pages of a model's groups of layers: free, held, cached, or in quarantine.
 
     Args:
-        groups: The runner's page groups. One that keeps every token is supported today.
+        groups: The runner's page groups.
         is_sharing: Whether equal prefixes share pages.
+        row_tokens: Tokens that a row from the device computes, at most.
 
     Raises:
-        UnsupportedError: The model needs a group of another kind.
+        UnsupportedError: A group's kind is unknown, or pages hold different numbers of tokens.
+        ConfigError: The pages do not hold one token.
     """
 
-    def __init__(self, groups: Sequence[PageGroup], *, is_sharing: bool = True) -> None:
-        if [group.kind for group in groups] not in (["full"], ["latent"]):
-            kinds = ", ".join(group.kind for group in groups) or "none"
-            raise UnsupportedError(
-                f"The model needs page groups {kinds}; the cache keeps one, full or latent.",
-                remedy="Serve a model whose layers all keep full attention.",
-            )
-        self.page_tokens = groups[0].page_tokens
+    def __init__(
+        self, groups: Sequence[PageGroup], *, is_sharing: bool = True, row_tokens: int = 1
+    ) -> None:
+        self.page_tokens = grain = _grain(groups)
         self.is_sharing = is_sharing
-        self.num_evicted = 0
-        self._pool = PagePool(groups[0].num_pages)
-        self._tree = PrefixTree()
-        self._quarantine = Quarantine()
-        self._settled = 0
+        self.arena = _arena(groups)
+        self.groups = [
+            KINDS[facts.kind](index, facts, _pool(facts, self.arena), grain)
+            for index, facts in enumerate(groups)
+        ]
+        self._owners = [group for group in self.groups if not group.facts.slab_pages]
+        sharers = [group for group in self.groups if group.facts.slab_pages]
+        for group in sharers:
+            group.share([other for other in sharers if other is not group])
+        self.tokens = [group for group in self.groups if not isinstance(group, StateGroup)]
+        self.states = [group for group in self.groups if isinstance(group, StateGroup)]
+        self.windows = [group for group in self.groups if isinstance(group, WindowGroup)]
+        self.has_full = any(isinstance(group, FullGroup) for group in self.groups)
+        self._has_more_than_full = not all(isinstance(group, FullGroup) for group in self.groups)
+        self._tree = PrefixTree(self.groups)
+        for group in self.groups:
+            group.join(self._tree)
+        self._row_tokens = row_tokens
+        self.max_tokens = self._longest()
+        """The longest request that fits alone; None: there is no bound. Tokens."""
+
+    # Figures: sums of pages over the groups that have memory of their own, and of shared slabs.
 
     @property
     def num_total(self) -> int:
-        """Pages that requests can have, the null page not among them."""
-        return self._pool.num_total
+        """Pages or slabs that requests can have, those of the null pages not among them."""
+        slabs = self.arena.num_total if self.arena is not None else 0
+        return slabs + sum(group.pool.num_total for group in self._owners)
 
     @property
     def num_free(self) -> int:
-        """Pages that hold nothing."""
-        return self._pool.num_free
+        """Pages or slabs that hold nothing."""
+        slabs = self.arena.num_free if self.arena is not None else 0
+        return slabs + sum(group.pool.num_free for group in self._owners)
 
     @property
     def num_idle(self) -> int:
-        """Pages that hold a prefix that no live request uses."""
-        return self._tree.num_idle
+        """Pages or slabs that hold only what no live request uses."""
+        slabs = self.arena.num_loose if self.arena is not None else 0
+        return slabs + sum(group.num_idle for group in self._owners)
 
     @property
-    def num_available(self) -> int:
-        """Pages that are free or can be made so, once the steps in flight have settled."""
-        return self._pool.num_free + self._tree.num_idle + self._quarantine.num_pages
+    def num_evicted(self) -> int:
+        """Pages that were evicted for others, since the start."""
+        return sum(group.num_evicted for group in self.groups)
 
-    def match(self, ids: Sequence[bytes], limit: int) -> list[Node]:
-        """Return the longest cached prefix of ``ids``, at most ``limit`` pages; holds nothing."""
-        return self._tree.match(ids, limit) if self.is_sharing else []
+    # Prefixes.
 
-    def depth(self, ids: Sequence[bytes], limit: int) -> int:
-        """Return how many pages :meth:`match` would find."""
-        return self._tree.depth(ids, limit) if self.is_sharing else 0
+    def match(self, ids: Sequence[bytes], limit: int) -> Hit:
+        """Find the longest prefix of ``ids`` valid in every group, at most ``limit`` grains.
 
-    def hold(self, nodes: Sequence[Node]) -> None:
-        """Keep ``nodes``, a path from a root, for a request."""
-        self._tree.hold(nodes)
-
-    def take(self, count: int) -> list[int] | None:
-        """Take ``count`` pages, all or none, evicting the least recently used prefixes.
-
-        Returns:
-            The page ids, or None: what is missing is held by requests or by steps in flight.
+        Presence is not monotone: a window's pages may be gone in the middle, a state is kept at
+        few nodes. So each group says where the longest valid prefix ends at or before what the
+        others allow, until all agree. Holds nothing.
         """
-        short = count - self._pool.num_free
-        if short > 0:
-            evicted = self._tree.evict(short, self._settled)
-            self._pool.give_back(evicted)
-            self.num_evicted += len(evicted)
-        return self._pool.take(count)
+        if not self.is_sharing:
+            return Hit(pages=[[] for _ in self.groups])
+        known = self._tree.depth(ids, limit)
+        path = self._tree.path(ids, known)
+        end, agreed = known, -1
+        while end != agreed:
+            agreed = end
+            for group in self.groups:
+                end = group.longest_end(path, end)
+        pages = [group.needed(path, end) for group in self.groups]
+        return Hit(end, known, path[:end], pages)
 
-    def publish(self, parent: Node | None, node_id: bytes, page: int, step: int) -> Node | None:
-        """Make a full page that its writer holds findable by the steps after ``step``.
+    def no_hit(self) -> Hit:
+        """Return what the tree has of a prefix that it does not know."""
+        return Hit(pages=[[] for _ in self.groups])
 
-        When the same prefix is cached already, ``page`` takes the place of an idle page, which is
-        freed: no request ever pins two pages for the same tokens.
+    def needs(self, hit: Hit, num_tokens: int) -> list[int]:
+        """Return how many new pages a request needs that goes on from ``hit``, a group.
 
-        Returns:
-            The node, held; or None: requests use another page of the same prefix, or what comes
-            before has been withdrawn. Then the page stays its writer's own.
-        """
-        if parent is not None and not parent.is_listed:
-            return None
-        known = self._tree.find(node_id)
-        if known is None:
-            return self._tree.insert(parent, node_id, page, step)
-        if known.users:
-            return None
-        last_step = known.last_step
-        self._free_after([self._tree.replace(known, page, step)], last_step)
-        return known
-
-    def release(self, path: Sequence[Node], private: list[int], last_step: int) -> None:
-        """Take back what a request had.
+        Of a window group it gets as many as it will hold in the long run: further ones are taken
+        as chunks need them, when others have been left behind.
 
         Args:
-            path: Nodes that it held, in order; they stay cached.
-            private: Pages that only it knew.
+            hit: Where it goes on from.
+            num_tokens: Tokens that it computes before the device feeds it.
+        """
+        size = self.page_tokens
+        count = -(-num_tokens // size) - hit.end
+        return [group.num_first(count) for group in self.groups]
+
+    def hold(self, hit: Hit) -> None:
+        """Keep what ``hit`` found."""
+        for group, pages in zip(self.groups, hit.pages, strict=True):
+            group.hold(pages)
+
+    def let_go(self, hit: Hit) -> None:
+        """Stop holding what ``hit`` found, before any step read it."""
+        for group, pages in zip(self.groups, hit.pages, strict=True):
+            group.let_go(reversed(pages), 0)
+
+    def take(self, counts: Sequence[int]) -> list[list[int]] | None:
+        """Take so many pages of each group, all or none."""
+        taken: list[list[int]] = []
+        for group, count in zip(self.groups, counts, strict=True):
+            pages = group.take(count)
+            if pages is None:
+                for earlier, back in zip(self.groups, taken, strict=False):
+                    earlier.free(back, 0)
+                return None
+            taken.append(pages)
+        return taken
+
+    def open(self, hit: Hit, fresh: Sequence[list[int]]) -> Tables:
+        """Return the tables of a request that goes on from ``hit``, which it holds.
+
+        Args:
+            hit: Where it goes on from.
+            fresh: Its new pages, a group.
+        """
+        tables = Tables([], [], hit.path, hit.end, hit.end if self.has_full else 0)
+        tables.is_private = not self.is_sharing
+        for group, cached, pages in zip(self.groups, hit.pages, fresh, strict=True):
+            if isinstance(group, StateGroup):
+                source = cached[0] if cached else None
+                read = pages[0] if source is None else source.page
+                tables.states.append(StateTable([read, pages[0]], source))
+                continue
+            first = hit.end - len(cached)
+            table = PageTable([NULL_PAGE] * first, [None] * first, first)
+            table.pages += [each.page for each in cached]
+            table.pages += pages
+            table.cached += cached
+            tables.tokens.append(table)
+        return tables
+
+    def publish(self, tables: Tables, ids: Sequence[bytes], count: int, step: int) -> bool:
+        """Offer a request's pages of its first ``count`` grains to the tree.
+
+        Args:
+            tables: The request's.
+            ids: Digests of its grains.
+            count: Grains whose tokens are known, and computed by launched steps.
+            step: Last step that writes them; only later ones may read them.
+
+        Returns:
+            Whether later grains shall be offered, too.
+        """
+        if len(self.groups) == 1 and self.has_full:
+            return self._publish_full(tables, ids, count, step)
+        for index in range(tables.published, count):
+            if self.has_full:
+                # Without a full page of its own there, a request may only follow known nodes.
+                grows = not tables.is_private
+            else:
+                grows = any(index >= table.first for table in tables.tokens)
+                if not grows:
+                    for table in tables.tokens:
+                        table.cached.append(None)
+                    tables.published = index + 1
+                    continue
+            if not self._tree.reach(tables.path, ids, index + 1, grows=grows):
+                tables.is_private = True
+                return False
+            self._offer(tables, index, step)
+            tables.published = index + 1
+            if tables.is_private and not self._has_more_than_full:
+                return False
+        return True
+
+    def checkpoint(self, tables: Tables, ids: Sequence[bytes], count: int, step: int) -> bool:
+        """Keep the state that ``step`` leaves after ``count`` grains, unless it is kept already.
+
+        The page that the step writes to goes to the node, and the request goes on with a new one.
+
+        Returns:
+            Whether the request's entries turn after the step.
+        """
+        # First of all: what is evicted for them may be the last that keeps the node listed.
+        fresh = [group.take(1) for group in self.states]
+        grows = not tables.is_private
+        node = None
+        if self._tree.reach(tables.path, ids, count, grows=grows):
+            node = tables.path[count - 1]
+        is_made = False
+        for group, table, pages in zip(self.states, tables.states, fresh, strict=True):
+            if pages is None:
+                continue
+            if node is None or node.pages[group.index] is not None:
+                group.free(pages, 0)
+                continue
+            table.made = group.offer(node, table.pages[STATE_OUT], step)
+            table.spare = pages[0]
+            is_made = True
+        if node is not None and not is_made:
+            self._tree.forget_empty(node)
+        return is_made
+
+    def extend(self, tables: Tables, begin: int, end: int, last_step: int) -> int:
+        """Get pages of the window groups for a chunk, giving back those it leaves behind.
+
+        Args:
+            tables: The request's.
+            begin: Where its chunk begins. Tokens.
+            end: Where it shall end, at most.
+            last_step: Last step that was launched with them.
+
+        Returns:
+            Where it can end; ``begin`` when no page is to be had.
+        """
+        self.trim(tables, begin, last_step)
+        size = self.page_tokens
+        taken: list[tuple[Group, PageTable, list[int]]] = []
+        for group, table in zip(self.tokens, tables.tokens, strict=True):
+            short = -(-end // size) - len(table.pages)
+            if short <= 0:
+                continue
+            pages = group.take_some(short)
+            taken.append((group, table, pages))
+            end = min(end, (len(table.pages) + len(pages)) * size)
+        for group, table, pages in taken:
+            if end > begin:
+                table.pages += pages
+            else:
+                group.free(pages, 0)
+        return max(begin, end)
+
+    def grow(self, tables: Sequence[Tables], counts: Sequence[int]) -> bool:
+        """Give each of ``tables`` so many more pages in each group of tokens, all or none."""
+        total = sum(counts)
+        taken = self.take([0 if group in self.states else total for group in self.groups])
+        if taken is None:
+            return False
+        for place, group in enumerate(self.tokens):
+            pages = taken[group.index]
+            begin = 0
+            for each, count in zip(tables, counts, strict=True):
+                each.tokens[place].pages += pages[begin : begin + count]
+                begin += count
+        return True
+
+    def trim(self, tables: Tables, begin: int, last_step: int) -> None:
+        """Give back what no query at token ``begin`` or later reads.
+
+        Cached pages stay until they are evicted.
+        """
+        for group, table in zip(self.tokens, tables.tokens, strict=True):
+            first = min(group.first_entry(begin), len(table.pages))
+            if first <= table.first:
+                continue
+            cached = table.cached
+            for index in range(table.first, first):
+                known = cached[index] if index < len(cached) else None
+                if known is None:
+                    group.free([table.pages[index]], last_step)
+                else:
+                    group.let_go((known,), last_step)
+                    cached[index] = None
+                table.pages[index] = NULL_PAGE
+            table.first = first
+
+    def release(self, tables: Tables, last_step: int) -> None:
+        """Take back all that a request had; what is in the tree stays cached.
+
+        Args:
+            tables: The request's.
             last_step: Last step that was launched with them.
         """
-        for node in self._tree.let_go(path, last_step):
-            self._free_after([node.page], node.last_step)
-        if private:
-            self._free_after(private, last_step)
+        for group, table in zip(self.tokens, tables.tokens, strict=True):
+            held = [cached for cached in reversed(table.cached) if cached is not None]
+            group.let_go(held, last_step)
+            private = table.private()
+            if private:
+                group.free(private, last_step)
+        for group, table in zip(self.states, tables.states, strict=True):
+            group.let_go(table.cached(), last_step)
+            group.free(table.private(), last_step)
+
+    # Faults, steps and the operator.
 
     def withdraw(self, nodes: Sequence[Node]) -> None:
-        """Let nobody find ``nodes``, nor what follows them: a fault made them wrong."""
-        for node in self._tree.withdraw(nodes):
-            self._free_after([node.page], node.last_step)
+        """Make ``nodes``, and what follows them, unfindable: a fault made them wrong."""
+        self._tree.withdraw(nodes)
 
     def withdraw_since(self, step: int) -> None:
-        """Let nobody find what ``step`` or a later one has written."""
-        self.withdraw(self._tree.written_since(step))
+        """Make unfindable what ``step`` or a later one has written."""
+        self._tree.withdraw(self._tree.written_since(step))
 
     def settle(self, step: int) -> None:
         """Note that every step up to ``step`` has settled."""
-        self._settled = step
-        self._pool.give_back(self._quarantine.settle(step))
+        for group in self.groups:
+            group.settle(step)
 
     def flush(self) -> int:
         """Forget every prefix that no live request uses; returns how many pages that frees."""
-        nodes = self._tree.flush()
-        for node in nodes:
-            self._free_after([node.page], node.last_step)
-        return len(nodes)
+        return sum(group.flush() for group in self.groups)
 
-    def check(self, private: Sequence[int]) -> None:
+    def check(self, live: Sequence[Tables]) -> None:
         """Assert that no page is lost and none has two owners. For tests.
 
         Args:
-            private: Every page that live requests hold outside the tree.
+            live: The tables of every request that has some.
         """
-        self._pool.check()
         self._tree.check()
-        owned = sorted([*private, *self._tree.pages()])
-        assert len(set(owned)) == len(owned), f"a page has two owners: {owned}"
-        accounted = len(owned) + self._pool.num_free + self._quarantine.num_pages
-        assert accounted == self.num_total, f"{self.num_total - accounted} pages leaked"
+        private: list[list[int]] = [[] for _ in self.groups]
+        orphans: list[dict[int, None]] = [{} for _ in self.groups]
+        for tables in live:
+            for group, table in zip(self.tokens, tables.tokens, strict=True):
+                private[group.index] += table.private()
+                _note_orphans(group, table.cached, orphans)
+            for group, table in zip(self.states, tables.states, strict=True):
+                private[group.index] += table.private()
+                _note_orphans(group, table.cached(), orphans)
+        for group in self.groups:
+            group.check([*private[group.index], *orphans[group.index]])
 
-    def _free_after(self, pages: list[int], last_step: int) -> None:
-        if last_step <= self._settled:
-            self._pool.give_back(pages)
-        else:
-            self._quarantine.put(pages, last_step)
+    def _publish_full(self, tables: Tables, ids: Sequence[bytes], count: int, step: int) -> bool:
+        """:meth:`publish` where one group keeps every token: the same, in fewer turns."""
+        path, table, tree = tables.path, tables.tokens[0], self._tree
+        (group,) = self.groups
+        parent = path[-1] if path else None
+        for index in range(tables.published, count):
+            if parent is not None and not parent.is_listed:
+                tables.is_private = True
+                return False
+            node = tree.find(ids[index])
+            if node is None:
+                node = tree.insert(parent, ids[index])
+            cached = group.offer(node, table.pages[index], step)
+            if cached is None:
+                tables.is_private = True
+                return False
+            path.append(node)
+            table.cached.append(cached)
+            tables.published = tables.num_shared = index + 1
+            parent = node
+        return True
+
+    def _longest(self) -> int | None:
+        """Return how long a request may be that has all pages for itself; None: without end.
+
+        Raises:
+            ConfigError: Not even one token fits.
+        """
+        low, high = 0, self.page_tokens * (1 + max(group.pool.num_total for group in self.groups))
+        if self._fits(high):
+            return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._fits(middle) else (low, middle)
+        if not low:
+            raise ConfigError(
+                f"The cache is too small for one token: {self.num_total} pages or slabs in"
+                f" {len(self.groups)} groups.",
+                remedy="Give the server a larger cache.",
+            )
+        return low
+
+    def _fits(self, num_tokens: int) -> bool:
+        num_slabs = 0
+        for group in self.groups:
+            count = group.num_held(num_tokens, self._row_tokens)
+            if group.facts.slab_pages:
+                # What a window holds need not begin where a slab does.
+                is_window = isinstance(group, WindowGroup)
+                num_slabs += -(-count // group.facts.slab_pages) + is_window
+            elif count > group.pool.num_total:
+                return False
+        return self.arena is None or num_slabs <= self.arena.num_total
+
+    def _offer(self, tables: Tables, index: int, step: int) -> None:
+        """Offer the pages of grain ``index``, which has a node."""
+        node = tables.path[index]
+        for group, table in zip(self.tokens, tables.tokens, strict=True):
+            is_full = isinstance(group, FullGroup)
+            known: CachedPage | None = None
+            if index >= table.first and not (is_full and tables.is_private):
+                known = group.offer(node, table.pages[index], step)
+            table.cached.append(known)
+            if is_full and known is None:
+                tables.is_private = True
+        if self.has_full and not tables.is_private:
+            tables.num_shared = index + 1
+
+
+def _note_orphans(
+    group: Group, pages: Sequence[CachedPage | None], orphans: list[dict[int, None]]
+) -> None:
+    """Note pages that are held, but not found any more."""
+    for cached in pages:
+        if cached is not None and not (
+            cached.node.is_listed and cached.node.pages[group.index] is cached
+        ):
+            orphans[group.index][cached.page] = None
+
+
+def _arena(groups: Sequence[PageGroup]) -> Arena | None:
+    sizes = [facts.num_pages // facts.slab_pages for facts in groups if facts.slab_pages]
+    return Arena(min(sizes)) if sizes else None
+
+
+def _pool(facts: PageGroup, arena: Arena | None) -> Pool:
+    if arena is not None and facts.slab_pages:
+        return ArenaPool(arena, facts.slab_pages)
+    return PagePool(facts.num_pages)
+
+
+def _grain(groups: Sequence[PageGroup]) -> int:
+    """Return how many tokens a node holds.
+
+    Raises:
+        UnsupportedError: The groups do not fit together.
+    """
+    for facts in groups:
+        if facts.kind not in KINDS:
+            raise UnsupportedError(
+                f"The model needs a page group of kind {facts.kind!r}; the cache keeps"
+                f" {', '.join(KINDS)}.",
+                remedy="Serve another model, or use a version that keeps such groups.",
+            )
+    sizes = list(dict.fromkeys(facts.page_tokens for facts in groups if facts.kind != "state"))
+    if len(sizes) > 1:
+        raise UnsupportedError(
+            f"The model's page groups have pages of {', '.join(map(str, sizes))} tokens; the"
+            " cache keeps groups of equal pages.",
+            remedy="Set page_size so that all groups have the same.",
+        )
+    return sizes[0] if sizes else STATE_GRAIN

@@ -4,12 +4,44 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Protocol
 
 from headstock.wire.steps import NULL_PAGE
 
 
+class Pool(Protocol):
+    """Pages of one group that hold nothing; its memory may be shared with other groups."""
+
+    @property
+    def num_total(self) -> int:
+        """Pages that requests can have, the null page not among them."""
+        ...
+
+    @property
+    def num_free(self) -> int:
+        """Pages that can be taken now."""
+        ...
+
+    @property
+    def num_taken(self) -> int:
+        """Pages that are not free."""
+        ...
+
+    def take(self, count: int) -> list[int] | None:
+        """Take ``count`` pages, all or none."""
+        ...
+
+    def give_back(self, pages: Sequence[int]) -> None:
+        """Free ``pages``; every one must be taken."""
+        ...
+
+    def check(self) -> None:
+        """Assert that every page is either free or taken, once. For tests."""
+        ...
+
+
 class PagePool:
-    """Hands out pages of one group.
+    """Hands out pages of one group that has memory of its own.
 
     The null page is never handed out: finished and padding rows write there.
 
@@ -26,6 +58,11 @@ class PagePool:
     def num_free(self) -> int:
         """Pages that can be taken now."""
         return len(self._free)
+
+    @property
+    def num_taken(self) -> int:
+        """Pages that are not free."""
+        return self.num_total - len(self._free)
 
     def take(self, count: int) -> list[int] | None:
         """Take ``count`` pages, all or none.

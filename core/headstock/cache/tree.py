@@ -1,63 +1,101 @@
-"""The prefix tree: which page holds the keys and values of which tokens after which prefix.
+"""The prefix tree: which pages hold what belongs to which tokens after which prefix.
 
-A node is one page of tokens. Its id is chained to its parent's (:mod:`headstock.cache.digest`), so
-one flat dictionary finds any node of any prefix, and a longest match is a binary search. A node
-holds the page of the one group there is; further groups and tiers would give it a page, a tombstone
-or a tier's location for each.
+A node is one grain of tokens. Its id is chained to its parent's (:mod:`headstock.cache.digest`), so
+one flat dictionary finds any node of any prefix. A node holds, for each page group, a page or a
+tombstone (None): where a group's page was evicted, the node stays for what other groups, or the
+nodes after it, hold. A listed node's ancestors are listed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(slots=True, eq=False)
+class CachedPage:
+    """A page of one group at a node.
+
+    Attributes:
+        node: Where it is found.
+        page: Its number.
+        written: Step that writes the last of it; later steps may read it.
+        users: Requests that hold it.
+        last_step: Last step launched by a user that has let go of it.
+    """
+
+    node: Node
+    page: int
+    written: int
+    users: int = 1
+    last_step: int = 0
 
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """One page of tokens after one prefix.
+    """One grain of tokens after one prefix.
 
     Attributes:
         id: Chained digest of the namespace and all tokens up to here.
-        parent: The page before; None for a prefix's first page.
-        page: Where its keys and values are.
-        written: Step that writes its last token; later steps may read it.
-        last_step: Last step launched by a user that has let go of it.
-        users: Requests that hold it.
-        is_listed: False once it is withdrawn: its users keep it, nobody else finds it.
+        parent: The grain before; None for a prefix's first one.
+        pages: A page or None, for each group.
+        child: The last made of the listed nodes that follow it; None: nothing follows.
+        older: The one that was made before it after the same parent, and so on.
+        newer: The one that was made after it.
+        is_listed: False once it is evicted or withdrawn: who uses its pages keeps them, but nothing
+            finds them any more.
+        is_withdrawn: A fault made it wrong; nothing may be listed after it.
     """
 
     id: bytes
     parent: Node | None
-    page: int
-    written: int
-    last_step: int = 0
-    users: int = 1
+    pages: list[CachedPage | None]
+    child: Node | None = None
+    older: Node | None = None
+    newer: Node | None = None
     is_listed: bool = True
+    is_withdrawn: bool = False
+
+    def children(self) -> Iterator[Node]:
+        """Yield the listed nodes that follow it. Links instead of a list: most have just one."""
+        child = self.child
+        while child is not None:
+            following = child.older
+            yield child
+            child = following
+
+
+class Loser(Protocol):
+    """What the tree knows of a page group: a page of its that is found no more."""
+
+    def lose(self, cached: CachedPage) -> None:
+        """Take the page off its node, and free it where it has no users."""
+        ...
+
+    def lost(self, node: Node) -> None:
+        """Note that the group's page at ``node`` is gone, and the node perhaps with it."""
+        ...
 
 
 class PrefixTree:
-    """Finds, shares and evicts pages by what they hold.
+    """Finds nodes by what they hold.
 
-    Whoever holds a node holds its ancestors, and lets go of the deepest first. So a node without
-    users stands behind its children in the order of eviction, and the oldest is always a leaf.
+    Args:
+        groups: The page groups, in the order of a node's pages.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, groups: Sequence[Loser]) -> None:
+        self._groups = groups
         self._nodes: dict[bytes, Node] = {}
-        self._idle: dict[bytes, Node] = {}
 
     def __len__(self) -> int:
         return len(self._nodes)
 
-    @property
-    def num_idle(self) -> int:
-        """Nodes that nobody holds: their pages can be evicted."""
-        return len(self._idle)
-
     def depth(self, ids: Sequence[bytes], limit: int) -> int:
-        """Return the length of the longest known prefix of ``ids[:limit]``. Pages.
+        """Return how many nodes of ``ids[:limit]`` are listed, from the first on.
 
-        A node is only there if its parent is, so presence is monotone and bisection finds the end.
+        A node is only listed if its parent is, so bisection finds the end.
         """
         nodes = self._nodes
         low, high = 0, min(limit, len(ids))
@@ -69,143 +107,128 @@ class PrefixTree:
                 high = middle - 1
         return low
 
-    def match(self, ids: Sequence[bytes], limit: int) -> list[Node]:
-        """Return the nodes of the longest known prefix of ``ids[:limit]``; holds nothing."""
+    def path(self, ids: Sequence[bytes], count: int) -> list[Node]:
+        """Return the nodes of ``ids[:count]``, all of them listed."""
         nodes = self._nodes
-        return [nodes[node_id] for node_id in ids[: self.depth(ids, limit)]]
+        return [nodes[node_id] for node_id in ids[:count]]
 
-    def hold(self, nodes: Sequence[Node]) -> None:
-        """Keep ``nodes``, a path from a root, from eviction."""
-        for node in nodes:
-            if node.users == 0:
-                del self._idle[node.id]
-            node.users += 1
+    def reach(self, path: list[Node], ids: Sequence[bytes], count: int, *, grows: bool) -> bool:
+        """Extend ``path``, a request's nodes, to the first ``count`` of ``ids``.
+
+        Nodes that were evicted meanwhile, for nothing was left at them, are listed again.
+
+        Args:
+            path: Changed in place.
+            ids: Digests of the request's grains.
+            count: How many nodes the path shall have.
+            grows: Whether nodes may be made; otherwise only what is listed is followed.
+
+        Returns:
+            Whether it has come so far; if not, a node is withdrawn or not listed.
+        """
+        while path and not path[-1].is_listed:
+            if path.pop().is_withdrawn:
+                return False
+        nodes = self._nodes
+        while len(path) < count:
+            node_id = ids[len(path)]
+            node = nodes.get(node_id)
+            if node is None:
+                if not grows:
+                    return False
+                node = self.insert(path[-1] if path else None, node_id)
+            path.append(node)
+        return True
 
     def find(self, node_id: bytes) -> Node | None:
-        """Return the node of a prefix; holds nothing."""
+        """Return the listed node of a prefix."""
         return self._nodes.get(node_id)
 
-    def insert(self, parent: Node | None, node_id: bytes, page: int, step: int) -> Node:
-        """Make ``page``, which holds a prefix that is not known, findable; holds the node.
-
-        Args:
-            parent: The node before it, listed and held by the caller.
-            node_id: Digest of the prefix that ends with this page.
-            page: Where its keys and values are.
-            step: Step that writes the last of them.
-        """
-        node = self._nodes[node_id] = Node(node_id, parent, page, step)
+    def insert(self, parent: Node | None, node_id: bytes) -> Node:
+        """List a new node after ``parent``; the caller puts a page there, or a node after it."""
+        node = self._nodes[node_id] = Node(node_id, parent, [None] * len(self._groups))
+        if parent is not None:
+            node.older = parent.child
+            if node.older is not None:
+                node.older.newer = node
+            parent.child = node
         return node
 
-    def replace(self, node: Node, page: int, step: int) -> int:
-        """Let an idle node be ``page`` from now on; holds the node and returns its old page."""
-        assert node.users == 0, f"page {node.page} is in use, it cannot be replaced"
-        self.hold((node,))
-        old, node.page, node.written, node.last_step = node.page, page, step, 0
-        return old
+    def unlist(self, node: Node) -> None:
+        """Let nothing find ``node``, which has no children; its idle pages are freed."""
+        node.is_listed = False
+        del self._nodes[node.id]
+        if node.newer is not None:
+            node.newer.older = node.older
+        elif node.parent is not None:
+            node.parent.child = node.older
+        if node.older is not None:
+            node.older.newer = node.newer
+        node.older = node.newer = None
+        for group, cached in zip(self._groups, node.pages, strict=True):
+            if cached is not None and cached.users == 0:
+                group.lose(cached)
 
-    def let_go(self, nodes: Sequence[Node], last_step: int) -> list[Node]:
-        """Stop holding ``nodes``, a path in order from the root.
+    def drop(self, node: Node) -> None:
+        """Unlist ``node`` and all that follows it, the last first."""
+        parent = node.parent
+        for each in reversed(list(subtree(node))):
+            self.unlist(each)
+        for group in self._groups:
+            group.lost(node)
+        if parent is not None:
+            self.forget_empty(parent)
 
-        Args:
-            nodes: What :meth:`hold` and :meth:`insert` held.
-            last_step: Last step that was launched with them.
+    def forget_empty(self, node: Node) -> None:
+        """Unlist ``node`` and those before it as far as they hold nothing and lead nowhere."""
+        here: Node | None = node
+        while here is not None and here.is_listed and here.child is None and not any(here.pages):
+            self.unlist(here)
+            here = here.parent
 
-        Returns:
-            Withdrawn nodes that nobody holds any more.
-        """
-        orphans: list[Node] = []
-        for node in reversed(nodes):
-            assert node.users > 0, f"page {node.page} let go of more often than held"
-            node.users -= 1
-            if last_step > node.last_step:
-                node.last_step = last_step
-            if node.users:
-                continue
-            if node.is_listed:
-                self._idle[node.id] = node
-            else:
-                orphans.append(node)
-        return orphans
-
-    def evict(self, count: int, settled: int) -> list[int]:
-        """Forget the ``count`` least recently used idle nodes, all or none.
-
-        Args:
-            count: How many pages are wanted.
-            settled: Last settled step; pages that a later one may touch stay.
-
-        Returns:
-            The pages, or none when there are fewer.
-        """
-        if count > len(self._idle):
-            return []
-        victims: list[Node] = []
-        for node in self._idle.values():
-            if node.last_step > settled or len(victims) == count:
-                break
-            victims.append(node)
-        if len(victims) < count:
-            return []
-        for node in victims:
-            self._forget(node)
-        return [node.page for node in victims]
-
-    def flush(self) -> list[Node]:
-        """Forget every idle node and return them."""
-        nodes = list(self._idle.values())
+    def withdraw(self, nodes: Sequence[Node]) -> None:
+        """Unlist ``nodes`` and all that follows them for good: what they hold is wrong."""
         for node in nodes:
-            self._forget(node)
-        return nodes
-
-    def withdraw(self, nodes: Sequence[Node]) -> list[Node]:
-        """Unlist ``nodes`` and all that follows them: what they hold is wrong.
-
-        Returns:
-            The idle ones among them; nobody knows their pages any more.
-        """
-        doomed = {id(node) for node in nodes}
-        unused: list[Node] = []
-        # Parents are listed before their children, so one pass finds all descendants.
-        for node in list(self._nodes.values()):
-            if id(node) not in doomed and (node.parent is None or id(node.parent) not in doomed):
+            node.is_withdrawn = True
+            if not node.is_listed:
                 continue
-            doomed.add(id(node))
-            node.is_listed = False
-            del self._nodes[node.id]
-            if node.users == 0:
-                del self._idle[node.id]
-                unused.append(node)
-        return unused
+            for each in list(subtree(node)):
+                each.is_withdrawn = True
+            self.drop(node)
 
     def written_since(self, step: int) -> list[Node]:
-        """Return the listed nodes that ``step`` or a later one writes."""
-        return [node for node in self._nodes.values() if node.written >= step]
+        """Return the listed nodes at which ``step`` or a later one writes a page."""
+        return [
+            node
+            for node in self._nodes.values()
+            if any(cached is not None and cached.written >= step for cached in node.pages)
+        ]
 
-    def pages(self) -> list[int]:
-        """Return the page of every listed node."""
-        return [node.page for node in self._nodes.values()]
+    def pages(self, group: int) -> list[CachedPage]:
+        """Return every page of ``group`` that is found."""
+        found = [node.pages[group] for node in self._nodes.values()]
+        return [cached for cached in found if cached is not None]
 
     def check(self) -> None:
         """Assert the tree's own rules. Costs a pass over all nodes: for tests."""
-        order = {node_id: place for place, node_id in enumerate(self._idle)}
         for node_id, node in self._nodes.items():
-            assert node.id == node_id, f"page {node.page} is listed under another id"
-            assert node.is_listed, f"page {node.page} is withdrawn but listed"
-            assert (node.users == 0) == (node_id in order), f"page {node.page} is idle wrongly"
+            assert node.id == node_id, "a node is listed under another id"
+            assert node.is_listed, "a node is unlisted but found"
+            assert not node.is_withdrawn, "a withdrawn node is found"
+            assert node.child or any(node.pages), "a node holds nothing and leads nowhere"
+            for child in node.children():
+                assert child.parent is node
+                assert self._nodes.get(child.id) is child, "a child is not listed"
             parent = node.parent
-            if parent is None:
-                continue
-            assert self._nodes.get(parent.id) is parent, f"page {node.page} lost its parent"
-            if node.users:
-                assert parent.users, f"page {node.page} is held, its parent is not"
-            elif parent.users == 0:
-                assert order[node_id] < order[parent.id], f"page {node.page} outlives its parent"
-        assert all(node_id in self._nodes for node_id in order), "an idle node is not listed"
-        pages = self.pages()
-        assert len(set(pages)) == len(pages), "two nodes have the same page"
+            if parent is not None:
+                assert self._nodes.get(parent.id) is parent, "a node lost its parent"
+                assert node in list(parent.children())
 
-    def _forget(self, node: Node) -> None:
-        del self._idle[node.id]
-        del self._nodes[node.id]
-        node.is_listed = False
+
+def subtree(node: Node) -> Iterator[Node]:
+    """Yield ``node`` and all that follows it, each after its parent."""
+    stack = [node]
+    while stack:
+        here = stack.pop()
+        yield here
+        stack.extend(here.children())

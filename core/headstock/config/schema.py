@@ -32,6 +32,12 @@ class ModelSettings(Settings, frozen=True, kw_only=True):
     """Folder or tokenizer.json to use instead of the model's own."""
     chat_template: str | None = None
     """File with a Jinja chat template to use instead of the model's own."""
+    reasoning_parser: str = "auto"
+    """How the model marks what it thinks before it answers: think, kimi, harmony; none leaves it in
+    the text. auto: as its chat template shows."""
+    tool_call_parser: str = "auto"
+    """How the model writes calls of functions: hermes, qwen3_xml, glm45, llama3, mistral and more;
+    none leaves them in the text. auto: as its chat template shows."""
     skip_tokenizer_init: bool = False
     """Token ids in and out only; no tokenizer is loaded."""
     served_model_name: str | None = None
@@ -81,6 +87,9 @@ class CacheSettings(Settings, frozen=True, kw_only=True):
     """Size the cache by tokens instead of by memory."""
     prefix_cache: bool = True
     """Share the pages of equal prefixes among requests."""
+    checkpoint_tokens: Positive | None = None
+    """For models with recurrent layers: keep their state each time a prompt has grown by so many
+    tokens. When not set: at a prompt's end, and where a second request parts from a cached one."""
 
 
 class SchedulerSettings(Settings, frozen=True, kw_only=True):
@@ -126,6 +135,12 @@ class ServerSettings(Settings, frozen=True, kw_only=True):
     """Forks of forks, and conditions in conditions, that a program may nest."""
     max_program_tokens: Positive = 131072
     """Tokens that the gens of one program may generate together."""
+    max_connections: Positive = 4096
+    """Connections at once; past it an idle one makes room, or the answer is 503. Some more are let
+    in for probes. The limit on open files may leave room for fewer."""
+    cors_origin: list[str] = []
+    """Origins whose pages may use the server from a browser, such as https://chat.example; may be
+    given several times. `*`: every page; set keys then."""
     drain_timeout_s: Seconds = 30.0
     """On SIGTERM: how long open streams may go on. Seconds."""
     restart_limit: NotNegative = 5

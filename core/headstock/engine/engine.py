@@ -158,6 +158,7 @@ def build_engine(
             max_queued_requests=scheduler.max_queued_requests,
             max_queued_tokens=scheduler.max_queued_tokens,
             prefix_cache=cache.prefix_cache,
+            checkpoint_tokens=cache.checkpoint_tokens,
         ),
         clock=clock,
     )

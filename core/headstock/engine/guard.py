@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from headstock.errors import ConfigError, DeviceError, HeadstockError
 from headstock.wire.messages import Crashed
-from headstock.wire.steps import Runner, RunnerLimits, StepHandle, StepPlan, StepResult
+from headstock.wire.steps import Masks, Runner, RunnerLimits, StepHandle, StepPlan, StepResult
 
 
 class RunnerError(RuntimeError):
@@ -34,6 +34,15 @@ class GuardedRunner:
             raise
         except Exception as error:
             raise RunnerError(f"step {plan.step} did not start: {explain(error)}") from error
+
+    def sample(self, handle: StepHandle, masks: Masks) -> None:
+        """Queue the draws of a launched step with masked rows."""
+        try:
+            self._runner.sample(handle, masks)
+        except DeviceError:
+            raise
+        except Exception as error:
+            raise RunnerError(f"step {handle.step} was not drawn from: {explain(error)}") from error
 
     def result(self, handle: StepHandle) -> StepResult:
         """Wait for a launched step."""

@@ -18,7 +18,7 @@ import zmq
 from headstock.errors import ConfigError, DeviceError, HeadstockError
 from headstock.parallel.address import RankAddress
 from headstock.parallel.messages import END, Failed, Joining, reports
-from headstock.wire.steps import StepPlan
+from headstock.wire.steps import Masks, StepPlan
 
 log = logging.getLogger(__name__)
 
@@ -137,14 +137,14 @@ class Ranks:
         self._watch = threading.Thread(target=self._keep_watch, name="ranks", daemon=True)
         self._watch.start()
 
-    def send(self, plan: StepPlan) -> None:
-        """Let every rank run ``plan``.
+    def send(self, order: StepPlan | Masks) -> None:
+        """Have every rank follow ``order``.
 
         Raises:
             DeviceError: A rank is lost.
         """
         self.check()
-        frame = self._encoder.encode(plan)
+        frame = self._encoder.encode(order)
         for socket in self._plans.values():
             while not socket.poll(int(1000 * POLL_S), zmq.POLLOUT):  # it is still loading
                 self.check()

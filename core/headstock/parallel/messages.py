@@ -1,8 +1,10 @@
-"""What ranks tell rank 0. Plans go the other way as they are, and an empty frame ends a rank."""
+"""What ranks report to rank 0, and what it orders: plans and masks; an empty frame is the end."""
 
 from __future__ import annotations
 
 import msgspec
+
+from headstock.wire.steps import Masks, StepPlan
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknown_fields=True):
@@ -35,4 +37,5 @@ AnyReport = Joining | Failed
 END = b""
 """In place of a plan: the rank is to end."""
 
+orders = msgspec.msgpack.Decoder(StepPlan | Masks)
 reports = msgspec.msgpack.Decoder(AnyReport)

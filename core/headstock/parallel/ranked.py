@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from headstock.errors import DeviceError
 from headstock.parallel.launch import Ranks
-from headstock.wire.steps import Runner, RunnerLimits, StepHandle, StepPlan, StepResult
+from headstock.wire.steps import Masks, Runner, RunnerLimits, StepHandle, StepPlan, StepResult
 
 
 class RankedRunner:
@@ -37,6 +37,18 @@ class RankedRunner:
             return self._local.launch(plan)
         except Exception as error:
             raise self._final(plan.step, error) from error
+
+    def sample(self, handle: StepHandle, masks: Masks) -> None:
+        """Queue the draws of a launched step with masked rows, on every rank.
+
+        Raises:
+            DeviceError: A rank is lost, or the step failed.
+        """
+        self._ranks.send(masks)
+        try:
+            self._local.sample(handle, masks)
+        except Exception as error:
+            raise self._final(handle.step, error) from error
 
     def result(self, handle: StepHandle) -> StepResult:
         """Wait for a launched step and return what rank 0 drew.

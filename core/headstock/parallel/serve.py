@@ -14,8 +14,8 @@ import zmq
 
 from headstock.errors import ConfigError, HeadstockError
 from headstock.parallel.address import RankAddress
-from headstock.parallel.messages import END, Failed, Joining, Report
-from headstock.wire.steps import Runner, StepHandle, StepPlan
+from headstock.parallel.messages import END, Failed, Joining, Report, orders
+from headstock.wire.steps import Masks, Runner, StepHandle
 
 PARENT_POLL_S = 1.0
 LINGER_MS = 2000
@@ -47,15 +47,18 @@ def join_ranks(address: RankAddress) -> Iterator[None]:
 
 def serve_rank(runner: Runner, address: RankAddress) -> None:
     """Run the plans of rank 0 until it says that it is enough."""
-    decoder = msgspec.msgpack.Decoder(StepPlan)
     flight: deque[StepHandle] = deque()
     with zmq.Context() as sockets, sockets.socket(zmq.PAIR) as socket:
         socket.linger = 0
         socket.connect(address.plans)
         while (frame := socket.recv()) != END:
+            order = orders.decode(frame)
+            if isinstance(order, Masks):
+                runner.sample(flight[-1], order)
+                continue
             while len(flight) >= runner.limits.depth:
                 runner.result(flight.popleft())
-            flight.append(runner.launch(decoder.decode(frame)))
+            flight.append(runner.launch(order))
 
 
 def _tell(socket: zmq.Socket[bytes], report: Report) -> None:

@@ -16,6 +16,7 @@ MAIN = "main"
 MAX_CHOICES = 128
 MAX_FORK = 256
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 Value = str | list[Any]
 """Of a variable: a text; a list where ``n`` texts were generated, or a join gathered several."""
@@ -38,7 +39,7 @@ class Var(_Part, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     var: Name
-    index: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    index: Count | None = None
 
 
 class Condition(_Part, frozen=True, kw_only=True, omit_defaults=True):
@@ -113,7 +114,7 @@ class Media(Step, frozen=True, kw_only=True, tag="media"):
     kind: Literal["image", "video"] = "image"
     url: str
     role: Role | None = None
-    num_frames: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    num_frames: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] | None = None
 
 
 class Gen(Step, frozen=True, kw_only=True, tag="gen"):
@@ -201,7 +202,7 @@ class MediaPart(_Part, frozen=True, kw_only=True, omit_defaults=True):
 
     kind: Literal["image", "video"]
     url: str
-    num_frames: int | None = None
+    num_frames: Count | None = None
 
 
 class StartMessage(_Part, frozen=True, kw_only=True):
@@ -221,10 +222,10 @@ class Begun(_Part, frozen=True, kw_only=True, omit_defaults=True):
         characters: Of the last of these, where it is a text.
     """
 
-    text: int = 0
-    messages: int = 0
-    parts: int = 0
-    characters: int = 0
+    text: Count = 0
+    messages: Count = 0
+    parts: Count = 0
+    characters: Count = 0
 
 
 class Start(_Part, frozen=True, kw_only=True, omit_defaults=True):

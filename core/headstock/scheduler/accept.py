@@ -18,6 +18,7 @@ def accept(
     max_length: int,
     max_cached: int,
     vocab_size: int,
+    max_drafts: int = 0,
 ) -> Request:
     """Make a request of what was submitted, its outputs limited to what fits.
 
@@ -28,6 +29,7 @@ def accept(
         max_length: Longest request that the model serves. Tokens.
         max_cached: Tokens that all pages together hold.
         vocab_size: Ids the model has.
+        max_drafts: Tokens that may be drafted a row and step.
 
     Raises:
         RequestError: It can never be served; says why and what would do.
@@ -38,7 +40,8 @@ def accept(
             "The prompt has no tokens.", remedy="Send at least one token.", field="prompt"
         )
     _check_values(submit, vocab_size)
-    if num_prompt + 1 > max_length:
+    is_scored_only = submit.params.max_new_tokens == 0
+    if num_prompt + (0 if is_scored_only else 1) > max_length:
         raise RequestError(
             f"The prompt has {num_prompt} tokens; this model serves {max_length}, prompt and at"
             " least one output together.",
@@ -58,6 +61,10 @@ def accept(
     fits = min(max_length, max_cached + 1) - num_prompt
     wanted = fits if params.max_new_tokens is None else params.max_new_tokens
     max_outputs = min(wanted, fits)
+    draw_limit = max(1, max_outputs)
+    num_drafts = max_drafts if submit.drafts else 0
+    # One output ends it, and is never written: the last row begins at the output before.
+    last_begin = num_prompt + draw_limit - 2
     score_from = submit.prompt_logprobs_from
     # Earlier attempts sent all prompt logprobs before their first output.
     is_scored = score_from is not None and not submit.output_ids
@@ -74,8 +81,11 @@ def accept(
         logprobs=submit.logprobs,
         asked_ids=submit.asked_ids,
         max_outputs=max_outputs,
-        draw_limit=max(1, max_outputs),
+        draw_limit=draw_limit,
         score_next=max(1, score_from) if is_scored and score_from is not None else num_prompt,
+        num_drafts=num_drafts,
+        last_begin=last_begin,
+        kv_limit=min(last_begin + 1 + num_drafts, max_length, max_cached),
         submitted_s=now_s,
     )
 

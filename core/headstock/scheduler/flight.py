@@ -8,6 +8,8 @@ from headstock.scheduler.request import Request
 from headstock.wire.messages import TokenLogprobs
 from headstock.wire.steps import Logprobs
 
+NO_QUERIES: list[int] = []
+
 
 @dataclass(slots=True)
 class Flight:
@@ -18,6 +20,8 @@ class Flight:
         slots: Their slots, then.
         sampled: Those of them that draw, in the plan's order.
         num_tokens: Tokens it computes.
+        queries: Tokens that each of ``sampled`` computes from the device, at most; empty when
+            nothing is drafted. Of a row from the host: 1, it draws one.
     """
 
     step: int
@@ -25,6 +29,7 @@ class Flight:
     slots: list[int]
     sampled: list[Request]
     num_tokens: int
+    queries: list[int]
 
     def by_slot(self) -> dict[int, Request]:
         """Return whose row each slot had in this step."""

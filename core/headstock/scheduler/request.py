@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 
-from headstock.cache import Node
+from headstock.cache import Tables
 from headstock.requests import SamplingParams
 from headstock.wire.steps import Admit
 
@@ -28,14 +28,21 @@ class Request:
         max_outputs: It is over when it has this many.
         draw_limit: The same, but one at least: that its last prompt row draws marks its end.
         score_next: First prompt position whose logprob is still wanted; past the prompt: none.
+        num_drafts: Tokens that may be drafted for it in a step.
+        last_begin: Its length when its last output is drawn, at most: no row begins later.
+        kv_limit: What its pages must ever hold. Tokens.
         page_ids: Digests of its full pages, as far as they have been needed.
         slot: Its place in the runner's table; -1 while it waits.
         host_end: Tokens the host knew when it was admitted; from there on the device feeds itself.
-        computed: Tokens whose keys and values the launched steps write. Upper bound.
-        drawn: Outputs it has once the launched steps have run. Upper bound.
-        pages: Its page table.
-        path: The nodes of its leading pages that are in the tree; it holds them.
+        computed: Tokens whose keys and values the launched steps write. Upper bound: steps in
+            flight may find that drafts were wrong, and it shrinks when they settle.
+        drawn: Outputs it has once the launched steps have run. Lower bound: of each step in
+            flight one is certain, and it grows by what more a step has drawn when that settles.
+        tables: Its page tables.
+        pages: That of the first group of tokens.
+        cuts: Where chunks end to keep a state, the next one last. Tokens.
         is_private: Its further pages do not enter the tree.
+        is_turning: Its state entries change before its next row.
         publish_at: Number of outputs with which the next page is full.
         last_step: Last step launched with it.
         query: Tokens that the step being planned computes.
@@ -57,15 +64,20 @@ class Request:
     max_outputs: int
     draw_limit: int
     score_next: int
+    num_drafts: int
+    last_begin: int
+    kv_limit: int
     submitted_s: float
     page_ids: list[bytes] = field(default_factory=list[bytes])
     slot: int = -1
     host_end: int = 0
     computed: int = 0
     drawn: int = 0
+    tables: Tables = field(default_factory=lambda: Tables([], []))
     pages: list[int] = field(default_factory=list[int])
-    path: list[Node] = field(default_factory=list[Node])
+    cuts: list[int] = field(default_factory=list[int])
     is_private: bool = False
+    is_turning: bool = False
     publish_at: int = NEVER
     last_step: int = 0
     query: int = 0
@@ -82,6 +94,25 @@ class Request:
         """Tokens that the host knows: the prompt and the settled outputs."""
         return len(self.prompt) + len(self.outputs)
 
+    def draw_query(self, width: int) -> int:
+        """Return how many tokens its next row from the device computes, ``width`` at most.
+
+        A row that begins later than ``last_begin`` would follow the last output: it is done then,
+        so the bound need not count it. Its drafts end where its pages must.
+        """
+        room = self.kv_limit - min(self.computed, self.last_begin)
+        return min(width, 1 + self.num_drafts, room)
+
+    @property
+    def begin_min(self) -> int:
+        """Where the row being planned begins, at least, whatever drafts prove wrong."""
+        return min(self.computed - self.query, len(self.prompt) + self.drawn - 2)
+
+    @property
+    def kv_max(self) -> int:
+        """Its length once the row being planned is written, at most."""
+        return min(self.computed, self.last_begin + self.query)
+
     def tokens(self, begin: int, end: int) -> list[int]:
         """Return the known tokens at positions [begin, end), fewer where they are not known."""
         num_prompt = len(self.prompt)
@@ -93,7 +124,8 @@ class Request:
     def admit_facts(self) -> Admit:
         """Return what the runner must know of it when it enters ``slot``."""
         params = self.params
-        history = self.tokens(0, self.num_known) if params.has_penalties else []
+        has_history = params.has_penalties or self.num_drafts > 0
+        history = self.tokens(0, self.num_known) if has_history else []
         return Admit(
             slot=self.slot,
             length=self.computed,
@@ -115,4 +147,5 @@ class Request:
             num_prompt=len(self.prompt) if history else 0,
             logprobs=self.logprobs,
             asked_ids=self.asked_ids,
+            drafts=self.num_drafts > 0,
         )

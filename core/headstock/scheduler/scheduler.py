@@ -17,16 +17,17 @@ from headstock.cache import PageCache
 from headstock.errors import RequestError
 from headstock.requests import FinishReason
 from headstock.scheduler.accept import accept
+from headstock.scheduler.changes import Changes
 from headstock.scheduler.counters import Counters
-from headstock.scheduler.flight import Drawn, Flight
+from headstock.scheduler.flight import NO_QUERIES, Drawn, Flight
 from headstock.scheduler.policy import policy_of
 from headstock.scheduler.queue import WaitingQueue
 from headstock.scheduler.request import NEVER, Request
 from headstock.scheduler.residence import Entry, Residence
 from headstock.scheduler.throughput import Throughput
-from headstock.scheduler.writer import Changes, PlanWriter
+from headstock.scheduler.writer import PlanWriter
 from headstock.wire.messages import Cut, Ended, Submit
-from headstock.wire.steps import RunnerLimits, StepPlan, StepResult
+from headstock.wire.steps import DRAW, FROM_DEVICE, RunnerLimits, StepPlan, StepResult
 
 MAX_PENDING = 128
 """Requests looked at in one step that wait for a prefix; a look costs a search in the tree."""
@@ -43,6 +44,8 @@ class Scheduler:
         max_queued_requests: Requests that may wait, beyond those there are slots for.
         max_queued_tokens: Prompt tokens that may wait.
         prefix_cache: Whether equal prefixes share pages.
+        checkpoint_tokens: Keep the state of models that have one each time a prompt has grown by
+            so many tokens; None: only at its end, and where it parts from a cached one.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Scheduler:
         max_queued_requests: int = 2048,
         max_queued_tokens: int = 4_000_000,
         prefix_cache: bool = True,
+        checkpoint_tokens: int | None = None,
     ) -> None:
         self.limits = limits
         self.max_step_tokens = min(max_step_tokens or NEVER, limits.max_step_tokens)
@@ -62,12 +66,17 @@ class Scheduler:
         self.max_running = min(max_running or NEVER, limits.num_slots, self.max_step_tokens)
         self.max_queued_requests = max_queued_requests
         self.max_queued_tokens = max_queued_tokens
-        self.cache = PageCache(limits.groups, is_sharing=prefix_cache)
+        self.cache = PageCache(
+            limits.groups, is_sharing=prefix_cache, row_tokens=1 + limits.max_drafts
+        )
+        self._max_cached = self.cache.max_tokens or limits.max_length
+        self._token_groups = [group.index for group in self.cache.tokens]
+        self._state_groups = [group.index for group in self.cache.states]
         self.counters = Counters()
         self._policy = policy_of(policy)
         self._queue = WaitingQueue(self._policy)
-        self._residence = Residence(self.cache)
-        self._writer = PlanWriter(self.cache.page_tokens)
+        self._residence = Residence(self.cache, checkpoint_tokens)
+        self._writer = PlanWriter(self.cache.page_tokens, has_drafts=limits.max_drafts > 0)
         self._throughput = Throughput()
         self._live: dict[str, Request] = {}
         self._running: list[Request] = []
@@ -79,7 +88,7 @@ class Scheduler:
         self._num_arrived = 0
         self._num_admitted = 0
         self._steady_steps = 0
-        self._pages_wanted = 0
+        self._steady_queries = NO_QUERIES
 
     # What is known of it.
 
@@ -110,12 +119,7 @@ class Scheduler:
 
     def check(self) -> None:
         """Assert that every page has one owner and every request one place. For tests."""
-        private: list[int] = []
-        withdrawn: dict[int, int] = {}
-        for request in self._running:
-            private += self._residence.private_pages(request)
-            withdrawn |= {id(node): node.page for node in request.path if not node.is_listed}
-        self.cache.check([*private, *withdrawn.values()])
+        self.cache.check([request.tables for request in self._running])
         assert len(self._running) + len(self._queue) == len(self._live)
         slots = sorted([request.slot for request in self._running] + self._free_slots)
         assert slots == list(range(self.max_running)), f"slots are lost or doubled: {slots}"
@@ -140,8 +144,9 @@ class Scheduler:
                 arrival=self._num_arrived,
                 now_s=now_s,
                 max_length=self.limits.max_length,
-                max_cached=self.cache.num_total * self.cache.page_tokens,
+                max_cached=self._max_cached,
                 vocab_size=self.limits.vocab_size,
+                max_drafts=self.limits.max_drafts,
             )
             self._check_queue(request)
         except RequestError as error:
@@ -149,7 +154,7 @@ class Scheduler:
             return
         self._live[request.id] = request
         self._queue.add(request, self._num_admitted)
-        self._pages_wanted = 0
+        self._residence.forget_short()
         if request.outputs:
             self._end_if_complete(request)
 
@@ -236,14 +241,12 @@ class Scheduler:
 
     def _is_admission_shut(self) -> bool:
         """Whether no waiting request can be admitted, as far as that is known without trying."""
-        return (
-            not self._queue
-            or len(self._running) >= self.max_running
-            or self._pages_wanted > self.cache.num_available
-        )
+        return not self._queue or len(self._running) >= self.max_running or self._residence.is_short
 
     def _plan_steady(self) -> StepPlan | None:
-        """Plan one more token for each row of the last plan; None: not enough pages."""
+        """Plan the rows of the last plan again; None: not enough pages, or they end differently."""
+        if self._steady_queries:
+            return self._plan_steady_drafts()
         writer = self._writer
         kv_max = [length + 1 for length in writer.kv_max]
         page_tokens = self.cache.page_tokens
@@ -253,11 +256,10 @@ class Scheduler:
             growing = rows
         changes = None
         if growing:
-            if self._residence.grow(growing) is None:
+            changes = self._changes()
+            ends = [request.computed + 1 for request in growing]
+            if not self._residence.grow(growing, ends, changes):
                 return None
-            changes = Changes()
-            for request in growing:
-                changes.append(request)
         step = self._step
         self._step += 1
         for request in rows:
@@ -266,50 +268,114 @@ class Scheduler:
             request.last_step = step
         self._steady_steps -= 1
         plan = writer.write_steady(step, kv_max, changes)
-        self._flights.append(Flight(step, rows, plan.rows.slots, rows, len(rows)))
+        self._flights.append(Flight(step, rows, plan.rows.slots, rows, len(rows), NO_QUERIES))
         return plan
+
+    def _plan_steady_drafts(self) -> StepPlan | None:
+        """Plan the rows of the last plan again, where they have drafts.
+
+        What they drew since is known by now or not, so each row's bound is computed anew.
+        """
+        writer = self._writer
+        rows, queries = writer.rows, writer.query_max
+        kv_max: list[int] = []
+        growing: list[Request] = []
+        ends: list[int] = []
+        page_tokens = self.cache.page_tokens
+        for request, query in zip(rows, queries, strict=True):
+            if request.drawn >= request.draw_limit or request.draw_query(query) < query:
+                return None
+            end = min(request.computed, request.last_begin) + query
+            kv_max.append(end)
+            if end > len(request.pages) * page_tokens:
+                growing.append(request)
+                ends.append(end)
+        changes = self._changes()
+        if growing and not self._residence.grow(growing, ends, changes):
+            return None
+        step = self._step
+        self._step += 1
+        for request, query in zip(rows, queries, strict=True):
+            request.computed += query
+            request.drawn += 1
+            request.last_step = step
+        self._steady_steps -= 1
+        plan = writer.write_steady(step, kv_max, changes)
+        flight = Flight(step, rows, plan.rows.slots, rows, sum(queries), queries)
+        self._flights.append(flight)
+        return plan
+
+    def _changes(self) -> Changes:
+        return Changes(self._token_groups, self._state_groups)
 
     def _plan_anew(self, now_s: float) -> StepPlan | None:
         """Plan a step from what every request still needs."""
-        changes = Changes()
-        if not self._make_room(changes):
+        changes = self._changes()
+        # Every running request gets a token at least; drafts share what is left.
+        width = max(1, self.max_step_tokens // max(1, len(self._running)))
+        width = min(width, 1 + self.limits.max_drafts)
+        if not self._make_room(changes, width):
             return None
-        budget = self._plan_running()
+        budget = self._plan_running(width, changes)
         self._admit(budget, changes, now_s)
         members = [request for request in self._running if request.query]
         if not members:
-            return None
+            return self._plan_after_retraction(now_s)
         changes.leave, self._leaving = self._leaving, []
         plan = self._writer.write(self._step, members, changes)
         self._launch(plan)
         return plan
 
-    def _make_room(self, changes: Changes) -> bool:
-        """Give a page to every row that outgrows its own, retracting others if need be.
+    def _plan_after_retraction(self, now_s: float) -> StepPlan | None:
+        """Plan anew where no row could be planned; None: nothing is to be done now.
+
+        Chunks take pages of window groups as they go. When none gets any and nothing is in flight,
+        one request must give way.
+        """
+        if self._flights or not self._running:
+            return None
+        self._retract_one()
+        return self._plan_anew(now_s)
+
+    def _make_room(self, changes: Changes, width: int) -> bool:
+        """Give pages to every row that outgrows its own, retracting others if need be.
+
+        Args:
+            changes: Where they are noted.
+            width: Tokens that a row from the device computes, at most.
 
         Returns:
             False when steps in flight must settle first.
         """
         page_tokens = self.cache.page_tokens
+        if not self.cache.tokens:
+            return True
         while True:
             growing = [
                 request
                 for request in self._running
-                if request.computed == len(request.pages) * page_tokens
+                if request.computed + width > len(request.pages) * page_tokens
                 and request.drawn < request.draw_limit
+                and request.computed >= request.host_end
             ]
-            if self._residence.grow(growing) is not None:
-                break
+            ends = [
+                min(request.computed, request.last_begin) + request.draw_query(width)
+                for request in growing
+            ]
+            if not growing or self._residence.grow(growing, ends, changes):
+                return True
             if self._flights:
                 return False
-            assert len(self._running) > 1, "one request alone must fit"
-            self._retract(self._policy.victim(self._running))
-        for request in growing:
-            changes.append(request)
-        return True
+            self._retract_one()
 
-    def _plan_running(self) -> int:
-        """Set what each running request computes; returns the tokens left in the step."""
+    def _plan_running(self, width: int, changes: Changes) -> int:
+        """Set what each running request computes; returns the tokens left in the step.
+
+        Args:
+            width: Tokens that a row from the device computes, at most.
+            changes: Where page table entries are noted.
+        """
+        has_states = bool(self.cache.states)
         chunked: list[Request] = []
         budget = self.max_step_tokens
         for request in self._running:
@@ -318,22 +384,39 @@ class Scheduler:
                 request.query = 0
                 chunked.append(request)
             elif request.drawn < request.draw_limit:
-                request.query = 1
-                request.computed += 1
+                query = request.draw_query(width) if request.num_drafts else 1
+                request.query = query
+                if has_states and request.is_turning:
+                    self._turn(request, changes)
+                request.computed += query
                 request.drawn += 1
-                budget -= 1
+                budget -= query
             else:
                 request.query = 0
         for request in chunked:
             if budget == 0:
                 break
-            budget -= self._plan_chunk(request, budget)
+            budget -= self._plan_chunk(request, budget, changes)
         return budget
 
-    def _plan_chunk(self, request: Request, budget: int) -> int:
+    def _turn(self, request: Request, changes: Changes) -> None:
+        """Change the state entries of a row being planned, and note whether they change again."""
+        self._residence.turn(request, changes)
+        request.is_turning = any(table.is_turning for table in request.tables.states)
+
+    def _plan_chunk(self, request: Request, budget: int, changes: Changes) -> int:
         """Plan as many host tokens of ``request`` as ``budget`` covers; returns how many."""
         begin = request.computed
         end = min(request.host_end, begin + budget)
+        cut = request.cuts[-1] if request.cuts else NEVER
+        end = min(end, cut)
+        if self.cache.windows:
+            end = self._residence.extend(request, end, changes)
+            if end <= begin:
+                request.query = 0
+                return 0
+        if request.is_turning:
+            self._residence.turn(request, changes)
         request.query = end - begin
         request.computed = end
         self.counters.prefill_tokens += request.query
@@ -345,6 +428,11 @@ class Scheduler:
             request.score = max(0, scored_end - request.score_next)
             request.score_next += request.score
         self._residence.publish(request, end, self._step)
+        if end == cut:
+            request.cuts.pop()
+            self._residence.checkpoint(request, end, self._step)
+        if request.tables.states:
+            request.is_turning = any(table.is_turning for table in request.tables.states)
         return request.query
 
     def _admit(self, budget: int, changes: Changes, now_s: float) -> None:
@@ -353,24 +441,22 @@ class Scheduler:
         Nobody overtakes a request that does not fit; one that waits for a prefix in the making
         may be overtaken.
         """
-        self._pages_wanted = 0
+        self._residence.forget_short()
         if not self._queue or not self._free_slots:
             return
         num_pending = 0
-        for request in self._queue.order(self._residence.cached_pages, self._num_admitted):
+        for request in self._queue.order(self._residence.cached_grains, self._num_admitted):
             if budget == 0 or not self._free_slots or num_pending == MAX_PENDING:
                 return
-            # A page for each that runs already: growing at once costs less than retraction.
             entry = self._residence.move_in(request, self._step, len(self._running))
             if entry is Entry.NO_PAGES:
-                self._pages_wanted = self._residence.num_wanted
                 return
             if entry is Entry.PREFIX_PENDING:
                 num_pending += 1
                 continue
             self._seat(request, now_s)
             changes.admit(request)
-            budget -= self._plan_chunk(request, budget)
+            budget -= self._plan_chunk(request, budget, changes)
 
     def _seat(self, request: Request, now_s: float) -> None:
         """Give ``request``, which has its pages, a slot."""
@@ -391,14 +477,43 @@ class Scheduler:
         rows = self._writer.rows
         for request in rows:
             request.last_step = plan.step
-        sample = plan.rows.sample
+        sample = plan.rows.yields
         sampled = [request for request, is_drawn in zip(rows, sample, strict=True) if is_drawn]
         num_tokens = sum(plan.rows.query_max)
-        self._flights.append(Flight(plan.step, rows, plan.rows.slots, sampled, num_tokens))
+        queries = self._draft_queries(sampled, plan)
+        flight = Flight(plan.step, rows, plan.rows.slots, sampled, num_tokens, queries)
+        self._flights.append(flight)
         is_steady = not plan.host_ids and len(sampled) == len(rows)
+        if self.cache.states and any(request.is_turning for request in rows):
+            is_steady = False
+        self._steady_queries = queries
         self._steady_steps = (
             min(request.draw_limit - request.drawn for request in rows) if is_steady else 0
         )
+
+    def _draft_queries(self, sampled: list[Request], plan: StepPlan) -> list[int]:
+        """Return the tokens of each row that draws, 1 for those from the host; empty: no drafts."""
+        if not self.limits.max_drafts or not any(request.num_drafts for request in sampled):
+            return NO_QUERIES
+        rows = plan.rows
+        columns = zip(rows.query_max, rows.source, rows.yields, strict=True)
+        return [
+            query if source == FROM_DEVICE else 1
+            for query, source, yields in columns
+            if yields == DRAW
+        ]
+
+    def _retract_one(self) -> None:
+        """Retract who is the first to give way.
+
+        One request alone fits, but in a shared arena its pages may lie in so many slabs that other
+        groups find none: then it begins anew in an empty cache.
+        """
+        is_alone = len(self._running) == 1
+        assert not is_alone or self.cache.arena is not None, "one request alone must fit"
+        self._retract(self._policy.victim(self._running))
+        if is_alone:
+            self.cache.flush()
 
     def _retract(self, request: Request) -> None:
         """Take the pages of a running request; it waits again and keeps what it has drawn."""
@@ -426,6 +541,8 @@ class Scheduler:
             elif not request.is_failed:
                 # It was aborted meanwhile: which pages it wrote is not known any more.
                 self.cache.withdraw_since(flight.step)
+        if flight.queries:
+            self._shrink(flight, result)
         drawn = Drawn()
         finished = self._take_tokens(flight, result, drawn)
         for logprobs in result.logprobs:
@@ -436,13 +553,22 @@ class Scheduler:
             self._finish(request)
         return drawn
 
+    def _shrink(self, flight: Flight, result: StepResult) -> None:
+        """Take from the bounds what the step's drafts did not yield."""
+        columns = zip(flight.sampled, flight.queries, result.counts, strict=True)
+        for request, query, count in columns:
+            assert count <= query, f"slot {request.slot} drew {count} tokens of {query}"
+            if not request.is_over and count:
+                request.computed -= query - count
+                request.drawn += count - 1
+
     def _take_tokens(self, flight: Flight, result: StepResult, drawn: Drawn) -> list[Request]:
         """Append the drawn tokens to their requests' outputs; returns those that are finished.
 
         Tokens of requests that ended meanwhile are dropped.
         """
         finished: list[Request] = []
-        ids = result.ids
+        ids, token_ids = result.ids, drawn.token_ids
         end = 0
         for request, count, is_done in zip(flight.sampled, result.counts, result.done, strict=True):
             begin = end
@@ -454,9 +580,14 @@ class Scheduler:
                 drawn.requests.append(request)
                 drawn.offsets.append(len(outputs))
                 drawn.counts.append(count)
-                tokens = ids[begin:end]
-                drawn.token_ids += tokens
-                outputs += tokens
+                if count == 1:
+                    token = ids[begin]
+                    token_ids.append(token)
+                    outputs.append(token)
+                else:
+                    assert flight.queries, f"slot {request.slot} drew {count} tokens of 1"
+                    token_ids += ids[begin:end]
+                    outputs += ids[begin:end]
             if is_done or len(outputs) >= request.max_outputs:
                 finished.append(request)
             elif len(outputs) >= request.publish_at:
@@ -506,7 +637,7 @@ class Scheduler:
             self._unseat(request)
         else:
             self._queue.remove(request)
-        self._pages_wanted = 0
+        self._residence.forget_short()
         self.counters.count_end(reason.kind)
         self._ended.append(
             Ended(

@@ -3,56 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
+from headstock.scheduler.changes import NO_APPENDS, Changes
 from headstock.scheduler.request import Request
 from headstock.scheduler.sharing import depth_first
 from headstock.wire.steps import (
+    DRAW,
     FROM_DEVICE,
     FROM_HOST,
+    NOTHING,
     Admit,
-    PageAppends,
     Rows,
     StepPlan,
     TreeNodes,
 )
 
-NO_APPENDS = PageAppends()
 NO_IDS: list[int] = []
 NO_SLOTS: list[int] = []
 NO_ADMITS: list[Admit] = []
-
-
-@dataclass(slots=True)
-class Changes:
-    """What a plan changes in the runner's slot table before the forward pass."""
-
-    leave: list[int] = field(default_factory=list[int])
-    admits: list[Admit] = field(default_factory=list[Admit])
-    append_slots: list[int] = field(default_factory=list[int])
-    append_indexes: list[int] = field(default_factory=list[int])
-    append_pages: list[int] = field(default_factory=list[int])
-
-    def admit(self, request: Request) -> None:
-        """Enter ``request`` with its page table, before anything of it is planned."""
-        self.admits.append(request.admit_facts())
-        count = len(request.pages)
-        self.append_slots += [request.slot] * count
-        self.append_indexes += range(count)
-        self.append_pages += request.pages
-
-    def append(self, request: Request) -> None:
-        """Note the page that ``request`` got last."""
-        self.append_slots.append(request.slot)
-        self.append_indexes.append(len(request.pages) - 1)
-        self.append_pages.append(request.pages[-1])
-
-    def appends(self) -> PageAppends:
-        """Return the page appends as columns; there is one group."""
-        if not self.append_slots:
-            return NO_APPENDS
-        groups = [0] * len(self.append_slots)
-        return PageAppends(groups, self.append_slots, self.append_indexes, self.append_pages)
 
 
 class PlanWriter:
@@ -62,7 +30,8 @@ class PlanWriter:
     planned than in the step before. A steady step costs one new column.
     """
 
-    def __init__(self, page_tokens: int) -> None:
+    def __init__(self, page_tokens: int, *, has_drafts: bool) -> None:
+        self._has_drafts = has_drafts
         self._page_tokens = page_tokens
         self._members: list[Request] = []
         self.rows: list[Request] = []
@@ -82,9 +51,11 @@ class PlanWriter:
         self._columns = Rows(
             slots=[request.slot for request in rows],
             query_max=query,
-            kv_max=[request.computed for request in rows],
+            kv_max=[request.kv_max for request in rows]
+            if self._has_drafts
+            else [request.computed for request in rows],
             source=source,
-            sample=[1 if request.computed >= request.host_end else 0 for request in rows],
+            yields=[DRAW if request.computed >= request.host_end else NOTHING for request in rows],
             score=[request.score for request in rows],
         )
         return StepPlan(
@@ -98,9 +69,9 @@ class PlanWriter:
         )
 
     def write_steady(self, step: int, kv_max: list[int], changes: Changes | None) -> StepPlan:
-        """Return the plan that gives every row of the last plan one more token."""
+        """Return the plan that gives every row of the last plan as many tokens again."""
         last = self._columns
-        columns = Rows(last.slots, last.query_max, kv_max, last.source, last.sample, last.score)
+        columns = Rows(last.slots, last.query_max, kv_max, last.source, last.yields, last.score)
         self._columns = columns
         append = NO_APPENDS if changes is None else changes.appends()
         return StepPlan(step, columns, NO_IDS, NO_SLOTS, NO_ADMITS, append, steady=True)
@@ -111,9 +82,9 @@ class PlanWriter:
         return self._columns.kv_max
 
     @property
-    def slots(self) -> list[int]:
-        """Slots of the last plan's rows."""
-        return self._columns.slots
+    def query_max(self) -> list[int]:
+        """Tokens of the last plan's rows."""
+        return self._columns.query_max
 
     def forget(self) -> None:
         """Write the next plan from scratch: the runner may not have seen the last one."""
@@ -123,9 +94,15 @@ class PlanWriter:
     def _arrange(self, members: list[Request]) -> TreeNodes:
         size = self._page_tokens
         limits = [
-            min(len(request.path), (request.computed - request.query) // size)
+            min(request.tables.num_shared, (request.computed - request.query) // size)
             for request in members
         ]
+        if self._has_drafts:
+            # Drafts in flight may prove wrong: a row may begin before its bound.
+            limits = [
+                min(limit, request.begin_min // size)
+                for limit, request in zip(limits, members, strict=True)
+            ]
         order, tree = depth_first([request.pages for request in members], limits, size)
         self._members = members
         self.rows = [members[index] for index in order]

@@ -77,8 +77,7 @@ class DoorModel:
     async def select(self, state: Branch, step: Select) -> Chosen:
         """Score the choices after ``state``: one call, which computes the common prefix once."""
         begun_s = asyncio.get_running_loop().time()
-        prefix = await self._text_ids(state, "")
-        rows = [await self._text_ids(state, choice) for choice in step.choices]
+        prefix, *rows = await self._with_each(state, ["", *step.choices])
         # A choice may join its first letters with the last ones of the prefix to other tokens, so
         # all choices are scored from where they part from the prefix and from each other.
         begin = max(1, min(_common(prefix, row) for row in rows))
@@ -102,12 +101,15 @@ class DoorModel:
         best = max(range(len(scores)), key=scores.__getitem__)
         return Chosen(best, _usage(completions, begun_s), scores, logprobs)
 
-    async def _text_ids(self, state: Branch, choice: str) -> list[int]:
+    async def _with_each(self, state: Branch, ends: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of a state with each of ``ends`` after it."""
         prompt = prompt_of(state)
-        if isinstance(prompt, ChatPrompt):
-            prompt = TextPrompt(self._door.prompter.render(prompt), add_special_tokens=False)
-        assert isinstance(prompt, TextPrompt), f"{prompt} is no text"
-        return await self._door.encode(TextPrompt(prompt.text + choice, prompt.add_special_tokens))
+        if isinstance(prompt, ChatPrompt):  # another process renders it, which a thread waits for
+            text = await asyncio.to_thread(self._door.prompter.render, prompt)
+            prompt = TextPrompt(text, add_special_tokens=False)
+        text, special = prompt.text, prompt.add_special_tokens
+        prompts = [TextPrompt(text + end, special) for end in ends]
+        return list(await asyncio.gather(*map(self._door.encode, prompts)))
 
     async def _score_next(
         self, prefix: list[int], tails: Sequence[Sequence[int]]
@@ -238,7 +240,7 @@ def _usage(
     reason = ends[0].reason if ends else None
     return Usage(
         prompt_tokens=sum(len(completion.submit.prompt_ids) for completion in completions),
-        cached_tokens=sum(end.cached_tokens for end in ends),
+        cached_tokens=sum(completion.cached_tokens for completion in completions),
         completion_tokens=sum(len(completion.output_ids) for completion in completions),
         queue_s=max((end.queue_s for end in ends), default=0.0),
         first_after_s=min(starts) - begun_s if starts else None,

@@ -32,6 +32,7 @@ class Submit(Message, frozen=True, kw_only=True, tag=True):
         logprobs: -1: none; k: the drawn token's and the top k's.
         prompt_logprobs_from: Prompt position from which logprobs are wanted; None: none are.
         asked_ids: Ids whose logprobs are wanted at each of those positions.
+        drafts: Whether tokens may be drafted for it, where the runner drafts.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Submit(Message, frozen=True, kw_only=True, tag=True):
     logprobs: int = -1
     prompt_logprobs_from: int | None = None
     asked_ids: list[int] = []
+    drafts: bool = True
 
 
 class Abort(Message, frozen=True, kw_only=True, tag=True):
@@ -107,6 +109,7 @@ class Tokens(Message, frozen=True, kw_only=True, tag=True):
         counts: How many tokens.
         token_ids: The tokens, one request after another. [sum(counts)]
         logprobs: Of the requests that asked.
+        cached_tokens: Prompt tokens that came from the cache, of those whose offset is 0, in order.
     """
 
     ids: list[str]
@@ -115,6 +118,7 @@ class Tokens(Message, frozen=True, kw_only=True, tag=True):
     counts: list[int]
     token_ids: list[int]
     logprobs: list[TokenLogprobs] = []
+    cached_tokens: list[int] = []
 
 
 class Ended(Message, frozen=True, kw_only=True, tag=True):
@@ -181,11 +185,13 @@ class State(Message, frozen=True, kw_only=True, tag=True):
 
     Attributes:
         call: The call answered, or 0.
+        received: Messages taken from the API process since the start; None: not told.
         steps: Steps settled since the start: progress, for the watchdog.
         totals: Monotonic counters by metric name (``prompt_tokens``, ``cached_tokens`` …).
     """
 
     call: int = 0
+    received: int | None = None
     steps: int
     running: int
     waiting: int

@@ -17,6 +17,19 @@ FROM_DEVICE = 1
 NULL_PAGE = 0
 """Where padding rows and finished rows write; never handed to a request."""
 
+NOTHING = 0
+"""A row yields nothing: its prompt goes on in a later step."""
+DRAW = 1
+"""A row yields drawn ids."""
+POOL = 2
+"""A row yields one pooled vector, and its request ends without drawing."""
+
+STATE_IN = 0
+"""Table entry of a ``state`` group: the page that the row's next step reads its state from."""
+STATE_OUT = 1
+"""Table entry of a ``state`` group: the page that it writes its state to. Where the two differ,
+the page read from stays as it is (a checkpoint): nothing is copied."""
+
 
 class Admit(msgspec.Struct, frozen=True, array_like=True):
     """A request enters ``slot``: what the sampler must know of it, and where its KV stands.
@@ -38,10 +51,12 @@ class Admit(msgspec.Struct, frozen=True, array_like=True):
         seed: 64-bit seed of its draws.
         bias_ids: Ids with a logit bias.
         biases: What is added to their logits.
-        history: Prompt then output ids, for the penalties; empty when it has none.
+        history: Prompt then output ids, for penalties and drafting; empty when it has neither.
         num_prompt: How many of ``history`` are prompt.
         logprobs: -1: none; k >= 0: the drawn token's and the top k's, a step.
         asked_ids: Ids whose logprobs it wants at every position.
+        adapter: Place of its LoRA adapter on the device; 0: none.
+        drafts: Whether tokens may be drafted for it.
     """
 
     slot: int
@@ -64,6 +79,8 @@ class Admit(msgspec.Struct, frozen=True, array_like=True):
     num_prompt: int = 0
     logprobs: int = -1
     asked_ids: list[int] = []
+    adapter: int = 0
+    drafts: bool = False
 
 
 class Rows(msgspec.Struct, frozen=True, array_like=True):
@@ -74,10 +91,12 @@ class Rows(msgspec.Struct, frozen=True, array_like=True):
         query_max: Tokens the row computes, at most; exact unless the slot is already done.
         kv_max: Its length once they are written, at most.
         source: ``FROM_HOST``: its tokens are the next ``query_max`` of ``host_ids``;
-            ``FROM_DEVICE``: its token is the slot's last sampled one.
-        sample: 1: a token is drawn from its last position.
+            ``FROM_DEVICE``: its tokens are the slot's last drawn one and ``query_max`` - 1 drafts
+            that the device made; those that prove wrong count for nothing.
+        yields: ``NOTHING``, ``DRAW`` (from its last position; with drafts, from each of its
+            positions, up to the first wrong draft) or ``POOL``.
         score: How many of the row's last host ids are wanted as prompt logprobs, each given by
-            the position before it. A row with ``score`` but without ``sample`` has one id more
+            the position before it. A row with ``score`` that yields nothing has one id more
             than it computes: the prompt token after its chunk.
     """
 
@@ -85,12 +104,18 @@ class Rows(msgspec.Struct, frozen=True, array_like=True):
     query_max: list[int]
     kv_max: list[int]
     source: list[int]
-    sample: list[int]
+    yields: list[int]
     score: list[int]
 
 
 class PageAppends(msgspec.Struct, frozen=True, array_like=True):
-    """Pages that slots got: page table entry ``index`` of ``slot`` in ``group`` is now ``page``."""
+    """Pages that slots got: page table entry ``index`` of ``slot`` in ``group`` is now ``page``.
+
+    In groups of tokens entry ``index`` holds the tokens from ``index`` * page_tokens on; in a
+    ``window`` group entries that the window has left behind are not read any more, and need not be
+    changed. A ``state`` group has the entries ``STATE_IN`` and ``STATE_OUT``; a row that begins at
+    token 0 begins with the empty state, whatever is in the page that it would read.
+    """
 
     groups: list[int] = []
     slots: list[int] = []
@@ -110,8 +135,8 @@ class TreeNodes(msgspec.Struct, frozen=True, array_like=True):
     """Prefixes that several rows of the step share, so that attention may read them once.
 
     Node ``i``: rows [row_begin, row_end) have equal page table entries for the tokens
-    [kv_begin, kv_end); page-aligned, and before every member's first query token. A hint:
-    each row's own page table stays complete.
+    [kv_begin, kv_end) in every ``full`` group; page-aligned, and before every member's first query
+    token. A hint: each row's own page table stays complete.
     """
 
     row_begin: list[int] = []
@@ -120,7 +145,7 @@ class TreeNodes(msgspec.Struct, frozen=True, array_like=True):
     kv_end: list[int] = []
 
 
-class StepPlan(msgspec.Struct, frozen=True, array_like=True):
+class StepPlan(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """One forward pass.
 
     Applied in this order: ``leave``, ``admit``, ``append``, ``copies``, then the forward pass.
@@ -132,8 +157,11 @@ class StepPlan(msgspec.Struct, frozen=True, array_like=True):
             a step that failed, the engine empties all).
         host_ids: Tokens of the rows that come from the host, one row after another; a row with
             ``score`` appends the one token after its chunk when the prompt has one.
-        steady: The rows are the previous plan's, same order, each one token from the device.
+        steady: The rows are the previous plan's, same order, each from the device with as many
+            tokens as before.
         tree: Shared prefixes; None: the same as in the previous plan.
+        masked: Slots whose draws obey a mask. Where there are any, :meth:`Runner.launch` queues the
+            forward pass alone, and :meth:`Runner.sample` the rest.
     """
 
     step: int
@@ -145,6 +173,20 @@ class StepPlan(msgspec.Struct, frozen=True, array_like=True):
     copies: PageCopies = PageCopies()
     steady: bool = False
     tree: TreeNodes | None = None
+    masked: list[int] = []
+
+
+class Masks(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Which ids masked rows may draw.
+
+    Attributes:
+        slots: Whose; those of the plan's ``masked``, in its order.
+        words: For each slot, and each of its row's positions, a bit an id, lowest first, in
+            little-endian words of 32 bits; 1: allowed. [slots][query_max][ceil(V / 32)]
+    """
+
+    slots: list[int]
+    words: list[bytes]
 
 
 class Logprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -174,17 +216,27 @@ class Fault(msgspec.Struct, frozen=True, array_like=True):
     message: str
 
 
+class Pooled(msgspec.Struct, frozen=True, array_like=True):
+    """The pooled vector of a slot's request: little-endian float32."""
+
+    slot: int
+    values: bytes
+
+
 class StepResult(msgspec.Struct, frozen=True, array_like=True):
-    """What a step drew.
+    """What a step yielded.
 
     Attributes:
         step: The plan's number.
-        slots: The plan's rows with ``sample``, in its order.
-        counts: Tokens drawn for each; 0 when the slot was done before the step.
+        slots: The plan's rows that draw, in its order.
+        counts: Tokens drawn for each, 1 to its row's ``query_max`` where that had drafts; 0 when
+            the slot was done before the step. A row that is not done has ``counts`` tokens more in
+            its pages than before: of its query, the rest proved wrong.
         ids: The drawn ids, one row after another. [sum(counts)]
         done: 1: the last of them is a stop id, or the slot has all its outputs.
         logprobs: For the slots that asked.
         faults: Rows that failed.
+        pooled: Of the rows that were pooled.
     """
 
     step: int
@@ -194,22 +246,32 @@ class StepResult(msgspec.Struct, frozen=True, array_like=True):
     done: list[int]
     logprobs: list[Logprobs] = []
     faults: list[Fault] = []
+    pooled: list[Pooled] = []
 
 
 class PageGroup(msgspec.Struct, frozen=True, array_like=True):
-    """Layers that keep the same kind of state, paged alike.
+    """Layers with one rule of retention, paged alike. A page holds all of the group's layers.
+
+    Groups that share one arena take *slabs* of it: page ``p`` of a group lies in slab
+    ``p // slab_pages``, whichever group that belongs to at the time. Slab 0 holds the null pages.
 
     Attributes:
-        kind: ``full``, ``window``, ``latent``, ``state`` or ``encoder``.
-        page_tokens: Tokens a page holds.
+        kind: ``full`` (every token), ``window`` (the last ``window``), ``state`` (one page is a
+            request's whole state after some number of tokens) or ``encoder``.
+        page_tokens: Tokens a page holds; of a ``state`` group 1.
         page_bytes: Bytes of a page over all the group's layers.
-        num_pages: Pages there are, the null page included.
+        num_pages: Pages there are, the null page included; in a shared arena, as if the group had
+            it for itself.
+        window: Of a ``window`` group: tokens that a query sees, itself included.
+        slab_pages: Pages a slab holds; 0: the group's memory is its own.
     """
 
     kind: str
     page_tokens: int
     page_bytes: int
     num_pages: int
+    window: int = 0
+    slab_pages: int = 0
 
 
 class RunnerLimits(msgspec.Struct, frozen=True, array_like=True):
@@ -221,7 +283,12 @@ class RunnerLimits(msgspec.Struct, frozen=True, array_like=True):
         max_length: Longest request, prompt and output. Tokens.
         vocab_size: Ids the model has.
         depth: Steps that may be in flight: 1 runs them one at a time, 2 overlaps.
-        groups: The page groups; group 0 keeps full attention.
+        groups: The page groups.
+        max_drafts: Tokens that may be drafted a row and step; 0: none are.
+        num_adapters: LoRA adapters it can hold at once.
+        yields: What rows may yield: ``draw``, ``pool``.
+        is_causal: Whether tokens see only what is before them; if not, a prompt is computed whole,
+            in one step, and nothing of it is shared or kept.
     """
 
     num_slots: int
@@ -230,6 +297,10 @@ class RunnerLimits(msgspec.Struct, frozen=True, array_like=True):
     vocab_size: int
     depth: int
     groups: list[PageGroup]
+    max_drafts: int = 0
+    num_adapters: int = 0
+    yields: tuple[str, ...] = ("draw",)
+    is_causal: bool = True
 
 
 class StepHandle(Protocol):
@@ -250,7 +321,14 @@ class Runner(Protocol):
         ...
 
     def launch(self, plan: StepPlan) -> StepHandle:
-        """Queue ``plan`` on the device and return; at most ``depth`` may be unsettled."""
+        """Queue ``plan`` on the device and return; at most ``depth`` may be unsettled.
+
+        A plan with ``masked`` rows is drawn from by :meth:`sample`, before the next launch.
+        """
+        ...
+
+    def sample(self, handle: StepHandle, masks: Masks) -> None:
+        """Queue the draws of a launched step whose plan has ``masked`` rows."""
         ...
 
     def result(self, handle: StepHandle) -> StepResult:

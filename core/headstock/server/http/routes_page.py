@@ -35,12 +35,12 @@ def make_router() -> APIRouter:
     folder = resources.files("headstock.server").joinpath("page")
     bodies = {name: folder.joinpath(name).read_bytes() for name in FILES}
 
-    @router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    @router.get("/", include_in_schema=False)
     async def page() -> Response:
         """Return the page to chat and to watch the server."""
         return _file("index.html")
 
-    @router.api_route("/page/{name}", methods=["GET", "HEAD"], include_in_schema=False)
+    @router.get("/page/{name}", include_in_schema=False)
     async def file(name: str) -> Response:
         """Return a script or the style of the page."""
         if name not in bodies or name == "index.html":

@@ -10,6 +10,7 @@ import msgspec
 from headstock.programs import Branch, Outcome, Program, StepDone, Value
 from headstock.programs.events import ProgramUsage
 from headstock.programs.graph import StartMessage
+from headstock.server.request import Priority
 
 
 class ProgramBody(Program, frozen=True, kw_only=True):
@@ -22,7 +23,7 @@ class ProgramBody(Program, frozen=True, kw_only=True):
 
     model: str | None = None
     stream: bool = False
-    priority: int = 0
+    priority: Priority = 0
     cache_salt: str = ""
 
 

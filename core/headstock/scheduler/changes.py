@@ -1,0 +1,66 @@
+"""What a plan changes in the runner's slot table before the forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from headstock.scheduler.request import Request
+from headstock.wire.steps import Admit, PageAppends
+
+NO_APPENDS = PageAppends()
+
+
+@dataclass(slots=True)
+class Changes:
+    """Slots that are left and entered, and page table entries.
+
+    Args:
+        tokens: Indexes of the groups of tokens.
+        states: Indexes of the ``state`` groups.
+    """
+
+    tokens: Sequence[int]
+    states: Sequence[int]
+    leave: list[int] = field(default_factory=list[int])
+    admits: list[Admit] = field(default_factory=list[Admit])
+    _groups: list[int] = field(default_factory=list[int])
+    _slots: list[int] = field(default_factory=list[int])
+    _indexes: list[int] = field(default_factory=list[int])
+    _pages: list[int] = field(default_factory=list[int])
+
+    def admit(self, request: Request) -> None:
+        """Enter ``request`` with its page tables, before anything of it is planned."""
+        self.admits.append(request.admit_facts())
+        for place, table in enumerate(request.tables.tokens):
+            self.append_pages(request, place, table.first)
+        for group, table in zip(self.states, request.tables.states, strict=True):
+            for entry, page in enumerate(table.pages):
+                self.set(request.slot, group, entry, page)
+
+    def append(self, request: Request, begin: int) -> None:
+        """Note the pages that ``request`` has from entry ``begin`` on, in all groups of tokens."""
+        for place in range(len(self.tokens)):
+            self.append_pages(request, place, begin)
+
+    def append_pages(self, request: Request, place: int, begin: int) -> None:
+        """Note its pages from entry ``begin`` on in the group of tokens at ``place``."""
+        pages = request.tables.tokens[place].pages
+        count = len(pages) - begin
+        self._groups += [self.tokens[place]] * count
+        self._slots += [request.slot] * count
+        self._indexes += range(begin, begin + count)
+        self._pages += pages[begin:]
+
+    def set(self, slot: int, group: int, entry: int, page: int) -> None:
+        """Note that ``entry`` of ``slot`` in ``group`` is ``page`` now."""
+        self._groups.append(group)
+        self._slots.append(slot)
+        self._indexes.append(entry)
+        self._pages.append(page)
+
+    def appends(self) -> PageAppends:
+        """Return the page table entries as columns."""
+        if not self._slots:
+            return NO_APPENDS
+        return PageAppends(self._groups, self._slots, self._indexes, self._pages)
