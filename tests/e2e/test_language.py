@@ -16,7 +16,7 @@ LONG = "You are a careful assistant who answers in one short sentence. " * 20
 
 @pytest.fixture(scope="module")
 def engine(model: str) -> Iterator[hs.Engine]:
-    with hs.Engine(model=model, max_model_len=2048, cache_tokens=16384) as engine:
+    with hs.Runtime(model_path=model, max_model_len=2048, cache_tokens=16384) as engine:
         yield engine
 
 

@@ -224,6 +224,34 @@ def test_a_type_is_a_tool_of_anthropic():
     assert body["tools"][0]["input_schema"]["properties"]["value"]["enum"] == ["true", "false"]
 
 
+def test_images_go_to_anthropic_and_videos_do_not(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"JPEG")
+    fake = Fake(message({"type": "text", "text": "a cat"}))
+
+    @hs.function
+    def program(s, *media):
+        s += hs.user("what is this?", *media)
+        s += hs.assistant(hs.gen("x"))
+
+    backend = fake.anthropic()
+    program.run(hs.image(tmp_path / "a.jpg"), hs.image("https://x/y.png"), backend=backend)
+    text, one, two = fake.bodies[0]["messages"][0]["content"]
+    assert text == {"type": "text", "text": "what is this?"}
+    source = {"type": "base64", "media_type": "image/jpeg", "data": "SlBFRw=="}
+    assert one == {"type": "image", "source": source}
+    assert two == {"type": "image", "source": {"type": "url", "url": "https://x/y.png"}}
+    with pytest.raises(hs.ProgramError, match="takes no videos"):
+        program.run(hs.video(b"x"), backend=backend)
+
+
+def test_keys_come_from_the_environment(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "from-outside")
+    fake = Fake(chat("hello"))
+    backend = hs.OpenAI("m", base_url="http://fake/v1", client=fake.client)
+    run(ask, backend)
+    assert fake.headers[0]["authorization"] == "Bearer from-outside"
+
+
 def test_a_stream_of_anthropic():
     events = [
         {"type": "message_start", "message": message()},

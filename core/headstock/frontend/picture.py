@@ -78,7 +78,9 @@ def _x(seconds: float, total: float) -> float:
 def _bar(step: TraceStep, y: int, total: float) -> list[str]:
     begin, end = step.begin_s or 0.0, step.end_s or 0.0
     queued = min(end, begin + step.queue_s)
-    first = min(end, max(queued, step.first_s if step.first_s is not None else queued))
+    first = queued  # a select is scored, not drawn: it has no first token of its own
+    if step.kind == "gen" and step.first_s is not None:
+        first = min(end, max(queued, step.first_s))
     share = step.cached_tokens / step.prompt_tokens if step.prompt_tokens else 0.0
     title = (
         f"{step.kind} {step.name} · line {step.line} · {begin:.3f} to {end:.3f} s · waited"
