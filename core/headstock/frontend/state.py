@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import Future
 from typing import Any, Literal, cast
@@ -410,14 +411,16 @@ def all_done(futures: list[Future[Any]]) -> Future[None]:
     """Return what is done when all ``futures`` are; it fails as the first that failed."""
     whole: Future[None] = Future()
     left = len(futures)
+    lock = threading.Lock()  # those that are done call back here, the others in the hub
     if not left:
         whole.set_result(None)
 
     def count(_: Future[Any]) -> None:
         nonlocal left
-        left -= 1
-        if left:
-            return
+        with lock:
+            left -= 1
+            if left:
+                return
         errors = [error for f in futures if (error := f.exception()) is not None]
         if errors:
             whole.set_exception(errors[0])
