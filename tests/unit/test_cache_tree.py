@@ -24,7 +24,9 @@ def ids_of(tokens: list[int], namespace: str = "") -> list[bytes]:
 
 def end_of(cache: PageCache, tokens: list[int], limit: int = 99) -> int:
     """Return how many grains of ``tokens`` are found."""
-    return cache.match(ids_of(tokens), limit).end
+    end = cache.match(ids_of(tokens), limit).end
+    assert cache.depth(ids_of(tokens), limit) == end
+    return end
 
 
 def move_in(cache: PageCache, tokens: list[int], *, shares: bool = True) -> Tables | None:
@@ -126,10 +128,10 @@ def test_a_recomputed_page_takes_the_place_of_an_idle_one() -> None:
     cache.check([tables])
 
 
-def test_a_recomputed_page_of_a_prefix_in_use_stays_private() -> None:
+def test_a_recomputed_page_of_a_prefix_in_use_is_a_twin() -> None:
     cache = cache_of(2)
     first, second = publish(cache, [1, 2]), publish(cache, [1, 2], shares=False)
-    assert second.is_private
+    assert second.num_shared == 0
     assert second.tokens[0].private() == second.tokens[0].pages
     cache.check([first, second])
 

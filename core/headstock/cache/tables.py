@@ -15,6 +15,8 @@ class PageTable:
     Attributes:
         pages: Its page table; entries that a window has left behind are the null page.
         cached: Of the leading entries, where they are in the tree; None: not there, or left behind.
+            Where that is another page than its own, the two are *twins*: another live request wrote
+            the same tokens, and was first.
         first: Entries before it are left behind.
     """
 
@@ -24,11 +26,14 @@ class PageTable:
 
     def private(self) -> list[int]:
         """Return its pages that are not in the tree."""
-        cached = self.cached
         behind = [
-            self.pages[index] for index in range(self.first, len(cached)) if cached[index] is None
+            page
+            for page, known in zip(
+                self.pages[self.first :], self.cached[self.first :], strict=False
+            )
+            if known is None or known.page != page
         ]
-        return behind + self.pages[max(self.first, len(cached)) :]
+        return behind + self.pages[max(self.first, len(self.cached)) :]
 
 
 @dataclass(slots=True)

@@ -24,7 +24,7 @@ MAX_FAILURES = 3
 
 
 class EngineLoop:
-    """Runs an engine on a mailbox until it is stopped or can't go on.
+    """Runs an engine on a mailbox until it is stopped or fails.
 
     It sleeps in the mailbox while there is no work, and looks into it between steps.
 
@@ -55,7 +55,7 @@ class EngineLoop:
         """Serve until :meth:`stop`.
 
         Raises:
-            Exception: The engine can't go on; the mailbox has been told by a ``Crashed``.
+            Exception: The engine failed; a ``Crashed`` message has been sent.
         """
         try:
             while not self._is_stopped:
