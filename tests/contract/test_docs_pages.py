@@ -17,7 +17,7 @@ WRITTEN = [page for page in PAGES if page.name != "configuration.md"]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-COMMAND = re.compile(r"^(?:\$ )?headstock ((?:bench )?[a-z][a-z-]*)", re.MULTILINE)
+COMMAND = re.compile(r"^(?:\$ )?headstock ((?:bench |config )?[a-z][a-z-]*)", re.MULTILINE)
 FLAG = re.compile(r"(?<![\w-])(--[a-z][a-z0-9-]+)")
 FOREIGN = re.compile(r"\b(pip|pytest|docker|tool|benchmarks)\b")
 """Lines whose flags are another program's."""

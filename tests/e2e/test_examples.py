@@ -43,6 +43,35 @@ def test_the_offline_example_answers_a_batch(model: str) -> None:
     assert re.search(r"at \d+%$", printed.strip())
 
 
+def test_the_few_shot_example_shares_its_examples(server: Served) -> None:
+    lines = run(EXAMPLES / "programs/few_shot.py", server.url).splitlines()
+    assert len(lines) == 4
+    shares = [int(share) for share in re.findall(r"\((\d+)% of the prompt", "".join(lines))]
+    assert sorted(shares)[1] > 60  # one of them computes what the others share
+
+
+def test_the_tree_of_thought_draws_its_trace(server: Served, tmp_path: Path) -> None:
+    printed = run(EXAMPLES / "programs/tree_of_thought.py", server.url, tmp_path / "trace.svg")
+    assert len(re.findall(r"^\[(?:Yes|No)\]", printed, re.MULTILINE)) == 3
+    assert printed.count("risk:") == 3
+    picture = (tmp_path / "trace.svg").read_text()
+    assert picture.count('class="gen"') >= 9
+
+
+def test_the_agent_picks_tools(server: Served) -> None:
+    lines = run(EXAMPLES / "programs/agent.py", server.url).splitlines()
+    assert len(lines) == 2
+    assert all(re.search(r"\[(clock|weather|none)\] \S", line) for line in lines)
+
+
+def test_records_are_extracted(server: Served) -> None:
+    *records, typed = run(EXAMPLES / "programs/extract.py", server.url).splitlines()
+    found = [json.loads(record) for record in records]
+    assert found[0]["name"] == "Maria Silva"
+    assert {record["job"] for record in found} <= {"nurse", "painter", "teacher", "other"}
+    assert typed.startswith(("by type: not_supported", "Person("))
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder that the example plugin is installed into, from a copy of its source."""

@@ -52,21 +52,22 @@ def test_the_walk_finds_what_it_looks_for():
     assert list(unbounded(types.type_info(Loose), "Loose", set())) == ["Loose.value[].value"]
 
 
-def integers(described, path=()):
-    """Yield where integers stand in a body."""
+def integers(described, path=(), seen=frozenset()):
+    """Yield where integers stand in a body; once for a struct that holds itself."""
     match described:
-        case types.StructType(fields=fields):
-            for field in fields:
-                yield from integers(field.type, (*path, field.encode_name))
+        case types.StructType(cls=cls, fields=fields):
+            if cls not in seen:
+                for field in fields:
+                    yield from integers(field.type, (*path, field.encode_name), seen | {cls})
         case types.IntType():
             yield path
         case types.UnionType(types=members):
             for member in members:
-                yield from integers(member, path)
+                yield from integers(member, path, seen)
         case types.Metadata(type=inner):
-            yield from integers(inner, path)
+            yield from integers(inner, path, seen)
         case _ if hasattr(described, "item_type"):
-            yield from integers(described.item_type, (*path, []))
+            yield from integers(described.item_type, (*path, []), seen)
         case _:
             pass
 
@@ -91,6 +92,7 @@ ROUTES = {
     "GenerateBody": ("/generate", {"text": "x"}),
     "TokenizeBody": ("/tokenize", {"prompt": "x"}),
     "DetokenizeBody": ("/detokenize", {"tokens": [1]}),
+    "ProgramBody": ("/v1/programs", {"steps": [{"type": "text", "text": "x"}]}),
     "AbortBody": ("/abort_request", {"rid": "x"}),
 }
 PLACES = [(body.__name__, path) for body in BODIES for path in integers(types.type_info(body))]

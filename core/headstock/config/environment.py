@@ -19,6 +19,8 @@ CACHE_DIR = "HEADSTOCK_CACHE_DIR"
 OTHERS = {
     CONFIG: "The TOML file to read, as `--config`.",
     DEBUG: "1: show the traceback of every error, as `--debug`.",
+    "OPENAI_API_KEY": "The key of the language's back end `OpenAI`, where a program gives none.",
+    "ANTHROPIC_API_KEY": "The same of `Anthropic`.",
     CACHE_DIR: "Where pulled models are kept; `$XDG_CACHE_HOME/headstock` when not set.",
 }
 
@@ -86,6 +88,12 @@ def forget_secrets() -> None:
     for option in options():
         if not option.has_flag:
             os.environ.pop(option.variable, None)
+
+
+def variable(name: str) -> str | None:
+    """Return a variable that :data:`OTHERS` documents; None: not set, or empty."""
+    assert name in OTHERS, f"{name} is not documented"
+    return os.environ.get(name) or None
 
 
 def child_environment(**changes: str) -> dict[str, str]:

@@ -154,6 +154,12 @@ class ServerSettings(Settings, frozen=True, kw_only=True):
     """Port for the routes of control; they are then gone from --port. 0: any free one."""
     max_body_bytes: Positive = 8 * 1024 * 1024
     """Largest request body; past it the answer is 413. Bytes."""
+    max_program_steps: Positive = 1024
+    """Largest program that `/v1/programs` takes: steps and states."""
+    max_program_depth: Positive = 8
+    """Forks of forks, and conditions in conditions, that a program may nest."""
+    max_program_tokens: Positive = 131072
+    """Tokens that the gens of one program may generate together."""
     max_connections: Positive = 4096
     """Connections at once; past it an idle one makes room, or the answer is 503. Some more are let
     in for probes. The limit on open files may leave room for fewer."""

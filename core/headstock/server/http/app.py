@@ -25,6 +25,8 @@ from headstock.server.http import (
     routes_native,
     routes_ollama,
     routes_openai,
+    routes_page,
+    routes_programs,
     routes_responses,
     schema,
 )
@@ -40,6 +42,7 @@ from headstock.server.protocols.ollama import OllamaChatBody, OllamaGenerateBody
 from headstock.server.protocols.openai_answers import ChatAnswer, TextAnswer
 from headstock.server.protocols.openai_bodies import ChatBody, CompletionBody
 from headstock.server.protocols.parameters import MAX_SHOWN
+from headstock.server.protocols.programs import ProgramAnswer, ProgramBody
 from headstock.server.protocols.responses import ResponsesBody
 
 BODIES = (
@@ -57,6 +60,7 @@ BODIES = (
     routes_native.ParseBody,
     routes_native.SeparateBody,
     routes_control.AbortBody,
+    ProgramBody,
 )
 """What clients may send."""
 _CODES = {404: "not_found", 405: "method_not_allowed"}
@@ -91,6 +95,8 @@ def create_app(
     app.include_router(routes_responses.make_router(serving))
     app.include_router(routes_anthropic.make_router(serving))
     app.include_router(routes_native.make_router(serving))
+    app.include_router(routes_programs.make_router(serving))
+    app.include_router(routes_page.make_router())
     app.include_router(routes_control.make_probes(serving))
     app.include_router(routes_control.make_router(serving))
 
@@ -113,7 +119,7 @@ def create_app(
     )
     if settings.server.cors_origin:  # the outermost: a preflight carries no key
         app.add_middleware(Cors, origins=settings.server.cors_origin)
-    schema.install(app, (*BODIES, ChatAnswer, TextAnswer), frontdoor.card.vocab_size)
+    schema.install(app, (*BODIES, ChatAnswer, TextAnswer, ProgramAnswer), frontdoor.card.vocab_size)
     return app
 
 

@@ -15,6 +15,7 @@ from headstock.observe.metrics import Metrics
 from headstock.server.http.answers import error_answer
 from headstock.server.http.bodies import IGNORED
 from headstock.server.http.hosts import AllowedHosts, is_cross_site
+from headstock.server.http.routes_page import PAGE_PATHS
 from headstock.server.http.streaming import Message, Receive, Send
 from headstock.server.keys import Caller, KeyRing
 
@@ -23,6 +24,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN_PATHS = frozenset({"/live", "/ready", "/health", "/ping"})
 """Routes that need no key: probes cannot send one."""
+KEYLESS_PATHS = OPEN_PATHS | PAGE_PATHS
+"""And the page, which asks for a key itself."""
 ADMIN_ONLY_PATHS = frozenset({"/flush_cache"})
 """Routes that change something for everybody."""
 ADMIN_PATHS = ADMIN_ONLY_PATHS | {"/abort_request"}
@@ -108,10 +111,10 @@ class Gate:
 
     def _refusal(self, scope: Scope, caller: Caller | None) -> RequestError | None:
         """Return why a request goes no further, or None."""
-        path = scope["path"].rstrip("/")
+        path = scope["path"].rstrip("/") or "/"
         if (refusal := self._hosts.refusal(scope)) is not None:
             return refusal
-        if caller is None and path not in OPEN_PATHS:
+        if caller is None and path not in KEYLESS_PATHS:
             return RequestError(
                 "The API key is missing or wrong.",
                 remedy="Send Authorization: Bearer KEY.",

@@ -1,0 +1,1 @@
+"""Who runs programs: an engine in this process, a Headstock server, or another's endpoint."""
