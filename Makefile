@@ -28,8 +28,11 @@ $(VENV)/.dev: $(VENV)/.serve
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[xeon,dev]"
 	@touch $@
 
+# Without a compiler on the system, a package brings one; without that PyTorch computes.
 native: $(VENV)/.serve
-	@$(BIN)/python -m headstock_xeon.build
+	@$(BIN)/python -m headstock_xeon.build --check \
+	|| $(BIN)/python -m pip install --quiet --disable-pip-version-check ziglang 2>/dev/null || true
+	@$(BIN)/python -m headstock_xeon.build --if-possible
 
 serve: $(VENV)/.serve native
 	$(BIN)/headstock serve $(ARGS)

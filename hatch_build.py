@@ -1,6 +1,7 @@
 """Builds what is compiled when the package is built or installed editable: the xeon kernels.
 
-Without a compiler the package is built without them; the doctor then says why they are missing,
+Where the system has no compiler, one is asked for as a package that the build needs. Where there is
+none either, the package is built without the kernels; the doctor then says why they are missing,
 and PyTorch computes instead.
 """
 
@@ -22,6 +23,11 @@ class NativeBuildHook(BuildHookInterface[Any]):
     """Compiles the native library into its package before the files are collected."""
 
     PLUGIN_NAME = "custom"
+
+    def dependencies(self) -> list[str]:
+        """Return the package that carries a compiler, where the system has none."""
+        build = _load(Path(self.root) / PACKAGE / "build.py")
+        return [build.CARRIED] if build.needs_carried_compiler() else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile; a wheel with the library is for this platform, any Python 3."""

@@ -21,7 +21,7 @@ def compile_limits(folder: Path) -> Path:
     compiler, _ = find_compiler()
     made = folder / "machine_limits"
     flags = ("-std=c++17", "-O2", "-mavx2", "-mfma", "-pthread")
-    subprocess.run([compiler, *flags, str(SOURCE), "-o", str(made)], check=True)
+    subprocess.run([*compiler, *flags, str(SOURCE), "-o", str(made)], check=True)
     return made
 
 

@@ -32,6 +32,8 @@ ROOMS = ("server", "text", "scheduler", "requests")
 class Nobody:
     """A link without an engine."""
 
+    unheard_s = 0.0
+
     def send(self, message: ToEngine) -> None:
         raise AssertionError("nothing is asked here")
 

@@ -33,6 +33,7 @@ class Script:
         self.sent: list[FromEngine] = []
         self.now_s = 0.0
         self.loop: EngineLoop | None = None
+        self.num_received = 0
 
     def clock(self) -> float:
         return self.now_s
@@ -40,7 +41,9 @@ class Script:
     def receive(self, timeout_s: float | None) -> list[ToEngine]:
         self.timeouts.append(timeout_s)
         if self.batches:
-            return self.batches.pop(0)
+            batch = self.batches.pop(0)
+            self.num_received += len(batch)
+            return batch
         self.now_s += timeout_s or 0.0
         if timeout_s and self.loop is not None:
             self.loop.stop()
@@ -133,3 +136,10 @@ def test_an_error_of_our_own_ends_the_loop_with_a_reason() -> None:
     with pytest.raises(AssertionError):
         EngineLoop(client.engine, script, clock=script.clock).run()
     assert isinstance(script.sent[-1], Crashed)
+
+
+def test_the_heartbeat_tells_how_many_messages_came() -> None:
+    script = Script([submit("a"), submit("b")])
+    script.run(NullRunner())
+    states = [message for message in script.sent if isinstance(message, State)]
+    assert states[-1].received == 2

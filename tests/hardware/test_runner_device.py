@@ -74,6 +74,7 @@ class Bench:
             max_step_tokens=128,
             max_length=512,
             vocab_size=CONFIG["vocab_size"],
+            hidden_size=CONFIG["hidden_size"],
             page_size=0,
             cache_tokens=12 * 512,
         )
@@ -96,6 +97,7 @@ class Bench:
             self.ctx.attention_layers,
             self.resolver,
             SingleRank(),
+            groups=self.ctx.groups,
             options=replace(
                 self.options, page_size=self.ctx.page_size, graphs=graphs, overlap=overlap
             ),

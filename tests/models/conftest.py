@@ -21,6 +21,24 @@ SIZES = {
     "max_position_embeddings": 256,
     "initializer_range": 0.2,
 }
+V3 = {
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 4,
+    "moe_intermediate_size": 48,
+    "q_lora_rank": 40,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 24,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 20,
+    "n_routed_experts": 16,
+    "num_experts_per_tok": 4,
+    "n_shared_experts": 2,
+    "n_group": 4,
+    "topk_group": 2,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 2.5,
+    "norm_topk_prob": True,
+}
 FAMILIES = {
     "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM, {}),
     "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM, {"head_dim": 32}),
@@ -39,6 +57,38 @@ FAMILIES = {
             "moe_intermediate_size": 48,
             "norm_topk_prob": True,
         },
+    ),
+    "gemma2": (
+        transformers.Gemma2Config,
+        transformers.Gemma2ForCausalLM,
+        {
+            "head_dim": 24,
+            "query_pre_attn_scalar": 20,
+            "sliding_window": 7,
+            "attn_logit_softcapping": 3.0,
+            "final_logit_softcapping": 2.0,
+        },
+    ),
+    "gemma3": (
+        transformers.Gemma3TextConfig,
+        transformers.Gemma3ForCausalLM,
+        {
+            "head_dim": 32,
+            "query_pre_attn_scalar": 20,
+            "sliding_window": 7,
+            "num_hidden_layers": 3,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 10000.0},
+            },
+        },
+    ),
+    "deepseek_v3": (transformers.DeepseekV3Config, transformers.DeepseekV3ForCausalLM, V3),
+    "deepseek_v2": (
+        transformers.DeepseekV2Config,
+        transformers.DeepseekV2ForCausalLM,
+        V3 | {"topk_method": "group_limited_greedy", "norm_topk_prob": False},
     ),
     "mixtral": (
         transformers.MixtralConfig,
@@ -70,7 +120,8 @@ def save(tmp_path: Path) -> Save:
     def make(family: str, *, shard_bytes: str = "1GB", **options: object) -> Saved:
         config_type, model_type, given = FAMILIES[family]
         torch.manual_seed(0)
-        oracle = model_type(config_type(**SIZES | given | options)).eval()
+        sizes = SIZES | given | options
+        oracle = model_type(config_type(**sizes, attn_implementation="eager")).eval()
         randomize(oracle)
         oracle.save_pretrained(tmp_path / "model", max_shard_size=shard_bytes)
         return Saved(tmp_path / "model", oracle)
@@ -80,6 +131,6 @@ def save(tmp_path: Path) -> Save:
 
 def randomize(model: transformers.PreTrainedModel) -> None:
     """Give norms and biases values that matter; they start as ones and zeros."""
-    for name, value in model.named_parameters():
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
         if "norm" in name or name.endswith("bias"):
             torch.nn.init.normal_(value.data, mean=0.5, std=0.3)

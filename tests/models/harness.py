@@ -16,12 +16,20 @@ from headstock.ops.attention import StepBatch
 from headstock.ops.base import OpRegistry, Resolver
 from headstock.ops.communication import Group, SingleRank
 from headstock.plugins.host import HostDevice
+from headstock_models.deepseek_v2 import DeepseekV2ForCausalLM
+from headstock_models.deepseek_v3 import DeepseekV3ForCausalLM
+from headstock_models.gemma2 import Gemma2ForCausalLM
+from headstock_models.gemma3 import Gemma3ForCausalLM
 from headstock_models.llama import LlamaForCausalLM
 from headstock_models.mixtral import MixtralForCausalLM
 from headstock_models.qwen3 import Qwen3ForCausalLM
 from headstock_models.qwen3_moe import Qwen3MoeForCausalLM
 
 CLASSES = {
+    "DeepseekV2ForCausalLM": DeepseekV2ForCausalLM,
+    "DeepseekV3ForCausalLM": DeepseekV3ForCausalLM,
+    "Gemma2ForCausalLM": Gemma2ForCausalLM,
+    "Gemma3ForCausalLM": Gemma3ForCausalLM,
     "LlamaForCausalLM": LlamaForCausalLM,
     "MistralForCausalLM": LlamaForCausalLM,
     "MixtralForCausalLM": MixtralForCausalLM,
@@ -105,7 +113,7 @@ class Sequences:
         padded = [self.tables[n] + [0] * (width - len(self.tables[n])) for n in counts]
         starts = torch.tensor([0, *counts.values()]).cumsum(0)
         queries = list(counts.values())
-        return StepBatch(
+        batch = StepBatch(
             num_tokens=len(positions),
             num_rows=len(counts),
             max_query=max(queries),
@@ -120,3 +128,5 @@ class Sequences:
             tree_N4=torch.zeros((0, 4), dtype=torch.int32),
             host_rows=list(zip(queries, kv_lengths, strict=True)),
         )
+        batch.groups = (batch,) * len(self.ctx.groups)  # equal tables in memory of their own
+        return batch

@@ -85,7 +85,7 @@ def watched(call: Callable[..., Any], watch: Watch) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("options", [{}, {"tie_word_embeddings": True, "attention_bias": True}])
-@pytest.mark.parametrize("family", ["llama", "qwen3", "qwen3_moe"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "qwen3_moe", "deepseek_v3"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_forward_pass_calls_ops_and_views_only(
     save: Save, family: str, options: dict[str, object], dtype: torch.dtype

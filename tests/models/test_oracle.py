@@ -9,7 +9,8 @@ from torch import Tensor
 from tests.models.conftest import Save
 from tests.models.harness import load
 
-FAMILIES = ["llama", "qwen3", "mistral", "qwen3_moe", "mixtral"]
+FAMILIES = ["llama", "qwen3", "mistral", "qwen3_moe", "mixtral", "gemma2", "gemma3"]
+FAMILIES += ["deepseek_v2", "deepseek_v3"]
 OPTIONS = [
     pytest.param({"tie_word_embeddings": True}, id="tied"),
     pytest.param({"num_key_value_heads": 4}, id="as-many-kv-heads"),
@@ -84,7 +85,7 @@ def test_shapes_of_many_kinds_agree(save: Save, family: str, options: dict[str, 
     assert_close(load(saved.path).step(a=ids), saved.logits(ids))
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2"])
 def test_attention_biases_count(save: Save, family: str) -> None:
     saved = save(family, attention_bias=True)
     ids = prompt(11)

@@ -14,7 +14,9 @@ from tests.models.ranks import ThreadGroup, on_ranks
 IDS = list(range(3, 40, 3))
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "qwen3_moe"])
+@pytest.mark.parametrize(
+    "family", ["llama", "qwen3", "qwen3_moe", "gemma2", "gemma3", "deepseek_v3"]
+)
 @pytest.mark.parametrize(
     ("size", "options"),
     [

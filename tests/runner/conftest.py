@@ -54,7 +54,8 @@ class TinyLayer:
     """One attention layer with fixed random weights."""
 
     heads = (HEADS, KV_HEADS, KV_HEADS)
-    group = SingleRank()
+    group = 0
+    ranks = SingleRank()
 
     def __init__(self, seed: int, provider: ReferenceAttention) -> None:
         draw = torch.Generator().manual_seed(seed)
@@ -100,9 +101,10 @@ class TinyModel:
         x_TD = self.embedding[ids_T] + self.places[batch.positions_T]
         for layer in self.layers:
             q, k, v = layer.split(x_TD)
-            layer.provider.write(k, v, layer.kv, batch)
-            out_TD = layer.provider.run(q, layer.kv, batch).flatten(1) @ layer.out
-            x_TD = x_TD + layer.group.all_reduce(out_TD)
+            view = batch.groups[layer.group]
+            layer.provider.write(k, v, layer.kv, view)
+            out_TD = layer.provider.run(q, layer.kv, view).flatten(1) @ layer.out
+            x_TD = x_TD + layer.ranks.all_reduce(out_TD)
         if self.poison is not None:
             x_TD = x_TD.masked_fill((ids_T == self.poison).unsqueeze(1), torch.nan)
         return x_TD
@@ -111,6 +113,10 @@ class TinyModel:
         return hidden_SD @ self.embedding.T
 
     scores = logits
+
+    def pool(self, hidden_TD, batch, rows_P):
+        ends_P = batch.query_starts_R1[1:].long()[rows_P] - 1
+        return hidden_TD[ends_P]
 
     def naive(self, ids: list[int]):
         """Logits of every position of one request, without pages. [T, V]"""
@@ -276,6 +282,8 @@ def make_runner(
     depth: int = 1,
     captures: bool = False,
     group: Group | None = None,
+    max_drafts: int = 0,
+    kinds: tuple[str, ...] = ("full",),
 ) -> TorchRunner:
     device = device or HostDevice()
     num_pages = SLOTS * MAX_LENGTH // PAGE + 1
@@ -291,10 +299,12 @@ def make_runner(
             max_length=MAX_LENGTH,
             vocab_size=VOCAB,
             depth=depth,
-            groups=[PageGroup("full", PAGE, 1, num_pages)],
+            groups=[PageGroup(kind, PAGE, 1, num_pages) for kind in kinds],
+            max_drafts=max_drafts,
         ),
         sizes=PaddedSizes(64, 16),
         dtype=torch.float32,
+        hidden_size=SIZE,
         captures=captures,
     )
 

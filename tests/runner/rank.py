@@ -26,7 +26,7 @@ class SlicedModel(TinyModel):
 
     def __init__(self, group) -> None:
         super().__init__()
-        self.group = group
+        self.ranks = group
         heads, kv_heads = HEADS // group.size, KV_HEADS // group.size
         self.provider = ReferenceAttention(
             replace(self.provider.spec, num_heads=heads, num_kv_heads=kv_heads), HostDevice()
@@ -37,11 +37,11 @@ class SlicedModel(TinyModel):
             layer.qkv = torch.cat([p.chunk(group.size, 1)[group.rank] for p in parts], dim=1)
             layer.out = layer.out.chunk(group.size, 0)[group.rank].clone()
             layer.heads = (heads, kv_heads, kv_heads)
-            layer.group = group
+            layer.ranks = group
 
     def logits(self, hidden_SD):
         logits_SV = super().logits(hidden_SD)
-        return logits_SV + 50 * torch.rand_like(logits_SV) if self.group.rank else logits_SV
+        return logits_SV + 50 * torch.rand_like(logits_SV) if self.ranks.rank else logits_SV
 
 
 def main() -> None:

@@ -6,17 +6,18 @@ import pytest
 import torch
 
 from headstock.errors import ConfigError
+from headstock.graph.context import Retention
 from headstock.ops.base import OpRegistry, Resolver
 from headstock.ops.communication import SingleRank
-from headstock.plugins.device import Memory
+from headstock.plugins.device import DeviceFacts, Memory
 from headstock.plugins.host import HostDevice
 from headstock.runner import PaddedSizes, RunnerOptions, build_runner
-from headstock.runner.memory import Measured, plan_memory
-from headstock.runner.profile import profile_plan, rehearsal
+from headstock.runner.memory import GroupSize, Measured, plan_memory
+from headstock.runner.rehearsal import largest_plan, rehearsal
 
 GIB = 1 << 30
 OPTIONS = RunnerOptions(
-    num_slots=4, max_step_tokens=512, max_length=1024, vocab_size=1000, page_size=16
+    num_slots=4, max_step_tokens=512, max_length=1024, vocab_size=1000, hidden_size=64, page_size=16
 )
 MEASURED = Measured(
     before=Memory(total=100 * GIB, free=80 * GIB, peak=0),
@@ -24,21 +25,22 @@ MEASURED = Measured(
     buffers=0,
     workspace=2 * GIB,
     graphs=GIB,
-    page_bytes=1 << 20,
+    groups=(GroupSize(retention=Retention("full"), page_tokens=16, page_bytes=1 << 20),),
 )
 
 
 class Accelerator:
     torch_device = torch.device("meta")
+    facts = DeviceFacts()
 
 
 class Slow(SingleRank):
-    """A rank whose neighbour has room for 100 pages."""
+    """A rank whose neighbour has room for 112 tokens."""
 
     size = 2
 
     def all_gather(self, x_TC):
-        return torch.tensor([[100, 10**6]])
+        return torch.tensor([[112, 10**6]])
 
 
 def plan(device=None, measured=MEASURED, group=None, **changes):
@@ -59,7 +61,7 @@ def test_a_host_keeps_its_memory_for_others_unless_told():
 
 def test_the_rank_with_least_room_decides():
     device = HostDevice()
-    assert plan(device, group=Slow(), max_length=64, num_slots=1000).num_pages == 100
+    assert plan(device, group=Slow(), max_length=64, num_slots=1000).cache_tokens == 112
 
 
 def test_cache_tokens_are_taken_literally():
@@ -88,7 +90,7 @@ def test_no_room_at_all_is_a_clear_error():
 @pytest.mark.parametrize("num_tokens", [1, 3, 4, 100, 512, 100_000])
 def test_the_profiled_step_is_as_large_as_a_step_can_be(kit, num_tokens):
     limits = kit.runner(kit.model).limits
-    rows = profile_plan(limits, num_tokens, 0).rows
+    rows = largest_plan(limits, num_tokens, 0).rows
     assert sum(rows.query_max) == min(num_tokens, limits.max_step_tokens)
     assert max(rows.query_max) <= limits.max_length
     assert min(rows.query_max) >= 1
@@ -97,7 +99,7 @@ def test_the_profiled_step_is_as_large_as_a_step_can_be(kit, num_tokens):
 def test_a_built_runner_serves(kit):
     device = HostDevice()
     options = RunnerOptions(
-        num_slots=4, max_step_tokens=48, max_length=64, vocab_size=61, page_size=4
+        num_slots=4, max_step_tokens=48, max_length=64, vocab_size=61, hidden_size=24, page_size=4
     )
     runner, made = build_runner(
         device,
@@ -105,6 +107,7 @@ def test_a_built_runner_serves(kit):
         kit.model.layers,
         Resolver(OpRegistry(), device),
         SingleRank(),
+        groups=[Retention("full")],
         options=options,
         sizes=PaddedSizes(64, 16),
         dtype=torch.float32,
@@ -114,13 +117,16 @@ def test_a_built_runner_serves(kit):
     job = kit.job([1, 2, 3])
     kit.driver(runner).run(job)
     assert job.outputs == kit.naive(kit.job([1, 2, 3]))
-    assert made.num_pages == runner.limits.groups[0].num_pages == 4 * 16 + 1
+    assert made.groups[0].num_pages == runner.limits.groups[0].num_pages == 4 * 16 + 1
 
 
 def test_a_rehearsal_leaves_no_trace(kit):
     runner = kit.runner(kit.model)
-    for plan in rehearsal(runner.limits):
-        runner.result(runner.launch(plan))
+    for plan, masks in rehearsal(runner.limits):
+        launched = runner.launch(plan)
+        if masks is not None:
+            runner.sample(launched, masks)
+        runner.result(launched)
     job = kit.job([4, 5, 6, 7])
     kit.driver(runner).run(job)
     assert job.outputs == kit.naive(kit.job([4, 5, 6, 7]))

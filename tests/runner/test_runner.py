@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from headstock.errors import ConfigError
-from headstock.runner.execution import Execution
+from headstock.runner.graphs import StepGraphs
 
 PROMPTS = [[3, 14, 15, 9, 26, 5], [35, 8, 9], [7] * 11, [2], [50, 28, 8, 41, 9, 7, 16, 9, 39]]
 DRAWN = {"temperature": 0.9, "top_k": 20, "top_p": 0.9, "min_p": 0.02}
@@ -152,13 +152,13 @@ def test_pages_may_be_scattered_and_hold_garbage(kit):
 
 def test_a_step_that_finds_no_memory_says_so_and_the_next_one_runs(kit, monkeypatch):
     right = kit.serve(*jobs(kit))
-    run = Execution.run
+    run = StepGraphs.run_forward
 
     def exhausted(*args, **kwargs):
         raise torch.OutOfMemoryError("tried to allocate")
 
-    monkeypatch.setattr(Execution, "run", exhausted)
+    monkeypatch.setattr(StepGraphs, "run_forward", exhausted)
     with pytest.raises(ConfigError, match=r"ran out of memory in a step of \d+ tokens"):
         kit.serve(*jobs(kit))
-    monkeypatch.setattr(Execution, "run", run)
+    monkeypatch.setattr(StepGraphs, "run_forward", run)
     assert kit.serve(*jobs(kit)) == right

@@ -24,7 +24,8 @@ from tests.server.toy_tokenizer import EOS, TEMPLATE, toy_backend
 class Served:
     """A running server: its URL, its front door and engine, and a way into its event loop."""
 
-    def __init__(self, *, engine=None, settings=None, max_live=2048):
+    def __init__(self, *, engine=None, settings=None, max_live=2048, template=TEMPLATE):
+        self.template = template
         self.engine_options = engine or {}
         self.settings = ServeSettings(
             model=ModelSettings(served_model_name="echo"),
@@ -62,7 +63,7 @@ class Served:
         self.frontdoor = Frontdoor(
             link,
             card,
-            Prompter(tokenizer, ChatTemplate(TEMPLATE, tokenizer.special)),
+            Prompter(tokenizer, ChatTemplate(self.template, tokenizer.special)),
             max_live=self.max_live,
             observer=self.metrics,
         )

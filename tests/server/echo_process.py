@@ -31,9 +31,9 @@ def main(address, parent_pid, fault=""):
     begun = time.monotonic()
     while True:
         answers = []
-        for message in mailbox.receive(STEP_S):
+        for message in mailbox.receive(STEP_S) if fault != "deaf" else []:
             answers += core.take(message)
-        time.sleep(STEP_S if core.running else 0)
+        time.sleep(STEP_S if core.running or fault == "deaf" else 0)
         answers += core.step() if core.running else []
         if fault == "mute" and time.monotonic() - begun > 0.5:
             time.sleep(600)

@@ -1,6 +1,7 @@
 """An engine without a model: it answers with the prompt's own ids, over and over."""
 
 import asyncio
+import contextlib
 import math
 from dataclasses import dataclass, field
 
@@ -42,9 +43,12 @@ class EchoCore:
     tokens_per_step: int = 1
     running: dict[str, Running] = field(default_factory=dict)
     steps: int = 0
+    hides_drawn: bool = False  # the drawn token is not among the likeliest
+    received: int = 0
 
     def take(self, message):
         """Take a message and return what is answered at once."""
+        self.received += 1
         match message:
             case Submit() if len(self.running) >= self.max_waiting:
                 reason = FinishReason(
@@ -72,7 +76,8 @@ class EchoCore:
 
     def state(self, call=0):
         return State(
-            call=call, steps=0, running=len(self.running), waiting=0,
+            call=call, received=self.received, steps=self.steps, running=len(self.running),
+            waiting=0,
             free_pages=99 - len(self.running), cached_pages=0, total_pages=99,
             totals={"prompt_tokens": 1.0},
         )  # fmt: skip
@@ -116,6 +121,7 @@ class EchoCore:
                     counts=[len(item[2]) for item in drawn],
                     token_ids=[token for item in drawn for token in item[2]],
                     logprobs=logprobs,
+                    cached_tokens=[3 for item in drawn if item[1] == 0],
                 )
             )
         for request_id, row in list(self.running.items()):
@@ -137,7 +143,9 @@ class EchoCore:
             id=submit.id,
             is_prompt=is_prompt,
             chosen=[-math.log(2 + token) for token in ids],
-            top_ids=[[token, *range(k - 1)][:k] for token in ids],
+            top_ids=[
+                list(range(k)) if self.hides_drawn else [token, *range(k - 1)][:k] for token in ids
+            ],
             top=[[-0.5 - i for i in range(k)] for _ in ids],
             asked=[[-9.0 for _ in submit.asked_ids] for _ in ids],
         )
@@ -149,6 +157,7 @@ class EchoEngine(EchoCore):
 
     step_s: float = 0.0
     seen: list = field(default_factory=list)
+    unheard_s: float = 0.0
 
     def __post_init__(self):
         self.inbox = asyncio.Queue()
@@ -173,7 +182,10 @@ class EchoEngine(EchoCore):
         while True:
             if not self.running:
                 self.wake.clear()
-                await self.wake.wait()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.wake.wait(), 1.0)
+                self.inbox.put_nowait([self.state()])
+                continue
             await asyncio.sleep(self.step_s)
             if batch := self.step():
                 self.inbox.put_nowait(batch)

@@ -78,7 +78,7 @@ def test_logprobs_are_triples_and_the_first_has_none(served):
     [
         ({"stop": "d"}, {"type": "stop", "matched": "d"}),
         ({"stop_token_ids": [103]}, {"type": "stop", "matched": 103}),
-        ({"stop_regex": "[c-e]d"}, {"type": "stop", "matched": "cd"}),
+        ({"stop_regex": "[c-e]d"}, {"type": "stop", "matched": "[c-e]d"}),
     ],
 )
 def test_stops_are_named_and_trimmed(served, sampling, finish):
@@ -155,6 +155,10 @@ def test_probes_and_information_answer_without_the_engine(served):
     assert (info["model_path"], info["is_generation"]) == ("/nowhere", True)
     server = served.get("/server_info").json()
     assert server["max_total_num_tokens"] == 16 * 99
+    assert server["disable_radix_cache"] is False
+    assert (server["context_length"], server["dp_size"]) == (512, 1)
+    assert (server["schedule_policy"], server["mem_fraction_static"]) == ("fcfs", 0.9)
+    assert {"tokenizer_path", "attention_backend"} <= set(server)
     assert server["internal_states"][0]["total_pages"] == 99
     assert "api_keys" not in json.dumps(server)
     assert len(served.engine.seen) == asked
@@ -169,6 +173,29 @@ def test_metrics_have_both_names(served):
 def test_the_cache_is_flushed_when_idle(served):
     assert served.post("/flush_cache").json()["freed_pages"] == 7
     assert served.get("/flush_cache").status_code == 200
+
+
+def test_a_query_that_cannot_be_read_is_refused_in_the_envelope(served):
+    answer = served.post("/flush_cache?timeout=false")
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["param"], error["code"]) == ("timeout", "invalid_type")
+    assert "timeout is 'false'" in error["message"]
+
+
+def test_the_document_says_what_the_validator_says(served):
+    document = served.get("/openapi.json").json()
+    schemas = document["components"]["schemas"]
+    needs = [choice["required"] for choice in schemas["GenerateBody"]["oneOf"]]
+    assert needs == [["text"], ["input_ids"]]
+    assert [choice["required"] for choice in schemas["TokenizeBody"]["oneOf"]]
+    assert schemas["ChatBody"]["properties"]["messages"]["minItems"] == 1
+    prompts = schemas["CompletionBody"]["properties"]["prompt"]["anyOf"]
+    assert {"type": "string", "minLength": 1} in prompts
+    tokens = schemas["DetokenizeBody"]["properties"]["tokens"]["items"]["anyOf"]
+    assert {option.get("items", option)["maximum"] for option in tokens} == {258}
+    metrics = document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]
+    assert list(metrics) == ["text/plain"]
 
 
 def test_request_ids_are_echoed_when_sane(served):

@@ -130,7 +130,7 @@ def test_an_end_token_of_the_model_is_not_shown(client):
         ({"top_logprobs": 5}, "top_logprobs"),
         ({"logit_bias": {"99999": 1.0}}, "logit_bias"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format of type 'json_object'"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"extra_body": {"regex": "a+"}}, "regex"),
         ({"extra_body": {"lora_path": "x"}}, "lora_path"),
         ({"extra_body": {"stop_regex": "("}}, "stop_regex"),

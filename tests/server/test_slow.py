@@ -52,9 +52,10 @@ def test_what_falls_behind_is_joined(monkeypatch):
         assert '"finish_reason":"length"' in chunks[-1]
 
 
-def test_a_silent_engine_makes_the_server_unready(monkeypatch):
-    monkeypatch.setattr("headstock.server.engine_status.HEARTBEAT_LIMIT_S", 0.1)
+def test_a_silent_engine_makes_the_server_unready():
     with Served(settings=SETTINGS) as server:
+        server.frontdoor.status.silence_limit_s = 0.1
+        server.engine.task.cancel()
         time.sleep(0.2)
         answer = server.get("/health")
         assert answer.status_code == 503

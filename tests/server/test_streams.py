@@ -21,6 +21,8 @@ SETTINGS = ServerSettings(port=0, drain_timeout_s=1.0)
 class Wire:
     """A link whose messages a test sends itself."""
 
+    unheard_s = 0.0
+
     def __init__(self):
         self.sent = []
         self.inbox = asyncio.Queue()

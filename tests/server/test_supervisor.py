@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -14,7 +16,7 @@ import pytest
 
 from headstock.config.schema import ServerSettings
 from headstock.server.supervisor import Supervisor
-from headstock.wire.messages import Crashed, Started
+from headstock.wire.messages import AskState, Crashed, Started
 from tests.server.conftest import Served
 
 ROOT = Path(__file__).parents[2]
@@ -166,6 +168,69 @@ def test_an_engine_that_says_nothing_is_killed_and_started_again():
         await next_of(supervisor, Started)
 
     supervise(check, "mute", hang_limit_s=1.0)
+
+
+def test_an_engine_that_speaks_and_does_not_hear_is_killed_and_started_again():
+    async def check(supervisor):
+        await next_of(supervisor, Started)
+        supervisor.send(AskState(call=1))
+        crashed = await next_of(supervisor, Crashed)
+        assert "nothing that was sent reached it" in crashed.problem
+        await next_of(supervisor, Started)
+
+    supervise(check, "deaf", wedge_limit_s=1.0)
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EAGAIN, errno.ENOMEM])
+def test_a_start_that_fails_for_want_of_something_is_tried_again(monkeypatch, caplog, code):
+    real = asyncio.create_subprocess_exec
+    tries = []
+
+    async def start(*args, **more):
+        tries.append(args)
+        if len(tries) <= 2:
+            raise OSError(code, os.strerror(code))
+        return await real(*args, **more)
+
+    async def check(supervisor):
+        crashed = await next_of(supervisor, Crashed)
+        assert "cannot be started now" in crashed.problem
+        assert not crashed.is_config
+        await next_of(supervisor, Started)
+        assert len(tries) == 3
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
+    supervise(check, restart_limit=0)
+    assert sum("Trying again" in record.getMessage() for record in caplog.records) == 2
+
+
+def test_an_engine_that_dies_while_no_file_can_be_opened_comes_back_when_one_can():
+    program = (
+        f"import sys, asyncio, os, resource, signal; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from tests.server.test_supervisor import *\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))\n"
+        "async def main():\n"
+        "    supervisor = Supervisor(command(), restart_limit=1)\n"
+        "    supervisor.start()\n"
+        "    await next_of(supervisor, Started)\n"
+        "    held = []\n"
+        "    try:\n"
+        "        while True: held.append(os.open('/dev/null', os.O_RDONLY))\n"
+        "    except OSError: pass\n"
+        "    os.kill(supervisor.pid, signal.SIGKILL)\n"
+        "    await next_of(supervisor, Crashed)\n"
+        "    told = await next_of(supervisor, Crashed)\n"
+        "    assert 'cannot be started now' in told.problem, told\n"
+        "    for descriptor in held: os.close(descriptor)\n"
+        "    await next_of(supervisor, Started)\n"
+        "    await supervisor.stop()\n"
+        "    print('back')\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.endswith("back\n"), done.stderr
 
 
 def test_what_the_engine_started_dies_with_it(capfd):

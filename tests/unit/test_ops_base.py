@@ -146,6 +146,16 @@ def test_another_signature_is_refused_when_it_is_offered(registry: OpRegistry) -
         registry.add(DOUBLE, "odd", lambda x, *, factor: x)
 
 
+def test_a_keyword_with_a_default_may_be_left_out(registry: OpRegistry) -> None:
+    def grown(x: int, *, times: int, offset: int = 0) -> int:
+        return x * times + offset
+
+    op = Op("grown", grown)
+    registry.add(op, "older", lambda x, *, times: x)
+    with pytest.raises(PluginError, match="grown takes"):
+        registry.add(op, "odd", lambda x, *, offset=0: x)
+
+
 def test_the_same_offer_twice_is_refused(registry: OpRegistry) -> None:
     offer(registry, "fast")
     with pytest.raises(PluginError, match="twice"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -82,6 +83,21 @@ class Table:
         self.ended += self.scheduler.take_ended()
         self.scheduler.check()
         return drawn
+
+    def settle_with(self, draw: Callable[[str, int], int]) -> list[tuple[str, int]]:
+        """Settle a step in which ``draw`` says what a request draws at an output index."""
+        plan = self.pending.pop(0)
+        running = {request.slot: request for request in self.scheduler._running}
+        rows = zip(plan.rows.slots, plan.rows.yields, strict=True)
+        slots = [slot for slot, is_drawn in rows if is_drawn]
+        tokens = [draw(running[slot].id, len(running[slot].outputs)) for slot in slots]
+        named = [(running[slot].id, token) for slot, token in zip(slots, tokens, strict=True)]
+        count = len(slots)
+        result = StepResult(plan.step, slots, [1] * count, tokens, [0] * count, [], [])
+        self.scheduler.settle(result, self.now_s)
+        self.ended += self.scheduler.take_ended()
+        self.scheduler.check()
+        return named
 
     def step(self) -> StepPlan:
         plan = self.planned()
@@ -357,6 +373,48 @@ def test_generated_pages_are_shared_too() -> None:
         table.step()
     table.submit("b", prompt(8) + [7] * 9, 1)
     assert table.planned().admit[0].length == 16
+
+
+def second_turn(table: Table, name: str, prompt_ids: list[int], drawn: list[int]) -> int:
+    """Return how many tokens the turn after ``prompt_ids`` and ``drawn`` finds."""
+    table.submit(name, [*prompt_ids, *drawn, 99], 1)
+    table.step()
+    return table.end_of(name).cached_tokens
+
+
+@pytest.mark.parametrize("common", [0, 1, 4, 6])
+def test_second_turns_of_simultaneous_samples_find_all_that_each_wrote(common: int) -> None:
+    """Whether the samples part in their first page, at its end, or after a page that all wrote."""
+    table = Table(limits_of(depth=1))
+    first = prompt(2 * PAGE)
+    names = "abc"
+    for name in names:
+        table.submit(name, first, 13, logprobs=-1)
+    samples: dict[str, list[int]] = {name: [] for name in names}
+    while table.scheduler.has_work:
+        plan = table.planned()
+        drawn = table.settle_with(lambda name, at: 7 if at < common else 20 + ord(name) - 97)
+        assert plan is not None
+        for request, token in drawn:
+            samples[request].append(token)
+    assert {len(drawn) for drawn in samples.values()} == {13}
+    # 12 of the 13 have their keys and values in the cache: the last one was never computed.
+    found = [second_turn(table, f"{name}2", first, samples[name]) for name in names]
+    assert found == [2 * PAGE + 12] * 3
+
+
+def test_a_twin_of_a_withdrawn_page_stays_private() -> None:
+    table = Table(limits_of(depth=1))
+    for name in "ab":
+        table.submit(name, prompt(2 * PAGE), 30)
+    for _ in range(8):
+        table.step()
+    table.planned()
+    table.settle(faults=[Fault(0, "broken")])
+    while table.scheduler.has_work:
+        table.step()
+    table.scheduler.flush()
+    assert table.scheduler.cache.num_free == table.scheduler.cache.num_total
 
 
 def test_without_the_prefix_cache_no_request_waits_or_shares() -> None:

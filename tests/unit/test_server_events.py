@@ -9,7 +9,7 @@ from headstock.requests import SamplingParams
 from headstock.server.completion import Completion, Delta
 from headstock.server.protocols.events import TextEvent, event
 from headstock.server.protocols.native import NativeCall, NativeStream
-from headstock.server.protocols.openai_answers import ChatStream, TextStream
+from headstock.server.protocols.openai_answers import ChatShape, OpenAIStream, TextShape
 from headstock.server.protocols.openai_bodies import OpenAICall
 from headstock.text import Tokenizer
 from headstock.wire.messages import Submit
@@ -54,16 +54,16 @@ def test_a_growing_event_is_the_snapshot_encoded(text, rid, is_batch, size):
         assert written.write(delta, float) == event(encoded.event(delta, 0.0))
 
 
-@given(TEXTS, TEXTS, st.booleans(), st.sampled_from([ChatStream, TextStream]))
-@example("a", FORGED, True, ChatStream)
-@example("a", FORGED, True, TextStream)
+@given(TEXTS, TEXTS, st.booleans(), st.sampled_from([ChatShape, TextShape]))
+@example("a", FORGED, True, ChatShape)
+@example("a", FORGED, True, TextShape)
 def test_a_chunk_of_text_is_the_chunk_encoded(text, model, include_usage, kind):
     call = OpenAICall(
         id="x", model=model, requests=[], is_streamed=True, include_usage=include_usage
     )
     ones = [completion(0), completion(1)]
-    more = [["", ""]] if kind is TextStream else []
-    written, encoded = (kind(call, ones, None, 7, *more) for _ in range(2))
+    shape = TextShape(None, ["", ""]) if kind is TextShape else ChatShape(None)
+    written, encoded = (OpenAIStream(call, ones, shape, TOKENIZER, 7) for _ in range(2))
     for delta in drawn(ones[1], text, 1):
         assert written.write(delta) == b"".join(map(event, encoded.events(delta)))
 

@@ -88,3 +88,44 @@ def test_an_id_without_an_entry_has_no_text():
 )
 def test_token_bytes_are_the_bytes_it_stands_for(token_id, raw):
     assert BYTES.token_bytes(token_id) == raw
+
+
+def spaced_words(decoder):
+    """A tokenizer whose words carry the mark of the space before them."""
+    words = ["<unk>", "<s>", "</s>", "\u2581", *"abc", "\u2581a", "\u2581b", "\u2581c", "é"]
+    words += [f"<0x{byte:02X}>" for byte in range(256)]
+    backend = Backend(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=[]))
+    backend.decoder = decoder
+    backend.add_special_tokens(["<s>", "</s>"])
+    return Tokenizer(backend)
+
+
+DECODERS = {
+    "strip": SPACED.backend.decoder,
+    "metaspace": decoders.Sequence(
+        [decoders.ByteFallback(), decoders.Metaspace("\u2581", prepend_scheme="always")]
+    ),
+    "word pieces": decoders.WordPiece(prefix="##"),
+}
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@given(data=st.data(), skip=st.booleans())
+def test_text_is_what_the_output_adds_to_the_prompt(kind, data, skip):
+    tokenizer = spaced_words(DECODERS[kind])
+    words = st.lists(st.integers(1, 10), max_size=12)
+    prompt_ids, output_ids = data.draw(words), data.draw(words)
+    detokenizer = make_detokenizer(tokenizer, prompt_ids=prompt_ids, skip_special_tokens=skip)
+    whole = tokenizer.decode([*prompt_ids, *output_ids], skip_special_tokens=skip)
+    told = tokenizer.decode(prompt_ids, skip_special_tokens=skip)
+    assert run(detokenizer, output_ids)[1] == whole[len(told) :]
+
+
+def test_the_space_before_the_first_generated_word_stays():
+    tokenizer = spaced_words(DECODERS["strip"])
+    prompt_ids = [7, 5, 6]  # "abc"
+    pieces, whole = run(make_detokenizer(tokenizer, prompt_ids=prompt_ids), [8, 8])
+    assert pieces == [" b", " b"]
+    assert whole == " b b"
+    assert run(make_detokenizer(tokenizer, prompt_ids=[1]), [8, 8])[1] == "b b"
+    assert run(make_detokenizer(tokenizer, prompt_ids=[*prompt_ids, *[2] * 9]), [8])[1] == " b"

@@ -2,12 +2,10 @@
 
 import time
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstock.errors import RequestError
-from headstock.text import StopMatcher
+from headstock.text import StopMatcher, compile_patterns
 
 letters = st.text(alphabet="ab", max_size=30)
 stops = st.lists(st.text(alphabet="ab", min_size=1, max_size=5), max_size=4)
@@ -59,32 +57,29 @@ def test_the_stop_is_kept_when_asked():
 
 
 def test_a_pattern_matches_across_pieces():
-    got, matched = feed(StopMatcher([], [r"\d{3}"]), ["call 1", "2", "3 now"])
-    assert (got, matched) == ("call ", "123")
+    got, matched = feed(StopMatcher([], compile_patterns([r"\d{3}"])), ["call 1", "2", "3 now"])
+    assert (got, matched) == ("call ", r"\d{3}")
 
 
 def test_text_before_a_possible_match_is_not_held():
-    matcher = StopMatcher([], [r"\d{3}"])
+    matcher = StopMatcher([], compile_patterns([r"\d{3}"]))
     assert matcher.push("call 12") == ("call ", None)
     assert matcher.push("a") == ("12a", None)
 
 
 def test_a_pattern_that_may_always_go_on_holds_a_window_only():
-    matcher = StopMatcher([], [r"a.*z"])
+    matcher = StopMatcher([], compile_patterns([r"a.*z"]))
     out = "".join(matcher.push("a" * 100)[0] for _ in range(30))
     assert len(out) >= 3000 - 1024 - 100
 
 
-def test_a_pattern_that_backtracks_for_ever_ends_its_own_request():
-    matcher = StopMatcher([], [r"(x+x+)+y"])
+def test_a_pattern_that_would_backtrack_takes_linear_time():
+    matcher = StopMatcher([], compile_patterns([r"(x+x+)+y"]))
     begun = time.monotonic()
-    with pytest.raises(RequestError, match="took over"):
-        feed(matcher, ["x" * 20] * 40)
+    assert feed(matcher, ["x" * 20] * 40) == ("x" * 800, None)
     assert time.monotonic() - begun < 2
 
 
-@pytest.mark.parametrize("pattern", ["(", "a{2,1}", "a*", ""])
-def test_a_pattern_that_is_wrong_or_matches_nothing_is_refused(pattern):
-    with pytest.raises(RequestError) as caught:
-        StopMatcher([], [pattern])
-    assert caught.value.field == "stop_regex"
+def test_assertions_see_what_was_published():
+    matcher = StopMatcher([], compile_patterns([r"\bcat", "^b"]))
+    assert feed(matcher, ["con", "cat", " b", " ca", "t"]) == ("concat b ", r"\bcat")

@@ -1,9 +1,13 @@
 """Chat templates get what models expect, and nothing they could do harm with."""
 
+import time
+from pathlib import Path
+
 import pytest
 
 from headstock.errors import ConfigError, RequestError
 from headstock.text import ChatTemplate
+from headstock.text.render_pool import RenderPool
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 
@@ -59,3 +63,71 @@ def test_a_request_cannot_set_what_the_server_sets():
 def test_a_template_that_does_not_compile_is_the_operators_error():
     with pytest.raises(ConfigError, match="line 1"):
         ChatTemplate("{% if %}", {})
+
+
+HOSTILE = {
+    "loops": "{% for i in range(99999) %}{% for j in range(99999) %}x{% endfor %}{% endfor %}",
+    "doubles": "{% set ns = namespace(s='x') %}{% for i in range(60) %}"
+    "{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s }}",
+    "repeats": "{{ messages[0].content * 2000000000 }}",
+    "powers": "{{ 10 ** (10 ** 9 + messages | length) }}",
+    "nests": "{% macro m(x) %}{{ m(x) }}{{ m(x) }}{% endmacro %}{{ m(1) }}",
+    "joins": "{{ range(99999) | map('string') | join(messages[0].content * 99999) }}",
+    "pads": "{{ '%2000000000d' | format(1) }}",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_template_that_never_ends_or_fills_memory_ends_within_its_limits(name):
+    template = ChatTemplate(HOSTILE[name], {})
+    begun = time.monotonic()
+    with pytest.raises(RequestError) as caught:
+        template.render(MESSAGES)
+    assert time.monotonic() - begun < 5  # 0.5 s of a processor that others use too
+    assert caught.value.code in ("template_exhausted", "template_failed")
+
+
+@pytest.mark.parametrize(
+    "source", ["{{ 10 ** (10 ** 9) }}", "{{ " + "(" * 5000 + "1" + ")" * 5000 + "}}"]
+)
+def test_a_template_that_is_costly_to_compile_is_the_operators_error(source):
+    begun = time.monotonic()
+    with pytest.raises(ConfigError, match=r"0\.5 s"):
+        ChatTemplate(source, {})
+    assert time.monotonic() - begun < 5
+
+
+def test_a_template_serves_on_after_a_rendering_was_ended():
+    source = (
+        "{% for i in range(messages[0].n) %}{% for j in range(9999) %}{% endfor %}{% endfor %}k"
+    )
+    template = ChatTemplate(source, {})
+    for n, is_fine in ((1, True), (99999, False), (1, True)):
+        if is_fine:
+            assert template.render([{"n": n}]) == "k"
+        else:
+            with pytest.raises(RequestError, match=r"over 0\.5 s"):
+                template.render([{"n": n}])
+
+
+def test_a_lost_process_is_replaced_and_none_is_left_behind():
+    pool = RenderPool("{{ messages }}")
+    assert pool.render({"messages": 1}) == {"text": "1"}
+    first = pool._take()
+    pid = first._process.pid
+    pool._give_back(first)
+    first._process.kill()
+    first._process.wait()
+    assert pool.render({"messages": 3}) == {"text": "3"}
+    pool.close()
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_numbers_and_words_reach_the_template_as_they_were_sent():
+    value = {"a": [1, 2.5, None, True, 10**40, "é\n\u2028"], "b": {}}
+    assert render("{{ value }}", extra={"value": value}) == str(value)
+
+
+def test_what_is_no_json_is_the_callers_error():
+    with pytest.raises(RequestError, match="fails on these messages"):
+        render("x", extra={"value": object()})

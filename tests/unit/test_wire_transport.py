@@ -8,10 +8,11 @@ import time
 import msgspec
 import pytest
 
+from headstock.errors import RequestError
 from headstock.requests import FinishReason, SamplingParams
 from headstock.wire import codec
-from headstock.wire.messages import Abort, Cut, Ended, State, Submit, Tokens
-from headstock.wire.transport import Endpoint, ZmqLink, ZmqMailbox, memory_pair
+from headstock.wire.messages import Abort, Crashed, Cut, Ended, State, Submit, Tokens
+from headstock.wire.transport import Endpoint, Receipts, ZmqLink, ZmqMailbox, memory_pair
 
 SUBMIT = Submit(id="a", prompt_ids=[1, 2], params=SamplingParams(stop=["x"]), stop_ids=[2])
 ENDED = Ended(id="a", attempt=0, reason=FinishReason(kind="stop", matched="x"), num_outputs=1)
@@ -126,3 +127,90 @@ def test_a_link_to_a_dead_engine_does_not_block():
         link.close()
 
     asyncio.run(asyncio.wait_for(check(), 5))
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        msgspec.structs.replace(SUBMIT, priority=2**64),
+        msgspec.structs.replace(SUBMIT, priority=-(2**63) - 1),
+        msgspec.structs.replace(SUBMIT, namespace="\ud800"),
+    ],
+)
+def test_a_message_that_cannot_be_encoded_fails_alone(spoilt):
+    async def check():
+        endpoint = Endpoint()
+        link = ZmqLink(endpoint)
+        mailbox = ZmqMailbox(endpoint.address)
+        link.send(SUBMIT)
+        with pytest.raises(RequestError, match="cannot be sent"):
+            link.send(spoilt)
+        link.send(Abort(id="b"))
+        await asyncio.sleep(0.05)
+        assert mailbox.receive(5) == [SUBMIT, Abort(id="b")]
+        mailbox.close()
+        link.close()
+
+    asyncio.run(check())
+
+
+def test_a_message_that_cannot_be_read_ends_its_own_request_only():
+    async def check():
+        endpoint = Endpoint()
+        link = ZmqLink(endpoint)
+        mailbox = ZmqMailbox(endpoint.address)
+        spoilt = msgspec.structs.replace(
+            SUBMIT, id="x", attempt=2, params=msgspec.structs.replace(SUBMIT.params, top_p=7.0)
+        )
+        for message in (SUBMIT, spoilt, Abort(id="b")):
+            link.send(message)
+        await asyncio.sleep(0.05)
+        assert mailbox.receive(5) == [SUBMIT, Abort(id="b")]
+        assert mailbox.num_received == 3
+        (ended,) = await asyncio.wait_for(link.receive(), 5)
+        assert (ended.id, ended.attempt, ended.reason.kind) == ("x", 2, "error")
+        mailbox.close()
+        link.close()
+
+    asyncio.run(check())
+
+
+def test_an_engine_that_speaks_nonsense_counts_as_crashed():
+    async def check():
+        endpoint = Endpoint()
+        link = ZmqLink(endpoint)
+        mailbox = ZmqMailbox(endpoint.address)
+        mailbox._socket.send(b"\x91\x81\xa4type\xa4Bomb")
+        (crashed,) = await asyncio.wait_for(link.receive(), 5)
+        assert isinstance(crashed, Crashed)
+        assert not crashed.is_config
+        mailbox.close()
+        link.close()
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 70_000])
+def test_messages_encoded_apart_make_one_frame(count):
+    part = codec.encode_one(Abort(id="b"))
+    assert codec.decode_to_engine(codec.join([part] * count)) == [Abort(id="b")] * count
+
+
+def test_receipts_know_how_long_something_is_on_its_way():
+    now = 0.0
+    receipts = Receipts(lambda: now)
+    receipts.sent()
+    now = 1.0
+    receipts.sent()
+    now = 3.0
+    assert receipts.unheard_s == 3.0
+    receipts.heard(1)  # the second is on its way
+    now = 4.0
+    assert receipts.unheard_s == 1.0
+    receipts.heard(2)
+    now = 9.0
+    assert receipts.unheard_s == 0.0
+    receipts.sent()
+    receipts.heard(2)
+    now = 11.0
+    assert receipts.unheard_s == 2.0

@@ -18,10 +18,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_without_a_compiler_the_reason_is_kept(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(build.shutil, "which", lambda _: None)
+def test_without_a_compiler_the_reason_is_kept(bare: Path) -> None:
     with pytest.raises(build.BuildError, match="no C\\+\\+ compiler"):
         build.build()
     assert "no C++ compiler" in build.REASON.read_text()
@@ -75,3 +72,48 @@ def test_decode_steps_are_captured_at_their_size_or_a_little_above(rows: int) ->
 
 def test_ragged_steps_run_eagerly() -> None:
     assert ProgramPolicy().bucket(40, 3, False) is None
+
+
+@pytest.fixture
+def bare(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine without a compiler on its path."""
+    monkeypatch.setattr(build.shutil, "which", lambda _: None)
+    monkeypatch.setattr(build.importlib.util, "find_spec", lambda _: None)
+    return elsewhere
+
+
+def test_a_compiler_that_a_package_carries_serves_where_the_system_has_none(
+    bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bare / "ziglang.py").write_text("print('carried 1.0')")
+    monkeypatch.setenv("PYTHONPATH", str(bare))
+    monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: name)
+    command, version = build.find_compiler()
+    assert command[:4] == (sys.executable, "-m", "ziglang", "c++")
+    assert "-mcpu=x86_64" in command  # not for the machine at hand: one library runs on all
+    assert version == "carried 1.0"
+
+
+def test_without_any_compiler_the_build_says_one_line_and_goes_on(
+    bare: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert build.main(["--check"]) == 1
+    assert build.main([]) == build.FATAL
+    capsys.readouterr()
+    assert build.main(["--if-possible"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no C++ compiler" in line
+    assert "PyTorch computes instead" in line
+
+
+def test_a_library_of_these_sources_needs_no_compiler(bare: Path) -> None:
+    build.LIBRARY.write_bytes(b"\0" + build.sources_digest().encode() + b"\0")
+    assert build.main(["--check"]) == 0
+    assert build.main(["--if-possible"]) == 0
+    assert not build.REASON.exists()
+
+
+def test_the_remedy_without_a_compiler_is_a_compiler(bare: Path) -> None:
+    from headstock_xeon.native import how_to_build
+
+    assert how_to_build().startswith("Install a C++ compiler")

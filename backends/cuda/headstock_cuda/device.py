@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from headstock.errors import UnsupportedError
-from headstock.plugins.device import GraphKey, Memory
+from headstock.plugins.device import DeviceFacts, GraphKey, Memory
 from headstock_cuda.graphs import BucketPolicy
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class CudaDevice:
     """
 
     num_threads = 1
+    facts = DeviceFacts(default_slots=512, default_step_tokens=8192)
     depth = 2
     default_dtype: torch.dtype | None = None
 

@@ -10,12 +10,54 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from headstock.ops.activation_kinds import SILU, Activation
 from headstock_triton.overlap import begin
 from headstock_triton.target import Target, cdiv
 
 
 @triton.jit
-def silu_and_mul_kernel(gate_up, out, stride, F, BLOCK: tl.constexpr, PDL: tl.constexpr):
+def clip(gate, up, p0, KIND: tl.constexpr):
+    """Bound gate and up features and add 1 to up, where the kind does; both float32."""
+    if KIND == 4:  # clipped-swiglu
+        gate = tl.minimum(gate, p0)
+        up = tl.minimum(tl.maximum(up, -p0), p0) + 1
+    return gate, up
+
+
+@triton.jit
+def activate(x, p0, p1, p2, p3, KIND: tl.constexpr):
+    """Return what the kind of this number makes of a gate, float32, bounded where it has to be."""
+    if KIND == 0:  # silu
+        y = x * tl.sigmoid(x)
+    elif KIND == 1:  # gelu-tanh: 0.5 x (1 + tanh u) is x sigmoid(2 u)
+        y = x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
+    elif KIND == 2:  # gelu
+        y = 0.5 * x * (1 + tl.erf(x * 0.7071067811865476))
+    elif KIND == 3:  # relu2
+        y = tl.where(x < 0, 0.0, x)
+        y = y * y
+    elif KIND == 4:  # clipped-swiglu
+        y = x * tl.sigmoid(p1 * x)
+    else:  # xielu
+        below = (tl.exp(tl.minimum(x, p3)) - 1 - x) * p1
+        y = tl.where(x > 0, p0 * x * x, below) + p2 * x
+    return y
+
+
+@triton.jit
+def silu_and_mul_kernel(
+    gate_up,
+    out,
+    stride,
+    F,
+    p0,
+    p1,
+    p2,
+    p3,
+    KIND: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):
     """Compute columns [BLOCK * program_id(1), …) of row program_id(0)."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -23,8 +65,26 @@ def silu_and_mul_kernel(gate_up, out, stride, F, BLOCK: tl.constexpr, PDL: tl.co
     begin(PDL)
     gate = tl.load(gate_up + row * stride + columns, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(gate_up + row * stride + F + columns, mask=inside, other=0.0)
-    silu = (gate * tl.sigmoid(gate)).to(out.dtype.element_ty)
-    tl.store(out + row * F + columns, silu * up, mask=inside)
+    if KIND == 4:
+        gate, up = clip(gate, up.to(tl.float32), p0, KIND)
+    activated = activate(gate, p0, p1, p2, p3, KIND).to(out.dtype.element_ty)
+    tl.store(out + row * F + columns, activated * up, mask=inside)
+
+
+@triton.jit
+def soft_cap_kernel(x, out, stride, F, cap, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    """Compute columns [BLOCK * program_id(1), …) of row program_id(0) of cap * tanh(x / cap)."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < F
+    begin(PDL)
+    share = tl.load(x + row * stride + columns, mask=inside, other=0.0).to(tl.float32) / cap
+    # Near 0 differences would cancel: there the series of the hyperbolic tangent is exact enough.
+    square = share * share
+    near = share * (1 + square * (-1.0 / 3 + square * (2.0 / 15 - square * 17.0 / 315)))
+    far = 2 * tl.sigmoid(2 * share) - 1
+    capped = cap * tl.where(tl.abs(share) < 0.2, near, far)
+    tl.store(out + row * F + columns, capped.to(out.dtype.element_ty), mask=inside)
 
 
 class Activations:
@@ -33,7 +93,7 @@ class Activations:
     def __init__(self, target: Target) -> None:
         self._target = target
 
-    def silu_and_mul(self, gate_up_TG: Tensor) -> Tensor:
+    def silu_and_mul(self, gate_up_TG: Tensor, *, activation: Activation = SILU) -> Tensor:
         """See :func:`headstock.ops.activation.silu_and_mul`."""
         num_rows, size = gate_up_TG.shape[0], gate_up_TG.shape[1] // 2
         out_TF = torch.empty((num_rows, size), dtype=gate_up_TG.dtype, device=gate_up_TG.device)
@@ -44,7 +104,20 @@ class Activations:
                 out_TF,
                 gate_up_TG.stride(0),
                 size,
+                *activation.padded,
+                KIND=activation.number,
                 BLOCK=block,
                 **self._target.launch(4),
             )
         return out_TF
+
+    def soft_cap(self, x_TA: Tensor, *, cap: float) -> Tensor:
+        """See :func:`headstock.ops.outputs.soft_cap`."""
+        num_rows, size = x_TA.shape
+        out_TA = torch.empty((num_rows, size), dtype=x_TA.dtype, device=x_TA.device)
+        if num_rows:
+            block = 1024
+            soft_cap_kernel[(num_rows, cdiv(size, block))](
+                x_TA, out_TA, x_TA.stride(0), size, cap, BLOCK=block, **self._target.launch(4)
+            )
+        return out_TA

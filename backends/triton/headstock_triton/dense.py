@@ -32,6 +32,7 @@ class DenseLinear:
     def __init__(self, spec: LinearSpec, device: OpDevice) -> None:
         where = device.torch_device
         self._target = Target.of(device)
+        self._row_scale = spec.row_scale
         shape = (spec.out_features, spec.in_features)
         self._weight_OI = torch.zeros(shape, dtype=spec.dtype, device=where)
         self._bias_O: Tensor | None = None
@@ -65,7 +66,7 @@ class DenseLinear:
 
     def rows(self, ids_T: Tensor, first: int) -> Tensor:
         """Look up rows; zeros for ids that are not here. [T, I]"""
-        return embedding_rows(self._weight_OI, ids_T, first, self._target)
+        return embedding_rows(self._weight_OI, ids_T, first, self._target, self._row_scale)
 
     @property
     def num_bytes(self) -> int:

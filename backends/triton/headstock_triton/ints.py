@@ -378,7 +378,7 @@ class IntLinear:
         shape = (ids_T.shape[0], self._spec.in_features)
         out_TI = torch.empty(shape, dtype=self._spec.dtype, device=ids_T.device)
         self._as_floats(out_TI, ids_T, first)
-        return out_TI
+        return out_TI if self._spec.row_scale == 1 else out_TI.mul_(self._spec.row_scale)
 
     def _as_floats(self, out_RI: Tensor, ids_R: Tensor | None, first: int) -> None:
         """Turn the rows ``ids_R`` less ``first``, or those from ``first`` on, into floats."""

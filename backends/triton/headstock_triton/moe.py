@@ -22,6 +22,7 @@ from torch import Tensor
 
 from headstock.ops.linear import DENSE, FP8_GROUP, INT4_GROUP, INT8_GROUP, CanonicalWeight
 from headstock.ops.moe import ExpertsSpec, Matrix
+from headstock_triton.activation import activate, clip
 from headstock_triton.overlap import begin
 from headstock_triton.routing import LineUp, Routing
 from headstock_triton.target import Target, cdiv
@@ -42,10 +43,13 @@ def gate_up_kernel(
     weight,
     scale,
     minimum,
+    bias,
     entries,
     tiles,
     out,
     x_stride,
+    p0,
+    p1,
     K: tl.constexpr,
     NUM_IN: tl.constexpr,
     NUM_OUT: tl.constexpr,
@@ -54,10 +58,12 @@ def gate_up_kernel(
     BLOCK_I: tl.constexpr,
     GROUP: tl.constexpr,
     IS_INT4: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    KIND: tl.constexpr,
     PRECISION: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Compute silu(gate x) * up x for BLOCK_J features of one tile of rows."""
+    """Compute activation(gate x) * up x for BLOCK_J features of one tile of rows."""
     begin(PDL)
     num_blocks: tl.constexpr = (NUM_OUT + BLOCK_J - 1) // BLOCK_J
     tile = tiles + tl.program_id(0) // num_blocks * 3
@@ -91,7 +97,11 @@ def gate_up_kernel(
             up_MJ, x_MI, odd_MI, up_at, scale_at + up_scales, minimum_at + up_scales, inside_J, at,
             NUM_IN, NUM_OUT, BLOCK_J, BLOCK_I, GROUP, IS_INT4, PRECISION,
         )  # fmt: skip
-    y_MJ = gate_MJ * tl.sigmoid(gate_MJ) * up_MJ
+    if HAS_BIAS:
+        gate_MJ += tl.load(bias + line_J, mask=inside_J, other=0.0).to(tl.float32)[None, :]
+        up_MJ += tl.load(bias + line_J + NUM_OUT, mask=inside_J, other=0.0).to(tl.float32)[None, :]
+    gate_MJ, up_MJ = clip(gate_MJ, up_MJ, p0, KIND)
+    y_MJ = activate(gate_MJ, p0, p1, 0.0, 0.0, KIND) * up_MJ
     out_at = out + row_M.to(tl.int64)[:, None] * NUM_OUT + feature_J[None, :]
     mask = (row_M < end)[:, None] & inside_J[None, :]
     tl.store(out_at, y_MJ.to(out.dtype.element_ty), mask=mask)
@@ -103,6 +113,7 @@ def down_kernel(
     weight,
     scale,
     minimum,
+    bias,
     entries,
     shares,
     tiles,
@@ -114,6 +125,7 @@ def down_kernel(
     BLOCK_I: tl.constexpr,
     GROUP: tl.constexpr,
     IS_INT4: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
     PRECISION: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -144,6 +156,8 @@ def down_kernel(
             y_MJ, x_MI, odd_MI, weight_at, scale_at, minimum_at, inside_J, at,
             NUM_IN, NUM_OUT, BLOCK_J, BLOCK_I, GROUP, IS_INT4, PRECISION,
         )  # fmt: skip
+    if HAS_BIAS:
+        y_MJ += tl.load(bias + line_J, mask=inside_J, other=0.0).to(tl.float32)[None, :]
     entry_M = tl.load(entries + row_M)
     y_MJ *= tl.load(shares + entry_M)[:, None]
     out_at = out + entry_M.to(tl.int64)[:, None] * NUM_OUT + feature_J[None, :]
@@ -224,6 +238,9 @@ class Matrices:
         names = {DENSE: (), INT4_GROUP: ("scale", "minimum")}.get(spec.layout, ("scale",))
         for name in names:
             self.parts[name] = torch.zeros(groups, dtype=torch.float32, device=where)
+        self.bias: Tensor | None = None
+        if spec.has_bias:
+            self.bias = torch.zeros((spec.num_experts, rows), dtype=spec.dtype, device=where)
         self.group = spec.group_size
         self.is_int4 = spec.layout == INT4_GROUP
 
@@ -232,12 +249,18 @@ class Matrices:
         for name, rows in part.items():
             self.parts[name][expert].narrow(0, row_begin, rows.shape[0]).copy_(rows)
 
+    def load_bias(self, bias: Tensor, expert: int, begin: int) -> None:
+        """Copy some of an expert's bias."""
+        assert self.bias is not None, "the spec has no bias"
+        self.bias[expert, begin : begin + bias.shape[0]].copy_(bias)
+
     @property
-    def arguments(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Weights, scales and minima, for kernels; those that there are not are never read."""
+    def arguments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Weights, scales, minima, biases, for kernels; those that there are not are not read."""
         weight = self.parts["weight"]
         scale = self.parts.get("scale", weight)
-        return weight, scale, self.parts.get("minimum", scale)
+        bias = weight if self.bias is None else self.bias
+        return weight, scale, self.parts.get("minimum", scale), bias
 
     def block_i(self, wanted: int) -> int:
         """Return the input features of a block: no more than share a scale."""
@@ -246,7 +269,8 @@ class Matrices:
     @property
     def num_bytes(self) -> int:
         """Bytes of all parts."""
-        return sum(part.nbytes for part in self.parts.values())
+        bias_bytes = 0 if self.bias is None else self.bias.nbytes
+        return sum(part.nbytes for part in self.parts.values()) + bias_bytes
 
 
 class FusedExperts:
@@ -268,6 +292,12 @@ class FusedExperts:
         above = self.spec.intermediate_size if matrix == "up" else 0
         into = self._down if matrix == "down" else self._gate_up
         into.load(part, expert, above + row_begin)
+
+    def load_bias(self, bias: Tensor, expert: int, matrix: Matrix, begin: int) -> None:
+        """Copy a bias. [rows]"""
+        above = self.spec.intermediate_size if matrix == "up" else 0
+        into = self._down if matrix == "down" else self._gate_up
+        into.load_bias(bias, expert, above + begin)
 
     def __call__(self, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor) -> Tensor:
         """Return each token's weighted sum over its experts. [T, D]"""
@@ -291,7 +321,8 @@ class FusedExperts:
         return out_TD
 
     def _multiply_gate_up(self, x_TD: Tensor, line_up: LineUp, k: int, tuning: MoETuning) -> Tensor:
-        """Return silu(gate x) * up x of every row that is lined up. [N, F]"""
+        """Return activation(gate x) * up x of every row that is lined up. [N, F]"""
+        activation = self.spec.activation
         size, between = self.spec.hidden_size, self.spec.intermediate_size
         block_j, block_i, warps, stages = tuning.gate_up
         options = {"num_stages": stages} | self._target.launch(warps)
@@ -304,6 +335,7 @@ class FusedExperts:
             line_up.tiles_L3,
             out_NF,
             x_TD.stride(0),
+            *activation.padded[:2],
             K=k,
             NUM_IN=size,
             NUM_OUT=between,
@@ -312,6 +344,8 @@ class FusedExperts:
             BLOCK_I=self._gate_up.block_i(block_i),
             GROUP=self._gate_up.group,
             IS_INT4=self._gate_up.is_int4,
+            HAS_BIAS=self.spec.has_bias,
+            KIND=activation.number,
             PRECISION=precision_of(x_TD.dtype),
             **options,
         )
@@ -339,6 +373,7 @@ class FusedExperts:
             BLOCK_I=self._down.block_i(block_i),
             GROUP=self._down.group,
             IS_INT4=self._down.is_int4,
+            HAS_BIAS=self.spec.has_bias,
             PRECISION=precision_of(x_NF.dtype),
             **options,
         )

@@ -15,6 +15,16 @@ from headstock_triton.target import Target, next_power_of_2
 
 
 @triton.jit
+def weighted(normal, weight, out):
+    """Return normal * weight as ``out`` holds it; with a wider weight it is rounded once."""
+    if weight.dtype == out.dtype.element_ty:
+        result = normal.to(out.dtype.element_ty) * weight
+    else:
+        result = (normal * weight).to(out.dtype.element_ty)
+    return result
+
+
+@triton.jit
 def rms_norm_kernel(
     x, weight, out, stride, eps, D: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr
 ):
@@ -26,8 +36,7 @@ def rms_norm_kernel(
     begin(PDL)
     x32 = tl.load(x + row * stride + columns, mask=inside, other=0.0).to(tl.float32)
     inverse = tl.rsqrt(tl.sum(x32 * x32, axis=0) / D + eps)
-    normal = (x32 * inverse).to(out.dtype.element_ty)
-    tl.store(out + row * D + columns, normal * w, mask=inside)
+    tl.store(out + row * D + columns, weighted(x32 * inverse, w, out), mask=inside)
 
 
 @triton.jit
@@ -55,8 +64,7 @@ def add_rms_norm_kernel(
     tl.store(sum_at, total, mask=inside)
     total32 = total.to(tl.float32)
     inverse = tl.rsqrt(tl.sum(total32 * total32, axis=0) / D + eps)
-    normal = (total32 * inverse).to(out.dtype.element_ty)
-    tl.store(out + row * D + columns, normal * w, mask=inside)
+    tl.store(out + row * D + columns, weighted(total32 * inverse, w, out), mask=inside)
 
 
 class Norms:

@@ -3,13 +3,14 @@
 Uses the standard library only, since the package's build hook runs it before anything is
 installed. Each source is compiled for the instruction set that its name ends in; which one runs is
 decided on the machine that loads the library. Objects are kept by content, so that a second build
-compiles what has changed.
+compiles what has changed. Where the system has no compiler, that of the package ``ziglang`` serves.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import os
 import platform
 import shutil
@@ -27,6 +28,10 @@ REASON = PACKAGE / "_native_missing.txt"
 """Why there is no library: what the last build said. The doctor shows it."""
 
 COMPILERS = ("c++", "g++", "clang++")
+CARRIED = "ziglang"
+"""A package that carries a compiler."""
+ANY_X86 = ("-mcpu=x86_64", "-g0", "-fno-sanitize=all")
+"""What the carried compiler must be told: by default it compiles for the machine at hand."""
 COMMON = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-pthread")
 AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma", "-mf16c")
 BY_SUFFIX = {
@@ -56,12 +61,12 @@ class Build:
     """One way to compile the sources.
 
     Attributes:
-        compiler: Its path.
+        compiler: The command, without a source.
         extra: Flags for every source and for linking.
         library: What is made.
     """
 
-    compiler: str
+    compiler: tuple[str, ...]
     extra: tuple[str, ...] = ()
     library: Path = LIBRARY
     version: str = field(default="", compare=False)
@@ -83,7 +88,7 @@ class Build:
             objects = [job.result() for job in jobs]
         self.library.parent.mkdir(parents=True, exist_ok=True)
         made = self.library.with_suffix(f".{os.getpid()}.tmp")
-        call([self.compiler, "-shared", "-pthread", *self.extra, "-o", str(made), *objects])
+        call([*self.compiler, "-shared", "-pthread", *self.extra, "-o", str(made), *objects])
         made.replace(self.library)  # A process that has the old one keeps it.
         return self.library
 
@@ -93,7 +98,7 @@ class Build:
         flags += [] if "clang" in self.version else GCC
         flags += [f'-DHS_SOURCES="{digest}"'] if source.stem == "api" else []
         key = hashlib.sha256()
-        for part in (self.compiler, self.version, *flags):
+        for part in (*self.compiler, self.version, *flags):
             key.update(part.encode() + b"\0")
         for file in (source, *sorted(SOURCES.glob("*.h"))):
             key.update(file.read_bytes() + b"\0")
@@ -101,7 +106,7 @@ class Build:
         made = OBJECTS / f"{name}.{key.hexdigest()[:16]}.o"
         if not made.exists():
             partial = made.with_suffix(f".{os.getpid()}.tmp")
-            call([self.compiler, *flags, "-c", str(source), "-o", str(partial)])
+            call([*self.compiler, *flags, "-c", str(source), "-o", str(partial)])
             for stale in OBJECTS.glob(f"{name}.*.o"):
                 stale.unlink(missing_ok=True)
             partial.replace(made)
@@ -127,19 +132,36 @@ def sources_digest() -> str:
     return digest.hexdigest()[:16]
 
 
-def find_compiler() -> tuple[str, str]:
-    """Return a C++ compiler's path and version line.
+def find_compiler() -> tuple[tuple[str, ...], str]:
+    """Return the command of a C++ compiler, the system's own first, and its version line.
 
     Raises:
         BuildError: There is none, or this is no x86-64 machine.
     """
-    if platform.machine().lower() not in ("x86_64", "amd64"):
+    if not is_x86():
         raise BuildError(f"the kernels are for x86-64, this machine is {platform.machine()}")
-    for name in COMPILERS:
-        path = shutil.which(name)
-        if path:
-            return path, call([path, "--version"]).partition("\n")[0]
-    raise BuildError(f"no C++ compiler: looked for {', '.join(COMPILERS)}")
+    found = [path for name in COMPILERS if (path := shutil.which(name))]
+    if found:
+        return (found[0],), call([found[0], "--version"]).partition("\n")[0]
+    if importlib.util.find_spec(CARRIED) is not None:
+        carried = (sys.executable, "-m", CARRIED, "c++")
+        return (*carried, *ANY_X86), call([*carried, "--version"]).partition("\n")[0]
+    raise BuildError(f"no C++ compiler: looked for {', '.join(COMPILERS)}, and for {CARRIED}")
+
+
+def is_x86() -> bool:
+    """Whether the kernels are for this machine's processor."""
+    return platform.machine().lower() in ("x86_64", "amd64")
+
+
+def needs_carried_compiler() -> bool:
+    """Whether kernels are to be built here and only a package can bring the compiler."""
+    return is_x86() and SOURCES.is_dir() and not any(map(shutil.which, COMPILERS))
+
+
+def is_up_to_date() -> bool:
+    """Whether there is a library of these sources."""
+    return LIBRARY.exists() and sources_digest().encode() in LIBRARY.read_bytes()
 
 
 def call(command: list[str]) -> str:
@@ -148,7 +170,11 @@ def call(command: list[str]) -> str:
     Raises:
         BuildError: It failed; with the end of what it said.
     """
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # The carried compiler keeps its caches in the home directory, which may be read-only.
+    caches = {f"ZIG_{kind}_CACHE_DIR": str(OBJECTS / "cache") for kind in ("GLOBAL", "LOCAL")}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **caches}
+    )
     if done.returncode:
         said = "\n".join(done.stderr.splitlines()[-20:])
         raise BuildError(f"{Path(command[0]).name} failed on {command[-3]}:\n{said}")
@@ -173,7 +199,7 @@ def build(*, is_sanitized: bool = False) -> Path:
             return Build(compiler, SANITIZE, target, version).run()
         made = Build(compiler, version=version).run()
     except BuildError as error:
-        if not is_sanitized:
+        if not is_sanitized and not is_up_to_date():
             REASON.write_text(str(error) + "\n")
         raise
     REASON.unlink(missing_ok=True)
@@ -186,12 +212,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--sanitize", action="store_true", help="with address and undefined-behaviour checks"
     )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="build nothing; exit with 1 where a compiler is needed and there is none",
+    )
+    parser.add_argument(
+        "--if-possible",
+        action="store_true",
+        help="exit with 0 although the kernels cannot be built: PyTorch computes instead",
+    )
     options = parser.parse_args(arguments)
+    if options.check:
+        is_carried = importlib.util.find_spec(CARRIED) is not None
+        return int(needs_carried_compiler() and not is_carried and not is_up_to_date())
     try:
         made = build(is_sanitized=options.sanitize)
     except BuildError as error:
-        sys.stderr.write(f"{FAILED}: {error}\n")
-        return FATAL
+        if options.if_possible and is_up_to_date():
+            return 0
+        instead = ". PyTorch computes instead, more slowly" if options.if_possible else ""
+        sys.stderr.write(f"{FAILED}: {error}{instead}.\n")
+        return 0 if options.if_possible else FATAL
     sys.stdout.write(f"{made}\n")
     return 0
 

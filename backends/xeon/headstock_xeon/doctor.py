@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from headstock.errors import PluginError
 from headstock.plugins.hooks import Finding
 from headstock_xeon import build
-from headstock_xeon.native import FEATURES, REBUILD, load
+from headstock_xeon.native import FEATURES, how_to_build, load
 
 SUBJECT = "native kernels"
 
@@ -18,11 +18,11 @@ def examine() -> Iterator[Finding]:
         library = load()
     except PluginError as error:
         text = f"{error.problem} PyTorch computes instead."
-        yield Finding(subject=SUBJECT, is_ok=False, text=text, remedy=REBUILD)
+        yield Finding(subject=SUBJECT, is_ok=False, text=text, remedy=error.remedy)
         return
     if build.SOURCES.is_dir() and library.sources != build.sources_digest():
         text = "The library is older than its sources."
-        yield Finding(subject=SUBJECT, is_ok=False, text=text, remedy=REBUILD)
+        yield Finding(subject=SUBJECT, is_ok=False, text=text, remedy=how_to_build())
     else:
         text = f"{len(library.kernels)} kernels, built from {library.sources}"
         yield Finding(subject=SUBJECT, is_ok=True, text=text)

@@ -19,6 +19,10 @@ FEATURES = {
 MODEL = 1 << 20
 """Added to features: run the kernels of sets above AVX2 as scalar models, on any machine."""
 REBUILD = "Run `python -m headstock_xeon.build` in the source checkout, or reinstall headstock."
+NO_COMPILER = (
+    "Install a C++ compiler, such as the system's package g++ or `pip install ziglang`, then run"
+    " `python -m headstock_xeon.build` in the source checkout; outside of one, reinstall headstock."
+)
 
 _FUNCTIONS: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "hs_sources": (c_char_p, ()),
@@ -79,7 +83,9 @@ def load(path: Path = build.LIBRARY) -> Library:
         PluginError: It is not there, with the reason the build left, or does not load.
     """
     if not path.exists():
-        raise PluginError(f"The native kernels are missing: {why_missing()}.", remedy=REBUILD)
+        raise PluginError(
+            f"The native kernels are missing: {why_missing()}.", remedy=how_to_build()
+        )
     try:
         calls = ctypes.CDLL(str(path))
         for name, (result, arguments) in _FUNCTIONS.items():
@@ -90,6 +96,16 @@ def load(path: Path = build.LIBRARY) -> Library:
     count = calls.hs_kernel_count()
     kernels = {calls.hs_kernel_name(i).decode(): i for i in range(count)}
     return Library(calls, kernels, calls.hs_detect(), calls.hs_sources().decode())
+
+
+def how_to_build() -> str:
+    """Return what to do about a library that is missing or old."""
+    try:
+        build.find_compiler()
+    except build.BuildError:
+        if build.is_x86():
+            return NO_COMPILER
+    return REBUILD
 
 
 def why_missing() -> str:

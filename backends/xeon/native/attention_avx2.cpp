@@ -5,7 +5,7 @@
 // an element's sum runs in order whatever the block.
 #include "attention.h"
 #include "kernels.h"
-#include "vector_avx2.h"
+#include "softmax.h"
 
 namespace headstock {
 namespace {
@@ -186,15 +186,17 @@ struct Split {
     const int32_t* table;  // Of the row.
     int64_t head;
     int64_t begin;         // First token.
-    int64_t count;         // Tokens that any query of the tile sees.
+    int64_t count;         // Tokens up to the last one that any query of the tile sees.
+    int64_t first;         // First token of the split that any does; of pages before, none is read.
 };
 
 // Calls F for each page of the split in turn: a page stays in the nearest cache for all rows.
 template <class F>
 void for_pages(const Split& split, const Tile& tile) {
     const Pages& pages = split.pages;
-    const int32_t* page = split.table + split.begin / pages.page_size;
-    for (int64_t t = 0; t < split.count; t += pages.page_size, ++page) {
+    int64_t t = split.first / pages.page_size * pages.page_size;
+    const int32_t* page = split.table + (split.begin + t) / pages.page_size;
+    for (; t < split.count; t += pages.page_size, ++page) {
         char *keys = pages.keys(*page, split.head), *values = pages.values(*page, split.head);
         const PagePart part{keys, values, pages.scales(keys), pages.scales(values),
                             pages.page_size, pages.head_dim, t,
@@ -208,62 +210,13 @@ void for_pages(const Split& split, const Tile& tile) {
     }
 }
 
+// Caps scores, and some of what lies past them: their number is rounded up to whole vectors.
 void cap_scores(float* scores, int64_t count, float cap) {
-    for (int64_t i = 0; i < count; ++i) scores[i] = cap * std::tanh(scores[i] / cap);
-}
-
-// Turns a row's scores into weights relative to the largest one, and returns it and their sum.
-// Of `count` tokens the row sees [begin, end).
-void soften(float* scores, int64_t count, int64_t begin, int64_t end, float* m, float* l) {
-    const int64_t size = round_up(count, 8);
-    for (int64_t i = 0; i < begin; ++i) scores[i] = -INFINITY;
-    for (int64_t i = max64(end, 0); i < size; ++i) scores[i] = -INFINITY;
-    __m256 best = _mm256_set1_ps(-INFINITY);
-    for (int64_t i = 0; i < size; i += 8) best = _mm256_max_ps(best, _mm256_loadu_ps(scores + i));
-    const float largest = max8(best);
-    *m = largest;
-    const __m256 shift = _mm256_set1_ps(largest == -INFINITY ? 0.0f : largest);
-    __m256 sum = _mm256_setzero_ps();
-    for (int64_t i = 0; i < size; i += 8) {
-        const __m256 w = exp8(_mm256_sub_ps(_mm256_loadu_ps(scores + i), shift));
-        _mm256_storeu_ps(scores + i, w);
-        sum = _mm256_add_ps(sum, w);
+    const __m256 most = _mm256_set1_ps(cap), inverse = _mm256_set1_ps(1.0f / cap);
+    for (int64_t i = 0; i < count; i += 8) {
+        const __m256 share = _mm256_mul_ps(_mm256_loadu_ps(scores + i), inverse);
+        _mm256_storeu_ps(scores + i, _mm256_mul_ps(most, tanh8(share)));
     }
-    *l = sum8(sum);
-}
-
-// Merges the state (o, m, l) of one more split into a row's total.
-void merge(float* total_o, float* total_m, float* total_l, const float* o, float m, float l,
-           int64_t size) {
-    if (m == -INFINITY) return;
-    const float largest = *total_m > m ? *total_m : m;
-    const float keep = std::exp(*total_m - largest), take = std::exp(m - largest);
-    const __m256 k = _mm256_set1_ps(keep), t = _mm256_set1_ps(take);
-    for (int64_t d = 0; d < size; d += 8) {
-        const __m256 kept = _mm256_mul_ps(_mm256_loadu_ps(total_o + d), k);
-        _mm256_storeu_ps(total_o + d, _mm256_fmadd_ps(_mm256_loadu_ps(o + d), t, kept));
-    }
-    *total_l = std::fma(l, take, *total_l * keep);
-    *total_m = largest;
-}
-
-void clear_total(float* o, float* m, float* l, int64_t size) {
-    std::memset(o, 0, static_cast<size_t>(size) * sizeof(float));
-    *m = -INFINITY;
-    *l = 0;
-}
-
-// Divides by the sum of exponentials, the sink's among them.
-void finish(const float* o, float m, float l, const float* sink, int64_t size, float* y) {
-    float factor = 1.0f;
-    if (sink) {
-        const float largest = *sink > m ? *sink : m;
-        factor = std::exp(m - largest);
-        l = l * factor + std::exp(*sink - largest);
-    }
-    const __m256 inverse = _mm256_set1_ps(factor / l);
-    for (int64_t d = 0; d < size; d += 8)
-        _mm256_storeu_ps(y + d, _mm256_mul_ps(_mm256_loadu_ps(o + d), inverse));
 }
 
 // One item at work.
@@ -307,12 +260,16 @@ private:
     }
 
     void run_split(int64_t s) const {
-        int64_t most = 0;
-        for (int64_t i = 0; i < item_.token_count; ++i)
-            most = max64(most, plan_.limit[static_cast<size_t>(item_.token_begin + i)]);
-        const int64_t begin = s * kSplit;
+        int64_t least = plan_.limit[static_cast<size_t>(item_.token_begin)], most = 0;
+        for (int64_t i = 0; i < item_.token_count; ++i) {
+            const int64_t limit = plan_.limit[static_cast<size_t>(item_.token_begin + i)];
+            least = min64(least, limit);
+            most = max64(most, limit);
+        }
+        const int64_t begin = s * kSplit, count = min64(kSplit, most - begin);
+        const int64_t first = args_.window > 0 ? least - args_.window - begin : 0;
         const Split split{args_.pages, args_.page_table + item_.row * args_.pages_per_row,
-                          item_.kv_head, begin, min64(kSplit, most - begin)};
+                          item_.kv_head, begin, count, min64(max64(first, 0), count)};
         for_pages<Score>(split, tile_);
         for_rows([&](int64_t row, int64_t token, int64_t) { soften_row(row, token, split); });
         std::memset(tile_.o, 0, static_cast<size_t>(tile_.rows * size_) * sizeof(float));

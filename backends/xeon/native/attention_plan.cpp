@@ -68,10 +68,14 @@ private:
         plan_.end_split[idx(r)] = static_cast<int32_t>((length + kSplit - 1) / kSplit);
     }
 
+    // First token that a token sees.
+    int64_t first_seen(int64_t token) const {
+        return plan_.window <= 0 ? 0 : max64(0, plan_.limit[idx(token)] - plan_.window);
+    }
+
     // First split that a token sees anything of.
     int32_t first_split(int64_t token) const {
-        if (plan_.window <= 0) return 0;
-        return static_cast<int32_t>(max64(0, plan_.limit[idx(token)] - plan_.window) / kSplit);
+        return static_cast<int32_t>(first_seen(token) / kSplit);
     }
 
     // Gives each token of the row a state a split to leave; false: there are none left.
@@ -91,19 +95,23 @@ private:
         return true;
     }
 
-    // Lets the rows of a node attend to the whole splits of its range together.
+    // Lets the rows of a node attend together to the splits of its range that all see whole: pages
+    // before a row's window may be another's by now.
     void share(const int32_t* node) {
         const int64_t row_begin = max64(0, node[0]), row_end = min64(node[1], args_.rows);
         int64_t begin = (node[2] + kSplit - 1) / kSplit, end = node[3] / kSplit;
         for (int64_t r = row_begin; r < row_end; ++r) {
             if (plan_.row_end[idx(r)] - plan_.row_begin[idx(r)] > kSmallQuery) return;
+            if (plan_.row_begin[idx(r)] == plan_.row_end[idx(r)]) return;
+            const int64_t last_token = plan_.row_end[idx(r)] - 1;
             const int64_t first_query = plan_.limit[idx(plan_.row_begin[idx(r)])] - 1;
             begin = max64(begin, plan_.next_split[idx(r)]);
+            begin = max64(begin, (first_seen(last_token) + kSplit - 1) / kSplit);
             end = min64(end, first_query / kSplit);
         }
         if (row_end - row_begin < 2 || begin >= end) return;
         for (int64_t r = row_begin; r < row_end; ++r)
-            if (plan_.row_begin[idx(r)] == plan_.row_end[idx(r)] || !take_states(r)) return;
+            if (!take_states(r)) return;
         for (int64_t r = row_begin; r < row_end; ++r) {
             add_row_items(r, plan_.next_split[idx(r)], begin);
             plan_.next_split[idx(r)] = static_cast<int32_t>(end);

@@ -3,7 +3,9 @@
 #include <chrono>
 
 #include "kernels.h"
+#include "latent.h"
 #include "memory.h"
+#include "routing.h"
 
 namespace headstock {
 
@@ -14,6 +16,7 @@ constexpr Kernel kKernels[] = {
     {"look_up", plan_look_up},
     {"norm", plan_norm},
     {"activation", plan_activation},
+    {"cap", plan_cap},
     {"rotate", plan_rotate},
     {"write", plan_write},
     {"attend_plan", plan_attend_plan},
@@ -22,6 +25,7 @@ constexpr Kernel kKernels[] = {
     {"take", plan_take},
     {"copy", plan_copy},
     {"place", plan_place},
+    {"place_view", plan_place_view},
     {"advance", plan_advance},
     {"settle", plan_settle},
     {"count", plan_count},
@@ -32,6 +36,13 @@ constexpr Kernel kKernels[] = {
     {"draw", plan_draw},
     {"route", plan_route},
     {"experts", plan_experts},
+    {"route_experts", plan_route_experts},
+    {"add_shared", plan_add_shared},
+    {"latent_prepare", plan_latent_prepare},
+    {"latent_write", plan_latent_write},
+    {"latent_absorb", plan_latent_absorb},
+    {"latent_attend", plan_latent_attend},
+    {"latent_expand", plan_latent_expand},
 };
 
 }  // namespace

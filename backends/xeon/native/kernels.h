@@ -25,6 +25,16 @@ struct NormArgs {
     double eps;
 };
 
+enum class ActivationKind : int64_t {
+    kSilu = 0, kGeluTanh = 1, kGelu = 2, kRelu2 = 3, kClippedSwiglu = 4, kXielu = 5
+};
+
+// How gate and up features are joined. `parameters`: what the kind takes.
+struct Activation {
+    int64_t kind;  // ActivationKind
+    double parameters[4];
+};
+
 // gate_up [rows, 2 size] -> y [rows, size].
 struct ActivationArgs {
     const float* gate_up;
@@ -32,6 +42,17 @@ struct ActivationArgs {
     float* y;
     int64_t rows;
     int64_t size;
+    Activation activation;
+};
+
+// y = cap tanh(x / cap).
+struct CapArgs {
+    const float* x;
+    int64_t stride;
+    float* y;        // [rows, size]
+    int64_t rows;
+    int64_t size;
+    double cap;
 };
 
 struct LookUpArgs {
@@ -40,6 +61,7 @@ struct LookUpArgs {
     float* y;        // [rows, in_features]
     int64_t rows;
     int64_t first;   // Id of row 0; other ids give zeros.
+    double factor;   // Multiplies the rows.
 };
 
 // y[i] = x[index[i] + shift], rows of `bytes` bytes.
@@ -93,6 +115,27 @@ struct PlaceArgs {
     int64_t num_pages;    // Page table entries of a row.
     int64_t rows;
     int64_t tokens;
+    int64_t page_size;    // 0: pages are states.
+    const int32_t* drafts;
+    int64_t num_drafts;   // Of a slot.
+    const int32_t* slot_adapters;
+    int32_t* row_adapters;  // Null where there are no adapters.
+};
+
+// The op place_step, of the groups after the first; after `place`.
+struct PlaceViewArgs {
+    const int32_t* slots;
+    const int32_t* query_starts;
+    const int32_t* done;
+    const int64_t* positions;
+    const int32_t* slot_pages;
+    int64_t slot_pages_stride;
+    int64_t* write_slots;
+    int32_t* row_pages;
+    int64_t row_pages_stride;
+    int64_t num_pages;
+    int64_t rows;
+    int64_t tokens;
     int64_t page_size;
 };
 
@@ -106,16 +149,21 @@ struct AdvanceArgs {
 
 // The op settle_step.
 struct SettleArgs {
-    const int64_t* drawn;
+    const int64_t* drawn;     // [rows, num_drawn]
+    int64_t num_drawn;
+    const int32_t* accepted;
     const int32_t* slots;
+    const int32_t* num_draws;
     const int32_t* max_outputs;
     const int32_t* stop_ids;
     int64_t num_stops;
     int32_t* last_ids;
     int64_t* num_outputs;
     int32_t* done;
-    int32_t* outbox;      // [steps kept, rows, 2]
+    int32_t* lengths;
+    int32_t* outbox;      // [steps kept, rows, 2 + ids]
     int64_t outbox_stride;
+    int64_t outbox_row_stride;
     int64_t outbox_size;  // Steps it keeps.
     int64_t* cursor;
     int64_t rows;
@@ -299,6 +347,8 @@ struct ExpertsArgs {
     int64_t tokens;
     int64_t k;
     int64_t num_experts;
+    int64_t activation;      // ActivationKind
+    double parameters[2];    // As many as kinds with a gate of their own take.
 };
 
 static_assert(sizeof(ExpertsArgs) <= kMaxArgs * 8, "kMaxArgs is too small");
@@ -308,18 +358,21 @@ static_assert(sizeof(RotateArgs) <= kMaxArgs * 8, "kMaxArgs is too small");
 template <class T>
 static inline const T& as(const int64_t* args) { return *reinterpret_cast<const T*>(args); }
 
-// y = silu(gate) * up; y may be gate.
-void activate_row(const float* gate, const float* up, float* y, int64_t size);
+// y = activation(gate) * up; y may be gate.
+void activate_row(const Activation& activation, const float* gate, const float* up, float* y,
+                  int64_t size);
 
 void plan_linear(const int64_t* args, PhaseList& list);
 void plan_route(const int64_t* args, PhaseList& list);
 void plan_experts(const int64_t* args, PhaseList& list);
 void plan_norm(const int64_t* args, PhaseList& list);
 void plan_activation(const int64_t* args, PhaseList& list);
+void plan_cap(const int64_t* args, PhaseList& list);
 void plan_look_up(const int64_t* args, PhaseList& list);
 void plan_take(const int64_t* args, PhaseList& list);
 void plan_copy(const int64_t* args, PhaseList& list);
 void plan_place(const int64_t* args, PhaseList& list);
+void plan_place_view(const int64_t* args, PhaseList& list);
 void plan_advance(const int64_t* args, PhaseList& list);
 void plan_settle(const int64_t* args, PhaseList& list);
 void plan_count(const int64_t* args, PhaseList& list);

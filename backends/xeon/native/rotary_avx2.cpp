@@ -1,6 +1,6 @@
 // Preparing queries, keys and values: norms, rotation, and storing into pages.
 #include "kernels.h"
-#include "vector_avx2.h"
+#include "rotate.h"
 
 namespace headstock {
 namespace {
@@ -82,36 +82,10 @@ void norm_head(float* x, const float* weight, int64_t size, double eps) {
     }
 }
 
-// Rotates the pairs of neighbours among the first `2 half` features.
-void rotate_neighbours(float* x, const float* cosines, const float* sines, int64_t half) {
-    for (int64_t i = 0; i < half; ++i) {
-        const float first = x[2 * i], second = x[2 * i + 1];
-        x[2 * i] = first * cosines[i] - second * sines[i];
-        x[2 * i + 1] = second * cosines[i] + first * sines[i];
-    }
-}
-
-// Rotates pairs of one feature of each half.
-void rotate_halves(float* x, const float* cosines, const float* sines, int64_t half) {
-    for (int64_t i = 0; i < half; i += 8) {
-        const __m256i lanes = first_lanes(half - i);
-        const __m256 c = _mm256_maskload_ps(cosines + i, lanes);
-        const __m256 s = _mm256_maskload_ps(sines + i, lanes);
-        const __m256 first = _mm256_maskload_ps(x + i, lanes);
-        const __m256 second = _mm256_maskload_ps(x + half + i, lanes);
-        _mm256_maskstore_ps(x + i, lanes,
-                            _mm256_sub_ps(_mm256_mul_ps(first, c), _mm256_mul_ps(second, s)));
-        _mm256_maskstore_ps(x + half + i, lanes,
-                            _mm256_add_ps(_mm256_mul_ps(second, c), _mm256_mul_ps(first, s)));
-    }
-}
-
 void prepare_head(const RotateArgs& args, float* x, const float* norm, const float* cos_sin) {
     if (norm) norm_head(x, norm, args.pages.head_dim, args.eps);
     if (!cos_sin) return;
-    const int64_t half = args.rotated / 2;
-    if (args.is_interleaved) rotate_neighbours(x, cos_sin, cos_sin + half, half);
-    else rotate_halves(x, cos_sin, cos_sin + half, half);
+    rotate_pairs(x, cos_sin, args.rotated / 2, args.is_interleaved != 0);
 }
 
 void rotate_token(const RotateArgs& args, int64_t token, float* scratch) {

@@ -50,9 +50,95 @@ void run_norm(const void* untyped, int64_t chunk, const Worker&) {
     }
 }
 
-inline __m256 silu8(__m256 x) {
-    const __m256 e = exp8(_mm256_sub_ps(_mm256_setzero_ps(), x));
+inline __m256 all(double value) { return _mm256_set1_ps(static_cast<float>(value)); }
+
+// x / (1 + e^-z): x where z is large, 0 where it is small.
+inline __m256 times_sigmoid(__m256 x, __m256 z) {
+    const __m256 e = exp8(_mm256_sub_ps(_mm256_setzero_ps(), z));
     return _mm256_div_ps(x, _mm256_add_ps(_mm256_set1_ps(1.0f), e));
+}
+
+// The error function, to some 2e-7. Source: Abramowitz and Stegun, 7.1.26.
+inline __m256 erf8(__m256 x) {
+    const __m256 one = _mm256_set1_ps(1.0f), magnitude = abs8(x);
+    const __m256 t = _mm256_div_ps(one, _mm256_fmadd_ps(magnitude, all(0.3275911), one));
+    __m256 p = all(1.061405429);
+    p = _mm256_fmadd_ps(p, t, all(-1.453152027));
+    p = _mm256_fmadd_ps(p, t, all(1.421413741));
+    p = _mm256_fmadd_ps(p, t, all(-0.284496736));
+    p = _mm256_fmadd_ps(p, t, all(0.254829592));
+    const __m256 minus_square = _mm256_sub_ps(_mm256_setzero_ps(), _mm256_mul_ps(x, x));
+    const __m256 tail = _mm256_mul_ps(_mm256_mul_ps(p, t), exp8(minus_square));
+    const __m256 sign = _mm256_and_ps(x, _mm256_set1_ps(-0.0f));
+    return _mm256_or_ps(_mm256_sub_ps(one, tail), sign);
+}
+
+struct Silu {
+    __m256 operator()(__m256 gate, __m256 up) const {
+        return _mm256_mul_ps(times_sigmoid(gate, gate), up);
+    }
+};
+
+// 0.5 x (1 + tanh u) is x sigmoid(2 u).
+struct GeluTanh {
+    __m256 operator()(__m256 gate, __m256 up) const {
+        const __m256 square = _mm256_mul_ps(gate, gate);
+        const __m256 factor = _mm256_fmadd_ps(square, all(2 * 0.7978845608028654 * 0.044715),
+                                              all(2 * 0.7978845608028654));
+        return _mm256_mul_ps(times_sigmoid(gate, _mm256_mul_ps(gate, factor)), up);
+    }
+};
+
+struct Gelu {
+    __m256 operator()(__m256 gate, __m256 up) const {
+        const __m256 share = erf8(_mm256_mul_ps(gate, all(0.7071067811865476)));
+        const __m256 half = _mm256_mul_ps(gate, all(0.5));
+        return _mm256_mul_ps(_mm256_fmadd_ps(half, share, half), up);
+    }
+};
+
+struct Relu2 {
+    __m256 operator()(__m256 gate, __m256 up) const {
+        // A maximum gives its second operand where one is not a number: so zero comes first.
+        const __m256 above = _mm256_max_ps(_mm256_setzero_ps(), gate);
+        return _mm256_mul_ps(_mm256_mul_ps(above, above), up);
+    }
+};
+
+struct ClippedSwiglu {
+    __m256 limit, alpha;
+    __m256 operator()(__m256 gate, __m256 up) const {
+        const __m256 lowest = _mm256_sub_ps(_mm256_setzero_ps(), limit);
+        gate = _mm256_min_ps(limit, gate);
+        up = _mm256_max_ps(lowest, _mm256_min_ps(limit, up));
+        const __m256 share = times_sigmoid(gate, _mm256_mul_ps(alpha, gate));
+        return _mm256_mul_ps(_mm256_add_ps(up, _mm256_set1_ps(1.0f)), share);
+    }
+};
+
+struct Xielu {
+    __m256 alpha_p, alpha_n, beta, eps;
+    __m256 operator()(__m256 gate, __m256 up) const {
+        const __m256 linear = _mm256_mul_ps(beta, gate);
+        const __m256 above = _mm256_fmadd_ps(_mm256_mul_ps(alpha_p, gate), gate, linear);
+        const __m256 small = _mm256_min_ps(eps, gate);
+        const __m256 grown = _mm256_sub_ps(exp8(small), _mm256_set1_ps(1.0f));
+        const __m256 below = _mm256_fmadd_ps(_mm256_sub_ps(grown, gate), alpha_n, linear);
+        const __m256 is_above = _mm256_cmp_ps(gate, _mm256_setzero_ps(), _CMP_GT_OQ);
+        return _mm256_mul_ps(_mm256_blendv_ps(below, above, is_above), up);
+    }
+};
+
+template <class Join>
+inline void join_row(const Join& join, const float* gate, const float* up, float* y, int64_t size) {
+    int64_t i = 0;
+    for (; i + 8 <= size; i += 8)
+        _mm256_storeu_ps(y + i, join(_mm256_loadu_ps(gate + i), _mm256_loadu_ps(up + i)));
+    if (i == size) return;
+    const __m256i mask = first_lanes(size - i);
+    const __m256 last_gate = _mm256_maskload_ps(gate + i, mask);
+    const __m256 last_up = _mm256_maskload_ps(up + i, mask);
+    _mm256_maskstore_ps(y + i, mask, join(last_gate, last_up));
 }
 
 void run_activation(const void* untyped, int64_t chunk, const Worker&) {
@@ -60,7 +146,29 @@ void run_activation(const void* untyped, int64_t chunk, const Worker&) {
     const int64_t last = min64((chunk + 1) * kRowsPerChunk, args.rows);
     for (int64_t row = chunk * kRowsPerChunk; row < last; ++row) {
         const float* gate = args.gate_up + row * args.stride;
-        activate_row(gate, gate + args.size, args.y + row * args.size, args.size);
+        activate_row(args.activation, gate, gate + args.size, args.y + row * args.size, args.size);
+    }
+}
+
+void scale_row(float* y, float factor, int64_t size) {
+    for (int64_t i = 0; i < size; ++i) y[i] *= factor;
+}
+
+// Logits are few long rows: chunks of them.
+constexpr int64_t kCapChunk = 8192;
+
+void run_cap(const void* untyped, int64_t chunk, const Worker&) {
+    const auto& args = *static_cast<const CapArgs*>(untyped);
+    const int64_t per_row = (args.size + kCapChunk - 1) / kCapChunk;
+    const int64_t begin = chunk % per_row * kCapChunk, row = chunk / per_row;
+    const int64_t count = min64(kCapChunk, args.size - begin);
+    const float* x = args.x + row * args.stride + begin;
+    float* y = args.y + row * args.size + begin;
+    const __m256 cap = all(args.cap), inverse = all(1.0 / args.cap);
+    for (int64_t i = 0; i < count; i += 8) {
+        const __m256i mask = first_lanes(min64(8, count - i));
+        const __m256 share = _mm256_mul_ps(_mm256_maskload_ps(x + i, mask), inverse);
+        _mm256_maskstore_ps(y + i, mask, _mm256_mul_ps(cap, tanh8(share)));
     }
 }
 
@@ -73,21 +181,27 @@ void run_look_up(const void* untyped, int64_t chunk, const Worker&) {
         float* y = args.y + row * size;
         if (id >= 0 && id < weight.out_features) weight.kernel->layout->read_row(weight, id, y);
         else std::memset(y, 0, static_cast<size_t>(size) * sizeof(float));
+        if (args.factor != 1.0) scale_row(y, static_cast<float>(args.factor), size);
     }
 }
 
 }  // namespace
 
-void activate_row(const float* gate, const float* up, float* y, int64_t size) {
-    int64_t i = 0;
-    for (; i + 8 <= size; i += 8)
-        _mm256_storeu_ps(y + i, _mm256_mul_ps(silu8(_mm256_loadu_ps(gate + i)),
-                                              _mm256_loadu_ps(up + i)));
-    if (i == size) return;
-    const __m256i mask = first_lanes(size - i);
-    const __m256 last_gate = _mm256_maskload_ps(gate + i, mask);
-    const __m256 last_up = _mm256_maskload_ps(up + i, mask);
-    _mm256_maskstore_ps(y + i, mask, _mm256_mul_ps(silu8(last_gate), last_up));
+void activate_row(const Activation& activation, const float* gate, const float* up, float* y,
+                  int64_t size) {
+    const double* p = activation.parameters;
+    switch (static_cast<ActivationKind>(activation.kind)) {
+        case ActivationKind::kSilu: join_row(Silu{}, gate, up, y, size); break;
+        case ActivationKind::kGeluTanh: join_row(GeluTanh{}, gate, up, y, size); break;
+        case ActivationKind::kGelu: join_row(Gelu{}, gate, up, y, size); break;
+        case ActivationKind::kRelu2: join_row(Relu2{}, gate, up, y, size); break;
+        case ActivationKind::kClippedSwiglu:
+            join_row(ClippedSwiglu{all(p[0]), all(p[1])}, gate, up, y, size);
+            break;
+        case ActivationKind::kXielu:
+            join_row(Xielu{all(p[0]), all(p[1]), all(p[2]), all(p[3])}, gate, up, y, size);
+            break;
+    }
 }
 
 void plan_norm(const int64_t* args, PhaseList& list) {
@@ -96,6 +210,11 @@ void plan_norm(const int64_t* args, PhaseList& list) {
 
 void plan_activation(const int64_t* args, PhaseList& list) {
     list.add_rows(run_activation, args, as<ActivationArgs>(args).rows, kRowsPerChunk);
+}
+
+void plan_cap(const int64_t* args, PhaseList& list) {
+    const auto& cap = as<CapArgs>(args);
+    list.add(run_cap, args, cap.rows * ((cap.size + kCapChunk - 1) / kCapChunk));
 }
 
 void plan_look_up(const int64_t* args, PhaseList& list) {

@@ -46,6 +46,21 @@ static inline __m256 exp8(__m256 x) {
     return _mm256_andnot_ps(is_zero, _mm256_mul_ps(p, _mm256_castsi256_ps(power)));
 }
 
+// tanh x to some 1e-7: by exponentials, and near 0, where these would cancel, by its series.
+static inline __m256 tanh8(__m256 x) {
+    const __m256 one = _mm256_set1_ps(1.0f);
+    const __m256 e = exp8(_mm256_add_ps(x, x));
+    const __m256 far = _mm256_sub_ps(
+        one, _mm256_div_ps(_mm256_set1_ps(2.0f), _mm256_add_ps(e, one)));
+    const __m256 s = _mm256_mul_ps(x, x);
+    __m256 p = _mm256_set1_ps(-17.0f / 315.0f);
+    p = _mm256_fmadd_ps(p, s, _mm256_set1_ps(2.0f / 15.0f));
+    p = _mm256_fmadd_ps(p, s, _mm256_set1_ps(-1.0f / 3.0f));
+    p = _mm256_fmadd_ps(p, s, one);
+    const __m256 is_near = _mm256_cmp_ps(abs8(x), _mm256_set1_ps(0.2f), _CMP_LT_OQ);
+    return _mm256_blendv_ps(far, _mm256_mul_ps(p, x), is_near);
+}
+
 // A mask for the first `count` of 8 lanes.
 static inline __m256i first_lanes(int64_t count) {
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp
 
 from headstock.assemble.front import load_prompter, model_card
+from headstock.assemble.tokenizer_export import openable_path
 from headstock.checkpoint import resolve
 from headstock.config import Loaded, ServeSettings
 from headstock.observe.metrics import Metrics
@@ -45,7 +46,8 @@ def build_api(loaded: Loaded[ServeSettings], link: EngineLink) -> Api:
     wanted = settings.model
     files = resolve(wanted.model, wanted.revision, needs_weights=wanted.load_format != "dummy")
     prompter = load_prompter(files, wanted)
-    card = model_card(files, wanted, prompter)
+    path = openable_path(files, wanted.model, prompter)
+    card = model_card(files, wanted, prompter, path=path)
     files.close()
     doors: list[Frontdoor] = []
     metrics = Metrics(

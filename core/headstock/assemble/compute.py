@@ -28,9 +28,6 @@ from headstock.plugins.models import ModelRegistry
 from headstock.plugins.select import select
 from headstock.runner.options import PaddedSizes, RunnerOptions, padded_sizes
 
-DEFAULT_SLOTS = {True: 64, False: 512}
-"""Requests at once, by whether the host itself computes (depth 1)."""
-DEFAULT_STEP_TOKENS = {True: 512, False: 8192}
 FLOATS: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -244,13 +241,14 @@ def is_quantised(opened: Opened, files: ModelFiles) -> bool:
 
 def _runner_options(opened: Opened, files: ModelFiles) -> RunnerOptions:
     settings = opened.settings
-    is_host = opened.device.depth == 1
+    facts = opened.device.facts
     scheduler = settings.scheduler
     return RunnerOptions(
-        num_slots=scheduler.max_running_requests or DEFAULT_SLOTS[is_host],
-        max_step_tokens=scheduler.chunked_prefill_size or DEFAULT_STEP_TOKENS[is_host],
+        num_slots=scheduler.max_running_requests or facts.default_slots,
+        max_step_tokens=scheduler.chunked_prefill_size or facts.default_step_tokens,
         max_length=max_length(files, settings.model),
         vocab_size=int(files.config["vocab_size"]),
+        hidden_size=int(files.config["hidden_size"]),
         page_size=settings.cache.page_size or 1,
         memory_fraction=settings.cache.memory_fraction,
         cache_tokens=settings.cache.cache_tokens,

@@ -16,6 +16,9 @@ def describe(opened: Opened, built: Built) -> dict[str, str]:
         "device": f"{opened.chosen.name}: {opened.device.name}",
         "compute": f"{dtype}, {_steps(limits.depth)}",
         "ops": f"{built.resolved.summary} (plan {built.resolved.fingerprint})",
+        "attention": ", ".join(
+            sorted({op.provider for op in built.resolved.ops if op.op == "attention"})
+        ),
         "limits": (
             f"{limits.num_slots} requests at once, {limits.max_length:,} tokens each,"
             f" {limits.max_step_tokens:,} tokens a step"

@@ -11,6 +11,7 @@ from headstock.config import ModelSettings
 from headstock.errors import ConfigError
 from headstock.server.model_card import ModelCard
 from headstock.server.prompter import Prompter
+from headstock.server.speech import find_dialect
 from headstock.text import ChatTemplate, Tokenizer
 
 
@@ -19,6 +20,7 @@ def load_prompter(files: ModelFiles, settings: ModelSettings) -> Prompter:
 
     Raises:
         CheckpointError: The tokenizer is missing or damaged.
+        ConfigError: The chat template does not compile, or a parser is not known.
     """
     if settings.skip_tokenizer_init:
         return Prompter(None, None)
@@ -27,7 +29,10 @@ def load_prompter(files: ModelFiles, settings: ModelSettings) -> Prompter:
     if settings.chat_template is not None:
         source = _read_template(settings.chat_template)
     template = None if source is None else ChatTemplate(source, tokenizer.special)
-    return Prompter(tokenizer, template)
+    dialect = find_dialect(
+        source, tokenizer, reasoning=settings.reasoning_parser, calls=settings.tool_call_parser
+    )
+    return Prompter(tokenizer, template, dialect)
 
 
 def load_tokenizer(files: ModelFiles, path: str | None) -> Tokenizer:
@@ -54,25 +59,32 @@ def _read_template(path: str) -> str:
         ) from error
 
 
-def model_card(files: ModelFiles, settings: ModelSettings, prompter: Prompter) -> ModelCard:
+def model_card(
+    files: ModelFiles, settings: ModelSettings, prompter: Prompter, *, path: str | None = None
+) -> ModelCard:
     """Return what the server says of the model.
+
+    Args:
+        files: The model's.
+        settings: What the operator set of it.
+        prompter: With its tokenizer.
+        path: From where a client can open the tokenizer; None: as the operator named the model.
 
     Raises:
         ConfigError: ``max_model_len`` is over what the model was made for.
     """
     has_config = settings.generation_config == "auto"
-    eos_ids = list(files.eos_ids)
     tokenizer = prompter.tokenizer
-    if not eos_ids and tokenizer is not None:
-        eos = tokenizer.special_id("eos_token")
-        eos_ids = [] if eos is None else [eos]
+    vocab_size = int(files.config["vocab_size"])
+    own_ends: tuple[int, ...] = () if tokenizer is None else tokenizer.end_ids
+    eos_ids = [*files.eos_ids, *(index for index in own_ends if index < vocab_size)]
     return ModelCard(
         name=settings.served_model_name or _name(files, settings.model),
-        model_path=settings.model,
-        tokenizer_path=settings.tokenizer or settings.model,
+        model_path=path or settings.model,
+        tokenizer_path=settings.tokenizer or path or settings.model,
         max_length=max_length(files, settings),
-        vocab_size=int(files.config["vocab_size"]),
-        eos_ids=eos_ids,
+        vocab_size=vocab_size,
+        eos_ids=list(dict.fromkeys(eos_ids)),
         sampling_defaults=files.default_sampling if has_config else {},
         model_type=str(files.config.get("model_type", "")),
         architectures=list(files.config.get("architectures") or []),

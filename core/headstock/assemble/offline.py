@@ -7,6 +7,7 @@ come from any thread or event loop.
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
@@ -268,7 +269,8 @@ async def _pair() -> tuple[MemoryMailbox, Any]:
 
 
 async def _open_door(link: Any, card: Any, prompter: Any) -> Frontdoor:
-    return Frontdoor(link, card, prompter, max_live=UNBOUNDED)
+    # An engine in this process cannot be lost; a first step that compiles takes what it takes.
+    return Frontdoor(link, card, prompter, max_live=UNBOUNDED, silence_limit_s=math.inf)
 
 
 async def _start(door: Frontdoor) -> Future[None]:

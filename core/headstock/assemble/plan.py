@@ -15,9 +15,8 @@ from headstock.graph.loader import compare, expected_leaves
 from headstock.ops.communication import SingleRank
 from headstock.plugins.device import Memory
 from headstock.quantization.plan import Role
-from headstock.runner.extras import Extras
-from headstock.runner.memory import Measured, MemoryPlan, plan_memory
-from headstock.runner.pages import page_bytes
+from headstock.runner.memory import Measured, MemoryPlan, group_sizes, plan_memory
+from headstock.runner.slots import SlotExtras
 
 SAMPLING_COPIES = 3
 """Rows of logits that sampling holds at once: the logits, and what filters and draws make."""
@@ -129,14 +128,14 @@ def _added_up(
     settings, options, ctx = opened.settings, model.options, model.ctx
     index = {} if settings.model.load_format == "dummy" else files.index
     before = opened.device.memory()
-    is_host = opened.device.torch_device.type == "cpu"
+    is_host = opened.device.facts.shares_host_memory
     measured = Measured(
         before=before,
         weights=estimate_weight_bytes(model.model, index, ctx),
         buffers=0,
         workspace=_workspace(model, files),
         graphs=0,
-        page_bytes=page_bytes(ctx.attention_layers),
+        groups=group_sizes(ctx.attention_layers, ctx.groups, options.page_size),
     )
     memory, problem, remedy = _fit(opened, model, measured, group)
     leaves = [leaf for _, leaf in expected_leaves(model.model).values()]
@@ -157,8 +156,12 @@ def _added_up(
         allowed=int(options.memory_fraction * before.free) // sharing,
         weights=measured.weights,
         workspace=measured.workspace,
-        extras=Extras.num_bytes(options.num_slots, options.vocab_size),
-        token_bytes=measured.page_bytes // options.page_size,
+        extras=SlotExtras.num_bytes(options.num_slots, options.vocab_size),
+        token_bytes=sum(
+            size.page_bytes // size.page_tokens
+            for size in measured.groups
+            if size.retention.kind == "full"
+        ),
         memory=memory,
         problem=problem,
         remedy=remedy,
@@ -170,7 +173,7 @@ def _fit(
 ) -> tuple[MemoryPlan | None, str, str]:
     """Return the memory plan, or why there is none and what would help."""
     before, options = measured.before, model.options
-    if group.size > 1 and opened.device.torch_device.type == "cpu":
+    if group.size > 1 and opened.device.facts.shares_host_memory:
         # Ranks on one host share its memory; nobody is there to be asked how much each has.
         share = before.free // group.size
         measured = replace(measured, before=Memory(total=before.total, free=share, peak=0))

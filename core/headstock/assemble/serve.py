@@ -17,6 +17,7 @@ from headstock.assemble.handover import engine_command
 from headstock.checkpoint import fetch
 from headstock.config import Loaded, ServeSettings
 from headstock.errors import ConfigError
+from headstock.server.descriptors import prepare
 from headstock.server.http.event_loop import run
 from headstock.server.http.listen import listen, url_of
 from headstock.server.model_card import ModelCard
@@ -58,6 +59,7 @@ def serve_model(loaded: Loaded[ServeSettings], display: Display) -> int:
     Raises:
         HeadstockError: Before the server is up: a setting or the model is at fault.
     """
+    prepare(loaded.settings.server.max_connections)
     listener = listen(loaded.settings.server)
     with contextlib.closing(listener):
         wanted = loaded.settings.model

@@ -79,6 +79,7 @@ def build_serving_runner(
             loaded.ctx.attention_layers,
             opened.resolver,
             group or SingleRank(),
+            groups=loaded.ctx.groups,
             options=loaded.options,
             sizes=loaded.sizes,
             dtype=loaded.ctx.dtype,

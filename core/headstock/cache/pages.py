@@ -204,23 +204,16 @@ class PageCache:
         if len(self.groups) == 1 and self.has_full:
             return self._publish_full(tables, ids, count, step)
         for index in range(tables.published, count):
-            if self.has_full:
-                # Without a full page of its own there, a request may only follow known nodes.
-                grows = not tables.is_private
-            else:
-                grows = any(index >= table.first for table in tables.tokens)
-                if not grows:
-                    for table in tables.tokens:
-                        table.cached.append(None)
-                    tables.published = index + 1
-                    continue
-            if not self._tree.reach(tables.path, ids, index + 1, grows=grows):
+            if all(index < table.first for table in tables.tokens):
+                for table in tables.tokens:
+                    table.cached.append(None)
+                tables.published = index + 1
+                continue
+            if not self._tree.reach(tables.path, ids, index + 1):
                 tables.is_private = True
                 return False
             self._offer(tables, index, step)
             tables.published = index + 1
-            if tables.is_private and not self._has_more_than_full:
-                return False
         return True
 
     def checkpoint(self, tables: Tables, ids: Sequence[bytes], count: int, step: int) -> bool:
@@ -233,9 +226,8 @@ class PageCache:
         """
         # First of all: what is evicted for them may be the last that keeps the node listed.
         fresh = [group.take(1) for group in self.states]
-        grows = not tables.is_private
         node = None
-        if self._tree.reach(tables.path, ids, count, grows=grows):
+        if self._tree.reach(tables.path, ids, count):
             node = tables.path[count - 1]
         is_made = False
         for group, table, pages in zip(self.states, tables.states, fresh, strict=True):
@@ -297,6 +289,28 @@ class PageCache:
                 each.tokens[place].pages += pages[begin : begin + count]
                 begin += count
         return True
+
+    def give_up_twins(self, tables: Tables, step: int) -> bool:
+        """Put a request's own page in the place of every twin that no other request uses.
+
+        So a request that runs alone pins no more pages than it has, and always fits.
+
+        Args:
+            tables: The request's.
+            step: Last step that was launched with them.
+
+        Returns:
+            Whether a page became free, or will once the steps in flight have settled.
+        """
+        has_freed = False
+        for group, table in zip(self.tokens, tables.tokens, strict=True):
+            if not table.has_twins:
+                continue
+            for page, known in zip(table.pages, table.cached, strict=False):
+                if known is not None and known.page != page and known.users == 1:
+                    group.exchange(known, page, step)
+                    has_freed = True
+        return has_freed
 
     def trim(self, tables: Tables, begin: int, last_step: int) -> None:
         """Give back what no query at token ``begin`` or later reads.
@@ -389,11 +403,13 @@ class PageCache:
             else:
                 cached = group.offer(node, table.pages[index], step)
             if cached is None:
-                tables.is_private = True
-                return False
+                cached = group.join_twin(node)
+                table.has_twins = True
             path.append(node)
             table.cached.append(cached)
-            tables.published = tables.num_shared = index + 1
+            tables.published = index + 1
+            if not table.has_twins:
+                tables.num_shared = index + 1
             parent = node
         return True
 
@@ -434,14 +450,15 @@ class PageCache:
         """Offer the pages of grain ``index``, which has a node."""
         node = tables.path[index]
         for group, table in zip(self.tokens, tables.tokens, strict=True):
-            is_full = isinstance(group, FullGroup)
             known: CachedPage | None = None
-            if index >= table.first and not (is_full and tables.is_private):
+            if index >= table.first:
                 known = group.offer(node, table.pages[index], step)
+            if known is None and isinstance(group, FullGroup):
+                # Whoever holds a full page holds those before it: else they could be evicted.
+                known = group.join_twin(node)
+                table.has_twins = True
             table.cached.append(known)
-            if is_full and known is None:
-                tables.is_private = True
-        if self.has_full and not tables.is_private:
+        if self.has_full and not any(table.has_twins for table in tables.tokens):
             tables.num_shared = index + 1
 
 

@@ -204,6 +204,6 @@ def _rope(file: GGUFFile, numbers: _Numbers, head_dim: int) -> dict[str, Any]:
 
 def _eos_ids(file: GGUFFile) -> list[int]:
     """Return the ids that end a text, a turn or a message, as far as the file names them."""
-    roles = ("eos", "eot", "eom")
+    roles = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
     ids = [file.metadata.get(f"tokenizer.ggml.{role}_token_id") for role in roles]
     return list(dict.fromkeys(i for i in ids if isinstance(i, int)))

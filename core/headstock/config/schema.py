@@ -32,6 +32,12 @@ class ModelSettings(Settings, frozen=True, kw_only=True):
     """Folder or tokenizer.json to use instead of the model's own."""
     chat_template: str | None = None
     """File with a Jinja chat template to use instead of the model's own."""
+    reasoning_parser: str = "auto"
+    """How the model marks what it thinks before it answers: think, kimi, harmony; none leaves it in
+    the text. auto: as its chat template shows."""
+    tool_call_parser: str = "auto"
+    """How the model writes calls of functions: hermes, qwen3_xml, glm45, llama3, mistral and more;
+    none leaves them in the text. auto: as its chat template shows."""
     skip_tokenizer_init: bool = False
     """Token ids in and out only; no tokenizer is loaded."""
     served_model_name: str | None = None
@@ -123,6 +129,12 @@ class ServerSettings(Settings, frozen=True, kw_only=True):
     """API keys, from HEADSTOCK_API_KEYS, comma separated, or a file: a flag would show in `ps`."""
     max_body_bytes: Positive = 8 * 1024 * 1024
     """Largest request body; past it the answer is 413. Bytes."""
+    max_connections: Positive = 4096
+    """Connections at once; past it an idle one makes room, or the answer is 503. Some more are let
+    in for probes. The limit on open files may leave room for fewer."""
+    cors_origin: list[str] = []
+    """Origins whose pages may use the server from a browser, such as https://chat.example; may be
+    given several times. `*`: every page; set keys then."""
     drain_timeout_s: Seconds = 30.0
     """On SIGTERM: how long open streams may go on. Seconds."""
     restart_limit: NotNegative = 5

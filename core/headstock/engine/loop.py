@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from headstock.engine.engine import Engine
 from headstock.engine.guard import RunnerError, crash_report
 from headstock.wire.messages import FromEngine
@@ -74,7 +76,9 @@ class EngineLoop:
             replies += self._step()
         if self._clock() >= self._next_state_s:
             self._next_state_s = self._clock() + STATE_EVERY_S
-            replies.append(engine.state())
+            replies.append(
+                msgspec.structs.replace(engine.state(), received=self._mailbox.num_received)
+            )
         if replies:
             self._mailbox.send(replies)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from headstock.scheduler import Drawn
 from headstock.wire.messages import Ended, FromEngine, Tokens
 
+NO_COUNTS: list[int] = []
+
 
 class Replies:
     """Collects replies. A request's tokens, or its vector, come before its end."""
@@ -34,6 +36,7 @@ class Replies:
                 counts=drawn.counts,
                 token_ids=drawn.token_ids,
                 logprobs=drawn.logprobs,
+                cached_tokens=_cached(drawn) if 0 in drawn.offsets else NO_COUNTS,
             )
         )
 
@@ -45,3 +48,9 @@ class Replies:
         """Return the replies since the last call."""
         messages, self._messages = self._messages, []
         return messages
+
+
+def _cached(drawn: Drawn) -> list[int]:
+    """Return the cached tokens of the requests whose first token was drawn."""
+    pairs = zip(drawn.requests, drawn.offsets, strict=True)
+    return [max(0, request.cached_tokens) for request, offset in pairs if offset == 0]

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from headstock.errors import UnsupportedError
 from headstock.graph.context import Context
 from headstock.graph.module import Module
 from headstock.ops.attention import StepBatch
@@ -36,6 +37,17 @@ class Model(Module):
     def logits(self, hidden_SD: Tensor) -> Tensor:
         """Return the logits of some tokens' hidden states. float32. [S, V]"""
         return self.lm_head(hidden_SD)
+
+    def pool(self, hidden_TD: Tensor, batch: StepBatch, rows_P: Tensor) -> Tensor:
+        """Return one vector for each of the rows that ``rows_P`` (int64) names. [P, D]
+
+        Raises:
+            UnsupportedError: The model generates text and nothing else.
+        """
+        raise UnsupportedError(
+            f"{type(self).__name__} yields no pooled vectors.",
+            remedy="Serve an embedding or reward model.",
+        )
 
     def scores(self, hidden_SD: Tensor) -> Tensor:
         """Return them in whatever dtype they are computed: enough to find the highest. [S, V]"""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from headstock.errors import ConfigError
-from headstock.ops.attention import AttentionProvider, AttentionSpec, attention
-from headstock.ops.base import Resolver, Spec
+from headstock.ops.attention import AttentionProvider, AttentionSpec, CacheProvider, attention
+from headstock.ops.base import Op, Resolver, Spec
 from headstock.ops.communication import Group, SingleRank
 
 if TYPE_CHECKING:
     import torch
 
     from headstock.graph.attention import Attention
+    from headstock.graph.latent_attention import LatentAttention
     from headstock.ops.device import OpDevice
 
 FIRST_PAGE_SIZE = 16
@@ -37,6 +39,19 @@ class Limits:
     page_size: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """What a page group keeps of a request.
+
+    Attributes:
+        kind: ``full``: every token; ``window``: the last ``window``; ``state``: one state.
+        window: Tokens.
+    """
+
+    kind: Literal["full", "window", "state"]
+    window: int = 0
+
+
 @dataclass(slots=True, kw_only=True)
 class Context:
     """What the layers of one model on one device are built with.
@@ -48,7 +63,8 @@ class Context:
         tp: The ranks that share every layer.
         quantization: ``--quantization``: ``int8``, ``int4``, ``none``, or None.
         kv_dtype: Of KV pages; the activations' when None.
-        attention_layers: Every attention layer, in the order of building.
+        attention_layers: Every layer that keeps state, in the order of building.
+        groups: What each page group keeps, in the order in which layers asked for them.
         providers: One for each distinct spec of attention, in the order of building.
     """
 
@@ -58,10 +74,11 @@ class Context:
     tp: Group = field(default_factory=SingleRank)
     quantization: str | None = None
     kv_dtype: torch.dtype | None = None
-    attention_layers: list[Attention] = field(default_factory=list["Attention"])
-    providers: dict[AttentionSpec, AttentionProvider] = field(
-        default_factory=dict[AttentionSpec, AttentionProvider]
+    attention_layers: list[Attention | LatentAttention] = field(
+        default_factory=list["Attention | LatentAttention"]
     )
+    groups: list[Retention] = field(default_factory=list[Retention])
+    providers: dict[Hashable, CacheProvider] = field(default_factory=dict[Hashable, CacheProvider])
 
     @property
     def device(self) -> OpDevice:
@@ -73,6 +90,12 @@ class Context:
         """Tokens a KV page holds. Known once an attention layer is built."""
         assert self.limits.page_size is not None, "no attention layer is built yet"
         return self.limits.page_size
+
+    def group(self, retention: Retention) -> int:
+        """Return the index of the page group that keeps what ``retention`` says."""
+        if retention not in self.groups:
+            self.groups.append(retention)
+        return self.groups.index(retention)
 
     def spec(
         self, *, layout: str = "", features: frozenset[str] = frozenset(), **sizes: int
@@ -103,31 +126,47 @@ class Context:
             num_heads=num_heads,
             num_kv_heads=num_kv_heads,
             head_dim=head_dim,
-            dtype=self.dtype,
-            kv_dtype=self.kv_dtype or self.dtype,
-            page_size=self.limits.page_size or FIRST_PAGE_SIZE,
             scale=scale,
-            max_length=self.limits.max_length,
-            max_rows=self.limits.max_rows,
-            max_tokens=self.limits.max_tokens,
             features=features,
             window=window,
             soft_cap=soft_cap,
+            **self.cache_sizes(),
         )
+        return self.cache_provider(attention, spec)
+
+    def cache_sizes(self) -> dict[str, Any]:
+        """Return what the specs of all cache providers say alike: dtypes, page size and limits."""
+        return {
+            "dtype": self.dtype,
+            "kv_dtype": self.kv_dtype or self.dtype,
+            "page_size": self.limits.page_size or FIRST_PAGE_SIZE,
+            "max_length": self.limits.max_length,
+            "max_rows": self.limits.max_rows,
+            "max_tokens": self.limits.max_tokens,
+        }
+
+    def cache_provider(self, op: Op[..., Any], spec: Any) -> Any:
+        """Return the provider of ``op``, which keeps pages, for ``spec``; one for equal specs.
+
+        Raises:
+            ConfigError: It does not take the page size that was set, or another layer's provider
+                has settled.
+            UnsupportedError: Nobody computes it.
+        """
         if spec not in self.providers:
-            spec, provider = self._build_provider(spec)
+            spec, provider = self._build_provider(op, spec)
             self.limits = replace(self.limits, page_size=spec.page_size)
             self.providers[spec] = provider
         return self.providers[spec]
 
-    def _build_provider(self, spec: AttentionSpec) -> tuple[AttentionSpec, AttentionProvider]:
+    def _build_provider(self, op: Op[..., Any], spec: Any) -> tuple[Any, Any]:
         """Build for the page size that is set; while none is, for the provider's favourite."""
         is_free = self.limits.page_size is None
         asked = spec.as_spec()
         if is_free:
             sizes = {name: size for name, size in asked.sizes.items() if name != "page_size"}
             asked = replace(asked, sizes=sizes)
-        build = self.ops.resolve(attention, asked)
+        build = self.ops.resolve(op, asked)
         provider = build(spec, self.device)
         layout = provider.layout
         if is_free and layout.page_sizes[0] != spec.page_size:
@@ -135,9 +174,9 @@ class Context:
             provider = build(spec, self.device)
         elif not layout.accepts(spec.page_size):
             raise ConfigError(
-                f"page_size is {spec.page_size}; attention here takes"
+                f"page_size is {spec.page_size}; {op.name} here takes"
                 f" {', '.join(map(str, layout.page_sizes))}.",
                 remedy="Drop --page-size or give one of these, or force another provider with --op"
-                " attention=NAME.",
+                f" {op.name}=NAME.",
             )
         return spec, provider

@@ -6,6 +6,7 @@ Shapes: T tokens, S positions that want logits, D features, V token ids.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from headstock.graph.context import Context
 from headstock.graph.module import Layer, Leaf
 from headstock.graph.source import Source, read_span
 from headstock.graph.split import Span, split_vocabulary
+from headstock.ops import outputs
+from headstock.ops.base import Spec
 from headstock.ops.linear import LinearProvider, LinearSpec, linear
 from headstock.ops.outputs import as_float32
 from headstock.quantization.convert import convert
@@ -24,11 +27,18 @@ class _VocabularyLayer(Layer):
     """A matrix with a row for each token id."""
 
     def __init__(
-        self, ctx: Context, vocab_size: int, size: int, leaf: str, *, needs_rows: bool
+        self,
+        ctx: Context,
+        vocab_size: int,
+        size: int,
+        leaf: str,
+        *,
+        needs_rows: bool,
+        scale: float = 1.0,
     ) -> None:
         self._ctx = ctx
         self._vocab_size, self._size, self._leaf = vocab_size, size, leaf
-        self._needs_rows = needs_rows
+        self._needs_rows, self._scale = needs_rows, scale
         self._ids = split_vocabulary(vocab_size, ctx.tp)
         self._stored = self._kept = Layout()
         self._provider: LinearProvider | None = None
@@ -55,6 +65,7 @@ class _VocabularyLayer(Layer):
             layout=self._kept.name,
             group_size=self._kept.group_size,
             needs_rows=self._needs_rows,
+            row_scale=self._scale,
         )
         self._provider = self._ctx.ops.resolve(linear, spec.as_spec())(spec, self._ctx.device)
 
@@ -85,10 +96,15 @@ class Embedding(_VocabularyLayer):
         vocab_size: V.
         size: D.
         leaf: Checkpoint name.
+        scale: Multiplies the features; rounded to the model's dtype, as the models have it that
+            were trained with one.
     """
 
-    def __init__(self, ctx: Context, vocab_size: int, size: int, *, leaf: str) -> None:
-        super().__init__(ctx, vocab_size, size, leaf, needs_rows=True)
+    def __init__(
+        self, ctx: Context, vocab_size: int, size: int, *, leaf: str, scale: float = 1.0
+    ) -> None:
+        scale = torch.tensor(scale, dtype=ctx.dtype).item()
+        super().__init__(ctx, vocab_size, size, leaf, needs_rows=True, scale=scale)
 
     def forward(self, ids_T: Tensor) -> Tensor:
         """Return the features. [T, D]"""
@@ -104,10 +120,18 @@ class LMHead(_VocabularyLayer):
         size: D.
         leaf: Checkpoint name.
         tied: The embedding whose weight this is too; a checkpoint's own copy is then not used.
+        soft_cap: What no logit goes past, see :func:`headstock.ops.outputs.soft_cap`; None: none.
     """
 
     def __init__(
-        self, ctx: Context, vocab_size: int, size: int, *, leaf: str, tied: Embedding | None = None
+        self,
+        ctx: Context,
+        vocab_size: int,
+        size: int,
+        *,
+        leaf: str,
+        tied: Embedding | None = None,
+        soft_cap: float | None = None,
     ) -> None:
         super().__init__(ctx, vocab_size, size, leaf, needs_rows=False)
         self._tied = tied
@@ -115,13 +139,22 @@ class LMHead(_VocabularyLayer):
         self._widen: Callable[[Tensor], Tensor] | None = None
         if ctx.dtype != torch.float32:
             self._widen = ctx.ops.resolve(as_float32, ctx.spec())
+        self._cap: Callable[[Tensor], Tensor] | None = None
+        if soft_cap is not None:
+            run = ctx.ops.resolve(outputs.soft_cap, Spec(dtype="float32"))
+            self._cap = partial(run, cap=soft_cap)
 
     def forward(self, hidden_SD: Tensor, is_widened: bool = True) -> Tensor:
-        """Return logits over the whole vocabulary, float32 unless not ``is_widened``. [S, V]"""
+        """Return logits over the whole vocabulary, float32 unless not ``is_widened``. [S, V]
+
+        Those that are not widened are not capped either: the highest stays the highest.
+        """
         weight = self._tied.provider if self._tied else self.provider
         logits_SV = self._ctx.tp.all_gather(weight(hidden_SD))
         if self._widen is not None and is_widened:
             logits_SV = self._widen(logits_SV)
+        if self._cap is not None and is_widened:
+            logits_SV = self._cap(logits_SV)
         return logits_SV[:, : self._vocab_size] if self._is_padded else logits_SV
 
     def leaves(self) -> Sequence[Leaf]:

@@ -39,6 +39,8 @@ def _leaf_bytes(leaf: Leaf, stored: Layout, ctx: Context) -> int:
     if leaf.role is Role.UNUSED:
         return 0
     num_elements = math.prod(leaf.shape)
+    if leaf.role is Role.ABSORBED:
+        return num_elements // ctx.tp.size * ctx.dtype.itemsize
     if leaf.role not in (Role.MATRIX, Role.EMBEDDING):
         return num_elements * ctx.dtype.itemsize
     share = -(-num_elements // ctx.tp.size)

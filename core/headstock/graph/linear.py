@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from torch import Tensor
@@ -16,6 +17,8 @@ from headstock.graph.context import Context
 from headstock.graph.module import Layer, Leaf
 from headstock.graph.source import Source, read_span
 from headstock.graph.split import Span, split_evenly, split_or_replicate
+from headstock.ops.activation import silu_and_mul, silu_and_mul_groups
+from headstock.ops.activation_kinds import SILU, Activation
 from headstock.ops.linear import (
     FP8_GROUP,
     GroupedActivations,
@@ -67,8 +70,10 @@ class Linear(Layer):
             results are summed over the ranks.
         has_bias: Whether each matrix has a bias.
         role: What the matrices are for; decides how small they may be made.
-        gate: Makes the activation that turns the outputs, gate's and then up's, into half as many,
-            once the layer is allocated. Not asked where a provider does both at once.
+        activation: Turns the outputs, gate's and then up's, into half as many. Joined to the
+            product where a provider does both at once.
+        into: The layer that takes what the activation makes, quantised where it says so. Allocated
+            before this one.
 
     Attributes:
         input_group: Features of a group in which inputs may come quantised; 0: they may not.
@@ -85,7 +90,8 @@ class Linear(Layer):
         *,
         split: Literal["out", "in"] = "out",
         has_bias: bool = False,
-        gate: Callable[[], Callable[[Tensor], Any]] | None = None,
+        activation: Activation | None = None,
+        into: Linear | None = None,
         role: Role = Role.MATRIX,
     ) -> None:
         self._ctx, self._role = ctx, role
@@ -97,7 +103,7 @@ class Linear(Layer):
             self._inputs = split_evenly(" and ".join(leaves), in_features, ctx.tp)
         self._outputs = {name: self._rows_of(name, part) for name, part in self._parts.items()}
         self._has_bias = has_bias
-        self._gate = gate
+        self._activation, self._into = activation, into
         self.input_group = 0
         self._places: dict[str, _Place] = {}
         self._run: Callable[[Any], Any] = _not_loaded
@@ -112,6 +118,11 @@ class Linear(Layer):
     def in_features(self) -> int:
         """I, on this rank."""
         return self._inputs.size
+
+    @property
+    def is_allocated(self) -> bool:
+        """Whether there is room for the weights."""
+        return bool(self._places)
 
     def forward(self, x_TI: Tensor | GroupedActivations) -> Any:
         """Return the product, [T, O], or what the gate makes of it."""
@@ -137,22 +148,25 @@ class Linear(Layer):
             else:
                 runs.append([name])
         providers: list[LinearProvider] = []
-        is_whole = len(runs) == 1
+        is_gated = False
         for run in runs:
             size = sum(self._outputs[name].size for name in run)
-            provider = self._build(size, kept[run[0]], is_whole=is_whole)
+            spec = self._choose_spec(size, kept[run[0]], is_whole=len(runs) == 1)
+            provider = self._ctx.ops.resolve(linear, spec.as_spec())(spec, self._ctx.device)
+            is_gated |= spec.is_gated
+            self.input_group = spec.group_size if spec.takes_groups else 0
             providers.append(provider)
             begin = 0
             for name in run:
                 self._places[name] = _Place(provider, begin, stored[name], kept[name])
                 begin += self._outputs[name].size
-        self._run = self._make_run(providers)
+        self._run = self._make_run(providers, is_gated=is_gated)
 
     def _kept(self, name: str, stored: Layout) -> Layout:
         return layout_on_rank(self._ctx, name, stored, self._inputs.size, self._role)
 
-    def _build(self, out_features: int, layout: Layout, *, is_whole: bool) -> LinearProvider:
-        """Build a provider; of the whole layer's outputs one that fuses, where there is one."""
+    def _choose_spec(self, out_features: int, layout: Layout, *, is_whole: bool) -> LinearSpec:
+        """Say what is asked; of the whole layer's outputs what is fused, where anybody does."""
         spec = LinearSpec(
             in_features=self._inputs.size,
             out_features=out_features,
@@ -161,34 +175,34 @@ class Linear(Layer):
             group_size=layout.group_size,
             has_bias=self._has_bias and self._adds_bias,
         )
-        ops = self._ctx.ops
-        if is_whole and self._gate is not None:
-            gated = replace(spec, is_gated=True)
-            build = ops.own(linear, gated.as_spec())
-            if build is not None:
-                self._gate = None
-                return build(gated, self._ctx.device)
+        fused: list[LinearSpec] = []
+        if is_whole and self._activation is not None:
+            fused.append(replace(spec, is_gated=True, activation=self._activation))
         if is_whole and layout.name == FP8_GROUP:
-            grouped = replace(spec, takes_groups=True)
-            build = ops.own(linear, grouped.as_spec())
-            if build is not None:
-                self.input_group = layout.group_size
-                return build(grouped, self._ctx.device)
-        return ops.resolve(linear, spec.as_spec())(spec, self._ctx.device)
+            fused.append(replace(spec, takes_groups=True))
+        for asked in fused:
+            if self._ctx.ops.own(linear, asked.as_spec()) is not None:
+                return asked
+        return spec
 
     @property
     def _adds_bias(self) -> bool:
         """Of ranks whose results are summed, only the first adds the bias."""
         return not self._is_split_in or self._ctx.tp.rank == 0
 
-    def _make_run(self, providers: Sequence[LinearProvider]) -> Callable[[Any], Any]:
+    def _make_run(
+        self, providers: Sequence[LinearProvider], *, is_gated: bool
+    ) -> Callable[[Any], Any]:
         multiply: Callable[[Any], Tensor] = providers[0]
         if len(providers) > 1:
             join = self._ctx.ops.resolve(join_features, self._ctx.spec())
             multiply = _joined(providers, join)
         if self._is_split_in and self._ctx.tp.size > 1:
             return _then(multiply, self._ctx.tp.all_reduce)
-        return multiply if self._gate is None else _then(multiply, self._gate())
+        if self._activation is None or is_gated:
+            return multiply
+        size = sum(rows.size for rows in self._outputs.values()) // 2
+        return _then(multiply, _activate(self._ctx, self._activation, size, self._into))
 
     def load(self, name: str, source: Source) -> None:
         """Take this rank's rows, or columns, of a matrix, or its share of a bias."""
@@ -271,6 +285,22 @@ def _joined(
         return out_TO
 
     return run
+
+
+def _activate(
+    ctx: Context, activation: Activation, size: int, into: Linear | None
+) -> Callable[[Tensor], Any]:
+    """Return the activation, quantising for ``into`` where that is fused with it."""
+    assert into is None or into.is_allocated, "the layer that takes the result is allocated first"
+    if into is not None and into.input_group and activation == SILU:
+        group_size = into.input_group
+        quantise = ctx.ops.own(silu_and_mul_groups, ctx.spec(size=size, group_size=group_size))
+        if quantise is not None:
+            return lambda gate_up_TG: GroupedActivations(
+                *quantise(gate_up_TG, group_size=group_size)
+            )
+    run = ctx.ops.resolve(silu_and_mul, ctx.spec(features=activation.features, size=size))
+    return run if activation == SILU else partial(run, activation=activation)
 
 
 def _then(

@@ -10,8 +10,37 @@ from torch import Tensor
 from headstock.graph.context import Context
 from headstock.graph.module import Layer, Leaf
 from headstock.graph.source import Source
-from headstock.ops.norm import add_rms_norm, rms_norm
+from headstock.ops.norm import WIDE_WEIGHT, add_rms_norm, rms_norm
 from headstock.quantization.plan import Layout, Role
+
+
+class NormWeight:
+    """What a norm multiplies by.
+
+    Zero-centred weights are kept in float32, with the 1 added: narrower floats would round away
+    what is small beside it.
+
+    Args:
+        ctx: What to build with.
+        size: D.
+        is_zero_centered: Whether the checkpoint has how far the weight is from 1.
+
+    Attributes:
+        values_D: Of the model's dtype, or float32.
+        features: What ops are asked for that take it.
+    """
+
+    def __init__(self, ctx: Context, size: int, *, is_zero_centered: bool) -> None:
+        dtype = torch.float32 if is_zero_centered else ctx.dtype
+        self._is_zero_centered = is_zero_centered
+        self.values_D = torch.empty(size, dtype=dtype, device=ctx.device.torch_device)
+        self.features = frozenset({WIDE_WEIGHT} if dtype != ctx.dtype else ())
+
+    def load(self, source: Source) -> None:
+        """Take the weight of a checkpoint."""
+        self.values_D.copy_(source.read(0, source.shape[0])["weight"])
+        if self._is_zero_centered:
+            self.values_D.add_(1)
 
 
 class RMSNorm(Layer):
@@ -22,13 +51,18 @@ class RMSNorm(Layer):
         size: D.
         leaf: Checkpoint name.
         eps: Added to the mean square. Dimensionless.
+        is_zero_centered: Whether the checkpoint has how far the weight is from 1.
     """
 
-    def __init__(self, ctx: Context, size: int, *, leaf: str, eps: float) -> None:
+    def __init__(
+        self, ctx: Context, size: int, *, leaf: str, eps: float, is_zero_centered: bool = False
+    ) -> None:
         self._leaf, self._eps = leaf, eps
-        self._norm = ctx.ops.resolve(rms_norm, ctx.spec(size=size))
-        self._add_norm = ctx.ops.resolve(add_rms_norm, ctx.spec(size=size))
-        self._weight_D = torch.empty(size, dtype=ctx.dtype, device=ctx.device.torch_device)
+        self._weight = NormWeight(ctx, size, is_zero_centered=is_zero_centered)
+        spec = ctx.spec(features=self._weight.features, size=size)
+        self._norm = ctx.ops.resolve(rms_norm, spec)
+        self._add_norm = ctx.ops.resolve(add_rms_norm, spec)
+        self._weight_D = self._weight.values_D
 
     def forward(self, x_TD: Tensor, residual_TD: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the normalised sum of both, and the sum: the new residual stream.
@@ -50,7 +84,7 @@ class RMSNorm(Layer):
 
     def load(self, name: str, source: Source) -> None:
         """Copy the weight."""
-        self._weight_D.copy_(source.read(0, source.shape[0])["weight"])
+        self._weight.load(source)
 
     @property
     def num_bytes(self) -> int:

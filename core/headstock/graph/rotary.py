@@ -28,6 +28,7 @@ class Rotary(Module):
         rotary_dim: C.
         config: In Hugging Face keys.
         is_interleaved: Whether neighbours are a pair, not halves.
+        layer_kind: Whose parameters these are, where the configuration has them by kind of layer.
 
     Raises:
         UnsupportedError: The configuration scales frequencies in a way we do not know.
@@ -40,27 +41,35 @@ class Rotary(Module):
         config: Mapping[str, Any],
         *,
         is_interleaved: bool = False,
+        layer_kind: str | None = None,
     ) -> None:
         self.is_interleaved = is_interleaved
         self.rotary_dim = rotary_dim
         length = ctx.limits.max_length
-        frequencies_F, factor = scaled_frequencies(rotary_dim, config, length)
+        frequencies_F, factor = scaled_frequencies(rotary_dim, config, length, layer_kind)
         angles_LF = torch.arange(length, dtype=torch.float32)[:, None] * frequencies_F
         table_LC = torch.cat((angles_LF.cos(), angles_LF.sin()), dim=-1) * factor
         self.cos_sin_LC = table_LC.to(ctx.device.torch_device)
         """Cosines, then sines. float32. [L, C]"""
 
 
-def rotary_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
+def rotary_parameters(config: Mapping[str, Any], layer_kind: str | None = None) -> dict[str, Any]:
     """Return the rotary parameters, however old the configuration's way of giving them.
 
     ``rope_parameters`` holds everything since transformers 5; before, ``rope_theta`` stood alone
-    and ``rope_scaling`` beside it, at first with ``type`` for ``rope_type``.
+    and ``rope_scaling`` beside it, at first with ``type`` for ``rope_type``. Where they differ from
+    layer to layer, ``rope_parameters`` has them by kind of layer.
+
+    Args:
+        config: In Hugging Face keys.
+        layer_kind: Whose to take where they differ, such as ``sliding_attention``.
 
     Raises:
-        UnsupportedError: They differ from layer to layer.
+        UnsupportedError: They differ, and no kind is given, or another.
     """
     given = dict(config.get("rope_scaling") or {}) | dict(config.get("rope_parameters") or {})
+    if isinstance(given.get(layer_kind or ""), Mapping):
+        given = dict(given[layer_kind or ""])
     if any(isinstance(value, Mapping) for value in given.values()):
         raise UnsupportedError(
             "The configuration's rope_parameters differ from layer to layer.",
@@ -71,13 +80,15 @@ def rotary_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
     return given | {"rope_type": str(kind), "rope_theta": float(theta)}
 
 
-def scaled_frequencies(size: int, config: Mapping[str, Any], max_length: int) -> Scaled:
+def scaled_frequencies(
+    size: int, config: Mapping[str, Any], max_length: int, layer_kind: str | None = None
+) -> Scaled:
     """Return the frequencies of ``size`` rotated features.
 
     Raises:
         UnsupportedError: The scaling is of a type we do not know.
     """
-    rope = rotary_parameters(config)
+    rope = rotary_parameters(config, layer_kind)
     kind = rope["rope_type"]
     if kind == "dynamic" and max_length <= config.get("max_position_embeddings", 0):
         kind = "default"
@@ -102,6 +113,20 @@ def scaled_frequencies(size: int, config: Mapping[str, Any], max_length: int) ->
             f" {error!r}.",
             remedy="Compare its rope_parameters (or rope_scaling) with the model's original.",
         ) from error
+
+
+def sharpening(config: Mapping[str, Any]) -> float:
+    """Return what the configuration multiplies the scale of q·k by beside the table's own factor.
+
+    Source:
+        DeepSeek-V3's configurations, ``mscale_all_dim``; ``yarn_apply_mscale`` of transformers.
+    """
+    rope = rotary_parameters(config)
+    above = rope.get("mscale_all_dim")
+    if rope["rope_type"] == "default" or not above:
+        return 1.0
+    factor = float(rope.get("factor") or 1.0)
+    return (0.1 * float(above) * math.log(factor) + 1.0) ** 2 if factor > 1 else 1.0
 
 
 def _default(plain_F: Tensor, rope: Mapping[str, Any], config: Mapping[str, Any]) -> Scaled:

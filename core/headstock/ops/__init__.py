@@ -11,11 +11,13 @@ from headstock.ops.base import ALL_OPS, Op
 OP_MODULES = (
     "activation",
     "attention",
+    "latent",
     "linear",
     "moe",
     "norm",
     "outputs",
     "rotary",
+    "routing",
     "sampling",
     "steps",
 )

@@ -8,17 +8,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from headstock.ops.activation_kinds import FEATURES, SILU, Activation
 from headstock.ops.base import op
 from headstock.ops.canonical import FP8_MAX
 from headstock.ops.cases.activation import gated_cases, grouped_cases
 
 
-@op(cases=gated_cases)
-def silu_and_mul(gate_up_TG: Tensor) -> Tensor:
-    """Return silu(gate) * up, where gate and up are the halves of each row.
+@op(cases=gated_cases, features=FEATURES)
+def silu_and_mul(gate_up_TG: Tensor, *, activation: Activation = SILU) -> Tensor:
+    """Return activation(gate) * up, where gate and up are the halves of each row.
+
+    Resolved with the activation's features; a provider without any computes SiLU alone.
 
     Args:
         gate_up_TG: Gate features, then as many up features. [T, 2 F]
+        activation: What is done to the gate.
 
     Returns:
         [T, F]
@@ -26,13 +30,12 @@ def silu_and_mul(gate_up_TG: Tensor) -> Tensor:
     Source:
         Shazeer 2020, "GLU Variants Improve Transformer", SwiGLU.
     """
-    gate_TF, up_TF = gate_up_TG.chunk(2, dim=-1)
-    return torch.nn.functional.silu(gate_TF) * up_TF
+    return activation.join(*gate_up_TG.chunk(2, dim=-1))
 
 
 @op(cases=grouped_cases)
 def silu_and_mul_groups(gate_up_TG: Tensor, *, group_size: int) -> tuple[Tensor, Tensor]:
-    """Return :func:`silu_and_mul` in 8-bit floating point, a scale for each group of features.
+    """Return :func:`silu_and_mul`, of SiLU, in 8-bit floating point, a scale for each group.
 
     What ``fp8-group`` products take as :class:`~headstock.ops.linear.GroupedActivations`. Optional:
     layers ask for it only where somebody fuses it.

@@ -107,7 +107,11 @@ class KVLayout:
 
 @dataclass(slots=True, kw_only=True)
 class StepBatch:
-    """The rows of one step on the device. Buffers keep their addresses from step to step.
+    """The rows of one step on the device, as one page group sees them.
+
+    The views of a step differ in ``page_table_RP`` and ``write_slots_T`` alone. Models pass the
+    view of group 0 on, and a layer gives its provider its own group's out of ``groups``. Buffers
+    keep their addresses from step to step.
 
     Tensors may be larger than the step: entries past ``num_rows`` and ``num_tokens`` are padding.
     A padding row has one query token, kv length 1 and the null page; padding tokens belong to
@@ -121,8 +125,10 @@ class StepBatch:
         positions_T: Position of each token in its request. int64. [T]
         query_starts_R1: int32. [R + 1]
         kv_lengths_R: Including the step's own tokens. int32. [R]
-        page_table_RP: int32. [R, P]
-        write_slots_T: page * page_size + offset where each token's key and value go. int64. [T]
+        page_table_RP: Pages of each row, of the group; of a group of states the page that the row
+            reads its state from and the one that it writes it to. int32. [R, P]
+        write_slots_T: page * page_size + offset where each token's key and value go; without
+            meaning in a group of states. int64. [T]
         row_of_token_T: int32. [T]
         counts: (real rows, real tokens, tree nodes). int32. [3]
         tree_N4: (row_begin, row_end, kv_begin, kv_end) of prefixes that rows share; a hint.
@@ -131,6 +137,9 @@ class StepBatch:
             bounds (query tokens, kv tokens) of each row. Not available under capture.
         wants_last: Whether the hidden states of each row's last token are all that is wanted: a
             model may then leave out the others once no layer needs them, and return [R, D].
+        adapters_R: Place of each row's LoRA adapter, 0: none; None: there are no adapters. int32.
+            [R]
+        groups: The step as each group sees it; () stands for this view alone.
     """
 
     num_tokens: int
@@ -147,17 +156,21 @@ class StepBatch:
     tree_N4: Tensor
     host_rows: list[tuple[int, int]]
     wants_last: bool = False
+    adapters_R: Tensor | None = None
+    groups: tuple[StepBatch, ...] = ()
+
+    def __post_init__(self) -> None:
+        """A view that is the only one stands for itself."""
+        if not self.groups:
+            self.groups = (self,)
 
 
-class AttentionProvider(Protocol):
-    """Attention for one spec on one device; shared by the layers that have that spec.
-
-    A step calls ``plan`` once, then for each layer ``write`` and ``run``.
-    """
+class CacheProvider(Protocol):
+    """What the runner knows of a provider that keeps something of each token in pages."""
 
     @property
     def layout(self) -> KVLayout:
-        """How it keeps keys and values."""
+        """How it keeps it."""
         ...
 
     @property
@@ -172,6 +185,13 @@ class AttentionProvider(Protocol):
     def plan(self, batch: StepBatch) -> None:
         """Prepare for ``batch``: writes only into buffers made when it was built."""
         ...
+
+
+class AttentionProvider(CacheProvider, Protocol):
+    """Attention for one spec on one device; shared by the layers that have that spec.
+
+    A step calls ``plan`` once, then for each layer ``write`` and ``run``.
+    """
 
     def write(self, k_TKD: Tensor, v_TKD: Tensor, kv: Tensor, batch: StepBatch) -> None:
         """Store keys and values of the step's tokens into the pages of ``kv``."""

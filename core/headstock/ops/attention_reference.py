@@ -31,7 +31,7 @@ TOKENS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class Piece:
     """Rows of equally many queries.
 
     Attributes:
@@ -86,10 +86,11 @@ class ReferenceAttention:
     ) -> Tensor:
         """Attend; tokens that no host row covers get zeros. [T, H, D]"""
         out_THD = torch.zeros_like(q_THD, memory_format=torch.contiguous_format)
-        for piece in _pieces(batch):
+        for piece in pieces_of(batch):
             q_RQHD = q_THD[piece.tokens].unflatten(0, (len(piece.lengths_R), -1))
-            k_RLKD, v_RLKD = self._gather(kv, piece)
-            mask_RQL = self._mask(piece.lengths_R, q_RQHD.shape[1], k_RLKD.shape[1])
+            tokens_RL = self._tokens_read(piece, q_RQHD.shape[1])
+            k_RLKD, v_RLKD = self._gather(kv, piece, tokens_RL)
+            mask_RQL = self._mask(piece.lengths_R, q_RQHD.shape[1], tokens_RL)
             out_RQHD = self._attend(q_RQHD, k_RLKD, v_RLKD, mask_RQL, sinks_H)
             out_THD[piece.tokens] = out_RQHD.flatten(0, 1)
         return out_THD
@@ -108,20 +109,26 @@ class ReferenceAttention:
         keys_S = slots_S + slots_S.div(page_size, rounding_mode="floor") * page_size
         return keys_S, keys_S + page_size
 
-    def _gather(self, kv: Tensor, piece: _Piece) -> tuple[Tensor, Tensor]:
-        """Return the rows' keys and values. [R, L, K, D] each.
+    def _tokens_read(self, piece: Piece, num_queries: int) -> Tensor:
+        """Return the tokens of each row that its queries see any of, equally many a row. [R, L]
 
-        Past a row's length stands its first token again, since what lies there may be anything,
-        and masking does not help: 0 * nan is nan.
+        Past a row's length stands the first of them again, since what lies there may be anything,
+        and masking does not help: 0 * nan is nan. Likewise what lies before a window.
         """
-        page_size = self.spec.page_size
-        pages_RP = piece.page_table_RP[:, : -(-piece.max_kv // page_size)].long()
-        offsets = torch.arange(page_size, device=kv.device)
-        slots_RL = (pages_RP.unsqueeze(2) * page_size + offsets).flatten(1)
-        tokens_L = torch.arange(slots_RL.shape[1], device=kv.device)
-        is_there_RL = tokens_L < piece.lengths_R.unsqueeze(1)
-        slots_RL = torch.where(is_there_RL, slots_RL, slots_RL[:, :1])
-        flat, dtype = kv.view(-1, *kv.shape[3:]), self.spec.dtype
+        lengths_R1, num_tokens = piece.lengths_R.unsqueeze(1), piece.max_kv
+        first_R1 = torch.zeros_like(lengths_R1)
+        if self.spec.window is not None:
+            first_R1 = (lengths_R1 - num_queries - self.spec.window + 1).clamp(min=0)
+            num_tokens = min(num_tokens, self.spec.window + num_queries - 1)
+        tokens_RL = first_R1 + torch.arange(num_tokens, device=lengths_R1.device)
+        return torch.where(tokens_RL < lengths_R1, tokens_RL, first_R1)
+
+    def _gather(self, kv: Tensor, piece: Piece, tokens_RL: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the keys and values of some of the rows' tokens. [R, L, K, D] each."""
+        page_size, dtype = self.spec.page_size, self.spec.dtype
+        pages_RL = piece.page_table_RP.gather(1, (tokens_RL // page_size).long())
+        slots_RL = pages_RL.long() * page_size + tokens_RL % page_size
+        flat = kv.view(-1, *kv.shape[3:])
         k_RLKD, v_RLKD = (
             self._widen(flat.index_select(0, places_RL.flatten()))
             .unflatten(0, slots_RL.shape)
@@ -130,14 +137,19 @@ class ReferenceAttention:
         )
         return k_RLKD, v_RLKD
 
-    def _mask(self, lengths_R: Tensor, num_queries: int, num_tokens: int) -> Tensor:
-        """Return which of a row's tokens each of its queries, the last ones, sees. [R, Q, L]"""
-        tokens_L = torch.arange(num_tokens, device=lengths_R.device)
+    def _mask(self, lengths_R: Tensor, num_queries: int, tokens_RL: Tensor) -> Tensor:
+        """Return which of the gathered tokens each of a row's last queries sees. [R, Q, L]
+
+        A token that stands for what lies past the row's length is masked at the place where it
+        stands: there the row would have no token.
+        """
         offsets_Q = torch.arange(num_queries, device=lengths_R.device) - num_queries
         positions_RQ1 = (lengths_R[:, None] + offsets_Q)[:, :, None]
-        mask_RQL = tokens_L <= positions_RQ1
+        places_L = torch.arange(tokens_RL.shape[1], device=lengths_R.device)
+        tokens_R1L = (tokens_RL[:, :1] + places_L).unsqueeze(1)
+        mask_RQL = tokens_R1L <= positions_RQ1
         if self.spec.window is not None:
-            mask_RQL &= tokens_L > positions_RQ1 - self.spec.window
+            mask_RQL &= tokens_R1L > positions_RQ1 - self.spec.window
         return mask_RQL
 
     def _attend(
@@ -192,7 +204,7 @@ class ReferenceAttention:
         return torch.cat(outs, dim=2)
 
 
-def _pieces(batch: StepBatch) -> Iterator[_Piece]:
+def pieces_of(batch: StepBatch) -> Iterator[Piece]:
     """Yield rows to attend at once.
 
     Steps of one query a row need nothing of the host, and other steps without host rows are taken
@@ -200,15 +212,15 @@ def _pieces(batch: StepBatch) -> Iterator[_Piece]:
     """
     if batch.max_query == 1:
         tokens = slice(0, batch.num_rows)
-        yield _Piece(tokens, batch.kv_lengths_R, batch.page_table_RP, batch.max_kv)
+        yield Piece(tokens, batch.kv_lengths_R, batch.page_table_RP, batch.max_kv)
     elif batch.host_rows:
         for rows, tokens, max_kv in _same_query_rows(batch.host_rows):
-            yield _Piece(tokens, batch.kv_lengths_R[rows], batch.page_table_RP[rows], max_kv)
+            yield Piece(tokens, batch.kv_lengths_R[rows], batch.page_table_RP[rows], max_kv)
     else:
         for begin in range(0, batch.num_tokens, TOKENS_AT_ONCE):
             tokens = slice(begin, min(begin + TOKENS_AT_ONCE, batch.num_tokens))
             table_TP = batch.page_table_RP.index_select(0, batch.row_of_token_T[tokens])
-            yield _Piece(tokens, batch.positions_T[tokens] + 1, table_TP, batch.max_kv)
+            yield Piece(tokens, batch.positions_T[tokens] + 1, table_TP, batch.max_kv)
 
 
 def _same_query_rows(host_rows: Sequence[tuple[int, int]]) -> Iterator[tuple[slice, slice, int]]:

@@ -233,14 +233,23 @@ class OpRegistry:
 def check_signature(op: Op[..., Any], provider: str, run: Callable[..., Any]) -> None:
     """Refuse an implementation whose parameters are not the reference's.
 
+    It may leave out keywords that have a default: those belong to features, and a provider that
+    does not declare a feature is never called with its keyword.
+
     Raises:
         PluginError: Naming both signatures.
     """
     import inspect
 
-    wanted = [(p.name, p.kind) for p in inspect.signature(op.reference).parameters.values()]
+    parameters = list(inspect.signature(op.reference).parameters.values())
+    wanted = [(p.name, p.kind) for p in parameters]
     got = [(p.name, p.kind) for p in inspect.signature(run).parameters.values()]
-    if wanted != got:
+    needed = [
+        (p.name, p.kind)
+        for p in parameters
+        if p.kind is not p.KEYWORD_ONLY or p.default is p.empty or (p.name, p.kind) in got
+    ]
+    if needed != got:
         raise PluginError(
             f"{provider}: {op.name} takes ({', '.join(name for name, _ in got)}), the op takes"
             f" ({', '.join(name for name, _ in wanted)}).",

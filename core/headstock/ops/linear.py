@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from headstock.ops.activation_kinds import FEATURES, SILU, Activation
 from headstock.ops.base import Spec, op
 
 if TYPE_CHECKING:
@@ -29,8 +30,13 @@ INT4_GROUP = "int4-group"
 FP8_GROUP = "fp8-group"
 ROWS = "rows"
 """Feature of providers whose weight can be looked up by row."""
+SCALED_ROWS = "scaled-rows"
+"""Feature of providers that multiply what they look up by a number."""
 GATED = "gated"
-"""Feature of providers that return silu(gate) * up of a product of gate and up features."""
+"""Feature of providers that return silu(gate) * up of a product of gate and up features.
+
+With another activation than SiLU, a feature of its kind is asked besides.
+"""
 GROUPED_INPUTS = "grouped-inputs"
 """Feature of providers that take activations quantised as their weights are."""
 
@@ -48,8 +54,12 @@ class LinearSpec:
         has_bias: Whether a bias is added.
         needs_rows: Whether :meth:`LinearProvider.rows` is called: the weight is an embedding table,
             perhaps tied to the output layer. Asked of providers as feature ``rows``.
+        row_scale: Multiplies what is looked up, and no product. Asked of providers as feature
+            ``scaled-rows`` where it is not 1.
         is_gated: Whether :func:`~headstock.ops.activation.silu_and_mul` of the product is returned.
             Asked of providers as feature ``gated``.
+        activation: Of the gate, where the product is gated; see
+            :mod:`headstock.ops.activation_kinds`.
         takes_groups: Whether inputs may come as :class:`GroupedActivations` too. Asked of providers
             as feature ``grouped-inputs``.
     """
@@ -61,12 +71,19 @@ class LinearSpec:
     group_size: int = 0
     has_bias: bool = False
     needs_rows: bool = False
+    row_scale: float = 1.0
     is_gated: bool = False
+    activation: Activation = SILU
     takes_groups: bool = False
 
     def as_spec(self) -> Spec:
         """Return what the op ``linear`` is resolved for."""
-        asked = {ROWS: self.needs_rows, GATED: self.is_gated, GROUPED_INPUTS: self.takes_groups}
+        asked = {
+            ROWS: self.needs_rows,
+            SCALED_ROWS: self.row_scale != 1,
+            GATED: self.is_gated,
+            GROUPED_INPUTS: self.takes_groups,
+        }
         return Spec(
             dtype=str(self.dtype).removeprefix("torch."),
             sizes={
@@ -75,7 +92,8 @@ class LinearSpec:
                 "group_size": self.group_size,
             },
             layout=self.layout,
-            features=frozenset(feature for feature, is_asked in asked.items() if is_asked),
+            features=frozenset(feature for feature, is_asked in asked.items() if is_asked)
+            | (self.activation.features if self.is_gated else frozenset[str]()),
         )
 
 
@@ -134,7 +152,7 @@ class LinearProvider(Protocol):
             first: The id of row 0; ids outside of [first, first + O) give rows of zeros.
 
         Returns:
-            The weight's rows in the spec's dtype. [T, I]
+            The weight's rows in the spec's dtype, times the spec's ``row_scale``. [T, I]
         """
         ...
 
@@ -158,7 +176,11 @@ def _cases(bench: Bench) -> Iterator[Case]:
     return linear_cases(bench)
 
 
-@op(is_built=True, cases=_cases, features=frozenset({ROWS, GATED, GROUPED_INPUTS}))
+@op(
+    is_built=True,
+    cases=_cases,
+    features=frozenset({ROWS, SCALED_ROWS, GATED, GROUPED_INPUTS}) | FEATURES,
+)
 def linear(spec: LinearSpec, device: OpDevice) -> LinearProvider:
     """Build the reference provider: every canonical layout, stored as it comes.
 

@@ -53,7 +53,9 @@ class _CanonicalLinear:
         if isinstance(x_MI, GroupedActivations):
             x_MI = dequantize(FP8_GROUP, _as_weight(x_MI), self.spec.dtype)
         out_MO = self.multiply(x_MI)
-        return silu_and_mul(out_MO) if self.spec.is_gated else out_MO
+        if not self.spec.is_gated:
+            return out_MO
+        return silu_and_mul(out_MO, activation=self.spec.activation)
 
     def multiply(self, x_MI: Tensor) -> Tensor:
         """Return x·Wᵀ + bias. [M, O]"""
@@ -66,6 +68,8 @@ class _CanonicalLinear:
         local_T = local_T.clamp(0, self.spec.out_features - 1)
         found = {name: part.index_select(0, local_T) for name, part in self.parts.items()}
         rows_TI = dequantize(self.spec.layout, found, self.spec.dtype)
+        if self.spec.row_scale != 1:
+            rows_TI = rows_TI * self.spec.row_scale
         return rows_TI.masked_fill(~is_here_T.unsqueeze(1), 0)
 
     @property

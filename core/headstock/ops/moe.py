@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import torch
 from torch import Tensor
 
+from headstock.ops.activation_kinds import FEATURES, SILU, Activation
 from headstock.ops.base import Spec, op
 from headstock.ops.cases.moe import expert_cases, route_cases
 from headstock.ops.linear import DENSE, CanonicalWeight
@@ -22,6 +23,8 @@ from headstock.ops.linear import DENSE, CanonicalWeight
 if TYPE_CHECKING:
     from headstock.ops.device import OpDevice
 
+BIAS = "bias"
+"""Feature of providers that add a bias to each expert's products."""
 NO_EXPERT = -1
 """Stands for the expert of a token that is computed by none."""
 
@@ -72,6 +75,8 @@ class ExpertsSpec:
         dtype: Of activations in and out.
         layout: Of all matrices: a canonical layout of :mod:`headstock.ops.linear`.
         group_size: Input features that share a scale; 0 for dense.
+        has_bias: Whether each matrix has a bias. Asked of providers as feature ``bias``.
+        activation: Of the gate; a kind beyond SiLU is asked as a feature of its name.
     """
 
     hidden_size: int
@@ -81,6 +86,8 @@ class ExpertsSpec:
     dtype: torch.dtype
     layout: str = DENSE
     group_size: int = 0
+    has_bias: bool = False
+    activation: Activation = SILU
 
     def as_spec(self) -> Spec:
         """Return what the op ``experts`` is resolved for."""
@@ -94,6 +101,7 @@ class ExpertsSpec:
                 "group_size": self.group_size,
             },
             layout=self.layout,
+            features=self.activation.features | ({BIAS} if self.has_bias else set[str]()),
         )
 
 
@@ -108,8 +116,15 @@ class ExpertsProvider(Protocol):
         """
         ...
 
+    def load_bias(self, bias: Tensor, expert: int, matrix: Matrix, begin: int) -> None:
+        """Set the bias of one of an expert's matrices, from output feature ``begin`` on.
+
+        Called where the spec has biases. Those that are not set are 0. [rows]
+        """
+        ...
+
     def __call__(self, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor) -> Tensor:
-        """Return each token's sum over its experts of weight · down(silu(gate x) * up x).
+        """Return each token's sum over its experts of weight · down(activation(gate x) * up x).
 
         Sums over experts are in float32, in an order that other tokens do not change.
 
@@ -130,7 +145,7 @@ class ExpertsProvider(Protocol):
         ...
 
 
-@op(is_built=True, cases=expert_cases)
+@op(is_built=True, cases=expert_cases, features=FEATURES | {BIAS})
 def experts(spec: ExpertsSpec, device: OpDevice) -> ExpertsProvider:
     """Build the reference provider: every canonical layout, stored as it comes.
 

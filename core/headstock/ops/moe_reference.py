@@ -33,6 +33,7 @@ class ReferenceExperts:
             dtype=self.spec.dtype,
             layout=self.spec.layout,
             group_size=self.spec.group_size,
+            has_bias=self.spec.has_bias,
         )
         return linear.reference(spec, device)
 
@@ -44,13 +45,22 @@ class ReferenceExperts:
             above = self.spec.intermediate_size if matrix == "up" else 0
             self._gate_up[expert].load(part, above + row_begin)
 
+    def load_bias(self, bias: Tensor, expert: int, matrix: Matrix, begin: int) -> None:
+        """Copy a bias. [rows]"""
+        if matrix == "down":
+            self._down[expert].load_bias(bias, begin)
+        else:
+            above = self.spec.intermediate_size if matrix == "up" else 0
+            self._gate_up[expert].load_bias(bias, above + begin)
+
     def __call__(self, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor) -> Tensor:
         """Return each token's weighted sum over its experts, lowest expert first. [T, D]"""
         sum_TD = torch.zeros_like(x_TD, dtype=torch.float32)
         for expert, (gate_up, down) in enumerate(zip(self._gate_up, self._down, strict=True)):
             is_chosen_Tk = experts_Tk == expert
             weights_T1 = torch.where(is_chosen_Tk, weights_Tk, 0).sum(dim=1, keepdim=True)
-            y_TD = down(silu_and_mul(gate_up(x_TD))).float() * weights_T1
+            between_TF = silu_and_mul(gate_up(x_TD), activation=self.spec.activation)
+            y_TD = down(between_TF).float() * weights_T1
             # Chosen, not multiplied by 0: what others would have made of a token may be infinite.
             sum_TD += torch.where(is_chosen_Tk.any(dim=1, keepdim=True), y_TD, 0)
         return sum_TD.to(x_TD.dtype)

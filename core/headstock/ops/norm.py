@@ -8,8 +8,12 @@ from torch import Tensor
 from headstock.ops.base import op
 from headstock.ops.cases.norm import add_rms_norm_cases, rms_norm_cases
 
+WIDE_WEIGHT = "wide-weight"
+"""Feature of providers that take float32 weights with narrower activations: the product is rounded
+once, as where a weight is 1 and something small."""
 
-@op(cases=rms_norm_cases)
+
+@op(cases=rms_norm_cases, features=frozenset({WIDE_WEIGHT}))
 def rms_norm(x_TD: Tensor, weight_D: Tensor, *, eps: float) -> Tensor:
     """Divide each row by its root mean square, then scale by ``weight_D``.
 
@@ -17,7 +21,7 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor, *, eps: float) -> Tensor:
 
     Args:
         x_TD: Activations, any float dtype. [..., D]
-        weight_D: Learned scale. [D]
+        weight_D: Learned scale, in the dtype of ``x_TD``, or float32: see :data:`WIDE_WEIGHT`. [D]
         eps: Added to the mean square before the root. Dimensionless.
 
     Returns:
@@ -28,10 +32,12 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor, *, eps: float) -> Tensor:
     """
     x32 = x_TD.to(torch.float32)
     inverse_rms = torch.rsqrt(x32.square().mean(dim=-1, keepdim=True) + eps)
+    if weight_D.dtype != x_TD.dtype:
+        return (x32 * inverse_rms * weight_D).to(x_TD.dtype)
     return (x32 * inverse_rms).to(x_TD.dtype) * weight_D
 
 
-@op(cases=add_rms_norm_cases)
+@op(cases=add_rms_norm_cases, features=frozenset({WIDE_WEIGHT}))
 def add_rms_norm(
     x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, *, eps: float
 ) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from headstock.ops.base import op
-from headstock.ops.cases.outputs import join_cases, widen_cases
+from headstock.ops.cases.outputs import cap_cases, join_cases, widen_cases
 
 
 @op(cases=join_cases)
@@ -27,3 +27,13 @@ def join_features(left_TA: Tensor, right_TB: Tensor) -> Tensor:
 def as_float32(x_TA: Tensor) -> Tensor:
     """Return ``x_TA`` in float32, itself where that is what it has. [T, A]"""
     return x_TA.to(torch.float32)
+
+
+@op(cases=cap_cases)
+def soft_cap(x_TA: Tensor, *, cap: float) -> Tensor:
+    """Return cap · tanh(x / cap): nearly x where it is small, and never past ``cap``. [T, A]
+
+    Source:
+        Gemma Team 2024, "Gemma 2", section 2.
+    """
+    return torch.tanh(x_TA / cap) * cap

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from headstock.ops.base import op
 from headstock.ops.cases.rotary import rotate_and_write_cases
-from headstock.ops.norm import rms_norm
+from headstock.ops.norm import WIDE_WEIGHT, rms_norm
 
 if TYPE_CHECKING:
     from headstock.ops.attention import AttentionProvider, StepBatch
@@ -49,7 +49,7 @@ def rotate(
     return torch.cat((turned.to(x_THD.dtype), kept), dim=-1)
 
 
-@op(cases=rotate_and_write_cases)
+@op(cases=rotate_and_write_cases, features=frozenset({WIDE_WEIGHT}))
 def rotate_and_write(
     qkv_TC: Tensor,
     cos_sin_LC: Tensor | None,
@@ -74,7 +74,8 @@ def rotate_and_write(
     Args:
         qkv_TC: Queries, keys, values, side by side. [T, (H + 2 K) D]
         cos_sin_LC: Table of :func:`rotate`; None leaves positions out.
-        q_norm_D: RMS-norm weight of each query head; None: no norm. [D]
+        q_norm_D: RMS-norm weight of each query head; None: no norm. In float32 with feature
+            ``wide-weight``. [D]
         k_norm_D: Likewise for keys. [D]
         kv: This layer's pages.
         batch: The step.

@@ -28,17 +28,40 @@ class Memory:
     peak: int
 
 
-@dataclass(frozen=True, slots=True)
-class GraphKey:
-    """Which captured step fits.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceFacts:
+    """What the core must know of a device to serve it well. It asks facts, never who it is.
 
     Attributes:
-        kind: ``uniform`` (every row has ``query`` tokens) or ``ragged``.
-        num_tokens: T the step is padded to.
+        shares_host_memory: Its memory is the host's, which others need too.
+        default_slots: Requests it computes at once unless the operator says otherwise.
+        default_step_tokens: Likewise tokens of a step.
+        is_functional: Tensors are never written in place: ops return what is new.
+        has_strided_pages: Pages of a layer may lie apart, with other layers' in between.
+        captures_on_use: A capture costs about as much as the step itself: what was not captured
+            before serving is captured when it is first met. Others run such steps eagerly.
+    """
+
+    shares_host_memory: bool = False
+    default_slots: int = 256
+    default_step_tokens: int = 8192
+    is_functional: bool = False
+    has_strided_pages: bool = False
+    captures_on_use: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GraphKey:
+    """Which captured half of a step fits.
+
+    Attributes:
+        kind: A forward pass whose rows are ``uniform`` (each has ``query`` tokens) or ``ragged``,
+            or the ``draws`` after one.
+        num_tokens: T the step is padded to; of draws the positions that are drawn from.
         num_rows: R the step is padded to.
-        query: Tokens a row of a uniform step; 0 for ragged ones.
+        query: Tokens a row of a uniform step; else positions that a row draws from.
         provider: What attention baked in.
-        features: What sampling does, such as ``greedy``.
+        features: Draw kinds of draws.
     """
 
     kind: str
@@ -57,7 +80,7 @@ class GraphPolicy(Protocol):
         ...
 
     def warm_up(self, max_tokens: int, max_rows: int) -> list[tuple[int, int, bool]]:
-        """Return the (T, R, is_uniform) to capture before serving; others on first use."""
+        """Return the (T, R, is_uniform) to capture before serving."""
         ...
 
 
@@ -83,6 +106,11 @@ class Device(OpDevice, Protocol):
     @property
     def name(self) -> str:
         """What people call it, for the banner."""
+        ...
+
+    @property
+    def facts(self) -> DeviceFacts:
+        """What the core must know of it."""
         ...
 
     @property

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
-from headstock.plugins.device import Graph, GraphKey, Memory
+from headstock.plugins.device import DeviceFacts, Graph, GraphKey, Memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,6 +52,9 @@ class HostDevice:
         num_threads: Threads that PyTorch computes with; 0: its own choice.
     """
 
+    facts = DeviceFacts(
+        shares_host_memory=True, default_slots=64, default_step_tokens=512, captures_on_use=True
+    )
     depth = 1
     default_dtype: torch.dtype | None = torch.float32
 

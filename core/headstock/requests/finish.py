@@ -11,7 +11,7 @@ class FinishReason(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         kind: ``stop`` (a stop id, string or pattern matched), ``length`` (a limit was reached),
             ``abort`` (the caller or the operator ended it) or ``error`` (it could not be served).
-        matched: What stopped it: the token id, or the text of the stop string. None otherwise.
+        matched: What stopped it: the token id, the stop string or the stop pattern. None otherwise.
         message: For ``abort`` and ``error``: what happened, in words for the caller.
         code: For ``error``: a stable machine-readable name, such as ``queue_full``.
         retry_after_s: For errors worth another try: when. Seconds.

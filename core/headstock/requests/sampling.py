@@ -7,7 +7,7 @@ the types; :func:`SamplingParams.check` adds what types cannot say.
 from __future__ import annotations
 
 import math
-import re
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
@@ -15,9 +15,15 @@ import msgspec
 from headstock.errors import RequestError
 
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""An integer that the wire can carry; whoever reads it checks its true range."""
+Priority = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
+"""Larger is served first, where the policy looks at it."""
 StopString = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
+NO_NAMES: Mapping[str, str] = {}
 MAX_STOPS = 32
+MAX_STOP_PATTERNS = 8
 MAX_LOGIT_BIAS = 1024
 MAX_COMPLETIONS = 64
 GREEDY_BELOW = 1e-6
@@ -31,16 +37,18 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """None: as many as the context holds."""
     min_new_tokens: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] = 0
     temperature: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 1.0
-    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    top_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    """0: the likeliest token."""
     top_k: Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)] = -1
-    """-1: every token."""
+    """-1 and 0: every token."""
     min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
     presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
     repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=2)] = 1.0
     stop: Annotated[list[StopString], msgspec.Meta(max_length=MAX_STOPS)] = []
     stop_token_ids: Annotated[list[TokenId], msgspec.Meta(max_length=MAX_STOPS)] = []
-    stop_regex: Annotated[list[StopString], msgspec.Meta(max_length=MAX_STOPS)] = []
+    stop_regex: Annotated[list[StopString], msgspec.Meta(max_length=MAX_STOP_PATTERNS)] = []
+    """In RE2's syntax."""
     ignore_eos: bool = False
     no_stop_trim: bool = False
     """Keep the text that stopped the request."""
@@ -55,7 +63,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     @property
     def is_greedy(self) -> bool:
         """Whether the highest logit wins, whatever the seed."""
-        return self.temperature < GREEDY_BELOW or self.top_k == 1
+        return self.temperature < GREEDY_BELOW or self.top_k == 1 or self.top_p == 0
 
     @property
     def has_penalties(self) -> bool:
@@ -66,25 +74,22 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             or self.repetition_penalty != 1
         )
 
-    def check(self, vocab_size: int) -> None:
+    def check(self, vocab_size: int, names: Mapping[str, str] = NO_NAMES) -> None:
         """Refuse combinations that the field types let through.
 
         Args:
             vocab_size: Number of token ids of the model.
+            names: What the caller calls a field, where that differs.
 
         Raises:
             RequestError: Naming the field, its value and what is allowed.
         """
+        low, high = (names.get(name, name) for name in ("min_new_tokens", "max_new_tokens"))
         if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
             raise RequestError(
-                f"min_new_tokens is {self.min_new_tokens}, above max_new_tokens,"
-                f" {self.max_new_tokens}.",
-                remedy="Lower min_new_tokens or raise max_new_tokens.",
-                field="min_new_tokens",
-            )
-        if self.top_k == 0:
-            raise RequestError(
-                "top_k is 0.", remedy="Use -1 for every token, or 1 and above.", field="top_k"
+                f"{low} is {self.min_new_tokens}, above {high}, {self.max_new_tokens}.",
+                remedy=f"Lower {low} or raise {high}.",
+                field=low,
             )
         if len(self.logit_bias) > MAX_LOGIT_BIAS:
             raise RequestError(
@@ -99,8 +104,6 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         for name, ids in (("stop_token_ids", self.stop_token_ids), ("logit_bias", self.logit_bias)):
             for token_id in ids:
                 check_token_id(name, token_id, vocab_size)
-        for pattern in self.stop_regex:
-            _check_pattern(pattern)
 
 
 def check_token_id(field: str, token_id: int, vocab_size: int) -> None:
@@ -120,14 +123,3 @@ def check_token_id(field: str, token_id: int, vocab_size: int) -> None:
 def _check_finite(field: str, value: float) -> None:
     if not math.isfinite(value):
         raise RequestError(f"{field} is {value}.", remedy="Give a finite number.", field=field)
-
-
-def _check_pattern(pattern: str) -> None:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise RequestError(
-            f"stop_regex {pattern!r} does not compile: {error}.",
-            remedy="Give a pattern of Python's re module.",
-            field="stop_regex",
-        ) from error

@@ -8,11 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from headstock.ops.attention import StepBatch
+from headstock.ops.steps import StepInputs
 from headstock.plugins.device import Device, GraphPolicy
-from headstock.runner.inputs import StepInputs
 from headstock.runner.options import PaddedSizes
+from headstock.runner.slots import table_width
+from headstock.runner.upload import RowBuffer
+from headstock.wire.steps import PageGroup, RunnerLimits
 
 FIRST_KV_BUCKET = 1 << 15
 """Captured steps know their longest row's length by powers of 4 from here. Tokens."""
@@ -27,15 +31,17 @@ class StepShape:
         num_rows: R.
         max_query: Upper bound of a row's query tokens.
         max_kv: Upper bound of a row's length.
-        is_uniform: Whether every row has one token.
+        max_draws: J: the most positions that a row draws from; 0: no row draws.
+        is_uniform: Whether every row has ``max_query`` tokens and draws from each of them.
         is_captured: Whether it runs as a graph.
-        has_tree: Whether attention is told of prefixes that rows share.
+        has_tree: Whether attention is given prefixes that rows share.
     """
 
     num_tokens: int
     num_rows: int
     max_query: int
     max_kv: int
+    max_draws: int
     is_uniform: bool
     is_captured: bool
     has_tree: bool
@@ -56,6 +62,8 @@ def captured_shape(
     num_rows: int,
     max_kv: int,
     *,
+    max_draws: int = 1,
+    is_uniform: bool | None = None,
     has_tree: bool = False,
 ) -> StepShape | None:
     """Return what a step is padded to, or None when it is to run eagerly.
@@ -63,16 +71,25 @@ def captured_shape(
     Every padding row has a token of its own, so a ragged step may need a larger bucket than its
     tokens alone would. Ragged steps are captured once, with a tree that may be empty.
     """
-    is_uniform = num_tokens == num_rows
-    bucket = policy.bucket(num_tokens, num_rows, is_uniform)
-    if not is_uniform:
+    if is_uniform is None:
+        is_uniform = num_tokens == num_rows
+    query = num_tokens // num_rows if is_uniform else 0
+    if is_uniform:
+        bucket = policy.bucket(num_rows, num_rows, True)
+        bucket = None if bucket is None else (bucket[1] * query, bucket[1])
+    else:
+        bucket = policy.bucket(num_tokens, num_rows, False)
         bucket = _with_padding_rows(policy, num_tokens, num_rows, bucket)
     if bucket is None or bucket[0] > sizes.max_tokens or bucket[1] > sizes.max_rows:
         return None
-    max_query = 1 if is_uniform else bucket[0]
-    has_tree = has_tree or not is_uniform
     return StepShape(
-        *bucket, max_query, max_kv, is_uniform=is_uniform, is_captured=True, has_tree=has_tree
+        *bucket,
+        max_query=query or bucket[0],
+        max_kv=max_kv,
+        max_draws=query or max_draws,
+        is_uniform=is_uniform,
+        is_captured=True,
+        has_tree=has_tree or not is_uniform,
     )
 
 
@@ -82,64 +99,97 @@ def _with_padding_rows(
     """Return a bucket that has a padding row, and a token for each padding row."""
     while bucket is not None:
         padding = max(bucket[1] - num_rows, 1)
-        larger = policy.bucket(num_tokens + padding, num_rows + 1, is_uniform=False)
+        larger = policy.bucket(num_tokens + padding, num_rows + 1, False)
         if larger == bucket:
             break
         bucket = larger
     return bucket
 
 
-class StepBuffers:
-    """What :func:`headstock.ops.steps.place_step` writes; a step uses the first rows of each."""
+class _GroupBuffers:
+    """What a step's view of one page group lies in."""
 
-    def __init__(self, device: Device, sizes: PaddedSizes, max_pages: int, page_size: int) -> None:
-        tokens, rows = sizes.max_tokens, sizes.max_rows
-        self._max_length = max_pages * page_size
-        self.page_size = page_size
-        self.ids_T = device.empty((tokens,), torch.int64).zero_()
-        self.positions_T = device.empty((tokens,), torch.int64).zero_()
-        self.write_slots_T = device.empty((tokens,), torch.int64).zero_()
-        self.row_of_token_T = device.empty((tokens,), torch.int32).zero_()
-        self.kv_lengths_R = device.empty((rows,), torch.int32).fill_(1)
-        self.page_table_RP = device.empty((rows, max_pages), torch.int32).zero_()
+    def __init__(
+        self, device: Device, sizes: PaddedSizes, group: PageGroup, max_length: int
+    ) -> None:
+        self._page_tokens = 0 if group.kind == "state" else group.page_tokens
+        self._max_length = max_length
+        width = table_width(group, max_length)
+        self.page_table_RP = device.empty((sizes.max_rows, width), torch.int32).zero_()
+        self.write_slots_T = device.empty((sizes.max_tokens,), torch.int64).zero_()
 
-    def num_pages(self, shape: StepShape) -> int:
-        """Return P, at least the page table entries that rows of ``shape`` have.
+    def views(self, shape: StepShape) -> tuple[Tensor, Tensor]:
+        """Return the page table and the write slots of a step of ``shape``.
 
-        Few distinct values, since devices may compile for each.
+        The table has few distinct widths, since devices may compile for each.
         """
-        return -(-kv_bucket(shape.max_kv, self._max_length) // self.page_size)
+        table_RP = self.page_table_RP[: shape.num_rows]
+        if self._page_tokens:
+            num_pages = -(-kv_bucket(shape.max_kv, self._max_length) // self._page_tokens)
+            table_RP = table_RP[:, :num_pages]
+        return table_RP, self.write_slots_T[: shape.num_tokens]
+
+
+class StepBuffers:
+    """What :func:`headstock.ops.steps.place_step` writes; a step uses the first rows of each.
+
+    Attributes:
+        ids_T: What is embedded.
+    """
+
+    def __init__(self, device: Device, sizes: PaddedSizes, limits: RunnerLimits) -> None:
+        tokens, rows = sizes.max_tokens, sizes.max_rows
+        self.ids_T = device.empty((tokens,), torch.int64).zero_()
+        self._positions_T = device.empty((tokens,), torch.int64).zero_()
+        self._row_of_token_T = device.empty((tokens,), torch.int32).zero_()
+        self._kv_lengths_R = device.empty((rows,), torch.int32).fill_(1)
+        self._adapters_R: Tensor | None = None
+        if limits.num_adapters:
+            self._adapters_R = device.empty((rows,), torch.int32).zero_()
+        self._groups = [
+            _GroupBuffers(device, sizes, group, limits.max_length) for group in limits.groups
+        ]
 
     def batch(
         self,
         shape: StepShape,
+        rows: RowBuffer,
         inputs: StepInputs,
         host_rows: list[tuple[int, int]],
         *,
-        is_scored: bool = False,
+        is_whole: bool = False,
     ) -> StepBatch:
         """Return the batch of a step of ``shape``: views, nothing is copied.
 
         Args:
             shape: Its size.
+            rows: Where its rows lie.
             inputs: Its rows.
             host_rows: As in the batch.
-            is_scored: Whether prompt tokens' logprobs are wanted: then of all hidden states.
+            is_whole: Whether the hidden states of all tokens are wanted.
         """
-        tokens, rows = shape.num_tokens, shape.num_rows
-        return StepBatch(
-            num_tokens=tokens,
-            num_rows=rows,
-            max_query=shape.max_query,
-            max_kv=shape.max_kv,
-            positions_T=self.positions_T[:tokens],
-            query_starts_R1=inputs.query_starts_R1[: rows + 1],
-            kv_lengths_R=self.kv_lengths_R[:rows],
-            page_table_RP=self.page_table_RP[:rows],
-            write_slots_T=self.write_slots_T[:tokens],
-            row_of_token_T=self.row_of_token_T[:tokens],
-            counts=inputs.counts,
-            tree_N4=inputs.tree_N4 if shape.has_tree else inputs.tree_N4[:0],
-            host_rows=host_rows,
-            wants_last=not (shape.is_uniform or is_scored),
-        )
+        tokens, num_rows = shape.num_tokens, shape.num_rows
+        views: list[StepBatch] = []
+        for group in self._groups:
+            page_table_RP, write_slots_T = group.views(shape)
+            view = StepBatch(
+                num_tokens=tokens,
+                num_rows=num_rows,
+                max_query=shape.max_query,
+                max_kv=shape.max_kv,
+                positions_T=self._positions_T[:tokens],
+                query_starts_R1=inputs.query_starts_R1,
+                kv_lengths_R=self._kv_lengths_R[:num_rows],
+                page_table_RP=page_table_RP,
+                write_slots_T=write_slots_T,
+                row_of_token_T=self._row_of_token_T[:tokens],
+                counts=rows.counts,
+                tree_N4=rows.tree_N4 if shape.has_tree else rows.tree_N4[:0],
+                host_rows=host_rows,
+                wants_last=not (shape.is_uniform or shape.max_draws > 1 or is_whole),
+                adapters_R=None if self._adapters_R is None else self._adapters_R[:num_rows],
+            )
+            views.append(view)
+        for view in views:
+            view.groups = tuple(views)
+        return views[0]

@@ -6,15 +6,23 @@ from collections.abc import Sequence
 
 import torch
 
+from headstock.graph.context import Retention
 from headstock.ops.base import Resolver
 from headstock.ops.communication import Group
 from headstock.plugins.device import Device, Memory
-from headstock.runner.memory import Measured, MemoryPlan, plan_memory, run_profile
+from headstock.runner.memory import (
+    GroupSize,
+    Measured,
+    MemoryPlan,
+    group_sizes,
+    page_groups,
+    plan_memory,
+    run_profile,
+)
 from headstock.runner.options import PaddedSizes, RunnerOptions
-from headstock.runner.pages import page_bytes
-from headstock.runner.program import CachedLayer, StepModel
 from headstock.runner.runner import TorchRunner
-from headstock.wire.steps import PageGroup, RunnerLimits
+from headstock.runner.step import CachedLayer, StepModel
+from headstock.wire.steps import RunnerLimits
 
 
 def build_runner(
@@ -24,6 +32,7 @@ def build_runner(
     resolver: Resolver,
     group: Group,
     *,
+    groups: Sequence[Retention],
     options: RunnerOptions,
     sizes: PaddedSizes,
     dtype: torch.dtype,
@@ -37,9 +46,10 @@ def build_runner(
     Args:
         device: Where.
         model: What is computed.
-        layers: Its attention layers.
+        layers: Its layers that keep state.
         resolver: Chooses the ops around the model.
         group: The ranks that share the model; all of them call this.
+        groups: What each page group keeps.
         options: Sizes and switches.
         sizes: As :func:`~headstock.runner.options.padded_sizes` gave them for ``options``.
         dtype: Of the hidden states.
@@ -50,26 +60,27 @@ def build_runner(
         ConfigError: The memory does not hold what is asked.
     """
     captures = options.graphs and group.is_capturable and _captures(device, options)
+    pages = group_sizes(layers, groups, options.page_size)
 
-    def build(num_pages: int, *, captures: bool) -> TorchRunner:
+    def build(cache_tokens: int, *, captures: bool) -> TorchRunner:
         return TorchRunner(
             device,
             model,
             layers,
             resolver,
             group,
-            limits=_limits(device, options, num_pages, size),
+            limits=_limits(device, options, pages, cache_tokens),
             sizes=sizes,
             dtype=dtype,
+            hidden_size=options.hidden_size,
             captures=captures,
         )
 
-    size = page_bytes(layers)
     taken = before.free - device.memory().free
-    is_host = device.torch_device.type == "cpu"  # where others take and free memory all the time
+    is_host = device.facts.shares_host_memory  # where others take and free memory all the time
     workspace, graphs = run_profile(
         device,
-        lambda: build(1, captures=False),
+        lambda: build(0, captures=False),
         captures=captures,
         step_tokens=options.max_step_tokens,
     )
@@ -79,10 +90,10 @@ def build_runner(
         buffers=0 if is_host else max(0, taken - weight_bytes),
         workspace=workspace,
         graphs=graphs,
-        page_bytes=size,
+        groups=pages,
     )
     plan = plan_memory(device, measured, options, group)
-    return build(plan.num_pages, captures=captures), plan
+    return build(plan.cache_tokens, captures=captures), plan
 
 
 def _captures(device: Device, options: RunnerOptions) -> bool:
@@ -92,7 +103,7 @@ def _captures(device: Device, options: RunnerOptions) -> bool:
 
 
 def _limits(
-    device: Device, options: RunnerOptions, num_pages: int, page_bytes: int
+    device: Device, options: RunnerOptions, pages: Sequence[GroupSize], cache_tokens: int
 ) -> RunnerLimits:
     overlap = device.depth > 1 if options.overlap is None else options.overlap
     return RunnerLimits(
@@ -101,5 +112,7 @@ def _limits(
         max_length=options.max_length,
         vocab_size=options.vocab_size,
         depth=max(2, device.depth) if overlap else 1,
-        groups=[PageGroup("full", options.page_size, page_bytes, num_pages)],
+        groups=list(page_groups(pages, cache_tokens, options)),
+        max_drafts=options.max_drafts,
+        num_adapters=options.num_adapters,
     )

@@ -1,67 +1,294 @@
-"""Captured steps: found by what they bake in, captured when first met or at start-up."""
+"""How the halves of a step are run: at what size, eagerly or as a graph, prepared anew or as is.
+
+The forward pass is captured by shape, drawing by rows and draw kinds: graphs are as many as both
+together, not as their product. All that is captured is captured before serving, but on devices
+where a capture costs no more than the step.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
 from headstock.ops.attention import StepBatch
+from headstock.ops.steps import StepInputs
 from headstock.plugins.device import Device, Graph, GraphKey
-from headstock.runner.batch import StepShape
-from headstock.runner.inputs import StepInputs
-from headstock.runner.program import StepProgram
-from headstock.runner.slots import SlotTable
+from headstock.runner.batch import StepBuffers, StepShape, captured_shape, kv_bucket
+from headstock.runner.options import PaddedSizes
+from headstock.runner.rows import GREEDY, RANDOM, RowSet
+from headstock.runner.sampling import Sampler
+from headstock.runner.step import ForwardPass
+from headstock.runner.upload import Upload
+from headstock.wire.steps import Rows, RunnerLimits
+
+CAPTURED_KINDS = (GREEDY, frozenset({RANDOM}))
+"""Draw kinds that are captured; a step of others draws eagerly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A step that attention has prepared for.
+
+    Attributes:
+        shape: Its size.
+        batch: Its tensors.
+        inputs: Its rows.
+        provider_key: What attention decided that a graph bakes in.
+    """
+
+    shape: StepShape
+    batch: StepBatch
+    inputs: StepInputs
+    provider_key: tuple[int, ...]
 
 
 class StepGraphs:
-    """The captured steps of one runner."""
+    """Chooses the size of steps, prepares attention for them, and runs both halves.
+
+    Args:
+        device: Where.
+        forward: The first half.
+        sampler: The second.
+        upload: Where the rows are.
+        buffers: Where the inputs go.
+        limits: Of the runner.
+        sizes: Of the buffers.
+        captures: Whether steps become graphs where the device's policy says so.
+    """
 
     def __init__(
-        self, device: Device, program: StepProgram, inputs: StepInputs, table: SlotTable
+        self,
+        device: Device,
+        forward: ForwardPass,
+        sampler: Sampler,
+        upload: Upload,
+        buffers: StepBuffers,
+        *,
+        limits: RunnerLimits,
+        sizes: PaddedSizes,
+        captures: bool,
     ) -> None:
         self._device = device
-        self._program = program
-        self._inputs = inputs
-        self._table = table
+        self._policy = device.graph_policy
+        self._forward = forward
+        self._sampler = sampler
+        self._upload = upload
+        self._buffers = buffers
+        self._limits = limits
+        self._sizes = sizes
+        self._captures = captures
+        self._captures_on_use = device.facts.captures_on_use
+        self._batches: dict[StepShape, tuple[StepBatch, StepInputs]] = {}
+        self._prepared: Prepared | None = None
         self._graphs: dict[GraphKey, Graph] = {}
+        self._drawings: dict[tuple[int, int, frozenset[str]], Graph] = {}
 
     @property
     def count(self) -> int:
-        """How many there are."""
-        return len(self._graphs)
+        """How many graphs there are."""
+        return len(self._graphs) + len(self._drawings)
 
-    def run(
-        self, batch: StepBatch, shape: StepShape, features: frozenset[str], key: GraphKey
-    ) -> None:
-        """Replay the graph of ``key``; capture it first if it is not there."""
+    def shape(self, rows: RowSet, max_kv: int) -> StepShape:
+        """Return the size that a step of ``rows``, up to ``max_kv`` tokens long, runs at."""
+        num_tokens, num_rows = len(rows.host_ids), len(rows.queries)
+        has_tree = bool(rows.tree.row_begin)
+        if self._captures and not rows.scored and not rows.pooled:
+            shape = captured_shape(
+                self._policy,
+                self._sizes,
+                num_tokens,
+                num_rows,
+                kv_bucket(max_kv, self._limits.max_length),
+                max_draws=rows.max_draws,
+                is_uniform=rows.is_uniform,
+                has_tree=has_tree,
+            )
+            if shape is not None:
+                return shape
+        return StepShape(
+            num_tokens,
+            num_rows,
+            max(rows.queries),
+            max_kv,
+            rows.max_draws,
+            is_uniform=rows.is_uniform,
+            is_captured=False,
+            has_tree=has_tree,
+        )
+
+    def run_forward(
+        self, shape: StepShape, rows: RowSet, bounds: Rows, *, is_same: bool
+    ) -> tuple[Tensor | None, StepBatch]:
+        """Queue the forward pass of a step whose rows are on the device.
+
+        Args:
+            shape: Its size.
+            rows: Its rows.
+            bounds: Their upper bounds; attention has them if the step runs eagerly.
+            is_same: Whether they are the last step's, some tokens further.
+
+        Returns:
+            The last hidden states, of a step that ran eagerly, [T, D]; the batch.
+        """
+        prepared = self._prepare(shape, rows, bounds, is_same=is_same)
+        if not shape.is_captured:
+            return self._forward.run(prepared.batch, prepared.inputs, shape), prepared.batch
+        key = _graph_key(shape, prepared.provider_key)
         if key not in self._graphs:
-            self.add(batch, shape, features, key)
-            self._program.plan(batch)
+            if not self._captures_on_use:
+                return self._forward.run(prepared.batch, prepared.inputs, shape), prepared.batch
+            self._capture_forward(shape, key)
+            self._forward.plan(prepared.batch)
         self._graphs[key].replay()
+        return None, prepared.batch
 
-    def add(
-        self, batch: StepBatch, shape: StepShape, features: frozenset[str], key: GraphKey
-    ) -> None:
-        """Capture on padding rows alone, so that it may run any number of times.
+    def run_draws(self, shape: StepShape, kinds: frozenset[str]) -> None:
+        """Queue the draws of the step whose forward pass was queued last."""
+        num_rows, num_draws = shape.num_rows, shape.max_draws
+        if shape.is_captured:
+            key = (num_rows, num_draws, kinds)
+            if key not in self._drawings and self._captures_on_use:
+                self._capture_draws(shape, kinds)
+            if key in self._drawings:
+                self._drawings[key].replay()
+                return
+        self._sampler.prepare(kinds)
+        inputs = self._upload.rows.inputs(shape.num_tokens, num_rows)
+        hidden_SD = self._forward.hidden_SD[: num_rows * num_draws]
+        self._sampler.run(hidden_SD, inputs, num_draws, kinds)
+
+    def warm_up(self, progress: Callable[[int, int], None]) -> None:
+        """Capture the steps that the device's policy names, largest first.
+
+        Args:
+            progress: Called with (captured, to capture) after each.
+        """
+        self._prepared = None
+        shapes = self._shapes_to_warm() if self._captures else []
+        by_key: dict[GraphKey, StepShape] = {}
+        for shape in shapes:  # attention that ignores trees needs one graph for both
+            by_key.setdefault(_graph_key(shape, self._forward.plan(self._batch(shape)[0])), shape)
+        draws = {(shape.num_rows, shape.max_draws): shape for shape in shapes}
+        total = len(by_key) + len(draws) * len(CAPTURED_KINDS)
+        for count, (key, shape) in enumerate(by_key.items(), 1):
+            self._capture_forward(shape, key)
+            progress(count, total)
+        for count, (shape, kinds) in enumerate(
+            ((shape, kinds) for shape in draws.values() for kinds in CAPTURED_KINDS),
+            len(by_key) + 1,
+        ):
+            self._capture_draws(shape, kinds)
+            progress(count, total)
+
+    def _shapes_to_warm(self) -> list[StepShape]:
+        sizes, max_length = self._sizes, self._limits.max_length
+        buckets = sorted({kv_bucket(4**n, max_length) for n in range(max_length.bit_length())})
+        most_draws = self._limits.max_drafts + 1
+        found: list[StepShape] = []
+        for tokens, rows, is_uniform in sorted(
+            self._policy.warm_up(sizes.max_tokens, sizes.max_rows), reverse=True
+        ):
+            for query in sorted({1, most_draws}, reverse=True):
+                num_tokens = rows * query if is_uniform else tokens
+                if num_tokens > sizes.max_tokens or rows > sizes.max_rows:
+                    continue
+                found += [
+                    StepShape(
+                        num_tokens,
+                        rows,
+                        query if is_uniform else tokens,
+                        max_kv,
+                        query,
+                        is_uniform=is_uniform,
+                        is_captured=True,
+                        has_tree=has_tree,
+                    )
+                    for max_kv in buckets
+                    for has_tree in _trees_of(rows, is_uniform=is_uniform)
+                ]
+        return found
+
+    def _prepare(self, shape: StepShape, rows: RowSet, bounds: Rows, *, is_same: bool) -> Prepared:
+        """Have attention prepare, unless all that it knows of the step is as it was."""
+        last, self._prepared = self._prepared, None  # lost should planning fail
+        if is_same and shape.is_captured and last is not None and last.shape == shape:
+            self._prepared = last
+            return last
+        if shape.is_captured:
+            batch, inputs = self._batch(shape)
+        else:
+            host_rows = list(zip(bounds.query_max, bounds.kv_max, strict=True))
+            inputs = self._upload.rows.inputs(shape.num_tokens, shape.num_rows)
+            is_whole = bool(rows.scored or rows.pooled)
+            batch = self._buffers.batch(
+                shape, self._upload.rows, inputs, host_rows, is_whole=is_whole
+            )
+        self._prepared = Prepared(shape, batch, inputs, self._forward.plan(batch))
+        return self._prepared
+
+    def _batch(self, shape: StepShape) -> tuple[StepBatch, StepInputs]:
+        """Return the batch and the rows that graphs of ``shape`` are captured with."""
+        known = self._batches.get(shape)
+        if known is None:
+            is_bounded = shape.is_uniform
+            bounds = [(shape.max_query, shape.max_kv)] * shape.num_rows if is_bounded else []
+            inputs = self._upload.rows.inputs(shape.num_tokens, shape.num_rows)
+            batch = self._buffers.batch(shape, self._upload.rows, inputs, bounds)
+            known = self._batches[shape] = (batch, inputs)
+        return known
+
+    def _capture_forward(self, shape: StepShape, key: GraphKey) -> None:
+        batch, inputs = self._batch(shape)
+        self._forward.plan(batch)
+
+        def run() -> None:
+            self._forward.run(batch, inputs, shape)
+
+        self._graphs[key] = self._capture(key, run, shape)
+
+    def _capture_draws(self, shape: StepShape, kinds: frozenset[str]) -> None:
+        num_rows, num_draws = shape.num_rows, shape.max_draws
+        self._sampler.prepare(kinds)
+        _, inputs = self._batch(shape)
+        hidden_SD = self._forward.hidden_SD[: num_rows * num_draws]
+        key = GraphKey("draws", num_rows * num_draws, num_rows, num_draws, features=kinds)
+
+        def run() -> None:
+            self._sampler.run(hidden_SD, inputs, num_draws, kinds)
+
+        self._drawings[num_rows, num_draws, kinds] = self._capture(key, run, shape)
+
+    def _capture(self, key: GraphKey, run: Callable[[], None], shape: StepShape) -> Graph:
+        """Capture on padding rows alone, so that ``run`` may run any number of times.
 
         Writes to the null page and the null slot only; the staged rows and the count of steps
         are put back.
         """
+        rows, slots = self._upload.rows, self._upload.table.slots
+        words, cursor = rows.words.clone(), slots.cursor_1.clone()
+        query = shape.max_query if shape.is_uniform else 1
+        rows.fill_null(shape.num_tokens, shape.num_rows, query)
+        graph = self._device.capture(key, run)
+        rows.words.copy_(words)
+        slots.cursor_1.copy_(cursor)
+        return graph
 
-        def step() -> None:
-            self._program.run(batch, shape, features)
 
-        rows, cursor = self._inputs.words.clone(), self._table.cursor_1.clone()
-        self._inputs.fill_null(shape.num_tokens, shape.num_rows)
-        self._graphs[key] = self._device.capture(key, step)
-        self._inputs.words.copy_(rows)
-        self._table.cursor_1.copy_(cursor)
-
-
-def graph_key(shape: StepShape, features: frozenset[str], provider: tuple[int, ...]) -> GraphKey:
-    """Return the key of a step of ``shape`` for which attention decided ``provider``."""
+def _graph_key(shape: StepShape, provider: tuple[int, ...]) -> GraphKey:
+    """Return the key of a forward pass of ``shape`` for which attention decided ``provider``."""
     return GraphKey(
         kind="uniform" if shape.is_uniform else "ragged",
         num_tokens=shape.num_tokens,
         num_rows=shape.num_rows,
-        query=shape.max_query if shape.is_uniform else 0,
+        query=shape.max_query if shape.is_uniform else shape.max_draws,
         provider=provider,
-        features=features,
     )
+
+
+def _trees_of(num_rows: int, *, is_uniform: bool) -> tuple[bool, ...]:
+    """Return whether captured steps of so many rows have a tree: always, never, or either."""
+    if not is_uniform:
+        return (True,)
+    return (True, False) if num_rows > 1 else (False,)

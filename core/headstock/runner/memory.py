@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import bisect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from headstock.errors import ConfigError
+from headstock.graph.context import Retention
 from headstock.ops.communication import Group
 from headstock.plugins.device import Device, Memory
-from headstock.runner.extras import Extras
 from headstock.runner.options import RunnerOptions
-from headstock.runner.profile import profile_plan
+from headstock.runner.pages import page_bytes
+from headstock.runner.rehearsal import largest_draft_plan, largest_plan
 from headstock.runner.runner import TorchRunner
-from headstock.wire.steps import StepPlan
+from headstock.runner.slots import SlotExtras
+from headstock.runner.step import CachedLayer
+from headstock.wire.steps import PageGroup, StepPlan
 
 HOST_CACHE_BYTES = 4 << 30
 """Most that pages take by default where device memory is the host's, which others need too."""
@@ -22,12 +26,74 @@ HOST_CACHE_BYTES = 4 << 30
 HOST_PART = 4
 """Where the host computes, one part in so many of the largest step is tried."""
 
+CHECKPOINT_TOKENS = 1024
+"""Cached tokens for which there is memory for one kept state."""
+
 GIB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupSize:
+    """A page group before it is known how many pages it gets.
+
+    Attributes:
+        retention: What it keeps of a request.
+        page_tokens: Tokens a page holds; 1 where it holds a state.
+        page_bytes: Bytes of a page over all the group's layers.
+    """
+
+    retention: Retention
+    page_tokens: int
+    page_bytes: int
+
+    def num_pages(self, cache_tokens: int, options: RunnerOptions) -> int:
+        """Return the pages that go with ``cache_tokens`` cached tokens, the null page included.
+
+        A request keeps a window and what the step at hand adds to it; of states its own, one that
+        it writes to, and now and then a checkpoint.
+        """
+        if self.retention.kind == "state":
+            return 1 + 2 * options.num_slots + cache_tokens // CHECKPOINT_TOKENS
+        if self.retention.kind == "window":
+            kept = self.retention.window + 2 * self.page_tokens
+            most = options.num_slots * kept + options.max_step_tokens
+            cache_tokens = min(cache_tokens, most)
+        return 1 + -(-cache_tokens // self.page_tokens)
+
+
+def group_sizes(
+    layers: Sequence[CachedLayer], groups: Sequence[Retention], page_size: int
+) -> tuple[GroupSize, ...]:
+    """Return the size of each page group's pages."""
+    return tuple(
+        GroupSize(
+            retention=retention,
+            page_tokens=1 if retention.kind == "state" else page_size,
+            page_bytes=page_bytes(layers, group),
+        )
+        for group, retention in enumerate(groups)
+    )
+
+
+def page_groups(
+    sizes: Sequence[GroupSize], cache_tokens: int, options: RunnerOptions
+) -> tuple[PageGroup, ...]:
+    """Return the page groups that together cache ``cache_tokens`` tokens."""
+    return tuple(
+        PageGroup(
+            kind=size.retention.kind,
+            page_tokens=size.page_tokens,
+            page_bytes=size.page_bytes,
+            num_pages=size.num_pages(cache_tokens, options),
+            window=size.retention.window,
+        )
+        for size in sizes
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPlan:
-    """Where a rank's device memory goes. Bytes, but for the page counts.
+    """Where a rank's device memory goes. Bytes, but for the tokens.
 
     Attributes:
         total: What was free before the model came.
@@ -36,9 +102,8 @@ class MemoryPlan:
         workspace: What the largest step and the runner's own buffers need.
         graphs: What captured steps keep.
         extras: Tables for penalties and biases, made when a request first has any.
-        page_bytes: A page over all layers.
-        page_tokens: Tokens a page holds.
-        num_pages: Pages, the null page included.
+        groups: The page groups.
+        cache_tokens: Tokens that the cache holds.
     """
 
     total: int
@@ -47,19 +112,13 @@ class MemoryPlan:
     workspace: int
     graphs: int
     extras: int
-    page_bytes: int
-    page_tokens: int
-    num_pages: int
+    groups: tuple[PageGroup, ...]
+    cache_tokens: int
 
     @property
     def cache_bytes(self) -> int:
         """Bytes of all pages."""
-        return self.num_pages * self.page_bytes
-
-    @property
-    def cache_tokens(self) -> int:
-        """Tokens that the cache holds."""
-        return (self.num_pages - 1) * self.page_tokens
+        return sum(group.num_pages * group.page_bytes for group in self.groups)
 
     @property
     def free(self) -> int:
@@ -69,17 +128,22 @@ class MemoryPlan:
 
     def table(self) -> list[tuple[str, int]]:
         """Return (what, bytes), for people."""
-        cache = f"KV cache, {self.cache_tokens:,} tokens in {self.num_pages - 1:,} pages"
+        pages = ", ".join(
+            f"{group.num_pages - 1:,} {_PAGES_OF[group.kind]}" for group in self.groups
+        )
         named = [
             ("weights", self.weights),
             ("buffers", self.buffers),
             ("workspace", self.workspace),
             ("graphs", self.graphs),
             ("penalties and biases, once used", self.extras),
-            (cache, self.cache_bytes),
+            (f"KV cache, {self.cache_tokens:,} tokens in {pages}", self.cache_bytes),
             ("left free", self.free),
         ]
         return [(name, size) for name, size in named if size]
+
+
+_PAGES_OF = {"full": "pages", "window": "window pages", "state": "states"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +156,7 @@ class Measured:
         buffers: What else was taken before anything was run.
         workspace: Most that the largest step took, the runner's buffers included.
         graphs: Likewise of the largest step that is captured; 0 where none is.
-        page_bytes: A page over all layers.
+        groups: The page groups.
     """
 
     before: Memory
@@ -100,31 +164,46 @@ class Measured:
     buffers: int
     workspace: int
     graphs: int
-    page_bytes: int
+    groups: tuple[GroupSize, ...]
+
+    def cache_bytes(self, cache_tokens: int, options: RunnerOptions) -> int:
+        """Return the bytes that caching so many tokens takes."""
+        return sum(size.num_pages(cache_tokens, options) * size.page_bytes for size in self.groups)
+
+    def tokens_in(self, room: int, options: RunnerOptions) -> int:
+        """Return the most tokens, in whole pages, whose pages take ``room`` bytes at most."""
+        unit = options.page_size
+        most = max(0, room) // min(size.page_bytes for size in self.groups) + 1
+        fits = range(most + 1)
+        place = bisect.bisect_right(
+            fits, max(0, room), key=lambda count: self.cache_bytes(count * unit, options)
+        )
+        return max(0, place - 1) * unit
 
 
 def plan_memory(
     device: Device, measured: Measured, options: RunnerOptions, group: Group
 ) -> MemoryPlan:
-    """Decide how many pages there are: the fewest that any rank has room for.
+    """Decide how much is cached: the least that any rank has room for.
 
     Raises:
         ConfigError: Not even one longest request fits, or ``cache_tokens`` do not.
     """
-    extras = Extras.num_bytes(options.num_slots, options.vocab_size)
-    is_host = device.torch_device.type == "cpu"
+    extras = SlotExtras.num_bytes(options.num_slots, options.vocab_size)
+    is_host = device.facts.shares_host_memory
     sharing = group.size if is_host else 1  # ranks on one host draw on the same memory
     allowed = int(options.memory_fraction * measured.before.free) // sharing
     taken = measured.weights + measured.buffers + measured.workspace + measured.graphs + extras
-    room = _least(max(0, allowed - taken) // measured.page_bytes, group, device)
-    num_pages = room
+    room = _least(measured.tokens_in(allowed - taken, options), group, device)
+    tokens, unit = room, options.page_size
     if options.cache_tokens is not None:
-        num_pages = -(-options.cache_tokens // options.page_size) + 1
+        tokens = -(-options.cache_tokens // unit) * unit
     elif is_host:
-        running = options.num_slots * options.max_pages + 1
-        least = options.max_pages + 1
-        num_pages = min(room, running, max(least, HOST_CACHE_BYTES // measured.page_bytes))
-    _check(num_pages, room, measured.page_bytes, allowed, taken, options)
+        running = options.num_slots * options.max_pages * unit
+        least = options.max_pages * unit
+        default = measured.tokens_in(HOST_CACHE_BYTES, options)
+        tokens = min(room, running, max(least, default))
+    _check(tokens, room, measured, allowed, taken, options)
     return MemoryPlan(
         total=measured.before.free // sharing,
         weights=measured.weights,
@@ -132,40 +211,38 @@ def plan_memory(
         workspace=measured.workspace,
         graphs=measured.graphs,
         extras=extras,
-        page_bytes=measured.page_bytes,
-        page_tokens=options.page_size,
-        num_pages=num_pages,
+        groups=page_groups(measured.groups, tokens, options),
+        cache_tokens=tokens,
     )
 
 
-def _least(num_pages: int, group: Group, device: Device) -> int:
+def _least(tokens: int, group: Group, device: Device) -> int:
     """Return the least of the ranks' numbers."""
     if group.size == 1:
-        return num_pages
-    own = torch.tensor([[num_pages]], dtype=torch.int64, device=device.torch_device)
+        return tokens
+    own = torch.tensor([[tokens]], dtype=torch.int64, device=device.torch_device)
     return int(group.all_gather(own).min())
 
 
 def _check(
-    num_pages: int, room: int, page_bytes: int, allowed: int, taken: int, options: RunnerOptions
+    tokens: int, room: int, measured: Measured, allowed: int, taken: int, options: RunnerOptions
 ) -> None:
     """Refuse caches that do not fit, or that a longest request does not fit into."""
-    fits = max(0, room - 1) * options.page_size
-    if num_pages > room:
+    if tokens > room:
+        needed = measured.cache_bytes(tokens, options)
         raise ConfigError(
-            f"cache_tokens is {options.cache_tokens:,}, which takes"
-            f" {num_pages * page_bytes / GIB:.2f} GiB; there is room for {fits:,} tokens:"
-            f" {allowed / GIB:.2f} GiB allowed, of which weights and workspace take"
-            f" {taken / GIB:.2f}.",
-            remedy=f"Set --cache-tokens to {fits} at most, or raise --memory-fraction.",
+            f"cache_tokens is {options.cache_tokens:,}, which takes {needed / GIB:.2f} GiB; there"
+            f" is room for {room:,} tokens: {allowed / GIB:.2f} GiB allowed, of which weights and"
+            f" workspace take {taken / GIB:.2f}.",
+            remedy=f"Set --cache-tokens to {room} at most, or raise --memory-fraction.",
         )
-    if num_pages < options.max_pages + 1:
-        holds = max(0, num_pages - 1) * options.page_size
+    if tokens < options.max_pages * options.page_size:
+        size = sum(size.page_bytes for size in measured.groups)
         raise ConfigError(
-            f"The cache holds {holds:,} tokens, and the longest request has"
+            f"The cache holds {tokens:,} tokens, and the longest request has"
             f" {options.max_length:,}: {allowed / GIB:.2f} GiB are allowed, weights and workspace"
-            f" take {taken / GIB:.2f}, a page of {options.page_size} tokens {page_bytes:,} bytes.",
-            remedy=_remedy(holds, fits, options),
+            f" take {taken / GIB:.2f}, a page of {options.page_size} tokens {size:,} bytes.",
+            remedy=_remedy(tokens, room, options),
         )
 
 
@@ -196,15 +273,18 @@ def run_profile(
     device.reset_peak()
     start = device.memory().peak
     runner = build()
-    is_host = device.torch_device.type == "cpu"
+    limits = runner.limits
+    is_host = device.facts.shares_host_memory
     tried = max(1, step_tokens // HOST_PART) if is_host else step_tokens
-    workspace = _peak_of(device, runner, profile_plan(runner.limits, tried, 0)) - start
-    workspace = -(-workspace * step_tokens // tried)
+    peak = _peak_of(device, runner, largest_plan(limits, tried, 0))
+    if limits.max_drafts:
+        peak = max(peak, _peak_of(device, runner, largest_draft_plan(limits, 1)))
+    workspace = -(-(peak - start) * step_tokens // tried)
     if not captures:
         return max(0, workspace), 0
     device.reset_peak()
     start = device.memory().peak
-    plan = profile_plan(runner.limits, runner.limits.num_slots, 1)
+    plan = largest_plan(limits, limits.num_slots, 2)
     return max(0, workspace), max(0, _peak_of(device, runner, plan) - start)
 
 

@@ -16,9 +16,12 @@ class RunnerOptions:
         max_step_tokens: Tokens a step may compute.
         max_length: Longest request, prompt and output. Tokens.
         vocab_size: Ids the model has.
+        hidden_size: Features of a hidden state.
         page_size: Tokens a page holds.
         memory_fraction: Share of the device's free memory for weights, pages and workspace.
         cache_tokens: Size the cache by tokens instead.
+        max_drafts: Tokens that may be drafted a row and step.
+        num_adapters: LoRA adapters that it holds at once.
         overlap: Whether a step is launched before the one before has been read; None: as the
             device likes it.
         graphs: Whether steps are captured where the device's policy says so.
@@ -28,9 +31,12 @@ class RunnerOptions:
     max_step_tokens: int
     max_length: int
     vocab_size: int
+    hidden_size: int
     page_size: int
     memory_fraction: float = 0.9
     cache_tokens: int | None = None
+    max_drafts: int = 0
+    num_adapters: int = 0
     overlap: bool | None = None
     graphs: bool = True
 
@@ -50,7 +56,8 @@ class PaddedSizes:
 
 def padded_sizes(policy: GraphPolicy, options: RunnerOptions) -> PaddedSizes:
     """Return the sizes that attention providers and step buffers are built for."""
-    most_tokens, most_rows = max(options.max_step_tokens, options.num_slots), options.num_slots
+    query, most_rows = options.max_drafts + 1, options.num_slots
+    most_tokens = max(options.max_step_tokens, most_rows * query)
     tokens, rows = most_tokens, most_rows
     wanted = [(most_rows, most_rows, True)]
     for bits in range(most_tokens.bit_length()):  # one row more: a ragged step has a padding row
@@ -59,5 +66,6 @@ def padded_sizes(policy: GraphPolicy, options: RunnerOptions) -> PaddedSizes:
     for num_tokens, num_rows, is_uniform in wanted if options.graphs else ():
         bucket = policy.bucket(num_tokens, num_rows, is_uniform)
         if bucket is not None:
-            tokens, rows = max(tokens, bucket[0]), max(rows, bucket[1])
+            padded = bucket[1] * query if is_uniform else bucket[0]
+            tokens, rows = max(tokens, padded), max(rows, bucket[1])
     return PaddedSizes(tokens, rows)

@@ -1,4 +1,4 @@
-"""The layers' pages: their bytes, their memory, and copies among them."""
+"""The layers' pages: their bytes, their memory, and copies among them, by page group."""
 
 from __future__ import annotations
 
@@ -8,23 +8,27 @@ from collections.abc import Sequence
 import numpy as np
 
 from headstock.errors import UnsupportedError
-from headstock.ops.attention import AttentionProvider
+from headstock.ops.attention import CacheProvider
 from headstock.plugins.device import Device
-from headstock.runner.mail import Mail
-from headstock.runner.program import CachedLayer
-from headstock.wire.steps import NULL_PAGE, PageCopies
+from headstock.runner.step import CachedLayer
+from headstock.runner.upload import HostArrays
+from headstock.wire.steps import NULL_PAGE, PageCopies, PageGroup
 
 
-def page_bytes(layers: Sequence[CachedLayer]) -> int:
-    """Return the bytes of one page over all layers."""
-    return sum(_bytes_of(layer.provider, 2) - _bytes_of(layer.provider, 1) for layer in layers)
+def page_bytes(layers: Sequence[CachedLayer], group: int) -> int:
+    """Return the bytes of one page of ``group`` over all its layers."""
+    return sum(
+        _bytes_of(layer.provider, 2) - _bytes_of(layer.provider, 1)
+        for layer in layers
+        if layer.group == group
+    )
 
 
-def _bytes_of(provider: AttentionProvider, num_pages: int) -> int:
+def _bytes_of(provider: CacheProvider, num_pages: int) -> int:
     return math.prod(provider.kv_shape(num_pages)) * provider.layout.dtype.itemsize
 
 
-def page_axis(provider: AttentionProvider) -> int:
+def page_axis(provider: CacheProvider) -> int:
     """Return along which axis of its buffer a provider lays out pages.
 
     Raises:
@@ -46,25 +50,31 @@ class PageStore:
 
     Args:
         device: Where they live.
-        mail: Carries the copies' page numbers.
+        arrays: Carries the copies' page numbers.
         layers: Each gets its buffer as ``kv``.
-        num_pages: Pages, the null page among them.
+        groups: How many pages each group has, the null page among them.
     """
 
     def __init__(
-        self, device: Device, mail: Mail, layers: Sequence[CachedLayer], num_pages: int
+        self,
+        device: Device,
+        arrays: HostArrays,
+        layers: Sequence[CachedLayer],
+        groups: Sequence[PageGroup],
     ) -> None:
-        self._mail = mail
+        self._arrays = arrays
         self._layers = [(layer, page_axis(layer.provider)) for layer in layers]
         for layer, axis in self._layers:
-            shape = layer.provider.kv_shape(num_pages)
+            shape = layer.provider.kv_shape(groups[layer.group].num_pages)
             layer.kv = device.empty(shape, layer.provider.layout.dtype)
             layer.kv.narrow(axis, NULL_PAGE, 1).zero_()
 
     def copy(self, copies: PageCopies) -> None:
         """Queue copies of whole pages."""
-        assert not any(copies.groups), f"page groups {sorted(set(copies.groups))}: there is only 0"
-        pages = self._mail.send(np.array((copies.sources, copies.destinations), np.int64))
-        sources, destinations = pages
-        for layer, axis in self._layers:
-            layer.kv.index_copy_(axis, destinations, layer.kv.index_select(axis, sources))
+        for group in sorted(set(copies.groups)):
+            places = [i for i, of in enumerate(copies.groups) if of == group]
+            columns = [[c[i] for i in places] for c in (copies.sources, copies.destinations)]
+            sources, destinations = self._arrays.send(np.array(columns, np.int64))
+            for layer, axis in self._layers:
+                if layer.group == group:
+                    layer.kv.index_copy_(axis, destinations, layer.kv.index_select(axis, sources))

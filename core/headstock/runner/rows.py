@@ -1,23 +1,27 @@
-"""Who takes part in a step and what that asks of the sampler. Host only, kept while it holds."""
+"""Who takes part in a step and what that asks of it. Host only, kept while it holds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from headstock.runner.inputs import RowInputs
-from headstock.runner.slots import is_greedy
-from headstock.wire.steps import FROM_DEVICE, FROM_HOST, Admit, StepPlan, TreeNodes
+from headstock.ops.steps import FIRST_DRAFT, LAST_ID
+from headstock.runner.slots import has_penalties, is_greedy
+from headstock.wire.steps import DRAW, FROM_DEVICE, FROM_HOST, POOL, Admit, StepPlan, TreeNodes
 
-SAMPLE = "sample"
-"""Some row draws; without it a step ends with the forward pass."""
-DRAW = "draw"
+# Draw kinds: what drawing from a step's logits has to do.
+RANDOM = "random"
 """Some row is not greedy."""
 PENALTIES = "penalties"
 BIAS = "bias"
 FLOOR = "floor"
 """Some row must not stop before it has ``min_outputs``."""
 LOGPROBS = "logprobs"
+MASKS = "masks"
+"""Some row may draw only ids that its mask allows."""
+
+GREEDY: frozenset[str] = frozenset()
+"""The draw kinds of a step that only needs to know which logit is the highest."""
 
 NO_TREE = TreeNodes()
 
@@ -27,34 +31,27 @@ class SlotFacts:
     """What the host remembers of a slot's request.
 
     Attributes:
-        features: What sampling does for it.
+        draw_kinds: What drawing for it takes.
         logprobs: -1: none; k: the drawn token's and the top k's.
         asked_ids: Ids whose logprobs it wants.
     """
 
-    features: frozenset[str]
+    draw_kinds: frozenset[str]
     logprobs: int
     asked_ids: tuple[int, ...]
 
     @classmethod
     def of(cls, admit: Admit) -> SlotFacts:
         """Read them off an admission."""
-        features = {
-            DRAW: not is_greedy(admit),
+        kinds = {
+            RANDOM: not is_greedy(admit),
             PENALTIES: has_penalties(admit),
             BIAS: bool(admit.bias_ids),
             FLOOR: admit.min_outputs > admit.num_outputs,
             LOGPROBS: admit.logprobs >= 0 or bool(admit.asked_ids),
         }
-        asked = frozenset(name for name, is_asked in features.items() if is_asked)
+        asked = frozenset(name for name, is_asked in kinds.items() if is_asked)
         return cls(asked, admit.logprobs, tuple(admit.asked_ids))
-
-
-def has_penalties(admit: Admit) -> bool:
-    """Whether earlier tokens change the request's logits."""
-    return (
-        admit.repetition_penalty != 1 or admit.frequency_penalty != 0 or admit.presence_penalty != 0
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,32 +76,48 @@ class RowSet:
     """The rows of a step.
 
     Attributes:
-        inputs: As the device is told of them.
-        sampled: Which rows draw. Indexes.
-        sampled_slots: Whose they are.
-        features: What sampling must do.
-        wants_logprobs: Sampled rows that do: (row, slot, facts).
+        slots: Whose row it is. [rows]
+        draw_slots: Likewise, the null slot for rows that draw nothing. [rows]
+        queries: Tokens of each row. [rows]
+        num_draws: Positions that each row draws from; 1 for rows that draw nothing. [rows]
+        host_ids: Token ids, or negative codes for those that the device has. [tokens]
+        tree: Prefixes that rows share.
+        drawn: Which rows draw. Indexes.
+        drawn_slots: Whose they are.
+        pooled: Which rows are pooled. Indexes.
+        max_draws: J: the most positions that a row draws from; 0: no row draws.
+        draw_kinds: What drawing must do.
+        wants_logprobs: Drawn rows that do: (row, slot, facts).
         scored: Prompt positions to score.
-        is_uniform: Whether every row has one token.
-        is_decode: Whether every row's token is its slot's last one.
+        is_uniform: Whether every row has equally many tokens, and draws from all of them or none.
+        is_decode: Whether every row's tokens are on the device.
     """
 
-    inputs: RowInputs
-    sampled: list[int]
-    sampled_slots: list[int]
-    features: frozenset[str]
+    slots: list[int]
+    draw_slots: list[int]
+    queries: list[int]
+    num_draws: list[int]
+    host_ids: list[int]
+    tree: TreeNodes
+    drawn: list[int]
+    drawn_slots: list[int]
+    pooled: list[int]
+    max_draws: int
+    draw_kinds: frozenset[str]
     wants_logprobs: list[tuple[int, int, SlotFacts]]
     scored: list[ScoredRow]
     is_uniform: bool
     is_decode: bool
 
     def is_repeated_by(self, plan: StepPlan) -> bool:
-        """Whether ``plan`` has these rows again, each with the token drawn by the last step."""
+        """Whether ``plan`` has these rows again, each with tokens that the device has."""
         return (
             plan.steady
             and self.is_decode
-            and plan.rows.slots == self.inputs.slots
-            and sum(plan.rows.yields) == len(self.sampled)
+            and plan.rows.slots == self.slots
+            and plan.rows.query_max == self.queries
+            and plan.rows.yields.count(DRAW) == len(self.drawn)
+            and (MASKS in self.draw_kinds) == bool(plan.masked)
         )
 
 
@@ -120,51 +133,60 @@ def read_rows(
         tree: The step's tree.
     """
     rows = plan.rows
-    sampled = [row for row, is_sampled in enumerate(rows.yields) if is_sampled]
-    sampled_slots = [rows.slots[row] for row in sampled]
+    drawn = [row for row, yielded in enumerate(rows.yields) if yielded == DRAW]
+    drawn_slots = [rows.slots[row] for row in drawn]
     host_ids, scored = _tokens(plan, facts)
-    inputs = RowInputs(
+    num_draws = [
+        query if yielded == DRAW and source == FROM_DEVICE else 1
+        for query, yielded, source in zip(rows.query_max, rows.yields, rows.source, strict=True)
+    ]
+    kinds = frozenset({MASKS}) if plan.masked else frozenset[str]()
+    return RowSet(
         slots=rows.slots,
-        sample_slots=[
-            slot if is_sampled else null_slot
-            for slot, is_sampled in zip(rows.slots, rows.yields, strict=True)
+        draw_slots=[
+            slot if yielded == DRAW else null_slot
+            for slot, yielded in zip(rows.slots, rows.yields, strict=True)
         ],
         queries=rows.query_max,
+        num_draws=num_draws,
         host_ids=host_ids,
         tree=tree,
-    )
-    features = frozenset({SAMPLE}) if sampled else frozenset[str]()
-    return RowSet(
-        inputs=inputs,
-        sampled=sampled,
-        sampled_slots=sampled_slots,
-        features=features.union(*(facts[slot].features for slot in sampled_slots)),
+        drawn=drawn,
+        drawn_slots=drawn_slots,
+        pooled=[row for row, yielded in enumerate(rows.yields) if yielded == POOL],
+        max_draws=max(num_draws) if drawn else 0,
+        draw_kinds=kinds.union(*(facts[slot].draw_kinds for slot in drawn_slots)),
         wants_logprobs=[
             (row, slot, facts[slot])
-            for row, slot in zip(sampled, sampled_slots, strict=True)
-            if LOGPROBS in facts[slot].features
+            for row, slot in zip(drawn, drawn_slots, strict=True)
+            if LOGPROBS in facts[slot].draw_kinds
         ],
         scored=scored,
-        is_uniform=len(host_ids) == len(rows.slots),
+        is_uniform=_is_uniform(rows.query_max, num_draws),
         is_decode=not plan.host_ids and FROM_HOST not in rows.source,
     )
 
 
-def _tokens(plan: StepPlan, facts: Mapping[int, SlotFacts]) -> tuple[list[int], list[ScoredRow]]:
-    """Return the step's token ids, -1 for those on the device, and what is to be scored.
+def _is_uniform(queries: list[int], num_draws: list[int]) -> bool:
+    """Whether a step has equally many tokens a row, and draws from each of them."""
+    return queries == num_draws and min(queries) == max(queries)
 
-    A scored row has the token after its chunk behind it, unless it is the one that samples: its
+
+def _tokens(plan: StepPlan, facts: Mapping[int, SlotFacts]) -> tuple[list[int], list[ScoredRow]]:
+    """Return the step's token ids, codes for those on the device, and what is to be scored.
+
+    A scored row has the token after its chunk behind it, unless it is the one that yields: its
     chunk ends the prompt.
     """
     rows = plan.rows
-    if FROM_HOST not in rows.source:
-        return [-1] * len(rows.slots), []
     ids: list[int] = []
     scored: list[ScoredRow] = []
     taken = 0
     for row, query in enumerate(rows.query_max):
         if rows.source[row] == FROM_DEVICE:
-            ids.append(-1)
+            ids.append(LAST_ID)
+            if query > 1:
+                ids += range(FIRST_DRAFT, FIRST_DRAFT - query + 1, -1)
             continue
         has_next = int(rows.score[row] > 0 and not rows.yields[row])
         chunk = plan.host_ids[taken : taken + query + has_next]

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from headstock.ops.attention import StepBatch
 from headstock.ops.base import Resolver
 from headstock.ops.communication import Group
 from headstock.plugins.device import Device
-from headstock.runner.batch import StepBuffers
-from headstock.runner.execution import Execution
-from headstock.runner.exhausted import out_of_memory
-from headstock.runner.logprobs import LogprobReader
-from headstock.runner.mail import Mail
+from headstock.runner.batch import StepBuffers, StepShape
+from headstock.runner.download import Download, LaunchedStep, LogprobReader, read_result
+from headstock.runner.graphs import StepGraphs
 from headstock.runner.options import PaddedSizes
-from headstock.runner.outbox import Launched, Outbox, read_result
+from headstock.runner.out_of_memory import out_of_memory
 from headstock.runner.pages import PageStore
-from headstock.runner.profile import rehearsal
-from headstock.runner.program import CachedLayer, StepModel, StepProgram
-from headstock.runner.rows import SAMPLE, RowSet
-from headstock.runner.sampler import Sampler
-from headstock.runner.staging import Staging
-from headstock.runner.step_ops import resolve_step_ops
+from headstock.runner.rehearsal import rehearsal
+from headstock.runner.rows import RowSet
+from headstock.runner.sampling import ALL_ALLOWED, Sampler
+from headstock.runner.step import CachedLayer, ForwardPass, StepModel, resolve_step_ops
+from headstock.runner.upload import Upload
 from headstock.wire.steps import Masks, RunnerLimits, StepHandle, StepPlan, StepResult
+
+Queued = TypeVar("Queued")
 
 
 class TorchRunner:
@@ -35,12 +38,13 @@ class TorchRunner:
     Args:
         device: Where.
         model: What is computed.
-        layers: Its attention layers; they get their pages here.
+        layers: Its layers that keep state; they get their pages here.
         resolver: Chooses the ops around the model.
         group: Ranks that run the same plans; rank 0's draws count.
         limits: Sizes.
         sizes: The same with padding; attention was built for these.
         dtype: Of the hidden states.
+        hidden_size: Features of a hidden state.
         captures: Whether steps become graphs where the device's policy says so.
     """
 
@@ -55,40 +59,52 @@ class TorchRunner:
         limits: RunnerLimits,
         sizes: PaddedSizes,
         dtype: torch.dtype,
+        hidden_size: int,
         captures: bool,
     ) -> None:
-        pages, rows = limits.groups[0], sizes.max_rows
+        rows = sizes.max_rows
         ops = resolve_step_ops(resolver, dtype, limits.vocab_size)
         self._device = device
+        self._model = model
         self._limits = limits
-        self._mail = Mail(device)
-        self._staging = Staging(device, self._mail, limits, sizes)
-        self._pages = PageStore(device, self._mail, layers, pages.num_pages)
-        buffers = StepBuffers(
-            device, sizes, self._staging.table.max_pages, page_size=pages.page_tokens
-        )
-        sampler = Sampler(device, ops, self._staging, group, limits=limits, max_rows=rows)
-        program = StepProgram(model, layers, ops, self._staging, buffers, sampler)
-        self._execution = Execution(
+        self._upload = Upload(device, limits, sizes)
+        self._pages = PageStore(device, self._upload.arrays, layers, limits.groups)
+        buffers = StepBuffers(device, sizes, limits)
+        hidden_shape = (rows * (limits.max_drafts + 1), hidden_size)
+        forward = ForwardPass(
             device,
-            program,
-            self._staging,
+            model,
+            layers,
+            ops,
+            self._upload,
             buffers,
-            sampler,
-            max_length=limits.max_length,
+            hidden_shape=hidden_shape,
+            dtype=dtype,
+        )
+        self._sampler = Sampler(
+            device, model, ops, self._upload, group, limits=limits, max_rows=rows
+        )
+        self._graphs = StepGraphs(
+            device,
+            forward,
+            self._sampler,
+            self._upload,
+            buffers,
+            limits=limits,
             sizes=sizes,
             captures=captures,
         )
-        logprobs = LogprobReader(device, self._mail, ops, model, sampler, rows)
-        self._outbox = Outbox(device, sampler, logprobs, rows, limits.depth)
+        logprobs = LogprobReader(device, self._upload.arrays, ops, model, self._sampler, rows)
+        self._download = Download(device, self._sampler, logprobs, limits.depth)
         self._rows: RowSet | None = None
+        self._shape: StepShape | None = None
 
     @property
     def limits(self) -> RunnerLimits:
         """What it can hold."""
         return self._limits
 
-    def launch(self, plan: StepPlan) -> Launched:
+    def launch(self, plan: StepPlan) -> LaunchedStep:
         """Queue ``plan``; returns before it has run where the device works on its own.
 
         Should it raise, the slots are as before the step but for what the plan admitted and
@@ -98,25 +114,24 @@ class TorchRunner:
             ConfigError: The device has no memory left for the step.
         """
         rows, self._rows = self._rows, None
-        try:
-            with torch.inference_mode():
-                launched = self._launch(plan, rows)
-        except torch.OutOfMemoryError as error:
-            self._staging.recover()
-            raise out_of_memory(self._device, plan) from error
-        except BaseException:
-            self._staging.recover()
-            raise
+        launched = self._guarded(lambda: self._launch(plan, rows), plan)
         self._rows = launched.rows
         return launched
 
     def sample(self, handle: StepHandle, masks: Masks) -> None:
-        """Queue the draws of a launched step with masked rows."""
-        raise AssertionError(f"step {handle.step} has masks, and this runner takes none")
+        """Queue the draws of a launched step whose plan has masked rows.
+
+        Raises:
+            ConfigError: The device has no memory left for the draws.
+        """
+        assert isinstance(handle, LaunchedStep), f"{handle!r} was not launched here"
+        plan, handle.plan = handle.plan, None
+        assert plan is not None, f"step {handle.step} waits for no masks"
+        self._guarded(lambda: self._sample(handle, plan, masks), plan)
 
     def result(self, handle: StepHandle) -> StepResult:
         """Wait for the step and return what it drew."""
-        assert isinstance(handle, Launched), f"{handle!r} was not launched here"
+        assert isinstance(handle, LaunchedStep), f"{handle!r} was not launched here"
         return read_result(handle)
 
     def warm_up(self, progress: Callable[[int, int], None]) -> None:
@@ -126,33 +141,84 @@ class TorchRunner:
             progress: Called with (captured, to capture) after each.
         """
         with torch.inference_mode():
-            self._execution.warm_up(progress)
-        if self._device.torch_device.type != "cpu":  # others compile what they first meet
-            for plan in rehearsal(self._limits):
-                self.result(self.launch(plan))
+            self._graphs.warm_up(progress)
+        if not self._device.facts.shares_host_memory:  # those compile what they first meet
+            for plan, masks in rehearsal(self._limits):
+                launched = self.launch(plan)
+                if masks is not None:
+                    self.sample(launched, masks)
+                self.result(launched)
 
     def close(self) -> None:
         """Wait for what is queued and free the device."""
         self._device.synchronize()
         self._device.close()
 
-    def _launch(self, plan: StepPlan, last: RowSet | None) -> Launched:
-        staging = self._staging
-        staging.enter(plan)
+    def _guarded(self, queue: Callable[[], Queued], plan: StepPlan) -> Queued:
+        """Queue part of a step; should that fail, the table's count of steps is put right."""
+        try:
+            with torch.inference_mode():
+                return queue()
+        except torch.OutOfMemoryError as error:
+            self._upload.recover()
+            raise out_of_memory(self._device, plan) from error
+        except BaseException:
+            self._upload.recover()
+            raise
+
+    def _launch(self, plan: StepPlan, last: RowSet | None) -> LaunchedStep:
+        upload = self._upload
+        upload.enter(plan)
         if not plan.rows.slots:
-            staging.send_edits()
-            return Launched(plan.step, held=self._mail.take())
+            upload.send_edits()
+            return LaunchedStep(plan.step, held=upload.arrays.take())
         is_same = last is not None and plan.tree is None and last.is_repeated_by(plan)
-        rows = last if last is not None and is_same else staging.read_rows(plan)
-        shape = self._execution.shape(rows, max(plan.rows.kv_max))
+        rows = last if last is not None and is_same else upload.read_rows(plan)
+        shape = self._graphs.shape(rows, max(plan.rows.kv_max))
         if is_same:
-            staging.send_edits()
+            upload.send_edits()
         else:
-            staging.send_rows(rows, (shape.num_tokens, shape.num_rows))
+            upload.send_rows(rows, (shape.num_tokens, shape.num_rows))
         if plan.copies.sources:
             self._pages.copy(plan.copies)
-        hidden_TD = self._execution.run(shape, rows.features, plan.rows, is_same=is_same)
-        entry = staging.steps
-        launched = self._outbox.fetch(plan.step, rows, entry, hidden_TD, self._mail.take())
-        staging.steps += SAMPLE in rows.features
+        hidden_TD, batch = self._graphs.run_forward(shape, rows, plan.rows, is_same=is_same)
+        self._shape = shape
+        launched = LaunchedStep(plan.step, rows=rows)
+        if rows.drawn and plan.masked:
+            launched.plan = plan
+        elif rows.drawn:
+            self._draw(launched, shape, rows)
+        self._download.fetch_prompts(launched, hidden_TD)
+        if rows.pooled:
+            self._pool(launched, rows, hidden_TD, batch)
+        launched.held += upload.arrays.take()
         return launched
+
+    def _draw(self, launched: LaunchedStep, shape: StepShape, rows: RowSet) -> None:
+        self._graphs.run_draws(shape, rows.draw_kinds)
+        self._download.fetch_draws(launched, self._upload.steps)
+        self._upload.steps += 1
+
+    def _sample(self, launched: LaunchedStep, plan: StepPlan, masks: Masks) -> None:
+        rows, shape = launched.rows, self._shape
+        assert rows is not None, f"step {launched.step} has no rows"
+        assert shape is not None, f"step {launched.step} was not the last one launched"
+        self._sampler.prepare(rows.draw_kinds)
+        num_words = -(-self._limits.vocab_size // 32)
+        words_RJW = np.full((shape.num_rows, shape.max_draws, num_words), ALL_ALLOWED, np.int32)
+        row_of_slot = {slot: row for row, slot in enumerate(rows.slots)}
+        for slot, words in zip(masks.slots, masks.words, strict=True):
+            found_JW = np.frombuffer(words, "<i4").reshape(-1, num_words)
+            words_RJW[row_of_slot[slot], : len(found_JW)] = found_JW
+        self._sampler.send_masks(words_RJW.reshape(-1, num_words))
+        self._draw(launched, shape, rows)
+        launched.held += self._upload.arrays.take()
+
+    def _pool(
+        self, launched: LaunchedStep, rows: RowSet, hidden_TD: Tensor | None, batch: StepBatch
+    ) -> None:
+        """Queue the vectors of the rows that are pooled. Steps with such rows are eager."""
+        assert hidden_TD is not None, f"step {launched.step} is pooled and was captured"
+        index_P = self._upload.arrays.send(np.array(rows.pooled, np.int64))
+        pooled_PD = self._model.pool(hidden_TD, batch, index_P)
+        self._download.fetch_pooled(launched, pooled_PD.to(torch.float32))

@@ -1,29 +1,47 @@
-"""The slot table: what the device keeps of each request, at addresses that never change.
+"""What the device keeps of each request, at addresses that never change.
 
-All of it lies in one int32 buffer, whose views are the fields: any change a plan brings, whatever
-the field, is a pair (index, value) of :class:`Edits`, and a step's pairs travel in one copy.
+All of the table that a plan may change lies in one int32 buffer, whose views are the fields: any
+change, whatever the field, is a pair (index, value) of :class:`Edits`, and a step's pairs travel in
+one copy. Tables that only some requests need are made when the first of them comes.
 
-Shapes: S slots and the null slot after them, P pages a request can have, E stop ids.
+Shapes: S slots and the null slot after them, P pages a request can have in a group, E stop ids,
+V token ids, B biases a request can have, K drafts, L tokens of the longest request.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from headstock.ops.steps import NO_DRAFT, Slots
 from headstock.plugins.device import Device
-from headstock.wire.steps import Admit, PageAppends
+from headstock.wire.steps import Admit, PageAppends, PageGroup, RunnerLimits
 
 MAX_STOP_IDS = 64
 """Stop ids a request can have: the API's 32 and the model's own."""
+MAX_BIASES = 1024
+"""Biased ids a request can have, as the API allows them."""
 
-LONGS = ("seeds", "num_outputs")
-INTS = ("lengths", "last_ids", "done", "max_outputs", "min_outputs", "top_k")
-FLOATS = ("temperature", "top_p", "min_p", "repetition", "frequency", "presence")
+LONGS = ("seeds_S", "num_outputs_S")
+INTS = (
+    "lengths_S",
+    "last_ids_S",
+    "done_S",
+    "max_outputs_S",
+    "min_outputs_S",
+    "top_k_S",
+    "adapters_S",
+)
+FLOATS = ("temperature_S", "top_p_S", "min_p_S", "repetition_S", "frequency_S", "presence_S")
 
 GREEDY_BELOW = 1e-6
 """Temperatures under this are greedy, as in the op ``draw_tokens``. Dimensionless."""
+
+STATE_TABLE = 2
+"""Table entries of a group of states: where a step reads from, and where it writes to."""
 
 Words = np.ndarray[tuple[int], np.dtype[np.int32]]
 
@@ -65,37 +83,46 @@ def is_greedy(admit: Admit) -> bool:
     return admit.temperature < GREEDY_BELOW or admit.top_k == 1
 
 
+def has_penalties(admit: Admit) -> bool:
+    """Whether earlier tokens change the request's logits."""
+    return (
+        admit.repetition_penalty != 1 or admit.frequency_penalty != 0 or admit.presence_penalty != 0
+    )
+
+
 class SlotTable:
-    """Views on the slots' fields; entry ``num_slots`` is the null slot, which is always done.
+    """The table, and how plans change it; entry ``num_slots`` is the null slot, always done.
 
     Attributes:
-        seeds_S, num_outputs_S: int64.
-        lengths_S, last_ids_S, done_S, max_outputs_S, min_outputs_S, top_k_S: int32.
-        floats_FS: One row a name in :data:`FLOATS`. float32.
-        stop_ids_SE: -1 where there is none. int32.
-        page_table_SP: int32.
-        cursor_1: Steps run so far. int64.
+        slots: Views on the table's fields, as ops take them.
+        num_slots: Slots that requests can have.
     """
 
-    def __init__(self, device: Device, num_slots: int, max_pages: int) -> None:
-        self.num_slots = num_slots
-        self.max_pages = max_pages
-        size = num_slots + 1
+    def __init__(self, device: Device, limits: RunnerLimits) -> None:
+        self.num_slots = limits.num_slots
+        size = limits.num_slots + 1
+        self._widths = [table_width(group, limits.max_length) for group in limits.groups]
         num_longs = len(LONGS) * size + 1
         sizes = (2 * num_longs, len(INTS) * size, len(FLOATS) * size, MAX_STOP_IDS * size)
-        self._begins = np.cumsum((0, *sizes))
-        self.words = device.empty((int(self._begins[-1]) + size * max_pages,), torch.int32).zero_()
-        longs, ints, floats, stops = self.words[: int(self._begins[-1])].split(sizes)
-        self._longs = longs.view(torch.int64)
-        self.seeds_S, self.num_outputs_S, self.cursor_1 = self._longs.split((size, size, 1))
-        by_name = ints.view(len(INTS), size).unbind(0)
-        self.lengths_S, self.last_ids_S, self.done_S = by_name[:3]
-        self.max_outputs_S, self.min_outputs_S, self.top_k_S = by_name[3:]
-        self.floats_FS = floats.view(torch.float32).view(len(FLOATS), size)
-        self.stop_ids_SE = stops.view(size, MAX_STOP_IDS)
-        self.stop_ids_SE.fill_(-1)
-        self.done_S.fill_(1)
-        self.page_table_SP = self.words[int(self._begins[-1]) :].view(size, max_pages)
+        tables = [width * size for width in self._widths]
+        self._begins = np.cumsum((0, *sizes, *tables))
+        self.words = device.empty((int(self._begins[-1]),), torch.int32).zero_()
+        longs, ints, floats, stops, *pages = self.words.split([*sizes, *tables])
+        *by_long, cursor_1 = longs.view(torch.int64).split([*[size] * len(LONGS), 1])
+        drafts_SK = device.empty((size, limits.max_drafts), torch.int32).fill_(NO_DRAFT)
+        self.slots = Slots(
+            **dict(zip(LONGS, by_long, strict=True)),
+            **dict(zip(INTS, ints.view(len(INTS), size).unbind(0), strict=True)),
+            **dict(zip(FLOATS, floats.view(torch.float32).view(-1, size).unbind(0), strict=True)),
+            stop_ids_SE=stops.view(size, MAX_STOP_IDS).fill_(-1),
+            drafts_SK=drafts_SK,
+            tables=tuple(
+                table.view(size, width) for table, width in zip(pages, self._widths, strict=True)
+            ),
+            page_sizes=tuple(_page_size(group) for group in limits.groups),
+            cursor_1=cursor_1,
+        )
+        self.slots.done_S.fill_(1)
         self._field_begins, self._field_strides = self._places(size)
 
     def _places(self, size: int) -> tuple[Words, Words]:
@@ -109,7 +136,7 @@ class SlotTable:
         return np.array(begins, np.int32), np.array(strides, np.int32)
 
     def admit(self, edits: Edits, admit: Admit) -> None:
-        """Let ``admit`` have its slot."""
+        """Enter ``admit`` into its slot."""
         assert len(admit.stop_ids) <= MAX_STOP_IDS, (
             f"slot {admit.slot}: {len(admit.stop_ids)} stop ids, at most {MAX_STOP_IDS}"
         )
@@ -122,6 +149,7 @@ class SlotTable:
                 min(admit.max_outputs, 2**31 - 1),
                 min(admit.min_outputs, 2**31 - 1),
                 admit.top_k,
+                admit.adapter,
             ),
             np.int32,
         )
@@ -143,10 +171,15 @@ class SlotTable:
 
     def append(self, edits: Edits, pages: PageAppends) -> None:
         """Enter pages into the slots' page tables."""
-        assert not any(pages.groups), f"page groups {sorted(set(pages.groups))}: there is only 0"
-        begin = int(self._begins[-1])
         slots, indexes = np.array(pages.slots, np.int32), np.array(pages.indexes, np.int32)
-        edits.add(begin + slots * self.max_pages + indexes, np.array(pages.pages, np.int32))
+        first = len(self._begins) - 1 - len(self._widths)
+        if len(self._widths) == 1:
+            begins, widths = np.int32(self._begins[first]), np.int32(self._widths[0])
+        else:
+            groups = np.array(pages.groups)
+            begins = self._begins[first:-1][groups].astype(np.int32)
+            widths = np.array(self._widths, np.int32)[groups]
+        edits.add(begins + slots * widths + indexes, np.array(pages.pages, np.int32))
 
     def set_cursor(self, edits: Edits, steps: int) -> None:
         """Set the count of steps, after a step that failed may or may not have counted itself."""
@@ -158,7 +191,95 @@ class SlotTable:
         """Set words of the table. int32. [edits] each"""
         self.words.index_copy_(0, indexes.long(), values)
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the table."""
-        return self.words.numel() * self.words.element_size()
+
+def table_width(group: PageGroup, max_length: int) -> int:
+    """Return the entries of a request's table in ``group``."""
+    if group.kind == "state":
+        return STATE_TABLE
+    return -(-max_length // group.page_tokens)
+
+
+def _page_size(group: PageGroup) -> int:
+    return 0 if group.kind == "state" else group.page_tokens
+
+
+class PenaltyTable:
+    """What the slots' requests have in their prompts and outputs.
+
+    Attributes:
+        output_counts_SV: int32.
+        prompt_mask_SV: bool.
+    """
+
+    def __init__(self, device: Device, num_slots: int, vocab_size: int) -> None:
+        shape = (num_slots + 1, vocab_size)
+        self.output_counts_SV = device.empty(shape, torch.int32).zero_()
+        self.prompt_mask_SV = device.empty(shape, torch.bool).zero_()
+
+    def reset(self, slot: int, history: Tensor, num_prompt: int) -> None:
+        """Enter the history of ``slot``, prompt then outputs. int64, on the device. [tokens]"""
+        counts_V, mask_V = self.output_counts_SV[slot], self.prompt_mask_SV[slot]
+        counts_V.zero_()
+        mask_V.zero_()
+        mask_V.index_fill_(0, history[:num_prompt], value=True)
+        outputs = history[num_prompt:]
+        counts_V.index_add_(0, outputs, torch.ones_like(outputs, dtype=torch.int32))
+
+
+class BiasTable:
+    """What is added to logits of the slots' requests; id 0 and 0.0 where there is nothing.
+
+    Attributes:
+        ids_SB: int64.
+        biases_SB: float32.
+    """
+
+    def __init__(self, device: Device, num_slots: int) -> None:
+        self.ids_SB = device.empty((num_slots + 1, MAX_BIASES), torch.int64).zero_()
+        self.biases_SB = device.empty((num_slots + 1, MAX_BIASES), torch.float32).zero_()
+
+    def reset(self, slot: int, ids_B: Tensor, biases_B: Tensor) -> None:
+        """Enter the biases of ``slot``, on the device. [B] each"""
+        self.ids_SB[slot].copy_(ids_B)
+        self.biases_SB[slot].copy_(biases_B)
+
+
+class SlotExtras:
+    """The tables that only some requests need.
+
+    Attributes:
+        penalties: None until a request has penalties.
+        biases: None until a request has biases.
+    """
+
+    def __init__(self, device: Device, limits: RunnerLimits) -> None:
+        self._device = device
+        self._limits = limits
+        self.penalties: PenaltyTable | None = None
+        self.biases: BiasTable | None = None
+
+    def penalty_table(self) -> PenaltyTable:
+        """Return the table of penalties; make it first if it is not there."""
+        if self.penalties is None:
+            limits = self._limits
+            self.penalties = PenaltyTable(self._device, limits.num_slots, limits.vocab_size)
+        return self.penalties
+
+    def bias_table(self) -> BiasTable:
+        """Return the table of biases; make it first if it is not there."""
+        if self.biases is None:
+            self.biases = BiasTable(self._device, self._limits.num_slots)
+        return self.biases
+
+    @staticmethod
+    def num_bytes(num_slots: int, vocab_size: int) -> int:
+        """Return the bytes that the tables take once requests need all of them."""
+        return (num_slots + 1) * (vocab_size * (4 + 1) + MAX_BIASES * (8 + 4))
+
+
+def padded_biases(ids: Sequence[int], biases: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Return a request's biases as a slot keeps them. int64 [B], float32 [B]"""
+    all_ids, all_biases = np.zeros(MAX_BIASES, np.int64), np.zeros(MAX_BIASES, np.float32)
+    all_ids[: len(ids)] = ids
+    all_biases[: len(biases)] = biases
+    return all_ids, all_biases

@@ -83,9 +83,10 @@ def _check_length(
         raise RequestError(
             "The prompt has no tokens.", remedy="Send at least one token.", field="prompt"
         )
-    num_outputs = 0 if submit.pool else 1
+    # Who only wants the prompt's logprobs draws nothing that counts.
+    num_outputs = 0 if submit.pool or submit.params.max_new_tokens == 0 else 1
     if num_prompt + num_outputs > limits.max_length:
-        outputs = "" if submit.pool else ", prompt and at least one output together"
+        outputs = "" if num_outputs == 0 else ", prompt and at least one output together"
         raise RequestError(
             f"The prompt has {num_prompt} tokens; this model serves {limits.max_length}{outputs}.",
             remedy=f"Shorten the prompt to {limits.max_length - num_outputs} tokens.",

@@ -8,11 +8,11 @@ import uuid
 import msgspec
 
 from headstock.errors import RequestError
+from headstock.requests import SamplingParams
 from headstock.requests.sampling import check_token_id
 from headstock.server.model_card import ModelCard
 from headstock.server.prompter import too_long
 from headstock.server.request import GenerateRequest, TokensPrompt
-from headstock.text.stops import check_patterns
 from headstock.wire.messages import Submit
 
 _SEED_SPAN = 2**63
@@ -35,9 +35,10 @@ def expand(
     Raises:
         RequestError: Naming the field, its value and the limit.
     """
-    params = request.params
-    params.check(card.vocab_size)
-    check_patterns(params.stop_regex)
+    if request.keep_last is not None:
+        prompt_ids = prompt_ids[-request.keep_last :]
+    params = _known_stops(request.params, card.vocab_size)
+    params.check(card.vocab_size, request.names)
     _check_ids(request, prompt_ids, card.vocab_size)
     limit = _output_limit(request, len(prompt_ids), max_length)
     eos_ids = [] if params.ignore_eos else card.eos_ids
@@ -67,14 +68,22 @@ def expand(
     ]
 
 
+def _known_stops(params: SamplingParams, vocab_size: int) -> SamplingParams:
+    """Return ``params`` without stop ids that the model cannot draw: clients send fixed lists."""
+    known = [token_id for token_id in params.stop_token_ids if token_id < vocab_size]
+    if len(known) == len(params.stop_token_ids):
+        return params
+    return msgspec.structs.replace(params, stop_token_ids=known)
+
+
 def _check_ids(request: GenerateRequest, prompt_ids: list[int], vocab_size: int) -> None:
     if not prompt_ids:
         raise RequestError(
             "The prompt has 0 tokens.", remedy="Give at least one.", code="empty_prompt"
         )
     if isinstance(request.prompt, TokensPrompt):
-        check_token_id("input_ids", min(prompt_ids), vocab_size)
-        check_token_id("input_ids", max(prompt_ids), vocab_size)
+        check_token_id(request.called("input_ids"), min(prompt_ids), vocab_size)
+        check_token_id(request.called("input_ids"), max(prompt_ids), vocab_size)
     for token_id in request.asked_ids:
         check_token_id("token_ids_logprob", token_id, vocab_size)
     start = request.prompt_logprobs_from
@@ -90,20 +99,29 @@ def _output_limit(request: GenerateRequest, num_prompt: int, max_length: int) ->
     """Return how many tokens may be generated."""
     wanted = request.params.max_new_tokens
     room = max_length - num_prompt
-    if room < 0 or (room == 0 and wanted != 0):
+    if room < 0:
         raise too_long(num_prompt, max_length)
+    if room == 0 and wanted != 0:
+        raise RequestError(
+            f"The input has {num_prompt} tokens, the model's whole context length: no room is left"
+            " for an output.",
+            remedy=f"Shorten the prompt, or set {request.called('max_new_tokens')} to 0.",
+            field=request.called("input_ids"),
+            code="context_length_exceeded",
+        )
     if wanted is None:
         return room
     if wanted <= room:
         return wanted
     if request.is_clipped:
         return room
-    if wanted > max_length and request.length_field == "max_completion_tokens":
+    length_field = request.called("max_new_tokens")
+    if wanted > max_length and length_field == "max_completion_tokens":
         raise RequestError(
             f"max_completion_tokens is too large: {wanted}. This model supports at most"
             f" {max_length} tokens in all, and the messages have {num_prompt}.",
             remedy=f"Ask for at most {room}.",
-            field=request.length_field,
+            field=length_field,
             code="context_length_exceeded",
         )
     raise RequestError(
@@ -111,7 +129,7 @@ def _output_limit(request: GenerateRequest, num_prompt: int, max_length: int) ->
         f" {max_length} tokens. You requested a total of {num_prompt + wanted} tokens:"
         f" {num_prompt} tokens from the input and {wanted} tokens for the completion.",
         remedy=f"Shorten the prompt, or ask for at most {room}.",
-        field=request.length_field,
+        field=length_field,
         code="context_length_exceeded",
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from headstock.errors import RequestError
 from headstock.requests import FinishReason
 from headstock.server.errors import reason_of
-from headstock.text import StopMatcher, Tokenizer, make_detokenizer
+from headstock.text import StopMatcher, StopPattern, Tokenizer, make_detokenizer
 from headstock.wire.messages import Ended, Submit, TokenLogprobs
 
 
@@ -42,7 +42,6 @@ class End:
     """How a completion ended, and what serving it took."""
 
     reason: FinishReason
-    cached_tokens: int = 0
     num_retractions: int = 0
     queue_s: float = 0.0
 
@@ -74,19 +73,31 @@ class Completion:
         submit: What the engine was asked.
         index: Its place among the completions of its generation.
         tokenizer: None when token ids only are wanted.
+        patterns: Its ``stop_regex``, compiled.
     """
 
     __slots__ = (
-        "_detokenizer", "_has_hidden_stops", "_stop_ids", "_stops", "end", "index", "logprobs",
-        "matched", "output_ids", "parts", "prompt_logprobs", "started_s", "submit",
+        "_detokenizer", "_has_hidden_stops", "_stop_ids", "_stops", "cached_tokens", "end", "ends",
+        "index", "logprobs", "matched", "output_ids", "parts", "prompt_logprobs", "started_s",
+        "submit",
     )  # fmt: skip
 
-    def __init__(self, submit: Submit, index: int, tokenizer: Tokenizer | None) -> None:
+    def __init__(
+        self,
+        submit: Submit,
+        index: int,
+        tokenizer: Tokenizer | None,
+        patterns: Sequence[StopPattern] = (),
+    ) -> None:
         params = submit.params
         self.submit = submit
         self.index = index
         self.output_ids: list[int] = []
         self.parts: list[str] = []
+        self.ends: list[int] | None = [] if submit.logprobs >= 0 else None
+        """Characters complete after each output token, held back or not; with logprobs only."""
+        self.cached_tokens = 0
+        """Prompt tokens that came from the cache; known with the first token."""
         self.started_s: float | None = None
         """When its first token came, by the event loop's clock. Seconds."""
         self.logprobs = LogprobColumns()
@@ -99,12 +110,12 @@ class Completion:
         self._detokenizer = self._stops = None
         if tokenizer is not None:
             self._detokenizer = make_detokenizer(
-                tokenizer, skip_special_tokens=params.skip_special_tokens
+                tokenizer,
+                prompt_ids=submit.prompt_ids,
+                skip_special_tokens=params.skip_special_tokens,
             )
-        if params.stop or params.stop_regex:
-            self._stops = StopMatcher(
-                params.stop, params.stop_regex, keep_match=params.no_stop_trim
-            )
+        if params.stop or patterns:
+            self._stops = StopMatcher(params.stop, patterns, keep_match=params.no_stop_trim)
 
     @property
     def text(self) -> str:
@@ -129,7 +140,7 @@ class Completion:
             logprobs: Theirs, if they were asked for.
 
         Raises:
-            RequestError: A stop pattern took too long, or tokens were lost on the way.
+            RequestError: Tokens were lost on the way.
         """
         if offset != len(self.output_ids):
             raise RequestError(
@@ -158,7 +169,8 @@ class Completion:
         reason = ended.reason
         if self.matched is not None and reason.kind != "error":
             reason = FinishReason(kind="stop", matched=self.matched)
-        end = End(reason, ended.cached_tokens, ended.num_retractions, ended.queue_s)
+        self.cached_tokens = ended.cached_tokens
+        end = End(reason, ended.num_retractions, ended.queue_s)
         return self._close(text, end)
 
     def fail(self, error: RequestError) -> Delta:
@@ -173,12 +185,18 @@ class Completion:
 
     def _text_of(self, token_id: int) -> str:
         if self._detokenizer is None or (self._has_hidden_stops and token_id in self._stop_ids):
+            self._note_end("")
             return ""
         text = self._detokenizer.push(token_id)
+        self._note_end(text)
         if self._stops is None:
             return text
         text, self.matched = self._stops.push(text)
         return text
+
+    def _note_end(self, text: str) -> None:
+        if self.ends is not None:
+            self.ends.append((self.ends[-1] if self.ends else 0) + len(text))
 
     def _rest(self) -> str:
         """Return the text held back, now that no more comes."""

@@ -10,6 +10,7 @@ from headstock.requests import FinishReason
 
 _STATUS = {
     "invalid_api_key": 401,
+    "origin_not_allowed": 403,
     "model_not_found": 404,
     "not_found": 404,
     "method_not_allowed": 405,
@@ -21,9 +22,16 @@ _STATUS = {
     "internal_error": 500,
     "engine_lost": 503,
     "engine_unavailable": 503,
+    "template_unavailable": 503,
+    "too_many_connections": 503,
     "server_draining": 503,
 }
-_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
 DEFAULT_RETRY_S = 5.0
 """Retry-After where nothing better is known. Seconds."""
 

@@ -17,13 +17,14 @@ from headstock.errors import RequestError
 from headstock.requests import FinishReason
 from headstock.server.admission import expand
 from headstock.server.completion import Completion, Delta
-from headstock.server.engine_status import EngineStatus
+from headstock.server.engine_status import HEARTBEAT_LIMIT_S, EngineStatus
 from headstock.server.errors import BusyError, error_of
 from headstock.server.generation import Generation
 from headstock.server.model_card import ModelCard
 from headstock.server.observer import NoObserver, Observer
 from headstock.server.prompter import Prompter
 from headstock.server.request import GenerateRequest, Prompt
+from headstock.text import StopPattern, compile_patterns
 from headstock.wire.messages import (
     Abort,
     AbortAll,
@@ -69,6 +70,7 @@ class Frontdoor:
         max_live: Completions that may be under way, beside those that the engine runs at once;
             past it requests are refused before they are tokenised.
         observer: Hears of each request.
+        silence_limit_s: How long the engine may say nothing and still be given requests. Seconds.
     """
 
     def __init__(
@@ -79,10 +81,11 @@ class Frontdoor:
         *,
         max_live: int = 2048,
         observer: Observer | None = None,
+        silence_limit_s: float = HEARTBEAT_LIMIT_S,
     ) -> None:
         self.card = card
         self.prompter = prompter
-        self.status = EngineStatus()
+        self.status = EngineStatus(silence_limit_s=silence_limit_s)
         self.is_draining = False
         self._link = link
         self._max_live = max_live
@@ -114,7 +117,16 @@ class Frontdoor:
     @property
     def is_ready(self) -> bool:
         """Whether a request would be taken."""
-        return self.status.is_ready and not self.is_draining
+        return not self.is_draining and self.why_not is None
+
+    @property
+    def why_not(self) -> str | None:
+        """In words, why the engine would not serve a request now; None: it would."""
+        if not self.status.is_ready:
+            return self.status.why_not
+        if self._link.unheard_s > self.status.silence_limit_s:
+            return "The engine does not take in what is sent."
+        return None
 
     async def generate(
         self, requests: Sequence[GenerateRequest], *, is_streamed: bool
@@ -133,8 +145,13 @@ class Frontdoor:
         for request in requests:
             self._check_text(request)
             prompt_ids = await self.encode(request.prompt)
+            patterns: tuple[StopPattern, ...] = ()
+            if request.params.stop_regex:
+                patterns = await loop.run_in_executor(
+                    self._threads, compile_patterns, request.params.stop_regex
+                )
             for submit in expand(request, prompt_ids, self.card, self.max_length):
-                completion = Completion(submit, len(entries), self.prompter.tokenizer)
+                completion = Completion(submit, len(entries), self.prompter.tokenizer, patterns)
                 entries.append((request, completion))
         self._check_open(requests, num_completions)  # things change while a thread tokenises
         generation = Generation(
@@ -142,8 +159,12 @@ class Frontdoor:
             is_streamed=is_streamed,
             abort=self._abort_generation,
         )
-        for request, completion in entries:
-            self._send(request, completion, generation, received_s)
+        try:
+            for request, completion in entries:
+                self._send(request, completion, generation, received_s)
+        except RequestError:
+            generation.abort()  # those that were sent before the one which cannot be
+            raise
         return generation
 
     async def encode(self, prompt: Prompt) -> list[int]:
@@ -203,7 +224,7 @@ class Frontdoor:
         """
         while not self.is_ready:
             if self.status.phase == "down" or self.is_draining:
-                raise self._unavailable()
+                raise self.unavailable()
             await self._wait_change()
 
     # Life
@@ -241,8 +262,18 @@ class Frontdoor:
         self._fail_all(BusyError(why, code="server_draining", retry_after_s=self.retry_after_s()))
 
     def close(self) -> None:
-        """Free the threads."""
+        """Free the threads, and the processes that render templates."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self.prompter.close()
+
+    def unavailable(self) -> BusyError:
+        """Return why no request is served now."""
+        if self.is_draining:
+            return BusyError(
+                "The server is shutting down.", code="server_draining", retry_after_s=5.0
+            )
+        why = self.why_not or "The engine does not answer."
+        return BusyError(why, code="engine_unavailable", retry_after_s=2.0)
 
     def retry_after_s(self) -> float:
         """Return when a refused request should try again, from how fast requests end. Seconds."""
@@ -262,15 +293,15 @@ class Frontdoor:
         received_s: float,
     ) -> None:
         submit = completion.submit
+        self._link.send(submit)
         self._live[submit.id] = _Live(completion, generation, request.rid, received_s, received_s)
         if request.rid is not None:
             self._rids.setdefault(request.rid, []).append(submit.id)
         self._observer.accepted(len(submit.prompt_ids))
-        self._link.send(submit)
 
     def _check_open(self, requests: Sequence[GenerateRequest], num_completions: int) -> None:
-        if self.is_draining or self.status.phase != "ready":
-            raise self._unavailable()
+        if not self.is_ready:
+            raise self.unavailable()
         started = self.status.started
         places = self._max_live + (started.limits.num_slots if started is not None else 0)
         if len(self._live) + num_completions > places:
@@ -296,18 +327,11 @@ class Frontdoor:
                 field="stop" if params.stop else "stop_regex",
             )
 
-    def _unavailable(self) -> BusyError:
-        if self.is_draining:
-            return BusyError(
-                "The server is shutting down.", code="server_draining", retry_after_s=5.0
-            )
-        return BusyError(self.status.why_not, code="engine_unavailable", retry_after_s=2.0)
-
     async def _ask(
         self, question: FlushCache | AskState, call: int, timeout_s: float
     ) -> Flushed | State:
         if self.status.phase != "ready":
-            raise self._unavailable()
+            raise self.unavailable()
         answer = asyncio.get_running_loop().create_future()
         self._calls[call] = answer
         self._link.send(question)
@@ -352,10 +376,16 @@ class Frontdoor:
                 live.completion.prompt_logprobs.add(logprobs)
         now_s = asyncio.get_running_loop().time()
         begin = 0
+        cached = iter(message.cached_tokens)
         columns = zip(message.ids, message.attempts, message.offsets, message.counts, strict=True)
         for request_id, attempt, offset, count in columns:
             live = self._live.get(request_id)
-            if live is not None and attempt == live.completion.submit.attempt and count:
+            if live is not None and attempt != live.completion.submit.attempt:
+                live = None
+            num_cached = next(cached, 0) if offset == 0 else None
+            if live is not None and num_cached is not None:
+                live.completion.cached_tokens = num_cached
+            if live is not None and count:
                 token_ids = message.token_ids[begin : begin + count]
                 self._take(live, offset, token_ids, drawn.get(request_id), now_s)
             begin += count

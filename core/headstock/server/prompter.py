@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from headstock.errors import RequestError
 from headstock.server.request import ChatPrompt, Prompt, TextPrompt, TokensPrompt
-from headstock.text import ChatTemplate, Tokenizer
+from headstock.server.speech import PLAIN, Dialect
+from headstock.text import ChatTemplate, Tokenizer, forms_of, render_chat
 
 INLINE_CHARACTERS = 2000
 """Shorter prompts are tokenised on the spot: a thread would cost more."""
@@ -16,11 +17,19 @@ class Prompter:
     Args:
         tokenizer: None when the server takes and gives token ids only.
         template: None when the model has none.
+        dialect: How the model writes thoughts and calls.
     """
 
-    def __init__(self, tokenizer: Tokenizer | None, template: ChatTemplate | None) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer | None,
+        template: ChatTemplate | None,
+        dialect: Dialect = PLAIN,
+    ) -> None:
         self.tokenizer = tokenizer
         self.template = template
+        self.dialect = dialect
+        self._forms = None if template is None else forms_of(template)
 
     def is_quick(self, prompt: Prompt) -> bool:
         """Whether :meth:`encode` takes next to no time."""
@@ -30,8 +39,7 @@ class Prompter:
             case TextPrompt():
                 return len(prompt.text) < INLINE_CHARACTERS
             case ChatPrompt():
-                size = sum(len(str(message.get("content"))) for message in prompt.messages)
-                return size < INLINE_CHARACTERS
+                return False  # its template is rendered by another process
 
     def encode(self, prompt: Prompt, max_length: int) -> list[int]:
         """Return the token ids of ``prompt``.
@@ -57,28 +65,34 @@ class Prompter:
         Raises:
             RequestError: The model has no template, or it refuses the messages.
         """
-        if self.template is None:
+        if self.template is None or self._forms is None:
             raise RequestError(
                 "This model has no chat template.",
                 remedy="Use /v1/completions, or start the server with a chat template.",
                 field="messages",
                 code="no_chat_template",
             )
-        if not prompt.continue_final:
-            return self.template.render(
-                prompt.messages,
-                add_generation_prompt=prompt.add_generation_prompt,
-                extra=prompt.extra,
-            )
-        last = prompt.messages[-1]
-        if last.get("role") != "assistant":
+        last = prompt.messages[-1] if prompt.messages else {}
+        if prompt.continue_final and last.get("role") != "assistant":
             raise RequestError(
                 f"continue_final_message is set and the last message is a {last.get('role')}'s.",
                 remedy="End messages with the assistant's turn to go on with.",
                 field="continue_final_message",
             )
-        begun = self.template.render(prompt.messages[:-1], extra=prompt.extra)
-        return begun + str(last.get("content") or "")
+        return render_chat(
+            self.template,
+            self._forms,
+            prompt.messages,
+            add_generation_prompt=prompt.add_generation_prompt,
+            continue_final=prompt.continue_final,
+            tools=prompt.tools or None,
+            extra=prompt.extra,
+        )
+
+    def close(self) -> None:
+        """End the processes that render the template."""
+        if self.template is not None:
+            self.template.close()
 
     def _tokenize(self, text: str, add_special_tokens: bool, max_length: int) -> list[int]:
         tokenizer = self.tokenizer

@@ -15,6 +15,9 @@ import signal
 from collections import deque
 from collections.abc import Callable, Sequence
 
+import zmq
+
+from headstock.server.descriptors import SCARCE, require
 from headstock.wire.messages import Crashed, FromEngine, Loading, Started, ToEngine
 from headstock.wire.transport import Endpoint, ZmqLink
 
@@ -22,6 +25,8 @@ log = logging.getLogger(__name__)
 
 HANG_LIMIT_S = 120.0
 """An engine that is up and says nothing for so long is killed. Seconds."""
+WEDGE_LIMIT_S = 15.0
+"""An engine that speaks, but has not taken in what was sent so long ago, is killed. Seconds."""
 RESTART_SPAN_S = 600.0
 """Restarts are counted over this span. Seconds."""
 FIRST_BACKOFF_S = 0.2
@@ -29,6 +34,10 @@ MAX_BACKOFF_S = 30.0
 _LAST_WORDS_S = 0.1
 _EXIT_GRACE_S = 5.0
 _LOOK_EVERY_S = 1.0
+_LINK_DESCRIPTORS = 24
+"""What a link and a process's start take together, with some to spare."""
+_SILENCE_S = 5.0
+"""An engine heard of within this time speaks: it does so once a second. Seconds."""
 
 
 class Supervisor:
@@ -39,6 +48,7 @@ class Supervisor:
         restart_limit: Restarts within ten minutes before it gives up.
         on_progress: Called with what a starting engine reports.
         hang_limit_s: Silence after which a running engine is killed. Seconds.
+        wedge_limit_s: How long a message may wait to be taken in by an engine that speaks. Seconds.
     """
 
     def __init__(
@@ -48,11 +58,13 @@ class Supervisor:
         restart_limit: int,
         on_progress: Callable[[Loading], None] | None = None,
         hang_limit_s: float = HANG_LIMIT_S,
+        wedge_limit_s: float = WEDGE_LIMIT_S,
     ) -> None:
         self._command = command
         self._restart_limit = restart_limit
         self._on_progress = on_progress
         self._hang_limit_s = hang_limit_s
+        self._wedge_limit_s = wedge_limit_s
         self._inbox: asyncio.Queue[list[FromEngine]] = asyncio.Queue()
         self._link: ZmqLink | None = None
         self._process: asyncio.subprocess.Process | None = None
@@ -64,6 +76,7 @@ class Supervisor:
         self._last_words: Crashed | None = None
         self._spoke = asyncio.Event()
         self._restarts: deque[float] = deque()
+        self._num_scarce = 0
         self.gave_up: Crashed | None = None
         """Why there will be no engine any more."""
         self.ended = asyncio.Event()
@@ -73,6 +86,11 @@ class Supervisor:
     def pid(self) -> int | None:
         """The engine's process id, while there is one."""
         return None if self._process is None else self._process.pid
+
+    @property
+    def unheard_s(self) -> float:
+        """How long the oldest message has waited that the engine has not taken in. Seconds."""
+        return 0.0 if self._link is None else self._link.unheard_s
 
     def start(self) -> None:
         """Start the engine; what becomes of it is heard from :meth:`receive`."""
@@ -108,7 +126,12 @@ class Supervisor:
     async def _supervise(self) -> None:
         try:
             while True:
-                crashed = await self._run_once()
+                try:
+                    crashed = await self._run_once()
+                except _ScarceError as error:
+                    if await self._wait_for_more(error):
+                        return
+                    continue
                 if self._stopping.is_set():
                     return
                 if crashed.is_config:
@@ -125,15 +148,30 @@ class Supervisor:
         finally:
             self._finish()
 
+    async def _wait_for_more(self, error: _ScarceError) -> bool:
+        """Wait before the next try; tell whether it was stopped meanwhile."""
+        self._num_scarce += 1
+        if self._num_scarce == 1:  # who waits for the engine hears of it once
+            self._inbox.put_nowait([_scarce(error)])
+        backoff_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(self._num_scarce - 1, 10))
+        log.error("%s Trying again in %.1f s.", _scarce(error).problem, backoff_s)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), backoff_s)
+        return self._stopping.is_set()
+
     def _finish(self) -> None:
         self._inbox.put_nowait([])
         self.ended.set()
 
     async def _run_once(self) -> Crashed:
-        """Run one engine process to its end, and return what to tell of it."""
-        link = ZmqLink(Endpoint())
+        """Run one engine process to its end, and return what to tell of it.
+
+        Raises:
+            _ScarceError: The system had no more descriptors, processes or memory for it.
+        """
         self._is_up, self._last_words = False, None
         self._spoke.clear()
+        link = _open_link()
         pump = asyncio.create_task(self._pump(link))
         try:
             command = self._command(link.address)
@@ -141,11 +179,14 @@ class Supervisor:
         except OSError as error:
             pump.cancel()
             link.close()
+            if error.errno in SCARCE:
+                raise _ScarceError(error) from error
             return Crashed(
                 problem=f"The engine process does not start: {error}.",
                 remedy="Check the installation.",
                 is_config=True,
             )
+        self._num_scarce = 0
         self._process, self._link = process, link
         if self._stopping.is_set():
             self._kill(signal.SIGKILL)
@@ -174,6 +215,8 @@ class Supervisor:
                     return "it said so"
                 if self._is_hung():
                     return f"it said nothing for {self._hang_limit_s:.0f} s"
+                if self._is_wedged():
+                    return f"nothing that was sent reached it for {self._wedge_limit_s:.0f} s"
         finally:
             exited.cancel()
             spoke.cancel()
@@ -181,6 +224,11 @@ class Supervisor:
     def _is_hung(self) -> bool:
         silence_s = asyncio.get_running_loop().time() - self._heard_s
         return self._is_up and silence_s > self._hang_limit_s
+
+    def _is_wedged(self) -> bool:
+        """Whether it speaks, and does not hear: its silence is judged by :meth:`_is_hung`."""
+        silence_s = asyncio.get_running_loop().time() - self._heard_s
+        return self._is_up and silence_s < _SILENCE_S and self.unheard_s > self._wedge_limit_s
 
     async def _pump(self, link: ZmqLink) -> None:
         """Pass on what the engine says; its last words are kept for :meth:`_judge`."""
@@ -229,6 +277,36 @@ class Supervisor:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(kind)
+
+
+class _ScarceError(Exception):
+    """The system has no more of what a process needs."""
+
+
+def _scarce(error: _ScarceError) -> Crashed:
+    return Crashed(
+        problem=f"The engine process cannot be started now: {error}.",
+        remedy="Raise the limits on open files, processes and memory.",
+        is_config=False,
+    )
+
+
+def _open_link() -> ZmqLink:
+    """Return a new link.
+
+    Raises:
+        _ScarceError: There are too few descriptors, of which ZeroMQ would end this process.
+    """
+    try:
+        require(_LINK_DESCRIPTORS)
+        endpoint = Endpoint()
+    except OSError as error:
+        raise _ScarceError(error) from error
+    try:
+        return ZmqLink(endpoint)
+    except zmq.ZMQError as error:
+        endpoint.remove()
+        raise _ScarceError(error) from error
 
 
 def _how(code: int) -> str:

@@ -1,13 +1,14 @@
 """Text of one request as its tokens arrive.
 
-Whatever way the ids are split into calls, the pieces returned join to what decoding all of them at
-once gives: a character is held until its last byte is there, and :meth:`flush` gives back what
-never became one.
+Whatever way the ids are split into calls, the pieces returned join to what decoding the prompt and
+all of them at once adds to the prompt's own text: a character is held until its last byte is there,
+and :meth:`flush` gives back what never became one.
 """
 
 from __future__ import annotations
 
 import codecs
+from collections.abc import Sequence
 from typing import Protocol
 
 from headstock.text.tokenizer import Tokenizer
@@ -15,6 +16,8 @@ from headstock.text.tokenizer import Tokenizer
 REPLACEMENT = "\ufffd"
 _MAX_HELD = 32
 """Tokens that a prefix-diff decoder holds back before it takes U+FFFD for an answer."""
+_NEIGHBOURS = 4
+"""Tokens with text, at the prompt's end, that the first output token is decoded behind."""
 
 
 class Detokenizer(Protocol):
@@ -29,11 +32,22 @@ class Detokenizer(Protocol):
         ...
 
 
-def make_detokenizer(tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> Detokenizer:
-    """Return a new detokenizer: by table where the tokenizer allows, else by prefix difference."""
+def make_detokenizer(
+    tokenizer: Tokenizer, *, prompt_ids: Sequence[int] = (), skip_special_tokens: bool = True
+) -> Detokenizer:
+    """Return a new detokenizer: by table where the tokenizer allows, else by prefix difference.
+
+    Args:
+        tokenizer: The model's.
+        prompt_ids: What stands before the first token pushed: some tokenizers write a word behind
+            others with a space, and alone without.
+        skip_special_tokens: Leave them out of the text.
+    """
     if tokenizer.pieces.is_byte_level:
         return ByteDetokenizer(tokenizer, skip_special_tokens=skip_special_tokens)
-    return PrefixDetokenizer(tokenizer, skip_special_tokens=skip_special_tokens)
+    return PrefixDetokenizer(
+        tokenizer, prompt_ids=prompt_ids, skip_special_tokens=skip_special_tokens
+    )
 
 
 class ByteDetokenizer:
@@ -80,11 +94,17 @@ class PrefixDetokenizer:
 
     __slots__ = ("_ids", "_skip", "_tokenizer", "_told")
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        prompt_ids: Sequence[int] = (),
+        skip_special_tokens: bool = True,
+    ) -> None:
         self._tokenizer = tokenizer
         self._skip = skip_special_tokens
-        self._ids: list[int] = []
-        self._told = 0
+        self._ids = _end_of(prompt_ids, tokenizer)
+        self._told = len(self._ids)
         """How many of ``_ids`` have their text out."""
 
     def push(self, token_id: int) -> str:
@@ -110,3 +130,15 @@ class PrefixDetokenizer:
 
     def _decode(self, token_ids: list[int]) -> str:
         return self._tokenizer.decode(token_ids, skip_special_tokens=self._skip)
+
+
+def _end_of(prompt_ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
+    """Return the prompt's last ids: some with text among them, and no half of a character first."""
+    num_with_text = 0
+    begin = len(prompt_ids)
+    while begin and num_with_text < _NEIGHBOURS:
+        begin -= 1
+        token_id = prompt_ids[begin]
+        is_whole = isinstance(tokenizer.pieces[token_id], str)
+        num_with_text += is_whole and token_id not in tokenizer.special_ids
+    return list(prompt_ids[begin:])

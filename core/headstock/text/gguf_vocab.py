@@ -1,7 +1,7 @@
 """A fast tokenizer built from the vocabulary that a GGUF file carries.
 
-Source: the GGUF specification's ``tokenizer.ggml.*`` keys; the split patterns are those of the
-tokenizers that the named pre-tokenizers stand for.
+Source: the GGUF specification's ``tokenizer.ggml.*`` keys; what a file leaves open is as llama.cpp
+has it in ``src/llama-vocab.cpp``.
 """
 
 from __future__ import annotations
@@ -10,24 +10,34 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
-from tokenizers.processors import TemplateProcessing
 
 from headstock.errors import CheckpointError, UnsupportedError
+from headstock.text import sentencepiece
+from headstock.text.folder import frame
+from headstock.text.splits import SPLITS, Split
 
-_CONTROL = 3
-_USER_DEFINED = 4
+SENTENCEPIECE = "llama"
+BYTE_LEVEL = "gpt2"
 _ROLES = {
     "bos_token": "bos",
     "eos_token": "eos",
     "pad_token": "padding",
     "unk_token": "unknown",
 }
-_LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
-_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_SPLITS = {
-    "llama-bpe": _LETTERS + r"|\p{N}{1,3}" + _REST,
-    "qwen2": _LETTERS + r"|\p{N}" + _REST,
-}
+ENDS = frozenset(
+    {
+        "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
+        "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "< EOT >", "_<EOT>",
+        "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>",
+        "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[", "<|fim_pad|>", "<fim-pad>",
+        "<fim_pad>", "<PAD>", "[PAD]", "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>",
+        "<reponame>", "<|file_sep|>",
+    }
+)  # fmt: skip
+"""Control tokens that end a generation whatever the file's keys say."""
+_MESSAGE_ENDS = ({"<|return|>", "<|call|>"}, {"<|calls|>", "<|flush|>"})
+"""Where these are, ``<|end|>`` ends a message, and the generation goes on."""
+_ADDED = (sentencepiece.CONTROL, sentencepiece.USER_DEFINED)
 
 
 class GGUFVocabulary(Protocol):
@@ -35,7 +45,7 @@ class GGUFVocabulary(Protocol):
 
     @property
     def model(self) -> str:
-        """Kind of tokenizer: ``gpt2`` is byte-level BPE."""
+        """Kind of tokenizer: ``gpt2`` is byte-level BPE, ``llama`` SentencePiece BPE."""
         ...
 
     @property
@@ -56,6 +66,11 @@ class GGUFVocabulary(Protocol):
     @property
     def merges(self) -> Sequence[str]:
         """BPE merges, best first, the two parts separated by a space."""
+        ...
+
+    @property
+    def scores(self) -> Sequence[float]:
+        """SentencePiece scores. May be empty."""
         ...
 
     @property
@@ -81,33 +96,74 @@ def build_tokenizer(vocabulary: GGUFVocabulary) -> Tokenizer:
         UnsupportedError: A vocabulary or a pre-tokenizer that is not known here.
         CheckpointError: It has no tokens or no merges.
     """
-    if vocabulary.model != "gpt2":
+    if vocabulary.model == SENTENCEPIECE:
+        tokenizer = _sentencepiece(vocabulary)
+    elif vocabulary.model == BYTE_LEVEL:
+        tokenizer = _byte_level(vocabulary)
+    else:
         raise UnsupportedError(
-            f"The GGUF file has a {vocabulary.model!r} tokenizer; byte-level BPE ('gpt2') is"
-            " supported.",
+            f"The GGUF file has a {vocabulary.model!r} tokenizer; byte-level BPE ('{BYTE_LEVEL}')"
+            f" and SentencePiece BPE ('{SENTENCEPIECE}') are supported.",
             remedy="Pass --tokenizer with the folder of the original model.",
         )
+    adds_bos = vocabulary.model == SENTENCEPIECE or _split_of(vocabulary.pre).adds_bos
+    frame(tokenizer, {"add_bos_token": adds_bos, **vocabulary.flags}, special_tokens(vocabulary))
+    return tokenizer
+
+
+def end_ids(vocabulary: GGUFVocabulary) -> list[int]:
+    """Return the ids of the control tokens that end a generation, known by their text."""
+    found = {
+        text: index
+        for index, (text, kind) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=False))
+        if text in ENDS and kind in _ADDED
+    }
+    if any(ends <= found.keys() for ends in _MESSAGE_ENDS):
+        found.pop("<|end|>", None)
+    if "<|tool_response>" in found:
+        found.pop("</s>", None)
+    return list(found.values())
+
+
+def _byte_level(vocabulary: GGUFVocabulary) -> Tokenizer:
     if not vocabulary.tokens or not vocabulary.merges:
         raise CheckpointError(
             f"The GGUF file has {len(vocabulary.tokens)} tokens and"
             f" {len(vocabulary.merges)} merges.",
             remedy="Convert the model again with its tokenizer, or pass --tokenizer.",
         )
+    split = _split_of(vocabulary.pre)
     merges = [merge.partition(" ") for merge in vocabulary.merges]
     model = models.BPE(
         vocab={token: index for index, token in enumerate(vocabulary.tokens)},
         merges=[(left, right) for left, _, right in merges],
-        ignore_merges=vocabulary.pre == "llama-bpe",
+        ignore_merges=split.ignores_merges,
     )
     tokenizer = Tokenizer(model)
-    if vocabulary.pre == "qwen2":
+    if split.composes:
         tokenizer.normalizer = normalizers.NFC()  # pyright: ignore[reportAttributeAccessIssue]
-    splitter = _pre_tokenizer(vocabulary.pre)
-    tokenizer.pre_tokenizer = splitter  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.pre_tokenizer = _pre_tokenizer(split)  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
     _add_special(tokenizer, vocabulary)
-    _add_bos(tokenizer, vocabulary)
     return tokenizer
+
+
+def _sentencepiece(vocabulary: GGUFVocabulary) -> Tokenizer:
+    count = len(vocabulary.tokens)
+    if len(vocabulary.scores) != count or len(vocabulary.types) != count:
+        raise CheckpointError(
+            f"The GGUF file has {count} tokens, {len(vocabulary.scores)} scores and"
+            f" {len(vocabulary.types)} types.",
+            remedy="Convert the model again with its tokenizer, or pass --tokenizer.",
+        )
+    pieces = sentencepiece.Pieces(
+        texts=vocabulary.tokens,
+        scores=vocabulary.scores,
+        kinds=vocabulary.types,
+        adds_prefix=vocabulary.flags.get("add_space_prefix", True),
+        squeezes=vocabulary.flags.get("remove_extra_whitespaces", False),
+    )
+    return sentencepiece.build(pieces, "always")
 
 
 def special_tokens(vocabulary: GGUFVocabulary) -> dict[str, str]:
@@ -117,26 +173,30 @@ def special_tokens(vocabulary: GGUFVocabulary) -> dict[str, str]:
     return {name: tokens[index] for name, index in ids.items() if 0 <= index < len(tokens)}
 
 
-def _pre_tokenizer(pre: str) -> pre_tokenizers.PreTokenizer:
-    if pre in ("", "default", "gpt-2"):
+def _split_of(pre: str) -> Split:
+    split = SPLITS.get(pre)
+    if split is None:
+        known = ", ".join(sorted(name for name in SPLITS if name))
+        raise UnsupportedError(
+            f"The GGUF file's pre-tokenizer {pre!r} is not known; these are: {known}.",
+            remedy="Pass --tokenizer with the folder of the original model.",
+        )
+    return split
+
+
+def _pre_tokenizer(split: Split) -> pre_tokenizers.PreTokenizer:
+    if not split.pattern and not split.parts_digits:
         return pre_tokenizers.ByteLevel(add_prefix_space=False)
-    if pre == "smollm":
+    if split.parts_digits:
         return pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Digits(individual_digits=True),
                 pre_tokenizers.ByteLevel(add_prefix_space=False),
             ]
         )
-    pattern = _SPLITS.get(pre)
-    if pattern is None:
-        known = ", ".join(sorted(["default", "gpt-2", "smollm", *_SPLITS]))
-        raise UnsupportedError(
-            f"The GGUF file's pre-tokenizer {pre!r} is not known; these are: {known}.",
-            remedy="Pass --tokenizer with the folder of the original model.",
-        )
     return pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
+            pre_tokenizers.Split(Regex(split.pattern), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -144,22 +204,12 @@ def _pre_tokenizer(pre: str) -> pre_tokenizers.PreTokenizer:
 
 def _add_special(tokenizer: Tokenizer, vocabulary: GGUFVocabulary) -> None:
     added = [
-        AddedToken(text, special=kind == _CONTROL, normalized=False)
+        AddedToken(text, special=kind == sentencepiece.CONTROL, normalized=False)
         for text, kind in zip(vocabulary.tokens, vocabulary.types, strict=False)
-        if kind in (_CONTROL, _USER_DEFINED)
+        if kind in _ADDED
     ]
     special = [token for token in added if token.special]
     others = [token for token in added if not token.special]
     # The stub of tokenizers says list, and not of what.
     tokenizer.add_special_tokens(special)  # pyright: ignore[reportUnknownMemberType]
     tokenizer.add_tokens(others)  # pyright: ignore[reportUnknownMemberType]
-
-
-def _add_bos(tokenizer: Tokenizer, vocabulary: GGUFVocabulary) -> None:
-    index = vocabulary.special_ids.get("bos")
-    if index is None or not vocabulary.flags.get("add_bos_token"):
-        return
-    bos = vocabulary.tokens[index]
-    tokenizer.post_processor = TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
-        single=[bos, "$A"], special_tokens=[(bos, index)]
-    )

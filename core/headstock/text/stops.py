@@ -1,8 +1,8 @@
 """Stop strings and stop patterns on text that arrives in pieces.
 
 Text that may still become a match is held back, so that nothing past a match is ever published.
-Costs are bounded: a stop string is found in time linear in the new text, a pattern sees a window
-of :data:`PATTERN_WINDOW` characters and a time limit.
+Costs are bounded: a stop string is found in time linear in the new text, a pattern in time linear
+in a window of :data:`PATTERN_WINDOW` characters.
 """
 
 from __future__ import annotations
@@ -10,14 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import regex
-
-from headstock.errors import RequestError
+from headstock.text.patterns import StopPattern
 
 PATTERN_WINDOW = 1024
 """Longest match of a stop pattern. Characters."""
-PATTERN_TIMEOUT_S = 0.02
-"""Longest that one search may take; a request whose pattern needs more ends with an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +21,7 @@ class Match:
     """A stop that was found.
 
     Attributes:
-        matched: The stop string, or the text that a pattern matched.
+        matched: The stop string, or the pattern.
         kept: Length of the pending text before the match. Characters.
         end: Where the match ends in the pending text. Characters.
     """
@@ -40,30 +36,30 @@ class StopMatcher:
 
     Args:
         strings: Stop strings, none empty.
-        patterns: Regular expressions.
+        patterns: Compiled ones.
         keep_match: Publish the text that matched, too.
-
-    Raises:
-        RequestError: A pattern does not compile, or matches the empty text.
     """
 
-    __slots__ = ("_held", "_keep_match", "_patterns", "_strings")
+    __slots__ = ("_before", "_held", "_keep_match", "_patterns", "_strings")
 
     def __init__(
-        self, strings: Sequence[str], patterns: Sequence[str] = (), *, keep_match: bool = False
+        self,
+        strings: Sequence[str],
+        patterns: Sequence[StopPattern] = (),
+        *,
+        keep_match: bool = False,
     ) -> None:
         self._strings = tuple(strings)
-        self._patterns = tuple(_compile(pattern) for pattern in patterns)
+        self._patterns = tuple(patterns)
         self._keep_match = keep_match
         self._held = ""
+        self._before = ""
+        """The last character published, which assertions such as ``\\b`` see."""
 
     def push(self, text: str) -> tuple[str, str | None]:
         """Take more text; return what may be published, and what matched or None.
 
         After a match nothing more may be pushed.
-
-        Raises:
-            RequestError: A pattern took too long.
         """
         pending = self._held + text
         match = self._find(pending)
@@ -72,6 +68,8 @@ class StopMatcher:
             return pending[: match.end if self._keep_match else match.kept], match.matched
         cut = self._hold_from(pending)
         self._held = pending[cut:]
+        if cut:
+            self._before = pending[cut - 1]
         return pending[:cut], None
 
     def flush(self) -> str:
@@ -86,10 +84,11 @@ class StopMatcher:
             at = pending.find(stop)
             if at >= 0 and (best is None or at < best.kept):
                 best = Match(stop, at, at + len(stop))
+        start = len(self._before)
         for pattern in self._patterns:
-            found = _search(pattern, pending, partial=False)
-            if found is not None and (best is None or found.start() < best.kept):
-                best = Match(found.group(), found.start(), found.end())
+            found = pattern.find(self._before + pending, start)
+            if found is not None and (best is None or found[0] - start < best.kept):
+                best = Match(pattern.source, found[0] - start, found[1] - start)
         return best
 
     def _hold_from(self, pending: str) -> int:
@@ -97,25 +96,14 @@ class StopMatcher:
         cut = len(pending)
         for stop in self._strings:
             cut = min(cut, _partial_from(pending, stop))
+        start = len(self._before)
         for pattern in self._patterns:
-            found = _search(pattern, pending, partial=True)
-            if found is not None:
-                cut = min(cut, found.start())
+            cut = min(cut, pattern.begun_at(self._before + pending, start) - start)
         return max(cut, len(pending) - self._longest_hold())
 
     def _longest_hold(self) -> int:
         longest = max(map(len, self._strings), default=0)
         return max(longest, PATTERN_WINDOW) if self._patterns else longest
-
-
-def check_patterns(patterns: Sequence[str]) -> None:
-    """Refuse patterns that cannot serve as stops.
-
-    Raises:
-        RequestError: One does not compile, or matches the empty text.
-    """
-    for pattern in patterns:
-        _compile(pattern)
 
 
 def _partial_from(pending: str, stop: str) -> int:
@@ -126,34 +114,3 @@ def _partial_from(pending: str, stop: str) -> int:
             return at
         at = pending.find(stop[0], at + 1)
     return len(pending)
-
-
-def _compile(pattern: str) -> regex.Pattern[str]:
-    try:
-        compiled = regex.compile(pattern)
-    except (regex.error, RecursionError, OverflowError) as error:
-        raise RequestError(
-            f"stop_regex {pattern!r} does not compile: {error}.",
-            remedy="Give a regular expression.",
-            field="stop_regex",
-        ) from error
-    if _search(compiled, "", partial=False) is not None:
-        raise RequestError(
-            f"stop_regex {pattern!r} matches the empty text.",
-            remedy="Give a pattern that needs at least one character.",
-            field="stop_regex",
-        )
-    return compiled
-
-
-def _search(pattern: regex.Pattern[str], pending: str, *, partial: bool) -> regex.Match[str] | None:
-    try:
-        return pattern.search(pending, partial=partial, timeout=PATTERN_TIMEOUT_S)
-    except TimeoutError as error:
-        raise RequestError(
-            f"stop_regex {pattern.pattern!r} took over {PATTERN_TIMEOUT_S * 1000:.0f} ms on"
-            f" {len(pending)} characters.",
-            remedy="Use a pattern without nested repetition.",
-            field="stop_regex",
-            code="stop_regex_too_slow",
-        ) from error

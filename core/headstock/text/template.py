@@ -1,23 +1,17 @@
 """Chat templates: messages to the text that a model was trained on.
 
 A template comes from the model or the operator, never from a request. It runs in jinja2's
-immutable sandbox with what ``transformers`` gives templates.
+immutable sandbox with what ``transformers`` gives templates, in a process of its own
+(:mod:`headstock.text.render_process`): whatever it does, it ends within half a second.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
-import jinja2
-import jinja2.ext
-import jinja2.nodes
-import jinja2.parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from headstock.errors import ConfigError, RequestError
+from headstock.text.render_pool import CPU_LIMIT_S, MEMORY_LIMIT, RenderLostError, RenderPool
 
 RESERVED = frozenset(
     {
@@ -27,10 +21,6 @@ RESERVED = frozenset(
     }
 )  # fmt: skip
 """Names that a request's ``chat_template_kwargs`` may not set."""
-
-
-class TemplateRefusal(jinja2.TemplateError):
-    """The template itself refused the messages, by ``raise_exception``."""
 
 
 class ChatTemplate:
@@ -47,13 +37,23 @@ class ChatTemplate:
     def __init__(self, source: str, special: Mapping[str, str]) -> None:
         self.source = source
         self._special = dict(special)
+        self._pool = RenderPool(source)
         try:
-            self._template = _environment().from_string(source)
-        except jinja2.TemplateSyntaxError as error:
+            answer = self._pool.compile()
+        except RenderLostError:
+            answer = {"error": "exhausted"}
+        except OSError as error:
             raise ConfigError(
-                f"The chat template does not compile: {error.message} (line {error.lineno}).",
-                remedy="Give another one with --chat-template.",
+                f"No process for the chat template can be started: {error}.",
+                remedy="Raise the limits on processes, open files and memory.",
             ) from error
+        if "error" in answer:
+            problem = "does not compile" if answer["error"] == "syntax" else _EXHAUSTED
+            where = f": {answer['message']} (line {answer['line']})" if "line" in answer else ""
+            raise ConfigError(
+                f"The chat template {problem}{where}.",
+                remedy="Give another one with --chat-template.",
+            )
 
     def render(
         self,
@@ -81,71 +81,57 @@ class ChatTemplate:
                 remedy="Leave it out.",
                 field="chat_template_kwargs",
             )
+        variables = {
+            **(extra or {}),
+            **self._special,
+            "messages": messages,
+            "tools": tools,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+        }
         try:
-            return self._template.render(
-                **(extra or {}),
-                **self._special,
-                messages=messages,
-                tools=tools,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-            )
-        except TemplateRefusal as error:
+            answer = self._pool.render(variables)
+        except RenderLostError:
+            answer = {"error": "exhausted"}
+        except OSError as error:
             raise RequestError(
-                f"The model's chat template refuses these messages: {error.message}.",
+                f"No process for the chat template can be started: {error.strerror}.",
+                remedy="Try again.",
+                code="template_unavailable",
+            ) from error
+        except (TypeError, ValueError, RecursionError) as error:
+            answer = {"error": "failed", "message": str(error)}
+        return answer["text"] if "text" in answer else _raise(answer)
+
+    def close(self) -> None:
+        """End the processes that render."""
+        self._pool.close()
+
+
+_EXHAUSTED = f"takes over {CPU_LIMIT_S:g} s, or over {MEMORY_LIMIT // 2**20} MiB"
+
+
+def _raise(answer: Mapping[str, Any]) -> str:
+    """Raise the caller's error for a rendering that gave no text."""
+    match answer["error"]:
+        case "refused":
+            raise RequestError(
+                f"The model's chat template refuses these messages: {answer['message']}.",
                 remedy="Change the roles or their order.",
                 field="messages",
                 code="template_refused",
-            ) from error
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+            )
+        case "exhausted":
             raise RequestError(
-                f"The model's chat template fails on these messages: {error}.",
+                f"The model's chat template {_EXHAUSTED} on these messages.",
+                remedy="Send fewer or shorter messages, or use another template.",
+                field="messages",
+                code="template_exhausted",
+            )
+        case _:
+            raise RequestError(
+                f"The model's chat template fails on these messages: {answer['message']}.",
                 remedy="Check that each message has the fields that the template reads.",
                 field="messages",
                 code="template_failed",
-            ) from error
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=[_GenerationTag, "jinja2.ext.loopcontrols"],
-    )
-    # jinja2 does not annotate what these two hold.
-    environment.filters["tojson"] = _to_json  # pyright: ignore[reportUnknownMemberType]
-    environment.globals["raise_exception"] = _refuse  # pyright: ignore[reportUnknownMemberType]
-    environment.globals["strftime_now"] = _strftime_now  # pyright: ignore[reportUnknownMemberType]
-    return environment
-
-
-class _GenerationTag(jinja2.ext.Extension):
-    """``{% generation %} … {% endgeneration %}`` marks the assistant's words: here, just them."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        """Return the tag's body."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Write JSON without the HTML escapes of jinja2's own filter, which models never saw."""
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-
-
-def _refuse(message: str) -> str:
-    raise TemplateRefusal(message)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)
+            )

@@ -6,17 +6,14 @@ Knows no model: where the files are is the checkpoint room's business.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
 
 import tokenizers
 
-from headstock.errors import CheckpointError
 from headstock.text import gguf_vocab
+from headstock.text.folder import read_file, read_folder
 from headstock.text.pieces import PieceTable
-
-_NAMED_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
 
 
 class Tokenizer:
@@ -26,6 +23,7 @@ class Tokenizer:
         backend: The tokenizer itself.
         special: Named special tokens, such as ``bos_token``, as chat templates see them.
         chat_template: The model's own template source, if it has one.
+        end_ids: Ids that end a generation beside that of ``eos_token``.
     """
 
     def __init__(
@@ -34,6 +32,7 @@ class Tokenizer:
         *,
         special: Mapping[str, str] | None = None,
         chat_template: str | None = None,
+        end_ids: Sequence[int] = (),
     ) -> None:
         backend.no_truncation()
         backend.no_padding()
@@ -46,6 +45,11 @@ class Tokenizer:
         self.longest_token = max(map(len, backend.get_vocab()), default=1)
         """Characters of the longest token: so many a token can stand for, at most."""
         self.pieces = PieceTable(self)
+        eos = self.special_id("eos_token")
+        self.end_ids: tuple[int, ...] = tuple(
+            dict.fromkeys([*([] if eos is None else [eos]), *end_ids])
+        )
+        """Ids that end a generation, as far as the tokenizer says."""
 
     @classmethod
     def from_file(
@@ -60,39 +64,18 @@ class Tokenizer:
         Raises:
             CheckpointError: The file is missing or does not parse.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-            # The library raises plain Exception for whatever it cannot parse.
-            backend = tokenizers.Tokenizer.from_str(text)
-        except OSError as error:
-            raise CheckpointError(
-                f"{path} cannot be read: {error.strerror}.",
-                remedy="Check the path, or pass --tokenizer.",
-            ) from error
-        except Exception as error:
-            raise CheckpointError(
-                f"{path} is no tokenizer this version can read: {error}.",
-                remedy="Download the model again, or pass --tokenizer.",
-            ) from error
-        return cls(backend, special=special, chat_template=chat_template)
+        return cls(read_file(path), special=special, chat_template=chat_template)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer:
         """Read the tokenizer files of a Hugging Face model folder.
 
         Raises:
-            CheckpointError: There is no ``tokenizer.json``, or a file does not parse.
+            CheckpointError: There is no tokenizer, or a file does not parse.
+            UnsupportedError: It is of a kind that is not known here.
         """
-        folder = Path(folder)
-        config = _read_json(folder / "tokenizer_config.json")
-        special = _special_tokens(_read_json(folder / "special_tokens_map.json"))
-        special |= _special_tokens(config)
-        template_file = folder / "chat_template.jinja"
-        if template_file.is_file():
-            template = template_file.read_text(encoding="utf-8")
-        else:
-            template = _template_of(config.get("chat_template"))
-        return cls.from_file(folder / "tokenizer.json", special=special, chat_template=template)
+        found = read_folder(Path(folder))
+        return cls(found.backend, special=found.special, chat_template=found.chat_template)
 
     @classmethod
     def from_gguf(cls, vocabulary: gguf_vocab.GGUFVocabulary) -> Tokenizer:
@@ -106,7 +89,23 @@ class Tokenizer:
             gguf_vocab.build_tokenizer(vocabulary),
             special=gguf_vocab.special_tokens(vocabulary),
             chat_template=vocabulary.chat_template,
+            end_ids=gguf_vocab.end_ids(vocabulary),
         )
+
+    def exported(self, chat_template: str | None) -> dict[str, str]:
+        """Return the files, by name, that `transformers` opens as this tokenizer.
+
+        Args:
+            chat_template: The one that serves.
+        """
+        config: dict[str, object] = {"tokenizer_class": "PreTrainedTokenizerFast", **self.special}
+        config["clean_up_tokenization_spaces"] = False
+        if chat_template is not None:
+            config["chat_template"] = chat_template
+        return {
+            "tokenizer.json": self.backend.to_str(),
+            "tokenizer_config.json": json.dumps(config, ensure_ascii=False, indent=2),
+        }
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Return the token ids of ``text``."""
@@ -132,44 +131,3 @@ class Tokenizer:
         """Return the id of a named special token such as ``eos_token``, or None."""
         text = self.special.get(name)
         return None if text is None else self.token_id(text)
-
-
-def _read_json(path: Path) -> dict[str, object]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path} is not JSON: {error}.", remedy="Download the model again."
-        ) from error
-    return cast("dict[str, object]", value) if isinstance(value, dict) else {}
-
-
-def _special_tokens(config: Mapping[str, object]) -> dict[str, str]:
-    """Return the named special tokens, written either as text or as an object with ``content``."""
-    named: dict[str, str] = {}
-    for name in _NAMED_SPECIAL:
-        value = config.get(name)
-        text = value
-        if isinstance(value, Mapping):
-            text = cast("Mapping[str, object]", value).get("content")
-        if isinstance(text, str):
-            named[name] = text
-    return named
-
-
-def _template_of(value: object) -> str | None:
-    """Return the default template: older files keep a list of named ones."""
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, Iterable):
-        return None
-    items = [
-        cast("Mapping[str, object]", item)
-        for item in cast("Iterable[object]", value)
-        if isinstance(item, Mapping)
-    ]
-    named = {item.get("name"): item.get("template") for item in items}
-    template = named.get("default")
-    return template if isinstance(template, str) else None

@@ -113,6 +113,7 @@ class Tokens(Message, frozen=True, kw_only=True, tag=True):
         counts: How many tokens.
         token_ids: The tokens, one request after another. [sum(counts)]
         logprobs: Of the requests that asked.
+        cached_tokens: Prompt tokens that came from the cache, of those whose offset is 0, in order.
     """
 
     ids: list[str]
@@ -121,6 +122,7 @@ class Tokens(Message, frozen=True, kw_only=True, tag=True):
     counts: list[int]
     token_ids: list[int]
     logprobs: list[TokenLogprobs] = []
+    cached_tokens: list[int] = []
 
 
 class Vector(Message, frozen=True, kw_only=True, tag=True):
@@ -199,11 +201,13 @@ class State(Message, frozen=True, kw_only=True, tag=True):
 
     Attributes:
         call: The call answered, or 0.
+        received: Messages taken from the API process since the start; None: not told.
         steps: Steps settled since the start: progress, for the watchdog.
         totals: Monotonic counters by metric name (``prompt_tokens``, ``cached_tokens`` …).
     """
 
     call: int = 0
+    received: int | None = None
     steps: int
     running: int
     waiting: int

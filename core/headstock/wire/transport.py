@@ -9,22 +9,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import queue
 import secrets
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import zmq
 
+from headstock.requests import FinishReason
 from headstock.wire import codec
-from headstock.wire.messages import FromEngine, ToEngine
+from headstock.wire.messages import Crashed, Ended, FromEngine, State, ToEngine
+
+log = logging.getLogger(__name__)
 
 
 class Mailbox(Protocol):
     """The engine's end; used by one thread."""
+
+    @property
+    def num_received(self) -> int:
+        """Messages that came since it was made."""
+        ...
 
     def receive(self, timeout_s: float | None) -> list[ToEngine]:
         """Return all messages that are there.
@@ -46,8 +56,17 @@ class Mailbox(Protocol):
 class EngineLink(Protocol):
     """The API process's end; used from one event loop."""
 
+    @property
+    def unheard_s(self) -> float:
+        """How long the oldest message has waited that the engine has not taken in. Seconds."""
+        ...
+
     def send(self, message: ToEngine) -> None:
-        """Send soon: messages of one turn of the event loop travel together."""
+        """Send soon: messages of one turn of the event loop travel together.
+
+        Raises:
+            RequestError: ``message`` cannot be encoded; nothing was sent.
+        """
         ...
 
     async def receive(self) -> list[FromEngine]:
@@ -57,6 +76,43 @@ class EngineLink(Protocol):
     def close(self) -> None:
         """Let go of the transport; a waiting :meth:`receive` returns."""
         ...
+
+
+class Receipts:
+    """Whether the other end takes in what is sent, judged by how many messages it has counted.
+
+    A mark is set at the number sent so far; when it is reached, at the number sent by then. So
+    nothing is kept for a single message.
+
+    Args:
+        clock: Monotonic. Seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._num_sent = 0
+        self._mark = 0
+        self._marked_s: float | None = None
+
+    def sent(self) -> None:
+        """Count a message that was sent."""
+        self._num_sent += 1
+        if self._marked_s is None:
+            self._mark, self._marked_s = self._num_sent, self._clock()
+
+    def heard(self, num_received: int) -> None:
+        """Take note of what the other end has counted."""
+        if num_received < self._mark:
+            return
+        if num_received >= self._num_sent:
+            self._marked_s = None
+        else:
+            self._mark, self._marked_s = self._num_sent, self._clock()
+
+    @property
+    def unheard_s(self) -> float:
+        """How long the mark has not been reached; 0: nothing is on its way. Seconds."""
+        return 0.0 if self._marked_s is None else self._clock() - self._marked_s
 
 
 class Endpoint:
@@ -83,6 +139,12 @@ class ZmqMailbox:
         self._socket = self._context.socket(zmq.PAIR)
         _set_options(self._socket)
         self._socket.connect(address)
+        self._num_received = 0
+
+    @property
+    def num_received(self) -> int:
+        """Messages that came since it was made, those that could not be read too."""
+        return self._num_received
 
     def receive(self, timeout_s: float | None) -> list[ToEngine]:
         """Return all messages that are there; wait for a first one up to ``timeout_s``."""
@@ -90,7 +152,22 @@ class ZmqMailbox:
             self._socket.poll(None if timeout_s is None else max(0, int(timeout_s * 1000)))
         messages: list[ToEngine] = []
         while _has_frame(self._socket):
-            messages += codec.decode_to_engine(self._socket.recv(zmq.NOBLOCK))
+            read = self._read(self._socket.recv(zmq.NOBLOCK))
+            self._num_received += len(read)
+            messages += read
+        return messages
+
+    def _read(self, frame: bytes) -> list[ToEngine]:
+        """Return the messages of ``frame``; one that cannot be read ends its own request only."""
+        try:
+            return codec.decode_to_engine(frame)
+        except msgspec.DecodeError:
+            messages, faults = codec.decode_each_to_engine(frame)
+        self._num_received += len(faults)
+        for who, error in faults:
+            log.error("A message to the engine cannot be read: %s", error)
+            if who is not None:
+                self.send([_unreadable(who)])
         return messages
 
     def send(self, messages: Sequence[FromEngine]) -> None:
@@ -123,17 +200,22 @@ class ZmqLink:
         self._loop = asyncio.get_running_loop()
         self._descriptor = self._socket.fileno()
         self._loop.add_reader(self._descriptor, self._read)
-        self._outbox: list[ToEngine] = []
+        self._outbox: list[bytes] = []
+        self._receipts = Receipts(self._loop.time)
         self._is_flush_due = False
         self._inbox: list[FromEngine] = []
         self._waiter: asyncio.Future[None] | None = None
         self._is_closed = False
 
     def send(self, message: ToEngine) -> None:
-        """Queue ``message``; the batch leaves at the end of this turn of the event loop."""
+        """Queue ``message``; the batch leaves at the end of this turn of the event loop.
+
+        It is encoded here, so that a message which cannot be fails by itself.
+        """
         if self._is_closed:
             return
-        self._outbox.append(message)
+        self._outbox.append(codec.encode_one(message))
+        self._receipts.sent()
         if not self._is_flush_due:
             self._is_flush_due = True
             self._loop.call_soon(self._flush)
@@ -142,6 +224,11 @@ class ZmqLink:
     def address(self) -> str:
         """Where the engine connects to."""
         return self._endpoint.address
+
+    @property
+    def unheard_s(self) -> float:
+        """How long the oldest message has waited that the engine has not taken in. Seconds."""
+        return self._receipts.unheard_s
 
     async def receive(self) -> list[FromEngine]:
         """Wait for messages and return all that are there."""
@@ -167,7 +254,7 @@ class ZmqLink:
         if self._is_closed or not self._outbox:
             return
         try:
-            self._socket.send(codec.encode(self._outbox), zmq.NOBLOCK)
+            self._socket.send(codec.join(self._outbox), zmq.NOBLOCK)
         except zmq.Again:  # the engine has not connected yet
             self._is_flush_due = True
             self._loop.call_later(_RETRY_S, self._flush)
@@ -182,11 +269,26 @@ class ZmqLink:
         for _ in range(_MAX_FRAMES):
             if not _has_frame(self._socket):
                 break
-            self._inbox += codec.decode_from_engine(self._socket.recv(zmq.NOBLOCK))
+            self._inbox += self._decode(self._socket.recv(zmq.NOBLOCK))
         else:
             self._loop.call_soon(self._read)
         if self._inbox:
             self._wake()
+
+    def _decode(self, frame: bytes) -> list[FromEngine]:
+        """Return the messages of ``frame``; an engine that cannot be understood is as good as dead.
+
+        What it said is lost, and requests would wait for it for ever.
+        """
+        try:
+            messages = codec.decode_from_engine(frame)
+        except msgspec.DecodeError as error:
+            problem = f"The engine sent what cannot be read: {error}."
+            return [Crashed(problem=problem, remedy="Report it.", is_config=False)]
+        for message in messages:
+            if isinstance(message, State) and message.received is not None:
+                self._receipts.heard(message.received)
+        return messages
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -195,6 +297,9 @@ class ZmqLink:
 
 class MemoryMailbox:
     """The engine's end of a link within a process; the engine runs in a thread."""
+
+    num_received = 0
+    """Not counted: nothing is lost on the way, and nobody asks."""
 
     def __init__(self) -> None:
         self._inbox: queue.SimpleQueue[ToEngine] = queue.SimpleQueue()
@@ -233,6 +338,9 @@ class MemoryMailbox:
 
 class MemoryLink:
     """The API side's end of a link within a process; made inside its event loop."""
+
+    unheard_s = 0.0
+    """Nothing is lost on the way."""
 
     def __init__(self, mailbox: MemoryMailbox) -> None:
         self._mailbox = mailbox
@@ -276,6 +384,13 @@ _RETRY_S = 0.01
 """How soon to try again to send to an engine that has not connected yet. Seconds."""
 _MAX_FRAMES = 64
 """Frames taken in one go, so that a fast engine cannot keep the event loop from its other work."""
+
+
+def _unreadable(who: codec.Who) -> Ended:
+    reason = FinishReason(
+        kind="error", message="The engine cannot read the request.", code="internal_error"
+    )
+    return Ended(id=who.id, attempt=who.attempt, reason=reason, num_outputs=0)
 
 
 def _set_options(socket: zmq.Socket[bytes]) -> None:

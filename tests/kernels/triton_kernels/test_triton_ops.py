@@ -39,8 +39,9 @@ def is_slow(name: str, label: str) -> bool:
     """Whether to leave a case to the long run: the interpreter takes seconds for it."""
     if HAS_GPU:
         return False
-    if name == "attention":
-        return "pages of 64" in label or "long" in label
+    if name in ("attention", "latent_attention"):
+        slow = ("pages of 64", "long", "sizes of", "a prompt of some length")
+        return any(what in label for what in slow)
     return name == "draw_tokens" and ("of 49152" in label or "17 rows" in label)
 
 

@@ -1,4 +1,4 @@
-"""The step ops' kernels against the references."""
+"""The step ops' kernels against the references, on the kit's cases and on large steps."""
 
 from __future__ import annotations
 
@@ -7,87 +7,41 @@ import torch
 from triton_here import Here
 
 from headstock.ops import steps as ops
+from headstock.ops.base import OpRegistry, Resolver
+from headstock.ops.cases.base import Bench
+from headstock.ops.cases.steps import NULL_SLOT, _copy, _inputs, _slots
 from headstock_triton.steps import Steps
 from headstock_triton.target import Target
 
 WHERE = Here.torch_device
-NUM_SLOTS, NUM_PAGES, PAGE = 7, 40, 4
 KERNELS = Steps(Target.of(Here()))
+BENCH = Bench(resolver=Resolver(OpRegistry(), Here()), dtype=torch.float32)
+NAMES = ("place_step", "last_of_rows", "mark_faults", "advance_lengths", "settle_step")
 
 
-def integers(*values, dtype=torch.int32):
-    return torch.tensor(values, dtype=dtype, device=WHERE)
+@pytest.mark.parametrize("name", NAMES)
+def test_kernels_compute_what_the_references_do(name):
+    op, run = getattr(ops, name), getattr(KERNELS, name)
+    cases = list(op.cases(BENCH))
+    assert len(cases) >= 2
+    for case in cases:
+        for ours, right in zip(case.outcome(run), case.outcome(op.reference), strict=True):
+            torch.testing.assert_close(ours, right, rtol=0, atol=0, equal_nan=True, msg=case.label)
 
 
-def table():
-    torch.manual_seed(0)
-    pages = torch.randint(1, 99, (NUM_SLOTS, NUM_PAGES), dtype=torch.int32).to(WHERE)
-    lengths = integers(9, 0, 30, 5, 3, 8, 0)
-    done = integers(0, 0, 1, 0, 0, 0, 1)
-    last_ids = integers(11, 12, 13, 14, 15, 16, 0)
-    return lengths, done, last_ids, pages
-
-
-def place(run):
-    slots = integers(3, 0, 2, 1, 6)
-    starts = integers(0, 1, 2, 3, 10, 11)
-    host = integers(-1, -1, -1, 5, 6, 7, 8, 9, 10, 11, 0, 0, 0)
-    num_tokens = host.shape[0]
-    wide = torch.full((5, NUM_PAGES + 2), -7, dtype=torch.int32, device=WHERE)
-    out = [
-        torch.full((num_tokens,), -7, dtype=dtype, device=WHERE)
-        for dtype in (torch.int64, torch.int64, torch.int32, torch.int64)
-    ]
-    kv_lengths = integers(*[-7] * 5)
-    run(slots, starts, host, *table(), *out, kv_lengths, wide[:, :20], page_size=PAGE)
-    return [*out, kv_lengths, wide]
-
-
-def test_place_step():
-    for ours, right in zip(place(KERNELS.place_step), place(ops.place_step.reference), strict=True):
+@pytest.mark.parametrize(("num_null_rows", "num_draws"), [(0, 1), (3, 1), (140, 1), (140, 4)])
+def test_more_rows_settle_than_a_block_holds(num_null_rows, num_draws):
+    slots = [3, 0, 4, 2, *[NULL_SLOT] * num_null_rows]
+    drawn = torch.arange(len(slots) * num_draws).view(-1, num_draws).to(WHERE) % 6 - 1
+    inputs = _inputs(BENCH, slots, [num_draws] * len(slots), [num_draws] * len(slots))
+    accepted = inputs.num_draws_R.clone()
+    tables = []
+    for run in (KERNELS.settle_step, ops.settle_step.reference):
+        outbox = torch.full((3, 150, 6), -9, dtype=torch.int32, device=WHERE)
+        view = outbox[:, : len(slots)]
+        table, _ = run(drawn, accepted, _copy(_slots(BENCH)), inputs, view)
+        tables.append(
+            (table.last_ids_S, table.num_outputs_S, table.done_S, table.lengths_S, outbox)
+        )
+    for ours, right in zip(*tables, strict=True):
         assert torch.equal(ours, right)
-
-
-def test_last_of_rows():
-    x = torch.randn(9, 33, device=WHERE)
-    starts = integers(0, 1, 5, 9)
-    assert torch.equal(KERNELS.last_of_rows(x, starts), ops.last_of_rows(x, starts))
-
-
-def test_mark_faults():
-    logits = torch.randn(4, 50, device=WHERE)
-    logits[1, 3], logits[2, 7] = torch.nan, torch.inf
-    drawn = integers(0, 3, 7, 9, dtype=torch.int64)
-    assert KERNELS.mark_faults(drawn, logits).tolist() == [0, -1, -1, 9]
-
-
-def test_advance_lengths():
-    slots, reached = integers(3, 0, 2, 6), integers(6, 10, 30, 1)
-    ours, done, _, _ = table()
-    right = ours.clone()
-    KERNELS.advance_lengths(slots, reached, done, ours)
-    ops.advance_lengths(slots, reached, done, right)
-    assert torch.equal(ours, right)
-
-
-def settle(run, cursor, num_null_rows):
-    drawn = integers(4, 5, -1, 8, *[9] * num_null_rows, dtype=torch.int64)
-    slots = integers(3, 0, 4, 2, *[6] * num_null_rows)
-    _, done, last_ids, _ = table()
-    max_outputs = integers(9, 9, 9, 3, 9, 9, 0)
-    num_outputs = integers(1, 1, 1, 2, 1, 1, 0, dtype=torch.int64)
-    stops = torch.full((NUM_SLOTS, 3), -1, dtype=torch.int32, device=WHERE)
-    stops[0, 1] = 5
-    outbox = torch.full((3, 150, 2), -9, dtype=torch.int32, device=WHERE)
-    at = integers(cursor, dtype=torch.int64)
-    view = outbox[:, : drawn.shape[0]]
-    run(drawn, slots, max_outputs, stops, last_ids, num_outputs, done, view, at)
-    return last_ids, num_outputs, done, outbox, at
-
-
-@pytest.mark.parametrize(("cursor", "num_null_rows"), [(0, 0), (5, 3), (7, 140)])
-def test_settle_step(cursor, num_null_rows):
-    ours = settle(KERNELS.settle_step, cursor, num_null_rows)
-    right = settle(ops.settle_step.reference, cursor, num_null_rows)
-    for mine, wanted in zip(ours, right, strict=True):
-        assert torch.equal(mine, wanted)

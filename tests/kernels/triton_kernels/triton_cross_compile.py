@@ -1,5 +1,7 @@
 """Compile every Triton kernel for a GPU that is not here: `python … cuda 90 [--usage]`.
 
+For one by AMD, `python … hip gfx942`.
+
 Launches are caught on their way: what would run is compiled for the target with the arguments'
 types instead, so that the signatures are those of real calls. Run as a process of its own, since
 Triton chooses between interpreter and compiler when it is imported.
@@ -22,14 +24,17 @@ from triton.experimental.gluon._runtime import GluonASTSource
 from triton.runtime.jit import JITFunction
 
 from headstock.ops.attention import AttentionSpec, StepBatch
+from headstock.ops.latent import LatentSpec
 from headstock.ops.linear import DENSE, FP8_GROUP, INT4_GROUP, INT8_GROUP, LinearSpec
 from headstock.ops.moe import ExpertsSpec
+from headstock.ops.routing import Routing as ExpertRouting
 from headstock_triton import dense, gated_hopper, gemv, moe, steps
 from headstock_triton.activation import Activations
 from headstock_triton.attention import provider as attention
 from headstock_triton.embedding import embedding_rows
 from headstock_triton.fp8 import Fp8Gate, quantize_rows
 from headstock_triton.ints import FUSED_ROWS, build_int
+from headstock_triton.latent import provider as latent
 from headstock_triton.norm import Norms
 from headstock_triton.rotary import Rotations
 from headstock_triton.routing import Routing
@@ -37,6 +42,7 @@ from headstock_triton.sampling.argmax import Argmax
 from headstock_triton.sampling.draw import Draws
 from headstock_triton.sampling.logprobs import Logprobs
 from headstock_triton.sampling.shaping import Shaping
+from headstock_triton.scores import Scores
 from headstock_triton.target import HOPPER, Target
 
 TYPES = {
@@ -148,19 +154,28 @@ def batch_of(num_rows: int, num_tokens: int, nodes: int) -> StepBatch:
     )
 
 
-def compile_attention(target: Target, dtype: torch.dtype, heads: int, page_size: int) -> None:
+def compile_attention(
+    target: Target,
+    dtype: torch.dtype,
+    heads: int,
+    page_size: int,
+    head_dim: int = 128,
+    **features: object,
+) -> None:
     spec = AttentionSpec(
         num_heads=heads,
         num_kv_heads=8,
-        head_dim=128,
+        head_dim=head_dim,
         dtype=dtype,
         kv_dtype=dtype,
         page_size=page_size,
-        scale=128**-0.5,
+        scale=head_dim**-0.5,
         max_length=4096,
         max_rows=64,
         max_tokens=512,
+        **features,
     )
+    sinks = torch.zeros(heads) if "sinks" in spec.features else None
     built = attention.PagedAttention(spec, FakeDevice())
     built._target = target
     built._hopper = attention.hopper_kernel(spec, target, heads // 8)
@@ -168,15 +183,15 @@ def compile_attention(target: Target, dtype: torch.dtype, heads: int, page_size:
     for batch in (batch_of(1, 1, 0), batch_of(2, 256, 16), batch_of(2, 4096, 0)):
         built.plan(batch)
         tokens = batch.num_tokens
-        q = torch.zeros((tokens, heads, 128), dtype=dtype)
-        built.run(q, kv, batch)
-        k = torch.zeros((tokens, 8, 128), dtype=dtype)
+        q = torch.zeros((tokens, heads, head_dim), dtype=dtype)
+        built.run(q, kv, batch, sinks_H=sinks)
+        k = torch.zeros((tokens, 8, head_dim), dtype=dtype)
         built.write(k, k, kv, batch)
         built.read(kv, torch.zeros(2, dtype=torch.int64))
-        weight = torch.zeros(128, dtype=dtype)
+        weight = torch.zeros(head_dim, dtype=dtype)
         Rotations(target).rotate_and_write(
-            torch.zeros((tokens, (heads + 16) * 128), dtype=dtype),
-            torch.zeros((4096, 128)),
+            torch.zeros((tokens, (heads + 16) * head_dim), dtype=dtype),
+            torch.zeros((4096, head_dim)),
             weight,
             weight,
             kv,
@@ -184,10 +199,61 @@ def compile_attention(target: Target, dtype: torch.dtype, heads: int, page_size:
             provider=built,
             num_heads=heads,
             num_kv_heads=8,
-            head_dim=128,
+            head_dim=head_dim,
             eps=1e-6,
             is_interleaved=False,
         )
+
+
+def compile_latent(target: Target, dtype: torch.dtype, heads: int, page_size: int) -> None:
+    spec = LatentSpec(
+        num_heads=heads,
+        latent_size=512,
+        rotary_size=64,
+        key_size=128,
+        value_size=128,
+        dtype=dtype,
+        kv_dtype=dtype,
+        page_size=page_size,
+        scale=192**-0.5,
+        max_length=4096,
+        max_rows=64,
+        max_tokens=512,
+    )
+    tuning = latent.tuning_of(spec, target)
+    built = latent.PagedLatentAttention(spec, FakeDevice(), tuning)
+    built._target = target
+    kv = torch.zeros(built.kv_shape(4), dtype=dtype)
+    up = torch.zeros((heads, 256, 512), dtype=dtype)
+    for batch in (batch_of(1, 1, 0), batch_of(2, 64, 0)):
+        built.plan(batch)
+        q = torch.zeros((batch.num_tokens, heads, 192), dtype=dtype)
+        built.run(q, up, kv, batch)
+        new = torch.zeros((batch.num_tokens, 576), dtype=dtype)
+        built.write(new[:, :512], new[:, 512:], kv, batch)
+        latent.LatentRotations(target).rotate_and_write_latent(
+            q,
+            new,
+            torch.zeros((4096, 64)),
+            torch.zeros(512, dtype=dtype),
+            kv,
+            batch,
+            provider=built,
+            eps=1e-6,
+            is_interleaved=True,
+        )
+
+
+def compile_scores(target: Target, dtype: torch.dtype) -> None:
+    logits, scores = torch.zeros((2, 256), dtype=dtype), Scores(target)
+    routing = ExpertRouting(
+        k=8, scores="sigmoid", is_normalized=True, num_groups=8, groups_kept=4, group_best=2
+    )
+    scores.route_experts(logits, torch.zeros(256), routing=routing)
+    scores.route_experts(logits[:, :160], None, routing=ExpertRouting(k=6, factor=16.0))
+    x = torch.zeros((2, 1024), dtype=dtype)
+    scores.add_shared(x, x, None)
+    scores.add_shared(x, x, x[:, :1])
 
 
 def compile_ints(target: Target, dtype: torch.dtype) -> None:
@@ -286,14 +352,16 @@ def compile_moe(target: Target, dtype: torch.dtype, layout: str, group_size: int
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("backend")
-    parser.add_argument("arch", type=int)
+    parser.add_argument("arch")
     parser.add_argument("--usage", action="store_true")
     options = parser.parse_args()
-    backend, arch = options.backend, options.arch
-    compiler = Compiler(GPUTarget(backend, arch, 32), options.usage)
+    backend = options.backend
+    is_cuda = backend == "cuda"
+    arch = int(options.arch) if is_cuda else 0
+    built_for = GPUTarget(backend, arch or options.arch, 32 if is_cuda else 64)
+    compiler = Compiler(built_for, options.usage)
     JITFunction.run = lambda kernel, *args, **kwargs: compiler(kernel, *args, **kwargs)
-    has = backend == "cuda" and arch >= 90
-    is_hopper = backend == "cuda" and arch == HOPPER
+    has, is_hopper = arch >= 90, arch == HOPPER
     target = Target(
         kind=backend, arch=arch, num_sms=132, has_pdl=has, has_tma=has, has_wgmma=is_hopper
     )
@@ -302,13 +370,22 @@ def main() -> None:
     compile_attention(target, torch.bfloat16, 32, 64)
     compile_attention(target, torch.bfloat16, 16, 64)
     compile_attention(target, torch.bfloat16, 32, 16)
+    window, sinks, cap = "sliding_window", "sinks", "soft_cap"
+    with_window = {"features": frozenset({window, sinks}), "window": 128}
+    compile_attention(target, torch.bfloat16, 64, 64, 64, **with_window)
+    compile_attention(target, torch.bfloat16, 16, 64, 256, features=frozenset({cap}), soft_cap=50.0)
+    wide = {"features": frozenset({window, cap}), "window": 1024, "soft_cap": 50.0}
+    compile_attention(target, torch.bfloat16, 16, 64, 256, **wide)
+    for heads, page_size in ((128, 64), (16, 64), (20, 16)):
+        compile_latent(target, torch.bfloat16, heads, page_size)
+    compile_scores(target, torch.bfloat16)
     compile_ints(target, torch.bfloat16)
     compile_rest(target, torch.bfloat16)
     compile_moe(target, torch.float32, DENSE, 0)
     for layout, group_size in ((DENSE, 0), (INT8_GROUP, 32), (INT4_GROUP, 32), (FP8_GROUP, 128)):
         if layout != FP8_GROUP or target.arch >= 90:
             compile_moe(target, torch.bfloat16, layout, group_size)
-    print(f"{compiler.count} kernels compiled for {backend} {arch}")
+    print(f"{compiler.count} kernels compiled for {backend} {options.arch}")
 
 
 if __name__ == "__main__":

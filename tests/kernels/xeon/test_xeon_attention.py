@@ -75,7 +75,7 @@ def test_any_ragged_step_is_right(device, rows, padding, heads, head_dim, window
     spec = replace(
         SPEC, num_heads=heads[0], num_kv_heads=heads[1], head_dim=head_dim, window=window
     )
-    step = make_step(rows, 16, CPU, num_padding_rows=padding)
+    step = make_step(rows, 16, CPU, num_padding_rows=padding, window=window)
     got, (q, k, v) = attend(device, spec, step, poison=True)
     wanted = reference(spec, q, k, v, step.batch.positions_T[: len(got)])
     assert (got.double() - wanted).abs().max() < 2e-5
@@ -123,6 +123,38 @@ def test_sharing_a_prefix_changes_no_bit(device, rows, shared) -> None:
     step.batch.counts[2] = 0
     without_tree, _ = attend(device, SPEC, step)
     assert torch.equal(with_tree, without_tree)
+
+
+@pytest.mark.parametrize("window", [100, 200, 450])
+@pytest.mark.parametrize(
+    ("rows", "shared"),
+    [
+        ([(1, 600)] * 5, [(0, 5, 512)]),
+        ([(1, 900), (1, 700), (1, 800)], [(0, 3, 640)]),
+        ([(8, 900), (1, 530), (3, 615)], [(0, 3, 512)]),
+    ],
+)
+def test_rows_with_a_window_share_what_all_of_them_see(device, rows, shared, window) -> None:
+    spec = replace(SPEC, window=window)
+    step = make_step(rows, 16, CPU, shared=shared, window=window)
+    with_tree, (q, k, v) = attend(device, spec, step, poison=True)
+    step.batch.counts[2] = 0
+    without_tree, _ = attend(device, spec, step, poison=True)
+    assert torch.equal(with_tree, without_tree)
+    wanted = reference(spec, q, k, v, step.batch.positions_T)
+    assert (with_tree.double() - wanted).abs().max() < 2e-5
+
+
+def test_a_soft_cap_is_as_exact_as_the_library_s(device) -> None:
+    """Scores from tiny to far past the cap."""
+    step = make_step([(40, 40)], 16, CPU)
+    for scale in (1e-4, 0.1, 1.0, 30.0):
+        spec = replace(SPEC, soft_cap=50.0, features=frozenset({"soft_cap"}), scale=scale)
+        got, (q, k, v) = attend(device, spec, step)
+        provider = attention.reference(replace(spec, num_heads=6), HostDevice())
+        kv = fill(provider, step, k, v, poison=False)
+        wanted = provider.run(q[step.batch.positions_T], kv, step.batch)
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=2e-5)
 
 
 def test_a_wrong_hint_beyond_a_rows_first_query_is_harmless(device) -> None:

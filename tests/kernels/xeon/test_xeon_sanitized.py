@@ -33,7 +33,7 @@ def test_the_kernels_touch_nothing_that_is_not_theirs() -> None:
     if "clang" in version:
         pytest.skip("the preload below is GCC's")
     names = ("libasan.so", "libubsan.so", "libstdc++.so")
-    preload = [build.call([compiler, f"-print-file-name={name}"]).strip() for name in names]
+    preload = [build.call([*compiler, f"-print-file-name={name}"]).strip() for name in names]
     tests = [
         str(file)
         for file in sorted(HERE.glob("test_xeon_*.py"))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from headstock_triton.attention.pages import scan
+from headstock_triton.attention.pages import scan, with_sinks
 from headstock_triton.overlap import begin
 
 LOG2_E = 1.4426950408889634
@@ -39,6 +39,7 @@ def attend_nodes(
     partial_o,
     partial_lse,
     scale,
+    to_cap,
     page_stride,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
@@ -47,6 +48,7 @@ def attend_nodes(
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    IS_CAPPED: tl.constexpr,
     TMA: tl.constexpr,
     STAGES: tl.constexpr,
     PDL: tl.constexpr,
@@ -83,12 +85,12 @@ def attend_nodes(
     pages = page_table + first_row.to(tl.int64) * page_stride
     limit_M = tl.zeros((BLOCK_M,), tl.int32) + last
     max_M, sum_M, acc_MD = scan(
-        q_MD, max_M, sum_M, acc_MD, kv, tiles, pages, head, first, whole, limit_M, scale,
-        KV_HEADS, PAGE, D, BLOCK_D, BLOCK_N, False, TMA, STAGES,
+        q_MD, max_M, sum_M, acc_MD, kv, tiles, pages, head, first, whole, 0, limit_M, scale,
+        to_cap, KV_HEADS, PAGE, D, BLOCK_D, BLOCK_N, False, 0, IS_CAPPED, TMA, STAGES,
     )  # fmt: skip
     max_M, sum_M, acc_MD = scan(
-        q_MD, max_M, sum_M, acc_MD, kv, tiles, pages, head, whole, last, limit_M, scale,
-        KV_HEADS, PAGE, D, BLOCK_D, BLOCK_N, True, TMA, STAGES,
+        q_MD, max_M, sum_M, acc_MD, kv, tiles, pages, head, whole, last, 0, limit_M, scale,
+        to_cap, KV_HEADS, PAGE, D, BLOCK_D, BLOCK_N, True, 0, IS_CAPPED, TMA, STAGES,
     )  # fmt: skip
     partial_M = tl.load(row_table + row_M * 3, mask=inside_M, other=0) + place
     at_M = partial_M.to(tl.int64) * HEADS + head * group + m % group
@@ -104,14 +106,17 @@ def attend_tails(
     tiles,
     page_table,
     query_starts,
+    kv_lengths,
     items,
     totals,
     row_table,
     partial_o,
     partial_lse,
     arrivals,
+    sinks,
     out,
     scale,
+    to_cap,
     page_stride,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
@@ -122,6 +127,9 @@ def attend_tails(
     BLOCK_N: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_S: tl.constexpr,
+    WINDOW: tl.constexpr,
+    IS_CAPPED: tl.constexpr,
+    HAS_SINKS: tl.constexpr,
     TMA: tl.constexpr,
     STAGES: tl.constexpr,
     PDL: tl.constexpr,
@@ -158,10 +166,18 @@ def attend_tails(
     acc_MD = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     pages = page_table + row.to(tl.int64) * page_stride
     limit_M = tl.zeros((BLOCK_M,), tl.int32) + last
+    low = first
+    if WINDOW > 0:  # The first item begins with the tile that the window begins in.
+        limit_M = limit_M - last + tl.load(kv_lengths + row) - 1
+        low = tl.maximum(first, tl.load(kv_lengths + row) - WINDOW)
     max_M, sum_M, acc_MD = scan(
-        q_MD, max_M, sum_M, acc_MD, kv, tiles, pages, head, first, last, limit_M, scale,
-        KV_HEADS, PAGE, D, BLOCK_D, BLOCK_N, True, TMA, STAGES,
+        q_MD, max_M, sum_M, acc_MD, kv, tiles, pages, head, first, last, low, limit_M, scale,
+        to_cap, KV_HEADS, PAGE, D, BLOCK_D, BLOCK_N, True, WINDOW, IS_CAPPED, TMA, STAGES,
     )  # fmt: skip
+    if HAS_SINKS and num_partials == 1:
+        sink_M = tl.load(sinks + head * group + m % group) * 1.4426950408889634
+        shrink_M, sum_M = with_sinks(max_M, sum_M, sink_M)
+        acc_MD = acc_MD * shrink_M[:, None]
     out_MD = acc_MD / sum_M[:, None]
     if num_partials == 1:
         out_at_MD = out + line_M[:, None] * D + columns_D[None, :]
@@ -177,8 +193,8 @@ def attend_tails(
         if earlier == num_arrivals - 1:
             tl.debug_barrier()
             merged_GD = merge(
-                partial_o, partial_lse, first_partial, num_partials, head,
-                HEADS, group, D, BLOCK_D, BLOCK_G, BLOCK_S,
+                partial_o, partial_lse, sinks, first_partial, num_partials, head,
+                HEADS, group, D, BLOCK_D, BLOCK_G, BLOCK_S, HAS_SINKS,
             )  # fmt: skip
             g = tl.arange(0, BLOCK_G)
             line_G = token * HEADS + head * group + g
@@ -194,6 +210,7 @@ def attend_tails(
 def merge(
     partial_o,
     partial_lse,
+    sinks,
     first_partial,
     num_partials,
     head,
@@ -203,8 +220,9 @@ def merge(
     BLOCK_D: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_S: tl.constexpr,
+    HAS_SINKS: tl.constexpr,
 ):
-    """Merge the partials of one row and key/value head by ascending place.
+    """Merge the partials of one row and key/value head by ascending place, the sinks last.
 
     Returns:
         float32. [BLOCK_G, BLOCK_D]
@@ -231,4 +249,8 @@ def merge(
         sum_G = sum_G * shrink_G + tl.sum(weight_SG, axis=0)
         acc_GD = acc_GD * shrink_G[:, None] + tl.sum(weight_SG[:, :, None] * o_SGD, axis=0)
         max_G = new_max_G
+    if HAS_SINKS:
+        sink_G = tl.load(sinks + head * GROUP + g % GROUP) * 1.4426950408889634
+        shrink_G, sum_G = with_sinks(max_G * 1.4426950408889634, sum_G, sink_G)
+        acc_GD = acc_GD * shrink_G[:, None]
     return acc_GD / tl.where(sum_G == 0.0, 1.0, sum_G)[:, None]

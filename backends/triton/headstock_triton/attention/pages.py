@@ -21,6 +21,18 @@ def line_of(page, head, offset, KV_HEADS: tl.constexpr, PAGE: tl.constexpr):
 
 
 @triton.jit
+def with_sinks(max_M, sum_M, sink_M):
+    """Count each row's sink in its softmax; it has no value. Logits are in base 2.
+
+    Returns:
+        What multiplies the weighted values, and the sum of weights.
+    """
+    top_M = tl.maximum(max_M, sink_M)
+    shrink_M = tl.exp2(max_M - top_M)
+    return shrink_M, sum_M * shrink_M + tl.exp2(sink_M - top_M)
+
+
+@triton.jit
 def scan(
     q_MD,
     max_M,
@@ -32,14 +44,18 @@ def scan(
     head,
     first,
     last,
+    low,
     limit_M,
     scale,
+    to_cap,
     KV_HEADS: tl.constexpr,
     PAGE: tl.constexpr,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
     IS_MASKED: tl.constexpr,
+    WINDOW: tl.constexpr,
+    IS_CAPPED: tl.constexpr,
     TMA: tl.constexpr,
     STAGES: tl.constexpr,
 ):
@@ -48,6 +64,10 @@ def scan(
     ``first`` is a multiple of BLOCK_N, and of PAGE or within one page. With ``IS_MASKED`` row m
     sees tokens up to ``limit_M[m]`` and ``last`` may be anything; without, every row sees every
     token and ``last - first`` is a multiple of BLOCK_N. ``scale`` includes log2(e).
+
+    With a WINDOW, masked rows see that many tokens up to their limit, and none before ``low`` is
+    read: its page may be another's by now. With ``IS_CAPPED`` products are multiplied by ``to_cap``
+    and bounded by 1, and ``scale`` includes the cap.
 
     Returns:
         The running maximum (base 2), sum and weighted values.
@@ -75,7 +95,10 @@ def scan(
         else:
             at_ND = kv + lines_N[:, None] * D + columns_D[None, :]
             if IS_MASKED:
-                inside_ND = (tokens_N < last)[:, None] & (columns_D < D)[None, :]
+                inside_N = tokens_N < last
+                if WINDOW > 0:
+                    inside_N = inside_N & (tokens_N >= low)
+                inside_ND = inside_N[:, None] & (columns_D < D)[None, :]
                 k_ND = tl.load(at_ND, mask=inside_ND, other=0.0)
             elif BLOCK_D == D:
                 k_ND = tl.load(at_ND)
@@ -84,11 +107,19 @@ def scan(
         # Pages may be narrower than activations.
         k_ND = k_ND.to(q_MD.dtype)
         scores_MN = tl.dot(q_MD, tl.trans(k_ND), input_precision="ieee")
+        if IS_CAPPED:
+            scores_MN = 2 * tl.sigmoid(scores_MN * (2 * to_cap)) - 1  # the hyperbolic tangent
         if IS_MASKED:
             is_seen_MN = (tokens_N[None, :] <= limit_M[:, None]) & (tokens_N < last)[None, :]
+            if WINDOW > 0:
+                is_seen_MN = is_seen_MN & (tokens_N[None, :] > limit_M[:, None] - WINDOW)
+                is_seen_MN = is_seen_MN & (tokens_N >= low)[None, :]
             scores_MN = tl.where(is_seen_MN, scores_MN, float("-inf"))
         # The scale joins the subtraction: one multiply-add a score.
         new_max_M = tl.maximum(max_M, tl.max(scores_MN, axis=1) * scale)
+        if WINDOW > 0:
+            # Finite where nothing is seen yet, so that differences of it are numbers.
+            new_max_M = tl.maximum(new_max_M, -1.0e38)
         weights_MN = tl.exp2(scores_MN * scale - new_max_M[:, None])
         shrink_M = tl.exp2(max_M - new_max_M)
         sum_M = sum_M * shrink_M + tl.sum(weights_MN, axis=1)
@@ -96,7 +127,10 @@ def scan(
         if TMA:
             v_ND = tiles.load([(line + KV_HEADS * PAGE).to(tl.int32), 0])
             if IS_MASKED:
-                v_ND = tl.where((tokens_N < last)[:, None], v_ND, 0.0)
+                inside_N = tokens_N < last
+                if WINDOW > 0:
+                    inside_N = inside_N & (tokens_N >= low)
+                v_ND = tl.where(inside_N[:, None], v_ND, 0.0)
         else:
             at_ND += KV_HEADS * PAGE * D
             if IS_MASKED:

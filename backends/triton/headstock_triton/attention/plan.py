@@ -60,6 +60,8 @@ def plan_rows(
     TAIL_SPREAD: tl.constexpr,
     TAIL_MIN_CHUNK: tl.constexpr,
     BLOCK_QUERIES: tl.constexpr,
+    WINDOW: tl.constexpr,
+    TAIL_UNIT: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """Fill ``row_plan``, ``row_table``, ``node_table`` and ``totals`` (tails, nodes, blocks).
@@ -86,6 +88,8 @@ def plan_rows(
         TAIL_SPREAD: As NODE_SPREAD, for tails.
         TAIL_MIN_CHUNK: As NODE_MIN_CHUNK.
         BLOCK_QUERIES: Queries of a block of longer rows.
+        WINDOW: Tokens that a query sees, itself included; 0: all before it.
+        TAIL_UNIT: A window's tail begins at a multiple of this, with all of the window in it.
         PDL: See :mod:`headstock_triton.overlap`.
     """
     begin(PDL)
@@ -174,6 +178,8 @@ def plan_rows(
         tl.store(node_table + node_N * 6 + 4, place_N, mask=in_table_N)
         tl.store(node_table + node_N * 6 + 5, first_item_N, mask=in_table_N)
 
+    if WINDOW > 0:
+        tail_first_R = tl.maximum(length_R - WINDOW, 0) // TAIL_UNIT * TAIL_UNIT
     tail_R = tl.where(is_decode_R, length_R - tail_first_R, 0)
     work = tl.sum(tail_R, axis=0)
     tail_chunk = (work + TAIL_SPREAD - 1) // TAIL_SPREAD

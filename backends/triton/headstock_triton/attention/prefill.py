@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from headstock_triton.attention.pages import scan
+from headstock_triton.attention.pages import scan, with_sinks
 from headstock_triton.overlap import begin
 
 BLOCK_COLUMNS = 2
@@ -27,8 +27,10 @@ def attend_queries(
     kv_lengths,
     blocks,
     totals,
+    sinks,
     out,
     scale,
+    to_cap,
     page_stride,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
@@ -37,6 +39,9 @@ def attend_queries(
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    WINDOW: tl.constexpr,
+    IS_CAPPED: tl.constexpr,
+    HAS_SINKS: tl.constexpr,
     TMA: tl.constexpr,
     STAGES: tl.constexpr,
     PDL: tl.constexpr,
@@ -76,13 +81,30 @@ def attend_queries(
     last_query = tl.minimum(first_query + block_queries, num_queries)
     last = length - num_queries + last_query
     pages = page_table + row.to(tl.int64) * page_stride
+    low = 0
+    begin_whole = 0
+    if WINDOW > 0:
+        low = tl.maximum(seen_by_all - WINDOW, 0)
+        begin_masked = low // BLOCK_N * BLOCK_N
+        # The last query's window begins last: from there on all see every token.
+        begin_whole = (tl.maximum(last - WINDOW, 0) + BLOCK_N - 1) // BLOCK_N * BLOCK_N
+        begin_whole = tl.minimum(begin_whole, whole)
+        max_M, sum_M, acc_MD = scan(
+            q_MD, max_M, sum_M, acc_MD, kv, tiles, pages, head, begin_masked, begin_whole, low,
+            limit_M, scale, to_cap, KV_HEADS, PAGE, D, BLOCK_D, BLOCK_N, True, WINDOW, IS_CAPPED,
+            TMA, STAGES,
+        )  # fmt: skip
     max_M, sum_M, acc_MD = scan(
-        q_MD, max_M, sum_M, acc_MD, kv, tiles, pages, head, 0, whole, limit_M, scale,
-        KV_HEADS, PAGE, D, BLOCK_D, BLOCK_N, False, TMA, STAGES,
+        q_MD, max_M, sum_M, acc_MD, kv, tiles, pages, head, begin_whole, whole, low, limit_M,
+        scale, to_cap, KV_HEADS, PAGE, D, BLOCK_D, BLOCK_N, False, WINDOW, IS_CAPPED, TMA, STAGES,
     )  # fmt: skip
     max_M, sum_M, acc_MD = scan(
-        q_MD, max_M, sum_M, acc_MD, kv, tiles, pages, head, whole, last, limit_M, scale,
-        KV_HEADS, PAGE, D, BLOCK_D, BLOCK_N, True, TMA, STAGES,
+        q_MD, max_M, sum_M, acc_MD, kv, tiles, pages, head, whole, last, low, limit_M,
+        scale, to_cap, KV_HEADS, PAGE, D, BLOCK_D, BLOCK_N, True, WINDOW, IS_CAPPED, TMA, STAGES,
     )  # fmt: skip
+    if HAS_SINKS:
+        sink_M = tl.load(sinks + head * group + m % group) * 1.4426950408889634
+        shrink_M, sum_M = with_sinks(max_M, sum_M, sink_M)
+        acc_MD = acc_MD * shrink_M[:, None]
     out_MD = (acc_MD / sum_M[:, None]).to(out.dtype.element_ty)
     tl.store(out + line_M[:, None] * D + columns_D[None, :], out_MD, mask=inside_MD)

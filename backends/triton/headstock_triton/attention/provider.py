@@ -26,7 +26,7 @@ from headstock_triton.attention.plan import (
     plan_rows,
 )
 from headstock_triton.attention.prefill import BLOCK_COLUMNS, attend_queries
-from headstock_triton.attention.tuning import FLOAT32, Tuning
+from headstock_triton.attention.tuning import Tuning, choose_tuning
 from headstock_triton.attention.write import read_kernel, write_kernel
 from headstock_triton.target import Target, cdiv, next_power_of_2
 
@@ -68,6 +68,7 @@ def hopper_kernel(spec: AttentionSpec, target: Target, group: int) -> ModuleType
     """Return the module of the kernel for Hopper where it can attend for heads of ``spec``."""
     takes = (
         target.has_wgmma
+        and not spec.features
         and spec.dtype == spec.kv_dtype
         and spec.dtype in (torch.bfloat16, torch.float16)
         and spec.head_dim in (64, 128)
@@ -81,7 +82,9 @@ def hopper_kernel(spec: AttentionSpec, target: Target, group: int) -> ModuleType
 
 
 class PagedAttention:
-    """Plain causal attention over pages, and over the tree that the step's rows form.
+    """Causal attention over pages, and over the tree that the step's rows form.
+
+    With a window the tree is left out: what rows see of a shared prefix is bounded, and passes.
 
     Args:
         spec: Of the layers.
@@ -103,14 +106,16 @@ class PagedAttention:
         page_sizes: tuple[int, ...] = PAGE_SIZES,
     ) -> None:
         self.spec = spec
-        self.tuning = tuning or (FLOAT32 if spec.dtype == torch.float32 else Tuning())
+        self.tuning = tuning or choose_tuning(spec.dtype, spec.head_dim)
         self._queries, self._decodes = queries, decodes
         self._uncompiled = [other for other in (queries, decodes) if other is not None]
         self._page_sizes = page_sizes
         self._target = Target.of(device)
         self._group = spec.num_heads // spec.num_kv_heads
         self._block_d = max(16, next_power_of_2(spec.head_dim))
-        self._scale = spec.scale * LOG2_E
+        self._window, self._cap = spec.window or 0, spec.soft_cap or 0.0
+        self._scale = (self._cap or spec.scale) * LOG2_E
+        self._to_cap = spec.scale / self._cap if self._cap else 0.0
         self._tiles: dict[tuple[int, int], Any] = {}
         self._hopper = hopper_kernel(spec, self._target, self._group)
         if self._hopper is not None:
@@ -186,14 +191,18 @@ class PagedAttention:
         rows = batch.num_rows
         assert rows <= self.spec.max_rows, f"{rows} rows, buffers for {self.spec.max_rows}"
         self._leader = None
-        nodes = min(batch.tree_N4.shape[0], self._node_table.shape[0]) if rows > 1 else 0
+        has_tree = rows > 1 and not self._window
+        nodes = min(batch.tree_N4.shape[0], self._node_table.shape[0]) if has_tree else 0
         is_plain = batch.max_query == 1 and not nodes
         if is_plain and self._decodes is not None and self._decodes.plan(batch):
             self._plan = Plan(0, 0, 0, 0, step=self._decodes)
             return
         tails = rows + self._tail_spread
         if rows < 16:
-            tails = min(tails, rows * cdiv(batch.max_kv, self.tuning.tail_min_chunk))
+            longest = batch.max_kv
+            if self._window:
+                longest = min(longest, self._window + self._tail_unit - 1)
+            tails = min(tails, rows * cdiv(longest, self.tuning.tail_min_chunk))
         blocks = 0
         is_hopper = self._hopper is not None and (
             batch.num_tokens >= self.tuning.hopper_tokens
@@ -234,6 +243,8 @@ class PagedAttention:
             TAIL_SPREAD=self._tail_spread,
             TAIL_MIN_CHUNK=tuning.tail_min_chunk,
             BLOCK_QUERIES=self._block_queries(is_long=self._plan.is_long),
+            WINDOW=self._window,
+            TAIL_UNIT=self._tail_unit,
             **self._target.launch(4),
         )
         plan_items[(rows + nodes,)](
@@ -285,7 +296,8 @@ class PagedAttention:
         lengths are known on the device alone, and only once the step has begun there. A graph
         captured after the plan so makes them anew at every replay.
         """
-        assert sinks_H is None, "sinks are no declared feature of this provider"
+        has_sinks = "sinks" in self.spec.features
+        assert has_sinks == (sinks_H is not None), "sinks come if, and only if, the spec has them"
         if self._leader is None:
             self._leader = kv.data_ptr()
         is_first = self._leader == kv.data_ptr()
@@ -300,13 +312,15 @@ class PagedAttention:
         if self._plan.blocks and self._plan.is_hopper:
             self._attend_long_queries(q_THD, kv, batch, out_THD)
         elif self._plan.blocks:
-            self._attend_queries(q_THD, kv, batch, out_THD)
+            self._attend_queries(q_THD, kv, batch, sinks_H, out_THD)
         if self._plan.node_programs:
             self._attend_nodes(q_THD, kv, batch)
-        self._attend_tails(q_THD, kv, batch, out_THD)
+        self._attend_tails(q_THD, kv, batch, sinks_H, out_THD)
         return out_THD
 
-    def _attend_queries(self, q: Tensor, kv: Tensor, batch: StepBatch, out: Tensor) -> None:
+    def _attend_queries(
+        self, q: Tensor, kv: Tensor, batch: StepBatch, sinks: Tensor | None, out: Tensor
+    ) -> None:
         tuning = self.tuning
         _, block_n, warps, stages = tuning.long_prefill if self._plan.is_long else tuning.prefill
         registers = tuning.long_registers if self._plan.is_long else None
@@ -320,11 +334,16 @@ class PagedAttention:
             batch.kv_lengths_R,
             self._blocks,
             self._totals,
+            q if sinks is None else sinks,
             out,
             self._scale,
+            self._to_cap,
             batch.page_table_RP.stride(0),
             BLOCK_M=self._block_rows(is_long=self._plan.is_long),
             BLOCK_N=block_n,
+            WINDOW=self._window,
+            IS_CAPPED=self._cap > 0,
+            HAS_SINKS=sinks is not None,
             TMA=use_tma,
             STAGES=stages,
             **self._shape,
@@ -372,16 +391,20 @@ class PagedAttention:
             self._partial_o,
             self._partial_lse,
             self._scale,
+            self._to_cap,
             batch.page_table_RP.stride(0),
             BLOCK_M=max(block_m, next_power_of_2(self._group)),
             BLOCK_N=block_n,
+            IS_CAPPED=self._cap > 0,
             TMA=use_tma,
             STAGES=stages,
             **self._shape,
             **self._target.launch(warps),
         )
 
-    def _attend_tails(self, q: Tensor, kv: Tensor, batch: StepBatch, out: Tensor) -> None:
+    def _attend_tails(
+        self, q: Tensor, kv: Tensor, batch: StepBatch, sinks: Tensor | None, out: Tensor
+    ) -> None:
         has_tree = self._plan.node_programs > 0
         block_n, warps, stages = self.tuning.short_tail if has_tree else self.tuning.tail
         block_n, use_tma = self._tile_size(block_n, self.tuning.decode_tma)
@@ -392,24 +415,35 @@ class PagedAttention:
             self._tile_source(kv, block_n, use_tma),
             batch.page_table_RP,
             batch.query_starts_R1,
+            batch.kv_lengths_R,
             self._tail_items,
             self._totals,
             self._row_table,
             self._partial_o,
             self._partial_lse,
             self._arrivals,
+            q if sinks is None else sinks,
             out,
             self._scale,
+            self._to_cap,
             batch.page_table_RP.stride(0),
             BLOCK_M=max(16, block_g),
             BLOCK_N=block_n,
             BLOCK_G=block_g,
             BLOCK_S=max(1, 16 // block_g),
+            WINDOW=self._window,
+            IS_CAPPED=self._cap > 0,
+            HAS_SINKS=sinks is not None,
             TMA=use_tma,
             STAGES=stages,
             **self._shape,
             **self._target.launch(warps),
         )
+
+    @property
+    def _tail_unit(self) -> int:
+        """Multiples of this may be a tail's first token: a tile's tokens, or a page's."""
+        return min(self.tuning.tail[0], self.spec.page_size)
 
     @property
     def _shape(self) -> dict[str, int]:

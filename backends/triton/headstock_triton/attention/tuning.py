@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
@@ -57,3 +59,20 @@ FLOAT32 = Tuning(
 )
 """Small blocks: tensor cores do not multiply float32 exactly, and unrolled products of large blocks
 take minutes to compile."""
+
+WIDE = Tuning(
+    prefill=(64, 32, 8, 2),
+    long_prefill=(128, 32, 8, 2),
+    long_registers=None,
+    tail=(32, 4, 3),
+    short_tail=(32, 4, 3),
+    node=(64, 32, 8, 2),
+)
+"""Heads of 256: smaller tiles, so that what is in flight has room in shared memory."""
+
+
+def choose_tuning(dtype: torch.dtype, head_dim: int) -> Tuning:
+    """Return the block shapes for heads of a kind."""
+    if dtype == torch.float32:
+        return FLOAT32
+    return Tuning() if head_dim <= 128 else WIDE

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from headstock_triton.attention.pages import line_of
+from headstock_triton.norm import weighted
 from headstock_triton.overlap import begin
 
 
@@ -146,11 +147,13 @@ def rotate_and_write_kernel(
                 inverse_H = tl.rsqrt(square_H / D + eps)
                 w_first_F = tl.load(norm + first_F, mask=inside_F, other=0.0)
                 w_second_F = tl.load(norm + second_F, mask=inside_F, other=0.0)
-                first_HF = (first32_HF * inverse_H[:, None]).to(dtype) * w_first_F[None, :]
-                second_HF = (second32_HF * inverse_H[:, None]).to(dtype) * w_second_F[None, :]
+                first32_HF *= inverse_H[:, None]
+                second32_HF *= inverse_H[:, None]
+                first_HF = weighted(first32_HF, w_first_F[None, :], q_out)
+                second_HF = weighted(second32_HF, w_second_F[None, :], q_out)
                 if BLOCK_REST > 0:
                     w_rest_R = tl.load(norm + rest_R, mask=rest_R < D, other=0.0)
-                    rest_HR = (rest32_HR * inverse_H[:, None]).to(dtype) * w_rest_R[None, :]
+                    rest_HR = weighted(rest32_HR * inverse_H[:, None], w_rest_R[None, :], q_out)
         if ROTATED > 0:
             angle = cos_sin + tl.load(positions + token) * ROTATED
             cos_F = tl.load(angle + f, mask=inside_F, other=0.0)

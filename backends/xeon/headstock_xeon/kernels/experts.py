@@ -14,13 +14,15 @@ from torch import Tensor
 from headstock.ops.linear import CanonicalWeight, LinearSpec
 from headstock.ops.moe import ExpertsSpec, Matrix
 from headstock_xeon.kernels.linear import NativeLinear
-from headstock_xeon.stream import rows_of
+from headstock_xeon.stream import as_bits, rows_of
 
 if TYPE_CHECKING:
     from headstock_xeon.device import XeonDevice
 
 PANEL = 16
 """Output features that are packed together: each expert's begin a panel of their own."""
+MAX_PARAMETERS = 2
+"""Of an activation with a gate of its own: xIELU, which has none, is not taken."""
 MAX_TOKENS = 512
 """Tokens at a time. Their choices' rows lie side by side between the products."""
 
@@ -35,6 +37,9 @@ class NativeExperts:
         size, between = spec.hidden_size, spec.intermediate_size
         self._gate_up = self._pack(device, size, 2 * between)
         self._down = self._pack(device, between, size)
+        activation = spec.activation
+        parameters = activation.padded[:MAX_PARAMETERS]
+        self._activation = (activation.number, *(as_bits(value) for value in parameters))
 
     def _pack(self, device: XeonDevice, in_features: int, out_features: int) -> NativeLinear:
         spec = LinearSpec(
@@ -43,6 +48,7 @@ class NativeExperts:
             dtype=self.spec.dtype,
             layout=self.spec.layout,
             group_size=self.spec.group_size,
+            has_bias=self.spec.has_bias,
         )
         return NativeLinear(spec, device)
 
@@ -54,6 +60,15 @@ class NativeExperts:
         else:
             above = between if matrix == "up" else 0
             self._gate_up.load(part, expert * whole_panels(2 * between) + above + row_begin)
+
+    def load_bias(self, bias: Tensor, expert: int, matrix: Matrix, begin: int) -> None:
+        """Set the bias of one of an expert's matrices. [rows]"""
+        size, between = self.spec.hidden_size, self.spec.intermediate_size
+        if matrix == "down":
+            self._down.load_bias(bias, expert * whole_panels(size) + begin)
+        else:
+            above = between if matrix == "up" else 0
+            self._gate_up.load_bias(bias, expert * whole_panels(2 * between) + above + begin)
 
     def __call__(self, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor) -> Tensor:
         """Return each token's weighted sum over its experts, first choice first. [T, D]"""
@@ -92,6 +107,7 @@ class NativeExperts:
             num_tokens,
             k,
             number,
+            *self._activation,
         )
 
     @property

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from headstock.ops.activation_kinds import SILU, Activation
 from headstock_xeon.kernels.attention import NativeAttention
 from headstock_xeon.stream import as_bits, rows_of
 
@@ -24,7 +25,7 @@ class LayerKernels:
         self._stream = device.stream
         kernel = device.stream.kernel
         self._norm, self._activation = kernel("norm"), kernel("activation")
-        self._rotate, self._copy = kernel("rotate"), kernel("copy")
+        self._rotate, self._copy, self._cap = kernel("rotate"), kernel("copy"), kernel("cap")
 
     def rms_norm(self, x_TD: Tensor, weight_D: Tensor, *, eps: float) -> Tensor:
         """Divide each row by its root mean square, then scale. Any leading dimensions."""
@@ -60,8 +61,8 @@ class LayerKernels:
             as_bits(eps),
         )
 
-    def silu_and_mul(self, gate_up_TG: Tensor) -> Tensor:
-        """Return silu(gate) * up, where gate and up are the halves of each row."""
+    def silu_and_mul(self, gate_up_TG: Tensor, *, activation: Activation = SILU) -> Tensor:
+        """Return activation(gate) * up, where gate and up are the halves of each row."""
         gate_up_TG = rows_of(gate_up_TG)
         rows, size = gate_up_TG.shape[0], gate_up_TG.shape[1] // 2
         y_TF = self._stream.empty((rows, size))
@@ -72,8 +73,24 @@ class LayerKernels:
             y_TF.data_ptr(),
             rows,
             size,
+            activation.number,
+            *(as_bits(value) for value in activation.padded),
         )
         return y_TF
+
+    def soft_cap(self, x_TA: Tensor, *, cap: float) -> Tensor:
+        """Return cap * tanh(x / cap)."""
+        x_TA = rows_of(x_TA)
+        y_TA = self._stream.empty(tuple(x_TA.shape))
+        self._stream.emit(
+            self._cap,
+            x_TA.data_ptr(),
+            x_TA.stride(0),
+            y_TA.data_ptr(),
+            *x_TA.shape,
+            as_bits(cap),
+        )
+        return y_TA
 
     def join_features(self, left_TA: Tensor, right_TB: Tensor) -> Tensor:
         """Return both side by side. [T, A + B]"""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from headstock.errors import UnsupportedError
 from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, CanonicalWeight, LinearSpec
-from headstock_xeon.stream import rows_of
+from headstock_xeon.stream import as_bits, rows_of
 
 if TYPE_CHECKING:
     from headstock_xeon.device import XeonDevice
@@ -50,7 +50,7 @@ class NativeLinear:
         kinds = {DENSE: FLOAT32, INT8_GROUP: INT8, INT4_GROUP: INT4}
         self._kind = kinds[spec.layout]
         self._handle = 0 if spec.layout == DENSE else self._allocate(self._kind)
-        self._bias: list[tuple[Tensor, int]] = []
+        self._row_scale = as_bits(spec.row_scale)
 
     @property
     def kernel(self) -> str:
@@ -87,8 +87,12 @@ class NativeLinear:
 
     def load_bias(self, bias: Tensor, begin: int) -> None:
         """Set the bias of output features from ``begin`` on. [rows]"""
+        self._bias(begin + bias.shape[0])[begin:].copy_(bias)
+
+    def _bias(self, count: int) -> Tensor:
+        """Return the first entries of the weight's bias, as they lie there."""
         address = self._device.library.calls.hs_weight_bias(self.handle)
-        _floats_at(address + 4 * begin, bias.shape[0]).copy_(bias)
+        return _floats_at(address, count)
 
     def __call__(self, x_MI: Tensor) -> Tensor:
         """Return x·Wᵀ + bias. [M, O]"""
@@ -113,11 +117,21 @@ class NativeLinear:
 
     def rows(self, ids_T: Tensor, first: int) -> Tensor:
         """Look up an embedding; ids outside of [first, first + O) give rows of zeros. [T, I]"""
+        return self._rows(ids_T, first, self._row_scale)
+
+    def _rows(self, ids_T: Tensor, first: int, factor: int) -> Tensor:
+        """Look up rows and multiply them by the number whose bits are ``factor``."""
         y_TI = self._stream.empty((ids_T.shape[0], self.spec.in_features))
         ids_T = ids_T.contiguous()
         self._stream.hold(self)
         self._stream.emit(
-            self._look_up, self.handle, ids_T.data_ptr(), y_TI.data_ptr(), ids_T.shape[0], first
+            self._look_up,
+            self.handle,
+            ids_T.data_ptr(),
+            y_TI.data_ptr(),
+            ids_T.shape[0],
+            first,
+            factor,
         )
         return y_TI
 
@@ -139,9 +153,11 @@ class NativeLinear:
     def _widen(self) -> None:
         """Keep the rows loaded so far in float32: other rows have more than bfloat16 holds."""
         all_ids = torch.arange(self.spec.out_features)
-        loaded_OI = self.rows(all_ids, 0)
+        loaded_OI = self._rows(all_ids, 0, as_bits(1.0))
+        bias_O = self._bias(self.spec.out_features).clone()
         self._kind, self._handle = FLOAT32, 0
         self.load({"weight": loaded_OI}, 0)
+        self.load_bias(bias_O, 0)
 
     def _allocate(self, kind: int) -> int:
         spec, calls = self.spec, self._device.library.calls

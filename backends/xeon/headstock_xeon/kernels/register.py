@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 
 from headstock.ops import sampling, steps
 from headstock.ops.activation import silu_and_mul
+from headstock.ops.activation_kinds import FEATURES as ACTIVATIONS
 from headstock.ops.attention import attention
 from headstock.ops.base import OpRegistry, Requires, Sizes
-from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, ROWS, linear
-from headstock.ops.moe import experts, route_topk
+from headstock.ops.latent import latent_attention, rotate_and_write_latent
+from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, ROWS, SCALED_ROWS, linear
+from headstock.ops.moe import BIAS, experts, route_topk
 from headstock.ops.norm import add_rms_norm, rms_norm
-from headstock.ops.outputs import join_features
+from headstock.ops.outputs import join_features, soft_cap
 from headstock.ops.rotary import rotate_and_write
+from headstock.ops.routing import add_shared, route_experts
 from headstock_xeon.kernels.attention import (
     FEATURES,
     MAX_GROUP,
@@ -22,8 +25,10 @@ from headstock_xeon.kernels.attention import (
     NativeAttention,
 )
 from headstock_xeon.kernels.experts import NativeExperts, RoutingKernels
+from headstock_xeon.kernels.latent import LATENT_TAG, LatentKernels, NativeLatentAttention
 from headstock_xeon.kernels.layers import LayerKernels
 from headstock_xeon.kernels.linear import NativeLinear
+from headstock_xeon.kernels.routing import ScoreKernels
 from headstock_xeon.kernels.sampling import SamplingKernels
 from headstock_xeon.kernels.steps import StepKernels
 
@@ -39,13 +44,19 @@ def register(registry: OpRegistry, device: XeonDevice) -> None:
     layers = LayerKernels(device)
     registry.add(rms_norm, PROVIDER, layers.rms_norm, requires=FLOAT32)
     registry.add(add_rms_norm, PROVIDER, layers.add_rms_norm, requires=FLOAT32)
+    registry.add(soft_cap, PROVIDER, layers.soft_cap, requires=FLOAT32)
     registry.add(join_features, PROVIDER, layers.join_features, requires=FLOAT32)
-    registry.add(silu_and_mul, PROVIDER, layers.silu_and_mul, requires=FLOAT32)
+    activations = replace(FLOAT32, features=ACTIVATIONS)
+    registry.add(silu_and_mul, PROVIDER, layers.silu_and_mul, requires=activations)
     registry.add(route_topk, PROVIDER, RoutingKernels(device).route_topk, requires=FLOAT32)
     _register_sampling(registry, SamplingKernels(device))
     _register_steps(registry, StepKernels(device))
     _register_linear(registry)
     _register_attention(registry, layers)
+    _register_latent(registry, LatentKernels(device))
+    scores = ScoreKernels(device)
+    registry.add(route_experts, PROVIDER, scores.route_experts, requires=FLOAT32)
+    registry.add(add_shared, PROVIDER, scores.add_shared, requires=FLOAT32)
 
 
 def _register_sampling(registry: OpRegistry, kernels: SamplingKernels) -> None:
@@ -85,8 +96,9 @@ def _register_linear(registry: OpRegistry) -> None:
             layouts=frozenset(layouts),
             sizes={"group_size": Sizes(multiple_of=unit)},
         )
-        registry.add(experts, PROVIDER, NativeExperts, requires=requires)
-        with_rows = replace(requires, features=frozenset({ROWS}))
+        joined = replace(requires, features=(ACTIVATIONS | {BIAS}) - {"xielu"})
+        registry.add(experts, PROVIDER, NativeExperts, requires=joined)
+        with_rows = replace(requires, features=frozenset({ROWS, SCALED_ROWS}))
         registry.add(linear, PROVIDER, NativeLinear, requires=with_rows)
 
 
@@ -117,5 +129,31 @@ def _register_attention(registry: OpRegistry, layers: LayerKernels) -> None:
             capabilities=FLOAT32.capabilities,
             layouts=frozenset({TAG}),
             sizes={"head_dim": head_dim},
+        ),
+    )
+
+
+def _register_latent(registry: OpRegistry, kernels: LatentKernels) -> None:
+    sizes = {
+        "latent_size": Sizes(multiple_of=8),
+        "rotary_size": Sizes(multiple_of=8),
+        "page_size": Sizes(only=frozenset(PAGE_SIZES)),
+    }
+    registry.add(
+        latent_attention,
+        PROVIDER,
+        NativeLatentAttention,
+        requires=replace(
+            FLOAT32, layouts=frozenset({"float32", "bfloat16", "float16"}), sizes=sizes
+        ),
+    )
+    registry.add(
+        rotate_and_write_latent,
+        PROVIDER,
+        kernels.rotate_and_write_latent,
+        requires=replace(
+            FLOAT32,
+            layouts=frozenset({LATENT_TAG}),
+            sizes={"latent_size": Sizes(multiple_of=8), "rotary_size": Sizes(multiple_of=8)},
         ),
     )

@@ -13,6 +13,8 @@ from torch import Tensor
 from headstock.ops import steps
 
 if TYPE_CHECKING:
+    from headstock.ops.attention import StepBatch
+    from headstock.ops.steps import Slots, StepInputs
     from headstock_xeon.device import XeonDevice
 
 
@@ -23,50 +25,63 @@ class StepKernels:
         self._stream = device.stream
         kernel = device.stream.kernel
         self._take, self._copy, self._place = kernel("take"), kernel("copy"), kernel("place")
+        self._place_view = kernel("place_view")
         self._advance, self._settle = kernel("advance"), kernel("settle")
         self._count, self._mark, self._forbid = kernel("count"), kernel("mark"), kernel("forbid")
 
     def place_step(
-        self,
-        slots_R: Tensor,
-        query_starts_R1: Tensor,
-        host_ids_T: Tensor,
-        lengths_S: Tensor,
-        done_S: Tensor,
-        last_ids_S: Tensor,
-        page_table_SP: Tensor,
-        ids_T: Tensor,
-        positions_T: Tensor,
-        row_of_token_T: Tensor,
-        write_slots_T: Tensor,
-        kv_lengths_R: Tensor,
-        page_table_RP: Tensor,
-        *,
-        page_size: int,
-    ) -> None:
-        """Work out a step's inputs from the slot table."""
+        self, slots: Slots, inputs: StepInputs, ids_T: Tensor, batch: StepBatch
+    ) -> tuple[Tensor, StepBatch]:
+        """Work out what a step computes from the slot table."""
+        num_rows, num_tokens = inputs.slots_R.shape[0], ids_T.shape[0]
+        first, *others = zip(batch.groups, slots.tables, slots.page_sizes, strict=True)
+        view, table_SP, page_size = first
+        adapters_R = batch.adapters_R
+        self._stream.hold(batch)
         self._stream.emit(
             self._place,
-            slots_R.data_ptr(),
-            query_starts_R1.data_ptr(),
-            host_ids_T.data_ptr(),
-            lengths_S.data_ptr(),
-            done_S.data_ptr(),
-            last_ids_S.data_ptr(),
-            page_table_SP.data_ptr(),
-            page_table_SP.stride(0),
+            inputs.slots_R.data_ptr(),
+            inputs.query_starts_R1.data_ptr(),
+            inputs.host_ids_T.data_ptr(),
+            slots.lengths_S.data_ptr(),
+            slots.done_S.data_ptr(),
+            slots.last_ids_S.data_ptr(),
+            table_SP.data_ptr(),
+            table_SP.stride(0),
             ids_T.data_ptr(),
-            positions_T.data_ptr(),
-            row_of_token_T.data_ptr(),
-            write_slots_T.data_ptr(),
-            kv_lengths_R.data_ptr(),
-            page_table_RP.data_ptr(),
-            page_table_RP.stride(0),
-            page_table_RP.shape[1],
-            slots_R.shape[0],
-            ids_T.shape[0],
+            batch.positions_T.data_ptr(),
+            batch.row_of_token_T.data_ptr(),
+            view.write_slots_T.data_ptr(),
+            batch.kv_lengths_R.data_ptr(),
+            view.page_table_RP.data_ptr(),
+            view.page_table_RP.stride(0),
+            view.page_table_RP.shape[1],
+            num_rows,
+            num_tokens,
             page_size,
+            slots.drafts_SK.data_ptr(),
+            slots.drafts_SK.shape[1],
+            slots.adapters_S.data_ptr(),
+            0 if adapters_R is None else adapters_R.data_ptr(),
         )
+        for view, table_SP, page_size in others:
+            self._stream.emit(
+                self._place_view,
+                inputs.slots_R.data_ptr(),
+                inputs.query_starts_R1.data_ptr(),
+                slots.done_S.data_ptr(),
+                batch.positions_T.data_ptr(),
+                table_SP.data_ptr(),
+                table_SP.stride(0),
+                view.write_slots_T.data_ptr(),
+                view.page_table_RP.data_ptr(),
+                view.page_table_RP.stride(0),
+                view.page_table_RP.shape[1],
+                num_rows,
+                num_tokens,
+                page_size,
+            )
+        return ids_T, batch
 
     def take_rows(self, x: Tensor, index_R: Tensor, *, dim: int) -> Tensor:
         """Return the slices of ``x`` that ``index_R`` names along ``dim``."""
@@ -162,45 +177,47 @@ class StepKernels:
             drawn_R.shape[0],
         )
 
-    def advance_lengths(
-        self, slots_R: Tensor, kv_lengths_R: Tensor, done_S: Tensor, lengths_S: Tensor
-    ) -> None:
-        """Let slots that are not done have the lengths they have reached."""
+    def advance_lengths(self, slots: Slots, inputs: StepInputs, batch: StepBatch) -> Slots:
+        """Enter the lengths that the forward pass has reached for slots that are not done."""
         self._stream.emit(
             self._advance,
-            slots_R.data_ptr(),
-            kv_lengths_R.data_ptr(),
-            done_S.data_ptr(),
-            lengths_S.data_ptr(),
-            slots_R.shape[0],
+            inputs.slots_R.data_ptr(),
+            batch.kv_lengths_R.data_ptr(),
+            slots.done_S.data_ptr(),
+            slots.lengths_S.data_ptr(),
+            inputs.slots_R.shape[0],
         )
+        return slots
 
     def settle_step(
         self,
-        drawn_R: Tensor,
-        slots_R: Tensor,
-        max_outputs_S: Tensor,
-        stop_ids_SE: Tensor,
-        last_ids_S: Tensor,
-        num_outputs_S: Tensor,
-        done_S: Tensor,
-        outbox_NR2: Tensor,
-        cursor_1: Tensor,
-    ) -> None:
+        drawn_RJ: Tensor,
+        accepted_R: Tensor,
+        slots: Slots,
+        inputs: StepInputs,
+        outbox_NRO: Tensor,
+    ) -> tuple[Slots, Tensor]:
         """Enter what a step drew into the slot table and the outbox."""
+        assert drawn_RJ.is_contiguous(), "draws come in rows"
         self._stream.emit(
             self._settle,
-            drawn_R.data_ptr(),
-            slots_R.data_ptr(),
-            max_outputs_S.data_ptr(),
-            stop_ids_SE.data_ptr(),
-            stop_ids_SE.shape[1],
-            last_ids_S.data_ptr(),
-            num_outputs_S.data_ptr(),
-            done_S.data_ptr(),
-            outbox_NR2.data_ptr(),
-            outbox_NR2.stride(0),
-            outbox_NR2.shape[0],
-            cursor_1.data_ptr(),
-            drawn_R.shape[0],
+            drawn_RJ.data_ptr(),
+            drawn_RJ.shape[1],
+            accepted_R.data_ptr(),
+            inputs.draw_slots_R.data_ptr(),
+            inputs.num_draws_R.data_ptr(),
+            slots.max_outputs_S.data_ptr(),
+            slots.stop_ids_SE.data_ptr(),
+            slots.stop_ids_SE.shape[1],
+            slots.last_ids_S.data_ptr(),
+            slots.num_outputs_S.data_ptr(),
+            slots.done_S.data_ptr(),
+            slots.lengths_S.data_ptr(),
+            outbox_NRO.data_ptr(),
+            outbox_NRO.stride(0),
+            outbox_NRO.stride(1),
+            outbox_NRO.shape[0],
+            slots.cursor_1.data_ptr(),
+            drawn_RJ.shape[0],
         )
+        return slots, outbox_NRO

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from headstock.ops.activation_kinds import (
+    GELU,
+    GELU_TANH,
+    RELU2,
+    SILU,
+    Activation,
+    clipped_swiglu,
+    xielu,
+)
 from headstock.ops.cases.base import Bench, Case
 
+KINDS = {
+    "gelu-tanh": GELU_TANH,
+    "gelu": GELU,
+    "relu2": RELU2,
+    "clipped-swiglu": clipped_swiglu(7.0, 1.702),
+    "a low limit": clipped_swiglu(0.5, 3.0),
+    "xielu": xielu(0.8, 1.3, 0.5, -1e-6),
+}
 GROUP = 128
 FP8_STEP = (7e-2, 1e-2)
 """Of values in 8-bit floating point: steps are an eighth of the value at most, errors half."""
@@ -26,6 +44,14 @@ def gated_cases(bench: Bench) -> Iterator[Case]:
     padded = draw.normal(6, 128, dtype=dtype)
     padded[3:] = torch.nan
     yield _case(bench, "padding", padded, num_real=3)
+    for label, activation in KINDS.items():
+        for num_tokens, size in ((2, 1536), (17, 7), (130, 96)):
+            gate_up_TG = draw.normal(num_tokens, 2 * size, dtype=dtype, scale=3)
+            yield _case(bench, f"{label}, {num_tokens} of {size}", gate_up_TG, activation)
+        tiny = draw.normal(3, 128, dtype=dtype, scale=1e-3)
+        yield _case(bench, f"{label}, tiny", tiny, activation)
+        extreme = draw.normal(4, 128, dtype=dtype, scale=50)
+        yield _case(bench, f"{label}, extreme", extreme, activation)
 
 
 def grouped_cases(bench: Bench) -> Iterator[Case]:
@@ -62,6 +88,18 @@ def _grouped(bench: Bench, label: str, gate_up_TG: Tensor, num_real: int | None 
     )
 
 
-def _case(bench: Bench, label: str, gate_up_TG: torch.Tensor, num_real: int | None = None) -> Case:
-    size = gate_up_TG.shape[1] // 2
-    return Case(label=label, spec=bench.spec({"size": size}), args=(gate_up_TG,), num_real=num_real)
+def _case(
+    bench: Bench,
+    label: str,
+    gate_up_TG: torch.Tensor,
+    activation: Activation = SILU,
+    num_real: int | None = None,
+) -> Case:
+    spec = bench.spec({"size": gate_up_TG.shape[1] // 2})
+    return Case(
+        label=label,
+        spec=replace(spec, features=activation.features),
+        args=(gate_up_TG,),
+        kwargs={} if activation is SILU else {"activation": activation},
+        num_real=num_real,
+    )

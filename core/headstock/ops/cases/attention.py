@@ -45,7 +45,7 @@ def attention_cases(bench: Bench) -> Iterator[Case]:
     plain = plain_spec(bench.dtype, bench.page_sizes[0])
     for page_size in bench.page_sizes:
         spec = replace(plain, page_size=page_size)
-        for label, rows, options in _row_mixes(page_size):
+        for label, rows, options in row_mixes(page_size):
             yield attention_case(f"{label}, pages of {page_size}", spec, rows, device, **options)
     page = plain.page_size
     mixed: Rows = [(7, 7), (1, page + 1), (5, 3 * page), (1, 1)]
@@ -59,6 +59,11 @@ def attention_cases(bench: Bench) -> Iterator[Case]:
         yield attention_case(f"{label}, mixed", spec, mixed, device)
         decodes = [(1, length) for length in (1, 4, page, 4 * page + 3)]
         yield attention_case(f"{label}, decode", spec, decodes, device, num_padding_rows=2)
+    for label, spec, rows, options in _window_steps(plain):
+        options = {"window": spec.window, **options}
+        yield attention_case(label, spec, rows, device, **options)
+    for label, spec, rows, options in _shared_steps(plain):
+        yield attention_case(f"{label}, shared prefix", spec, rows, device, **options)
 
 
 def attention_case(
@@ -120,7 +125,7 @@ def filled_pages(
         num_earlier = len(slots) - num_queries
         for begin in range(0, num_earlier, max_tokens):
             end = min(begin + max_tokens, num_earlier)
-            past = _prefill(step, row, begin, end)
+            past = prefill_batch(step, row, begin, end)
             provider.plan(past)
             provider.write(inputs.k_rows[row][begin:end], inputs.v_rows[row][begin:end], kv, past)
     return kv
@@ -177,7 +182,7 @@ def dense_attention(spec: AttentionSpec, rows: Rows, inputs: AttentionInputs) ->
     return torch.cat(outs)
 
 
-def _prefill(step: Step, row: int, begin: int, end: int) -> StepBatch:
+def prefill_batch(step: Step, row: int, begin: int, end: int) -> StepBatch:
     """Return the batch of one row that writes its tokens [begin, end)."""
     slots = step.slots[row]
     count, device = end - begin, slots.device
@@ -199,7 +204,7 @@ def _prefill(step: Step, row: int, begin: int, end: int) -> StepBatch:
     )
 
 
-def _row_mixes(page_size: int) -> Iterator[tuple[str, Rows, dict[str, Any]]]:
+def row_mixes(page_size: int) -> Iterator[tuple[str, Rows, dict[str, Any]]]:
     p = page_size
     yield "one token", [(1, 1)], {}
     yield "one prefill", [(37, 37)], {}
@@ -227,16 +232,53 @@ def _row_mixes(page_size: int) -> Iterator[tuple[str, Rows, dict[str, Any]]]:
     yield "long decode", [(1, 1000), (1, 3)], {}
 
 
+WINDOW, SINKS, CAP = (frozenset({name}) for name in ("sliding_window", "sinks", "soft_cap"))
+
+
 def _feature_specs(plain: AttentionSpec) -> Iterator[tuple[str, AttentionSpec]]:
-    window, cap = frozenset({"sliding_window"}), frozenset({"soft_cap"})
-    yield "window of 4", replace(plain, features=window, window=4)
-    yield "window of one", replace(plain, features=window, window=1)
-    yield "wide window", replace(plain, features=window, window=4096)
-    yield "sinks", replace(plain, features=frozenset({"sinks"}))
-    yield "soft cap", replace(plain, features=cap, soft_cap=2.0)
+    yield "window of 4", replace(plain, features=WINDOW, window=4)
+    yield "window of one", replace(plain, features=WINDOW, window=1)
+    yield "wide window", replace(plain, features=WINDOW, window=4096)
+    yield "sinks", replace(plain, features=SINKS)
+    yield "soft cap", replace(plain, features=CAP, soft_cap=2.0)
+    yield "low soft cap", replace(plain, features=CAP, soft_cap=0.1, scale=1.0)
     yield "int8 pages", replace(plain, kv_dtype=torch.int8)
-    yield "int8 pages and a window", replace(plain, kv_dtype=torch.int8, features=window, window=5)
-    yield "window and sinks", replace(plain, features=window | {"sinks"}, window=5)
+    yield "int8 pages and a window", replace(plain, kv_dtype=torch.int8, features=WINDOW, window=5)
+    yield "window and sinks", replace(plain, features=WINDOW | SINKS, window=5)
+    yield "window and soft cap", replace(plain, features=WINDOW | CAP, window=5, soft_cap=2.0)
+    yield "heads of 256", replace(plain, head_dim=256, features=WINDOW, window=20, scale=256**-0.5)
+
+
+def _window_steps(
+    plain: AttentionSpec,
+) -> Iterator[tuple[str, AttentionSpec, Rows, dict[str, Any]]]:
+    """Yield steps that pages before the windows are taken from: what reads them gets NaN."""
+    page = plain.page_size
+    for window in (page - 1, page, page + 1, 3 * page):
+        spec = replace(plain, features=WINDOW, window=window)
+        decodes = [(1, max(1, window + n)) for n in (-1, 0, 1, page, 5 * page)]
+        yield f"decode past a window of {window}", spec, decodes, {"num_padding_rows": 1}
+        chunks = [(page + 3, 6 * page), (5, window + 5), (3, 5 * page + 1), (1, 4 * page)]
+        yield f"chunks past a window of {window}", spec, chunks, {"num_padding_rows": 1}
+    few = replace(plain, features=WINDOW | SINKS, window=300)
+    long: Rows = [(1, 1000), (1, 301), (4, 700), (1, 3)]
+    yield "long, a window and sinks", few, long, {}
+    narrow = replace(plain, features=WINDOW, window=40, kv_dtype=torch.int8)
+    yield "int8 pages past a window", narrow, [(1, 200), (9, 150), (1, 30)], {}
+
+
+def _shared_steps(
+    plain: AttentionSpec,
+) -> Iterator[tuple[str, AttentionSpec, Rows, dict[str, Any]]]:
+    """Yield decode steps whose rows share prefixes that the tree names."""
+    kv_end = -(-384 // plain.page_size) * plain.page_size
+    rows = [(1, kv_end + 1), (1, kv_end + 150), (1, kv_end + 30)]
+    options: dict[str, Any] = {"shared": [(0, 3, kv_end)], "num_padding_rows": 1}
+    yield "sinks", replace(plain, features=SINKS), rows, options
+    yield "soft cap", replace(plain, features=CAP, soft_cap=2.0), rows, options
+    for window in (90, 290):
+        spec = replace(plain, features=WINDOW | SINKS, window=window)
+        yield f"window of {window}", spec, rows, options | {"window": window}
 
 
 def plain_spec(dtype: torch.dtype, page_size: int) -> AttentionSpec:

@@ -39,6 +39,7 @@ def make_step(
     num_padding_rows: int = 0,
     shared: Sequence[tuple[int, int, int]] = (),
     bound_slack: int = 0,
+    window: int | None = None,
     seed: int = 0,
 ) -> Step:
     """Build a step whose rows have their pages scattered over the cache.
@@ -51,6 +52,8 @@ def make_step(
         shared: (row_begin, row_end, kv_end): these rows have the same pages up to token
             ``kv_end``, which the page size divides; each becomes a node of the tree.
         bound_slack: How far the host's upper bounds of kv lengths are off.
+        window: Tokens a query sees, itself included. Pages that no query of a row sees any of are
+            taken from its table, where the null page stands instead. None: all are kept.
         seed: Of the order of the pages.
     """
     padded = [*rows, *[(1, 1)] * num_padding_rows]
@@ -59,6 +62,9 @@ def make_step(
     for row, table in enumerate(tables):
         table_RP[row, : len(table)] = torch.tensor(table)
     slots = [_slots(table_RP[row], length, page_size) for row, (_, length) in enumerate(padded)]
+    if window is not None:
+        for row, (num_queries, length) in enumerate(rows):
+            table_RP[row, : max(0, length - num_queries - window + 1) // page_size] = 0
     queries_R = torch.tensor([num_queries for num_queries, _ in padded])
     starts_R1 = torch.nn.functional.pad(queries_R.cumsum(0), (1, 0)).int()
     positions = [torch.arange(length - num, length) for num, length in padded]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from headstock.ops.activation import silu_and_mul
+from headstock.ops.activation_kinds import GELU_TANH, clipped_swiglu
 from headstock.ops.canonical import dequantize, quantize_fp8, quantize_int4, quantize_int8
 from headstock.ops.cases.base import Bench, Case, Draw
 from headstock.ops.device import OpDevice
@@ -49,6 +50,9 @@ def linear_cases(bench: Bench) -> Iterator[Case]:
     for size_in, size_out, num_tokens in ((64, 96, 1), (64, 256, 5), (128, 512, 140), (192, 6, 3)):
         gated = replace(dense, in_features=size_in, out_features=size_out, is_gated=True)
         yield _product(f"gated, {size_out} out, {num_tokens} tokens", gated, num_tokens, device)
+    for activation in (GELU_TANH, clipped_swiglu(0.8, 1.702)):
+        spec = replace(dense, out_features=256, is_gated=True, activation=activation)
+        yield _product(f"gated by {activation.kind}", spec, 5, device)
     for layout, group_size in _GROUPS:
         grouped = replace(dense, in_features=192, layout=layout, group_size=group_size)
         for num_tokens in (1, 4, 19):
@@ -69,6 +73,8 @@ def linear_cases(bench: Bench) -> Iterator[Case]:
     for layout, group_size in (("dense", 0), *_GROUPS):
         table = replace(dense, layout=layout, group_size=group_size, needs_rows=True)
         yield _lookup(f"lookup, {layout}", replace(table, in_features=192), device)
+        scaled = replace(table, in_features=192, row_scale=1.75)
+        yield _lookup(f"scaled lookup, {layout}", scaled, device)
 
 
 _GROUPS = (
@@ -117,7 +123,9 @@ def _product(label: str, spec: LinearSpec, num_tokens: int, device: OpDevice) ->
     def expected() -> Tensor:
         out_MO = x_MI.double() @ dequantize(spec.layout, weight, torch.float64).T
         out_MO = out_MO if bias_O is None else out_MO + bias_O.double()
-        return silu_and_mul.reference(out_MO) if spec.is_gated else out_MO
+        if not spec.is_gated:
+            return out_MO
+        return silu_and_mul.reference(out_MO, activation=spec.activation)
 
     return _case(label, spec, device, use, expected, QUANTISED_PRODUCT)
 
@@ -142,7 +150,7 @@ def _lookup(label: str, spec: LinearSpec, device: OpDevice) -> Case:
         return provider.rows(ids_T, first)
 
     def expected() -> Tensor:
-        table_OI = dequantize(spec.layout, weight, torch.float64)
+        table_OI = dequantize(spec.layout, weight, torch.float64) * spec.row_scale
         rows = [
             table_OI[i - first] if first <= i <= last else torch.zeros_like(table_OI[0])
             for i in ids

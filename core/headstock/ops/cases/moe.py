@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from headstock.ops.activation_kinds import GELU_TANH, clipped_swiglu
 from headstock.ops.canonical import dequantize
 from headstock.ops.cases.base import Bench, Case, Draw
 from headstock.ops.cases.linear import FP8_PRODUCT, QUANTISED_PRODUCT, make_weight
@@ -96,6 +97,15 @@ def expert_cases(bench: Bench) -> Iterator[Case]:
     partly = ragged(dense, 7, device)
     partly[::2, 1] = -1
     yield _case("fewer experts than may be", dense, partly, device)
+    for activation in (GELU_TANH, clipped_swiglu(0.8, 1.702)):
+        spec = replace(dense, activation=activation)
+        yield _case(activation.kind, spec, ragged(spec, 19, device), device)
+    biased = replace(dense, has_bias=True, activation=clipped_swiglu(7.0, 1.702))
+    for num_tokens in (1, 40):
+        routes = ragged(biased, num_tokens, device)
+        yield _case(f"biases, {num_tokens} tokens", biased, routes, device)
+    grouped = replace(biased, hidden_size=128, layout=INT8_GROUP, group_size=32)
+    yield _case("biases, int8-group", grouped, ragged(grouped, 9, device), device)
     yield from _quantized_cases(replace(dense, hidden_size=128, intermediate_size=64), device)
 
 
@@ -141,6 +151,16 @@ def draw_experts(spec: ExpertsSpec, draw: Draw) -> Weights:
     return drawn
 
 
+def draw_biases(spec: ExpertsSpec, draw: Draw) -> dict[tuple[int, Matrix], Tensor]:
+    """Draw the bias of every matrix, where the spec has any."""
+    sizes = {"gate": spec.intermediate_size, "up": spec.intermediate_size, "down": spec.hidden_size}
+    return {
+        (expert, matrix): draw.normal(sizes[matrix], dtype=spec.dtype, scale=0.3)
+        for expert in range(spec.num_experts if spec.has_bias else 0)
+        for matrix in MATRICES
+    }
+
+
 def load_experts(provider: ExpertsProvider, weights: Weights) -> None:
     """Load every matrix in two row ranges, last one first."""
     for (expert, matrix), weight in reversed(list(weights.items())):
@@ -161,6 +181,7 @@ def _case(
 ) -> Case:
     draw = Draw(device.torch_device, seed=5)
     weights = draw_experts(spec, draw)
+    biases = draw_biases(spec, draw)
     x_TD = draw.normal(experts_Tk.shape[0], spec.hidden_size, dtype=spec.dtype)
     weights_Tk = draw.uniform(*experts_Tk.shape, low=0.1)
     if num_real is not None:
@@ -169,10 +190,13 @@ def _case(
     def call(build: Callable[..., ExpertsProvider]) -> Tensor:
         provider = build(spec, device)
         load_experts(provider, weights)
+        for (expert, matrix), bias in biases.items():
+            provider.load_bias(bias[:3], expert, matrix, 0)
+            provider.load_bias(bias[3:], expert, matrix, 3)
         return provider(x_TD, weights_Tk, experts_Tk)
 
     def expected() -> Tensor:
-        return _in_float64(spec, weights, x_TD, weights_Tk, experts_Tk)
+        return _in_float64(spec, (weights, biases), x_TD, weights_Tk, experts_Tk)
 
     tolerance = QUANTISED_PRODUCT if spec.group_size and spec.dtype == torch.float32 else None
     if spec.layout == FP8_GROUP:
@@ -188,9 +212,19 @@ def _case(
 
 
 def _in_float64(
-    spec: ExpertsSpec, weights: Weights, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor
+    spec: ExpertsSpec,
+    loaded: tuple[Weights, Mapping[tuple[int, Matrix], Tensor]],
+    x_TD: Tensor,
+    weights_Tk: Tensor,
+    experts_Tk: Tensor,
 ) -> Tensor:
     """Compute token by token, expert by expert. [T, D]"""
+    weights, biases = loaded
+
+    def product(expert: int, matrix: Matrix, x: Tensor) -> Tensor:
+        y = exact[expert, matrix] @ x
+        return y + biases[expert, matrix].double() if spec.has_bias else y
+
     sums_TD = torch.zeros_like(x_TD, dtype=torch.float64)
     exact = {at: dequantize(spec.layout, part, torch.float64) for at, part in weights.items()}
     for token, chosen in enumerate(experts_Tk.tolist()):
@@ -198,7 +232,7 @@ def _in_float64(
             if expert < 0:
                 continue
             x_D = x_TD[token].double()
-            gate_F, up_F = exact[expert, "gate"] @ x_D, exact[expert, "up"] @ x_D
-            y_D = exact[expert, "down"] @ (torch.nn.functional.silu(gate_F) * up_F)
+            gate_F, up_F = product(expert, "gate", x_D), product(expert, "up", x_D)
+            y_D = product(expert, "down", spec.activation.join(gate_F, up_F))
             sums_TD[token] += weights_Tk[token, rank].double() * y_D
     return sums_TD

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
@@ -30,6 +31,9 @@ def rms_norm_cases(bench: Bench) -> Iterator[Case]:
     padded = draw.normal(6, 64, dtype=dtype)
     padded[4:] = torch.nan
     yield _case(bench, "padding", padded, weight_D, num_real=4)
+    if dtype != torch.float32:
+        near_D = draw.normal(576, scale=1e-3) + 1
+        yield _case(bench, "float32 weight", draw.normal(5, 576, dtype=dtype), near_D)
 
 
 def add_rms_norm_cases(bench: Bench) -> Iterator[Case]:
@@ -51,9 +55,11 @@ def add_rms_norm_cases(bench: Bench) -> Iterator[Case]:
 def _case(
     bench: Bench, label: str, x: torch.Tensor, weight_D: torch.Tensor, num_real: int | None = None
 ) -> Case:
+    spec = bench.spec({"size": weight_D.shape[0]})
+    features = frozenset({"wide-weight"}) if weight_D.dtype != x.dtype else frozenset[str]()
     return Case(
         label=label,
-        spec=bench.spec({"size": weight_D.shape[0]}),
+        spec=replace(spec, features=features),
         args=(x, weight_D),
         kwargs={"eps": EPS},
         num_real=num_real,

@@ -34,3 +34,21 @@ def widen_cases(bench: Bench) -> Iterator[Case]:
         yield Case(label=label, spec=bench.spec({}), args=(draw.normal(*shape, dtype=dtype),))
     view = draw.normal(5, 130, dtype=dtype)[:, :127]
     yield Case(label="all columns but the last", spec=bench.spec({}), args=(view,))
+
+
+def cap_cases(bench: Bench) -> Iterator[Case]:
+    """Yield logits from tiny to far past the cap, odd sizes, a view and padding."""
+    draw, dtype = bench.draw(), bench.dtype
+    for shape, scale in (((1, 49152), 10.0), ((3, 257), 1e-3), ((64, 1), 200.0)):
+        yield _cap(
+            bench, f"{shape[0]} of {shape[1]}", draw.normal(*shape, dtype=dtype, scale=scale)
+        )
+    yield _cap(bench, "all columns but the last", draw.normal(5, 130, dtype=dtype)[:, :127])
+    padded = draw.normal(6, 8, dtype=dtype)
+    padded[3:] = torch.nan
+    yield _cap(bench, "padding", padded, num_real=3)
+
+
+def _cap(bench: Bench, label: str, x_TA: torch.Tensor, num_real: int | None = None) -> Case:
+    kwargs = {"cap": 30.0}
+    return Case(label=label, spec=bench.spec({}), args=(x_TA,), kwargs=kwargs, num_real=num_real)

@@ -24,6 +24,7 @@ class _Variant:
     rows: list[tuple[int, int]]
     num_padding_rows: int = 0
     has_norm: bool = False
+    has_wide_norm: bool = False
     rotary_size: int = 64
     is_interleaved: bool = False
 
@@ -37,6 +38,9 @@ def rotate_and_write_cases(bench: Bench) -> Iterator[Case]:
     yield _case(bench, "mixed", plain, mixed)
     yield _case(bench, "padding rows", plain, replace(mixed, num_padding_rows=5))
     yield _case(bench, "norms of queries and keys", plain, replace(mixed, has_norm=True))
+    if bench.dtype != torch.float32:
+        wide = replace(mixed, has_norm=True, has_wide_norm=True)
+        yield _case(bench, "norms with float32 weights", plain, wide)
     yield _case(bench, "no rotation", plain, replace(mixed, rotary_size=0))
     yield _case(bench, "half of the features", plain, replace(mixed, rotary_size=32))
     yield _case(bench, "neighbours as pairs", plain, replace(mixed, is_interleaved=True))
@@ -75,7 +79,9 @@ def _case(bench: Bench, label: str, spec: AttentionSpec, variant: _Variant) -> C
         "rotary_size": variant.rotary_size,
         "page_size": spec.page_size,
     }
-    return Case(label=label, spec=bench.spec(sizes, provider.layout.tag), call=call)
+    asked = bench.spec(sizes, provider.layout.tag)
+    features = frozenset({"wide-weight"}) if variant.has_wide_norm else frozenset[str]()
+    return Case(label=label, spec=replace(asked, features=features), call=call)
 
 
 def _arguments(bench: Bench, spec: AttentionSpec, variant: _Variant, step: Step) -> dict[str, Any]:
@@ -84,7 +90,8 @@ def _arguments(bench: Bench, spec: AttentionSpec, variant: _Variant, step: Step)
     qkv_TC = draw.normal(step.batch.num_tokens, width, dtype=spec.dtype)
     qkv_TC[step.num_real_tokens :] = torch.nan
     size = variant.rotary_size
-    norms = [draw.normal(spec.head_dim, dtype=spec.dtype) for _ in "qk"]
+    norm_dtype = torch.float32 if variant.has_wide_norm else spec.dtype
+    norms = [draw.normal(spec.head_dim, dtype=norm_dtype) for _ in "qk"]
     return {
         "qkv_TC": qkv_TC,
         "cos_sin_LC": rotary_table(spec.max_length, size, where) if size else None,

@@ -7,14 +7,18 @@ written. Shapes: S slots, the last is the null slot; T tokens; R rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import fields as dataclass_fields
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from headstock.ops.base import Spec
 from headstock.ops.cases.base import Bench, Case
+
+if TYPE_CHECKING:
+    from headstock.ops.steps import Slots, StepInputs
 
 TABLE = Spec(dtype="int32")
 NUM_SLOTS = 9
@@ -26,31 +30,65 @@ UNTOUCHED = -7
 Run = Callable[..., Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Table:
-    """What the device keeps of the slots."""
+def _slots(bench: Bench, *, num_drafts: int = 0) -> Slots:
+    """Return a table with live and done slots; pages of 16 tokens, of 4, and states."""
+    from headstock.ops.steps import Slots
 
-    lengths_S: Tensor
-    done_S: Tensor
-    last_ids_S: Tensor
-    page_table_SP: Tensor
-    num_outputs_S: Tensor
-    max_outputs_S: Tensor
-    stop_ids_SE: Tensor
-
-
-def _table(bench: Bench) -> _Table:
     draw = bench.draw(4)
-    done = torch.tensor([0, 0, 1, 0, 0, 1, 0, 0, 1], dtype=torch.int32)
-    lengths = torch.tensor([0, 15, 30, 16, 1, 0, 100, 47, 0], dtype=torch.int32)
-    return _Table(
-        lengths_S=lengths.to(draw.device),
-        done_S=done.to(draw.device),
+
+    def ints(*values: int) -> Tensor:
+        return torch.tensor(values, dtype=torch.int32, device=draw.device)
+
+    def floats() -> Tensor:
+        return torch.ones(NUM_SLOTS, device=draw.device)
+
+    def pages(width: int) -> Tensor:
+        return draw.integers(NUM_SLOTS, width, low=1, high=99, dtype=torch.int32)
+
+    return Slots(
+        lengths_S=ints(0, 15, 30, 16, 1, 0, 100, 47, 0),
         last_ids_S=draw.integers(NUM_SLOTS, high=100, dtype=torch.int32),
-        page_table_SP=draw.integers(NUM_SLOTS, NUM_PAGES, low=1, high=99, dtype=torch.int32),
+        done_S=ints(0, 0, 1, 0, 0, 1, 0, 0, 1),
+        max_outputs_S=ints(*[4] * NUM_SLOTS),
+        min_outputs_S=ints(*[0] * NUM_SLOTS),
+        top_k_S=ints(*[-1] * NUM_SLOTS),
+        adapters_S=draw.integers(NUM_SLOTS, high=5, dtype=torch.int32),
+        seeds_S=draw.integers(NUM_SLOTS, high=99),
         num_outputs_S=draw.integers(NUM_SLOTS, high=4),
-        max_outputs_S=torch.full((NUM_SLOTS,), 4, dtype=torch.int32, device=draw.device),
+        temperature_S=floats(),
+        top_p_S=floats(),
+        min_p_S=floats(),
+        repetition_S=floats(),
+        frequency_S=floats(),
+        presence_S=floats(),
         stop_ids_SE=draw.integers(NUM_SLOTS, 3, low=-1, high=6, dtype=torch.int32),
+        drafts_SK=draw.integers(NUM_SLOTS, num_drafts, low=-1, high=6, dtype=torch.int32),
+        tables=(pages(NUM_PAGES), pages(4 * NUM_PAGES), pages(2)),
+        page_sizes=(PAGE_SIZE, PAGE_SIZE // 4, 0),
+        cursor_1=torch.tensor([7], device=draw.device),
+    )
+
+
+def _copy(slots: Slots) -> Slots:
+    """Return the table in memory of its own."""
+    fields = {field.name: getattr(slots, field.name) for field in dataclass_fields(slots)}
+    tensors = {k: v.clone() if isinstance(v, Tensor) else v for k, v in fields.items()}
+    return replace(slots, **tensors)
+
+
+def _inputs(
+    bench: Bench, slots: Sequence[int], queries: Sequence[int], draws: Sequence[int] = ()
+) -> StepInputs:
+    """Return rows of ``slots`` with ``queries`` tokens, which draw from ``draws`` positions."""
+    from headstock.ops.steps import StepInputs
+
+    starts = [sum(queries[:row]) for row in range(len(queries) + 1)]
+    return StepInputs(
+        slots_R=_rows(bench, slots),
+        draw_slots_R=_rows(bench, slots),
+        num_draws_R=_rows(bench, draws or [1] * len(slots)),
+        query_starts_R1=_rows(bench, starts),
+        host_ids_T=_rows(bench, [0] * starts[-1]),
     )
 
 
@@ -68,45 +106,69 @@ ROWS: tuple[tuple[str, Sequence[int], Sequence[int], int], ...] = (
 
 
 def place_cases(bench: Bench) -> Iterator[Case]:
-    """Yield rows of live, done and null slots, with ids from the host and from the slots."""
+    """Yield rows of live, done and null slots, with ids from the host, last ids and drafts."""
     if bench.dtype != torch.float32:
         return
-    for label, slots, queries, num_past in ROWS:
-        yield Case(label=label, spec=TABLE, call=_placing(bench, slots, queries, num_past))
+    for num_groups, num_drafts in ((1, 0), (3, 3)):
+        for label, slots, queries, num_past in ROWS:
+            call = _placing(bench, slots, queries, num_past, num_groups, num_drafts)
+            yield Case(label=f"{label}, {num_groups} groups", spec=TABLE, call=call)
 
 
 def _placing(
-    bench: Bench, slots: Sequence[int], queries: Sequence[int], num_past: int
+    bench: Bench,
+    slots: Sequence[int],
+    queries: Sequence[int],
+    num_past: int,
+    num_groups: int,
+    num_drafts: int,
 ) -> Callable[[Run], tuple[Tensor, ...]]:
-    table, where = _table(bench), bench.device.torch_device
-    starts = [sum(queries[:row]) for row in range(len(queries) + 1)]
-    num_tokens, num_rows = starts[-1] + num_past, len(slots)
-    host_ids = bench.draw(5).integers(num_tokens, low=-1, high=90, dtype=torch.int32)
+    from headstock.ops.attention import StepBatch
+
+    table, where = _slots(bench, num_drafts=num_drafts), bench.device.torch_device
+    table.tables, table.page_sizes = table.tables[:num_groups], table.page_sizes[:num_groups]
+    inputs = _inputs(bench, slots, queries)
+    num_tokens, num_rows = sum(queries) + num_past, len(slots)
+    low = -1 - num_drafts
+    inputs.host_ids_T = bench.draw(5).integers(num_tokens, low=low, high=9, dtype=torch.int32)
 
     def call(run: Run) -> tuple[Tensor, ...]:
         def empty(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
             return torch.full(shape, UNTOUCHED, dtype=dtype, device=where)
 
-        longs = [empty(num_tokens, dtype=torch.int64) for _ in range(3)]
-        row_of_token_T, kv_lengths_R = empty(num_tokens), empty(num_rows)
-        wide_RP = empty(num_rows, NUM_PAGES + 3)
-        run(
-            torch.tensor(slots, dtype=torch.int32, device=where),
-            torch.tensor(starts, dtype=torch.int32, device=where),
-            host_ids.clone(),
-            table.lengths_S,
-            table.done_S,
-            table.last_ids_S,
-            table.page_table_SP,
-            longs[0],
-            longs[1],
-            row_of_token_T,
-            longs[2],
-            kv_lengths_R,
-            wide_RP[:, :NUM_PAGES],
-            page_size=PAGE_SIZE,
+        wide = [empty(num_rows, pages.shape[1] + 3) for pages in table.tables]
+        first = StepBatch(
+            num_tokens=num_tokens,
+            num_rows=num_rows,
+            max_query=max(queries),
+            max_kv=200,
+            positions_T=empty(num_tokens, dtype=torch.int64),
+            query_starts_R1=inputs.query_starts_R1,
+            kv_lengths_R=empty(num_rows),
+            page_table_RP=wide[0][:, :-3],
+            write_slots_T=empty(num_tokens, dtype=torch.int64),
+            row_of_token_T=empty(num_tokens),
+            counts=empty(3),
+            tree_N4=empty(0, 4),
+            host_rows=[],
+            adapters_R=empty(num_rows) if num_drafts else None,
         )
-        return *longs, row_of_token_T, kv_lengths_R, wide_RP
+        others = [
+            replace(
+                first,
+                page_table_RP=pages_RP[:, :-3],
+                write_slots_T=empty(num_tokens, dtype=torch.int64),
+                groups=(),
+            )
+            for pages_RP in wide[1:]
+        ]
+        first.groups = (first, *others)
+        ids_T, batch = run(_copy(table), inputs, empty(num_tokens, dtype=torch.int64), first)
+        views = zip(batch.groups, table.page_sizes, strict=True)
+        written = [view.write_slots_T for view, size in views if size]
+        adapters = [] if batch.adapters_R is None else [batch.adapters_R]
+        common = (ids_T, batch.positions_T, batch.row_of_token_T, batch.kv_lengths_R)
+        return *common, *wide, *written, *adapters
 
     return call
 
@@ -116,29 +178,48 @@ def advance_cases(bench: Bench) -> Iterator[Case]:
     if bench.dtype != torch.float32:
         return
     for label, slots, queries, _ in ROWS:
-        table, slots_R = _table(bench), _rows(bench, slots)
-        kv_lengths_R = table.lengths_S[slots_R.long()] + _rows(bench, queries)
 
         def call(
-            run: Run, table: _Table = table, slots_R: Tensor = slots_R, kv_R: Tensor = kv_lengths_R
+            run: Run, slots: Sequence[int] = slots, queries: Sequence[int] = queries
         ) -> Tensor:
-            lengths_S = table.lengths_S.clone()
-            run(slots_R, kv_R, table.done_S, lengths_S)
-            return lengths_S
+            from headstock.ops.attention import StepBatch
+
+            table, inputs = _copy(_slots(bench)), _inputs(bench, slots, queries)
+            kv_lengths_R = table.lengths_S[inputs.slots_R.long()] + _rows(bench, queries)
+            none = _rows(bench, [])
+            batch = StepBatch(
+                num_tokens=sum(queries),
+                num_rows=len(slots),
+                max_query=max(queries),
+                max_kv=200,
+                positions_T=none,
+                query_starts_R1=inputs.query_starts_R1,
+                kv_lengths_R=kv_lengths_R,
+                page_table_RP=none,
+                write_slots_T=none,
+                row_of_token_T=none,
+                counts=none,
+                tree_N4=none,
+                host_rows=[],
+            )
+            return run(table, inputs, batch).lengths_S
 
         yield Case(label=label, spec=TABLE, call=call)
 
 
 def settle_cases(bench: Bench) -> Iterator[Case]:
-    """Yield stop ids, last outputs, faults, done slots and rows that draw nothing."""
+    """Yield stop ids, last outputs, faults, done slots, rows that draw nothing, and drafts."""
     if bench.dtype != torch.float32:
         return
-    for label, slots in _DRAWS:
-        for first_id in (0, 3):
-            drawn = [(first_id + row) % 6 for row in range(len(slots))]
-            drawn[-1] = -1 if first_id else drawn[-1]
-            call = _settling(bench, slots, drawn)
-            yield Case(label=f"{label}, ids {drawn}", spec=TABLE, call=call)
+    for num_draws in (1, 4):
+        for label, slots in _DRAWS:
+            for first_id in (0, 3):
+                count = len(slots) * num_draws
+                drawn = [(first_id + place) % 6 for place in range(count)]
+                drawn[-1] = -1 if first_id else drawn[-1]
+                call = _settling(bench, slots, drawn, num_draws)
+                text = f"{label}, {num_draws} draws, ids from {first_id}"
+                yield Case(label=text, spec=TABLE, call=call)
 
 
 _DRAWS = (
@@ -150,31 +231,82 @@ _DRAWS = (
 
 
 def _settling(
-    bench: Bench, slots: Sequence[int], drawn: Sequence[int]
+    bench: Bench, slots: Sequence[int], drawn: Sequence[int], num_draws: int
 ) -> Callable[[Run], tuple[Tensor, ...]]:
-    table, where = _table(bench), bench.device.torch_device
-    drawn_R = torch.tensor(drawn, device=where)
+    where, num_rows = bench.device.torch_device, len(slots)
+    drawn_RJ = torch.tensor(drawn, device=where).view(num_rows, num_draws)
+    draws = [1 if row == 2 else num_draws for row in range(num_rows)]
+    accepted_R = _rows(bench, [min(draws[row], 1 + row % num_draws) for row in range(num_rows)])
 
     def call(run: Run) -> tuple[Tensor, ...]:
-        state = (table.last_ids_S, table.num_outputs_S, table.done_S)
-        last_ids_S, num_outputs_S, done_S = (tensor.clone() for tensor in state)
-        outbox = torch.full((3, len(slots), 2), UNTOUCHED, dtype=torch.int32, device=where)
-        cursor_1 = torch.tensor([7], device=where)
+        table, inputs = _copy(_slots(bench)), _inputs(bench, slots, draws, draws)
+        outbox = torch.full((3, num_rows, 2 + 4), UNTOUCHED, dtype=torch.int32, device=where)
         for _ in range(2):
-            run(
-                drawn_R,
-                _rows(bench, slots),
-                table.max_outputs_S,
-                table.stop_ids_SE,
-                last_ids_S,
-                num_outputs_S,
-                done_S,
-                outbox,
-                cursor_1,
-            )
-        return last_ids_S, num_outputs_S, done_S, outbox, cursor_1
+            table, outbox = run(drawn_RJ, accepted_R, table, inputs, outbox)
+        written = (table.last_ids_S, table.num_outputs_S, table.done_S, table.lengths_S)
+        return *written, outbox, table.cursor_1
 
     return call
+
+
+def accept_cases(bench: Bench) -> Iterator[Case]:
+    """Yield drafts that are right, wrong, missing, and rows that draw from one position."""
+    if bench.dtype != torch.float32:
+        return
+    for num_rows, num_drafts in ((1, 1), (7, 3), (33, 7)):
+        draw = bench.draw(9)
+        drawn_RJ = draw.integers(num_rows, num_drafts + 1, high=2)
+        drafts_RK = draw.integers(num_rows, num_drafts, low=-1, high=2, dtype=torch.int32)
+        drafts_RK[0] = drawn_RJ[0, :-1].to(torch.int32)
+        draws = [1 if row % 4 == 3 else num_drafts + 1 for row in range(num_rows)]
+        args = (drawn_RJ, drafts_RK, _rows(bench, draws))
+        yield Case(label=f"{num_rows} rows of {num_drafts} drafts", spec=TABLE, args=args)
+
+
+def draws_cases(bench: Bench) -> Iterator[Case]:
+    """Yield rows that draw from one position and from several, with tokens past the last row."""
+    draw = bench.draw()
+    for queries, draws, num_draws in (
+        ((1, 1, 1), (1, 1, 1), 1),
+        ((4, 4), (4, 4), 4),
+        ((9, 4, 1, 4), (1, 4, 1, 4), 4),
+    ):
+        x_TD = draw.normal(sum(queries) + 2, 40, dtype=bench.dtype)
+        inputs = _inputs(bench, range(len(queries)), queries, draws)
+        args = (x_TD, inputs.query_starts_R1, inputs.num_draws_R)
+        yield Case(
+            label=f"{len(queries)} rows of {queries[0]}",
+            spec=bench.spec({}),
+            args=args,
+            kwargs={"num_draws": num_draws},
+        )
+
+
+def spread_cases(bench: Bench) -> Iterator[Case]:
+    """Yield rows with one draw and with several."""
+    if bench.dtype != torch.float32:
+        return
+    for num_draws in (1, 4):
+        args = (_rows(bench, [3, 0, NULL_SLOT]), _slots(bench).num_outputs_S)
+        yield Case(
+            label=f"{num_draws} draws", spec=TABLE, args=args, kwargs={"num_draws": num_draws}
+        )
+
+
+def mask_cases(bench: Bench) -> Iterator[Case]:
+    """Yield vocabularies that fill their last word and that do not; the sign bit counts."""
+    if bench.dtype != torch.float32:
+        return
+    for rows, size in ((1, 1024), (6, 257)):
+        draw = bench.draw()
+        logits_RV, num_words = draw.normal(rows, size), -(-size // 32)
+        words_RW = draw.integers(rows, num_words, low=-(2**31), high=2**31).to(torch.int32)
+        yield Case(
+            label=f"{rows} rows of {size}",
+            spec=bench.spec({"vocab_size": size}),
+            args=(logits_RV, words_RW),
+            writes=frozenset({0}),
+        )
 
 
 def count_cases(bench: Bench) -> Iterator[Case]:
@@ -182,7 +314,7 @@ def count_cases(bench: Bench) -> Iterator[Case]:
     if bench.dtype != torch.float32:
         return
     for label, slots in _DRAWS:
-        table, slots_R = _table(bench), _rows(bench, slots)
+        table, slots_R = _slots(bench), _rows(bench, slots)
         drawn_R = bench.draw(6).integers(len(slots), low=-1, high=20)
         counts_SV = bench.draw(8).integers(NUM_SLOTS, 20, high=3, dtype=torch.int32)
 

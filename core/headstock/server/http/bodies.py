@@ -10,11 +10,16 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 
 from headstock.errors import RequestError
-from headstock.server.protocols.parameters import from_validation
+from headstock.server.protocols.parameters import from_validation, not_yet
 
 BODY_DEADLINE_S = 60.0
 """A body that takes longer to arrive is refused. Seconds."""
 MAX_DEPTH = 64
+IGNORED = "headstock.ignored"
+"""Where a request's scope has the keys of its body that were not looked at."""
+_KEYS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_UNSET = frozenset({b"null", b"false", b"[]", b"{}", b'""', b"0", b"0.0", b"1", b"1.0"})
+"""Values that ask for nothing."""
 Body = TypeVar("Body", bound=msgspec.Struct)
 
 
@@ -32,7 +37,10 @@ async def read_body(request: Request, kind: type[Body], max_bytes: int) -> Body:
             remedy="Send JSON with Content-Type: application/json.",
             code="invalid_content_type",
         )
-    return _decode(await _read(request, max_bytes), kind)
+    body = await _read(request, max_bytes)
+    value = _decode(body, kind)
+    request.scope[IGNORED] = _unknown(body, kind)
+    return value
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:
@@ -69,7 +77,7 @@ def _decode(body: bytes, kind: type[Body]) -> Body:
         raise from_validation(error, source=_plain(body)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestError(
-            f"The body is not JSON: {_reason(error)}.",
+            f"The body is not JSON: {_reason(error, body)}.",
             remedy="Send one JSON object in UTF-8.",
             code="invalid_json",
         ) from error
@@ -78,6 +86,21 @@ def _decode(body: bytes, kind: type[Body]) -> Body:
     for name in kind.__struct_fields__:
         _check_depth(getattr(value, name), MAX_DEPTH)
     return value
+
+
+def _unknown(body: bytes, kind: type[msgspec.Struct]) -> list[str]:
+    """Return the keys of ``body`` that ``kind`` does not have.
+
+    Raises:
+        RequestError: One of them would change the answer, and is set.
+    """
+    refused: frozenset[str] = getattr(kind, "REFUSES", frozenset())
+    sent = _KEYS.decode(body)
+    unknown = sent.keys() - kind.__struct_fields__
+    for name in sorted(unknown & refused):
+        if bytes(sent[name]) not in _UNSET:
+            raise not_yet(name)
+    return sorted(unknown)
 
 
 def _plain(body: bytes) -> object:
@@ -104,9 +127,12 @@ def _check_depth(value: Any, left: int) -> None:
         _check_depth(item, left - 1)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, body: bytes) -> str:
     if isinstance(error, UnicodeDecodeError):
-        return f"byte {error.start} is not UTF-8"
+        try:
+            body.decode("utf-8")
+        except UnicodeDecodeError as whole:  # the first counts from where its string begins
+            return f"byte {whole.start} is not UTF-8"
     return str(error).removeprefix("JSON is malformed: ")
 
 

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from headstock.server.http.offers import OfferIgnoring
 
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 64 * 1024
 HEADER_DEADLINE_S = 10.0
-"""A connection that has not sent its first headers by then is closed. Seconds."""
+"""A connection that has not sent all headers of a request it began by then is closed. Seconds."""
 CONNECTION = "headstock.connection"
 """Where a request's scope has its connection."""
+CYCLE = "headstock.cycle"
+"""Where it has what uvicorn knows of its answer."""
 _TOO_LARGE = (
     b'{"error":{"message":"The headers are larger than 65536 bytes, or more than 100.",'
     b'"type":"invalid_request_error","param":null,"code":"headers_too_large"}}'
 )
 
 
-class BoundedProtocol(HttpToolsProtocol):
+class BoundedProtocol(OfferIgnoring):
     """uvicorn's protocol, which by itself takes headers without end."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -45,6 +47,21 @@ class BoundedProtocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
 
+    def stream_writer(self, scope: MutableMapping[str, Any]) -> Callable[[bytes], None]:
+        """Return what writes parts of the answer to ``scope``, whose head is still to be sent.
+
+        A client of HTTP/1.0 knows no chunks (RFC 9112, section 6.1): it reads until the end.
+        """
+        if scope["http_version"] == "1.1":
+            return self.write_chunk
+        scope[CYCLE].chunked_encoding = False
+        return self.write_raw
+
+    def write_raw(self, body: bytes) -> None:
+        """Write ``body`` as a part of an answer that the end of the connection ends."""
+        if not self.transport.is_closing():
+            self.transport.write(body)
+
     def resume_writing(self) -> None:
         """Tell who writes that the client has caught up."""
         super().resume_writing()
@@ -54,7 +71,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock for the first headers."""
         super().connection_made(transport)
-        self._deadline = self.loop.call_later(HEADER_DEADLINE_S, self._close_slow)
+        self._start_clock()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clock."""
@@ -63,12 +80,16 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, unless the connection has been refused."""
-        if not self._is_refused:
-            super().data_received(data)
+        if self._is_refused:
+            return
+        super().data_received(data)
+        if self._is_between:  # whatever came begins a request, or is noise: uvicorn's clock stopped
+            self._start_clock()
 
     def on_message_begin(self) -> None:
         """Count anew."""
         self._header_bytes = 0
+        self._start_clock()
         super().on_message_begin()
         self.scope[CONNECTION] = self  # type: ignore[literal-required]
 
@@ -90,8 +111,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Serve the request."""
         self._stop_clock()
-        if not self._is_refused:
-            super().on_headers_complete()
+        if self._is_refused:
+            return
+        super().on_headers_complete()
+        if not self._is_offered:
+            self.scope[CYCLE] = self.cycle  # type: ignore[literal-required]
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
@@ -108,23 +132,51 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._header_bytes > MAX_HEADER_BYTES:
             self._refuse()
 
-    def _refuse(self) -> None:
+    @property
+    def is_refused(self) -> bool:
+        """Whether nothing that still comes is read."""
+        return self._is_refused
+
+    @property
+    def has_clock(self) -> bool:
+        """Whether headers are waited for."""
+        return self._deadline is not None
+
+    def refuse(self, answer: bytes) -> None:
+        """Send ``answer``, a whole one, and close."""
         if self._is_refused:
             return
         self._is_refused = True
         self._stop_clock()
+        self.transport.write(answer)
+        self.transport.close()
+
+    def _refuse(self) -> None:
         head = (
             "HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
             f"content-length: {len(_TOO_LARGE)}\r\nconnection: close\r\n\r\n"
         )
-        self.transport.write(head.encode() + _TOO_LARGE)
-        self.transport.close()
+        self.refuse(head.encode() + _TOO_LARGE)
+
+    @property
+    def _is_between(self) -> bool:
+        """Whether no request is being served."""
+        # None before the first request, which uvicorn's annotation leaves out.
+        cycle = cast("Any", self.cycle)
+        return cycle is None or cycle.response_complete
+
+    def _start_clock(self) -> None:
+        if self._deadline is None and not self.transport.is_closing():
+            self._deadline = self.loop.call_later(HEADER_DEADLINE_S, self._close_slow)
 
     def _close_slow(self) -> None:
-        # None before the first request, which uvicorn's annotation leaves out.
-        cycle = cast("object", self.cycle)
-        if cycle is None and not self.transport.is_closing():
+        self._deadline = None
+        if self.transport.is_closing():
+            return
+        if self._is_between:
             self.transport.close()
+        else:  # the request before is still being answered
+            self._start_clock()
 
     def _stop_clock(self) -> None:
         if self._deadline is not None:

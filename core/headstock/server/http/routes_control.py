@@ -8,12 +8,11 @@ from typing import Any
 import msgspec
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from headstock import __version__
 from headstock.errors import RequestError
 from headstock.observe.metrics import CONTENT_TYPE
-from headstock.server.errors import BusyError
 from headstock.server.http.answers import error_answer, json_answer
 from headstock.server.http.bodies import read_body
 from headstock.server.http.context import Serving
@@ -43,8 +42,7 @@ def make_probes(serving: Serving) -> APIRouter:
         """Tell whether a request would be taken, from the engine's heartbeat."""
         if frontdoor.is_ready:
             return json_answer({"status": "ready"})
-        why = "The server is shutting down." if frontdoor.is_draining else frontdoor.status.why_not
-        return error_answer(BusyError(why, code="engine_unavailable", retry_after_s=2.0))
+        return error_answer(frontdoor.unavailable())
 
     for path in ("/ready", "/health"):
         router.add_api_route(path, ready, methods=["GET"])
@@ -61,9 +59,7 @@ def make_router(serving: Serving) -> APIRouter:
         """Tell the same as ``/health``: progress is known from the heartbeat."""
         if frontdoor.is_ready:
             return json_answer({"status": "ready"})
-        return error_answer(
-            BusyError(frontdoor.status.why_not, code="engine_unavailable", retry_after_s=2.0)
-        )
+        return error_answer(frontdoor.unavailable())
 
     async def model_info() -> Response:
         """Describe the model."""
@@ -111,7 +107,7 @@ def make_router(serving: Serving) -> APIRouter:
     router.add_api_route(
         "/abort_request", abort_request, methods=["POST"], openapi_extra=body_of(AbortBody)
     )
-    router.add_api_route("/metrics", metrics, methods=["GET"])
+    router.add_api_route("/metrics", metrics, methods=["GET"], response_class=PlainTextResponse)
     router.add_api_route("/version", version, methods=["GET"])
     return router
 
@@ -139,6 +135,12 @@ def _model_info(serving: Serving) -> dict[str, Any]:
     }
 
 
+def _attention(serving: Serving) -> str | None:
+    """Return who computes attention."""
+    started = serving.frontdoor.status.started
+    return None if started is None else started.model_facts.get("attention")
+
+
 def _server_info(serving: Serving) -> dict[str, Any]:
     frontdoor = serving.frontdoor
     status = frontdoor.status
@@ -147,7 +149,18 @@ def _server_info(serving: Serving) -> dict[str, Any]:
         settings["server"].pop(secret, None)
     flat = {key: value for section in settings.values() for key, value in section.items()}
     limits = status.started.limits if status.started is not None else None
-    info: dict[str, Any] = {**flat, "model_path": frontdoor.card.model_path}
+    info: dict[str, Any] = {
+        **flat,
+        "model_path": frontdoor.card.model_path,
+        "served_model_name": frontdoor.card.name,
+        "tokenizer_path": frontdoor.card.tokenizer_path,
+        "context_length": frontdoor.max_length,
+        "disable_radix_cache": not serving.settings.cache.prefix_cache,
+        "schedule_policy": serving.settings.scheduler.policy,
+        "mem_fraction_static": serving.settings.cache.memory_fraction,
+        "attention_backend": _attention(serving),
+        "dp_size": 1,
+    }
     if limits is not None:
         pages = limits.groups[0] if limits.groups else None
         info |= {

@@ -18,7 +18,7 @@ from headstock.server.http.bodies import read_body
 from headstock.server.http.context import Serving, clock, tenant_of
 from headstock.server.http.schema import body_of
 from headstock.server.protocols import native
-from headstock.server.protocols.openai_bodies import ChatMessage, flat_messages
+from headstock.server.protocols.messages import ChatMessage, Tool, flat_messages, read_tools
 from headstock.server.request import ChatPrompt, Prompt, TextPrompt
 
 MAX_DETOKENIZE = 1_000_000
@@ -32,7 +32,7 @@ class TokenizeBody(msgspec.Struct):
     add_special_tokens: bool = True
     add_generation_prompt: bool = True
     chat_template_kwargs: dict[str, Any] | None = None
-    tools: Any = None
+    tools: list[Tool] | None = None
 
 
 class DetokenizeBody(msgspec.Struct):
@@ -130,6 +130,7 @@ def _prompts(body: TokenizeBody) -> tuple[list[Prompt], bool]:
     if body.messages is not None:
         chat = ChatPrompt(
             flat_messages(body.messages),
+            tools=read_tools(body.tools),
             extra=body.chat_template_kwargs or {},
             add_generation_prompt=body.add_generation_prompt,
         )

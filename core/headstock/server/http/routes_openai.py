@@ -17,14 +17,12 @@ from headstock.server.http.context import Serving, now, tenant_of
 from headstock.server.http.schema import body_of
 from headstock.server.protocols.events import event
 from headstock.server.protocols.openai_answers import (
-    Alternatives,
     ChatAnswer,
-    ChatStream,
+    ChatShape,
     OpenAIStream,
+    Shape,
     TextAnswer,
-    TextStream,
-    chat_answer,
-    text_answer,
+    TextShape,
 )
 from headstock.server.protocols.openai_bodies import (
     ChatBody,
@@ -34,7 +32,9 @@ from headstock.server.protocols.openai_bodies import (
     read_completion,
     unknown_model,
 )
+from headstock.server.protocols.openai_logprobs import Alternatives
 from headstock.server.request import TextPrompt
+from headstock.server.speech import Answer
 from headstock.text import Tokenizer
 
 
@@ -59,48 +59,50 @@ def make_router(serving: Serving) -> APIRouter:
     async def chat(request: Request) -> Response:
         """Answer a chat."""
         body = await read_body(request, ChatBody, serving.max_body_bytes)
-        call = read_chat(body, frontdoor.card, tenant_of(request))
-        tokenizer = _tokenizer(serving)
-        alternatives = _alternatives(call, tokenizer)
-        created = now()
-        if call.is_streamed:
-            return await serving.stream(
-                request,
-                call.requests,
-                lambda generation: _writers(
-                    ChatStream(call, generation.completions, alternatives, created)
-                ),
-            )
-        generation = await serving.whole(request, call.requests)
-        return json_answer(chat_answer(call, generation.completions, alternatives, created))
+        dialect = frontdoor.prompter.dialect
+        call = read_chat(body, frontdoor.card, dialect, tenant_of(request))
+        tokenizer = tokenizer_of(serving)
+        shape = ChatShape(_alternatives(call, tokenizer))
+        return await _answer(serving, request, call, tokenizer, lambda _: shape)
 
     @router.post("/completions", openapi_extra=body_of(CompletionBody, TextAnswer))
     async def complete(request: Request) -> Response:
         """Go on from a prompt."""
         body = await read_body(request, CompletionBody, serving.max_body_bytes)
         call = read_completion(body, frontdoor.card, tenant_of(request))
-        tokenizer = _tokenizer(serving)
+        tokenizer = tokenizer_of(serving)
         alternatives = _alternatives(call, tokenizer)
-        created = now()
-        if call.is_streamed:
-            return await serving.stream(
-                request,
-                call.requests,
-                lambda generation: _writers(
-                    TextStream(
-                        call,
-                        generation.completions,
-                        alternatives,
-                        created,
-                        _echoes(call, generation, tokenizer),
-                    )
-                ),
-            )
-        generation = await serving.whole(request, call.requests)
-        echoes = _echoes(call, generation, tokenizer)
-        return json_answer(text_answer(call, generation.completions, alternatives, created, echoes))
+
+        def shape(generation: Generation) -> TextShape:
+            return TextShape(alternatives, _echoes(call, generation, tokenizer))
+
+        return await _answer(serving, request, call, tokenizer, shape)
 
     return router
+
+
+async def _answer(
+    serving: Serving,
+    request: Request,
+    call: OpenAICall,
+    tokenizer: Tokenizer,
+    make_shape: Callable[[Generation], Shape],
+) -> Response:
+    """Generate, and answer whole or streamed in the shape of the route."""
+    created = now()
+    if call.is_streamed:
+        return await serving.stream(
+            request,
+            call.requests,
+            lambda generation: _writers(
+                OpenAIStream(
+                    call, generation.completions, make_shape(generation), tokenizer, created
+                )
+            ),
+        )
+    generation = await serving.whole(request, call.requests)
+    answers = [Answer.whole(one, call.speech, tokenizer) for one in generation.completions]
+    return json_answer(make_shape(generation).whole(call, answers, created))
 
 
 def _model_entry(serving: Serving) -> dict[str, object]:
@@ -116,7 +118,12 @@ def _model_entry(serving: Serving) -> dict[str, object]:
     }
 
 
-def _tokenizer(serving: Serving) -> Tokenizer:
+def tokenizer_of(serving: Serving) -> Tokenizer:
+    """Return the server's tokenizer.
+
+    Raises:
+        RequestError: It was started without one.
+    """
     tokenizer = serving.frontdoor.prompter.tokenizer
     if tokenizer is None:
         raise RequestError(
@@ -128,7 +135,9 @@ def _tokenizer(serving: Serving) -> Tokenizer:
 
 
 def _alternatives(call: OpenAICall, tokenizer: Tokenizer) -> Alternatives | None:
-    return None if call.logprobs is None else Alternatives(tokenizer, call.logprobs)
+    if call.logprobs is None and call.prompt_logprobs is None:
+        return None
+    return Alternatives(tokenizer, call.logprobs or 0, call.prompt_logprobs or 0)
 
 
 def _echoes(call: OpenAICall, generation: Generation, tokenizer: Tokenizer) -> list[str]:

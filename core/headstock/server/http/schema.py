@@ -10,7 +10,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from headstock.server.http.answers import ErrorAnswer
+from headstock.server.protocols.messages import MAX_MESSAGES
 
+_EXACTLY_ONE = {"GenerateBody": ("text", "input_ids"), "TokenizeBody": ("prompt", "messages")}
 _REF = "#/components/schemas/{name}"
 
 
@@ -29,33 +31,57 @@ def _content(kind: type[msgspec.Struct]) -> dict[str, Any]:
     return {"content": {"application/json": {"schema": reference}}}
 
 
-def install(app: FastAPI, kinds: Sequence[type[msgspec.Struct]]) -> None:
+def install(app: FastAPI, kinds: Sequence[type[msgspec.Struct]], vocab_size: int) -> None:
     """Make ``app`` describe itself with our schemas, once it is asked.
 
     Args:
         app: With all its routes.
         kinds: The structs that :func:`body_of` was called with.
+        vocab_size: Ids the model has.
     """
 
     def describe() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _describe(app, kinds)
+            app.openapi_schema = _describe(app, kinds, vocab_size)
         return app.openapi_schema
 
     app.openapi = describe
 
 
-def _describe(app: FastAPI, kinds: Sequence[type[msgspec.Struct]]) -> dict[str, Any]:
+def _describe(
+    app: FastAPI, kinds: Sequence[type[msgspec.Struct]], vocab_size: int
+) -> dict[str, Any]:
     document = get_openapi(title=app.title, version=app.version, routes=app.routes)
     for operations in document["paths"].values():
         for operation in operations.values():
             operation["responses"] = _responses(operation.get("responses", {}))
     _, schemas = msgspec.json.schema_components([*kinds, ErrorAnswer], ref_template=_REF)
+    _tighten(schemas, vocab_size)
     document["components"] = {
         "schemas": schemas,
         "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
     }
     return document
+
+
+def _tighten(schemas: dict[str, Any], vocab_size: int) -> None:
+    """Say of bodies what the validator checks and the types do not tell."""
+    for name, choices in _EXACTLY_ONE.items():
+        if name in schemas:
+            schemas[name]["oneOf"] = [
+                {"required": [choice], "properties": {choice: {"not": {"type": "null"}}}}
+                for choice in choices
+            ]
+    for name in ("ChatBody", "TokenizeBody"):
+        messages = schemas[name]["properties"]["messages"]
+        for option in messages.get("anyOf", [messages]):
+            if option.get("type") == "array":
+                option |= {"minItems": 1, "maxItems": MAX_MESSAGES}
+    for option in schemas["CompletionBody"]["properties"]["prompt"]["anyOf"]:
+        option |= {"array": {"minItems": 1}, "string": {"minLength": 1}}.get(option["type"], {})
+    items = schemas["DetokenizeBody"]["properties"]["tokens"]["items"]["anyOf"]
+    for option in items:
+        option.get("items", option)["maximum"] = vocab_size - 1
 
 
 def _responses(known: dict[str, Any]) -> dict[str, Any]:

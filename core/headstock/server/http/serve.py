@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 import socket
 from collections.abc import Callable, Generator
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from headstock.config.schema import ServerSettings
+from headstock.server.descriptors import room_for_connections
 from headstock.server.frontdoor import Frontdoor
+from headstock.server.http.connections import CountedProtocol, sweep
 from headstock.server.http.listen import url_of
-from headstock.server.http.protocol import BoundedProtocol
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +49,12 @@ async def serve(
         on_listening: Called with the URL once connections are taken.
         stop: Another way to end, such as an engine that cannot come back.
     """
+    max_connections = min(settings.max_connections, room_for_connections())
+    protocol = functools.partial(CountedProtocol, max_connections=max_connections)
     server = _Server(
         uvicorn.Config(
             app,
-            http=BoundedProtocol,
+            http=cast("Any", protocol),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -64,6 +69,7 @@ async def serve(
     with _signals(stopping, now):
         task = asyncio.create_task(server.serve(sockets=[listener]))
         stopped = asyncio.create_task(stopping.wait())
+        sweeping = asyncio.create_task(sweep(server.server_state.connections))
         await server.listening(task)
         if on_listening is not None:
             on_listening(url_of(listener))
@@ -73,6 +79,7 @@ async def serve(
             await _drain(frontdoor, settings.drain_timeout_s, now)
         server.should_exit = True
         await task
+        sweeping.cancel()
 
 
 class _Server(uvicorn.Server):

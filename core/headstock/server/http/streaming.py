@@ -68,7 +68,7 @@ class Watch:
 
 
 class EventStream(Response):
-    """Streams a generation's deltas, by chunks straight to the connection that its scope names.
+    """Streams a generation's deltas, straight to the connection that its scope names.
 
     Args:
         generation: A streamed one.
@@ -98,6 +98,7 @@ class EventStream(Response):
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Send the whole stream."""
         self._connection: BoundedProtocol = scope[CONNECTION]
+        self._put = self._connection.stream_writer(scope)
         self._over = asyncio.get_running_loop().create_future()
         self._tick()
         try:
@@ -136,14 +137,14 @@ class EventStream(Response):
             body += self._last() + DONE
         if body:
             self._is_silent = False
-            self._connection.write_chunk(body)
+            self._put(body)
         if error is not None or is_over:
             self._over.set_result(None)
 
     def _tick(self) -> None:
         """Say something when nothing was written since the last tick."""
         if self._is_silent and not self._connection.is_full:
-            self._connection.write_chunk(_PING)
+            self._put(_PING)
         self._is_silent = True
         self._timer = asyncio.get_running_loop().call_later(PING_S, self._tick)
 

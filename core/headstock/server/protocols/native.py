@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import msgspec
 
 from headstock.errors import RequestError
 from headstock.requests import FinishReason
+from headstock.requests.sampling import Int64, Priority
 from headstock.server.completion import Completion, Delta, LogprobColumns
 from headstock.server.errors import status_of
 from headstock.server.protocols.events import GrowingEvent, event
-from headstock.server.protocols.parameters import refuse_set, to_params
+from headstock.server.protocols.parameters import (
+    CHANGE_ANSWERS,
+    join_namespace,
+    refuse_set,
+    to_params,
+)
 from headstock.server.request import GenerateRequest, TextPrompt, TokensPrompt
 from headstock.text import Tokenizer
 
@@ -28,20 +34,22 @@ _REFUSED = (
 
 
 class GenerateBody(msgspec.Struct, kw_only=True):
-    """Body of ``/generate``; unknown keys are ignored. A list makes a batch."""
+    """Body of ``/generate``; unknown keys are told back, not honoured. A list makes a batch."""
+
+    REFUSES: ClassVar[frozenset[str]] = CHANGE_ANSWERS
 
     text: str | list[str] | None = None
-    input_ids: list[int | list[int]] | None = None
+    input_ids: list[Int64 | list[Int64]] | None = None
     sampling_params: dict[str, Any] | list[dict[str, Any]] | None = None
     rid: str | list[str] | None = None
     stream: bool | None = None
     return_logprob: bool | list[bool] | None = None
-    logprob_start_len: int | list[int] | None = None
-    top_logprobs_num: int | list[int] | None = None
-    token_ids_logprob: list[int | list[int]] | None = None
+    logprob_start_len: Int64 | list[Int64] | None = None
+    top_logprobs_num: Int64 | list[Int64] | None = None
+    token_ids_logprob: list[Int64 | list[Int64]] | None = None
     return_text_in_logprobs: bool | None = None
     return_prompt_token_ids: bool | None = None
-    priority: int | None = None
+    priority: Priority | None = None
     extra_key: str | list[str] | None = None
     cache_salt: str | list[str] | None = None
     input_embeds: Any = None
@@ -107,7 +115,7 @@ def read(body: GenerateBody, tenant: str = "") -> NativeCall:
             prompts[i],
             given[i] or {},
             rid=rids[i],
-            namespace=f"{tenant}{keys[i] or ''}{salts[i] or ''}",
+            namespace=join_namespace(tenant, keys[i], salts[i]),
             priority=body.priority or 0,
             logprobs=(tops[i] or 0) if wants[i] else None,
             start=starts[i],
@@ -211,7 +219,7 @@ def snapshot(
         "prompt_tokens": len(submit.prompt_ids),
         "completion_tokens": num_outputs,
         "reasoning_tokens": 0,
-        "cached_tokens": end.cached_tokens if end else None,
+        "cached_tokens": completion.cached_tokens,
         "weight_version": WEIGHT_VERSION,
         "num_retractions": end.num_retractions if end else 0,
     }
@@ -259,10 +267,8 @@ class NativeStream:
         self._rids = rids
         self._tokenizer = tokenizer
         self._texts = [""] * len(completions)
-        self._growing = [
-            None if completion.submit.logprobs >= 0 else self._grow(completion, rid)
-            for completion, rid in zip(completions, rids, strict=True)
-        ]
+        self._growing: dict[int, GrowingEvent] = {}
+        """By index, from the first event of a completion on: what all its events have in common."""
 
     def event(self, delta: Delta, elapsed_s: float) -> dict[str, Any]:
         """Return the next event of a completion."""
@@ -271,12 +277,16 @@ class NativeStream:
 
     def write(self, delta: Delta, elapsed_s: Callable[[], float]) -> bytes:
         """Return the next event of a completion as it is sent; instead of :meth:`event`."""
-        growing = self._growing[delta.index]
-        if growing is None:
+        completion = self._completions[delta.index]
+        if completion.submit.logprobs >= 0:
             return event(self.event(delta, elapsed_s()))
-        if delta.end is None:
-            return growing.write(delta)
-        return event(self._snapshot(delta, self._completions[delta.index].text, elapsed_s()))
+        if delta.end is not None:
+            return event(self._snapshot(delta, completion.text, elapsed_s()))
+        growing = self._growing.get(delta.index)
+        if growing is None:
+            growing = self._grow(completion, self._rids[delta.index])
+            self._growing[delta.index] = growing
+        return growing.write(delta)
 
     def _grow(self, completion: Completion, rid: str) -> GrowingEvent:
         empty = self._snapshot(Delta(completion.index, "", 0), "", 0.0)

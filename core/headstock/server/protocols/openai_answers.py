@@ -1,16 +1,24 @@
-"""Answers of the OpenAI routes, whole and streamed."""
+"""Answers of the OpenAI routes, whole and streamed: one writer, and a shape for each route."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from headstock.server.completion import Completion, Delta
 from headstock.server.protocols.events import TextEvent, event
 from headstock.server.protocols.openai_bodies import OpenAICall
+from headstock.server.protocols.openai_logprobs import (
+    Alternatives,
+    ChatLogprobs,
+    CompletionLogprobs,
+    PromptLogprobs,
+)
+from headstock.server.speech import Answer, NamedCall, count
 from headstock.text import Tokenizer
+from headstock.text.parsers import Part
 
 
 class PromptDetails(msgspec.Struct):
@@ -28,33 +36,20 @@ class Usage(msgspec.Struct):
     prompt_tokens_details: PromptDetails | None = None
 
 
-class Alternative(msgspec.Struct):
-    """A token that could have been drawn."""
+class FunctionAnswer(msgspec.Struct):
+    """A function to call."""
 
-    token: str
-    bytes: list[int]
-    logprob: float
-
-
-class TokenLogprob(Alternative):
-    """A drawn token and its rivals."""
-
-    top_logprobs: list[Alternative] = []
+    name: str
+    arguments: str
 
 
-class ChatLogprobs(msgspec.Struct):
-    """Logprobs of a chat choice."""
+class CallAnswer(msgspec.Struct, omit_defaults=True):
+    """A call that the model wants made; ``index`` in streams."""
 
-    content: list[TokenLogprob]
-
-
-class CompletionLogprobs(msgspec.Struct):
-    """Logprobs of a text choice; columns over its tokens."""
-
-    tokens: list[str]
-    token_logprobs: list[float | None]
-    top_logprobs: list[dict[str, float] | None] | None
-    text_offset: list[int]
+    id: str
+    type: str
+    function: FunctionAnswer
+    index: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatAnswerMessage(msgspec.Struct):
@@ -62,6 +57,8 @@ class ChatAnswerMessage(msgspec.Struct):
 
     role: str
     content: str | None
+    reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
+    tool_calls: list[CallAnswer] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatChoice(msgspec.Struct):
@@ -84,6 +81,7 @@ class ChatAnswer(msgspec.Struct):
     model: str
     choices: list[ChatChoice]
     usage: Usage | None
+    prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatDelta(msgspec.Struct, omit_defaults=True):
@@ -91,6 +89,8 @@ class ChatDelta(msgspec.Struct, omit_defaults=True):
 
     role: str | None = None
     content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[CallAnswer] | None = None
 
 
 class ChatChunkChoice(msgspec.Struct):
@@ -104,17 +104,6 @@ class ChatChunkChoice(msgspec.Struct):
     token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
 
 
-class ChatChunk(msgspec.Struct):
-    """One event of a streamed chat."""
-
-    id: str
-    object: str
-    created: int
-    model: str
-    choices: list[ChatChunkChoice]
-    usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
-
-
 class TextChoice(msgspec.Struct):
     """One text completion, or what a chunk adds to it."""
 
@@ -124,6 +113,7 @@ class TextChoice(msgspec.Struct):
     finish_reason: str | None
     matched_stop: int | str | msgspec.UnsetType | None = msgspec.UNSET
     token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
+    prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
 
 
 class TextAnswer(msgspec.Struct):
@@ -137,197 +127,240 @@ class TextAnswer(msgspec.Struct):
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
 
 
+class Chunk(msgspec.Struct):
+    """One event of a stream, of either route."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[Any]
+    usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
+
+
 def usage_of(completions: Sequence[Completion], num_outputs: int | None = None) -> Usage:
-    """Return the tokens of a call; a prompt counts once, whatever ``n`` is.
-
-    Args:
-        completions: All of the call.
-        num_outputs: Tokens generated so far; None: all there are.
-    """
-    prompts = {id(completion.submit.prompt_ids): completion for completion in completions}
-    prompt_tokens = sum(len(first.submit.prompt_ids) for first in prompts.values())
-    cached = sum(first.end.cached_tokens for first in prompts.values() if first.end is not None)
-    if num_outputs is None:
-        num_outputs = sum(len(completion.output_ids) for completion in completions)
-    total = prompt_tokens + num_outputs
-    return Usage(prompt_tokens, num_outputs, total, PromptDetails(cached))
+    """Return the tokens of a call, as the OpenAI routes tell them."""
+    tokens = count(completions, num_outputs)
+    total = tokens.prompt + tokens.output
+    return Usage(tokens.prompt, tokens.output, total, PromptDetails(tokens.cached))
 
 
-def finish_of(completion: Completion) -> str | None:
-    """Return the finish reason as OpenAI spells it."""
-    return None if completion.end is None else completion.end.reason.kind
+class Span(msgspec.Struct):
+    """What is new of an answer.
 
-
-def matched_of(completion: Completion) -> int | str | None:
-    """Return the token id or text that stopped it."""
-    return None if completion.end is None else completion.end.reason.matched
-
-
-class Alternatives:
-    """Writes logprobs of one call.
-
-    Args:
-        tokenizer: For the tokens' text.
-        count: Alternatives wanted at each token.
+    Attributes:
+        answer: Whose.
+        parts: Its new parts.
+        begin: Output tokens before them.
+        end: Output tokens with them.
+        is_first: Whether nothing of it was written before.
+        is_last: Whether it has ended.
     """
 
-    def __init__(self, tokenizer: Tokenizer, count: int) -> None:
-        self._tokenizer = tokenizer
-        self._count = count
+    answer: Answer
+    parts: list[Part]
+    begin: int
+    end: int
+    is_first: bool
+    is_last: bool
 
-    def chat(self, completion: Completion, begin: int, end: int) -> ChatLogprobs:
-        """Return the logprobs of output tokens [begin, end)."""
-        columns = completion.logprobs
-        end = min(end, len(columns))
-        return ChatLogprobs(
-            [
-                TokenLogprob(
-                    *self._spell(completion.output_ids[at]),
-                    columns.chosen[at],
-                    self._rivals(columns.top_ids[at], columns.top[at]) if self._count else [],
-                )
-                for at in range(begin, end)
-            ]
+
+class Shape(Protocol):
+    """How a route writes an answer in parts."""
+
+    chunk_object: str
+
+    def whole(self, call: OpenAICall, answers: Sequence[Answer], created: int) -> Any:
+        """Return the whole answer of a call whose completions have ended."""
+        ...
+
+    def choices(self, call: OpenAICall, span: Span) -> list[Any]:
+        """Return the choices of a stream's chunks, one a chunk, that tell ``span``."""
+        ...
+
+    def plain(self, index: int) -> tuple[Any, str]:
+        """Return a choice that carries an empty text of completion ``index`` alone, and where."""
+        ...
+
+
+class ChatShape:
+    """The shape of a chat.
+
+    Args:
+        alternatives: Writes logprobs, if they were asked for.
+    """
+
+    chunk_object = "chat.completion.chunk"
+
+    def __init__(self, alternatives: Alternatives | None) -> None:
+        self._alternatives = alternatives
+
+    def whole(self, call: OpenAICall, answers: Sequence[Answer], created: int) -> ChatAnswer:
+        """Return the whole answer."""
+        usage = usage_of([answer.completion for answer in answers])
+        choices = [self._choice(call, answer) for answer in answers]
+        whole = ChatAnswer(call.id, "chat.completion", created, call.model, choices, usage)
+        if call.prompt_logprobs is not None and self._alternatives is not None:
+            whole.prompt_logprobs = self._alternatives.prompt(answers[0].completion)
+        return whole
+
+    def choices(self, call: OpenAICall, span: Span) -> list[Any]:
+        """Return the choices that tell ``span``: the role, each kind of part, the end."""
+        answer, completion = span.answer, span.answer.completion
+        index = completion.index
+        made: list[Any] = []
+        if span.is_first:
+            made.append(ChatChunkChoice(index, ChatDelta("assistant", "")))
+        deltas = _deltas(span)
+        has_tokens = span.end > span.begin and (call.logprobs is not None or call.wants_ids)
+        if has_tokens and not deltas:
+            deltas = [ChatDelta(content="")]
+        for at, delta in enumerate(deltas):
+            choice = ChatChunkChoice(index, delta)
+            if at == 0 and call.logprobs is not None and self._alternatives is not None:
+                choice.logprobs = self._alternatives.chat(completion, span.begin, span.end)
+            if at == 0 and call.wants_ids:
+                choice.token_ids = completion.output_ids[span.begin : span.end]
+            made.append(choice)
+        if span.is_last:
+            end = ChatChunkChoice(index, ChatDelta(), finish_reason=answer.finish)
+            end.matched_stop = answer.matched
+            made.append(end)
+        return made
+
+    def plain(self, index: int) -> tuple[Any, str]:
+        """Return a choice whose ``content`` is empty."""
+        return ChatChunkChoice(index, ChatDelta(content="")), "content"
+
+    def _choice(self, call: OpenAICall, answer: Answer) -> ChatChoice:
+        completion = answer.completion
+        text = "".join(answer.text)
+        has_calls = bool(answer.calls)
+        message = ChatAnswerMessage("assistant", None if has_calls and not text else text)
+        if answer.reasoning:
+            message.reasoning_content = "".join(answer.reasoning)
+        if has_calls:
+            message.tool_calls = [_call(named) for named in answer.calls]
+        logprobs = None
+        if call.logprobs is not None and self._alternatives is not None:
+            logprobs = self._alternatives.chat(completion, 0, len(completion.output_ids))
+        ids = completion.output_ids if call.wants_ids else msgspec.UNSET
+        return ChatChoice(completion.index, message, logprobs, answer.finish, answer.matched, ids)
+
+
+def _deltas(span: Span) -> list[ChatDelta]:
+    """Return one delta for each run of parts of a kind."""
+    deltas: list[ChatDelta] = []
+    at = len(span.answer.calls) - sum(part.call is not None for part in span.parts)
+    for part in span.parts:
+        if part.call is not None:
+            call = _call(span.answer.calls[at])
+            call.index = at
+            at += 1
+            deltas.append(ChatDelta(tool_calls=[call]))
+        elif part.kind == "reasoning":
+            deltas.append(ChatDelta(reasoning_content=part.text))
+        else:
+            deltas.append(ChatDelta(content=part.text))
+    return deltas
+
+
+def _call(named: NamedCall) -> CallAnswer:
+    function = FunctionAnswer(named.call.name, named.call.arguments)
+    return CallAnswer(named.id, "function", function)
+
+
+class TextShape:
+    """The shape of a text completion.
+
+    Args:
+        alternatives: Writes logprobs, if they were asked for.
+        echoes: What stands before each completion's text.
+    """
+
+    chunk_object = "text_completion"
+
+    def __init__(self, alternatives: Alternatives | None, echoes: Sequence[str]) -> None:
+        self._alternatives = alternatives
+        self._echoes = echoes
+
+    def whole(self, call: OpenAICall, answers: Sequence[Answer], created: int) -> TextAnswer:
+        """Return the whole answer."""
+        spans = [
+            Span(answer, [], 0, len(answer.completion.output_ids), True, True) for answer in answers
+        ]
+        choices = [self._choice(call, span, "".join(span.answer.text)) for span in spans]
+        usage = usage_of([answer.completion for answer in answers])
+        return TextAnswer(call.id, "text_completion", created, call.model, choices, usage)
+
+    def choices(self, call: OpenAICall, span: Span) -> list[Any]:
+        """Return the one choice that tells ``span``; none where it has nothing to tell."""
+        text = "".join([part.text for part in span.parts])
+        choice = self._choice(call, span, text)
+        has_tokens = call.wants_ids or call.logprobs is not None
+        return [choice] if choice.text or span.is_last or has_tokens else []
+
+    def plain(self, index: int) -> tuple[Any, str]:
+        """Return a choice whose ``text`` is empty."""
+        return TextChoice(index, "", None, None), "text"
+
+    def _choice(self, call: OpenAICall, span: Span, text: str) -> TextChoice:
+        completion = span.answer.completion
+        echo = self._echoes[completion.index]
+        logprobs = None
+        if call.logprobs is not None and self._alternatives is not None:
+            logprobs = self._alternatives.text(
+                completion,
+                span.begin,
+                span.end,
+                echo=echo if call.echo and span.is_first else None,
+                offset=len(echo),
+            )
+        finish = span.answer.finish if span.is_last else None
+        choice = TextChoice(
+            completion.index, echo + text if span.is_first else text, logprobs, finish
         )
-
-    def text(
-        self, completion: Completion, begin: int, end: int, *, echo: bool, offset: int
-    ) -> CompletionLogprobs:
-        """Return the logprobs of output tokens [begin, end), the prompt's before them if ``echo``.
-
-        Args:
-            completion: Whose.
-            begin: First output token.
-            end: One past the last.
-            echo: Whether the prompt comes first.
-            offset: Characters of the answer before the first token.
-        """
-        answer = CompletionLogprobs([], [], [] if self._count else None, [])
-        if echo:
-            prompt = completion.prompt_logprobs
-            ids = completion.submit.prompt_ids
-            gap = len(ids) - len(prompt)
-            for at, token_id in enumerate(ids):
-                known = at - gap
-                has_logprob = at > 0 and known >= 0
-                offset = self._add(
-                    answer,
-                    token_id,
-                    prompt.chosen[known] if has_logprob else None,
-                    self._named(prompt.top_ids[known], prompt.top[known])
-                    if has_logprob and self._count
-                    else None,
-                    offset,
-                )
-        columns = completion.logprobs
-        for at in range(begin, min(end, len(columns))):
-            top = self._named(columns.top_ids[at], columns.top[at]) if self._count else None
-            offset = self._add(answer, completion.output_ids[at], columns.chosen[at], top, offset)
-        return answer
-
-    def _add(
-        self,
-        answer: CompletionLogprobs,
-        token_id: int,
-        logprob: float | None,
-        top: dict[str, float] | None,
-        offset: int,
-    ) -> int:
-        text = self._tokenizer.token_text(token_id)
-        answer.tokens.append(text)
-        answer.token_logprobs.append(logprob)
-        answer.text_offset.append(offset)
-        if answer.top_logprobs is not None:
-            answer.top_logprobs.append(top)
-        return offset + len(text)
-
-    def _rivals(self, ids: Sequence[int], values: Sequence[float]) -> list[Alternative]:
-        pairs = list(zip(ids, values, strict=True))[: self._count]
-        return [Alternative(*self._spell(token_id), value) for token_id, value in pairs]
-
-    def _named(self, ids: Sequence[int], values: Sequence[float]) -> dict[str, float]:
-        text = self._tokenizer.token_text
-        pairs = zip(ids[: self._count], values, strict=False)
-        return {text(token_id): value for token_id, value in pairs}
-
-    def _spell(self, token_id: int) -> tuple[str, list[int]]:
-        raw = self._tokenizer.token_bytes(token_id)
-        return raw.decode("utf-8", "replace"), list(raw)
+        if span.is_last:
+            choice.matched_stop = span.answer.matched
+        if call.wants_ids:
+            choice.token_ids = completion.output_ids[span.begin : span.end]
+        has_prompt = span.is_first and call.prompt_logprobs is not None
+        if has_prompt and self._alternatives is not None:
+            choice.prompt_logprobs = self._alternatives.prompt(completion)
+        return choice
 
 
-def chat_answer(
-    call: OpenAICall,
-    completions: Sequence[Completion],
-    alternatives: Alternatives | None,
-    created: int,
-) -> ChatAnswer:
-    """Return the whole answer of a chat whose completions have ended."""
-    choices = [
-        ChatChoice(
-            completion.index,
-            ChatAnswerMessage("assistant", completion.text),
-            alternatives.chat(completion, 0, len(completion.output_ids)) if alternatives else None,
-            finish_of(completion),
-            matched_of(completion),
-            completion.output_ids if call.wants_ids else msgspec.UNSET,
-        )
-        for completion in completions
-    ]
-    usage = usage_of(completions)
-    return ChatAnswer(call.id, "chat.completion", created, call.model, choices, usage)
-
-
-def text_answer(
-    call: OpenAICall,
-    completions: Sequence[Completion],
-    alternatives: Alternatives | None,
-    created: int,
-    echoes: Sequence[str],
-) -> TextAnswer:
-    """Return the whole answer of a text call whose completions have ended.
+class OpenAIStream:
+    """Events of one streamed call.
 
     Args:
         call: What was asked.
         completions: In order.
-        alternatives: Writes logprobs, if they were asked for.
+        shape: How its route writes.
+        tokenizer: For reading answers in parts.
         created: Seconds since 1970.
-        echoes: What stands before each completion's text.
     """
-    choices = [
-        TextChoice(
-            completion.index,
-            echo + completion.text,
-            alternatives.text(completion, 0, len(completion.output_ids), echo=call.echo, offset=0)
-            if alternatives
-            else None,
-            finish_of(completion),
-            matched_of(completion),
-            completion.output_ids if call.wants_ids else msgspec.UNSET,
-        )
-        for completion, echo in zip(completions, echoes, strict=True)
-    ]
-    usage = usage_of(completions)
-    return TextAnswer(call.id, "text_completion", created, call.model, choices, usage)
-
-
-class OpenAIStream:
-    """Events of one streamed call; subclasses know the shape of a chunk."""
 
     def __init__(
         self,
         call: OpenAICall,
         completions: Sequence[Completion],
-        alternatives: Alternatives | None,
+        shape: Shape,
+        tokenizer: Tokenizer,
         created: int,
     ) -> None:
         self.call = call
         self.completions = completions
-        self.alternatives = alternatives
-        self.created = created
+        self._shape = shape
+        self._created = created
+        self._answers = [Answer(one, call.speech, tokenizer) for one in completions]
         self._num_told = [0] * len(completions)
-        is_plain = alternatives is None and not call.wants_ids and not call.continuous_usage
-        self._plain = [self.plain(index) for index in range(len(completions))] if is_plain else None
+        self._has_begun = [False] * len(completions)
+        is_plain = call.logprobs is None and not call.wants_ids and not call.continuous_usage
+        self._plain: list[TextEvent] | None = None
         """Where chunks amid a completion carry its text alone: those."""
+        if is_plain and call.speech is None:
+            self._plain = [self._plain_event(index) for index in range(len(completions))]
 
     def write(self, delta: Delta) -> bytes:
         """Return the events that ``delta`` makes."""
@@ -339,160 +372,36 @@ class OpenAIStream:
         self._num_told[index] = delta.num_outputs
         return self._plain[index].write(delta.text)
 
-    def events(self, delta: Delta) -> list[Any]:
+    def events(self, delta: Delta) -> list[Chunk]:
         """Return the chunks that ``delta`` makes: none while its text is incomplete."""
-        is_first = self._num_told[delta.index] == 0
-        is_empty = not delta.text and delta.end is None and not is_first
-        if is_empty and self.alternatives is None and not self.call.wants_ids:
-            return []
-        begin, self._num_told[delta.index] = self._num_told[delta.index], delta.num_outputs
-        return self.chunks(delta, begin)
-
-    def chunks(self, delta: Delta, begin: int) -> list[Any]:
-        """Return the chunks for output tokens from ``begin`` on."""
-        raise NotImplementedError
-
-    def plain(self, index: int) -> TextEvent:
-        """Return how a chunk is written that carries text of completion ``index`` alone."""
-        raise NotImplementedError
-
-    def last(self) -> Any:
-        """Return the chunk with the usage of the whole call."""
-        raise NotImplementedError
-
-    def usage(self) -> Usage | msgspec.UnsetType | None:
-        """Return the usage that a chunk carries."""
-        if self.call.continuous_usage:
-            return usage_of(self.completions, sum(self._num_told))
-        return None if self.call.include_usage else msgspec.UNSET
-
-
-class ChatStream(OpenAIStream):
-    """Events of a streamed chat."""
-
-    def __init__(
-        self,
-        call: OpenAICall,
-        completions: Sequence[Completion],
-        alternatives: Alternatives | None,
-        created: int,
-    ) -> None:
-        super().__init__(call, completions, alternatives, created)
-        self._has_role = [False] * len(completions)
-
-    def chunks(self, delta: Delta, begin: int) -> list[Any]:
-        """Return the chunks for output tokens from ``begin`` on."""
-        made: list[Any] = []
-        if not self._has_role[delta.index]:
-            self._has_role[delta.index] = True
-            made.append(self._chunk(ChatChunkChoice(delta.index, ChatDelta("assistant", ""))))
-        completion = self.completions[delta.index]
-        if delta.text or delta.num_outputs > begin:
-            logprobs = None
-            if self.alternatives is not None:
-                logprobs = self.alternatives.chat(completion, begin, delta.num_outputs)
-            choice = ChatChunkChoice(delta.index, ChatDelta(content=delta.text), logprobs)
-            if self.call.wants_ids:
-                choice.token_ids = completion.output_ids[begin : delta.num_outputs]
-            if delta.text or logprobs is not None or self.call.wants_ids:
-                made.append(self._chunk(choice))
-        if delta.end is not None:
-            choice = ChatChunkChoice(
-                delta.index,
-                ChatDelta(),
-                finish_reason=finish_of(completion),
-                matched_stop=matched_of(completion),
-            )
-            made.append(self._chunk(choice))
-        return made
-
-    def plain(self, index: int) -> TextEvent:
-        """Return how a chunk is written that carries text of completion ``index`` alone."""
-        return TextEvent(self._chunk(ChatChunkChoice(index, ChatDelta(content=""))), "content")
-
-    def last(self) -> ChatChunk:
-        """Return the chunk with the usage."""
-        usage = usage_of(self.completions)
-        return ChatChunk(
-            self.call.id, "chat.completion.chunk", self.created, self.call.model, [], usage
-        )
-
-    def _chunk(self, choice: ChatChunkChoice) -> ChatChunk:
-        return ChatChunk(
-            self.call.id,
-            "chat.completion.chunk",
-            self.created,
-            self.call.model,
-            [choice],
-            self.usage(),
-        )
-
-
-class TextStream(OpenAIStream):
-    """Events of a streamed text call.
-
-    Args:
-        echoes: What stands before each completion's text.
-    """
-
-    def __init__(
-        self,
-        call: OpenAICall,
-        completions: Sequence[Completion],
-        alternatives: Alternatives | None,
-        created: int,
-        echoes: Sequence[str],
-    ) -> None:
-        super().__init__(call, completions, alternatives, created)
-        self._echoes = echoes
-        self._offsets = [0] * len(completions)
-        self._has_begun = [False] * len(completions)
-
-    def chunks(self, delta: Delta, begin: int) -> list[Any]:
-        """Return the chunk for output tokens from ``begin`` on."""
         index = delta.index
-        completion = self.completions[index]
-        text = delta.text
-        is_first = not self._has_begun[index]
-        self._has_begun[index] = True
-        if is_first:
-            text = self._echoes[index] + text
-        logprobs = None
-        if self.alternatives is not None:
-            logprobs = self.alternatives.text(
-                completion,
-                begin,
-                delta.num_outputs,
-                echo=self.call.echo and is_first,
-                offset=self._offsets[index],
-            )
-        self._offsets[index] += len(text)
-        choice = TextChoice(
-            index, text, logprobs, finish_of(completion) if delta.end is not None else None
-        )
-        if delta.end is not None:
-            choice.matched_stop = matched_of(completion)
-        if self.call.wants_ids:
-            choice.token_ids = completion.output_ids[begin : delta.num_outputs]
-        if not text and delta.end is None and logprobs is None and not self.call.wants_ids:
+        parts = self._answers[index].read(delta)
+        has_tokens = self.call.logprobs is not None or self.call.wants_ids
+        if not parts and delta.end is None and self._num_told[index] and not has_tokens:
             return []
-        return [self._chunk(choice)]
-
-    def plain(self, index: int) -> TextEvent:
-        """Return how a chunk is written that carries text of completion ``index`` alone."""
-        return TextEvent(self._chunk(TextChoice(index, "", None, None)), "text")
-
-    def last(self) -> TextAnswer:
-        """Return the chunk with the usage."""
-        usage = usage_of(self.completions)
-        return TextAnswer(self.call.id, "text_completion", self.created, self.call.model, [], usage)
-
-    def _chunk(self, choice: TextChoice) -> TextAnswer:
-        return TextAnswer(
-            self.call.id,
-            "text_completion",
-            self.created,
-            self.call.model,
-            [choice],
-            self.usage(),
+        begin, self._num_told[index] = self._num_told[index], delta.num_outputs
+        is_first, self._has_begun[index] = not self._has_begun[index], True
+        span = Span(
+            self._answers[index], parts, begin, delta.num_outputs, is_first, delta.end is not None
         )
+        choices = self._shape.choices(self.call, span)
+        if is_first and not choices:
+            self._has_begun[index] = False
+        return [self._chunk([choice]) for choice in choices]
+
+    def last(self) -> Chunk:
+        """Return the chunk with the usage of the whole call."""
+        chunk = self._chunk([])
+        chunk.usage = usage_of(self.completions)
+        return chunk
+
+    def _plain_event(self, index: int) -> TextEvent:
+        choice, field = self._shape.plain(index)
+        return TextEvent(self._chunk([choice]), field)
+
+    def _chunk(self, choices: list[Any]) -> Chunk:
+        call = self.call
+        usage: Usage | msgspec.UnsetType | None = None if call.include_usage else msgspec.UNSET
+        if call.continuous_usage:
+            usage = usage_of(self.completions, sum(self._num_told))
+        return Chunk(call.id, self._shape.chunk_object, self._created, call.model, choices, usage)

@@ -4,36 +4,58 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 
 from headstock.errors import RequestError
+from headstock.requests import SamplingParams
+from headstock.requests.sampling import Int64, Priority
 from headstock.server.model_card import ModelCard
+from headstock.server.protocols.messages import (
+    ChatMessage,
+    Tool,
+    flat_messages,
+    read_tools,
+    speech_of,
+    thinking_variables,
+)
 from headstock.server.protocols.native import MAX_PROMPTS, id_rows
-from headstock.server.protocols.parameters import not_yet, refuse_set, to_params
+from headstock.server.protocols.parameters import (
+    CHANGE_ANSWERS,
+    join_namespace,
+    not_yet,
+    refuse_set,
+    to_params,
+)
 from headstock.server.request import ChatPrompt, GenerateRequest, Prompt, TextPrompt, TokensPrompt
+from headstock.server.speech import PLAIN, Dialect, Speech
 
-MAX_MESSAGES = 2048
 MAX_CHOICE_LOGPROBS = 20
 DEFAULT_COMPLETION_TOKENS = 16
-_NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "sampling_seed": "seed"}
+_NAMES = {
+    "max_new_tokens": "max_tokens",
+    "min_new_tokens": "min_tokens",
+    "sampling_seed": "seed",
+    "input_ids": "prompt",
+}
 _SHARED = (
     "temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty",
     "repetition_penalty", "stop", "stop_token_ids", "stop_regex", "ignore_eos", "no_stop_trim",
-    "skip_special_tokens", "logit_bias", "n",
+    "include_stop_str_in_output", "skip_special_tokens", "logit_bias", "n",
 )  # fmt: skip
 _REFUSED = (
-    "json_schema", "regex", "ebnf", "lora_path", "session_id", "session_params", "custom_params",
+    "json_schema", "regex", "ebnf", "lora_path", "session_params", "custom_params",
     "custom_logit_processor", "watermark", "return_hidden_states", "return_routed_experts",
 )  # fmt: skip
 _CHAT_REFUSED = (
-    *_REFUSED, "tools", "functions", "function_call", "modalities", "audio", "prediction",
-    "web_search_options", "thinking",
+    *_REFUSED, "functions", "audio", "prediction", "web_search_options",
 )  # fmt: skip
 
 Stop = str | list[str] | None
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] | None
+Limit = Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)] | None
+"""-1: as many as there can be."""
 
 
 class StreamOptions(msgspec.Struct):
@@ -43,6 +65,12 @@ class StreamOptions(msgspec.Struct):
     continuous_usage_stats: bool | None = None
 
 
+class Thinking(msgspec.Struct):
+    """Whether a model that can think before it answers does so."""
+
+    type: str
+
+
 class ResponseFormat(msgspec.Struct):
     """The form of the answer; only ``text`` is supported."""
 
@@ -50,33 +78,38 @@ class ResponseFormat(msgspec.Struct):
 
 
 class SharedBody(msgspec.Struct, kw_only=True):
-    """What chats and completions have in common; unknown keys are ignored."""
+    """What chats and completions have in common; unknown keys are told back, not honoured."""
+
+    REFUSES: ClassVar[frozenset[str]] = CHANGE_ANSWERS
 
     model: str | None = None
-    max_tokens: Count = None
+    max_tokens: Limit = None
     min_tokens: Count = None
-    n: int | None = None
-    best_of: int | None = None
+    n: Int64 | None = None
+    best_of: Int64 | None = None
     temperature: float | None = None
     top_p: float | None = None
-    top_k: int | None = None
+    top_k: Int64 | None = None
     min_p: float | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     repetition_penalty: float | None = None
-    seed: int | None = None
+    seed: Int64 | None = None
     stop: Stop = None
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: list[Int64] | None = None
     stop_regex: Stop = None
     ignore_eos: bool | None = None
     no_stop_trim: bool | None = None
+    include_stop_str_in_output: bool | None = None
+    truncate_prompt_tokens: Limit = None
+    prompt_logprobs: Count = None
     skip_special_tokens: bool | None = None
     logit_bias: dict[str, float] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
     rid: str | None = None
-    priority: int | None = None
+    priority: Priority | None = None
     extra_key: str | None = None
     cache_salt: str | None = None
     return_token_ids: bool | None = None
@@ -97,35 +130,18 @@ class SharedBody(msgspec.Struct, kw_only=True):
 class CompletionBody(SharedBody, kw_only=True):
     """Body of ``/v1/completions``."""
 
-    prompt: str | list[str | int | list[int]]
+    prompt: str | list[str | Int64 | list[Int64]]
     echo: bool | None = None
     logprobs: Count = None
     suffix: str | None = None
-
-
-class ContentPart(msgspec.Struct):
-    """A part of a message; only text is supported."""
-
-    type: str
-    text: str | None = None
-
-
-class ChatMessage(msgspec.Struct, omit_defaults=True):
-    """One message of a chat."""
-
-    role: str
-    content: str | list[ContentPart] | None = None
-    name: str | None = None
-    tool_calls: Any = None
-    tool_call_id: str | None = None
-    reasoning_content: str | None = None
+    add_special_tokens: bool | None = None
 
 
 class ChatBody(SharedBody, kw_only=True):
     """Body of ``/v1/chat/completions``."""
 
     messages: list[ChatMessage]
-    max_completion_tokens: Count = None
+    max_completion_tokens: Limit = None
     logprobs: bool | None = None
     top_logprobs: Count = None
     tool_choice: Any = None
@@ -134,14 +150,15 @@ class ChatBody(SharedBody, kw_only=True):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    tools: Any = None
+    separate_reasoning: bool | None = None
+    tools: list[Tool] | None = None
     functions: Any = None
     function_call: Any = None
-    modalities: Any = None
+    modalities: list[str] | None = None
     audio: Any = None
     prediction: Any = None
     web_search_options: Any = None
-    thinking: Any = None
+    thinking: Thinking | None = None
 
 
 class OpenAICall(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,6 +169,8 @@ class OpenAICall(msgspec.Struct, frozen=True, kw_only=True):
         model: As the caller named it, for the answer.
         requests: One a prompt.
         logprobs: Alternatives wanted at each token, or None.
+        prompt_logprobs: Likewise, at each token of the prompt.
+        speech: What is told apart in the answers; None: nothing.
     """
 
     id: str
@@ -163,6 +182,8 @@ class OpenAICall(msgspec.Struct, frozen=True, kw_only=True):
     include_usage: bool = False
     continuous_usage: bool = False
     wants_ids: bool = False
+    prompt_logprobs: int | None = None
+    speech: Speech | None = None
 
 
 def read_completion(body: CompletionBody, card: ModelCard, tenant: str = "") -> OpenAICall:
@@ -184,44 +205,59 @@ def read_completion(body: CompletionBody, card: ModelCard, tenant: str = "") -> 
         raise not_yet("best_of")
     logprobs = _check_logprobs("logprobs", body.logprobs)
     call_id = _call_id(body, "cmpl")
+    limit = None if body.max_tokens == -1 else body.max_tokens
     params = to_params(
-        _given(body, body.max_tokens),
+        _given(body, limit),
         defaults={"max_new_tokens": DEFAULT_COMPLETION_TOKENS, **card.sampling_defaults},
         names=_NAMES,
     )
-    prompts = _prompts(body.prompt)
+    if body.max_tokens == -1:
+        params = msgspec.structs.replace(params, max_new_tokens=None)
+    prompts = _prompts(body.prompt, body.add_special_tokens is not False)
     requests = [
         GenerateRequest(
             prompt=prompt,
             params=params,
             rid=call_id if len(prompts) == 1 else f"{call_id}-{index}",
             is_clipped=body.max_tokens is None,
-            logprobs=-1 if logprobs is None else logprobs,
-            prompt_logprobs_from=0 if body.echo and logprobs is not None else None,
+            logprobs=_most(logprobs, body.prompt_logprobs),
+            prompt_logprobs_from=0
+            if (body.echo and logprobs is not None) or body.prompt_logprobs is not None
+            else None,
             namespace=_namespace(body, tenant),
             priority=body.priority or 0,
-            length_field="max_tokens",
+            names=_NAMES,
+            keep_last=_keep_last(body, limit, card),
         )
         for index, prompt in enumerate(prompts)
     ]
     return _call(body, call_id, card, requests, logprobs, echo=bool(body.echo))
 
 
-def read_chat(body: ChatBody, card: ModelCard, tenant: str = "") -> OpenAICall:
+def read_chat(
+    body: ChatBody, card: ModelCard, dialect: Dialect = PLAIN, tenant: str = ""
+) -> OpenAICall:
     """Turn a body of ``/v1/chat/completions`` into one request.
 
     Args:
         body: As it was sent.
         card: The served model, for its name and defaults.
+        dialect: How it writes thoughts and calls.
         tenant: Prefix of the cache namespace.
 
     Raises:
         RequestError: Naming the field at fault.
     """
     _check_shared(body, card)
-    refuse_set(body, _CHAT_REFUSED)
-    if body.tool_choice not in (None, "none", "auto"):
-        raise not_yet("tool_choice")
+    _check_chat(body)
+    tools = [] if body.tool_choice == "none" else read_tools(body.tools)
+    speech = speech_of(
+        dialect,
+        tools,
+        separates=body.separate_reasoning is not False,
+        has_parallel_calls=body.parallel_tool_calls is not False,
+        is_continued=bool(body.continue_final_message),
+    )
     if body.best_of is not None:
         raise not_yet("best_of")
     logprobs = _check_logprobs("top_logprobs", body.top_logprobs)
@@ -235,27 +271,61 @@ def read_chat(body: ChatBody, card: ModelCard, tenant: str = "") -> OpenAICall:
         logprobs = logprobs or 0
     is_new_name = body.max_completion_tokens is not None
     limit = body.max_completion_tokens if is_new_name else body.max_tokens
+    limit = None if limit == -1 else limit
     length_field = "max_completion_tokens" if is_new_name else "max_tokens"
+    names = {**_NAMES, "max_new_tokens": length_field, "input_ids": "messages"}
+    params = to_params(_given(body, limit), defaults=card.sampling_defaults, names=names)
     # No limit of the caller's: as many as the context holds, not the native default.
-    params = msgspec.structs.replace(
-        to_params(
-            _given(body, limit),
-            defaults=card.sampling_defaults,
-            names={**_NAMES, "max_new_tokens": length_field},
-        ),
-        max_new_tokens=limit,
-    )
+    params = spoken(msgspec.structs.replace(params, max_new_tokens=limit), speech, dialect)
     call_id = _call_id(body, "chatcmpl")
     request = GenerateRequest(
-        prompt=_chat_prompt(body),
+        prompt=_chat_prompt(body, tools, dialect),
         params=params,
         rid=call_id,
-        logprobs=-1 if logprobs is None else logprobs,
+        logprobs=_most(logprobs, body.prompt_logprobs),
+        prompt_logprobs_from=None if body.prompt_logprobs is None else 0,
         namespace=_namespace(body, tenant),
         priority=body.priority or 0,
-        length_field=length_field,
+        names=names,
+        keep_last=_keep_last(body, limit, card),
     )
-    return _call(body, call_id, card, [request], logprobs)
+    return _call(body, call_id, card, [request], logprobs, speech=speech)
+
+
+def spoken(params: SamplingParams, speech: Speech | None, dialect: Dialect) -> SamplingParams:
+    """Return ``params`` such that the text has the marks by which its parts are told."""
+    if speech is None or not dialect.has_special_marks:
+        return params
+    return msgspec.structs.replace(params, skip_special_tokens=False)
+
+
+def _check_chat(body: ChatBody) -> None:
+    refuse_set(body, _CHAT_REFUSED)
+    if body.tool_choice not in (None, "none", "auto"):
+        raise not_yet("tool_choice", "A tool_choice other than none and auto")
+    if body.function_call not in (None, "none", "auto"):
+        raise not_yet("function_call")
+    if body.modalities not in (None, [], ["text"]):
+        raise not_yet("modalities", f"modalities {body.modalities}")
+
+
+def _most(*counts: int | None) -> int:
+    """Return the largest of ``counts``, -1 where there is none."""
+    return max((count for count in counts if count is not None), default=-1)
+
+
+def _keep_last(body: SharedBody, limit: int | None, card: ModelCard) -> int | None:
+    """Return how many of the prompt's last tokens ``truncate_prompt_tokens`` keeps."""
+    wanted = body.truncate_prompt_tokens
+    if wanted == -1:
+        return max(1, card.max_length - (limit or 1))
+    if wanted == 0:
+        raise RequestError(
+            "truncate_prompt_tokens is 0.",
+            remedy="Keep at least one token, or -1 for as many as fit.",
+            field="truncate_prompt_tokens",
+        )
+    return wanted
 
 
 def check_model(name: str | None, card: ModelCard) -> None:
@@ -278,56 +348,16 @@ def unknown_model(name: str, card: ModelCard) -> RequestError:
     )
 
 
-def flat_messages(messages: list[ChatMessage]) -> list[dict[str, Any]]:
-    """Return messages as templates read them: content is one string.
-
-    Raises:
-        RequestError: There are too many, or one has a part that is not text.
-    """
-    if not 1 <= len(messages) <= MAX_MESSAGES:
-        raise RequestError(
-            f"messages has {len(messages)} items; 1 to {MAX_MESSAGES} are allowed.",
-            remedy="Send at least one message, and drop old ones.",
-            field="messages",
-        )
-    return [_flat(index, message) for index, message in enumerate(messages)]
-
-
-def _flat(index: int, message: ChatMessage) -> dict[str, Any]:
-    where = f"messages[{index}]"
-    if message.role not in ("system", "developer", "user", "assistant", "tool"):
-        raise RequestError(
-            f"{where}.role is {message.role[:64]!r}.",
-            remedy="Use system, developer, user or assistant.",
-            field="messages",
-        )
-    if message.tool_calls or message.role == "tool":
-        raise not_yet(f"{where}.tool_calls" if message.tool_calls else f"{where}.role 'tool'")
-    content = message.content
-    if isinstance(content, list):
-        for part in content:
-            if part.type != "text" or part.text is None:
-                raise not_yet(f"{where}.content of type {part.type[:64]!r}")
-        content = " ".join(part.text or "" for part in content)
-    if content is None and message.role != "assistant":
-        raise RequestError(f"{where}.content is null.", remedy="Give text.", field="messages")
-    flat: dict[str, Any] = {
-        "role": "system" if message.role == "developer" else message.role,
-        "content": content or "",
-    }
-    if message.name is not None:
-        flat["name"] = message.name
-    if message.reasoning_content is not None:
-        flat["reasoning_content"] = message.reasoning_content
-    return flat
-
-
-def _chat_prompt(body: ChatBody) -> ChatPrompt:
-    extra = dict(body.chat_template_kwargs or {})
+def _chat_prompt(body: ChatBody, tools: list[dict[str, Any]], dialect: Dialect) -> ChatPrompt:
+    is_thinking = None if body.thinking is None else body.thinking.type != "disabled"
+    if is_thinking and dialect.reasoning is None:
+        raise not_yet("thinking", "thinking, with a model whose chat template has none,")
+    extra = thinking_variables(is_thinking) | dict(body.chat_template_kwargs or {})
     if body.reasoning_effort is not None:
         extra["reasoning_effort"] = body.reasoning_effort
     return ChatPrompt(
-        flat_messages(body.messages),
+        flat_messages(body.messages, dialect),
+        tools=tools,
         extra=extra,
         add_generation_prompt=body.add_generation_prompt is not False,
         continue_final=bool(body.continue_final_message),
@@ -337,7 +367,16 @@ def _chat_prompt(body: ChatBody) -> ChatPrompt:
 def _check_shared(body: SharedBody, card: ModelCard) -> None:
     check_model(body.model, card)
     if body.response_format is not None and body.response_format.type != "text":
-        raise not_yet(f"response_format of type {body.response_format.type[:64]!r}")
+        kind = body.response_format.type[:64]
+        raise not_yet("response_format", f"response_format of type {kind!r}")
+    _check_logprobs("prompt_logprobs", body.prompt_logprobs)
+    if body.prompt_logprobs is not None and body.stream:
+        raise RequestError(
+            "prompt_logprobs is set and stream is true.",
+            remedy="Set one of them; a stream has no place for the prompt.",
+            field="prompt_logprobs",
+            code="not_supported",
+        )
     if body.stream_options is not None and not body.stream:
         raise RequestError(
             "stream_options is set and stream is not true.",
@@ -364,9 +403,9 @@ def _check_logprobs(field: str, value: int | None) -> int | None:
     return value
 
 
-def _prompts(prompt: str | list[str | int | list[int]]) -> list[Prompt]:
+def _prompts(prompt: str | list[str | int | list[int]], add_special_tokens: bool) -> list[Prompt]:
     if isinstance(prompt, str):
-        return [TextPrompt(prompt)]
+        return [TextPrompt(prompt, add_special_tokens)]
     texts = [item for item in prompt if isinstance(item, str)]
     prompts: list[Prompt]
     if texts:
@@ -377,7 +416,7 @@ def _prompts(prompt: str | list[str | int | list[int]]) -> list[Prompt]:
                 field="prompt",
                 code="invalid_type",
             )
-        prompts = [TextPrompt(text) for text in texts]
+        prompts = [TextPrompt(text, add_special_tokens) for text in texts]
     else:
         rows, _ = id_rows("prompt", [item for item in prompt if not isinstance(item, str)])
         prompts = [TokensPrompt(row) for row in rows]
@@ -403,7 +442,7 @@ def _call_id(body: SharedBody, prefix: str) -> str:
 
 
 def _namespace(body: SharedBody, tenant: str) -> str:
-    return f"{tenant}{body.extra_key or ''}{body.cache_salt or ''}"
+    return join_namespace(tenant, body.extra_key, body.cache_salt)
 
 
 def _call(
@@ -414,6 +453,7 @@ def _call(
     logprobs: int | None,
     *,
     echo: bool = False,
+    speech: Speech | None = None,
 ) -> OpenAICall:
     options = body.stream_options or StreamOptions()
     return OpenAICall(
@@ -422,6 +462,8 @@ def _call(
         requests=requests,
         is_streamed=bool(body.stream),
         logprobs=logprobs,
+        prompt_logprobs=body.prompt_logprobs,
+        speech=speech,
         echo=echo,
         include_usage=bool(options.include_usage),
         continuous_usage=bool(options.continuous_usage_stats),

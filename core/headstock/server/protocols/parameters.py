@@ -19,9 +19,23 @@ NOT_YET = frozenset(
     }
 )  # fmt: skip
 """Fields of SGLang's sampling parameters that this version refuses when they are set."""
+CHANGE_ANSWERS = frozenset(
+    {
+        "add_special_tokens", "allowed_token_ids", "background", "bad_words", "beam_width",
+        "chat_template", "documents", "dry_multiplier", "grammar", "guided_choice",
+        "guided_grammar", "guided_json", "guided_regex", "images", "input_embeds", "input_ids",
+        "kv_transfer_params", "logits_processors", "max_thinking_tokens", "mirostat",
+        "prompt_embeds", "repeat_penalty", "return_bytes", "return_tokens_as_token_ids",
+        "sampling_logprobs_mode", "structural_tag", "structured_outputs", "thinking_budget",
+        "typical_p", "use_beam_search", "xtc_probability",
+    }
+)  # fmt: skip
+"""Keys of other servers' bodies that change the answer: refused, unless they ask for nothing."""
 MAX_SHOWN = 64
 """Characters of a refused value that its error repeats."""
-_PATH = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`$")
+_PATH = re.compile(r" - at (?:`key` in )?`\$\.?([^`]*)`$")
+_SYNONYMS = {"include_stop_str_in_output": "no_stop_trim"}
+"""Other engines' names of sampling parameters, and ours."""
 
 
 def to_params(
@@ -42,6 +56,9 @@ def to_params(
     """
     values = {name: value for name, value in (defaults or {}).items() if value is not None}
     values |= {name: value for name, value in given.items() if value is not None}
+    for name, ours in _SYNONYMS.items():
+        if name in values:
+            values.setdefault(ours, values.pop(name))
     for name in values:
         if name in NOT_YET:
             raise not_yet(name)
@@ -55,6 +72,8 @@ def to_params(
     for name in ("stop", "stop_token_ids", "stop_regex"):
         if isinstance(values.get(name), str | int):
             values[name] = [values[name]]
+    if values.get("top_p") == 0:  # the likeliest token, as with a top_k of 1
+        values |= {"top_p": 1.0, "top_k": 1}
     try:
         return msgspec.convert(values, SamplingParams, str_keys=True)
     except msgspec.ValidationError as error:
@@ -87,7 +106,7 @@ def from_validation(
     if names and field and not path.startswith(field):
         where = field
     value = _value_at(source, path)
-    if where and value is not None:
+    if where and value is not None and not isinstance(value, dict):
         problem = f"{where} is {_shown(value)}; {text[:1].lower()}{text[1:]}."
     else:
         problem = f"{where}: {text}." if where else f"{text}."
@@ -114,10 +133,15 @@ def _shown(value: object) -> str:
     return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
 
 
-def not_yet(field: str) -> RequestError:
-    """Return the error for something that is part of the protocol and not of this version."""
+def not_yet(field: str, what: str = "") -> RequestError:
+    """Return the error for something that is part of the protocol and not of this version.
+
+    Args:
+        field: As the caller spelled it.
+        what: In words, what of it; "": all.
+    """
     return RequestError(
-        f"{field} is not supported by this version.",
+        f"{what or field} is not supported by this version.",
         remedy="Leave it out.",
         field=field,
         code="not_supported",
@@ -133,3 +157,15 @@ def refuse_set(body: msgspec.Struct, fields: tuple[str, ...]) -> None:
     for field in fields:
         if getattr(body, field) not in (None, False, [], {}, "", 0):
             raise not_yet(field)
+
+
+def join_namespace(tenant: str, *parts: str | None) -> str:
+    """Return a cache namespace of ``parts`` that no other parts have.
+
+    Args:
+        tenant: Prefix that the caller's key gives.
+        parts: What the caller sent; None and "": nothing.
+    """
+    if not any(parts):
+        return tenant
+    return tenant + "".join(f"{len(part)}:{part}" if part else "-" for part in parts)

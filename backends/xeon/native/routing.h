@@ -1,0 +1,41 @@
+// Arguments of the kernels around experts, beside those of experts themselves.
+#pragma once
+
+#include "kernels.h"
+
+namespace headstock {
+
+// The op route_experts. [rows, size] -> [rows, k]
+struct RouteExpertsArgs {
+    const float* logits;
+    int64_t stride;
+    const float* bias;     // [size]; null: none.
+    float* weights;
+    int32_t* experts;
+    int64_t rows;
+    int64_t size;
+    int64_t k;
+    int64_t is_sigmoid;    // Else softmax.
+    int64_t is_normalized;
+    int64_t num_groups;
+    int64_t groups_kept;
+    int64_t group_best;    // 1 or 2.
+    double factor;
+};
+
+// The op add_shared: y += sigmoid(gate) x.
+struct AddSharedArgs {
+    float* y;
+    int64_t y_stride;
+    const float* x;
+    int64_t x_stride;
+    const float* gate;     // A number a row; null: 1.
+    int64_t gate_stride;
+    int64_t rows;
+    int64_t size;
+};
+
+void plan_route_experts(const int64_t* args, PhaseList& list);
+void plan_add_shared(const int64_t* args, PhaseList& list);
+
+}  // namespace headstock

@@ -1,0 +1,91 @@
+"""Cases of routing by scores, bias and groups, and of shared experts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from headstock.ops.cases.base import Bench, Case
+
+if TYPE_CHECKING:
+    from headstock.ops.routing import Routing
+
+
+def route_cases(bench: Bench) -> Iterator[Case]:
+    """Yield kinds of scores, biases that decide, groups, ties, sizes, views and padding."""
+    from headstock.ops.routing import Routing
+
+    draw = bench.draw()
+
+    def logits(num_tokens: int, num_experts: int) -> Tensor:
+        # Distinct in any dtype, so that an expert's rank does not hang on a rounding.
+        order = torch.rand(num_tokens, num_experts, generator=draw.generator).argsort(dim=1)
+        return ((order - num_experts / 2) / 32).to(bench.dtype).to(draw.device)
+
+    def case(
+        label: str,
+        logits_TE: Tensor,
+        bias_E: Tensor | None,
+        routing: Routing,
+        real: int | None = None,
+    ) -> Case:
+        sizes = {
+            "num_experts": logits_TE.shape[1],
+            "experts_per_token": routing.k,
+            "num_groups": routing.num_groups,
+        }
+        return Case(
+            label=label,
+            spec=bench.spec(sizes),
+            args=(logits_TE, bias_E),
+            kwargs={"routing": routing},
+            num_real=real,
+        )
+
+    sigmoid = Routing(k=4, scores="sigmoid", is_normalized=True, factor=2.5)
+    softmax = Routing(k=3, factor=16.0)
+    for num_tokens, num_experts in ((1, 32), (17, 60), (3, 384)):
+        logits_TE = logits(num_tokens, num_experts)
+        bias_E = draw.uniform(num_experts, low=-0.2, high=0.2)
+        what = f"{num_tokens} tokens, {num_experts} experts"
+        yield case(f"sigmoid, {what}", logits_TE, bias_E, sigmoid)
+        yield case(f"sigmoid without bias, {what}", logits_TE, None, sigmoid)
+        yield case(f"softmax, {what}", logits_TE, None, softmax)
+    logits_TE, bias_E = logits(19, 256), draw.uniform(256, low=-0.5, high=0.5)
+    v3 = replace(sigmoid, k=8, num_groups=8, groups_kept=4, group_best=2)
+    yield case("groups by their best two", logits_TE, bias_E, v3)
+    yield case("not normalised", logits_TE, bias_E, replace(v3, is_normalized=False))
+    v2 = replace(softmax, k=6, num_groups=8, groups_kept=3)
+    yield case("groups by their best", logits_TE[:, :160], None, v2)
+    one = replace(v3, k=32, num_groups=8, groups_kept=1)
+    yield case("all of one group", logits_TE, bias_E, one)
+    equal_TE = torch.zeros_like(logits_TE)
+    yield case("all equal", equal_TE, None, v3)
+    yield case("the bias decides", equal_TE, bias_E, v3)
+    yield case("all impossible", equal_TE - 200, None, v3)
+    padded_TE = logits_TE.clone()
+    padded_TE[11:] = torch.nan
+    yield case("padding", padded_TE, bias_E, v3, 11)
+
+
+def shared_cases(bench: Bench) -> Iterator[Case]:
+    """Yield sizes, with and without a gate, views and padding."""
+    draw, dtype = bench.draw(), bench.dtype
+    spec = bench.spec({})
+    for num_tokens, size in ((1, 64), (5, 7), (33, 576), (2, 7168)):
+        both = [draw.normal(num_tokens, size, dtype=dtype) for _ in "ab"]
+        gate_T1 = draw.normal(num_tokens, 1, dtype=dtype)
+        what = f"{num_tokens} tokens of {size}"
+        yield Case(label=what, spec=spec, args=(*both, None), writes=frozenset({0}))
+        yield Case(label=f"{what}, gated", spec=spec, args=(*both, gate_T1), writes=frozenset({0}))
+    wide = draw.normal(6, 100, dtype=dtype)
+    args = (draw.normal(6, 40, dtype=dtype), wide[:, 30:70], wide[:, 99:])
+    yield Case(label="columns of a wider tensor", spec=spec, args=args, writes=frozenset({0}))
+    padded = draw.normal(6, 40, dtype=dtype)
+    padded[4:] = torch.nan
+    args = (padded, padded.clone(), None)
+    yield Case(label="padding", spec=spec, args=args, writes=frozenset({0}), num_real=4)

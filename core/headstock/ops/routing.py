@@ -1,0 +1,131 @@
+"""Ways of choosing experts beyond the k highest logits, and what shared experts add.
+
+Shapes: T tokens, E experts, G groups of them, k experts of a token, D hidden size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from headstock.ops.base import op
+from headstock.ops.moe import NO_EXPERT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from headstock.ops.cases.base import Bench, Case
+
+MAX_GROUP_BEST = 2
+"""Most experts of a group whose scores make the group's: implementations hold so many."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routing:
+    """How a token's experts and their weights follow from the router's logits.
+
+    Attributes:
+        k: Experts of a token.
+        scores: What makes scores of the logits.
+        is_normalized: Whether the weights of a token sum to ``factor``; else they are the scores of
+            its experts, times it.
+        num_groups: G: groups of neighbouring experts, equally many in each.
+        groups_kept: Groups that a token's experts come from: those of the highest group scores.
+        group_best: A group's score is the sum of so many of its best experts' scores.
+        factor: Multiplies the weights.
+    """
+
+    k: int
+    scores: Literal["softmax", "sigmoid"] = "softmax"
+    is_normalized: bool = False
+    num_groups: int = 1
+    groups_kept: int = 1
+    group_best: int = 1
+    factor: float = 1.0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether :func:`headstock.ops.moe.route_topk` does it, where no bias is asked."""
+        return self.scores == "softmax" and self.num_groups == 1 and self.factor == 1.0
+
+
+def _route_cases(bench: Bench) -> Iterator[Case]:
+    from headstock.ops.cases.routing import route_cases
+
+    return route_cases(bench)
+
+
+def _shared_cases(bench: Bench) -> Iterator[Case]:
+    from headstock.ops.cases.routing import shared_cases
+
+    return shared_cases(bench)
+
+
+@op(cases=_route_cases)
+def route_experts(
+    logits_TE: Tensor, bias_E: Tensor | None, *, routing: Routing
+) -> tuple[Tensor, Tensor]:
+    """Choose experts by biased scores within the best groups; weigh them by unbiased scores.
+
+    Of equal scores the lower expert, or group, wins. Rows with NaN, which only padding has, go
+    nowhere. Resolved with the sizes ``num_experts``, ``experts_per_token`` and ``num_groups``.
+
+    Args:
+        logits_TE: Of the router, in the model's dtype. [T, E]
+        bias_E: Added to scores when experts are chosen, not when they are weighed; None: nothing.
+            float32. [E]
+        routing: How to choose.
+
+    Returns:
+        Weights, float32 [T, k], and experts, int32 [T, k], of the best biased score first. 0 and
+        :data:`~headstock.ops.moe.NO_EXPERT` in rows with NaN.
+
+    Source:
+        DeepSeek-AI 2024, "DeepSeek-V3", section 2.1.2; DeepseekV3TopkRouter and
+        DeepseekV2TopkRouter of transformers.
+    """
+    logits_TE = logits_TE.float()
+    is_softmax = routing.scores == "softmax"
+    scores_TE = logits_TE.softmax(dim=1) if is_softmax else logits_TE.sigmoid()
+    biased_TE = scores_TE if bias_E is None else scores_TE + bias_E
+    if routing.num_groups > 1:
+        grouped_TGg = biased_TE.unflatten(1, (routing.num_groups, -1))
+        group_TG = grouped_TGg.topk(routing.group_best, dim=2).values.sum(dim=2)
+        kept_TK = group_TG.sort(dim=1, descending=True, stable=True).indices
+        is_kept_TG = torch.zeros_like(group_TG, dtype=torch.bool)
+        is_kept_TG = is_kept_TG.scatter(1, kept_TK[:, : routing.groups_kept], True)
+        grouped_TGg = grouped_TGg.masked_fill(~is_kept_TG.unsqueeze(2), -torch.inf)
+        biased_TE = grouped_TGg.flatten(1)
+    experts_TE = biased_TE.sort(dim=1, descending=True, stable=True).indices
+    experts_Tk = experts_TE[:, : routing.k]
+    weights_Tk = scores_TE.gather(1, experts_Tk)
+    if routing.is_normalized:
+        # A score may be too small for a float; all of a token's may.
+        weights_Tk = weights_Tk / (weights_Tk.sum(dim=1, keepdim=True) + 1e-20)
+    weights_Tk = weights_Tk * routing.factor
+    has_nan_T1 = logits_TE.isnan().any(dim=1, keepdim=True)
+    weights_Tk = weights_Tk.masked_fill(has_nan_T1, 0)
+    return weights_Tk, experts_Tk.to(torch.int32).masked_fill(has_nan_T1, NO_EXPERT)
+
+
+@op(cases=_shared_cases)
+def add_shared(routed_TD: Tensor, shared_TD: Tensor, gate_T1: Tensor | None) -> Tensor:
+    """Add what the experts that every token has make of it.
+
+    An implementation may write into ``routed_TD`` and return that.
+
+    Args:
+        routed_TD: Of the experts that were chosen. [T, D]
+        shared_TD: Of the shared ones, in the same dtype. [T, D]
+        gate_T1: Logits whose sigmoid weighs the shared ones; None: they count in full. [T, 1]
+
+    Returns:
+        [T, D]
+    """
+    if gate_T1 is None:
+        return routed_TD + shared_TD
+    weighed_TD = gate_T1.float().sigmoid() * shared_TD.float()
+    return (routed_TD.float() + weighed_TD).to(routed_TD.dtype)

@@ -1,0 +1,268 @@
+"""What a step drew, scored and pooled, back to the host, one step late.
+
+Logprobs are computed after the step, from what it left behind. They are never part of a graph: few
+requests want them, and they change nothing that is drawn.
+
+Shapes: S positions, V token ids, K likeliest ids, A asked ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headstock.ops.steps import FAULTY
+from headstock.plugins.device import Device, Transfer
+from headstock.runner.rows import LOGPROBS, RowSet, ScoredRow, SlotFacts
+from headstock.runner.sampling import Sampler
+from headstock.runner.step import StepModel, StepOps
+from headstock.runner.upload import HostArrays
+from headstock.wire.steps import Fault, Logprobs, Pooled, StepPlan, StepResult
+
+NOT_FINITE = "The model's logits are not finite numbers."
+
+
+@dataclass(frozen=True, slots=True)
+class PendingLogprobs:
+    """Logprobs of some positions on their way to the host.
+
+    Attributes:
+        owners: Whose each position is, and the row it came from. [S]
+        values: Chosen, then the K likeliest, then the asked. float32. [S, 1 + K + A]
+        top_ids: int32. [S, K]
+        k: K.
+        is_prompt: Whether they are prompt tokens.
+    """
+
+    owners: list[tuple[int, int, SlotFacts]]
+    values: Transfer
+    top_ids: Transfer
+    k: int
+    is_prompt: bool
+
+    def read(self, dead_rows: frozenset[int]) -> list[Logprobs]:
+        """Wait, and return one entry a slot; rows that drew nothing have none."""
+        values, top_ids = self.values.wait().tolist(), self.top_ids.wait().tolist()
+        found: dict[int, Logprobs] = {}
+        for (row, slot, facts), numbers, ids in zip(self.owners, values, top_ids, strict=True):
+            if row in dead_rows:
+                continue
+            k, asked = max(facts.logprobs, 0), len(facts.asked_ids)
+            entry = found.setdefault(row, Logprobs(slot, self.is_prompt, [], [], [], []))
+            entry.chosen.append(numbers[0])
+            entry.top_ids.append(ids[:k])
+            entry.top.append(numbers[1 : 1 + k])
+            entry.asked.append(numbers[1 + self.k : 1 + self.k + asked])
+        return list(found.values())
+
+
+@dataclass(slots=True)
+class LaunchedStep:
+    """A step on the device.
+
+    Attributes:
+        step: The plan's number.
+        plan: The plan, until its masks have come; None for others.
+        rows: Its rows; None when it has none.
+        drawn: How many ids count, done flag and ids of each row, on their way to the host; what is
+            behind the rows is of other steps. int32. [max rows, 2 + J]
+        logprobs: Likewise, of the rows that asked.
+        pooled: Likewise, of the rows that are pooled. float32. [pooled rows, D]
+        held: Host memory that copies to the device may still read.
+    """
+
+    step: int
+    plan: StepPlan | None = None
+    rows: RowSet | None = None
+    drawn: Transfer | None = None
+    logprobs: list[PendingLogprobs] = field(default_factory=list[PendingLogprobs])
+    pooled: Transfer | None = None
+    held: list[Tensor] = field(default_factory=list[Tensor])
+
+
+class LogprobReader:
+    """Queues the computation of logprobs and their way to the host.
+
+    Args:
+        device: Where steps run.
+        arrays: Carries ids to the device.
+        ops: The step's ops.
+        model: Turns hidden states of prompts into logits.
+        sampler: Keeps the logits that tokens were drawn from.
+        max_rows: Prompt positions to have logits of at a time: what a step has of rows, so that
+            they take no more memory than its own.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        arrays: HostArrays,
+        ops: StepOps,
+        model: StepModel,
+        sampler: Sampler,
+        max_rows: int,
+    ) -> None:
+        self._device = device
+        self._arrays = arrays
+        self._ops = ops
+        self._model = model
+        self._sampler = sampler
+        self._max_rows = max_rows
+
+    def of_outputs(self, rows: RowSet, outbox_entry: int) -> PendingLogprobs:
+        """Queue the logprobs of what the step drew for the rows that asked; those draft nothing."""
+        assert self._sampler.raw_logits_SV is not None, "the step kept no logits"
+        owners, num_draws = rows.wants_logprobs, rows.max_draws
+        index = np.array([row for row, _, _ in owners], np.int64)
+        index_S, place_S = self._arrays.send(index), self._arrays.send(index * num_draws)
+        logits_SV = self._sampler.raw_logits_SV.index_select(0, place_S)
+        drawn_R = self._sampler.outbox_NRO[outbox_entry, :, 2]
+        ids_S = drawn_R.index_select(0, index_S).clamp(min=0).long()
+        return self._queue(logits_SV, ids_S, owners, is_prompt=False)
+
+    def of_prompts(self, rows: RowSet, hidden_TD: Tensor) -> list[PendingLogprobs]:
+        """Queue the logprobs of prompt tokens, some positions at a time."""
+        return [
+            self._of_prompt(row, scored, start, hidden_TD)
+            for row, scored in enumerate(rows.scored)
+            for start in range(0, len(scored.target_ids), self._max_rows)
+        ]
+
+    def _of_prompt(
+        self, row: int, scored: ScoredRow, start: int, hidden_TD: Tensor
+    ) -> PendingLogprobs:
+        targets = scored.target_ids[start : start + self._max_rows]
+        begin = scored.begin + start
+        logits_SV = self._model.logits(hidden_TD[begin : begin + len(targets)])
+        ids_S = self._arrays.send(np.array(targets, np.int64))
+        owners = [(row, scored.slot, scored.facts)] * len(targets)
+        return self._queue(logits_SV, ids_S, owners, is_prompt=True)
+
+    def _queue(
+        self,
+        logits_SV: Tensor,
+        ids_S: Tensor,
+        owners: list[tuple[int, int, SlotFacts]],
+        *,
+        is_prompt: bool,
+    ) -> PendingLogprobs:
+        k = max(max(facts.logprobs, 0) for _, _, facts in owners)
+        asked_SA = self._asked([facts.asked_ids for _, _, facts in owners])
+        chosen_S, top_SK, top_ids_SK, of_asked_SA = self._ops.token_logprobs(
+            logits_SV, ids_S, asked_SA, k=k
+        )
+        values = torch.cat((chosen_S.unsqueeze(1), top_SK, of_asked_SA), dim=1)
+        return PendingLogprobs(
+            owners=owners,
+            values=self._fetch(values),
+            top_ids=self._fetch(top_ids_SK.to(torch.int32)),
+            k=k,
+            is_prompt=is_prompt,
+        )
+
+    def _asked(self, asked_ids: Sequence[tuple[int, ...]]) -> Tensor:
+        """Return the asked ids of each position, padded with id 0. int64. [S, A]"""
+        asked = np.zeros((len(asked_ids), max(map(len, asked_ids))), np.int64)
+        for row, ids in zip(asked, asked_ids, strict=True):
+            row[: len(ids)] = ids
+        return self._arrays.send(asked)
+
+    def _fetch(self, source: Tensor) -> Transfer:
+        return _fetch(self._device, source)
+
+
+class Download:
+    """Fetches what steps drew; one host buffer for each step in flight."""
+
+    def __init__(
+        self, device: Device, sampler: Sampler, logprobs: LogprobReader, depth: int
+    ) -> None:
+        self._device = device
+        self._entries = sampler.outbox_NRO.unbind()
+        self._logprobs = logprobs
+        shape = tuple(self._entries[0].shape)
+        self._hosts = [device.host_buffer(shape, torch.int32) for _ in range(depth + 1)]
+        self._turn = 0
+
+    def fetch_prompts(self, launched: LaunchedStep, hidden_TD: Tensor | None) -> None:
+        """Queue the logprobs of prompts. Steps that score prompts are eager."""
+        rows = launched.rows
+        if rows is not None and rows.scored:
+            assert hidden_TD is not None, f"step {launched.step} scores prompts and was captured"
+            launched.logprobs += self._logprobs.of_prompts(rows, hidden_TD)
+
+    def fetch_draws(self, launched: LaunchedStep, entry: int) -> None:
+        """Queue what the step drew.
+
+        Args:
+            launched: Of which the draws are queued.
+            entry: How many steps drew before it.
+        """
+        rows = launched.rows
+        assert rows is not None, f"step {launched.step} has no rows"
+        entry %= len(self._entries)
+        if rows.wants_logprobs and LOGPROBS in rows.draw_kinds:
+            launched.logprobs.append(self._logprobs.of_outputs(rows, entry))
+        self._turn = (self._turn + 1) % len(self._hosts)
+        launched.drawn = self._device.fetch(self._entries[entry], self._hosts[self._turn])
+
+    def fetch_pooled(self, launched: LaunchedStep, pooled_PD: Tensor) -> None:
+        """Queue the vectors of rows that are pooled. float32. [pooled rows, D]"""
+        launched.pooled = _fetch(self._device, pooled_PD)
+
+
+def _fetch(device: Device, source: Tensor) -> Transfer:
+    return device.fetch(source, device.host_buffer(tuple(source.shape), source.dtype))
+
+
+def read_result(launched: LaunchedStep) -> StepResult:
+    """Wait for a step and return what it yielded."""
+    rows = launched.rows
+    if rows is None:
+        return StepResult(launched.step, [], [], [], [])
+    codes, done, ids = _read_draws(launched, rows)
+    silent = frozenset(row for row, code in zip(rows.drawn, codes, strict=True) if code <= 0)
+    return StepResult(
+        step=launched.step,
+        slots=rows.drawn_slots,
+        counts=[max(code, 0) for code in codes],
+        ids=ids,
+        done=done,
+        logprobs=[entry for pending in launched.logprobs for entry in pending.read(silent)],
+        faults=[
+            Fault(slot, NOT_FINITE)
+            for slot, code in zip(rows.drawn_slots, codes, strict=True)
+            if code == FAULTY
+        ],
+        pooled=_read_pooled(launched, rows),
+    )
+
+
+def _read_draws(launched: LaunchedStep, rows: RowSet) -> tuple[list[int], list[int], list[int]]:
+    """Return the codes and done flags of the rows that draw, and the ids that count."""
+    if not rows.drawn:
+        return [], [], []
+    assert launched.drawn is not None, f"step {launched.step} was not drawn from"
+    drawn_RO = launched.drawn.wait().numpy()[: len(rows.slots)]
+    if len(rows.drawn) < len(drawn_RO):
+        drawn_RO = drawn_RO[rows.drawn]
+    if rows.max_draws == 1:
+        codes, done, ids = drawn_RO[:, :3].T.tolist()
+        if min(codes) == 1:
+            return codes, done, ids
+        return codes, done, [n for n, code in zip(ids, codes, strict=True) if code > 0]
+    entries = drawn_RO.tolist()
+    ids = [token for entry in entries for token in entry[2 : 2 + max(entry[0], 0)]]
+    return [entry[0] for entry in entries], [entry[1] for entry in entries], ids
+
+
+def _read_pooled(launched: LaunchedStep, rows: RowSet) -> list[Pooled]:
+    if launched.pooled is None:
+        return []
+    vectors = launched.pooled.wait().numpy().astype("<f4", copy=False)
+    slots = [rows.slots[row] for row in rows.pooled]
+    return [Pooled(slot, v.tobytes()) for slot, v in zip(slots, vectors, strict=True)]

@@ -1,0 +1,99 @@
+"""Plans that no request asked for: to see what a step takes, and to have met every feature.
+
+Their rows have no pages of their own: they write to the null page.
+"""
+
+from __future__ import annotations
+
+from headstock.wire.steps import (
+    DRAW,
+    FROM_DEVICE,
+    FROM_HOST,
+    Admit,
+    Masks,
+    Rows,
+    RunnerLimits,
+    StepPlan,
+)
+
+
+def largest_plan(limits: RunnerLimits, num_tokens: int, step: int) -> StepPlan:
+    """Return a plan of ``num_tokens`` in as many rows as may be, all of them on the null page.
+
+    The first rows are as long as a request may be, and every row draws with all filters on.
+    """
+    num_rows = min(limits.num_slots, num_tokens, limits.max_step_tokens)
+    queries: list[int] = []
+    left = min(num_tokens, limits.max_step_tokens, num_rows * limits.max_length)
+    for row in range(num_rows):
+        queries.append(min(limits.max_length, left - (num_rows - row - 1)))
+        left -= queries[-1]
+    return _plan_of(step, queries, FROM_HOST, [0] * sum(queries))
+
+
+def largest_draft_plan(limits: RunnerLimits, step: int) -> StepPlan:
+    """Return a plan in which as many rows as may be verify as many drafts as may be."""
+    query = min(limits.max_drafts + 1, limits.max_length)
+    num_rows = max(1, min(limits.num_slots, limits.max_step_tokens // query))
+    return _plan_of(step, [query] * num_rows, FROM_DEVICE, [])
+
+
+def _plan_of(step: int, queries: list[int], source: int, host_ids: list[int]) -> StepPlan:
+    count = len(queries)
+    slots = list(range(count))
+    return StepPlan(
+        step=step,
+        rows=Rows(slots, queries, queries, [source] * count, [DRAW] * count, [0] * count),
+        host_ids=host_ids,
+        admit=[
+            Admit(slot, 0, 0, 1, temperature=1.0, top_k=10, top_p=0.9, min_p=0.01) for slot in slots
+        ],
+    )
+
+
+def rehearsal(limits: RunnerLimits) -> list[tuple[StepPlan, Masks | None]]:
+    """Return plans with everything that a request may ask for, and the masks they wait for.
+
+    A prompt, a decode, a masked decode, a decode with drafts where there are any, and the end.
+    """
+    length = min(4, limits.max_length - 3 - limits.max_drafts, limits.max_step_tokens)
+    prompt = [0] * max(1, length)
+    admit = Admit(
+        slot=0,
+        length=0,
+        num_outputs=0,
+        max_outputs=8,
+        min_outputs=4,
+        stop_ids=[0],
+        temperature=1.0,
+        top_k=10,
+        top_p=0.9,
+        min_p=0.01,
+        repetition_penalty=1.1,
+        frequency_penalty=0.1,
+        presence_penalty=0.1,
+        bias_ids=[0],
+        biases=[1.0],
+        history=prompt,
+        num_prompt=len(prompt),
+        logprobs=1,
+        asked_ids=[0],
+    )
+    end = len(prompt)
+    mask = b"\xff\xff\xff\xff" * -(-limits.vocab_size // 32)
+    first = Rows([0], [end], [end], [FROM_HOST], [DRAW], [end - 1])
+    plans: list[tuple[StepPlan, Masks | None]] = [
+        (StepPlan(0, first, prompt, admit=[admit]), None),
+        (StepPlan(1, _decode(1, end + 1), []), None),
+        (StepPlan(2, _decode(1, end + 2), [], masked=[0]), Masks([0], [mask])),
+    ]
+    if limits.max_drafts:
+        query = limits.max_drafts + 1
+        plans.append((StepPlan(3, _decode(query, end + 2 + query), []), None))
+    plans.append((StepPlan(4, Rows([], [], [], [], [], []), [], leave=[0]), None))
+    return plans
+
+
+def _decode(query: int, kv_max: int) -> Rows:
+    """Return one row that decodes in slot 0."""
+    return Rows([0], [query], [kv_max], [FROM_DEVICE], [DRAW], [0])

@@ -1,0 +1,24 @@
+"""A pytest plugin: ``-p tests.kernels.xeon.limited --xeon-set NAME`` uses no newer instructions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from headstock_xeon import native
+from tests.kernels.xeon.conftest import SETS
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--xeon-set", choices=list(SETS))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    limit(config.getoption("--xeon-set"))
+
+
+def limit(name: str) -> None:
+    """Let this process open the processor as one that has nothing newer than ``name``."""
+    load = native.load
+    native.load = lambda: replace(load(), features=SETS[name])

@@ -1,0 +1,195 @@
+"""Answers in parts: every format, and any split of its text."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headstock.text.parsers import CALL_FORMATS, REASONING_FORMATS, PartReader, detect
+
+TOOLS = {
+    "get_weather": {
+        "type": "object",
+        "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+    },
+    "now": {"type": "object", "properties": {}},
+}
+ARGUMENTS = {"city": 'São </Paulo> {"x"}', "days": 3}
+JSON = json.dumps({"name": "get_weather", "arguments": ARGUMENTS}, ensure_ascii=False)
+NOW = json.dumps({"name": "now", "arguments": {}})
+OBJECT = json.dumps(ARGUMENTS, ensure_ascii=False)
+CITY = ARGUMENTS["city"]
+CALLS = [("get_weather", ARGUMENTS), ("now", {})]
+WRITTEN = {
+    "hermes": f"<tool_call>\n{JSON}\n</tool_call>\n<tool_call>\n{NOW}\n</tool_call>",
+    "qwen3_xml": (
+        f"<tool_call>\n<function=get_weather>\n<parameter=city>\n{CITY}\n</parameter>\n"
+        "<parameter=days>\n3\n</parameter>\n</function>\n</tool_call>\n"
+        "<tool_call>\n<function=now>\n</function>\n</tool_call>"
+    ),
+    "glm45": (
+        f"<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>{CITY}</arg_value>\n"
+        "<arg_key>days</arg_key>\n<arg_value>3</arg_value>\n</tool_call>\n"
+        "<tool_call>now\n</tool_call>"
+    ),
+    "minimax_m2": (
+        f'<minimax:tool_call>\n<invoke name="get_weather">\n<parameter name="city">{CITY}'
+        '</parameter>\n<parameter name="days">3</parameter>\n</invoke>\n<invoke name="now">\n'
+        "</invoke>\n</minimax:tool_call>"
+    ),
+    "deepseek_v3": (
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n"
+        f"{OBJECT}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>now<｜tool▁sep｜>{{}}"
+        "<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+    ),
+    "deepseek_v32": (
+        '<｜DSML｜function_calls>\n<｜DSML｜invoke name="get_weather">\n'
+        f'<｜DSML｜parameter name="city" string="true">{CITY}</｜DSML｜parameter>\n'
+        '<｜DSML｜parameter name="days" string="false">3</｜DSML｜parameter>\n'
+        '</｜DSML｜invoke>\n<｜DSML｜invoke name="now">\n</｜DSML｜invoke>\n'
+        "</｜DSML｜function_calls>"
+    ),
+    "kimi_k2": (
+        "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0"
+        f"<|tool_call_argument_begin|>{OBJECT}<|tool_call_end|><|tool_call_begin|>functions.now:1"
+        "<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>"
+    ),
+    "mistral": f"[TOOL_CALLS][{JSON}, {NOW}]",
+    "granite": f"<|tool_call|>[{JSON}, {NOW}]",
+    "llama3": f"{JSON}; {NOW}",
+    "llama4": f"[{JSON}, {NOW}]",
+    "pythonic": f"[get_weather(city={CITY!r}, days=3), now()]",
+    "harmony": (
+        "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>" + OBJECT
+    ),
+}
+BY_NAME = {known.name: known for known in CALL_FORMATS}
+THINK = {known.name: known for known in REASONING_FORMATS}
+
+
+def joined(parts):
+    """Return thoughts, words and calls of ``parts``."""
+    thoughts = "".join(part.text for part in parts if part.kind == "reasoning")
+    words = "".join(part.text for part in parts if part.kind == "text")
+    calls = [(part.call.name, json.loads(part.call.arguments)) for part in parts if part.call]
+    return thoughts, words, calls
+
+
+def read(text, calls=None, reasoning=None, cuts=(), **more):
+    reader = PartReader(reasoning, calls, TOOLS, **more)
+    at, parts = 0, []
+    for cut in [*sorted(cuts), len(text)]:
+        parts += reader.push(text[at:cut])
+        at = cut
+    return joined([*parts, *reader.flush()])
+
+
+def test_every_format_has_its_case():
+    assert set(WRITTEN) == set(BY_NAME)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_calls_are_read_whole_and_token_by_token(name):
+    text = WRITTEN[name]
+    wanted = CALLS[:1] if name == "harmony" else CALLS
+    said = "" if not BY_NAME[name].begin else "Let me see.\n"
+    for cuts in ([], range(len(said + text))):
+        assert read(said + text, BY_NAME[name], cuts=cuts) == ("", said.strip(), wanted)
+
+
+@pytest.mark.parametrize("name", [name for name in WRITTEN if BY_NAME[name].begin])
+def test_what_is_no_call_is_text_and_nothing_is_lost(name):
+    known = BY_NAME[name]
+    begin, end = known.begin, known.end
+    for text in (f"a {begin} ? b", f"a {begin}no sense!{end} b", f"x{begin[:-1]}"):
+        thoughts, words, calls = read(text, known)
+        assert (thoughts, calls) == ("", [])
+        assert words.replace(" ", "") == text.replace(" ", "")
+
+
+def test_a_call_after_a_broken_one_is_read():
+    text = f"<tool_call>broken</tool_call>\n<tool_call>{NOW}</tool_call>"
+    _, words, calls = read(text, BY_NAME["hermes"])
+    assert (words, calls) == ("<tool_call>broken</tool_call>", [("now", {})])
+
+
+def test_a_mark_inside_an_argument_does_not_end_the_call():
+    body = json.dumps({"name": "now", "arguments": {"x": "</tool_call>"}})
+    _, words, calls = read(f"<tool_call>{body}</tool_call> done", BY_NAME["hermes"])
+    assert (words, calls) == ("done", [("now", {"x": "</tool_call>"})])
+
+
+def test_json_that_is_no_call_of_a_known_function_is_an_answer():
+    for text in ('{"name": "unknown", "arguments": {}}', '{"a": 1}', "[1, 2]", "[sic] yes", "{"):
+        assert read(text, BY_NAME["llama3"]) == ("", text, [])
+
+
+def test_only_as_many_calls_as_are_wanted():
+    assert read(WRITTEN["hermes"], BY_NAME["hermes"], max_calls=1)[2] == CALLS[:1]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_thinking", "wanted"),
+    [
+        ("<think>\nhm\n</think>\n\nyes", False, ("hm", "yes", [])),
+        ("hm, so\n</think>\n\nyes", True, ("hm, so", "yes", [])),
+        ("<think>\n\n</think>\n\nyes", False, ("", "yes", [])),
+        ("never ends ", True, ("never ends", "", [])),
+        ("I use <think> as a word", False, ("", "I use <think> as a word", [])),
+        ("  no thoughts\n", False, ("", "  no thoughts\n", [])),
+        (f"<think>a</think>{WRITTEN['hermes']}", False, ("a", "", CALLS)),
+    ],
+)
+def test_thoughts_are_parted_from_words(text, is_thinking, wanted):
+    for cuts in ([], range(len(text))):
+        got = read(text, BY_NAME["hermes"], THINK["think"], cuts, is_thinking=is_thinking)
+        assert got == wanted
+
+
+def test_harmony_s_channels_are_parted():
+    text = "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>yes"
+    for cuts in ([], range(len(text))):
+        assert read(text, BY_NAME["harmony"], THINK["harmony"], cuts) == ("hm", "yes", [])
+
+
+PIECES = st.lists(
+    st.one_of(
+        st.sampled_from([*WRITTEN.values(), "<think>", "</think>", "\n", " ", "<", "[", "{", "|"]),
+        st.sampled_from([known.begin for known in CALL_FORMATS if known.begin]),
+        st.text(max_size=6),
+    ),
+    max_size=8,
+).map("".join)
+
+
+@given(
+    text=PIECES,
+    name=st.sampled_from(sorted(BY_NAME)),
+    thinks=st.sampled_from(["think", "harmony", "kimi", None]),
+    is_thinking=st.booleans(),
+    seed=st.randoms(use_true_random=False),
+)
+def test_any_split_of_the_text_gives_the_parts_of_the_whole(text, name, thinks, is_thinking, seed):
+    reasoning = THINK.get(thinks)
+    whole = read(text, BY_NAME[name], reasoning, is_thinking=is_thinking)
+    cuts = [seed.randrange(len(text) + 1) for _ in range(seed.randrange(len(text) + 1))]
+    assert read(text, BY_NAME[name], reasoning, cuts, is_thinking=is_thinking) == whole
+    each = read(text, BY_NAME[name], reasoning, range(len(text)), is_thinking=is_thinking)
+    assert each == whole
+
+
+@pytest.mark.parametrize(
+    ("template", "calls", "reasoning"),
+    [
+        ("{{ '<tool_call>' }}{{ tools }}", "hermes", None),
+        ("<tool_call><function= <think></think>", "qwen3_xml", "think"),
+        ("<tool_call><arg_key><think></think>", "glm45", "think"),
+        ("[TOOL_CALLS]", "mistral", None),
+        ("<|start_header_id|> tools parameters", "llama3", None),
+        ("{{ messages }}", None, None),
+    ],
+)
+def test_formats_are_detected_from_the_template(template, calls, reasoning):
+    found = detect(template, CALL_FORMATS), detect(template, REASONING_FORMATS)
+    assert tuple(known and known.name for known in found) == (calls, reasoning)
