@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from null_runner import NullRunner, expected_outputs, expected_vector
+from null_model import expected_outputs, expected_vector
+from null_runner import NullRunner
 
 from headstock.config.schema import CacheSettings, SchedulerSettings
 from headstock.engine import Engine, RunnerError, build_engine

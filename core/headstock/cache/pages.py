@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from headstock.cache.arena import Arena, ArenaPool
+from headstock.cache.arena import arena_of, pool_of
 from headstock.cache.groups import FullGroup, Group, StateGroup, WindowGroup
-from headstock.cache.pool import PagePool, Pool
 from headstock.cache.tables import PageTable, StateTable, Tables
 from headstock.cache.tree import CachedPage, Node, PrefixTree
 from headstock.errors import ConfigError, UnsupportedError
@@ -53,9 +52,9 @@ class PageCache:
     ) -> None:
         self.page_tokens = grain = _grain(groups)
         self.is_sharing = is_sharing
-        self.arena = _arena(groups)
+        self.arena = arena_of(groups)
         self.groups = [
-            KINDS[facts.kind](index, facts, _pool(facts, self.arena), grain)
+            KINDS[facts.kind](index, facts, pool_of(facts, self.arena), grain)
             for index, facts in enumerate(groups)
         ]
         self._owners = [group for group in self.groups if not group.facts.slab_pages]
@@ -471,17 +470,6 @@ def _note_orphans(
             cached.node.is_listed and cached.node.pages[group.index] is cached
         ):
             orphans[group.index][cached.page] = None
-
-
-def _arena(groups: Sequence[PageGroup]) -> Arena | None:
-    sizes = [facts.num_pages // facts.slab_pages for facts in groups if facts.slab_pages]
-    return Arena(min(sizes)) if sizes else None
-
-
-def _pool(facts: PageGroup, arena: Arena | None) -> Pool:
-    if arena is not None and facts.slab_pages:
-        return ArenaPool(arena, facts.slab_pages)
-    return PagePool(facts.num_pages)
 
 
 def _grain(groups: Sequence[PageGroup]) -> int:
