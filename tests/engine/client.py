@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 
-from null_runner import NullRunner, expected_outputs, expected_vector
+from null_model import expected_outputs, expected_vector
+from null_runner import NullRunner
 from toy_grammar import ToyCompiler, ToyGrammar
 
 from headstock.config.schema import CacheSettings, SchedulerSettings

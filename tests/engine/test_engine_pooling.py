@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from client import Client
-from null_runner import NullRunner, expected_vector
+from null_model import expected_vector
+from null_runner import NullRunner
 
 from headstock.wire.messages import Ended, Vector
 

@@ -128,12 +128,33 @@ def test_a_recomputed_page_takes_the_place_of_an_idle_one() -> None:
     cache.check([tables])
 
 
-def test_a_recomputed_page_of_a_prefix_in_use_is_a_twin() -> None:
+def test_a_recomputed_page_of_a_prefix_in_use_stays_its_writers_own() -> None:
     cache = cache_of(2)
     first, second = publish(cache, [1, 2]), publish(cache, [1, 2], shares=False)
-    assert second.num_shared == 0
     assert second.tokens[0].private() == second.tokens[0].pages
     cache.check([first, second])
+
+
+def test_what_follows_a_twin_is_found() -> None:
+    cache = cache_of(4)
+    first, second = publish(cache, [1, 2]), publish(cache, [1, 2, 3, 4], shares=False)
+    assert end_of(cache, [1, 2, 3, 4]) == 2
+    assert second.num_shared == 0
+    cache.check([first, second])
+    cache.release(first, 0)
+    cache.release(second, 0)
+    assert (cache.num_idle, cache.num_free) == (2, 2)
+
+
+def test_a_twin_that_no_other_request_uses_can_be_given_up() -> None:
+    cache = cache_of(3)
+    first, second = publish(cache, [1, 2]), publish(cache, [1, 2, 3, 4], shares=False)
+    assert not cache.give_up_twins(second, 0)
+    cache.release(first, 0)
+    assert cache.num_free == 0
+    assert cache.give_up_twins(second, 0)
+    assert cache.num_free == 1
+    cache.check([second])
 
 
 def test_a_withdrawn_prefix_is_found_no_more_nor_what_follows_it() -> None:

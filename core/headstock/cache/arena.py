@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from headstock.cache.pool import PagePool, Pool
+from headstock.wire.steps import PageGroup
+
 
 class Arena:
     """Slabs that hold nothing. Slab 0 holds the null pages and is never handed out.
@@ -152,3 +155,16 @@ class ArenaPool:
     def _count_loose(self, count: int) -> None:
         self.num_loose_slabs += count
         self.arena.num_loose += count
+
+
+def arena_of(groups: Sequence[PageGroup]) -> Arena | None:
+    """Return the arena that some of ``groups`` share; None: none do."""
+    sizes = [facts.num_pages // facts.slab_pages for facts in groups if facts.slab_pages]
+    return Arena(min(sizes)) if sizes else None
+
+
+def pool_of(facts: PageGroup, arena: Arena | None) -> Pool:
+    """Return the free pages of a group."""
+    if arena is not None and facts.slab_pages:
+        return ArenaPool(arena, facts.slab_pages)
+    return PagePool(facts.num_pages)

@@ -147,7 +147,7 @@ class Group:
 
         Returns:
             The page at its node, held; an idle one gives way. None: requests use another page
-            of the same tokens, and this one stays its writer's own.
+            of the same tokens, and this one stays its writer's own; see :meth:`join_twin`.
         """
         known = node.pages[self.index]
         if known is None:
@@ -160,12 +160,24 @@ class Group:
         known.page, known.written, known.last_step = page, step, 0
         return known
 
-    def twin(self, node: Node) -> CachedPage:
-        """Hold and return the page at ``node``, which another request holds."""
+    def join_twin(self, node: Node) -> CachedPage:
+        """Hold the page at ``node`` that another request wrote with the same tokens."""
         known = node.pages[self.index]
-        assert known is not None, "a node without a page has no twin"
+        assert known is not None, "there is no page to hold"
         self.hold((known,))
         return known
+
+    def exchange(self, cached: CachedPage, page: int, step: int) -> None:
+        """Put ``page``, which holds the same, in the place of a page that only its owner holds.
+
+        Args:
+            cached: Held by the owner of ``page`` alone.
+            page: Its own page of the same tokens.
+            step: Step that writes the last of them, or a later one.
+        """
+        assert cached.users == 1, f"page {cached.page} is in use, it cannot be exchanged"
+        self.free([cached.page], cached.last_step)
+        cached.page, cached.written = page, step
 
     # Pages.
 

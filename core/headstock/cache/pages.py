@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from headstock.cache.arena import Arena, ArenaPool
+from headstock.cache.arena import arena_of, pool_of
 from headstock.cache.groups import FullGroup, Group, StateGroup, WindowGroup
-from headstock.cache.pool import PagePool, Pool
 from headstock.cache.tables import PageTable, StateTable, Tables
 from headstock.cache.tree import CachedPage, Node, PrefixTree
 from headstock.errors import ConfigError, UnsupportedError
@@ -53,9 +52,9 @@ class PageCache:
     ) -> None:
         self.page_tokens = grain = _grain(groups)
         self.is_sharing = is_sharing
-        self.arena = _arena(groups)
+        self.arena = arena_of(groups)
         self.groups = [
-            KINDS[facts.kind](index, facts, _pool(facts, self.arena), grain)
+            KINDS[facts.kind](index, facts, pool_of(facts, self.arena), grain)
             for index, facts in enumerate(groups)
         ]
         self._owners = [group for group in self.groups if not group.facts.slab_pages]
@@ -204,23 +203,16 @@ class PageCache:
         if len(self.groups) == 1 and self.has_full:
             return self._publish_full(tables, ids, count, step)
         for index in range(tables.published, count):
-            if self.has_full:
-                # Without a full page of its own there, a request may only follow known nodes.
-                grows = not tables.is_private
-            else:
-                grows = any(index >= table.first for table in tables.tokens)
-                if not grows:
-                    for table in tables.tokens:
-                        table.cached.append(None)
-                    tables.published = index + 1
-                    continue
-            if not self._tree.reach(tables.path, ids, index + 1, grows=grows):
+            if all(index < table.first for table in tables.tokens):
+                for table in tables.tokens:
+                    table.cached.append(None)
+                tables.published = index + 1
+                continue
+            if not self._tree.reach(tables.path, ids, index + 1):
                 tables.is_private = True
                 return False
             self._offer(tables, index, step)
             tables.published = index + 1
-            if tables.is_private and not self._has_more_than_full:
-                return False
         return True
 
     def checkpoint(self, tables: Tables, ids: Sequence[bytes], count: int, step: int) -> bool:
@@ -233,9 +225,8 @@ class PageCache:
         """
         # First of all: what is evicted for them may be the last that keeps the node listed.
         fresh = [group.take(1) for group in self.states]
-        grows = not tables.is_private
         node = None
-        if self._tree.reach(tables.path, ids, count, grows=grows):
+        if self._tree.reach(tables.path, ids, count):
             node = tables.path[count - 1]
         is_made = False
         for group, table, pages in zip(self.states, tables.states, fresh, strict=True):
@@ -298,20 +289,25 @@ class PageCache:
                 begin += count
         return True
 
-    def give_up_twins(self, tables: Tables) -> bool:
-        """Put a request's own pages into the tree for twins that only it holds.
+    def give_up_twins(self, tables: Tables, step: int) -> bool:
+        """Put a request's own page in the place of every twin that no other request uses.
 
-        So a request that runs alone holds no more pages than it has. Every step has settled.
+        So a request that runs alone pins no more pages than it has, and always fits.
+
+        Args:
+            tables: The request's.
+            step: Last step that was launched with them.
 
         Returns:
-            Whether pages became free.
+            Whether a page became free, or will once the steps in flight have settled.
         """
         has_freed = False
         for group, table in zip(self.tokens, tables.tokens, strict=True):
+            if not table.has_twins:
+                continue
             for page, known in zip(table.pages, table.cached, strict=False):
                 if known is not None and known.page != page and known.users == 1:
-                    group.free([known.page], known.last_step)
-                    known.page = page
+                    group.exchange(known, page, step)
                     has_freed = True
         return has_freed
 
@@ -404,11 +400,14 @@ class PageCache:
                 node = tree.insert(parent, ids[index])
                 cached = node.pages[0] = CachedPage(node, table.pages[index], step)
             else:
-                cached = group.offer(node, table.pages[index], step) or group.twin(node)
+                cached = group.offer(node, table.pages[index], step)
+            if cached is None:
+                cached = group.join_twin(node)
+                table.has_twins = True
             path.append(node)
             table.cached.append(cached)
             tables.published = index + 1
-            if cached.page == table.pages[index] and tables.num_shared == index:
+            if not table.has_twins:
                 tables.num_shared = index + 1
             parent = node
         return True
@@ -450,20 +449,15 @@ class PageCache:
         """Offer the pages of grain ``index``, which has a node."""
         node = tables.path[index]
         for group, table in zip(self.tokens, tables.tokens, strict=True):
-            is_full = isinstance(group, FullGroup)
             known: CachedPage | None = None
-            if index >= table.first and not (is_full and tables.is_private):
+            if index >= table.first:
                 known = group.offer(node, table.pages[index], step)
-                if known is None and is_full:
-                    known = group.twin(node)
+            if known is None and isinstance(group, FullGroup):
+                # Whoever holds a full page holds those before it: else they could be evicted.
+                known = group.join_twin(node)
+                table.has_twins = True
             table.cached.append(known)
-        own = all(
-            cached is not None and cached.page == table.pages[index]
-            for group, table in zip(self.tokens, tables.tokens, strict=True)
-            if isinstance(group, FullGroup)
-            for cached in (table.cached[index],)
-        )
-        if self.has_full and own and not tables.is_private and tables.num_shared == index:
+        if self.has_full and not any(table.has_twins for table in tables.tokens):
             tables.num_shared = index + 1
 
 
@@ -476,17 +470,6 @@ def _note_orphans(
             cached.node.is_listed and cached.node.pages[group.index] is cached
         ):
             orphans[group.index][cached.page] = None
-
-
-def _arena(groups: Sequence[PageGroup]) -> Arena | None:
-    sizes = [facts.num_pages // facts.slab_pages for facts in groups if facts.slab_pages]
-    return Arena(min(sizes)) if sizes else None
-
-
-def _pool(facts: PageGroup, arena: Arena | None) -> Pool:
-    if arena is not None and facts.slab_pages:
-        return ArenaPool(arena, facts.slab_pages)
-    return PagePool(facts.num_pages)
 
 
 def _grain(groups: Sequence[PageGroup]) -> int:

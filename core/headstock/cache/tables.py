@@ -15,25 +15,25 @@ class PageTable:
     Attributes:
         pages: Its page table; entries that a window has left behind are the null page.
         cached: Of the leading entries, where they are in the tree; None: not there, or left behind.
-            Where that is another page than its own, the two are *twins*: another live request wrote
-            the same tokens, and was first.
         first: Entries before it are left behind.
+        has_twins: At some nodes that it holds, the tree has another page of the same tokens, which
+            another request wrote at the same time; its own stays in its table.
     """
 
     pages: list[int] = field(default_factory=list[int])
     cached: list[CachedPage | None] = field(default_factory=list[CachedPage | None])
     first: int = 0
+    has_twins: bool = False
 
     def private(self) -> list[int]:
         """Return its pages that are not in the tree."""
-        behind = [
-            page
-            for page, known in zip(
-                self.pages[self.first :], self.cached[self.first :], strict=False
-            )
-            if known is None or known.page != page
-        ]
-        return behind + self.pages[max(self.first, len(self.cached)) :]
+        cached, pages = self.cached, self.pages
+        inside: list[int] = []
+        for index in range(self.first, len(cached)):
+            known = cached[index]
+            if known is None or known.page != pages[index]:
+                inside.append(pages[index])
+        return inside + pages[max(self.first, len(cached)) :]
 
 
 @dataclass(slots=True)
@@ -93,8 +93,8 @@ class Tables:
         path: Nodes of its tokens, as far as they are known.
         published: Grains that have been offered to the tree, or came from it.
         num_shared: Leading entries that rows with the same prefix have in common.
-        is_private: It makes no node any more: another request writes the same, or what comes
-            before was withdrawn.
+        is_private: Its further pages do not enter the tree: what comes before was withdrawn, or
+            nothing is shared.
     """
 
     tokens: list[PageTable]

@@ -112,7 +112,7 @@ class PrefixTree:
         nodes = self._nodes
         return [nodes[node_id] for node_id in ids[:count]]
 
-    def reach(self, path: list[Node], ids: Sequence[bytes], count: int, *, grows: bool) -> bool:
+    def reach(self, path: list[Node], ids: Sequence[bytes], count: int) -> bool:
         """Extend ``path``, a request's nodes, to the first ``count`` of ``ids``.
 
         Nodes that were evicted meanwhile, for nothing was left at them, are listed again.
@@ -121,10 +121,9 @@ class PrefixTree:
             path: Changed in place.
             ids: Digests of the request's grains.
             count: How many nodes the path shall have.
-            grows: Whether nodes may be made; otherwise only what is listed is followed.
 
         Returns:
-            Whether it has come so far; if not, a node is withdrawn or not listed.
+            Whether it has come so far; if not, a node before was withdrawn.
         """
         while path and not path[-1].is_listed:
             if path.pop().is_withdrawn:
@@ -134,8 +133,6 @@ class PrefixTree:
             node_id = ids[len(path)]
             node = nodes.get(node_id)
             if node is None:
-                if not grows:
-                    return False
                 node = self.insert(path[-1] if path else None, node_id)
             path.append(node)
         return True

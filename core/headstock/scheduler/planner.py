@@ -375,18 +375,13 @@ class Planner:
     def _retract_one(self) -> None:
         """Retract who is the first to give way; it waits again and keeps what it has drawn.
 
-        Where twins of cached pages can go instead, those do.
-
         One request alone fits, but in a shared arena its pages may lie in so many slabs that other
         groups find none: then it begins anew in an empty cache.
         """
         assert not self.flights, "retraction needs settled outputs"
-        running = self._running.requests
-        if sum(self._cache.give_up_twins(request.tables) for request in running):
-            return
         is_alone = len(self._running) == 1
         assert not is_alone or self._cache.arena is not None, "one request alone must fit"
-        request = self._policy.victim(running)
+        request = self._policy.victim(self._running.requests)
         request.num_retractions += 1
         self._counters.retractions += 1
         self._running.unseat(request)

@@ -124,9 +124,19 @@ class Residence:
         begins = [len(request.pages) for request in requests]
         counts = [max(0, -(-end // size) - begin) for end, begin in zip(ends, begins, strict=True)]
         if self._only is not None and max(counts) == min(counts) == 1:
-            return self._grow_by_one(self._only, requests, begins, changes)
-        if not cache.grow([request.tables for request in requests], counts):
+            if self._grow_by_one(self._only, requests, begins, changes):
+                return True
+        elif self._take(requests, counts):
+            return self._note(requests, begins, changes)
+        given_up = [cache.give_up_twins(each.tables, each.last_step) for each in requests]
+        if not any(given_up) or not self._take(requests, counts):
             return False
+        return self._note(requests, begins, changes)
+
+    def _take(self, requests: Sequence[Request], counts: Sequence[int]) -> bool:
+        return self.cache.grow([request.tables for request in requests], counts)
+
+    def _note(self, requests: Sequence[Request], begins: Sequence[int], changes: Changes) -> bool:
         for request, begin in zip(requests, begins, strict=True):
             changes.append(request, begin)
         return True
@@ -312,7 +322,7 @@ class Residence:
                 del self._promised[page_id]
 
     def _make_private(self, request: Request) -> None:
-        """Keep what it writes from now on to itself: another request publishes the same."""
+        """Keep what it writes from now on to itself: what comes before it was withdrawn."""
         self._break_promises(request)
         request.is_private = True
         request.publish_at = NEVER
