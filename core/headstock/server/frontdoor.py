@@ -11,7 +11,6 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from headstock.errors import RequestError
 from headstock.requests import FinishReason
@@ -23,6 +22,7 @@ from headstock.server.generation import Generation
 from headstock.server.model_card import ModelCard
 from headstock.server.observer import NoObserver, Observer
 from headstock.server.prompter import Prompter
+from headstock.server.replay import Live, Replay
 from headstock.server.request import GenerateRequest, Prompt
 from headstock.text import StopPattern, compile_patterns
 from headstock.wire.messages import (
@@ -35,6 +35,7 @@ from headstock.wire.messages import (
     FlushCache,
     Flushed,
     FromEngine,
+    Started,
     State,
     TokenLogprobs,
     Tokens,
@@ -44,21 +45,10 @@ from headstock.wire.transport import EngineLink
 log = logging.getLogger(__name__)
 
 TOKENIZER_THREADS = 2
+RESUME_LIMIT_S = 120.0
+"""How long requests wait for an engine that died to come back. Seconds."""
 _RATE_WINDOW = 64
 _RETRY_BOUNDS_S = (1.0, 60.0)
-
-
-@dataclass(slots=True)
-class _Live:
-    """A completion that the engine works on."""
-
-    completion: Completion
-    generation: Generation
-    name: tuple[str, str] | None
-    """Whose it is, and what its owner calls it."""
-    sent_s: float
-    told_s: float
-    """When its last tokens came."""
 
 
 class Frontdoor:
@@ -91,7 +81,11 @@ class Frontdoor:
         self._link = link
         self._max_live = max_live
         self._observer: Observer = observer or NoObserver()
-        self._live: dict[str, _Live] = {}
+        self._live: dict[str, Live] = {}
+        self._replay = Replay(
+            self._live, send=link.send, end=self._take_ended, fail=self._fail_killer
+        )
+        self._resume_timer: asyncio.TimerHandle | None = None
         self._due: list[Generation] = []
         self._rids: dict[tuple[str, str], list[str]] = {}
         self._calls: dict[int, asyncio.Future[Flushed | State]] = {}
@@ -309,7 +303,7 @@ class Frontdoor:
         submit = completion.submit
         self._link.send(submit)
         name = None if request.rid is None else (owner, request.rid)
-        self._live[submit.id] = _Live(completion, generation, name, received_s, received_s)
+        self._live[submit.id] = Live(completion, generation, name, received_s, received_s)
         if name is not None:
             self._rids.setdefault(name, []).append(submit.id)
         self._observer.accepted(len(submit.prompt_ids))
@@ -377,8 +371,14 @@ class Frontdoor:
                 answer = self._calls.get(message.call)
                 if answer is not None and not answer.done():
                     answer.set_result(message)
+            case Crashed(is_config=True):
+                self._give_up()
             case Crashed():
-                self._fail_all(BusyError("The engine died.", code="engine_lost", retry_after_s=2.0))
+                self._replay.crashed()
+                self._wait_for_engine()
+            case Started():
+                self._stop_waiting()
+                self._replay.started()
             case _:
                 pass
         self.status.hear(message)
@@ -403,13 +403,14 @@ class Frontdoor:
 
     def _take(
         self,
-        live: _Live,
+        live: Live,
         offset: int,
         token_ids: list[int],
         logprobs: TokenLogprobs | None,
         now_s: float,
     ) -> None:
         completion = live.completion
+        self._replay.progressed(completion.submit.id)
         if completion.is_deaf:
             return
         if completion.started_s is None:
@@ -445,6 +446,28 @@ class Frontdoor:
                 ),
             )
 
+    def _wait_for_engine(self) -> None:
+        """Let streams wait for the next engine, but not for ever."""
+        if self._live and self._resume_timer is None:
+            loop = asyncio.get_running_loop()
+            self._resume_timer = loop.call_later(RESUME_LIMIT_S, self._give_up)
+
+    def _stop_waiting(self) -> None:
+        if self._resume_timer is not None:
+            self._resume_timer.cancel()
+            self._resume_timer = None
+
+    def _give_up(self) -> None:
+        """End everything: the engine does not come back, or not in time."""
+        self._stop_waiting()
+        self._fail_all(BusyError("The engine died.", code="engine_lost", retry_after_s=2.0))
+
+    def _fail_killer(self, live: Live) -> None:
+        """End the one completion that the engine dies of."""
+        delta = live.completion.fail(_killer())
+        self._forget(live)
+        self._put(live, [delta])
+
     def _take_ended(self, message: Ended) -> None:
         live = self._live.get(message.id)
         if live is None or message.attempt != live.completion.submit.attempt:
@@ -457,10 +480,11 @@ class Frontdoor:
             log.exception("%s cannot be ended properly", message.id)  # the boundary, as above
             delta = live.completion.fail(_defect())
         self._observer.queued(message.queue_s)
+        self._replay.progressed(message.id)
         self._forget(live)
         self._put(live, [delta])
 
-    def _fail(self, live: _Live, error: RequestError) -> None:
+    def _fail(self, live: Live, error: RequestError) -> None:
         """End a completion for a reason of our own."""
         self._link.send(Abort(id=live.completion.submit.id))
         delta = live.completion.fail(error)
@@ -483,7 +507,7 @@ class Frontdoor:
                 self._fail(live, gone)
         self._wake()
 
-    def _put(self, live: _Live, deltas: Sequence[Delta]) -> None:
+    def _put(self, live: Live, deltas: Sequence[Delta]) -> None:
         """Give ``deltas`` to who waits, once all messages at hand are delivered.
 
         So the steps that came while this process was busy leave each stream in one write.
@@ -500,7 +524,7 @@ class Frontdoor:
             generation.is_due = False
             generation.wake()
 
-    def _forget(self, live: _Live) -> None:
+    def _forget(self, live: Live) -> None:
         completion = live.completion
         del self._live[completion.submit.id]
         if live.name is not None:
@@ -527,6 +551,14 @@ class Frontdoor:
     async def _wait_change(self) -> None:
         self._changed.clear()
         await self._changed.wait()
+
+
+def _killer() -> RequestError:
+    return RequestError(
+        "The engine died of this request, twice.",
+        remedy="Report it; the server's log has the reason.",
+        code="computation_failed",
+    )
 
 
 def _defect() -> RequestError:
