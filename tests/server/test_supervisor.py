@@ -147,7 +147,7 @@ def test_only_the_request_that_kills_the_engine_ends_with_an_error(monkeypatch):
 
 
 def test_an_engine_that_does_not_come_back_ends_its_streams_with_an_error(monkeypatch):
-    monkeypatch.setattr("headstock.server.frontdoor.RESUME_LIMIT_S", 0.5)
+    monkeypatch.setattr("headstock.server.replay.RESUME_LIMIT_S", 0.5)
     monkeypatch.setattr("headstock.server.supervisor.FIRST_BACKOFF_S", 5.0)
     with SupervisedServer(settings=ServerSettings(port=0, drain_timeout_s=5.0)) as server:
         lines = []

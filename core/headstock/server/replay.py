@@ -8,6 +8,7 @@ others go on.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from headstock.server.completion import Completion, LogprobColumns
 from headstock.server.generation import Generation
 from headstock.wire.messages import Ended, Submit
 
+RESUME_LIMIT_S = 120.0
+"""How long requests wait for an engine that died to come back. Seconds."""
 SUSPECT_FROM = 2
 """Deaths of the engine that a request was there at, from which it is suspected."""
 
@@ -41,6 +44,29 @@ class Live:
     told_s: float
     deaths: int = 0
     is_sent: bool = True
+
+
+class Patience:
+    """Waits for the next engine, but not for ever.
+
+    Args:
+        give_up: Called when it did not come in time.
+    """
+
+    def __init__(self, give_up: Callable[[], None]) -> None:
+        self._give_up = give_up
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin to wait, unless it does so already."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(RESUME_LIMIT_S, self._give_up)
+
+    def stop(self) -> None:
+        """Wait no longer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 class Replay:
