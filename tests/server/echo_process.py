@@ -1,5 +1,6 @@
 """An engine process without a model: ``echo_process.py ADDRESS PARENT_PID [WAY TO FAIL]``."""
 
+import os
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from headstock.wire.transport import ZmqMailbox
 from tests.server.fakes import EchoCore
 
 STEP_S = 0.02
+POISON = 77
 
 
 def main(address, parent_pid, fault=""):
@@ -34,6 +36,8 @@ def main(address, parent_pid, fault=""):
         for message in mailbox.receive(STEP_S) if fault != "deaf" else []:
             answers += core.take(message)
         time.sleep(STEP_S if core.running or fault == "deaf" else 0)
+        if fault == "poison" and any(POISON in r.submit.prompt_ids for r in core.running.values()):
+            os._exit(9)
         answers += core.step() if core.running else []
         if fault == "mute" and time.monotonic() - begun > 0.5:
             time.sleep(600)

@@ -57,7 +57,7 @@ class EchoCore:
                 )
                 return [Ended(id=message.id, attempt=0, reason=reason, num_outputs=0)]
             case Submit():
-                self.running[message.id] = Running(message)
+                self.running[message.id] = Running(message, made=len(message.output_ids))
             case Abort(id=request_id) if request_id in self.running:
                 self.running[request_id].end = FinishReason(kind="abort", message="Aborted.")
             case AbortAll():
@@ -118,7 +118,7 @@ class EchoCore:
             batch.append(
                 Tokens(
                     ids=[item[0] for item in drawn],
-                    attempts=[0] * len(drawn),
+                    attempts=[self.running[item[0]].submit.attempt for item in drawn],
                     offsets=[item[1] for item in drawn],
                     counts=[len(item[2]) for item in drawn],
                     token_ids=[token for item in drawn for token in item[2]],
@@ -131,8 +131,8 @@ class EchoCore:
                 del self.running[request_id]
                 batch.append(
                     Ended(
-                        id=request_id, attempt=0, reason=row.end, num_outputs=row.made,
-                        cached_tokens=3,
+                        id=request_id, attempt=row.submit.attempt, reason=row.end,
+                        num_outputs=row.made, cached_tokens=3,
                     )
                 )  # fmt: skip
         if self.steps % 10 == 0:

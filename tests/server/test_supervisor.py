@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -76,14 +77,19 @@ def stream(server, lines):
         lines += [line for line in answer.iter_lines() if line]
 
 
-def test_a_killed_engine_ends_its_streams_with_an_error_and_comes_back(supervised):
+def last_event(lines):
+    assert lines[-1] == "data: [DONE]"
+    return json.loads(lines[-2].removeprefix("data: "))
+
+
+def test_streams_go_on_through_a_killed_engine_and_nothing_is_emitted_twice(supervised):
     streams = [[] for _ in range(8)]
     threads = [threading.Thread(target=stream, args=(supervised, lines)) for lines in streams]
     for thread in threads:
         thread.start()
     while supervised.call(lambda: supervised.frontdoor.num_live) < 8:
         time.sleep(0.01)
-    time.sleep(0.2)
+    time.sleep(0.3)
     pid = supervised.supervisor.pid
     os.kill(pid, signal.SIGKILL)
     died = time.monotonic()
@@ -93,18 +99,68 @@ def test_a_killed_engine_ends_its_streams_with_an_error_and_comes_back(supervise
     assert refused.status_code == 503
     assert refused.headers["retry-after"]
     for thread in threads:
-        thread.join(2)
+        thread.join(40)
         assert not thread.is_alive()
     for lines in streams:
+        event = last_event(lines)
+        assert event["output_ids"] == event["output_ids"][:1] * 400
+        assert event["meta_info"]["finish_reason"] == {"type": "length", "length": 400}
+        counts = [
+            json.loads(line.removeprefix("data: "))["meta_info"]["completion_tokens"]
+            for line in lines[:-1]
+            if line.startswith("data: ")
+        ]
+        assert counts == sorted(counts)
+        assert not any('"error"' in line for line in lines)
+    assert supervised.post("/generate", {"text": "ab"}).json()["text"].startswith("abab")
+    assert not is_alive(pid)
+
+
+class PoisonedServer(SupervisedServer):
+    """A server whose engine dies of one kind of request."""
+
+    def make_link(self):
+        self.supervisor = Supervisor(command("poison"), restart_limit=20)
+        self.supervisor.start()
+        return self.supervisor
+
+
+def test_only_the_request_that_kills_the_engine_ends_with_an_error(monkeypatch):
+    monkeypatch.setattr("headstock.server.supervisor.MAX_BACKOFF_S", 0.2)
+    with PoisonedServer(settings=ServerSettings(port=0, drain_timeout_s=5.0)) as server:
+        answers = {}
+
+        def generate(index):
+            ids = [77] if index == 3 else [60 + index]
+            body = {"input_ids": ids, "sampling_params": {"max_new_tokens": 200}}
+            answers[index] = httpx.post(server.url + "/generate", json=body, timeout=120)
+
+        threads = [threading.Thread(target=generate, args=(index,)) for index in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+        assert answers.pop(3).status_code == 500
+        for index, answer in answers.items():
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["output_ids"] == [60 + index] * 200
+
+
+def test_an_engine_that_does_not_come_back_ends_its_streams_with_an_error(monkeypatch):
+    monkeypatch.setattr("headstock.server.replay.RESUME_LIMIT_S", 0.5)
+    monkeypatch.setattr("headstock.server.supervisor.FIRST_BACKOFF_S", 5.0)
+    with SupervisedServer(settings=ServerSettings(port=0, drain_timeout_s=5.0)) as server:
+        lines = []
+        thread = threading.Thread(target=stream, args=(server, lines))
+        thread.start()
+        while not server.call(lambda: server.frontdoor.num_live):
+            time.sleep(0.01)
+        time.sleep(0.2)
+        os.kill(server.supervisor.pid, signal.SIGKILL)
+        thread.join(10)
         assert lines[-1] == "data: [DONE]"
         assert '"code":"engine_lost"' in lines[-2]
         assert lines[-2].count("Try again") == 1
-        assert sum('"error"' in line for line in lines) == 1
-    while supervised.get("/ready").status_code != 200:
-        assert time.monotonic() - died < 10
-        time.sleep(0.05)
-    assert supervised.post("/generate", {"text": "ab"}).json()["text"].startswith("abab")
-    assert not is_alive(pid)
 
 
 def test_the_engine_ends_with_the_server():

@@ -168,7 +168,7 @@ class ServerSettings(Settings, frozen=True, kw_only=True):
     given several times. `*`: every page; set keys then."""
     drain_timeout_s: Seconds = 30.0
     """On SIGTERM: how long open streams may go on. Seconds."""
-    restart_limit: NotNegative = 5
+    restart_limit: NotNegative = 10
     """Engine restarts within ten minutes before the server gives up and exits."""
     metrics_alias: Literal["none", "sglang"] = "none"
     """Export the metrics under SGLang's names too, for existing dashboards."""

@@ -80,6 +80,21 @@ def _known_stops(params: SamplingParams, vocab_size: int) -> SamplingParams:
     return msgspec.structs.replace(params, stop_token_ids=known)
 
 
+def check_text(request: GenerateRequest, *, has_tokenizer: bool) -> None:
+    """Refuse stops that need text where there is none.
+
+    Raises:
+        RequestError: Naming the field.
+    """
+    params = request.params
+    if not has_tokenizer and (params.stop or params.stop_regex):
+        raise RequestError(
+            "stop needs text, and this server was started without a tokenizer.",
+            remedy="Use stop_token_ids.",
+            field="stop" if params.stop else "stop_regex",
+        )
+
+
 def _check_ids(request: GenerateRequest, prompt_ids: list[int], vocab_size: int) -> None:
     if not prompt_ids:
         raise RequestError(

@@ -102,3 +102,19 @@ def reason_of(error: RequestError) -> FinishReason:
 def message_of(error: RequestError) -> str:
     """Return problem and remedy on one line."""
     return f"{error.problem} {error.remedy}".strip()
+
+
+def killer() -> RequestError:
+    """Return the error of a request that the engine died of, alone."""
+    return RequestError(
+        "The engine died of this request, twice.",
+        remedy="Report it; the server's log has the reason.",
+        code="computation_failed",
+    )
+
+
+def defect() -> RequestError:
+    """Return the error of a request that met a defect of ours."""
+    return RequestError(
+        "The server failed on this request.", remedy="Try again.", code="internal_error"
+    )

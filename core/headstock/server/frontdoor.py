@@ -6,35 +6,34 @@ One event loop owns a front door. It knows no HTTP: the offline engine uses it a
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from headstock.errors import RequestError
 from headstock.requests import FinishReason
-from headstock.server.admission import expand
+from headstock.server.admission import check_text, expand
 from headstock.server.completion import Completion, Delta
+from headstock.server.end_rate import EndRate
+from headstock.server.engine_calls import EngineCalls
 from headstock.server.engine_status import HEARTBEAT_LIMIT_S, EngineStatus
-from headstock.server.errors import BusyError, error_of
+from headstock.server.errors import BusyError, defect, error_of, killer
 from headstock.server.generation import Generation
 from headstock.server.model_card import ModelCard
 from headstock.server.observer import NoObserver, Observer
 from headstock.server.prompter import Prompter
+from headstock.server.replay import Live, Patience, Replay
 from headstock.server.request import GenerateRequest, Prompt
 from headstock.text import StopPattern, compile_patterns
 from headstock.wire.messages import (
     Abort,
     AbortAll,
-    AskState,
     Crashed,
     Cut,
     Ended,
-    FlushCache,
     Flushed,
     FromEngine,
+    Started,
     State,
     TokenLogprobs,
     Tokens,
@@ -44,21 +43,6 @@ from headstock.wire.transport import EngineLink
 log = logging.getLogger(__name__)
 
 TOKENIZER_THREADS = 2
-_RATE_WINDOW = 64
-_RETRY_BOUNDS_S = (1.0, 60.0)
-
-
-@dataclass(slots=True)
-class _Live:
-    """A completion that the engine works on."""
-
-    completion: Completion
-    generation: Generation
-    name: tuple[str, str] | None
-    """Whose it is, and what its owner calls it."""
-    sent_s: float
-    told_s: float
-    """When its last tokens came."""
 
 
 class Frontdoor:
@@ -91,13 +75,19 @@ class Frontdoor:
         self._link = link
         self._max_live = max_live
         self._observer: Observer = observer or NoObserver()
-        self._live: dict[str, _Live] = {}
+        self._live: dict[str, Live] = {}
+        self._replay = Replay(
+            self._live,
+            send=link.send,
+            end=self._take_ended,
+            fail=lambda live: self._fail(live, killer()),
+        )
+        self._patience = Patience(self._give_up)
         self._due: list[Generation] = []
         self._rids: dict[tuple[str, str], list[str]] = {}
-        self._calls: dict[int, asyncio.Future[Flushed | State]] = {}
-        self._call_numbers = itertools.count(1)
+        self._calls = EngineCalls(link.send)
         self._changed = asyncio.Event()
-        self._ends: deque[float] = deque(maxlen=_RATE_WINDOW)
+        self._ends = EndRate()
         self._threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenize")
 
     # What callers ask
@@ -149,7 +139,7 @@ class Frontdoor:
         self._check_open(requests, num_completions, owner)
         entries: list[tuple[GenerateRequest, Completion]] = []
         for request in requests:
-            self._check_text(request)
+            check_text(request, has_tokenizer=self.prompter.tokenizer is not None)
             prompt_ids = await self.encode(request.prompt)
             patterns: tuple[StopPattern, ...] = ()
             if request.params.stop_regex:
@@ -213,10 +203,8 @@ class Frontdoor:
         Raises:
             BusyError: The engine did not answer in ``timeout_s``.
         """
-        call = next(self._call_numbers)
-        answer = await self._ask(FlushCache(call=call), call, timeout_s)
-        assert isinstance(answer, Flushed), f"{answer} answers a flush"
-        return answer
+        self._check_up()
+        return await self._calls.flush(timeout_s)
 
     async def ask_state(self, timeout_s: float) -> State:
         """Return the engine's counters as they are now.
@@ -224,10 +212,8 @@ class Frontdoor:
         Raises:
             BusyError: The engine did not answer in ``timeout_s``.
         """
-        call = next(self._call_numbers)
-        answer = await self._ask(AskState(call=call), call, timeout_s)
-        assert isinstance(answer, State), f"{answer} answers a question for the state"
-        return answer
+        self._check_up()
+        return await self._calls.ask_state(timeout_s)
 
     async def wait_ready(self) -> None:
         """Wait until the engine is up.
@@ -290,11 +276,7 @@ class Frontdoor:
 
     def retry_after_s(self) -> float:
         """Return when a refused request should try again, from how fast requests end. Seconds."""
-        low, high = _RETRY_BOUNDS_S
-        if len(self._ends) < 2:
-            return low
-        span = asyncio.get_running_loop().time() - self._ends[0]
-        return min(high, max(low, len(self._live) / 2 * span / len(self._ends)))
+        return self._ends.retry_after_s(len(self._live))
 
     # Requests in
 
@@ -309,7 +291,7 @@ class Frontdoor:
         submit = completion.submit
         self._link.send(submit)
         name = None if request.rid is None else (owner, request.rid)
-        self._live[submit.id] = _Live(completion, generation, name, received_s, received_s)
+        self._live[submit.id] = Live(completion, generation, name, received_s, received_s)
         if name is not None:
             self._rids.setdefault(name, []).append(submit.id)
         self._observer.accepted(len(submit.prompt_ids))
@@ -335,33 +317,9 @@ class Frontdoor:
                     f"rid {name!r} is in use.", remedy="Give each request its own.", field="rid"
                 )
 
-    def _check_text(self, request: GenerateRequest) -> None:
-        params = request.params
-        if self.prompter.tokenizer is None and (params.stop or params.stop_regex):
-            raise RequestError(
-                "stop needs text, and this server was started without a tokenizer.",
-                remedy="Use stop_token_ids.",
-                field="stop" if params.stop else "stop_regex",
-            )
-
-    async def _ask(
-        self, question: FlushCache | AskState, call: int, timeout_s: float
-    ) -> Flushed | State:
+    def _check_up(self) -> None:
         if self.status.phase != "ready":
             raise self.unavailable()
-        answer = asyncio.get_running_loop().create_future()
-        self._calls[call] = answer
-        self._link.send(question)
-        try:
-            return await asyncio.wait_for(answer, timeout_s)
-        except TimeoutError as error:
-            raise BusyError(
-                f"The engine did not answer in {timeout_s:g} s.",
-                code="engine_unavailable",
-                retry_after_s=2.0,
-            ) from error
-        finally:
-            del self._calls[call]
 
     # Messages back
 
@@ -374,11 +332,16 @@ class Frontdoor:
             case Ended():
                 self._take_ended(message)
             case Flushed() | State():
-                answer = self._calls.get(message.call)
-                if answer is not None and not answer.done():
-                    answer.set_result(message)
+                self._calls.answer(message)
+            case Crashed(is_config=True):
+                self._give_up()
             case Crashed():
-                self._fail_all(BusyError("The engine died.", code="engine_lost", retry_after_s=2.0))
+                self._replay.crashed()
+                if self._live:
+                    self._patience.start()
+            case Started():
+                self._patience.stop()
+                self._replay.started()
             case _:
                 pass
         self.status.hear(message)
@@ -409,13 +372,14 @@ class Frontdoor:
 
     def _take(
         self,
-        live: _Live,
+        live: Live,
         offset: int,
         token_ids: list[int],
         logprobs: TokenLogprobs | None,
         now_s: float,
     ) -> None:
         completion = live.completion
+        self._replay.progressed(completion.submit.id)
         if completion.is_deaf:
             return
         if completion.started_s is None:
@@ -432,7 +396,7 @@ class Frontdoor:
         except Exception:
             # The boundary of a request: whatever its tokens trip over here, it alone ends.
             log.exception("%s cannot be gone on with", completion.submit.id)
-            self._fail(live, _defect())
+            self._fail(live, defect())
             return
         if completion.matched is not None:
             self._link.send(
@@ -451,6 +415,11 @@ class Frontdoor:
                 ),
             )
 
+    def _give_up(self) -> None:
+        """End everything: the engine does not come back, or not in time."""
+        self._patience.stop()
+        self._fail_all(BusyError("The engine died.", code="engine_lost", retry_after_s=2.0))
+
     def _take_ended(self, message: Ended) -> None:
         live = self._live.get(message.id)
         if live is None or message.attempt != live.completion.submit.attempt:
@@ -461,12 +430,13 @@ class Frontdoor:
             delta = live.completion.fail(error)
         except Exception:
             log.exception("%s cannot be ended properly", message.id)  # the boundary, as above
-            delta = live.completion.fail(_defect())
+            delta = live.completion.fail(defect())
         self._observer.queued(message.queue_s)
+        self._replay.progressed(message.id)
         self._forget(live)
         self._put(live, [delta])
 
-    def _fail(self, live: _Live, error: RequestError) -> None:
+    def _fail(self, live: Live, error: RequestError) -> None:
         """End a completion for a reason of our own."""
         self._link.send(Abort(id=live.completion.submit.id))
         delta = live.completion.fail(error)
@@ -489,7 +459,7 @@ class Frontdoor:
                 self._fail(live, gone)
         self._wake()
 
-    def _put(self, live: _Live, deltas: Sequence[Delta]) -> None:
+    def _put(self, live: Live, deltas: Sequence[Delta]) -> None:
         """Give ``deltas`` to who waits, once all messages at hand are delivered.
 
         So the steps that came while this process was busy leave each stream in one write.
@@ -506,7 +476,7 @@ class Frontdoor:
             generation.is_due = False
             generation.wake()
 
-    def _forget(self, live: _Live) -> None:
+    def _forget(self, live: Live) -> None:
         completion = live.completion
         del self._live[completion.submit.id]
         if live.name is not None:
@@ -515,7 +485,7 @@ class Frontdoor:
             if not ids:
                 del self._rids[live.name]
         now = asyncio.get_running_loop().time()
-        self._ends.append(now)
+        self._ends.note(now)
         end = completion.end
         assert end is not None, f"{completion.submit.id} is forgotten before its end"
         started_s = now if completion.started_s is None else completion.started_s
@@ -533,9 +503,3 @@ class Frontdoor:
     async def _wait_change(self) -> None:
         self._changed.clear()
         await self._changed.wait()
-
-
-def _defect() -> RequestError:
-    return RequestError(
-        "The server failed on this request.", remedy="Try again.", code="internal_error"
-    )

@@ -1,0 +1,68 @@
+"""Questions to the engine, each with one answer."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+
+from headstock.server.errors import BusyError
+from headstock.wire.messages import AskState, FlushCache, Flushed, State, ToEngine
+
+
+class EngineCalls:
+    """Asks, and gives answers to who waits for them.
+
+    Args:
+        send: Sends to the engine.
+    """
+
+    def __init__(self, send: Callable[[ToEngine], None]) -> None:
+        self._send = send
+        self._waiting: dict[int, asyncio.Future[Flushed | State]] = {}
+        self._numbers = itertools.count(1)
+
+    async def flush(self, timeout_s: float) -> Flushed:
+        """Let the engine forget every cached prefix that no live request uses.
+
+        Raises:
+            BusyError: It did not answer in ``timeout_s``.
+        """
+        call = next(self._numbers)
+        answer = await self._ask(FlushCache(call=call), call, timeout_s)
+        assert isinstance(answer, Flushed), f"{answer} answers a flush"
+        return answer
+
+    async def ask_state(self, timeout_s: float) -> State:
+        """Return the engine's counters as they are now.
+
+        Raises:
+            BusyError: It did not answer in ``timeout_s``.
+        """
+        call = next(self._numbers)
+        answer = await self._ask(AskState(call=call), call, timeout_s)
+        assert isinstance(answer, State), f"{answer} answers a question for the state"
+        return answer
+
+    def answer(self, message: Flushed | State) -> None:
+        """Take an answer; states that nobody asked for are none."""
+        waiting = self._waiting.get(message.call)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(message)
+
+    async def _ask(
+        self, question: FlushCache | AskState, call: int, timeout_s: float
+    ) -> Flushed | State:
+        answer = asyncio.get_running_loop().create_future()
+        self._waiting[call] = answer
+        self._send(question)
+        try:
+            return await asyncio.wait_for(answer, timeout_s)
+        except TimeoutError as error:
+            raise BusyError(
+                f"The engine did not answer in {timeout_s:g} s.",
+                code="engine_unavailable",
+                retry_after_s=2.0,
+            ) from error
+        finally:
+            del self._waiting[call]
