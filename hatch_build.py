@@ -1,8 +1,8 @@
 """Builds what is compiled when the package is built or installed editable: the xeon kernels.
 
-Where the system has no compiler, one is asked for as a package that the build needs. Where there is
-none either, the package is built without the kernels; the doctor then says why they are missing,
-and PyTorch computes instead.
+Where the system has no compiler, one is asked for as a package that the build needs. Where there
+is none either, the package is built without the kernels; the doctor then says why they are
+missing, and PyTorch computes instead.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a step costs on the host: plan, settle and the message, for a full house of rows.
 
-    python benchmarks/scheduler_step.py [--rows 256] [--steps 400] [--shared 512]
+    python benchmarks/scheduler_step.py [--rows 256] [--steps 400] [--shared 512] [--drafts 0]
 
 Three loads: steady decode (nobody comes or goes), churn (each step one request ends and another,
 with the same prefix, enters) and arrival (all enter at once). The runner is a list comprehension,
@@ -26,16 +26,21 @@ PAGE_TOKENS = 16
 
 
 def result_of(plan: StepPlan) -> StepResult:
-    """Draw token 7 for every row that samples."""
-    slots = [s for s, drawn in zip(plan.rows.slots, plan.rows.yields, strict=True) if drawn]
+    """Draw token 7 for every row that draws; of drafts, about half prove right."""
+    rows = plan.rows
+    slots = [s for s, drawn in zip(rows.slots, rows.yields, strict=True) if drawn]
     count = len(slots)
+    if max(rows.query_max) > 1 and not plan.host_ids:
+        drafted = zip(slots, rows.query_max, strict=True)
+        counts = [1 + (plan.step + slot) % query for slot, query in drafted]
+        return StepResult(plan.step, slots, counts, [7] * sum(counts), [0] * count)
     return StepResult(plan.step, slots, [1] * count, [7] * count, [0] * count)
 
 
-def build(rows: int, shared: int) -> Scheduler:
+def build(rows: int, shared: int, drafts: int) -> Scheduler:
     pages = rows * (2048 // PAGE_TOKENS) + shared // PAGE_TOKENS + 1
     group = PageGroup("full", PAGE_TOKENS, 1, pages)
-    return Scheduler(RunnerLimits(rows, 8192, 4096, 50_000, 2, [group]))
+    return Scheduler(RunnerLimits(rows, 8192, 4096, 50_000, 2, [group], drafts))
 
 
 def request(number: int, shared: int, max_new_tokens: int) -> Submit:
@@ -65,14 +70,14 @@ def fill(scheduler: Scheduler, rows: int, shared: int, lengths: list[int]) -> No
         scheduler.submit(request(number, shared, lengths[number]), 0.0)
 
 
-def steady(rows: int, steps: int, shared: int) -> list[float]:
-    scheduler = build(rows, shared)
+def steady(rows: int, steps: int, shared: int, drafts: int) -> list[float]:
+    scheduler = build(rows, shared, drafts)
     fill(scheduler, rows, shared, [1500] * rows)
     return list(measure(scheduler, [], steps + 20))[20:]
 
 
-def churn(rows: int, steps: int, shared: int) -> list[float]:
-    scheduler = build(rows, shared)
+def churn(rows: int, steps: int, shared: int, drafts: int) -> list[float]:
+    scheduler = build(rows, shared, drafts)
     fill(scheduler, rows, shared, [1 + number for number in range(rows)])
     times: list[float] = []
     pending: list[StepPlan] = []
@@ -82,10 +87,10 @@ def churn(rows: int, steps: int, shared: int) -> list[float]:
     return times[20:]
 
 
-def arrival(rows: int, steps: int, shared: int) -> list[float]:
+def arrival(rows: int, steps: int, shared: int, drafts: int) -> list[float]:
     times: list[float] = []
     for _ in range(max(1, steps // 40)):
-        scheduler = build(rows, shared)
+        scheduler = build(rows, shared, drafts)
         fill(scheduler, rows, shared, [100] * rows)
         times.append(max(measure(scheduler, [], 8)))
     return times
@@ -96,11 +101,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--shared", type=int, default=512, help="prefix tokens that all share")
+    parser.add_argument("--drafts", type=int, default=0, help="tokens drafted a row and step")
     options = parser.parse_args()
     report: dict[str, object] = {"python": platform.python_version(), "rows": options.rows}
     for load in (steady, churn, arrival):
         for shared in (0, options.shared):
-            times = sorted(load(options.rows, options.steps, shared))
+            times = sorted(load(options.rows, options.steps, shared, options.drafts))
             name = f"{load.__name__}, {shared} shared"
             median_us = statistics.median(times) * 1e6
             p99_us = times[int(len(times) * 0.99)] * 1e6

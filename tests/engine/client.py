@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from null_runner import NullRunner, expected_outputs
+from null_runner import NullRunner, expected_outputs, expected_vector
 
 from headstock.config.schema import CacheSettings, SchedulerSettings
 from headstock.engine import Engine, RunnerError, build_engine
@@ -19,6 +19,7 @@ from headstock.wire.messages import (
     ToEngine,
     TokenLogprobs,
     Tokens,
+    Vector,
 )
 
 
@@ -32,6 +33,7 @@ class Record:
     ended: Ended | None = None
     kept: int | None = None
     saw_explosion: bool = False
+    vector: bytes | None = None
 
 
 class Client:
@@ -130,6 +132,11 @@ class Client:
         for reply in replies:
             if isinstance(reply, Tokens):
                 self._hear_tokens(reply)
+            elif isinstance(reply, Vector):
+                record = self.records[reply.id, reply.attempt]
+                assert record.ended is None, f"a vector of {reply.id} after its end"
+                assert record.vector is None, f"{reply.id} has two vectors"
+                record.vector = reply.values
             elif isinstance(reply, Ended):
                 record = self.records[reply.id, reply.attempt]
                 assert record.ended is None, f"{reply.id} ended twice"
@@ -154,7 +161,7 @@ class Client:
     # What it expects.
 
     def expected(self, record: Record) -> list[int]:
-        """Return what ``record`` must yield when nobody ends it: a function of the prompt."""
+        """Return what ``record`` must yield when it is not ended: a function of the prompt."""
         submit, limits = record.submit, self.runner.limits
         held = self.engine.scheduler.cache.max_tokens
         room = limits.max_length if held is None else min(limits.max_length, held + 1)
@@ -171,6 +178,9 @@ class Client:
 
     def check_record(self, record: Record) -> None:
         """Assert that what came back is what the naive model says, as far as it came."""
+        if record.submit.pool:
+            self._check_vector(record)
+            return
         expected = self.expected(record)
         assert record.token_ids == expected[: len(record.token_ids)], "other tokens than alone"
         ended = record.ended
@@ -183,6 +193,16 @@ class Client:
             assert ended.num_outputs == min(record.kept, len(record.token_ids))
         else:
             assert ended.num_outputs == len(record.token_ids)
+
+    def _check_vector(self, record: Record) -> None:
+        ended = record.ended
+        assert record.token_ids == []
+        if ended is not None and ended.reason.kind == "stop" and record.kept is None:
+            assert record.vector is not None
+            whole = expected_vector(record.submit.prompt_ids, 0)
+            assert record.vector[:4] == whole[:4], "another vector than alone"
+        elif record.kept is None:
+            assert record.vector is None
 
     def check_idle(self) -> None:
         """Assert that every request has ended and every page is free or cached."""

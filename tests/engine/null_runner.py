@@ -7,6 +7,7 @@ a wrong page, chunk or order changes the tokens or fails an assertion.
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,15 +15,18 @@ from dataclasses import dataclass
 import msgspec
 
 from headstock.wire.steps import (
+    DRAW,
     FROM_DEVICE,
     FROM_HOST,
     NULL_PAGE,
+    POOL,
     STATE_IN,
     STATE_OUT,
     Admit,
     Fault,
     Logprobs,
     PageGroup,
+    Pooled,
     RunnerLimits,
     StepPlan,
     StepResult,
@@ -45,6 +49,14 @@ def draw(chain: int, admit: Admit, index: int, vocab_size: int) -> int:
     while index < admit.min_outputs and token in admit.stop_ids:
         token = (token + 1) % vocab_size
     return token
+
+
+def expected_vector(prompt: Sequence[int], last_chunk: int) -> bytes:
+    """Return what pooling yields: of the whole context, and of the last chunk's length."""
+    chain = ROOT
+    for token in prompt:
+        chain = mix(chain, token)
+    return struct.pack("<2f", chain & 0xFFFF, last_chunk)
 
 
 def expected_outputs(
@@ -136,10 +148,22 @@ class NullRunner:
         groups: list[PageGroup] | None = None,
         poison: int | None = None,
         explode: dict[int, str] | None = None,
+        yields: tuple[str, ...] = ("draw", "pool"),
+        is_causal: bool = True,
+        num_adapters: int = 0,
     ) -> None:
-        groups = groups or [full(page_tokens, num_pages)]
+        groups = [full(page_tokens, num_pages)] if groups is None else groups
         self.limits = RunnerLimits(
-            num_slots, max_step_tokens, max_length, vocab_size, depth, groups, max_drafts
+            num_slots,
+            max_step_tokens,
+            max_length,
+            vocab_size,
+            depth,
+            groups,
+            max_drafts,
+            num_adapters,
+            yields,
+            is_causal,
         )
         self.groups = groups
         self.page_tokens = next((g.page_tokens for g in groups if g.kind != "state"), 1)
@@ -212,6 +236,7 @@ class NullRunner:
             assert 0 <= admit.slot < self.limits.num_slots
             assert admit.slot not in self.slots, f"slot {admit.slot} is taken"
             assert admit.num_outputs < admit.max_outputs
+            assert 0 <= admit.adapter <= self.limits.num_adapters
             assert not admit.drafts or len(admit.history) == admit.num_prompt + admit.num_outputs
             assert not admit.drafts or self.limits.max_drafts
             tables: list[dict[int, int]] = [{} for _ in self.groups]
@@ -292,6 +317,8 @@ class NullRunner:
                 assert all(index in row.tables[group] for index in range(first, last + 1))
                 assert kv <= (last + 1) * self.page_tokens, "the bound is past the pages"
                 assert row.kv_peak > last * self.page_tokens or source == FROM_HOST
+            if not limits.is_causal:
+                assert query == kv, "a prompt is not computed whole"
             if source == FROM_DEVICE:
                 assert query <= 1 + (limits.max_drafts if row.facts.drafts else 0)
                 assert row.last is not None, "nothing was drawn yet"
@@ -365,7 +392,11 @@ class NullRunner:
                 self._write_state(row, chain)
             if chain is None:
                 result.faults.append(Fault(slot, "not a number"))
-            if sample:
+            elif sample == POOL:
+                values = struct.pack("<2f", chain & 0xFFFF, len(tokens))
+                result.pooled.append(Pooled(slot, values))
+                row.is_done = True
+            if sample == DRAW:
                 self._sample(slot, row, chain, result)
         assert next(ids, None) is None, "host ids are left over"
         return result

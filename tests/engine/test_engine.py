@@ -159,7 +159,7 @@ def test_what_a_failed_step_wrote_is_never_read() -> None:
 def test_an_error_of_our_own_is_not_taken_for_the_runners() -> None:
     client = Client(NullRunner())
     client.submit("a", [1, 2, 3])
-    client.engine.scheduler.max_step_tokens = 0
+    client.engine.scheduler.tokens.limit = 0
     with pytest.raises(AssertionError) as caught:
         client.step()
     assert not isinstance(caught.value, RunnerError)

@@ -132,7 +132,7 @@ def test_a_runner_that_always_fails_ends_the_loop_with_a_reason() -> None:
 def test_an_error_of_our_own_ends_the_loop_with_a_reason() -> None:
     script = Script([submit("a")])
     client = Client()
-    client.engine.scheduler.max_step_tokens = 0
+    client.engine.scheduler.tokens.limit = 0
     with pytest.raises(AssertionError):
         EngineLoop(client.engine, script, clock=script.clock).run()
     assert isinstance(script.sent[-1], Crashed)

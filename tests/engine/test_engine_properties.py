@@ -92,6 +92,7 @@ class EngineMachine(RuleBasedStateMachine):
             groups=groups,
             poison=VOCAB - 1,
             max_drafts=max_drafts,
+            num_adapters=2,
         )
         self.client = Client(
             runner,
@@ -115,6 +116,8 @@ class EngineMachine(RuleBasedStateMachine):
         score_from=st.sampled_from([None, None, 0, 3]),
         known=st.sampled_from([0, 0, 0, 1, 3]),
         drafts=st.sampled_from([True, True, False]),
+        pool=st.sampled_from([False, False, False, True]),
+        adapter=st.sampled_from(["", "", "a", "b", "c"]),
     )
     def submit(
         self,
@@ -130,6 +133,8 @@ class EngineMachine(RuleBasedStateMachine):
         score_from: int | None,
         known: int,
         drafts: bool,
+        pool: bool,
+        adapter: str,
     ) -> None:
         prompt = stem + tail
         attempt = self.attempts.get(request_id, -1) + 1
@@ -144,10 +149,12 @@ class EngineMachine(RuleBasedStateMachine):
             "namespace": namespace,
             "prompt_logprobs_from": score_from,
             "drafts": drafts,
+            "pool": pool,
+            "adapter": adapter,
         }
         shadow = Client(self.client.runner)
         outputs = shadow.expected(shadow.submit(request_id, prompt, **given))[:known]
-        if VOCAB - 1 in outputs:
+        if VOCAB - 1 in outputs or pool:
             outputs = []
         self.client.submit(request_id, prompt, output_ids=outputs, **given)
 
@@ -222,7 +229,7 @@ def check_reason(client: Client, record) -> None:
     reason = record.ended.reason
     tokens = record.submit.prompt_ids + record.token_ids
     if VOCAB - 1 in record.submit.prompt_ids:
-        assert reason.kind in ("error", "abort", "stop"), "nobody computes the poison"
+        assert reason.kind in ("error", "abort", "stop"), "the poison was computed"
     if reason.code == "computation_failed" and not record.saw_explosion:
         assert VOCAB - 1 in tokens, "a healthy request failed"
     if reason.kind == "error":

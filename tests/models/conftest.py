@@ -130,6 +130,18 @@ FAMILIES = {
             "shared_expert_intermediate_size": 40,
         },
     ),
+    "gpt_oss": (
+        transformers.GptOssConfig,
+        transformers.GptOssForCausalLM,
+        {
+            "head_dim": 16,
+            "sliding_window": 7,
+            "num_local_experts": 6,
+            "num_experts_per_tok": 2,
+            "swiglu_limit": 1.5,
+            "intermediate_size": 64,
+        },
+    ),
     "deepseek_v3": (transformers.DeepseekV3Config, transformers.DeepseekV3ForCausalLM, V3),
     "deepseek_v2": (
         transformers.DeepseekV2Config,
@@ -178,5 +190,5 @@ def save(tmp_path: Path) -> Save:
 def randomize(model: transformers.PreTrainedModel) -> None:
     """Give norms and biases values that matter; they start as ones and zeros."""
     for name, value in (*model.named_parameters(), *model.named_buffers()):
-        if "norm" in name or name.endswith("bias"):
+        if "norm" in name or name.endswith(("bias", "sinks")):
             torch.nn.init.normal_(value.data, mean=0.5, std=0.3)

@@ -11,7 +11,7 @@ from torch import Tensor
 from headstock.checkpoint import ModelFiles
 from headstock.checkpoint.folder import open_folder
 from headstock.graph.build import Model, build_model
-from headstock.graph.context import Context, Limits
+from headstock.graph.context import Context, Limits, Retention
 from headstock.graph.loader import load_weights
 from headstock.ops.attention import StepBatch
 from headstock.ops.base import OpRegistry, Resolver
@@ -21,6 +21,7 @@ from headstock_models.deepseek_v2 import DeepseekV2ForCausalLM
 from headstock_models.deepseek_v3 import DeepseekV3ForCausalLM
 from headstock_models.gemma2 import Gemma2ForCausalLM
 from headstock_models.gemma3 import Gemma3ForCausalLM
+from headstock_models.gpt_oss import GptOssForCausalLM
 from headstock_models.llama import LlamaForCausalLM
 from headstock_models.mixtral import MixtralForCausalLM
 from headstock_models.qwen3 import Qwen3ForCausalLM
@@ -29,6 +30,7 @@ from headstock_models.qwen3_moe import Qwen3MoeForCausalLM
 from headstock_models.qwen3_next import Qwen3NextForCausalLM
 
 CLASSES = {
+    "GptOssForCausalLM": GptOssForCausalLM,
     "DeepseekV2ForCausalLM": DeepseekV2ForCausalLM,
     "DeepseekV3ForCausalLM": DeepseekV3ForCausalLM,
     "Gemma2ForCausalLM": Gemma2ForCausalLM,
@@ -140,13 +142,25 @@ class Sequences:
             tree_N4=torch.zeros((0, 4), dtype=torch.int32),
             host_rows=list(zip(queries, kv_lengths, strict=True)),
         )
-        # Groups of tokens have equal tables, in memory of their own.
-        views = {"full": batch, "window": batch, "state": self._view_of_states(batch, counts)}
-        batch.groups = tuple(views[retention.kind] for retention in self.ctx.groups)
-        return batch
+        states = self._take_states(counts)
+        views = tuple(self.view(batch, kept, states) for kept in self.ctx.groups)
+        for view in views:
+            view.groups = views
+        return views[0]
 
-    def _view_of_states(self, batch: StepBatch, counts: dict[str, int]) -> StepBatch:
-        """Return the step as a group of states sees it; what is left once is found next time."""
+    def view(self, batch: StepBatch, kept: Retention, states: Tensor) -> StepBatch:
+        """Return the step as a group sees it: without the pages that no query's window reaches."""
+        if kept.kind == "state":
+            return replace(batch, page_table_RP=states)
+        table_RP = batch.page_table_RP.clone()
+        if kept.kind == "window":
+            for row, (count, length) in enumerate(batch.host_rows):
+                gone = max(0, length - count - kept.window + 1) // self.ctx.page_size
+                table_RP[row, :gone] = 0
+        return replace(batch, page_table_RP=table_RP)
+
+    def _take_states(self, counts: dict[str, int]) -> Tensor:
+        """Return where rows find states and leave them; what is left once is found next time."""
         for name in counts:
             if name not in self.states:
                 page = self.free_states.pop()
@@ -154,4 +168,4 @@ class Sequences:
         table = [self.states[name] for name in counts]
         for name in counts:
             self.states[name] = (self.states[name][1],) * 2
-        return replace(batch, page_table_RP=torch.tensor(table, dtype=torch.int32), groups=())
+        return torch.tensor(table, dtype=torch.int32)

@@ -27,13 +27,13 @@ def save_blocks(saved: Saved) -> None:
         if "_proj" not in name:
             written[name] = value
             continue
-        padded = torch.zeros(-(-value.shape[0] // 128) * 128, value.shape[1])
-        padded[: value.shape[0]] = value
+        padded = torch.zeros(*(-(-size // 128) * 128 for size in value.shape))
+        padded[: value.shape[0], : value.shape[1]] = value
         parts = quantize_fp8(padded, 128)
-        written[name] = parts["weight"][: value.shape[0]].contiguous()
+        written[name] = parts["weight"][: value.shape[0], : value.shape[1]].contiguous()
         written[name + "_scale_inv"] = parts["scale"][::128].contiguous()
         rows = {part: tensor[: value.shape[0]] for part, tensor in parts.items()}
-        value.copy_(dequantize("fp8-group", rows, torch.float32))
+        value.copy_(dequantize("fp8-group", rows, torch.float32)[:, : value.shape[1]])
     saved.oracle.load_state_dict(tensors, strict=False)
     save_file(written, file)
     config = json.loads((saved.path / "config.json").read_text())
@@ -43,6 +43,14 @@ def save_blocks(saved: Saved) -> None:
 
 def test_an_fp8_checkpoint_has_the_logits_of_its_dequantised_weights(save: Save) -> None:
     saved = save("qwen3", **SIZES)
+    save_blocks(saved)
+    got = load(saved.path).step(a=IDS)
+    torch.testing.assert_close(got, saved.logits(IDS), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("inner", [320, 200, 129])
+def test_blocks_need_not_divide_the_features(save: Save, inner: int) -> None:
+    saved = save("qwen3", **SIZES | {"hidden_size": 160, "intermediate_size": inner})
     save_blocks(saved)
     got = load(saved.path).step(a=IDS)
     torch.testing.assert_close(got, saved.logits(IDS), rtol=1e-4, atol=1e-4)

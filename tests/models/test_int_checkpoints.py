@@ -199,6 +199,33 @@ def test_a_gptq_checkpoint_may_lack_its_group_indices(save: Save) -> None:
     )
 
 
+def test_awq_s_old_names_of_settings_are_read(save: Save) -> None:
+    saved = save("qwen3", **SIZES)
+    quantize(saved, "awq")
+    old = {"quant_method": "awq", "w_bit": 4, "q_group_size": GROUP, "version": "GEMM"}
+    configure(saved, old)
+    torch.testing.assert_close(
+        load(saved.path).step(a=IDS), saved.logits(IDS), rtol=1e-4, atol=1e-3
+    )
+    configure(saved, old | {"w_bit": 3})
+    with pytest.raises(UnsupportedError, match="3 bits"):
+        open_folder(saved.path)
+
+
+@pytest.mark.parametrize("is_unset", [True, False])
+def test_compressed_groups_that_are_runs_may_say_so(save: Save, is_unset: bool) -> None:
+    saved = save("qwen3", **SIZES)
+    quantize(saved, "compressed 4 bits")
+    group_of_I = torch.full((64,), -1) if is_unset else torch.arange(64) // GROUP
+    change(saved, lambda tensors: tensors.update({f"{UP}.weight_g_idx": group_of_I.int()}))
+    torch.testing.assert_close(
+        load(saved.path).step(a=IDS), saved.logits(IDS), rtol=1e-4, atol=1e-3
+    )
+    change(saved, lambda tensors: tensors[f"{UP}.weight_g_idx"].copy_(group_of_I.roll(1) + 1))
+    with pytest.raises(UnsupportedError, match=r"up_proj\.weight_g_idx"):
+        open_folder(saved.path)
+
+
 def test_biases_of_zeros_that_gptq_adds_are_left_out(save: Save) -> None:
     saved = save("qwen3", **SIZES)
     quantize(saved, "gptq")

@@ -12,6 +12,7 @@ from transformers import LlamaForCausalLM
 
 from headstock.checkpoint.folder import open_folder
 from headstock.errors import CheckpointError, UnsupportedError
+from headstock.graph.config import ModelConfig, read_config
 from headstock.graph.estimate import estimate_weight_bytes
 from headstock.graph.loader import (
     compare,
@@ -73,8 +74,56 @@ def test_tensors_that_a_row_excuses_are_skipped(save: Save) -> None:
 
 def test_a_tied_model_may_bring_its_output_layer(save: Save) -> None:
     saved = save("llama", tie_word_embeddings=True)
-    edit_weights(saved.path, **{"lm_head.weight": torch.zeros(128, 64)})
-    torch.testing.assert_close(load(saved.path).step(a=IDS), saved.logits(IDS))
+    embedding = load_file(saved.path / WEIGHTS)["model.embed_tokens.weight"]
+    edit_weights(saved.path, **{"lm_head.weight": embedding.clone()})
+    loaded = load(saved.path)
+    torch.testing.assert_close(loaded.step(a=IDS), saved.logits(IDS))
+    assert loaded.model.lm_head.tied is not None
+
+
+def test_an_output_layer_unlike_the_embedding_is_used_with_a_warning(
+    save: Save, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved = save("llama", tie_word_embeddings=True)
+    edit_weights(saved.path, **{"lm_head.weight": torch.randn(128, 64)})
+    oracle = LlamaForCausalLM.from_pretrained(saved.path).eval()
+    with torch.no_grad():
+        want = oracle(torch.tensor([IDS])).logits[0]
+    assert not torch.allclose(want, saved.logits(IDS), atol=0.1)
+    got = load(saved.path).step(a=IDS)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+    assert "ties lm_head.weight to model.embed_tokens.weight" in caplog.text
+    # One number of the last row is enough.
+    edit_weights(
+        saved.path, **{"lm_head.weight": (edited := oracle.model.embed_tokens.weight.data.clone())}
+    )
+    edited[-1, -1] += 1
+    edit_weights(saved.path, **{"lm_head.weight": edited})
+    assert load(saved.path).model.lm_head.tied is None
+
+
+def test_the_index_decides_what_the_shards_hold(save: Save) -> None:
+    saved = save("llama", shard_bytes="50KB")
+    index = json.loads((saved.path / "model.safetensors.index.json").read_text())
+    shards = sorted(set(index["weight_map"].values()))
+    name = "model.layers.0.mlp.up_proj.weight"
+    other = next(shard for shard in shards if shard != index["weight_map"][name])
+    tensors = load_file(saved.path / other)
+    tensors |= {"model.unused.weight": torch.ones(3), name: torch.zeros(96, 64)}
+    save_file(tensors, saved.path / other, metadata={"format": "pt"})
+    torch.testing.assert_close(
+        load(saved.path).step(a=IDS), saved.logits(IDS), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_an_index_that_names_what_a_shard_lacks_is_refused(save: Save) -> None:
+    saved = save("llama", shard_bytes="50KB")
+    file = saved.path / "model.safetensors.index.json"
+    index = json.loads(file.read_text())
+    index["weight_map"]["model.gone.weight"] = min(index["weight_map"].values())
+    file.write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=r"gives model.gone.weight to .*, which lacks it"):
+        open_folder(saved.path)
 
 
 def test_progress_ends_at_the_bytes_of_the_checkpoint(save: Save) -> None:
@@ -160,7 +209,7 @@ def test_the_old_keys_of_rotary_parameters_are_read(save: Save) -> None:
     [
         ("llama", {"hidden_act": "gelu"}),
         ("llama", {"mlp_bias": True}),
-        ("mistral", {"sliding_window": 4096}),
+        ("mistral", {"sliding_window": 64}),
         ("qwen3", {"use_sliding_window": True}),
         ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}),
         ("llama", {"partial_rotary_factor": 0.5}),
@@ -192,3 +241,14 @@ def test_leaves_have_the_names_of_transformers(save: Save) -> None:
     files = open_folder(saved.path)
     names = set(expected_leaves(build(files, context())))
     assert names == set(saved.oracle.state_dict())
+
+
+class Windowed(ModelConfig, frozen=True, kw_only=True):
+    cap: float | None = 50.0
+    size: int = 7
+
+
+def test_null_is_kept_where_it_can_mean_off() -> None:
+    read = read_config(Windowed, {"cap": None, "size": None})
+    assert (read.cap, read.size) == (None, 7)
+    assert read_config(Windowed, {}).cap == 50.0

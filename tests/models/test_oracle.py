@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
+from headstock.errors import UnsupportedError
 from tests.models.conftest import Save
-from tests.models.harness import load
+from tests.models.harness import context, load
 
 FAMILIES = ["llama", "qwen3", "mistral", "qwen3_moe", "mixtral", "gemma2", "gemma3"]
-FAMILIES += ["deepseek_v2", "deepseek_v3", "qwen3_next", "qwen3_5", "qwen3_5_moe"]
+FAMILIES += ["deepseek_v2", "deepseek_v3", "gpt_oss", "qwen3_next", "qwen3_5", "qwen3_5_moe"]
 OPTIONS = [
     pytest.param({"tie_word_embeddings": True}, id="tied"),
     pytest.param({"num_key_value_heads": 4}, id="as-many-kv-heads"),
@@ -135,3 +139,37 @@ def test_scaled_rotary_frequencies_agree(save: Save, rope: dict[str, object]) ->
     saved = save("llama", rope_parameters={"rope_theta": 10000.0, **rope})
     ids = prompt(100)
     assert_close(load(saved.path).step(a=ids), saved.logits(ids))
+
+
+@pytest.mark.parametrize("kind", ["yarn", "llama3"])
+@pytest.mark.parametrize("inside", [None, 16])
+@pytest.mark.parametrize("beside", [None, 64])
+def test_the_length_before_scaling_may_stand_beside_it(
+    save: Save, kind: str, inside: int | None, beside: int | None
+) -> None:
+    saved = save("llama")
+    scaling = {"rope_type": kind, "factor": 4.0}
+    if kind == "llama3":
+        scaling |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    if inside is not None:
+        scaling["original_max_position_embeddings"] = inside
+    file = saved.path / "config.json"
+    config = json.loads(file.read_text()) | {"rope_theta": 10000.0, "rope_scaling": scaling}
+    del config["rope_parameters"]
+    if beside is not None:
+        config["original_max_position_embeddings"] = beside
+    file.write_text(json.dumps(config))
+    oracle = transformers.LlamaForCausalLM.from_pretrained(saved.path).eval()
+    ids = prompt(90)
+    with torch.no_grad():
+        want = oracle(torch.tensor([ids])).logits[0]
+    assert_close(load(saved.path).step(a=ids), want)
+
+
+@pytest.mark.parametrize("family", ["mistral", "mixtral"])
+def test_a_window_that_no_request_is_longer_than_is_none(save: Save, family: str) -> None:
+    saved = save(family, sliding_window=40)
+    ids = prompt(40)
+    assert_close(load(saved.path, context(max_length=40)).step(a=ids), saved.logits(ids))
+    with pytest.raises(UnsupportedError, match="sliding_window = 40"):
+        load(saved.path, context(max_length=41))

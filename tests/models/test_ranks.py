@@ -14,9 +14,11 @@ from tests.models.ranks import ThreadGroup, on_ranks
 IDS = list(range(3, 40, 3))
 
 
-@pytest.mark.parametrize(
-    "family", ["llama", "qwen3", "qwen3_moe", "gemma2", "gemma3", "deepseek_v3", "qwen3_next"]
-)
+FAMILIES = ["llama", "qwen3", "qwen3_moe", "gemma2", "gemma3", "gpt_oss", "deepseek_v3"]
+FAMILIES += ["qwen3_next"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
     ("size", "options"),
     [

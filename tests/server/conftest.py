@@ -5,6 +5,7 @@ import contextlib
 import threading
 
 import httpx
+import msgspec
 import pytest
 
 from headstock.config.schema import ModelSettings, ServerSettings, ServeSettings
@@ -12,7 +13,7 @@ from headstock.observe.metrics import Metrics
 from headstock.server.frontdoor import Frontdoor
 from headstock.server.http.app import create_app
 from headstock.server.http.event_loop import run
-from headstock.server.http.listen import listen
+from headstock.server.http.listen import listen_all
 from headstock.server.http.serve import serve
 from headstock.server.model_card import ModelCard
 from headstock.server.prompter import Prompter
@@ -29,7 +30,9 @@ class Served:
         self.engine_options = engine or {}
         self.settings = ServeSettings(
             model=ModelSettings(served_model_name="echo"),
-            server=settings or ServerSettings(port=0, drain_timeout_s=2.0),
+            server=msgspec.structs.replace(  # "x" is what tests that write HTTP themselves say
+                settings or ServerSettings(port=0, drain_timeout_s=2.0), allowed_host=["x"]
+            ),
         )
         self.max_live = max_live
         self.ready = threading.Event()
@@ -69,8 +72,9 @@ class Served:
         )
         pump = asyncio.create_task(self.frontdoor.run())
         await self.frontdoor.wait_ready()
-        listener = listen(self.settings.server)
-        app = create_app(self.frontdoor, self.settings, self.metrics)
+        listeners = listen_all(self.settings.server)
+        self.admin_port = listeners[1].getsockname()[1] if len(listeners) > 1 else None
+        app = create_app(self.frontdoor, self.settings, self.metrics, admin_port=self.admin_port)
         self.app = app
 
         def tell(url):
@@ -80,7 +84,7 @@ class Served:
 
         await serve(
             app,
-            listener,
+            listeners,
             self.frontdoor,
             self.settings.server,
             on_listening=tell,

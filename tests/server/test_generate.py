@@ -214,3 +214,24 @@ def test_every_body_has_a_schema(served):
                 schema = operation["requestBody"]["content"]["application/json"]["schema"]
                 assert schema["$ref"].rsplit("/", 1)[1] in schemas
     assert schemas["ChatBody"]["required"] == ["messages"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("logit_bias", {"5": 1e39}),
+        ("logit_bias", {"5": 1e308}),
+        ("logit_bias", {"5": -1e30}),
+        ("repetition_penalty", 1e-45),
+        ("repetition_penalty", 1e-193),
+    ],
+)
+def test_numbers_that_would_leave_float32_are_refused(served, field, value):
+    for route, body in (
+        ("/generate", {"text": "a", "sampling_params": {field: value}}),
+        ("/v1/completions", {"prompt": "a", field: value}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], field: value}),
+    ):
+        answer = served.post(route, body)
+        assert answer.status_code == 400, route
+        assert answer.json()["error"]["param"] == field

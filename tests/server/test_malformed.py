@@ -1,5 +1,6 @@
 """Whatever is sent, the answer is a 4xx in our envelope or a real one, and the server lives on."""
 
+import contextlib
 import json
 import random
 import socket
@@ -108,7 +109,7 @@ def test_another_content_type_is_refused(served):
             content=b'{"text":"a"}',
             headers={"content-type": content_type},
         )
-        assert answer.status_code == 400
+        assert answer.status_code == 415
         assert answer.json()["error"]["code"] == "invalid_content_type"
 
 
@@ -163,3 +164,26 @@ def test_other_methods_are_refused_in_the_envelope(served, method):
 def test_the_server_still_serves(served):
     assert json.loads(served.post("/generate", {"text": "a"}).text)["text"]
     assert served.call(lambda: served.frontdoor.num_live) == 0
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status", "code"),
+    [
+        (b"\x16\x03\x01 nonsense\r\n\r\n", 400, "invalid_http"),
+        (b"GET /" + b"x" * 2**20 + b" HTTP/1.1\r\nhost: x\r\n\r\n", 414, "uri_too_long"),
+        (
+            b"POST /generate HTTP/1.1\r\nhost: x\r\ncontent-type: text/plain\r\n"
+            b"content-length: 2\r\n\r\n{}",
+            415,
+            "invalid_content_type",
+        ),
+    ],
+)
+def test_what_is_no_request_of_ours_is_refused_in_the_envelope(served, request_bytes, status, code):
+    host, port = served.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=5) as connection:
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(request_bytes)
+        answer = connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == code

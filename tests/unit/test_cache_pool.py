@@ -58,6 +58,21 @@ def test_namespaces_share_no_names() -> None:
     assert chain_ids(root_id("a"), [1, 2], 1) != chain_ids(root_id("b"), [1, 2], 1)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("bc", "a"), ("c", "ab")),
+        (("x", ""), ("", "x")),
+        (("", "1:a"), ("a", "1:")),
+        (("", ""), ("", "0")),
+    ],
+)
+def test_parts_of_a_namespace_are_never_taken_for_each_other(
+    one: tuple[str, str], other: tuple[str, str]
+) -> None:
+    assert root_id(*one) != root_id(*other)
+
+
 def test_names_are_equal_in_every_process() -> None:
     code = (
         "from headstock.cache import chain_ids, root_id;"

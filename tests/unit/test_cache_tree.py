@@ -24,7 +24,9 @@ def ids_of(tokens: list[int], namespace: str = "") -> list[bytes]:
 
 def end_of(cache: PageCache, tokens: list[int], limit: int = 99) -> int:
     """Return how many grains of ``tokens`` are found."""
-    return cache.match(ids_of(tokens), limit).end
+    end = cache.match(ids_of(tokens), limit).end
+    assert cache.depth(ids_of(tokens), limit) == end
+    return end
 
 
 def move_in(cache: PageCache, tokens: list[int], *, shares: bool = True) -> Tables | None:

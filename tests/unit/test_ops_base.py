@@ -171,10 +171,11 @@ def test_a_provider_may_offer_for_different_requirements(registry: OpRegistry) -
 def test_an_op_is_declared_once() -> None:
     op()(double)
     try:
-        with pytest.raises(AssertionError, match="declared twice"):
+        assert "tests::double" in ALL_OPS
+        with pytest.raises(PluginError, match=r"declared twice: in tests\.unit"):
             op()(double)
     finally:
-        del ALL_OPS["double"]
+        del ALL_OPS["tests::double"]
 
 
 def test_a_tolerance_is_looked_up_by_dtype() -> None:
@@ -188,3 +189,49 @@ def test_contracts_of_ops_import_no_torch() -> None:
         " headstock.plugins.reference; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_ops_of_other_packages_have_names_of_their_own(registry: OpRegistry) -> None:
+    def silu_and_mul(gate_up_TG):
+        return gate_up_TG
+
+    silu_and_mul.__module__ = "stranger.layers"
+    try:
+        theirs = op()(silu_and_mul)
+        assert theirs.name == "stranger::silu_and_mul"
+        forced = {theirs.name: "reference"}
+        Resolver(registry, Device(), forced).check_forced()
+    finally:
+        del ALL_OPS["stranger::silu_and_mul"]
+    # A model's ops are declared when its class is imported: only then is a name known to be none.
+    resolver = Resolver(registry, Device(), forced)
+    with pytest.raises(ConfigError, match="'stranger::silu_and_mul', which is no op"):
+        resolver.check_forced()
+
+
+def test_what_is_no_op_is_refused_by_name(registry: OpRegistry) -> None:
+    with pytest.raises(PluginError, match="'rms_norm', which is no op"):
+        registry.add("rms_norm", "odd", double)  # pyright: ignore[reportArgumentType]
+
+
+def test_what_a_failing_plugin_offered_is_taken_back(registry: OpRegistry) -> None:
+    offer(registry, "fine")
+
+    def register() -> None:
+        with registry.all_or_nothing():
+            offer(registry, "torn")
+            raise ValueError("torn")
+
+    with pytest.raises(ValueError, match="torn"):
+        register()
+    assert [i.provider for i in registry.offered(DOUBLE)] == ["fine", REFERENCE]
+
+
+def test_a_forced_provider_of_a_failing_plugin_names_the_failure(registry: OpRegistry) -> None:
+    ALL_OPS["double"] = DOUBLE
+    try:
+        resolver = Resolver(registry, Device(), {"double": "odd"}, ["plugin odd is torn"])
+        with pytest.raises(ConfigError, match=r"no such provider.* The plugin odd is torn"):
+            resolver.resolve(DOUBLE, PLAIN)
+    finally:
+        del ALL_OPS["double"]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from headstock.cli import main
+from headstock.plugins import doctor
 from headstock.plugins.doctor import Examined, Report, run_examination
 from headstock.plugins.examine import Loaded, Probed
 from headstock.plugins.hooks import Finding
@@ -147,3 +148,47 @@ def test_the_exit_code_tells_well_from_unusable_from_broken(found: Report, code:
 def test_an_unknown_backend_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--backend", "referenc"]) == 2
     assert "Did you mean 'reference'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("source", "word"),
+    [
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
+        (HEAD + "\n@hookimpl\ndef headstock_probe():\n    import os\n    os._exit(3)\n", "code 3"),
+    ],
+)
+def test_a_plugin_that_crashes_natively_is_listed_by_backends(
+    install: Any, source: str, word: str
+) -> None:
+    done = backends(install(source))
+    assert done.returncode == 0, done.stderr
+    line = next(line for line in done.stdout.splitlines() if line.startswith("odd"))
+    assert "BROKEN" in line
+    assert word in line
+    assert "--disable-plugin odd" in done.stdout
+    assert "-> would use: " in done.stdout
+
+
+def test_a_plugin_is_probed_once_and_given_up_after_a_limit(
+    install: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks = tmp_path / "marks"
+    hang = f"    open({str(marks)!r}, 'a').write('x')\n    import time\n    time.sleep(60)\n"
+    environment = install(HEAD + "\n@hookimpl\ndef headstock_probe():\n" + hang)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(doctor, "PLUGIN_LIMIT_S", 4.0)
+    found = {e.record.name: e for e in doctor.probe_each(lambda **more: {**environment, **more})}
+    assert found["odd"].trouble == "it did not answer within 4 s"
+    assert marks.read_text() == "x"
+    assert found["reference"].is_available
+
+
+def backends(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "headstock.cli", "backends"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )

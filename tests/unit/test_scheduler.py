@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 
 from headstock.requests import SamplingParams
@@ -24,10 +25,17 @@ PAGE = 4
 
 
 def limits_of(
-    *, slots: int = 4, step_tokens: int = 64, length: int = 64, pages: int = 100, depth: int = 2
+    *,
+    slots: int = 4,
+    step_tokens: int = 64,
+    length: int = 64,
+    pages: int = 100,
+    depth: int = 2,
+    adapters: int = 0,
 ) -> RunnerLimits:
     group = PageGroup("full", PAGE, 1, pages + 1)
-    return RunnerLimits(slots, step_tokens, length, 1000, depth, [group])
+    limits = RunnerLimits(slots, step_tokens, length, 1000, depth, [group])
+    return msgspec.structs.replace(limits, num_adapters=adapters)
 
 
 @dataclass
@@ -215,6 +223,87 @@ def test_a_page_is_not_reused_while_a_step_in_flight_has_it() -> None:
     assert table.planned().leave == [0]
 
 
+# Drafts.
+
+
+def drafts_of(max_drafts: int, **fields: int) -> Table:
+    return Table(msgspec.structs.replace(limits_of(**fields), max_drafts=max_drafts))
+
+
+def settle_counts(table: Table, counts: list[int]) -> Drawn:
+    """Settle the oldest step, of which each row drew so many tokens."""
+    plan = table.pending.pop(0)
+    done = [0] * len(counts)
+    result = StepResult(plan.step, plan.rows.slots, counts, [7] * sum(counts), done)
+    drawn = table.scheduler.settle(result, table.now_s)
+    table.scheduler.check()
+    return drawn
+
+
+def test_a_row_with_drafts_is_bounded_by_what_may_be_drawn() -> None:
+    table = drafts_of(3)
+    table.submit("a", prompt(5), 40)
+    table.step()
+    first, second = table.planned(), table.planned()
+    assert (first.rows.query_max, first.rows.kv_max) == ([4], [9])
+    assert (second.rows.query_max, second.rows.kv_max) == ([4], [13])
+    assert (first.admit, first.rows.source) == ([], [FROM_DEVICE])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_a_bound_shrinks_by_what_proved_wrong(count: int) -> None:
+    table = drafts_of(3)
+    table.submit("a", prompt(5), 40)
+    table.step()
+    table.planned()
+    table.planned()
+    assert settle_counts(table, [count]).counts == [count]
+    # Its length is 5 + count; one step more is in flight, and this one comes on top.
+    assert table.planned().rows.kv_max == [5 + count + 4 + 4]
+
+
+def test_pages_taken_ahead_are_kept_when_the_bound_shrinks() -> None:
+    table = drafts_of(3)
+    table.submit("a", prompt(5), 40)
+    table.step()
+    appended = 0
+    for _ in range(4):
+        appended += len(table.planned().append.pages)
+        settle_counts(table, [1])
+    # Rows that end at 9 to 12 share the third page; the next one ends at 13.
+    assert appended == 1
+    assert len(table.planned().append.pages) == 1
+
+
+def test_a_row_that_draws_more_than_it_may_is_a_broken_runner() -> None:
+    for max_drafts, count in ((0, 2), (2, 4)):
+        table = drafts_of(max_drafts)
+        table.submit("a", prompt(5), 40)
+        table.step()
+        table.planned()
+        with pytest.raises(AssertionError, match=f"drew {count} tokens"):
+            settle_counts(table, [count])
+
+
+def test_a_row_is_planned_until_it_surely_has_all_its_outputs() -> None:
+    table = drafts_of(3)
+    table.submit("a", prompt(5), 4)
+    table.step()
+    for count in (1, 1):
+        assert table.planned().rows.query_max == [4]
+        settle_counts(table, [count])
+    assert table.planned().rows.kv_max == [11]
+    assert table.plan() is None
+
+
+def test_drafts_share_the_tokens_of_a_step() -> None:
+    table = drafts_of(3, step_tokens=6, slots=4)
+    for name in "abc":
+        table.submit(name, prompt(1, ord(name)), 20)
+    table.step()
+    assert table.planned().rows.query_max == [2, 2, 2]
+
+
 # Prefixes.
 
 
@@ -328,7 +417,7 @@ def test_a_twin_of_a_withdrawn_page_stays_private() -> None:
     assert table.scheduler.cache.num_free == table.scheduler.cache.num_total
 
 
-def test_without_the_prefix_cache_nobody_waits_or_shares() -> None:
+def test_without_the_prefix_cache_no_request_waits_or_shares() -> None:
     table = Table(settings={"prefix_cache": False})
     table.submit("a", prompt(9))
     table.submit("b", prompt(9))
@@ -393,7 +482,7 @@ def test_a_retracted_request_keeps_its_outputs() -> None:
     assert table.end_of("b").num_retractions > 0
 
 
-def test_nobody_overtakes_a_request_that_does_not_fit() -> None:
+def test_no_request_overtakes_one_that_does_not_fit() -> None:
     table = Table(limits_of(pages=6))
     table.submit("a", prompt(12))
     table.submit("b", prompt(16, 100))
@@ -472,6 +561,70 @@ def _prompts(plan: StepPlan) -> list[list[int]]:
     return [[next(ids) for _ in range(query)] for query, source in rows if source == FROM_HOST]
 
 
+# Adapters.
+
+
+def test_rows_name_the_place_of_their_adapter() -> None:
+    table = Table(limits_of(adapters=2))
+    for name, adapter in (("a", "x"), ("b", ""), ("c", "y"), ("d", "x")):
+        table.submit(name, prompt(5, ord(name)), adapter=adapter)
+    assert [admit.adapter for admit in table.planned().admit] == [1, 0, 2, 1]
+    assert table.scheduler.adapters.take_placed() == [(1, "x"), (2, "y")]
+
+
+def test_an_adapter_keeps_its_place_until_another_needs_it() -> None:
+    table = Table(limits_of(adapters=2))
+    for name, adapter in (("a", "x"), ("b", "y"), ("c", "x"), ("d", "z"), ("e", "x")):
+        table.submit(name, prompt(5, ord(name)), 1, adapter=adapter)
+        table.step()
+    # The least recently used, y, gave way to z.
+    assert table.scheduler.adapters.take_placed() == [(1, "x"), (2, "y"), (2, "z")]
+
+
+def test_a_request_waits_for_its_adapters_place_and_may_be_overtaken() -> None:
+    table = Table(limits_of(adapters=1))
+    table.submit("a", prompt(5, 0), 4, adapter="x")
+    table.submit("b", prompt(5, 50), 4, adapter="y")
+    table.submit("c", prompt(5, 100), 4)
+    assert [admit.adapter for admit in table.planned().admit] == [1, 0]
+    table.settle()
+    while not table.ended:
+        table.step()
+    assert table.planned().admit[0].adapter == 1
+
+
+def test_who_waits_for_an_adapters_place_is_not_overtaken_for_ever() -> None:
+    table = Table(limits_of(adapters=1, slots=2))
+    table.submit("x0", prompt(3), 2, adapter="x")
+    table.submit("y", prompt(3, 50), 1, adapter="y")
+    for number in range(1, 200):
+        table.submit(f"x{number}", prompt(3, number), 2, adapter="x")
+        table.step()
+    assert table.end_of("y").reason.kind == "length"
+
+
+def test_adapters_share_no_prefixes() -> None:
+    table = Table(limits_of(adapters=2))
+    for name, adapter in (("a", "x"), ("b", "y"), ("c", "")):
+        table.submit(name, prompt(9), adapter=adapter)
+    assert table.planned().rows.query_max == [9, 9, 9]
+
+
+def test_an_adapter_in_use_cannot_be_forgotten() -> None:
+    table = Table(limits_of(adapters=1))
+    table.submit("a", prompt(5), 1, adapter="x")
+    table.planned()
+    assert not table.scheduler.adapters.forget("x")
+    table.settle(done=True)
+    assert table.scheduler.adapters.forget("x")
+
+
+def test_an_adapter_without_a_place_for_any_is_refused() -> None:
+    table = Table()
+    table.submit("a", prompt(5), adapter="x")
+    assert "adapter 'x'" in table.end_of("a").reason.message
+
+
 # Policies.
 
 
@@ -491,7 +644,7 @@ def test_the_longest_cached_prefix_goes_first() -> None:
     assert table.planned().rows.kv_max == [13]
 
 
-def test_longest_prefix_starves_nobody() -> None:
+def test_longest_prefix_starves_no_request() -> None:
     table = Table(limits_of(slots=1), {"policy": "lpm"})
     table.submit("warm", prompt(12), 1)
     table.step()

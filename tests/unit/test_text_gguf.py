@@ -105,3 +105,20 @@ def test_unknown_kinds_are_refused_by_name():
         Tokenizer.from_gguf(vocabulary(merges=[]))
     with pytest.raises(CheckpointError, match="0 scores"):
         Tokenizer.from_gguf(vocabulary(model="llama"))
+
+
+def test_the_unknown_piece_may_be_known_by_its_role_alone():
+    """Files of Gemma have every special token as a control token, the unknown one too."""
+    tokens = ["<bos>", "<unk>", "▁", "a", "▁a"]
+    more = {
+        "model": "llama",
+        "tokens": tokens,
+        "types": [3, 3, 1, 1, 1],
+        "scores": [-1000.0, -1000.0, -2.0, -2.0, -1.0],
+        "special_ids": {"bos": 0, "unknown": 1},
+        "flags": {"add_space_prefix": False},
+    }
+    tokenizer = Tokenizer.from_gguf(vocabulary(**more))
+    assert tokenizer.encode("a a?") == [0, 3, 4, 1]
+    with pytest.raises(CheckpointError, match="0 of them for what is unknown"):
+        Tokenizer.from_gguf(vocabulary(**{**more, "special_ids": {"bos": 0}}))

@@ -20,7 +20,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from headstock.ops.linear import DENSE, FP8_GROUP, INT4_GROUP, INT8_GROUP, CanonicalWeight
+from headstock.ops.linear import (
+    DENSE,
+    FP8_GROUP,
+    INT4_GROUP,
+    INT8_GROUP,
+    MXFP4,
+    CanonicalWeight,
+)
 from headstock.ops.moe import ExpertsSpec, Matrix
 from headstock_triton.activation import activate, clip
 from headstock_triton.overlap import begin
@@ -58,6 +65,7 @@ def gate_up_kernel(
     BLOCK_I: tl.constexpr,
     GROUP: tl.constexpr,
     IS_INT4: tl.constexpr,
+    IS_FP4: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     KIND: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -91,11 +99,11 @@ def gate_up_kernel(
         x_MI, odd_MI = load_rows(x_at, at, NUM_IN, BLOCK_I, IS_INT4)
         gate_MJ = multiply_add(
             gate_MJ, x_MI, odd_MI, gate_at, scale_at, minimum_at, inside_J, at,
-            NUM_IN, NUM_OUT, BLOCK_J, BLOCK_I, GROUP, IS_INT4, PRECISION,
+            NUM_IN, NUM_OUT, BLOCK_J, BLOCK_I, GROUP, IS_INT4, IS_FP4, PRECISION,
         )  # fmt: skip
         up_MJ = multiply_add(
             up_MJ, x_MI, odd_MI, up_at, scale_at + up_scales, minimum_at + up_scales, inside_J, at,
-            NUM_IN, NUM_OUT, BLOCK_J, BLOCK_I, GROUP, IS_INT4, PRECISION,
+            NUM_IN, NUM_OUT, BLOCK_J, BLOCK_I, GROUP, IS_INT4, IS_FP4, PRECISION,
         )  # fmt: skip
     if HAS_BIAS:
         gate_MJ += tl.load(bias + line_J, mask=inside_J, other=0.0).to(tl.float32)[None, :]
@@ -125,6 +133,7 @@ def down_kernel(
     BLOCK_I: tl.constexpr,
     GROUP: tl.constexpr,
     IS_INT4: tl.constexpr,
+    IS_FP4: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     PRECISION: tl.constexpr,
     PDL: tl.constexpr,
@@ -154,7 +163,7 @@ def down_kernel(
         x_MI, odd_MI = load_rows(x_at, at, NUM_IN, BLOCK_I, IS_INT4)
         y_MJ = multiply_add(
             y_MJ, x_MI, odd_MI, weight_at, scale_at, minimum_at, inside_J, at,
-            NUM_IN, NUM_OUT, BLOCK_J, BLOCK_I, GROUP, IS_INT4, PRECISION,
+            NUM_IN, NUM_OUT, BLOCK_J, BLOCK_I, GROUP, IS_INT4, IS_FP4, PRECISION,
         )  # fmt: skip
     if HAS_BIAS:
         y_MJ += tl.load(bias + line_J, mask=inside_J, other=0.0).to(tl.float32)[None, :]
@@ -229,8 +238,11 @@ class Matrices:
     """One matrix of every expert, one below the other, in the parts of its canonical layout."""
 
     def __init__(self, spec: ExpertsSpec, rows: int, size: int, where: torch.device) -> None:
-        packing = 2 if spec.layout == INT4_GROUP else 1
-        dtypes = {INT8_GROUP: torch.int8, INT4_GROUP: torch.uint8, FP8_GROUP: torch.float8_e4m3fn}
+        self.is_fp4 = spec.layout == MXFP4
+        self.is_int4 = spec.layout == INT4_GROUP or self.is_fp4
+        packing = 2 if self.is_int4 else 1
+        dtypes = {INT8_GROUP: torch.int8, FP8_GROUP: torch.float8_e4m3fn}
+        dtypes |= dict.fromkeys((INT4_GROUP, MXFP4), torch.uint8)
         dtype = dtypes.get(spec.layout, spec.dtype)
         shape = (spec.num_experts, rows, size // packing)
         self.parts = {"weight": torch.zeros(shape, dtype=dtype, device=where)}
@@ -242,7 +254,6 @@ class Matrices:
         if spec.has_bias:
             self.bias = torch.zeros((spec.num_experts, rows), dtype=spec.dtype, device=where)
         self.group = spec.group_size
-        self.is_int4 = spec.layout == INT4_GROUP
 
     def load(self, part: CanonicalWeight, expert: int, row_begin: int) -> None:
         """Copy the rows of one expert."""
@@ -344,6 +355,7 @@ class FusedExperts:
             BLOCK_I=self._gate_up.block_i(block_i),
             GROUP=self._gate_up.group,
             IS_INT4=self._gate_up.is_int4,
+            IS_FP4=self._gate_up.is_fp4,
             HAS_BIAS=self.spec.has_bias,
             KIND=activation.number,
             PRECISION=precision_of(x_TD.dtype),
@@ -373,6 +385,7 @@ class FusedExperts:
             BLOCK_I=self._down.block_i(block_i),
             GROUP=self._down.group,
             IS_INT4=self._down.is_int4,
+            IS_FP4=self._down.is_fp4,
             HAS_BIAS=self.spec.has_bias,
             PRECISION=precision_of(x_NF.dtype),
             **options,

@@ -19,6 +19,7 @@ from headstock.ops.linear import (
     GROUPED_INPUTS,
     INT4_GROUP,
     INT8_GROUP,
+    MXFP4,
     ROWS,
     SCALED_ROWS,
     linear,
@@ -202,7 +203,7 @@ def register_experts(registry: OpRegistry, target: Target) -> None:
     dense = frozenset({DENSE})
     offer(requires=Requires(dtypes=FLOATS, layouts=dense, features=features, sizes=some))
     grouped = some | {"group_size": Sizes(multiple_of=32)}
-    integers = frozenset({INT8_GROUP, INT4_GROUP})
+    integers = frozenset({INT8_GROUP, INT4_GROUP, MXFP4})
     offer(requires=Requires(dtypes=FLOATS, layouts=integers, features=features, sizes=grouped))
     offer(
         requires=Requires(

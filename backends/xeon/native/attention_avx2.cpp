@@ -194,7 +194,7 @@ struct Split {
 template <class F>
 void for_pages(const Split& split, const Tile& tile) {
     const Pages& pages = split.pages;
-    int64_t t = split.first / pages.page_size * pages.page_size;
+    int64_t t = split.first > 0 ? split.first / pages.page_size * pages.page_size : 0;
     const int32_t* page = split.table + (split.begin + t) / pages.page_size;
     for (; t < split.count; t += pages.page_size, ++page) {
         char *keys = pages.keys(*page, split.head), *values = pages.values(*page, split.head);

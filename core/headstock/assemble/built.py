@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from headstock.assemble.compute import Opened, open_backend
 from headstock.assemble.facts import describe
 from headstock.assemble.progress import Report
@@ -28,6 +30,11 @@ class ServingLoop:
         self._loop = loop
         self._runner = runner
         self.started = started
+
+    @property
+    def turns(self) -> int:
+        """How often the loop has gone round."""
+        return self._loop.turns
 
     def run(self) -> None:
         """Serve until :meth:`stop`."""
@@ -56,23 +63,42 @@ def build_engine_loop(
     Raises:
         HeadstockError: The model cannot be served here with these settings.
     """
+    if loaded.settings.parallel.tp_size > 1:
+        return _build_ranked(loaded, files, mailbox, report)
+    report(Loading(phase="backend"))
+    opened = open_backend(loaded)
+    with ExitStack() as on_failure:
+        on_failure.callback(opened.device.close)
+        built = build_serving_runner(opened, files, report)
+        loop = _serving_loop(opened, built, built.runner, mailbox)
+        on_failure.pop_all()
+    return loop
+
+
+def _build_ranked(
+    loaded: Loaded[EngineSettings], files: ModelFiles, mailbox: Mailbox, report: Report
+) -> ServingLoop:
+    """Build rank 0, and start the others; a failure ends them, and leaves nothing open."""
     size = loaded.settings.parallel.tp_size
     report(Loading(phase="backend"))
-    if size == 1:
-        opened = open_backend(loaded)
-        built = build_serving_runner(opened, files, report)
-        return _serving_loop(opened, built, built.runner, mailbox)
     ranks = spawn_ranks(size, lambda address: rank_argument(loaded, address))
-    try:
-        opened = open_backend(loaded, rank=0, size=size)
-        report(Loading(phase="ranks"))
-        ranks.wait_for_joining()
-        built = build_serving_runner(opened, files, report, group=join_group(opened, ranks.own))
-    except Exception as error:
-        cause = ranks.explain(error)
-        ranks.close()
-        raise cause from error
-    return _serving_loop(opened, built, RankedRunner(built.runner, ranks), mailbox)
+    with ExitStack() as on_failure:
+        try:
+            opened = open_backend(loaded, rank=0, size=size)
+            on_failure.callback(opened.device.close)
+            report(Loading(phase="ranks"))
+            ranks.wait_for_joining()
+            group = join_group(opened, ranks.own)
+            on_failure.callback(group.close)
+            built = build_serving_runner(opened, files, report, group=group)
+            runner = RankedRunner(built.runner, ranks, group)
+            loop = _serving_loop(opened, built, runner, mailbox)
+        except Exception as error:
+            cause = ranks.explain(error)
+            ranks.close()
+            raise cause from error
+        on_failure.pop_all()
+    return loop
 
 
 def _serving_loop(opened: Opened, built: Built, runner: Runner, mailbox: Mailbox) -> ServingLoop:

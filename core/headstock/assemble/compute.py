@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -73,7 +73,8 @@ def open_backend(loaded: Loaded[EngineSettings], *, rank: int = 0, size: int = 1
     for patch in chosen.config_patches(loaded.values, device):
         loaded = loaded.with_patch(patch.path, patch.value, patch.reason)
     load_all_ops()
-    resolver = Resolver(chosen.offer_ops(device), device, forced_providers(wanted.op))
+    forced = forced_providers(wanted.op)
+    resolver = Resolver(chosen.offer_ops(device), device, forced, chosen.failures)
     return Opened(chosen, device, resolver, loaded.settings)
 
 
@@ -162,10 +163,11 @@ def plan_model(
         UnsupportedError: Nobody has the architecture, or computes what it asks.
     """
     settings = opened.settings
-    options = _runner_options(opened, files)
-    sizes = padded_sizes(opened.device.graph_policy, options)
+    # First of all: what the rest of the configuration means is the class's business.
     registry = registry or ModelRegistry()
     model_class = registry.load(registry.choose(files.config.get("architectures") or []))
+    options = _runner_options(opened, files, getattr(model_class, "length_keys", Model.length_keys))
+    sizes = padded_sizes(opened.device.graph_policy, options)
     dtype = compute_dtype(settings.model.dtype, files.dtype, opened.device.default_dtype)
     ctx = Context(
         ops=opened.resolver,
@@ -182,6 +184,7 @@ def plan_model(
     )
     with torch.inference_mode():
         model = build_model(model_class, ctx, files.config)
+    opened.resolver.check_forced()
     return LoadedModel(model, ctx, replace(options, page_size=ctx.page_size), sizes)
 
 
@@ -239,16 +242,16 @@ def is_quantised(opened: Opened, files: ModelFiles) -> bool:
     return any(tensor.layout != DENSE for tensor in files.index.values())
 
 
-def _runner_options(opened: Opened, files: ModelFiles) -> RunnerOptions:
+def _runner_options(opened: Opened, files: ModelFiles, keys: Sequence[str]) -> RunnerOptions:
     settings = opened.settings
     facts = opened.device.facts
     scheduler = settings.scheduler
     return RunnerOptions(
         num_slots=scheduler.max_running_requests or facts.default_slots,
         max_step_tokens=scheduler.chunked_prefill_size or facts.default_step_tokens,
-        max_length=max_length(files, settings.model),
-        vocab_size=int(files.config["vocab_size"]),
-        hidden_size=int(files.config["hidden_size"]),
+        max_length=max_length(files, settings.model, keys),
+        vocab_size=files.size("vocab_size"),
+        hidden_size=files.size("hidden_size"),
         page_size=settings.cache.page_size or 1,
         memory_fraction=settings.cache.memory_fraction,
         cache_tokens=settings.cache.cache_tokens,

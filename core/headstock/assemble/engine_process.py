@@ -14,7 +14,9 @@ from headstock.assemble.give_back import give_back_memory
 from headstock.assemble.handover import decode_settings
 from headstock.checkpoint import resolve
 from headstock.engine.guard import crash_report
+from headstock.errors import HeadstockError
 from headstock.observe.log import set_up_logging
+from headstock.observe.watchdog import Watchdog
 from headstock.server.orphans import die_with_parent
 from headstock.wire.messages import Loading
 from headstock.wire.transport import ZmqMailbox
@@ -38,8 +40,11 @@ def main(argv: list[str]) -> int:
         files = resolve(wanted.model, wanted.revision, needs_weights=wanted.load_format != "dummy")
         loop = build_engine_loop(loaded, files, mailbox, report)
     except Exception as error:
-        # The process boundary: the API process tells the operator, the trace is for debugging.
-        logging.getLogger(__name__).debug("The engine cannot start", exc_info=True)
+        # The process boundary. What we raise on purpose says all in its words, which the API
+        # process tells the operator; of anything else the traceback is what there is.
+        is_ours = isinstance(error, HeadstockError)
+        level = logging.DEBUG if is_ours else logging.ERROR
+        logging.getLogger("headstock.engine").log(level, "The engine cannot start", exc_info=True)
         mailbox.send([crash_report(error)])
         mailbox.close()
         raise SystemExit(1) from error
@@ -53,7 +58,8 @@ def main(argv: list[str]) -> int:
     mailbox.send([loop.started])
     give_back_memory()
     try:
-        loop.run()
+        with Watchdog("The engine's loop", lambda: loop.turns):
+            loop.run()
     finally:
         loop.close()
         mailbox.close()

@@ -26,7 +26,7 @@ def describe(opened: Opened, built: Built) -> dict[str, str]:
     }
     for name, size in built.memory.table():
         facts[f"memory: {name}"] = f"{size / GIB:.2f} GiB"
-    for number, note in enumerate(opened.chosen.notes, 1):
+    for number, note in enumerate((*opened.chosen.notes, *opened.chosen.failures), 1):
         facts[f"note {number}"] = note
     return facts
 

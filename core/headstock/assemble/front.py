@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from headstock.assemble.length import max_length
+from headstock.assemble.length import length_bound
 from headstock.checkpoint import ModelFiles
 from headstock.config import ModelSettings
 from headstock.errors import ConfigError
@@ -71,18 +71,18 @@ def model_card(
         path: From where a client can open the tokenizer; None: as the operator named the model.
 
     Raises:
-        ConfigError: ``max_model_len`` is over what the model was made for.
+        CheckpointError: The configuration does not say how many ids there are.
     """
     has_config = settings.generation_config == "auto"
     tokenizer = prompter.tokenizer
-    vocab_size = int(files.config["vocab_size"])
+    vocab_size = files.size("vocab_size")
     own_ends: tuple[int, ...] = () if tokenizer is None else tokenizer.end_ids
     eos_ids = [*files.eos_ids, *(index for index in own_ends if index < vocab_size)]
     return ModelCard(
         name=settings.served_model_name or _name(files, settings.model),
         model_path=path or settings.model,
         tokenizer_path=settings.tokenizer or path or settings.model,
-        max_length=max_length(files, settings),
+        max_length=length_bound(files, settings),
         vocab_size=vocab_size,
         eos_ids=list(dict.fromkeys(eos_ids)),
         sampling_defaults=files.default_sampling if has_config else {},

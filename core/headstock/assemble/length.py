@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from headstock.checkpoint import ModelFiles
 from headstock.config import ModelSettings
 from headstock.errors import ConfigError
 
+UNBOUNDED = 1 << 31
 
-def max_length(files: ModelFiles, settings: ModelSettings) -> int:
+
+def max_length(files: ModelFiles, settings: ModelSettings, keys: Sequence[str]) -> int:
     """Return the longest request to serve. Tokens.
+
+    Args:
+        files: The model's.
+        settings: The operator's wish.
+        keys: Where the model's class looks for what it was made for.
 
     Raises:
         ConfigError: ``max_model_len`` is over what the model was made for, or nobody says.
     """
-    own, wanted = files.max_length, settings.max_model_len
+    own, wanted = files.max_length(keys), settings.max_model_len
     if own is None and wanted is None:
         raise ConfigError(
             f"{files.name} does not say how long its requests may be.",
@@ -25,3 +34,8 @@ def max_length(files: ModelFiles, settings: ModelSettings) -> int:
             remedy=f"Set --max-model-len to {own} or less.",
         )
     return wanted or own or 0
+
+
+def length_bound(files: ModelFiles, settings: ModelSettings) -> int:
+    """Return what no request is longer than, without the model's class: the engine knows better."""
+    return settings.max_model_len or files.max_length() or UNBOUNDED

@@ -11,7 +11,7 @@ from headstock.checkpoint.files import ModelFiles, Progress
 from headstock.config import EngineSettings, Loaded
 from headstock.errors import CheckpointError, ConfigError
 from headstock.graph.estimate import estimate_weight_bytes
-from headstock.graph.loader import compare, expected_leaves
+from headstock.graph.loader import compare, expected_leaves, settle_ties
 from headstock.ops.communication import SingleRank
 from headstock.plugins.device import Memory
 from headstock.quantization.plan import Role
@@ -104,6 +104,7 @@ def make_plan(loaded: Loaded[EngineSettings], progress: Progress | None = None) 
         model = plan_model(opened, files, group=group)
         if not is_dummy:
             _check_names(model, files)
+            settle_ties(model.model, files.index)
         return _added_up(opened, files, model, group)
     finally:
         opened.device.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from contextlib import ExitStack
 
 import msgspec
 
@@ -41,15 +42,17 @@ def main(argv: list[str]) -> int:
 
 
 def _run(loaded: Loaded[EngineSettings], address: RankAddress) -> None:
-    with join_ranks(address):
+    with join_ranks(address), ExitStack() as at_end:
         wanted = loaded.settings.model
         opened = open_backend(loaded, rank=address.rank, size=address.size)
+        at_end.callback(opened.device.close)
         group = join_group(opened, address)
+        at_end.callback(group.close)
         files = resolve(wanted.model, wanted.revision, needs_weights=wanted.load_format != "dummy")
         built = build_serving_runner(opened, files, silent, group=group)
         give_back_memory()
         serve_rank(built.runner, address)
-        built.runner.close()
+        opened.device.synchronize()
 
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ from headstock.config import Loaded, ServeSettings
 from headstock.errors import ConfigError
 from headstock.server.descriptors import prepare
 from headstock.server.http.event_loop import run
-from headstock.server.http.listen import listen, url_of
+from headstock.server.http.listen import listen_all, url_of
 from headstock.server.model_card import ModelCard
 from headstock.server.supervisor import Supervisor
+from headstock.wire.folders import sweep_folders
 from headstock.wire.messages import Loading, Started
 
 if TYPE_CHECKING:
@@ -59,15 +60,21 @@ def serve_model(loaded: Loaded[ServeSettings], display: Display) -> int:
     Raises:
         HeadstockError: Before the server is up: a setting or the model is at fault.
     """
+    sweep_folders()
     prepare(loaded.settings.server.max_connections)
-    listener = listen(loaded.settings.server)
-    with contextlib.closing(listener):
+    with contextlib.ExitStack() as stack:
+        listeners = [
+            stack.enter_context(contextlib.closing(listener))
+            for listener in listen_all(loaded.settings.server)
+        ]
         wanted = loaded.settings.model
         fetch(wanted.model, wanted.revision, display.pull())
-        return run(_serve(loaded, listener, display))
+        return run(_serve(loaded, listeners, display))
 
 
-async def _serve(loaded: Loaded[ServeSettings], listener: socket.socket, display: Display) -> int:
+async def _serve(
+    loaded: Loaded[ServeSettings], listeners: list[socket.socket], display: Display
+) -> int:
     settings = loaded.settings
     supervisor = Supervisor(
         lambda address: engine_command(loaded, address),
@@ -76,8 +83,9 @@ async def _serve(loaded: Loaded[ServeSettings], listener: socket.socket, display
     )
     supervisor.start()
     try:
-        api = await asyncio.to_thread(_build_api, loaded, supervisor)
-        await _answer(api, listener, display, settings, supervisor)
+        admin_port = listeners[1].getsockname()[1] if len(listeners) > 1 else None
+        api = await asyncio.to_thread(_build_api, loaded, supervisor, admin_port)
+        await _answer(api, listeners, display, settings, supervisor)
     finally:
         await supervisor.stop()
     gave_up = supervisor.gave_up
@@ -86,18 +94,20 @@ async def _serve(loaded: Loaded[ServeSettings], listener: socket.socket, display
     return 0
 
 
-def _build_api(loaded: Loaded[ServeSettings], supervisor: Supervisor) -> Api:
+def _build_api(
+    loaded: Loaded[ServeSettings], supervisor: Supervisor, admin_port: int | None
+) -> Api:
     """Import and build, in a thread: the event loop is busy starting the engine."""
     from headstock.assemble.api import build_api
 
-    api = build_api(loaded, supervisor)
+    api = build_api(loaded, supervisor, admin_port)
     spare_what_lasts()
     return api
 
 
 async def _answer(
     api: Api,
-    listener: socket.socket,
+    listeners: list[socket.socket],
     display: Display,
     settings: ServeSettings,
     supervisor: Supervisor,
@@ -107,9 +117,16 @@ async def _answer(
 
     door = api.door
     running = asyncio.create_task(door.run())
-    shown = asyncio.create_task(_show(door, display, url_of(listener), settings))
+    shown = asyncio.create_task(_show(door, display, url_of(listeners[0]), settings))
     try:
-        await serve(api.app, listener, door, settings.server, stop=supervisor.ended)
+        await serve(
+            api.app,
+            listeners,
+            door,
+            settings.server,
+            on_hangup=api.reload_keys,
+            stop=supervisor.ended,
+        )
     finally:
         shown.cancel()
         await supervisor.stop()

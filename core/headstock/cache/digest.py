@@ -10,10 +10,17 @@ from collections.abc import Iterable
 DIGEST_BYTES = 16
 
 
-def root_id(namespace: str) -> bytes:
-    """Return the id of the empty prefix of ``namespace``."""
+def root_id(namespace: str, adapter: str = "") -> bytes:
+    """Return the id of the empty prefix of ``namespace``, computed with ``adapter``.
+
+    The parts are joined so that no two pairs that differ are taken for each other.
+    """
     text = namespace.encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(text, digest_size=DIGEST_BYTES, person=b"headstock-root").digest()
+    if adapter:
+        name = adapter.encode("utf-8", "surrogatepass")
+        text = b"%d:%s%s" % (len(name), name, text)
+    person = b"headstock-lora" if adapter else b"headstock-root"
+    return hashlib.blake2b(text, digest_size=DIGEST_BYTES, person=person).digest()
 
 
 def child_id(parent: bytes, token_ids: Iterable[int]) -> bytes:

@@ -19,7 +19,12 @@ class Group:
         facts: What the runner says of it.
         pool: Its free pages.
         grain: Tokens of a node.
+
+    Attributes:
+        keeps_tokens: Whether its pages hold what belongs to tokens, and a table grows with them.
     """
+
+    keeps_tokens = True
 
     def __init__(self, index: int, facts: PageGroup, pool: Pool, grain: int) -> None:
         self.index = index
@@ -133,7 +138,7 @@ class Group:
                 self.free([cached.page], cached.last_step)
 
     def offer(self, node: Node, page: int, step: int) -> CachedPage | None:
-        """Let ``node`` have ``page``, which its writer goes on to hold.
+        """Put ``page`` at ``node``; its writer holds it from now on.
 
         Args:
             node: A listed node.
@@ -413,6 +418,8 @@ class WindowGroup(Group):
 
 class StateGroup(Group):
     """A request's whole state is one page; cached are its copies at some nodes, the checkpoints."""
+
+    keeps_tokens = False
 
     def num_held(self, num_tokens: int, row_tokens: int) -> int:
         return 1

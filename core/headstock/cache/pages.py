@@ -62,8 +62,8 @@ class PageCache:
         sharers = [group for group in self.groups if group.facts.slab_pages]
         for group in sharers:
             group.share([other for other in sharers if other is not group])
-        self.tokens = [group for group in self.groups if not isinstance(group, StateGroup)]
-        self.states = [group for group in self.groups if isinstance(group, StateGroup)]
+        self.tokens = [group for group in self.groups if group.keeps_tokens]
+        self.states = [group for group in self.groups if not group.keeps_tokens]
         self.windows = [group for group in self.groups if isinstance(group, WindowGroup)]
         self.has_full = any(isinstance(group, FullGroup) for group in self.groups)
         self._has_more_than_full = not all(isinstance(group, FullGroup) for group in self.groups)
@@ -120,6 +120,12 @@ class PageCache:
         pages = [group.needed(path, end) for group in self.groups]
         return Hit(end, known, path[:end], pages)
 
+    def depth(self, ids: Sequence[bytes], limit: int) -> int:
+        """Return how many grains :meth:`match` would find."""
+        if self.is_sharing and not self._has_more_than_full:
+            return self._tree.depth(ids, limit)
+        return self.match(ids, limit).end
+
     def no_hit(self) -> Hit:
         """Return what the tree has of a prefix that it does not know."""
         return Hit(pages=[[] for _ in self.groups])
@@ -170,7 +176,7 @@ class PageCache:
         tables = Tables([], [], hit.path, hit.end, hit.end if self.has_full else 0)
         tables.is_private = not self.is_sharing
         for group, cached, pages in zip(self.groups, hit.pages, fresh, strict=True):
-            if isinstance(group, StateGroup):
+            if not group.keeps_tokens:
                 source = cached[0] if cached else None
                 read = pages[0] if source is None else source.page
                 tables.states.append(StateTable([read, pages[0]], source))
@@ -277,11 +283,15 @@ class PageCache:
     def grow(self, tables: Sequence[Tables], counts: Sequence[int]) -> bool:
         """Give each of ``tables`` so many more pages in each group of tokens, all or none."""
         total = sum(counts)
-        taken = self.take([0 if group in self.states else total for group in self.groups])
+        taken = self.take([total if group.keeps_tokens else 0 for group in self.groups])
         if taken is None:
             return False
         for place, group in enumerate(self.tokens):
             pages = taken[group.index]
+            if total == len(tables) and max(counts, default=0) <= 1:
+                for each, page in zip(tables, pages, strict=True):
+                    each.tokens[place].pages.append(page)
+                continue
             begin = 0
             for each, count in zip(tables, counts, strict=True):
                 each.tokens[place].pages += pages[begin : begin + count]
@@ -383,7 +393,7 @@ class PageCache:
     def _publish_full(self, tables: Tables, ids: Sequence[bytes], count: int, step: int) -> bool:
         """:meth:`publish` where one group keeps every token: the same, in fewer turns."""
         path, table, tree = tables.path, tables.tokens[0], self._tree
-        (group,) = self.groups
+        group = self.groups[0]
         parent = path[-1] if path else None
         for index in range(tables.published, count):
             if parent is not None and not parent.is_listed:
@@ -392,7 +402,9 @@ class PageCache:
             node = tree.find(ids[index])
             if node is None:
                 node = tree.insert(parent, ids[index])
-            cached = group.offer(node, table.pages[index], step) or group.twin(node)
+                cached = node.pages[0] = CachedPage(node, table.pages[index], step)
+            else:
+                cached = group.offer(node, table.pages[index], step) or group.twin(node)
             path.append(node)
             table.cached.append(cached)
             tables.published = index + 1
@@ -407,7 +419,8 @@ class PageCache:
         Raises:
             ConfigError: Not even one token fits.
         """
-        low, high = 0, self.page_tokens * (1 + max(group.pool.num_total for group in self.groups))
+        most = max((group.pool.num_total for group in self.groups), default=0)
+        low, high = 0, self.page_tokens * (1 + most)
         if self._fits(high):
             return None
         while high - low > 1:
@@ -445,9 +458,10 @@ class PageCache:
                     known = group.twin(node)
             table.cached.append(known)
         own = all(
-            table.cached[index] is not None and table.cached[index].page == table.pages[index]
+            cached is not None and cached.page == table.pages[index]
             for group, table in zip(self.tokens, tables.tokens, strict=True)
             if isinstance(group, FullGroup)
+            for cached in (table.cached[index],)
         )
         if self.has_full and own and not tables.is_private and tables.num_shared == index:
             tables.num_shared = index + 1

@@ -1,4 +1,4 @@
-"""Pages that nobody owns any more, but that a step in flight may still touch."""
+"""Pages without an owner that a step in flight may still touch."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ class PrefixTree:
         return node
 
     def unlist(self, node: Node) -> None:
-        """Let nothing find ``node``, which has no children; its idle pages are freed."""
+        """Take ``node``, which has no children, out of the tree and free its idle pages."""
         node.is_listed = False
         del self._nodes[node.id]
         if node.newer is not None:

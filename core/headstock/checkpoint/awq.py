@@ -33,6 +33,8 @@ from headstock.errors import UnsupportedError
 METHOD = "awq"
 PARTS = ("qweight", "qzeros", "scales")
 PER_WORD = 8
+OLD_KEYS = {"w_bit": "bits", "q_group_size": "group_size"}
+"""What AutoAWQ called two settings at first."""
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 """The output feature that each nibble of a word belongs to, the lowest nibble first."""
 
@@ -50,6 +52,7 @@ def join_awq(
         CheckpointError: A module lacks a tensor, or has one of another shape.
         UnsupportedError: The weights are packed for another kernel, or not in 4 bits.
     """
+    quantization = {OLD_KEYS.get(key, key): value for key, value in quantization.items()}
     version, bits = str(quantization.get("version", "gemm")).lower(), quantization.get("bits", 4)
     if version != "gemm" or bits != 4:
         raise UnsupportedError(

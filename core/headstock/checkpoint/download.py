@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,6 +59,11 @@ def download(model: str, revision: str | None) -> Path:
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(HUB_FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CheckpointError(
+                f"{model} cannot be written: {error.strerror}.",
+                remedy="Free space where the hub's cache is, or set HF_HOME to another folder.",
+            ) from error
         raise CheckpointError(
             f"{model} at revision {revision or 'main'} cannot be fetched: {reason}",
             remedy="Check the id and the network, or download the model and give its folder.",

@@ -21,6 +21,7 @@ Array = NDArray[Any]
 Progress = Callable[[int, int], None]
 """Called with (done, total), in bytes."""
 
+LENGTH_KEYS = ("max_position_embeddings",)
 FLOAT_DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -117,6 +118,21 @@ class ModelFiles:
         return str(names[0])
 
     @property
+    def vocab_size(self) -> int:
+        """Number of token ids of the model.
+
+        Raises:
+            CheckpointError: The configuration does not say.
+        """
+        size = self.config.get("vocab_size")
+        if size is None:
+            raise CheckpointError(
+                f"{self.path} has no vocab_size in its configuration.",
+                remedy="Compare its config.json with the model's original.",
+            )
+        return int(size)
+
+    @property
     def dtype(self) -> str:
         """The checkpoint's own dtype: as configured, else that of most bytes.
 
@@ -132,11 +148,29 @@ class ModelFiles:
                 sizes[dtype] += tensor.num_bytes
         return max(sizes, key=lambda dtype: sizes[dtype])
 
-    @property
-    def max_length(self) -> int | None:
-        """Longest request the model was made for, or None when it does not say. Tokens."""
-        length = self.config.get("max_position_embeddings")
-        return int(length) if length else None
+    def max_length(self, keys: Sequence[str] = LENGTH_KEYS) -> int | None:
+        """Return the longest request the model was made for, or None when it does not say. Tokens.
+
+        Args:
+            keys: Of the configuration; the first that is there counts.
+        """
+        found = [length for key in keys if (length := self.config.get(key))]
+        return int(found[0]) if found else None
+
+    def size(self, key: str) -> int:
+        """Return a size of the configuration that every model has, such as ``vocab_size``.
+
+        Raises:
+            CheckpointError: The configuration does not say.
+        """
+        size = self.config.get(key)
+        if isinstance(size, bool) or not isinstance(size, int):
+            raise CheckpointError(
+                f"{self.path} has {key} {size!r} in its configuration.",
+                remedy="Compare its config.json with the model's original; models with a"
+                " configuration inside it, such as text_config, need a class that reads it.",
+            )
+        return size
 
     @property
     def eos_ids(self) -> list[int]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, cast
 
+from headstock.checkpoint.bounded import read_object_bounded
 from headstock.checkpoint.files import ModelFiles, StoredTensor
 from headstock.checkpoint.quantized import find_reader
+from headstock.checkpoint.ranges import check_generation, check_ranges
 from headstock.checkpoint.safetensors_file import read_safetensors
+from headstock.checkpoint.stacked_experts import split_experts
 from headstock.errors import CheckpointError
 
 CONFIG = "config.json"
@@ -30,53 +32,76 @@ def open_folder(path: Path, *, needs_weights: bool = True) -> ModelFiles:
         UnsupportedError: The weights are quantised in a way that we cannot read.
     """
     config = _read_json(path / CONFIG)
+    check_ranges(path / CONFIG, config)
     join = find_reader(path, config)
-    has_generation = (path / GENERATION_CONFIG).is_file()
+    has_generation = (path / GENERATION_CONFIG).exists()
+    generation = _read_json(path / GENERATION_CONFIG) if has_generation else {}
+    check_generation(path / GENERATION_CONFIG, generation)
     index: dict[str, StoredTensor] = {}
-    for file in _weight_files(path, needs_weights=needs_weights):
+    given = _weight_map(path)
+    for file in _weight_files(path, given, needs_weights=needs_weights):
         for tensor in read_safetensors(file):
+            if given is not None and given.get(tensor.name) != file.name:
+                continue  # the index is the list: what it does not give to this file is not meant
             if tensor.name in index:
                 raise CheckpointError(
                     f"{path}: tensor {tensor.name} is in two files, {file.name} being the second.",
                     remedy="Remove the safetensors files that do not belong to the model.",
                 )
             index[tensor.name] = tensor
+    _check_index(path, given, index)
     return ModelFiles(
         kind="folder",
         path=path,
         name=path.resolve().name,
         config=config,
-        generation_config=_read_json(path / GENERATION_CONFIG) if has_generation else {},
-        index=dict(join(index)),
+        generation_config=generation,
+        index=dict(split_experts(join(index), config)),
     )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
+        return read_object_bounded(path)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path.parent} has no {path.name}.",
             remedy="Give a folder as `save_pretrained` of transformers writes it, or a GGUF file.",
         ) from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {error}.", remedy="Download the file again."
-        ) from error
+
+
+def _weight_map(path: Path) -> dict[str, str] | None:
+    """Return the index's file of each tensor, or None where there is no index."""
+    if not (path / WEIGHTS_INDEX).exists():
+        return None
+    found = _read_json(path / WEIGHTS_INDEX).get("weight_map")
     if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds no JSON object.", remedy="Download the file again.")
-    return cast("dict[str, Any]", found)
+        raise CheckpointError(
+            f"{path / WEIGHTS_INDEX} has no weight_map.", remedy="Download the file again."
+        )
+    return {name: str(file) for name, file in cast("dict[str, Any]", found).items()}
 
 
-def _weight_files(path: Path, *, needs_weights: bool) -> list[Path]:
+def _check_index(
+    path: Path, weight_map: dict[str, str] | None, index: dict[str, StoredTensor]
+) -> None:
+    """Refuse an index that gives a file tensors which it has not."""
+    lost = sorted(name for name in weight_map or {} if name not in index)
+    if lost:
+        assert weight_map is not None, "an index names tensors"
+        raise CheckpointError(
+            f"{path}: the index gives {lost[0]} to {weight_map[lost[0]]}, which lacks it"
+            f" ({len(lost)} such tensors).",
+            remedy="Download the index and the weight files again.",
+        )
+
+
+def _weight_files(
+    path: Path, weight_map: dict[str, str] | None, *, needs_weights: bool
+) -> list[Path]:
     """Return the safetensors files: those of the index, else the one file, else all there are."""
-    if (path / WEIGHTS_INDEX).is_file():
-        weight_map = _read_json(path / WEIGHTS_INDEX).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise CheckpointError(
-                f"{path / WEIGHTS_INDEX} has no weight_map.", remedy="Download the file again."
-            )
-        names = sorted({str(name) for name in cast("dict[str, Any]", weight_map).values()})
+    if weight_map is not None:
+        names = sorted(set(weight_map.values()))
         strays = [name for name in names if Path(name).name != name]
         missing = [name for name in names if not (path / name).is_file()]
         if strays or missing:
@@ -86,7 +111,7 @@ def _weight_files(path: Path, *, needs_weights: bool) -> list[Path]:
                 remedy="Download the missing files.",
             )
         return [path / name for name in names]
-    if (path / WEIGHTS).is_file():
+    if (path / WEIGHTS).exists():
         return [path / WEIGHTS]
     found = sorted(path.glob("*.safetensors"))
     if not found and needs_weights:

@@ -8,6 +8,7 @@ Source:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
@@ -65,21 +66,21 @@ def _join(
             f"{weight.name}{SCALE_SUFFIX} {has}; blocks of {rows} x {columns} make it {list(due)}.",
             remedy="Check that the files belong together, and download them again.",
         )
-    if weight.shape[1] % columns:
-        raise UnsupportedError(
-            f"{weight.name} has {weight.shape[1]} input features, no multiple of {columns}.",
-            remedy="Use the unquantised checkpoint.",
-        )
+    # A last block that is not full is no group of its own size: smaller groups divide the row, and
+    # several have the scale of one block.
+    group_size = math.gcd(weight.shape[1], columns)
+    block_of_group = np.arange(0, weight.shape[1], group_size) // columns
     scales = as_float32(scale.dtype, scale.read_all()["weight"])
 
     def read(begin: int, end: int) -> dict[str, Array]:
         blocks = np.arange(begin, end) // rows
-        return {"weight": weight.read(begin, end)["weight"], "scale": scales[blocks]}
+        parts = scales[blocks][:, block_of_group]
+        return {"weight": weight.read(begin, end)["weight"], "scale": parts}
 
     return replace(
         weight,
         layout=FP8_GROUP,
-        group_size=columns,
+        group_size=group_size,
         num_bytes=weight.num_bytes + scale.num_bytes,
         read=read,
     )

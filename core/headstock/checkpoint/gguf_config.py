@@ -6,7 +6,8 @@ Source:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from headstock.checkpoint.files import GGUFTokenizer
@@ -23,13 +24,23 @@ class Family:
 
     model_type: str
     architecture: str
-    is_rope_interleaved: bool
+    is_rope_interleaved: bool = False
     """Rows of q and k are stored in pairs (i, i + half) side by side."""
+    norm_offset: float = 0.0
+    """What the file's norm weights have more than Hugging Face's."""
+    names: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Tensors of a layer that are called otherwise than in the family llama."""
 
 
+GEMMA_NAMES = {
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_attention_norm": "post_attention_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
 FAMILIES = {
+    "gemma3": Family("gemma3_text", "Gemma3ForCausalLM", norm_offset=1.0, names=GEMMA_NAMES),
     "llama": Family("llama", "LlamaForCausalLM", is_rope_interleaved=True),
-    "qwen3": Family("qwen3", "Qwen3ForCausalLM", is_rope_interleaved=False),
+    "qwen3": Family("qwen3", "Qwen3ForCausalLM"),
 }
 
 
@@ -67,7 +78,7 @@ def read_config(file: GGUFFile) -> dict[str, Any]:
     head_dim = numbers.size("attention.key_length", hidden_size // max(num_heads, 1))
     num_layers = numbers.size("block_count")
     _check_sizes(file, num_heads, head_dim, num_layers)
-    return {
+    config: dict[str, Any] = {
         "architectures": [family.architecture],
         "model_type": family.model_type,
         "hidden_size": hidden_size,
@@ -88,6 +99,30 @@ def read_config(file: GGUFFile) -> dict[str, Any]:
         "bos_token_id": file.metadata.get("tokenizer.ggml.bos_token_id"),
         "pad_token_id": file.metadata.get("tokenizer.ggml.padding_token_id"),
         "eos_token_id": _eos_ids(file),
+    }
+    return config | (_of_gemma3(numbers, config) if family.model_type == "gemma3_text" else {})
+
+
+GEMMA3_LOCAL_THETA = 10000.0
+GEMMA3_27B_LAYERS = 62
+"""The one size whose scores are scaled by the width of the model, not of a head."""
+
+
+def _of_gemma3(numbers: _Numbers, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what Gemma 3 has beyond others: five windows a full layer, each with its rotation."""
+    is_27b = config["num_hidden_layers"] == GEMMA3_27B_LAYERS
+    width = config["hidden_size"] // config["num_attention_heads"]
+    local = numbers.real("rope.freq_base_swa", GEMMA3_LOCAL_THETA)
+    return {
+        "hidden_act": None,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": width if is_27b else config["head_dim"],
+        "sliding_window": numbers.size("attention.sliding_window"),
+        "final_logit_softcapping": numbers.optional_real("final_logit_softcapping"),
+        "rope_parameters": {
+            "full_attention": config["rope_parameters"],
+            "sliding_attention": {"rope_type": "default", "rope_theta": local},
+        },
     }
 
 
@@ -142,6 +177,10 @@ class _Numbers:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
             raise self._malformed(key, value, "a positive number")
         return float(value)
+
+    def optional_real(self, key: str) -> float | None:
+        """Return a positive number, or None where there is none."""
+        return self.real(key) if self._prefix + key in self._file.metadata else None
 
     def text(self, key: str) -> str:
         """Return a text, "" when there is none."""

@@ -13,6 +13,7 @@ import numpy as np
 from headstock.checkpoint.files import Array, ModelFiles, StoredTensor
 from headstock.checkpoint.gguf_config import ROPE_FACTORS, family_of, read_config, read_tokenizer
 from headstock.checkpoint.gguf_file import GGUFFile, TensorInfo
+from headstock.checkpoint.ranges import check_ranges
 from headstock.errors import CheckpointError, UnsupportedError
 
 WHOLE = {
@@ -51,6 +52,7 @@ def open_gguf(path: Path) -> ModelFiles:
             remedy="Merge them first: llama-gguf-split --merge FIRST_PART OUT.gguf",
         )
     config = read_config(file)
+    check_ranges(path, config)
     tensors = [t for name, t in file.tensors.items() if name != ROPE_FACTORS]
     index = {tensor.name: tensor for tensor in (_stored(file, info, config) for info in tensors)}
     return ModelFiles(
@@ -64,38 +66,47 @@ def open_gguf(path: Path) -> ModelFiles:
     )
 
 
-def hugging_face_name(name: str) -> str:
-    """Return the name that Hugging Face gives the tensor, or ``name`` if we know none."""
+def hugging_face_name(name: str, names: Mapping[str, str] | None = None) -> str:
+    """Return the name that Hugging Face gives the tensor, or ``name`` if we know none.
+
+    Args:
+        name: In the file.
+        names: What of a layer the family calls otherwise than most.
+    """
+    in_layer = IN_LAYER | dict(names or {})
     stem, _, kind = name.rpartition(".")
     if stem in WHOLE:
         return f"{WHOLE[stem]}.{kind}"
     match = _LAYER_TENSOR.fullmatch(name)
-    if match and match[2] in IN_LAYER:
-        return f"model.layers.{match[1]}.{IN_LAYER[match[2]]}.{match[3]}"
+    if match and match[2] in in_layer:
+        return f"model.layers.{match[1]}.{in_layer[match[2]]}.{match[3]}"
     return name
 
 
 def _stored(file: GGUFFile, info: TensorInfo, config: Mapping[str, Any]) -> StoredTensor:
+    family = family_of(file)
     order = _row_order(file, info, config)
+    offset = family.norm_offset if info.name.endswith("norm.weight") else 0.0
     return StoredTensor(
-        name=hugging_face_name(info.name),
+        name=hugging_face_name(info.name, family.names),
         shape=info.shape,
         dtype=info.block.dtype,
         layout=info.block.layout,
         group_size=info.block.group_size,
         num_bytes=info.num_bytes,
-        read=partial(_read_rows, file, info, order),
+        read=partial(_read_rows, file, info, order, offset),
     )
 
 
 def _read_rows(
-    file: GGUFFile, info: TensorInfo, order: Array | None, begin: int, end: int
+    file: GGUFFile, info: TensorInfo, order: Array | None, offset: float, begin: int, end: int
 ) -> dict[str, Array]:
-    """Convert rows [begin, end) of a matrix, or the same elements of a vector."""
+    """Convert rows [begin, end) of a matrix, or the same elements of a vector, less ``offset``."""
     blocks = file.blocks(info)
     if len(info.shape) == 1:
         whole = info.block.convert(blocks)["weight"].ravel()
-        return {"weight": (whole if order is None else whole[order])[begin:end]}
+        part = (whole if order is None else whole[order])[begin:end]
+        return {"weight": part - np.float32(offset) if offset else part}
     rows = blocks[begin:end] if order is None else blocks[order[begin:end]]
     return info.block.convert(rows)
 

@@ -29,6 +29,7 @@ from headstock.checkpoint.packed_ints import (
     Parts,
     as_signed,
     check_groups,
+    check_order,
     columns_as_float32,
     config_integer,
     join_modules,
@@ -83,7 +84,7 @@ def _join(bits: int, group_size: int, zero_offset: int, parts: Parts) -> PackedM
     num_groups = in_features // group_size
     qzeros = parts.take("qzeros", (num_groups, -(-out_features // per_word)))
     scales = parts.take("scales", (num_groups, out_features))
-    _check_order(parts, in_features, group_size)
+    check_order(parts, "g_idx", in_features, group_size)
 
     def zero(begin: int, end: int) -> Array:
         return unpack_columns(whole(qzeros), bits, begin, end).astype(np.int16) + zero_offset
@@ -105,20 +106,6 @@ def _rows(words_WO: Array, bits: int, begin: int, end: int) -> Array:
     """Return output features [begin, end): a word's bytes are canonical as they stand."""
     rows = np.ascontiguousarray(words_WO[:, begin:end].T).view(np.uint8)
     return rows if bits == 4 else as_signed(rows)
-
-
-def _check_order(parts: Parts, in_features: int, group_size: int) -> None:
-    """Refuse groups that are no runs of neighbouring input features."""
-    if "g_idx" not in parts.tensors:
-        return
-    group_of_I = whole(parts.take("g_idx", (in_features,)))
-    if not np.array_equal(group_of_I, np.arange(in_features) // group_size):
-        raise UnsupportedError(
-            f"{parts.module}.g_idx scatters the input features over the groups (desc_act), which"
-            " cannot be read.",
-            remedy="Use a checkpoint that was quantised with desc_act false, or the unquantised"
-            " one.",
-        )
 
 
 def _check_midpoint(module: str, zero_OG: Array) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from headstock.checkpoint.bounded import check_regular
 from headstock.errors import CheckpointError
 
 
@@ -17,9 +18,10 @@ def map_file(path: Path) -> NDArray[np.uint8]:
     Private and copy-on-write, since tensors made of it must count as writable; nobody writes.
 
     Raises:
-        CheckpointError: The file cannot be opened.
+        CheckpointError: The file cannot be opened, or is no regular one.
     """
     try:
+        check_regular(path)
         with path.open("rb") as file:
             if path.stat().st_size == 0:
                 return np.empty(0, np.uint8)

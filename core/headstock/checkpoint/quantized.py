@@ -6,18 +6,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from headstock.checkpoint import awq, compressed_tensors, fp8_blocks, gptq
+from headstock.checkpoint import awq, compressed_tensors, fp8_blocks, gptq, stacked_experts
 from headstock.checkpoint.files import StoredTensor
 from headstock.errors import UnsupportedError
 
 Index = Mapping[str, StoredTensor]
-Join = Callable[[Index, Mapping[str, Any]], dict[str, StoredTensor]]
+Join = Callable[[Index, Mapping[str, Any]], Index]
 
 METHODS: dict[str, Join] = {
     awq.METHOD: awq.join_awq,
     compressed_tensors.METHOD: compressed_tensors.join_compressed,
     fp8_blocks.METHOD: fp8_blocks.join_scales,
     gptq.METHOD: gptq.join_gptq,
+    stacked_experts.METHOD: stacked_experts.keep_stacked,
 }
 """Readers by ``quant_method``."""
 

@@ -53,7 +53,7 @@ def read_safetensors(path: Path) -> Iterator[StoredTensor]:
         raise _damaged(path, f"its header claims {header_bytes} bytes of {data.size}")
     try:
         found = json.loads(data[8 : 8 + header_bytes].tobytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, f"its header is no JSON: {error}") from error
     if not isinstance(found, dict):
         raise _damaged(path, "its header is no JSON object")
@@ -61,7 +61,13 @@ def read_safetensors(path: Path) -> Iterator[StoredTensor]:
     header.pop("__metadata__", None)
     body = data[8 + header_bytes :]
     entries = [_entry(path, name, entry, body) for name, entry in header.items()]
-    for _, tensor in sorted(entries, key=lambda entry: entry[0]):
+    entries.sort(key=lambda entry: (entry[0], entry[1].num_bytes))
+    end, before = 0, ""
+    for begin, tensor in entries:
+        if tensor.num_bytes and begin < end:
+            raise _damaged(path, f"{before} and {tensor.name} overlap at byte {begin}")
+        end, before = begin + tensor.num_bytes, tensor.name
+    for _, tensor in entries:
         yield tensor
 
 
@@ -71,7 +77,7 @@ def _entry(path: Path, name: str, entry: Any, body: Array) -> tuple[int, StoredT
         shape = tuple(int(size) for size in entry["shape"])
         begin, end = (int(offset) for offset in entry["data_offsets"])
         kind = str(entry["dtype"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise _damaged(path, f"the header's entry for {name} is malformed") from error
     if kind not in DTYPES:
         raise CheckpointError(
@@ -84,7 +90,10 @@ def _entry(path: Path, name: str, entry: Any, body: Array) -> tuple[int, StoredT
         raise _damaged(
             path, f"{name} {list(shape)} {kind} lies at [{begin}, {end}) of {body.size} bytes"
         )
-    array = body[begin:end].view(numpy_type).reshape(shape)
+    try:
+        array = body[begin:end].view(numpy_type).reshape(shape)
+    except (ValueError, OverflowError) as error:  # empty, and of sizes that no array has
+        raise _damaged(path, f"{name} has the shape {list(shape)}") from error
     return begin, StoredTensor(
         name=name, shape=shape, dtype=dtype, num_bytes=num_bytes, read=dense_reader(array)
     )

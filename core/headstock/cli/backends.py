@@ -1,6 +1,7 @@
 """List the installed backends, what each found here, and which one would serve.
 
-Loads no tensor library: it works when that is what is broken.
+Each plugin is loaded and probed once, in a process of its own with a time limit: one that crashes
+or hangs is listed as such. Loads no tensor library: it works when that is what is broken.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 import argparse
 
 from headstock.cli.table import format_table
+from headstock.config.environment import child_environment
 from headstock.errors import HeadstockError
-from headstock.plugins.loader import PluginRecord, Plugins, State, discover
+from headstock.plugins.doctor import Examined, probe_each
 from headstock.plugins.probe import Probe, Status
-from headstock.plugins.select import select
+from headstock.plugins.select import best_of
 
 HEADER = ("name", "from", "api", "state", "score", "devices / reason")
 
@@ -25,28 +27,30 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table and the choice."""
-    plugins = discover(disabled=arguments.disable_plugin)
-    rows = [row for record in plugins.records for row in _rows(plugins, record)]
-    print(format_table(HEADER, rows))
+    examined = probe_each(child_environment, disabled=arguments.disable_plugin)
+    print(format_table(HEADER, [row for one in examined for row in _rows(one)]))
     try:
-        print(f"-> would use: {select(plugins).name}")
+        probed = [(e.record, e.probe) for e in examined if e.probe is not None]
+        print(f"-> would use: {best_of(probed)[0].name}")
     except HeadstockError as error:
         print(f"-> would not start: {error.problem}\n   {error.remedy}")
     return 0
 
 
-def _rows(plugins: Plugins, record: PluginRecord) -> list[tuple[str, ...]]:
-    """Return the record's line, and one with the remedy where there is one."""
-    probe = None
-    if record.state is State.LOADED and record in plugins.backends:
-        probe = plugins.probe(record)
-    state, score, text, remedy = _state(record, probe)
+def _rows(examined: Examined) -> list[tuple[str, ...]]:
+    """Return the plugin's line, and one with the remedy where there is one."""
+    record = examined.record
+    state, score, text, remedy = _state(examined)
     api = f"{record.api[0]}.{record.api[1]}" if record.api else "-"
     first = (record.name, f"{record.dist} {record.version}", api, state, score, text)
     return [first, ("", "", "", "", "", f"fix: {remedy}")] if remedy else [first]
 
 
-def _state(record: PluginRecord, probe: Probe | None) -> tuple[str, str, str, str]:
+def _state(examined: Examined) -> tuple[str, str, str, str]:
+    record, probe = examined.record, examined.probe
+    if examined.trouble:
+        remedy = f"Reinstall {record.dist}, or pass --disable-plugin {record.name}."
+        return "BROKEN", "-", f"when it is loaded, {examined.trouble}", remedy
     if probe is None:
         return record.state.value, "-", record.reason, record.remedy
     state = "BROKEN" if probe.status is Status.BROKEN else probe.status.value

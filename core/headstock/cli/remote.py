@@ -11,6 +11,7 @@ import msgspec
 
 from headstock.config import ServerSettings
 from headstock.errors import ConfigError, RequestError
+from headstock.server.keys import bare_key
 
 CONNECT_TIMEOUT_S = 5.0
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -31,7 +32,7 @@ def own_key(settings: ServerSettings) -> str | None:
         ConfigError: The file of keys cannot be read.
     """
     if settings.api_keys:
-        return settings.api_keys[0]
+        return bare_key(settings.api_keys[0])
     if settings.api_key_file is None:
         return None
     try:
@@ -41,7 +42,7 @@ def own_key(settings: ServerSettings) -> str | None:
             f"The API key file {settings.api_key_file} cannot be read: {error}.",
             remedy="Check api_key_file.",
         ) from error
-    return next((line.strip() for line in lines if line.strip() and line[0] != "#"), None)
+    return next((bare_key(line.strip()) for line in lines if line.strip() and line[0] != "#"), None)
 
 
 class UnreachableError(ConfigError):

@@ -10,6 +10,7 @@ import argparse
 
 from headstock.cli.banner import Banner
 from headstock.config import ServeSettings, add_flags, read_settings
+from headstock.config.environment import forget_secrets
 from headstock.observe.log import set_up_logging
 
 
@@ -21,6 +22,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Serve until told to stop."""
     loaded = read_settings(arguments, ServeSettings)
+    forget_secrets()
     log = loaded.settings.log
     set_up_logging(log.log_level, log.log_format)
     from headstock.assemble.serve import serve_model

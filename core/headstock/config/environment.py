@@ -81,6 +81,13 @@ def is_debug() -> bool:
     return os.environ.get(DEBUG, "") not in ("", "0", "false")
 
 
+def forget_secrets() -> None:
+    """Take settings that are secret out of the environment, so that no child inherits them."""
+    for option in options():
+        if not option.has_flag:
+            os.environ.pop(option.variable, None)
+
+
 def child_environment(**changes: str) -> dict[str, str]:
     """Return this process's environment with ``changes``, for a subprocess."""
     return {**os.environ, **changes}

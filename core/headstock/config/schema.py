@@ -124,9 +124,19 @@ class ServerSettings(Settings, frozen=True, kw_only=True):
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 30000
     """Port to listen on; 0: any free one."""
     api_key_file: str | None = None
-    """File with one API key a line; every route but the probes then needs one."""
+    """File with one API key a line, as KEY or NAME:ROLE:KEY with the role user or admin; every
+    route but the probes then needs one, and control needs an admin's. Read again on SIGHUP."""
     api_keys: Annotated[list[str], msgspec.Meta(extra={"flag": False})] = []
     """API keys, from HEADSTOCK_API_KEYS, comma separated, or a file: a flag would show in `ps`."""
+    allowed_host: list[str] = []
+    """Name by which clients may reach the server, as in their Host header; may be given several
+    times. On a loopback address localhost and the address are allowed, and no other name is: a
+    web page cannot reach the server by a name of its own. Elsewhere every name is, unless some are
+    given."""
+    admin_host: str = "127.0.0.1"
+    """Address for the routes of control, where --admin-port is set."""
+    admin_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] | None = None
+    """Port for the routes of control; they are then gone from --port. 0: any free one."""
     max_body_bytes: Positive = 8 * 1024 * 1024
     """Largest request body; past it the answer is 413. Bytes."""
     max_connections: Positive = 4096

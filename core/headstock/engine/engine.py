@@ -133,7 +133,7 @@ class Engine:
                 self._replies.add(self.state(message.call))
 
     def _let_finish(self, handle: StepHandle) -> None:
-        """Wait for a step whose result nobody wants, so that it touches no page any more."""
+        """Wait for a step whose result is not wanted, so that it touches no page any more."""
         try:
             self._runner.result(handle)
         except RunnerError:

@@ -24,7 +24,7 @@ MAX_FAILURES = 3
 
 
 class EngineLoop:
-    """Runs an engine on a mailbox until it is stopped or can't go on.
+    """Runs an engine on a mailbox until it is stopped or fails.
 
     It sleeps in the mailbox while there is no work, and looks into it between steps.
 
@@ -41,6 +41,8 @@ class EngineLoop:
         self._mailbox = mailbox
         self._clock = clock
         self._is_stopped = False
+        self.turns = 0
+        """How often it has gone round, for who watches whether it does."""
         self._next_state_s = clock()
         self._failures = 0
 
@@ -55,7 +57,7 @@ class EngineLoop:
         """Serve until :meth:`stop`.
 
         Raises:
-            Exception: The engine can't go on; the mailbox has been told by a ``Crashed``.
+            Exception: The engine failed; a ``Crashed`` message has been sent.
         """
         try:
             while not self._is_stopped:
@@ -68,6 +70,7 @@ class EngineLoop:
 
     def _turn(self) -> None:
         """Take in messages, run a step if there is work, send what came of it."""
+        self.turns += 1
         engine = self._engine
         idle_s = max(0.0, self._next_state_s - self._clock())
         messages = self._mailbox.receive(0.0 if engine.has_work else idle_s)

@@ -13,7 +13,7 @@ NO_COUNTS: list[int] = []
 
 
 class Replies:
-    """Collects replies. A request's tokens come before its end."""
+    """Collects replies. A request's tokens, or its vector, come before its end."""
 
     def __init__(self) -> None:
         self._messages: list[FromEngine] = []
@@ -23,7 +23,8 @@ class Replies:
         self._messages.append(message)
 
     def add_drawn(self, drawn: Drawn) -> None:
-        """Add one columnar message for all that a step drew."""
+        """Add one columnar message for all that a step drew, and a message for each vector."""
+        self._messages += drawn.vectors
         requests = drawn.requests
         if not requests:
             return

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
-from headstock.errors import UnsupportedError
+from headstock.errors import PluginError, UnsupportedError
 from headstock.graph.context import Context
-from headstock.graph.module import Module
+from headstock.graph.module import Layer, Module, find_layers
 from headstock.ops.attention import StepBatch
+
+REQUIRED = ("leaves", "allocate", "load", "num_bytes")
+"""What a layer must define."""
 
 
 class Model(Module):
@@ -22,11 +25,14 @@ class Model(Module):
     Attributes:
         skip: Regular expressions of checkpoint names that the model does without, each with the
             reason why that is right. Anything else that no layer declares is refused.
+        length_keys: Configuration keys that say how long a request may be; the first that is there
+            counts.
         model: (ids, batch) to hidden states.
         lm_head: Hidden states to logits.
     """
 
     skip: Mapping[str, str] = {r"rotary_emb\.inv_freq$": "old files have what the config says too"}
+    length_keys: ClassVar[tuple[str, ...]] = ("max_position_embeddings",)
     model: Module
     lm_head: Module
 
@@ -67,7 +73,27 @@ def build_model(model_class: ModelClass, ctx: Context, config: Mapping[str, Any]
 
     Raises:
         CheckpointError: The configuration lacks something.
+        PluginError: One of its layers is no complete layer.
         ConfigError: Its sizes do not divide among the ranks, or the page size does not fit.
         UnsupportedError: It asks for what we do not compute.
     """
-    return model_class(ctx, config)
+    model = model_class(ctx, config)
+    for prefix, layer in find_layers(model):
+        _check_layer(prefix, layer)
+    return model
+
+
+def _check_layer(prefix: str, layer: Layer) -> None:
+    """Refuse a layer that lacks what every layer has: loading it would fail half-way.
+
+    Raises:
+        PluginError: Naming the class and what it lacks.
+    """
+    kind = type(layer)
+    lacking = [name for name in REQUIRED if getattr(kind, name) is getattr(Layer, name)]
+    if lacking:
+        raise PluginError(
+            f"Layer {kind.__module__}.{kind.__qualname__} at {prefix.rstrip('.') or 'the top'!r}"
+            f" does not define {', '.join(lacking)}.",
+            remedy="Define it, as headstock.graph.module.Layer describes; num_bytes is a property.",
+        )

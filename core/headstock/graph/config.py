@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, TypeVar, get_args
 
 import msgspec
 
@@ -22,12 +23,18 @@ C = TypeVar("C", bound=ModelConfig)
 
 
 def read_config(kind: type[C], config: Mapping[str, Any]) -> C:
-    """Return ``config`` as the struct ``kind``; keys with null take their default.
+    """Return ``config`` as the struct ``kind``.
+
+    A null is kept where the field's type has None, which may mean "off" there; other fields take
+    their default.
 
     Raises:
         CheckpointError: A key is missing or of the wrong type.
     """
-    given = {name: value for name, value in config.items() if value is not None}
+    may_be_none = {
+        field.name for field in msgspec.structs.fields(kind) if NoneType in get_args(field.type)
+    }
+    given = {n: value for n, value in config.items() if value is not None or n in may_be_none}
     try:
         return msgspec.convert(given, kind, strict=True)
     except msgspec.ValidationError as error:
@@ -56,3 +63,15 @@ def require(config: Mapping[str, Any], **accepted: Collection[Any]) -> None:
                 f" {served} only.",
                 remedy="Serve another model.",
             )
+
+
+def without_idle_window(config: Mapping[str, Any], max_length: int) -> dict[str, Any]:
+    """Return ``config`` with null for a sliding window that no request is longer than.
+
+    Args:
+        config: In Hugging Face keys.
+        max_length: Longest request that is served. Tokens.
+    """
+    window = config.get("sliding_window")
+    is_idle = isinstance(window, int) and window >= max_length
+    return {**config, "sliding_window": None} if is_idle else dict(config)

@@ -119,7 +119,8 @@ class LMHead(_VocabularyLayer):
         vocab_size: V.
         size: D.
         leaf: Checkpoint name.
-        tied: The embedding whose weight this is too; a checkpoint's own copy is then not used.
+        tied: The embedding whose weight this is too; a checkpoint's own copy is then not used,
+            unless :meth:`untie` says that it differs.
         soft_cap: What no logit goes past, see :func:`headstock.ops.outputs.soft_cap`; None: none.
     """
 
@@ -156,6 +157,15 @@ class LMHead(_VocabularyLayer):
         if self._cap is not None and is_widened:
             logits_SV = self._cap(logits_SV)
         return logits_SV[:, : self._vocab_size] if self._is_padded else logits_SV
+
+    @property
+    def tied(self) -> Embedding | None:
+        """The embedding whose weight this is too."""
+        return self._tied
+
+    def untie(self) -> None:
+        """Let the layer have a weight of its own; before anything is allocated."""
+        self._tied = None
 
     def leaves(self) -> Sequence[Leaf]:
         """Return the matrix; of a tied one, that it may be there and is not needed."""

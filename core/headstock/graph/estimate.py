@@ -10,7 +10,7 @@ from headstock.graph.build import Model
 from headstock.graph.context import Context
 from headstock.graph.loader import expected_leaves
 from headstock.graph.module import Leaf
-from headstock.ops.linear import FP8_GROUP, INT4_GROUP, INT8_GROUP
+from headstock.ops.linear import FP8_GROUP, INT4_GROUP, INT8_GROUP, MXFP4
 from headstock.quantization.plan import Layout, Role, choose_layout
 
 SCALE_BYTES = 4
@@ -49,4 +49,6 @@ def _leaf_bytes(leaf: Leaf, stored: Layout, ctx: Context) -> int:
         return share + share // layout.group_size * SCALE_BYTES
     if layout.name == INT4_GROUP:
         return share // 2 + share // layout.group_size * 2 * SCALE_BYTES
+    if layout.name == MXFP4:
+        return share // 2 + share // layout.group_size * SCALE_BYTES
     return share * ctx.dtype.itemsize

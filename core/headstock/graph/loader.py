@@ -6,6 +6,7 @@ is in the checkpoint is compared with that before a byte is read.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +15,12 @@ from headstock.checkpoint.files import ModelFiles, Progress, StoredTensor
 from headstock.errors import CheckpointError
 from headstock.graph.build import Model
 from headstock.graph.context import Context
+from headstock.graph.embedding import LMHead
 from headstock.graph.module import Layer, Leaf, find_layers
-from headstock.graph.source import CheckpointSource, RandomSource
+from headstock.graph.source import CheckpointSource, RandomSource, is_equal
 from headstock.quantization.plan import Layout, Role
 
+log = logging.getLogger(__name__)
 SHOWN = 12
 """Tensor names that an error lists of each kind."""
 
@@ -87,8 +90,33 @@ def load_weights(
     mismatch = compare(model, files.index)
     if mismatch:
         raise _as_error(mismatch, model, files)
+    settle_ties(model, files.index)
     allocate(model, files.index)
     reload_weights(model, files.tensors(), files.num_bytes, progress)
+
+
+def settle_ties(model: Model, index: Mapping[str, StoredTensor]) -> None:
+    """Untie output layers of which the checkpoint has a weight unlike the embedding's.
+
+    Reads both, if both are there.
+    """
+    names = {
+        id(layer): prefix + leaf.name
+        for prefix, layer in find_layers(model)
+        for leaf in layer.leaves()
+    }
+    for _, layer in find_layers(model):
+        if not isinstance(layer, LMHead) or layer.tied is None:
+            continue
+        own, shared = index.get(names[id(layer)]), index.get(names[id(layer.tied)])
+        if own is not None and shared is not None and not is_equal(own, shared):
+            log.warning(
+                "The configuration ties %s to %s, and the checkpoint has both, with different"
+                " values: each is used as the file has it.",
+                own.name,
+                shared.name,
+            )
+            layer.untie()
 
 
 def reload_weights(

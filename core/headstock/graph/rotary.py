@@ -16,6 +16,7 @@ from headstock.errors import UnsupportedError
 from headstock.graph.context import Context
 from headstock.graph.module import Module
 
+ORIGINAL = "original_max_position_embeddings"
 Scaled = tuple[Tensor, float]
 """Frequencies in radians a position, float32 [F], and what multiplies cosines and sines."""
 
@@ -77,7 +78,9 @@ def rotary_parameters(config: Mapping[str, Any], layer_kind: str | None = None) 
         )
     kind = given.get("rope_type") or given.get("type") or "default"
     theta = given.get("rope_theta") or config.get("rope_theta") or 10000.0
-    return given | {"rope_type": str(kind), "rope_theta": float(theta)}
+    # The length before scaling may stand beside the scaling, where it comes first.
+    original = config.get(ORIGINAL) or given.get(ORIGINAL) or config.get("max_position_embeddings")
+    return given | {"rope_type": str(kind), "rope_theta": float(theta), ORIGINAL: original}
 
 
 def scaled_frequencies(
@@ -150,7 +153,7 @@ def _llama3(plain_F: Tensor, rope: Mapping[str, Any], config: Mapping[str, Any])
         Grattafiori et al. 2024, "The Llama 3 Herd of Models"; Hugging Face transformers,
         ``_compute_llama3_parameters``, whose results these are.
     """
-    factor, original = float(rope["factor"]), float(rope["original_max_position_embeddings"])
+    factor, original = float(rope["factor"]), float(rope[ORIGINAL])
     low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
     turns_F = original * plain_F / (2 * math.pi)
     kept_F = ((turns_F - low) / (high - low)).clamp(0, 1)
@@ -164,9 +167,7 @@ def _yarn(plain_F: Tensor, rope: Mapping[str, Any], config: Mapping[str, Any]) -
         Peng et al. 2023, "YaRN", section 3.2; Hugging Face transformers,
         ``_compute_yarn_parameters``, whose options these are.
     """
-    original = float(
-        rope.get("original_max_position_embeddings") or config["max_position_embeddings"]
-    )
+    original = float(rope[ORIGINAL])
     factor = float(rope.get("factor") or config["max_position_embeddings"] / original)
     size, theta = 2 * plain_F.shape[0], rope["rope_theta"]
 

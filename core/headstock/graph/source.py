@@ -134,3 +134,16 @@ class RandomSource:
             return {"weight": values.normal_(0, RANDOM_STD, generator=generator)}
         drawn = torch.empty(shape, dtype=self._dtype).normal_(0, RANDOM_STD, generator=generator)
         return {"weight": values.copy_(drawn)}
+
+
+def is_equal(one: StoredTensor, other: StoredTensor) -> bool:
+    """Whether two tensors have the same values, kept alike."""
+    if (one.shape, one.layout, one.group_size) != (other.shape, other.layout, other.group_size):
+        return False
+    sources = CheckpointSource(one), CheckpointSource(other)
+    pieces = zip(*(read_span(source, Span(0, one.shape[0])) for source in sources), strict=True)
+    return all(
+        torch.equal(part[name].to(torch.float64), rest[name].to(torch.float64))
+        for (_, part), (_, rest) in pieces
+        for name in part
+    )

@@ -7,9 +7,10 @@ data. :class:`Resolver` chooses one when a layer is built; nothing here runs per
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 from headstock.errors import ConfigError, PluginError, UnsupportedError, did_you_mean
 
@@ -20,6 +21,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 REFERENCE = "reference"
+CORE, OF = "headstock", "::"
+"""The package whose ops have plain names, and what stands between another package and its op's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +123,7 @@ class Op(Generic[P, R]):
     """One thing that hardware must compute.
 
     Attributes:
-        name: As in ``--op name=provider``.
+        name: As in ``--op name=provider``; ``package::name`` for an op from outside.
         reference: The specification: for a function op the function; for a built op
             ``(spec, device) -> callable``.
         is_built: Whether providers are builders.
@@ -152,11 +155,24 @@ def op(
     cases: Callable[..., Iterable[Any]] | None = None,
     features: frozenset[str] = frozenset(),
 ) -> Callable[[Callable[P, R]], Op[P, R]]:
-    """Declare the decorated reference function to be an op of its name."""
+    """Declare the decorated reference function to be an op.
+
+    Its name is the function's; outside of Headstock, the package's and the function's, as
+    ``package::function``, so that two packages may each have an op ``add``.
+
+    Raises:
+        PluginError: The package has an op of that name already.
+    """
 
     def declare(reference: Callable[P, R]) -> Op[P, R]:
-        name = reference.__name__
-        assert name not in ALL_OPS, f"op {name!r} is declared twice"
+        package = reference.__module__.partition(".")[0]
+        name = reference.__name__ if package == CORE else f"{package}{OF}{reference.__name__}"
+        if name in ALL_OPS:
+            raise PluginError(
+                f"Op {name!r} is declared twice: in {ALL_OPS[name].reference.__module__} and in"
+                f" {reference.__module__}.",
+                remedy="Give one of the functions another name.",
+            )
         declared = Op(name, reference, is_built, tolerance, cases, features)
         ALL_OPS[name] = declared
         return declared
@@ -201,9 +217,15 @@ class OpRegistry:
         """Offer ``run`` for ``op``.
 
         Raises:
-            PluginError: The signature is not the reference's, or the provider offers it twice
-                with the same requirements.
+            PluginError: ``op`` is no op, the signature is not the reference's, or the provider
+                offers it twice with the same requirements.
         """
+        given = cast("object", op)
+        if not isinstance(given, Op):
+            raise PluginError(
+                f"Provider {provider!r} offers {given!r}, which is no op.",
+                remedy="Pass the op itself, such as headstock.ops.norm.rms_norm.",
+            )
         check_signature(op, provider, run)
         offered = self._offered.setdefault(op.name, [])
         if any(other.provider == provider and other.requires == requires for other in offered):
@@ -216,6 +238,16 @@ class OpRegistry:
                 op=op.name, provider=provider, run=run, requires=requires, priority=priority
             )
         )
+
+    @contextmanager
+    def all_or_nothing(self) -> Generator[None]:
+        """Take back what was offered within the block if it raises."""
+        before = {name: list(offered) for name, offered in self._offered.items()}
+        try:
+            yield
+        except BaseException:
+            self._offered = before
+            raise
 
     def offered(self, op: Op[..., Any]) -> Sequence[Implementation]:
         """Return what is offered for ``op``, best first, its reference last."""
@@ -274,21 +306,40 @@ class Resolver:
         registry: What plugins offered.
         device: The device in hand; its ``capabilities`` decide with the spec.
         forced: Op name to provider, from ``--op``. ``all`` stands for every op.
+        failures: Why providers are not there that a plugin would have brought, a line each.
 
     Raises:
         ConfigError: ``forced`` names an op that does not exist.
     """
 
     def __init__(
-        self, registry: OpRegistry, device: OpDevice, forced: Mapping[str, str] | None = None
+        self,
+        registry: OpRegistry,
+        device: OpDevice,
+        forced: Mapping[str, str] | None = None,
+        failures: Sequence[str] = (),
     ) -> None:
         self._registry = registry
         self._device = device
         self._forced = dict(forced or {})
+        self._failures = failures
         self._chosen: dict[tuple[Any, ...], Callable[..., Any]] = {}
         self.resolutions: list[Resolution] = []
+        self.check_forced(but_outside=True)
+
+    def check_forced(self, *, but_outside: bool = False) -> None:
+        """Refuse names in ``forced`` that are no ops.
+
+        Args:
+            but_outside: Let names of other packages' ops pass: a model's ops are declared when its
+                class is imported.
+
+        Raises:
+            ConfigError: One is no op.
+        """
         for name in self._forced:
-            if name != "all" and name not in ALL_OPS:
+            is_open = name == "all" or (but_outside and OF in name)
+            if not is_open and name not in ALL_OPS:
                 raise ConfigError(
                     f"--op names {name!r}, which is no op.{did_you_mean(name, ALL_OPS)}",
                     remedy=f"Use one of: {', '.join(sorted(ALL_OPS))}.",
@@ -342,8 +393,10 @@ class Resolver:
         if not candidates:
             forced = self._forced[op.name]
             names = [i.provider for i in self._registry.offered(op)]
+            failed = "".join(f" The {failure}." for failure in self._failures)
             raise ConfigError(
-                f"--op {op.name}={forced}: no such provider.{did_you_mean(forced, names)}",
+                f"--op {op.name}={forced}: no such provider."
+                f"{did_you_mean(forced, names)}{failed}".replace("..", "."),
                 remedy=f"Offered for it: {', '.join(names)}.",
             )
         passed_over: list[tuple[str, str]] = []

@@ -8,7 +8,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headstock.ops.linear import DENSE, FP8_GROUP, INT4_GROUP, INT8_GROUP, CanonicalWeight
+from headstock.ops.linear import (
+    DENSE,
+    FP4_MAGNITUDES,
+    FP8_GROUP,
+    INT4_GROUP,
+    INT8_GROUP,
+    MXFP4,
+    CanonicalWeight,
+)
 
 FP8_MAX = 448.0
 """Largest finite float8_e4m3fn."""
@@ -51,12 +59,39 @@ def quantize_fp8(weight_OI: Tensor, group_size: int) -> dict[str, Tensor]:
     return {"weight": quantized_OGg.flatten(1).to(torch.float8_e4m3fn), "scale": scale_OG}
 
 
+def quantize_mxfp4(weight_OI: Tensor, group_size: int) -> dict[str, Tensor]:
+    """Quantise to ``mxfp4``: a group's largest magnitude becomes 4 to 8, of which 6 is the most.
+
+    Source:
+        Open Compute Project, "OCP Microscaling Formats (MX) Specification" 1.0, section 6.3.
+    """
+    groups_OGg = _grouped(weight_OI.to(torch.float32), group_size)
+    largest_OG = groups_OGg.abs().amax(dim=-1)
+    exponent_OG = torch.where(largest_OG > 0, largest_OG, 1.0).log2().floor() - 2
+    scale_OG = exponent_OG.clamp(-127, 127).exp2()
+    table = torch.tensor(FP4_MAGNITUDES, device=weight_OI.device)
+    shares_OGg = groups_OGg / scale_OG.unsqueeze(-1)
+    code_OGg = torch.bucketize(shares_OGg.abs(), (table[1:] + table[:-1]) / 2)
+    nibbles_OI = (code_OGg + 8 * (shares_OGg < 0)).flatten(1).to(torch.uint8)
+    return {"weight": nibbles_OI[:, 0::2] | (nibbles_OI[:, 1::2] << 4), "scale": scale_OG}
+
+
+def mxfp4_as_int8(part: CanonicalWeight) -> dict[str, Tensor]:
+    """Return an ``mxfp4`` weight in ``int8-group``, exactly: in halves all values are whole."""
+    table = torch.tensor(FP4_MAGNITUDES, device=part["weight"].device)
+    halves = torch.cat((table, -table)).mul(2).to(torch.int8)
+    nibbles_OI = torch.stack((part["weight"] & 15, part["weight"] >> 4), dim=-1).flatten(1)
+    return {"weight": halves[nibbles_OI.int()], "scale": part["scale"] / 2}
+
+
 def dequantize(layout: str, part: CanonicalWeight, dtype: torch.dtype) -> Tensor:
     """Return the weight that ``part`` stands for, computed in float32. [O, I]"""
     if layout == DENSE:
         return part["weight"].to(dtype)
     scale_OG1 = part["scale"].unsqueeze(-1)
     num_groups = scale_OG1.shape[1]
+    if layout == MXFP4:
+        return dequantize(INT8_GROUP, mxfp4_as_int8(part), dtype)
     if layout in (INT8_GROUP, FP8_GROUP):
         groups_OGg = part["weight"].unflatten(1, (num_groups, -1)).to(torch.float32) * scale_OG1
         return groups_OGg.flatten(1).to(dtype)

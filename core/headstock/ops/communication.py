@@ -39,7 +39,11 @@ class Group(Protocol):
         ...
 
     def close(self) -> None:
-        """Leave the group."""
+        """Leave the group.
+
+        Called once, on every rank, when it ends and when a start fails after joining; before the
+        device is closed. What was queued may still run: wait for it.
+        """
         ...
 
 

@@ -28,6 +28,7 @@ DENSE = "dense"
 INT8_GROUP = "int8-group"
 INT4_GROUP = "int4-group"
 FP8_GROUP = "fp8-group"
+MXFP4 = "mxfp4"
 ROWS = "rows"
 """Feature of providers whose weight can be looked up by row."""
 SCALED_ROWS = "scaled-rows"
@@ -49,7 +50,7 @@ class LinearSpec:
         in_features: I on this rank.
         out_features: O on this rank.
         dtype: Of activations in and out.
-        layout: ``dense``, ``int8-group``, ``int4-group`` or ``fp8-group``.
+        layout: ``dense``, ``int8-group``, ``int4-group``, ``fp8-group`` or ``mxfp4``.
         group_size: Input features that share a scale; 0 for dense.
         has_bias: Whether a bias is added.
         needs_rows: Whether :meth:`LinearProvider.rows` is called: the weight is an embedding table,
@@ -107,7 +108,13 @@ CanonicalWeight = Mapping[str, "Tensor"]
 - ``fp8-group``: ``weight`` float8_e4m3fn [O, I]; ``scale`` float32 [O, G]. w = scale * q. Scales of
   larger blocks, of whole channels or of a tensor are repeated. Providers may quantise activations
   likewise, group by group.
+- ``mxfp4``: ``weight`` uint8 [O, I / 2], features in nibbles as those of ``int4-group``, each a
+  float4_e2m1 (a sign, then :data:`FP4_MAGNITUDES` by the low three bits); ``scale`` float32 [O, G],
+  powers of two, for groups of 32. w = scale * value.
 """
+
+FP4_MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+"""What the low three bits of a float4_e2m1 stand for."""
 
 
 class GroupedActivations(NamedTuple):

@@ -17,6 +17,7 @@ from headstock.ops.linear import (
     FP8_GROUP,
     INT4_GROUP,
     INT8_GROUP,
+    MXFP4,
     CanonicalWeight,
     GroupedActivations,
     LinearSpec,
@@ -121,7 +122,7 @@ def _as_weight(x: GroupedActivations) -> dict[str, Tensor]:
 
 def _grouped_storage(spec: LinearSpec, device: OpDevice) -> dict[str, Tensor]:
     group_size, size = spec.group_size, spec.in_features
-    if group_size < 1 or size % group_size or (spec.layout == INT4_GROUP and size % 2):
+    if group_size < 1 or size % group_size or (spec.layout in (INT4_GROUP, MXFP4) and size % 2):
         raise UnsupportedError(
             f"{size} input features do not divide into {spec.layout} groups of {group_size}.",
             remedy="Serve this layer dense, or at a tensor parallel size that keeps groups whole.",
@@ -133,7 +134,9 @@ def _grouped_storage(spec: LinearSpec, device: OpDevice) -> dict[str, Tensor]:
         dtype = torch.int8 if spec.layout == INT8_GROUP else torch.float8_e4m3fn
         shape = (spec.out_features, size)
         return {"weight": torch.empty(shape, dtype=dtype, device=where)} | parts
-    assert spec.layout == INT4_GROUP, f"no such layout: {spec.layout!r}"
     packed = torch.empty((spec.out_features, size // 2), dtype=torch.uint8, device=where)
+    if spec.layout == MXFP4:
+        return {"weight": packed} | parts
+    assert spec.layout == INT4_GROUP, f"no such layout: {spec.layout!r}"
     minimum = torch.empty(scales, dtype=torch.float32, device=where)
     return {"weight": packed} | parts | {"minimum": minimum}

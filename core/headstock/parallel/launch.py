@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +16,7 @@ import zmq
 from headstock.errors import ConfigError, DeviceError, HeadstockError
 from headstock.parallel.address import RankAddress
 from headstock.parallel.messages import END, Failed, Joining, reports
+from headstock.wire.folders import PrivateFolder
 from headstock.wire.steps import Masks, StepPlan
 
 log = logging.getLogger(__name__)
@@ -25,10 +24,10 @@ log = logging.getLogger(__name__)
 RANK_MODULE = "headstock.assemble.rank"
 JOIN_TIMEOUT_S = 300.0
 END_TIMEOUT_S = 5.0
-GRACE_S = 10.0
+GRACE_S = 0.5
 """How long the engine may take to notice a lost rank by itself, before the process is ended.
 
-It may hang in a collective that nobody can call off."""
+It may be idle, or hang in a collective that nobody can call off."""
 POLL_S = 0.2
 
 EXIT_LOST_RANK = 70
@@ -56,9 +55,9 @@ def spawn_ranks(
     Returns:
         The ranks; the caller waits for them to join, then joins too.
     """
-    directory = tempfile.mkdtemp(prefix="headstock-ranks-")  # mode 0700
-    own = RankAddress(rank=0, size=size, directory=directory, parent=os.getpid())
-    ranks = Ranks(own)
+    folder = PrivateFolder("ranks-")
+    own = RankAddress(rank=0, size=size, directory=str(folder.path), parent=os.getpid())
+    ranks = Ranks(own, folder=folder)
     try:
         for rank in range(1, size):
             address = msgspec.structs.replace(own, rank=rank)
@@ -74,6 +73,7 @@ class Ranks:
 
     Args:
         own: Rank 0's address.
+        folder: Where they meet, deleted at the end.
         grace_s: How long a lost rank may go unnoticed by the engine. Seconds.
         die: Ends the process after that.
     """
@@ -82,10 +82,12 @@ class Ranks:
         self,
         own: RankAddress,
         *,
+        folder: PrivateFolder | None = None,
         grace_s: float = GRACE_S,
         die: Callable[[], None] = end_process,
     ) -> None:
         self.own = own
+        self._folder = folder
         self._grace_s = grace_s
         self._die = die
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
@@ -187,7 +189,8 @@ class Ranks:
         for process in self._processes.values():
             _end(process, deadline_s - time.monotonic())
         self._sockets.destroy(linger=0)
-        shutil.rmtree(self.own.directory, ignore_errors=True)
+        if self._folder is not None:
+            self._folder.remove()
 
     def _keep_watch(self) -> None:
         """Note lost ranks; end this process should the engine not do so itself. Own thread."""
@@ -201,7 +204,7 @@ class Ranks:
             self._look()
         log.error("%s", self._lost.problem)
         if not self._is_closing.wait(self._grace_s):
-            log.critical("The engine hangs on a lost rank and is ended")
+            log.critical("The engine is ended: without all ranks it can serve nothing")
             self._die()
 
     def _look(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from headstock.errors import DeviceError
+from headstock.ops.communication import Group
 from headstock.parallel.launch import Ranks
 from headstock.wire.steps import Masks, Runner, RunnerLimits, StepHandle, StepPlan, StepResult
 
@@ -15,11 +16,13 @@ class RankedRunner:
     Args:
         local: Rank 0's own.
         ranks: The others; ended by :meth:`close`.
+        group: What they share every layer in; left by :meth:`close`.
     """
 
-    def __init__(self, local: Runner, ranks: Ranks) -> None:
+    def __init__(self, local: Runner, ranks: Ranks, group: Group) -> None:
         self._local = local
         self._ranks = ranks
+        self._group = group
 
     @property
     def limits(self) -> RunnerLimits:
@@ -62,8 +65,9 @@ class RankedRunner:
             raise self._final(handle.step, error) from error
 
     def close(self) -> None:
-        """End the ranks and free the device."""
+        """End the ranks, leave the group and free the device."""
         self._ranks.close()
+        self._group.close()
         self._local.close()
 
     def _final(self, step: int, error: Exception) -> Exception:

@@ -69,7 +69,8 @@ def _failure(rank: int, error: Exception) -> Failed:
     if isinstance(error, HeadstockError):
         is_config = isinstance(error, ConfigError)
         return Failed(rank=rank, problem=error.problem, remedy=error.remedy, is_config=is_config)
-    problem = f"{type(error).__name__}: {error}".split("\n", 1)[0]
+    text = str(error).strip().split("\n", 1)[0]
+    problem = f"{type(error).__name__}: {text}" if text else type(error).__name__
     remedy = "See its traceback above; report it if it comes again."
     return Failed(rank=rank, problem=problem, remedy=remedy, is_config=False)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +28,14 @@ class Chosen:
         probe: What it found.
         plugins: All plugins, for the hooks that any of them may have.
         notes: Lines for the banner: what is installed or present here and does not serve.
+        failures: Lines on plugins whose hooks raised, which were passed over for it.
     """
 
     record: PluginRecord
     probe: Probe
     plugins: Plugins = field(repr=False)
     notes: tuple[str, ...] = ()
+    failures: list[str] = field(default_factory=list[str])
 
     @property
     def name(self) -> str:
@@ -56,12 +59,16 @@ class Chosen:
     def offer_ops(self, device: Device) -> OpRegistry:
         """Collect what this backend and the plugins offer for ``device``.
 
+        A plugin that raises is passed over, with all that it offered, and noted in
+        :attr:`failures`.
+
         Raises:
-            PluginError: One of them raised, or offers something that does not fit.
+            PluginError: The backend itself raised, or offers something that does not fit.
         """
         registry = OpRegistry()
         for record in self._contributors():
-            self._call(record, "headstock_register_ops", registry=registry, device=device)
+            with self._passing_over(record), registry.all_or_nothing():
+                self._call(record, "headstock_register_ops", registry=registry, device=device)
         return registry
 
     def join_group(self, group: GroupInfo, device: Device) -> Group | None:
@@ -73,10 +80,24 @@ class Chosen:
         """Collect the settings that this backend and the plugins want changed."""
         patches: list[ConfigPatch] = []
         for record in self._contributors():
-            answers = self._call(record, "headstock_configure", settings=settings, device=device)
-            for answer in answers:
-                patches.extend(answer)
+            with self._passing_over(record):
+                answers = self._call(
+                    record, "headstock_configure", settings=settings, device=device
+                )
+                patches += [patch for answer in answers for patch in answer]
         return patches
+
+    @contextmanager
+    def _passing_over(self, record: PluginRecord) -> Generator[None]:
+        """Note the failure of a plugin that nobody chose; that of the backend goes through."""
+        try:
+            yield
+        except HeadstockError as error:
+            if record is self.record:
+                raise
+            self.failures.append(
+                f"plugin {record.name} ({record.dist}) is passed over: {error.problem}"
+            )
 
     def _contributors(self) -> list[PluginRecord]:
         general = [r for r in self.plugins.records if r.group == PLUGINS]

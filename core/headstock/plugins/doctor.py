@@ -5,9 +5,12 @@ Loads no plugin and no tensor library itself, so that it works when one of them 
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from signal import Signals
 
 import msgspec
 
@@ -106,7 +109,7 @@ def examine_all(
             f"backend is {backend!r}, which is not installed.{did_you_mean(backend, names)}",
             remedy=f"Installed: {', '.join(names)}.",
         )
-    examined = [_examine(record, environ) for record in records]
+    examined = _examine_each(records, environ, "plugin")
     chosen = backend or _best(examined)
     ops, trouble = _ops(chosen, index, disabled, environ) if chosen else ([], "")
     build = torch_build()
@@ -121,14 +124,28 @@ def examine_all(
     )
 
 
-def _examine(record: PluginRecord, environ: Environ) -> Examined:
+def probe_each(environ: Environ, *, disabled: Collection[str] = ()) -> list[Examined]:
+    """Load and probe every plugin, each once and in a process of its own.
+
+    Args:
+        environ: Returns the environment for a subprocess, with changes by keyword.
+        disabled: Plugins to leave out.
+    """
+    return _examine_each(discover(disabled=disabled, only=()).records, environ, "probe")
+
+
+def _examine_each(records: Sequence[PluginRecord], environ: Environ, what: str) -> list[Examined]:
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        jobs = [pool.submit(_examine, record, environ, what) for record in records]
+        return [job.result() for job in jobs]
+
+
+def _examine(record: PluginRecord, environ: Environ, what: str) -> Examined:
     if record.state is not State.SKIPPED:
         return Examined(record=record)
     # PyTorch's autoloading of backends could crash on import, before our own guard is up.
     environment = environ(TORCH_DEVICE_BACKEND_AUTOLOAD="0")
-    lines, trouble = run_examination(
-        ["plugin", record.name, record.group], environment, PLUGIN_LIMIT_S
-    )
+    lines, trouble = run_examination([what, record.name, record.group], environment, PLUGIN_LIMIT_S)
     loaded = [line.record for line in lines if isinstance(line, Loaded)]
     probes = [line.probe for line in lines if isinstance(line, Probed)]
     return Examined(
@@ -144,7 +161,9 @@ def _ops(
 ) -> tuple[list[ChosenOp], str]:
     what = ["ops", backend, str(index), *disabled]
     lines, trouble = run_examination(what, environ(), DEVICE_LIMIT_S)
-    return [line for line in lines if isinstance(line, ChosenOp)], trouble
+    failures = [line.finding.text for line in lines if isinstance(line, Found)]
+    troubles = [*failures, *([trouble] if trouble else [])]
+    return [line for line in lines if isinstance(line, ChosenOp)], "; ".join(troubles)
 
 
 def _best(examined: Sequence[Examined]) -> str | None:
@@ -173,7 +192,13 @@ def run_examination(
     if process.returncode == 0:
         return _decode(out), ""
     last = err.decode(errors="replace").strip().splitlines()[-2:]
-    return _decode(out), f"its process ended with code {process.returncode}: {' '.join(last)}"
+    return _decode(out), f"its process {_end_of(process.returncode)}: {' '.join(last)}".rstrip(": ")
+
+
+def _end_of(code: int) -> str:
+    """Return how a process ended: by which signal, or with which code."""
+    names = {signal.value: signal.name for signal in Signals}
+    return f"was ended by {names.get(-code, -code)}" if code < 0 else f"ended with code {code}"
 
 
 def _decode(out: bytes) -> list[Line]:

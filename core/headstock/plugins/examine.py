@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import IO, cast
 
 import msgspec
@@ -50,8 +51,8 @@ class ChosenOp(msgspec.Struct, frozen=True, tag=True):
 Line = Loaded | Probed | Found | ChosenOp
 
 
-def examine_plugin(group: str, name: str) -> Iterable[Line]:
-    """Load, probe and question one plugin."""
+def examine_plugin(group: str, name: str, *, is_questioned: bool = True) -> Iterable[Line]:
+    """Load and probe one plugin; ask its own doctor where it ``is_questioned``."""
     plugins = discover(only=[(group, name)])
     for record in plugins.records:
         if (record.group, record.name) != (group, name):
@@ -60,13 +61,15 @@ def examine_plugin(group: str, name: str) -> Iterable[Line]:
         if record.state is State.LOADED:
             if group == BACKENDS:
                 yield Probed(plugins.probe(record))
-            yield from _findings(plugins, record)
+            if is_questioned:
+                yield from _findings(plugins, record)
 
 
 def examine_ops(backend: str, index: int, disabled: Sequence[str] = ()) -> Iterable[Line]:
     """Open the device and choose a provider for every op, in the dtype that it is asked in."""
     from headstock.ops import load_all_ops
     from headstock.ops.base import OpRegistry, Resolver, Spec
+    from headstock.plugins.models import ModelRegistry
     from headstock.plugins.resolved import describe_spec
 
     chosen = select(discover(backend=backend, disabled=disabled), backend)
@@ -74,6 +77,12 @@ def examine_ops(backend: str, index: int, disabled: Sequence[str] = ()) -> Itera
     registry: OpRegistry = chosen.offer_ops(device)
     resolver = Resolver(registry, device)
     dtype = str(device.default_dtype or "torch.float32").removeprefix("torch.")
+    for failure in chosen.failures:
+        remedy = "Report it to its authors, or leave it out with --disable-plugin."
+        yield Found(Finding(subject="plugins", is_ok=False, text=failure, remedy=remedy))
+    models = ModelRegistry()
+    for architecture in models.names:
+        guarded(partial(models.load, architecture))  # models may declare ops of their own
     ops = load_all_ops()
     for name in sorted(ops):
         offered = registry.offered(ops[name])
@@ -98,7 +107,10 @@ def main(argv: Sequence[str]) -> int:
     out = _keep_stdout()
     what, name, detail, *disabled = argv
     is_ops = what == "ops"
-    lines = examine_ops(name, int(detail), disabled) if is_ops else examine_plugin(detail, name)
+    if is_ops:
+        lines = examine_ops(name, int(detail), disabled)
+    else:
+        lines = examine_plugin(detail, name, is_questioned=what == "plugin")
     for line in lines:
         out.write(msgspec.json.encode(line, enc_hook=_encode) + b"\n")
         out.flush()

@@ -24,6 +24,17 @@ def select(plugins: Plugins, wanted: str | None = None) -> Chosen:
     if wanted is not None:
         return _asked_for(plugins, wanted)
     probed = probe_all(plugins)
+    record, probe = best_of(probed)
+    return Chosen(record, probe, plugins, _notes(plugins, probed))
+
+
+def best_of(probed: list[Probed]) -> Probed:
+    """Return the backend that serves when none is asked for.
+
+    Raises:
+        ConfigError: Two are equally good.
+        PluginError: None works, or one better than all that work is broken.
+    """
     usable = [(r, p) for r, p in probed if p.status is Status.AVAILABLE]
     best_score = max((p.score for _, p in usable), default=-1)
     _refuse_broken(probed, best_score)
@@ -39,8 +50,7 @@ def select(plugins: Plugins, wanted: str | None = None) -> Chosen:
             f"Backends {names} are equally good here (score {best_score}).",
             remedy=f"Say which: --backend {best[0][0].name}.",
         )
-    record, probe = best[0]
-    return Chosen(record, probe, plugins, _notes(plugins, probed))
+    return best[0]
 
 
 def probe_all(plugins: Plugins) -> list[Probed]:

@@ -8,7 +8,14 @@ from __future__ import annotations
 import torch
 
 from headstock.ops.canonical import dequantize, quantize_fp8, quantize_int4, quantize_int8
-from headstock.ops.linear import DENSE, FP8_GROUP, INT4_GROUP, INT8_GROUP, CanonicalWeight
+from headstock.ops.linear import (
+    DENSE,
+    FP8_GROUP,
+    INT4_GROUP,
+    INT8_GROUP,
+    MXFP4,
+    CanonicalWeight,
+)
 from headstock.quantization.plan import Layout
 
 
@@ -45,7 +52,7 @@ def narrow_inputs(part: CanonicalWeight, layout: Layout, begin: int, end: int) -
         return {"weight": part["weight"][:, begin:end].contiguous()}
     group = layout.group_size
     assert begin % group == end % group == 0, f"[{begin}, {end}) cuts a group of {group}"
-    per_byte = 2 if layout.name == INT4_GROUP else 1
+    per_byte = 2 if layout.name in (INT4_GROUP, MXFP4) else 1
     columns = {"weight": slice(begin // per_byte, end // per_byte)}
     groups = slice(begin // group, end // group)
     return {n: rows[:, columns.get(n, groups)].contiguous() for n, rows in part.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from headstock.ops.linear import DENSE, FP8_GROUP, INT4_GROUP, INT8_GROUP
+from headstock.ops.linear import DENSE, FP8_GROUP, INT4_GROUP, INT8_GROUP, MXFP4
 
 GROUP_SIZE = 32
 """Input features that share a scale when we quantise: as fine as the GGUF blocks are."""
@@ -55,6 +55,8 @@ def choose_layout(role: Role, stored: Layout, in_features: int, asked: str | Non
     if asked == "fp8" and role is Role.MATRIX and stored.name == DENSE:
         return stored if in_features % FP8_GROUP_SIZE else Layout(FP8_GROUP, FP8_GROUP_SIZE)
     if asked not in ("int8", "int4") or role not in (Role.MATRIX, Role.EMBEDDING):
+        return stored
+    if stored.name == MXFP4 and asked == "int4":
         return stored
     wanted = INT4_GROUP if asked == "int4" and role is Role.MATRIX else INT8_GROUP
     if stored.name == wanted or in_features % GROUP_SIZE:

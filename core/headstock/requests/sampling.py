@@ -26,6 +26,7 @@ MAX_STOPS = 32
 MAX_STOP_PATTERNS = 8
 MAX_LOGIT_BIAS = 1024
 MAX_COMPLETIONS = 64
+# Penalty and bias are bounded so that no logit leaves float32, whatever else is set.
 GREEDY_BELOW = 1e-6
 """Temperatures under this are greedy. Dimensionless."""
 
@@ -44,7 +45,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
     presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
-    repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=2)] = 1.0
+    repetition_penalty: Annotated[float, msgspec.Meta(ge=1e-6, le=2)] = 1.0
     stop: Annotated[list[StopString], msgspec.Meta(max_length=MAX_STOPS)] = []
     stop_token_ids: Annotated[list[TokenId], msgspec.Meta(max_length=MAX_STOPS)] = []
     stop_regex: Annotated[list[StopString], msgspec.Meta(max_length=MAX_STOP_PATTERNS)] = []
@@ -55,7 +56,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
     n: Annotated[int, msgspec.Meta(ge=1, le=MAX_COMPLETIONS)] = 1
-    logit_bias: dict[TokenId, float] = {}
+    logit_bias: dict[TokenId, Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]] = {}
     """Token id to what is added to its logit before sampling."""
     sampling_seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     """None: the API process assigns one, so that a replay draws the same numbers."""

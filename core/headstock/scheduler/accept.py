@@ -8,6 +8,7 @@ from headstock.errors import RequestError
 from headstock.requests.sampling import check_token_id
 from headstock.scheduler.request import Request
 from headstock.wire.messages import Submit
+from headstock.wire.steps import DRAW, POOL, RunnerLimits
 
 
 def accept(
@@ -15,10 +16,9 @@ def accept(
     *,
     arrival: int,
     now_s: float,
-    max_length: int,
-    max_cached: int,
-    vocab_size: int,
-    max_drafts: int = 0,
+    limits: RunnerLimits,
+    max_step_tokens: int,
+    max_cached: int | None,
 ) -> Request:
     """Make a request of what was submitted, its outputs limited to what fits.
 
@@ -26,43 +26,25 @@ def accept(
         submit: What was asked.
         arrival: Its place in the order of arrival.
         now_s: Clock reading. Seconds.
-        max_length: Longest request that the model serves. Tokens.
-        max_cached: Tokens that all pages together hold.
-        vocab_size: Ids the model has.
-        max_drafts: Tokens that may be drafted a row and step.
+        limits: What the runner can hold.
+        max_step_tokens: Most tokens a step computes.
+        max_cached: Tokens that all pages together hold for one request; None: without end.
 
     Raises:
         RequestError: It can never be served; says why and what would do.
     """
+    _check_values(submit, limits.vocab_size)
+    _check_abilities(submit, limits)
+    max_cached = limits.max_length if max_cached is None else max_cached
     num_prompt = len(submit.prompt_ids)
-    if num_prompt == 0:
-        raise RequestError(
-            "The prompt has no tokens.", remedy="Send at least one token.", field="prompt"
-        )
-    _check_values(submit, vocab_size)
-    is_scored_only = submit.params.max_new_tokens == 0
-    if num_prompt + (0 if is_scored_only else 1) > max_length:
-        raise RequestError(
-            f"The prompt has {num_prompt} tokens; this model serves {max_length}, prompt and at"
-            " least one output together.",
-            remedy=f"Shorten the prompt to {max_length - 1} tokens.",
-            field="prompt",
-            code="context_length_exceeded",
-        )
-    if num_prompt > max_cached:
-        raise RequestError(
-            f"The prompt has {num_prompt} tokens; the cache holds {max_cached} in all.",
-            remedy="Shorten the prompt, or give the server a larger cache.",
-            field="prompt",
-            code="context_length_exceeded",
-        )
+    _check_length(submit, limits, max_step_tokens, max_cached)
     params = submit.params
     # The last output is never written to the cache, so it takes no room there.
-    fits = min(max_length, max_cached + 1) - num_prompt
+    fits = min(limits.max_length, max_cached + 1) - num_prompt
     wanted = fits if params.max_new_tokens is None else params.max_new_tokens
-    max_outputs = min(wanted, fits)
+    max_outputs = 0 if submit.pool else min(wanted, fits)
     draw_limit = max(1, max_outputs)
-    num_drafts = max_drafts if submit.drafts else 0
+    num_drafts = limits.max_drafts if submit.drafts and not submit.pool else 0
     # One output ends it, and is never written: the last row begins at the output before.
     last_begin = num_prompt + draw_limit - 2
     score_from = submit.prompt_logprobs_from
@@ -77,17 +59,76 @@ def accept(
         params=params,
         stop_ids=list(dict.fromkeys([*submit.stop_ids, *params.stop_token_ids])),
         namespace=submit.namespace,
+        adapter=submit.adapter,
         priority=submit.priority,
         logprobs=submit.logprobs,
         asked_ids=submit.asked_ids,
         max_outputs=max_outputs,
         draw_limit=draw_limit,
+        yields=POOL if submit.pool else DRAW,
         score_next=max(1, score_from) if is_scored and score_from is not None else num_prompt,
         num_drafts=num_drafts,
         last_begin=last_begin,
-        kv_limit=min(last_begin + 1 + num_drafts, max_length, max_cached),
+        kv_limit=min(last_begin + 1 + num_drafts, limits.max_length, max_cached),
         submitted_s=now_s,
     )
+
+
+def _check_length(
+    submit: Submit, limits: RunnerLimits, max_step_tokens: int, max_cached: int
+) -> None:
+    """Refuse a prompt that is empty, or too long for the model, a step or the cache."""
+    num_prompt = len(submit.prompt_ids)
+    if num_prompt == 0:
+        raise RequestError(
+            "The prompt has no tokens.", remedy="Send at least one token.", field="prompt"
+        )
+    num_outputs = 0 if submit.pool or submit.params.max_new_tokens == 0 else 1
+    if num_prompt + num_outputs > limits.max_length:
+        outputs = "" if num_outputs == 0 else ", prompt and at least one output together"
+        raise RequestError(
+            f"The prompt has {num_prompt} tokens; this model serves {limits.max_length}{outputs}.",
+            remedy=f"Shorten the prompt to {limits.max_length - num_outputs} tokens.",
+            field="prompt",
+            code="context_length_exceeded",
+        )
+    if not limits.is_causal and num_prompt > max_step_tokens:
+        raise RequestError(
+            f"The prompt has {num_prompt} tokens; this model computes it in one step, which has"
+            f" {max_step_tokens}.",
+            remedy=f"Shorten the prompt to {max_step_tokens} tokens.",
+            field="prompt",
+            code="context_length_exceeded",
+        )
+    if num_prompt > max_cached:
+        raise RequestError(
+            f"The prompt has {num_prompt} tokens; the cache holds {max_cached} in all.",
+            remedy="Shorten the prompt, or give the server a larger cache.",
+            field="prompt",
+            code="context_length_exceeded",
+        )
+
+
+def _check_abilities(submit: Submit, limits: RunnerLimits) -> None:
+    """Refuse what this runner cannot yield, or has no place for."""
+    if submit.pool and "pool" not in limits.yields:
+        raise RequestError(
+            "The request asks for a pooled vector; this model yields tokens only.",
+            remedy="Send it to an embedding model.",
+            field="pool",
+        )
+    if not submit.pool and "draw" not in limits.yields:
+        raise RequestError(
+            "The request asks for tokens; this model yields pooled vectors only.",
+            remedy="Send it to a model that generates.",
+            field="pool",
+        )
+    if submit.adapter and not limits.num_adapters:
+        raise RequestError(
+            f"The request asks for adapter {submit.adapter!r}; this server holds none.",
+            remedy="Send the request without an adapter.",
+            field="adapter",
+        )
 
 
 def _check_values(submit: Submit, vocab_size: int) -> None:

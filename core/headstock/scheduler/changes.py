@@ -40,8 +40,12 @@ class Changes:
 
     def append(self, request: Request, begin: int) -> None:
         """Note the pages that ``request`` has from entry ``begin`` on, in all groups of tokens."""
-        for place in range(len(self.tokens)):
-            self.append_pages(request, place, begin)
+        for place, group in enumerate(self.tokens):
+            pages = request.tables.tokens[place].pages
+            if len(pages) == begin + 1:
+                self.set(request.slot, group, begin, pages[begin])
+            else:
+                self.append_pages(request, place, begin)
 
     def append_pages(self, request: Request, place: int, begin: int) -> None:
         """Note its pages from entry ``begin`` on in the group of tokens at ``place``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from headstock.scheduler.request import Request
-from headstock.wire.messages import TokenLogprobs
+from headstock.wire.messages import TokenLogprobs, Vector
 from headstock.wire.steps import Logprobs
 
 NO_QUERIES: list[int] = []
@@ -44,6 +44,7 @@ class Drawn:
         offsets: Output index of each request's first token here.
         token_ids: The tokens, one request after another.
         logprobs: Of the requests that asked; each of them is in ``requests``.
+        vectors: Of the requests that were pooled; none of them is in ``requests``.
     """
 
     requests: list[Request] = field(default_factory=list[Request])
@@ -51,6 +52,11 @@ class Drawn:
     counts: list[int] = field(default_factory=list[int])
     token_ids: list[int] = field(default_factory=list[int])
     logprobs: list[TokenLogprobs] = field(default_factory=list[TokenLogprobs])
+    vectors: list[Vector] = field(default_factory=list[Vector])
+
+    def add_vector(self, request: Request, values: bytes) -> None:
+        """Add the pooled vector of ``request``: little-endian float32."""
+        self.vectors.append(Vector(id=request.id, attempt=request.attempt, values=values))
 
     def add_logprobs(self, request: Request, logprobs: Logprobs) -> None:
         """Add logprobs of ``request``, which may have drawn nothing that is published."""

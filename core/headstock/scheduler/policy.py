@@ -11,7 +11,7 @@ from headstock.scheduler.request import Request
 WINDOW = 64
 """Waiting requests that longest-prefix looks at: a look costs a search in the tree."""
 PATIENCE = 64
-"""Admissions by which longest-prefix may let others overtake a request."""
+"""Admissions by which others may overtake a request."""
 
 
 class Policy(Protocol):
@@ -54,7 +54,7 @@ class FirstCome:
 
 
 class LongestPrefix(FirstCome):
-    """Longest cached prefix first, among those at the front; nobody is overtaken for ever."""
+    """Longest cached prefix first, among those at the front; overtaking has a limit."""
 
     def order(
         self, waiting: Sequence[Request], cached: Callable[[Request], int], num_admitted: int

@@ -27,12 +27,15 @@ class Request:
         outputs: Drawn token ids that have settled, earlier attempts' included.
         max_outputs: It is over when it has this many.
         draw_limit: The same, but one at least: that its last prompt row draws marks its end.
+        yields: What its last prompt row yields, and all that follow: ``DRAW`` or ``POOL``.
         score_next: First prompt position whose logprob is still wanted; past the prompt: none.
         num_drafts: Tokens that may be drafted for it in a step.
         last_begin: Its length when its last output is drawn, at most: no row begins later.
         kv_limit: What its pages must ever hold. Tokens.
         page_ids: Digests of its full pages, as far as they have been needed.
         slot: Its place in the runner's table; -1 while it waits.
+        adapter: Generation id of its LoRA adapter; "": none.
+        adapter_place: Place of it on the device while the request runs; 0: none.
         host_end: Tokens the host knew when it was admitted; from there on the device feeds itself.
         computed: Tokens whose keys and values the launched steps write. Upper bound: steps in
             flight may find that drafts were wrong, and it shrinks when they settle.
@@ -40,6 +43,7 @@ class Request:
             flight one is certain, and it grows by what more a step has drawn when that settles.
         tables: Its page tables.
         pages: That of the first group of tokens.
+        num_shared: Leading entries of ``full`` groups that rows with the same prefix share.
         cuts: Where chunks end to keep a state, the next one last. Tokens.
         is_private: Its further pages do not enter the tree.
         is_turning: Its state entries change before its next row.
@@ -63,6 +67,7 @@ class Request:
     asked_ids: list[int]
     max_outputs: int
     draw_limit: int
+    yields: int
     score_next: int
     num_drafts: int
     last_begin: int
@@ -70,11 +75,14 @@ class Request:
     submitted_s: float
     page_ids: list[bytes] = field(default_factory=list[bytes])
     slot: int = -1
+    adapter: str = ""
+    adapter_place: int = 0
     host_end: int = 0
     computed: int = 0
     drawn: int = 0
     tables: Tables = field(default_factory=lambda: Tables([], []))
     pages: list[int] = field(default_factory=list[int])
+    num_shared: int = 0
     cuts: list[int] = field(default_factory=list[int])
     is_private: bool = False
     is_turning: bool = False
@@ -147,5 +155,6 @@ class Request:
             num_prompt=len(self.prompt) if history else 0,
             logprobs=self.logprobs,
             asked_ids=self.asked_ids,
+            adapter=self.adapter_place,
             drafts=self.num_drafts > 0,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum, auto
 
-from headstock.cache import Hit, PageCache, Tables, chain_ids, child_id, root_id
+from headstock.cache import Group, Hit, PageCache, Tables, chain_ids, child_id, root_id
 from headstock.scheduler.changes import Changes
 from headstock.scheduler.request import NEVER, Request
 
@@ -37,6 +37,8 @@ class Residence:
         self.cache = cache
         self._page_tokens = cache.page_tokens
         self._checkpoint_tokens = checkpoint_tokens
+        is_plain = len(cache.tokens) == 1 and not cache.windows
+        self._only = cache.tokens[0] if is_plain else None
         self._promised: dict[bytes, Request] = {}
         self._short: tuple[int, int] | None = None
         """The group that fell short, and how many of its pages must be available."""
@@ -56,7 +58,7 @@ class Residence:
     def cached_grains(self, request: Request) -> int:
         """Return how many leading grains of a waiting request are in the tree and usable."""
         limit = self._usable_grains(request)
-        return self.cache.match(self._ids(request, limit), limit).end
+        return self.cache.depth(self._ids(request, limit), limit)
 
     def move_in(self, request: Request, step: int, num_running: int) -> Entry:
         """Give ``request`` pages for all its known tokens, sharing what the tree has.
@@ -78,14 +80,18 @@ class Residence:
         if self._is_promised(ids, hit.end, limit):
             return Entry.PREFIX_PENDING
         tables = self._open(request, hit, num_running)
-        if tables is None and hit.end and not num_running:
-            # What the hit reads, and what is written, may be more than there is: start anew.
+        if tables is None and not num_running and (hit.end or self.cache.arena is not None):
+            # What the hit reads, and what is written, may be more than there is, and idle pages may
+            # lie in every slab: start anew.
+            if self.cache.arena is not None:
+                self.cache.flush()
             hit = self.cache.no_hit()
             tables = self._open(request, hit, num_running)
         if tables is None:
             return Entry.NO_PAGES
         request.tables = tables
         request.pages = tables.tokens[0].pages if tables.tokens else []
+        request.num_shared = tables.num_shared
         request.computed = hit.end * self._page_tokens
         request.host_end = request.num_known
         request.drawn = len(request.outputs)
@@ -117,10 +123,24 @@ class Residence:
                 cache.trim(request.tables, begin, request.last_step)
         begins = [len(request.pages) for request in requests]
         counts = [max(0, -(-end // size) - begin) for end, begin in zip(ends, begins, strict=True)]
+        if self._only is not None and max(counts) == min(counts) == 1:
+            return self._grow_by_one(self._only, requests, begins, changes)
         if not cache.grow([request.tables for request in requests], counts):
             return False
         for request, begin in zip(requests, begins, strict=True):
             changes.append(request, begin)
+        return True
+
+    def _grow_by_one(
+        self, group: Group, requests: Sequence[Request], begins: Sequence[int], changes: Changes
+    ) -> bool:
+        """:meth:`grow` by a page each where there is one group: the same, in fewer turns."""
+        pages = group.take(len(requests))
+        if pages is None:
+            return False
+        for request, begin, page in zip(requests, begins, pages, strict=True):
+            request.pages.append(page)
+            changes.set(request.slot, group.index, begin, page)
         return True
 
     def extend(self, request: Request, end: int, changes: Changes) -> int:
@@ -147,6 +167,7 @@ class Residence:
             return
         ids = self._ids(request, count)
         goes_on = self.cache.publish(tables, ids, count, step)
+        request.num_shared = tables.num_shared
         if not self.cache.states:
             for page_id in ids[begin:count]:
                 if self._promised.get(page_id) is request:
@@ -166,7 +187,10 @@ class Residence:
             del self._promised[ids[count - 1]]
 
     def turn(self, request: Request, changes: Changes) -> None:
-        """Change the state entries of ``request`` for the row being planned."""
+        """Change the state entries of ``request`` for the row being planned.
+
+        They change again before the row after it, where this one reads another page than it writes.
+        """
         for group, table in zip(self.cache.states, request.tables.states, strict=True):
             if not table.is_turning:
                 continue
@@ -175,6 +199,7 @@ class Residence:
                 changes.set(request.slot, group.index, entry, table.pages[entry])
             if read is not None:
                 group.let_go((read,), request.last_step)
+        request.is_turning = any(table.is_turning for table in request.tables.states)
 
     def withdraw(self, request: Request) -> None:
         """Make the pages of ``request`` unfindable, those that it found in the tree, too.
@@ -241,10 +266,10 @@ class Residence:
         ids = request.page_ids
         size = self._page_tokens
         if len(ids) < count and not ids:
-            ids += chain_ids(root_id(request.namespace), request.prompt, size)
+            ids += chain_ids(root_id(request.namespace, request.adapter), request.prompt, size)
         while len(ids) < count:
             begin = len(ids) * size
-            parent = ids[-1] if ids else root_id(request.namespace)
+            parent = ids[-1] if ids else root_id(request.namespace, request.adapter)
             ids.append(child_id(parent, request.tokens(begin, begin + size)))
         return ids
 

@@ -1,4 +1,4 @@
-"""How fast requests are served, so that a refused one can be told when to come back."""
+"""How fast requests are served: when a refused one should be sent again."""
 
 from __future__ import annotations
 

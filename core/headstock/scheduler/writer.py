@@ -30,7 +30,8 @@ class PlanWriter:
     planned than in the step before. A steady step costs one new column.
     """
 
-    def __init__(self, page_tokens: int, *, has_drafts: bool) -> None:
+    def __init__(self, page_tokens: int, *, has_drafts: bool, pools: bool) -> None:
+        self._pools = pools
         self._has_drafts = has_drafts
         self._page_tokens = page_tokens
         self._members: list[Request] = []
@@ -55,7 +56,7 @@ class PlanWriter:
             if self._has_drafts
             else [request.computed for request in rows],
             source=source,
-            yields=[DRAW if request.computed >= request.host_end else NOTHING for request in rows],
+            yields=self._yields(rows),
             score=[request.score for request in rows],
         )
         return StepPlan(
@@ -76,6 +77,11 @@ class PlanWriter:
         append = NO_APPENDS if changes is None else changes.appends()
         return StepPlan(step, columns, NO_IDS, NO_SLOTS, NO_ADMITS, append, steady=True)
 
+    def drawing(self) -> list[Request]:
+        """Return the requests whose rows of the last plan draw, in its order."""
+        columns = zip(self.rows, self._columns.yields, strict=True)
+        return [request for request, yields in columns if yields == DRAW]
+
     @property
     def kv_max(self) -> list[int]:
         """Lengths of the last plan's rows."""
@@ -91,10 +97,18 @@ class PlanWriter:
         self._members = []
         self.rows = []
 
+    def _yields(self, rows: Sequence[Request]) -> list[int]:
+        if self._pools:
+            return [
+                request.yields if request.computed >= request.host_end else NOTHING
+                for request in rows
+            ]
+        return [DRAW if request.computed >= request.host_end else NOTHING for request in rows]
+
     def _arrange(self, members: list[Request]) -> TreeNodes:
         size = self._page_tokens
         limits = [
-            min(request.tables.num_shared, (request.computed - request.query) // size)
+            min(request.num_shared, (request.computed - request.query) // size)
             for request in members
         ]
         if self._has_drafts:

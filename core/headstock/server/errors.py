@@ -10,12 +10,16 @@ from headstock.requests import FinishReason
 
 _STATUS = {
     "invalid_api_key": 401,
+    "forbidden": 403,
+    "host_not_allowed": 403,
     "origin_not_allowed": 403,
     "model_not_found": 404,
     "not_found": 404,
     "method_not_allowed": 405,
     "request_timeout": 408,
     "body_too_large": 413,
+    "uri_too_long": 414,
+    "invalid_content_type": 415,
     "queue_full": 429,
     "slow_client": 408,
     "computation_failed": 500,

@@ -54,7 +54,8 @@ class _Live:
 
     completion: Completion
     generation: Generation
-    rid: str | None
+    name: tuple[str, str] | None
+    """Whose it is, and what its owner calls it."""
     sent_s: float
     told_s: float
     """When its last tokens came."""
@@ -92,7 +93,7 @@ class Frontdoor:
         self._observer: Observer = observer or NoObserver()
         self._live: dict[str, _Live] = {}
         self._due: list[Generation] = []
-        self._rids: dict[str, list[str]] = {}
+        self._rids: dict[tuple[str, str], list[str]] = {}
         self._calls: dict[int, asyncio.Future[Flushed | State]] = {}
         self._call_numbers = itertools.count(1)
         self._changed = asyncio.Event()
@@ -129,9 +130,14 @@ class Frontdoor:
         return None
 
     async def generate(
-        self, requests: Sequence[GenerateRequest], *, is_streamed: bool
+        self, requests: Sequence[GenerateRequest], *, is_streamed: bool, owner: str = ""
     ) -> Generation:
         """Check all ``requests`` and send them to the engine; none is sent if one is refused.
+
+        Args:
+            requests: Of one call.
+            is_streamed: Whether each delta is waited for, or the end alone.
+            owner: Whose they are: names of requests are in use by one owner only.
 
         Raises:
             RequestError: One is at fault.
@@ -140,7 +146,7 @@ class Frontdoor:
         loop = asyncio.get_running_loop()
         received_s = loop.time()
         num_completions = sum(request.params.n for request in requests)
-        self._check_open(requests, num_completions)
+        self._check_open(requests, num_completions, owner)
         entries: list[tuple[GenerateRequest, Completion]] = []
         for request in requests:
             self._check_text(request)
@@ -153,7 +159,7 @@ class Frontdoor:
             for submit in expand(request, prompt_ids, self.card, self.max_length):
                 completion = Completion(submit, len(entries), self.prompter.tokenizer, patterns)
                 entries.append((request, completion))
-        self._check_open(requests, num_completions)  # things change while a thread tokenises
+        self._check_open(requests, num_completions, owner)  # things change while a thread tokenises
         generation = Generation(
             [completion for _, completion in entries],
             is_streamed=is_streamed,
@@ -161,7 +167,7 @@ class Frontdoor:
         )
         try:
             for request, completion in entries:
-                self._send(request, completion, generation, received_s)
+                self._send(request, completion, generation, received_s, owner)
         except RequestError:
             generation.abort()  # those that were sent before the one which cannot be
             raise
@@ -180,12 +186,19 @@ class Frontdoor:
             self._threads, self.prompter.encode, prompt, self.max_length
         )
 
-    def abort(self, rid: str) -> bool:
-        """End the requests that the caller named ``rid``, exactly; tell whether there were any.
+    def abort(self, rid: str, owner: str | None = "") -> bool:
+        """End the requests that ``owner`` named ``rid``, exactly; tell whether there were any.
 
         They end when the engine says so, with what they have.
+
+        Args:
+            rid: The name.
+            owner: Whose; None: of all owners.
         """
-        ids = self._rids.get(rid, [])
+        if owner is None:
+            ids = [i for (_, name), ids in self._rids.items() if name == rid for i in ids]
+        else:
+            ids = self._rids.get((owner, rid), [])
         for request_id in ids:
             self._link.send(Abort(id=request_id))
         return bool(ids)
@@ -291,15 +304,19 @@ class Frontdoor:
         completion: Completion,
         generation: Generation,
         received_s: float,
+        owner: str,
     ) -> None:
         submit = completion.submit
         self._link.send(submit)
-        self._live[submit.id] = _Live(completion, generation, request.rid, received_s, received_s)
-        if request.rid is not None:
-            self._rids.setdefault(request.rid, []).append(submit.id)
+        name = None if request.rid is None else (owner, request.rid)
+        self._live[submit.id] = _Live(completion, generation, name, received_s, received_s)
+        if name is not None:
+            self._rids.setdefault(name, []).append(submit.id)
         self._observer.accepted(len(submit.prompt_ids))
 
-    def _check_open(self, requests: Sequence[GenerateRequest], num_completions: int) -> None:
+    def _check_open(
+        self, requests: Sequence[GenerateRequest], num_completions: int, owner: str
+    ) -> None:
         if not self.is_ready:
             raise self.unavailable()
         started = self.status.started
@@ -313,7 +330,7 @@ class Frontdoor:
             )
         names = [request.rid for request in requests if request.rid is not None]
         for name in names:
-            if name in self._rids or names.count(name) > 1:
+            if (owner, name) in self._rids or names.count(name) > 1:
                 raise RequestError(
                     f"rid {name!r} is in use.", remedy="Give each request its own.", field="rid"
                 )
@@ -492,11 +509,11 @@ class Frontdoor:
     def _forget(self, live: _Live) -> None:
         completion = live.completion
         del self._live[completion.submit.id]
-        if live.rid is not None:
-            ids = self._rids[live.rid]
+        if live.name is not None:
+            ids = self._rids[live.name]
             ids.remove(completion.submit.id)
             if not ids:
-                del self._rids[live.rid]
+                del self._rids[live.name]
         now = asyncio.get_running_loop().time()
         self._ends.append(now)
         end = completion.end

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,12 @@ from typing import Any, cast
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
+from headstock.checkpoint.bounded import (
+    MAX_TOKENIZER_BYTES,
+    read_bounded,
+    read_json_bounded,
+    read_text_bounded,
+)
 from headstock.errors import CheckpointError, UnsupportedError
 from headstock.text import sentencepiece
 from headstock.text.splits import QWEN2
@@ -47,7 +52,7 @@ def read_folder(folder: Path) -> FolderTokenizer:
     config = _read_json(folder / "tokenizer_config.json")
     special = _special_tokens(_read_json(folder / "special_tokens_map.json"))
     special |= _special_tokens(config)
-    if (folder / FILES[0]).is_file():
+    if (folder / FILES[0]).exists():
         backend = read_file(folder / FILES[0])
         _add_tokens(backend, config, {}, special)  # what stands round a text is in the file
     else:
@@ -56,8 +61,8 @@ def read_folder(folder: Path) -> FolderTokenizer:
         _add_tokens(backend, config, _read_json(folder / "added_tokens.json"), special)
         frame(backend, config, special)
     template_file = folder / "chat_template.jinja"
-    if template_file.is_file():
-        template = template_file.read_text(encoding="utf-8")
+    if template_file.exists():
+        template = read_text_bounded(template_file)
     else:
         template = _template_of(config.get("chat_template"))
     return FolderTokenizer(backend, special, template)
@@ -71,7 +76,9 @@ def read_file(path: str | Path) -> Tokenizer:
     """
     try:
         # The library raises plain Exception for whatever it cannot parse.
-        return Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+        return Tokenizer.from_str(read_text_bounded(Path(path), MAX_TOKENIZER_BYTES))
+    except CheckpointError:
+        raise
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be read: {error.strerror}.",
@@ -116,7 +123,7 @@ def _build(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
             remedy="Download the tokenizer's files, or pass --tokenizer.",
         )
     try:
-        pieces = sentencepiece.read_model(model.read_bytes())
+        pieces = sentencepiece.read_model(read_bounded(model, MAX_TOKENIZER_BYTES))
     except (ValueError, OSError) as error:
         raise CheckpointError(
             f"{model} is no SentencePiece model: {error}.",
@@ -234,14 +241,10 @@ def _extra_special(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path} is not JSON: {error}.", remedy="Download the model again."
-        ) from error
+        value = read_json_bounded(path)
+    except FileNotFoundError:
+        return {}
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 

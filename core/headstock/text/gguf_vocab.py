@@ -156,10 +156,13 @@ def _sentencepiece(vocabulary: GGUFVocabulary) -> Tokenizer:
             f" {len(vocabulary.types)} types.",
             remedy="Convert the model again with its tokenizer, or pass --tokenizer.",
         )
+    kinds, unknown = list(vocabulary.types), vocabulary.special_ids.get("unknown", -1)
+    if sentencepiece.UNKNOWN not in kinds and 0 <= unknown < count:
+        kinds[unknown] = sentencepiece.UNKNOWN  # Gemma's files have it among the control tokens.
     pieces = sentencepiece.Pieces(
         texts=vocabulary.tokens,
         scores=vocabulary.scores,
-        kinds=vocabulary.types,
+        kinds=kinds,
         adds_prefix=vocabulary.flags.get("add_space_prefix", True),
         squeezes=vocabulary.flags.get("remove_extra_whitespaces", False),
     )

@@ -113,7 +113,12 @@ class Tokenizer:
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Return the text of ``token_ids``; bytes that are no UTF-8 become U+FFFD."""
-        return self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+        rows = [list(token_ids)]
+        return self.decode_rows(rows, skip_special_tokens=skip_special_tokens)[0]
+
+    def decode_rows(self, rows: list[list[int]], *, skip_special_tokens: bool = True) -> list[str]:
+        """Return the text of each of ``rows``; other threads run meanwhile."""
+        return self.backend.decode_batch(rows, skip_special_tokens=skip_special_tokens)
 
     def token_text(self, token_id: int) -> str:
         """Return what one token stands for by itself, special tokens by name."""

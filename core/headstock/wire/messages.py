@@ -33,6 +33,8 @@ class Submit(Message, frozen=True, kw_only=True, tag=True):
         prompt_logprobs_from: Prompt position from which logprobs are wanted; None: none are.
         asked_ids: Ids whose logprobs are wanted at each of those positions.
         drafts: Whether tokens may be drafted for it, where the runner drafts.
+        pool: It yields one pooled vector instead of tokens.
+        adapter: Generation id of its LoRA adapter; "": none. Its prefixes are its own.
     """
 
     id: str
@@ -47,6 +49,8 @@ class Submit(Message, frozen=True, kw_only=True, tag=True):
     prompt_logprobs_from: int | None = None
     asked_ids: list[int] = []
     drafts: bool = True
+    pool: bool = False
+    adapter: str = ""
 
 
 class Abort(Message, frozen=True, kw_only=True, tag=True):
@@ -119,6 +123,18 @@ class Tokens(Message, frozen=True, kw_only=True, tag=True):
     token_ids: list[int]
     logprobs: list[TokenLogprobs] = []
     cached_tokens: list[int] = []
+
+
+class Vector(Message, frozen=True, kw_only=True, tag=True):
+    """What a pooled request yields; its ``Ended`` follows.
+
+    Attributes:
+        values: The vector's elements, little-endian float32.
+    """
+
+    id: str
+    attempt: int
+    values: bytes
 
 
 class Ended(Message, frozen=True, kw_only=True, tag=True):
@@ -201,4 +217,4 @@ class State(Message, frozen=True, kw_only=True, tag=True):
     totals: dict[str, float] = {}
 
 
-FromEngine = Tokens | Ended | Started | Loading | Crashed | Flushed | State
+FromEngine = Tokens | Vector | Ended | Started | Loading | Crashed | Flushed | State

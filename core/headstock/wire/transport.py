@@ -12,10 +12,7 @@ import contextlib
 import logging
 import queue
 import secrets
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -23,6 +20,7 @@ import zmq
 
 from headstock.requests import FinishReason
 from headstock.wire import codec
+from headstock.wire.folders import PrivateFolder
 from headstock.wire.messages import Crashed, Ended, FromEngine, State, ToEngine
 
 log = logging.getLogger(__name__)
@@ -119,12 +117,13 @@ class Endpoint:
     """A Unix socket's address in a directory that only this user can enter."""
 
     def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="headstock-"))  # mode 0700
+        self._folder = PrivateFolder()
+        self.directory = self._folder.path
         self.address = f"ipc://{self.directory}/{secrets.token_hex(4)}.sock"
 
     def remove(self) -> None:
         """Delete the directory."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        self._folder.remove()
 
 
 class ZmqMailbox:

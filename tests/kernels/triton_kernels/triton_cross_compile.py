@@ -23,9 +23,10 @@ from triton.compiler import ASTSource
 from triton.experimental.gluon._runtime import GluonASTSource
 from triton.runtime.jit import JITFunction
 
+from headstock.ops.activation_kinds import GELU_TANH, SILU, clipped_swiglu
 from headstock.ops.attention import AttentionSpec, StepBatch
 from headstock.ops.latent import LatentSpec
-from headstock.ops.linear import DENSE, FP8_GROUP, INT4_GROUP, INT8_GROUP, LinearSpec
+from headstock.ops.linear import DENSE, FP8_GROUP, INT4_GROUP, INT8_GROUP, MXFP4, LinearSpec
 from headstock.ops.linear_attention import DeltaWeights, LinearAttentionSpec
 from headstock.ops.moe import ExpertsSpec
 from headstock.ops.routing import Routing as ExpertRouting
@@ -309,8 +310,12 @@ def compile_rest(target: Target, dtype: torch.dtype) -> None:
     norms = Norms(target)
     for size in (1024, 4096):
         norms.rms_norm(zeros(2, size), zeros(size), eps=1e-6)
+        wide = zeros(size, dtype=torch.float32)
+        norms.add_rms_norm(zeros(2, size), zeros(2, size), wide, eps=1e-6)
         norms.add_rms_norm(zeros(2, size), zeros(2, size), zeros(size), eps=1e-6)
     Activations(target).silu_and_mul(zeros(2, 6144))
+    Activations(target).silu_and_mul(zeros(2, 6144), activation=GELU_TANH)
+    Activations(target).soft_cap(zeros(2, 6144, dtype=torch.float32), cap=30.0)
     Argmax(target).argmax_tokens(zeros(2, 151936))
     for vocab_size in (1, 151936):
         compile_sampling(target, vocab_size)
@@ -322,7 +327,8 @@ def compile_rest(target: Target, dtype: torch.dtype) -> None:
         gated_hopper.gated(zeros(1024, 1024), zeros(2048, 1024), target.num_sms)
     for num_rows in (1, 2, 4):
         gemv.gemv(zeros(num_rows, 4096), zeros(4096, 4096), None, target)
-    embedding_rows(zeros(64, 1024), zeros(2, dtype=torch.int64), 0, target)
+    for factor in (1.0, 32.0):
+        embedding_rows(zeros(64, 1024), zeros(2, dtype=torch.int64), 0, target, factor)
     step = steps.Steps(target)
     step.last_of_rows(zeros(4, 1024), zeros(3, dtype=torch.int32))
     drawn = zeros(2, dtype=torch.int64)
@@ -360,6 +366,8 @@ def compile_moe(target: Target, dtype: torch.dtype, layout: str, group_size: int
         dtype=dtype,
         layout=layout,
         group_size=group_size,
+        has_bias=layout == MXFP4,
+        activation=clipped_swiglu(7.0, 1.702) if layout == MXFP4 else SILU,
     )
     Routing(target).route_topk(torch.zeros((2, 128), dtype=dtype), k=8, is_normalized=True)
     tunings = (
@@ -412,7 +420,8 @@ def main() -> None:
     compile_ints(target, torch.bfloat16)
     compile_rest(target, torch.bfloat16)
     compile_moe(target, torch.float32, DENSE, 0)
-    for layout, group_size in ((DENSE, 0), (INT8_GROUP, 32), (INT4_GROUP, 32), (FP8_GROUP, 128)):
+    layouts = ((DENSE, 0), (INT8_GROUP, 32), (INT4_GROUP, 32), (MXFP4, 32), (FP8_GROUP, 128))
+    for layout, group_size in layouts:
         if layout != FP8_GROUP or target.arch >= 90:
             compile_moe(target, torch.bfloat16, layout, group_size)
     print(f"{compiler.count} kernels compiled for {backend} {options.arch}")

@@ -13,6 +13,7 @@ from tests.models.harness import context, load
 FAMILIES = {
     "gemma2": {"head_dim": 32},
     "gemma3": {},
+    "gpt_oss": {},
 }
 
 

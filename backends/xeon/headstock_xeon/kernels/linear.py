@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 from headstock.errors import UnsupportedError
-from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, CanonicalWeight, LinearSpec
+from headstock.ops.canonical import mxfp4_as_int8
+from headstock.ops.linear import (
+    DENSE,
+    INT4_GROUP,
+    INT8_GROUP,
+    MXFP4,
+    CanonicalWeight,
+    LinearSpec,
+)
 from headstock_xeon.stream import as_bits, rows_of
 
 if TYPE_CHECKING:
@@ -29,6 +37,7 @@ class NativeLinear:
     lost of what a GGUF file has, and a relative 2**-12 at most of other scales. Int8 weights are
     multiplied by activations of 16 bits, int4 ones by activations of 8, one scale a group, and in
     groups that stand out in their row by what rounding left as well.
+    Those of 4-bit floats are packed as int8, which holds them exactly.
     Dense weights stay bfloat16 where that is what they are loaded from.
 
     Raises:
@@ -47,7 +56,7 @@ class NativeLinear:
                 f" {spec.group_size}.",
                 remedy="Serve this layer dense, or at a tensor parallel size that keeps groups.",
             )
-        kinds = {DENSE: FLOAT32, INT8_GROUP: INT8, INT4_GROUP: INT4}
+        kinds = {DENSE: FLOAT32, INT8_GROUP: INT8, INT4_GROUP: INT4, MXFP4: INT8}
         self._kind = kinds[spec.layout]
         self._handle = 0 if spec.layout == DENSE else self._allocate(self._kind)
         self._row_scale = as_bits(spec.row_scale)
@@ -64,6 +73,8 @@ class NativeLinear:
 
     def load(self, part: CanonicalWeight, row_begin: int) -> None:
         """Pack the canonical rows ``part`` as output features from ``row_begin`` on."""
+        if self.spec.layout == MXFP4:
+            part = mxfp4_as_int8(part)
         weight = part["weight"]
         if self.spec.layout == DENSE:
             weight = self._fitting(weight)

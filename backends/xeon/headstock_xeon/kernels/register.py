@@ -12,7 +12,7 @@ from headstock.ops.attention import attention
 from headstock.ops.base import OpRegistry, Requires, Sizes
 from headstock.ops.gates import gate_features, gated_norm
 from headstock.ops.latent import latent_attention, rotate_and_write_latent
-from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, ROWS, SCALED_ROWS, linear
+from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, MXFP4, ROWS, SCALED_ROWS, linear
 from headstock.ops.linear_attention import linear_attention
 from headstock.ops.moe import BIAS, experts, route_topk
 from headstock.ops.norm import add_rms_norm, rms_norm
@@ -93,7 +93,7 @@ def _register_steps(registry: OpRegistry, kernels: StepKernels) -> None:
 
 
 def _register_linear(registry: OpRegistry) -> None:
-    for layouts, unit in (({DENSE, INT8_GROUP}, 16), ({INT4_GROUP}, 32)):
+    for layouts, unit in (({DENSE, INT8_GROUP}, 16), ({INT4_GROUP, MXFP4}, 32)):
         requires = Requires(
             dtypes=FLOAT32.dtypes,
             capabilities=FLOAT32.capabilities,

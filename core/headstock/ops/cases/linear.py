@@ -12,13 +12,20 @@ from torch import Tensor
 
 from headstock.ops.activation import silu_and_mul
 from headstock.ops.activation_kinds import GELU_TANH, clipped_swiglu
-from headstock.ops.canonical import dequantize, quantize_fp8, quantize_int4, quantize_int8
+from headstock.ops.canonical import (
+    dequantize,
+    quantize_fp8,
+    quantize_int4,
+    quantize_int8,
+    quantize_mxfp4,
+)
 from headstock.ops.cases.base import Bench, Case, Draw
 from headstock.ops.device import OpDevice
 from headstock.ops.linear import (
     FP8_GROUP,
     INT4_GROUP,
     INT8_GROUP,
+    MXFP4,
     CanonicalWeight,
     GroupedActivations,
     LinearProvider,
@@ -83,6 +90,7 @@ _GROUPS = (
     (INT8_GROUP, 192),
     (INT4_GROUP, 32),
     (INT4_GROUP, 64),
+    (MXFP4, 32),
 )
 
 
@@ -96,6 +104,8 @@ def make_weight(spec: LinearSpec, draw: Draw) -> dict[str, Tensor]:
         return quantize_int4(weight_OI, spec.group_size)
     if spec.layout == FP8_GROUP:
         return quantize_fp8(weight_OI, spec.group_size)
+    if spec.layout == MXFP4:
+        return quantize_mxfp4(weight_OI, spec.group_size)
     return {"weight": weight_OI.to(spec.dtype)}
 
 

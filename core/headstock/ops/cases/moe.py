@@ -13,7 +13,7 @@ from headstock.ops.activation_kinds import GELU_TANH, clipped_swiglu
 from headstock.ops.canonical import dequantize
 from headstock.ops.cases.base import Bench, Case, Draw
 from headstock.ops.cases.linear import FP8_PRODUCT, QUANTISED_PRODUCT, make_weight
-from headstock.ops.linear import FP8_GROUP, INT4_GROUP, INT8_GROUP, LinearSpec
+from headstock.ops.linear import FP8_GROUP, INT4_GROUP, INT8_GROUP, MXFP4, LinearSpec
 
 if TYPE_CHECKING:
     from headstock.ops.device import OpDevice
@@ -110,7 +110,7 @@ def expert_cases(bench: Bench) -> Iterator[Case]:
 
 
 def _quantized_cases(spec: ExpertsSpec, device: OpDevice) -> Iterator[Case]:
-    for layout, group_size in ((INT8_GROUP, 32), (INT8_GROUP, 64), (INT4_GROUP, 32)):
+    for layout, group_size in ((INT8_GROUP, 32), (INT8_GROUP, 64), (INT4_GROUP, 32), (MXFP4, 32)):
         grouped = replace(spec, layout=layout, group_size=group_size)
         for num_tokens in (1, 19):
             routes = ragged(grouped, num_tokens, device)

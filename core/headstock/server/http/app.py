@@ -23,6 +23,7 @@ from headstock.server.http.answers import error_answer
 from headstock.server.http.context import Serving
 from headstock.server.http.cors import Cors
 from headstock.server.http.gate import Gate
+from headstock.server.http.hosts import AllowedHosts
 from headstock.server.keys import KeyRing, read_keys
 from headstock.server.protocols.native import GenerateBody
 from headstock.server.protocols.openai_answers import ChatAnswer, TextAnswer
@@ -47,6 +48,7 @@ def create_app(
     metrics: Metrics,
     *,
     keys: KeyRing | None = None,
+    admin_port: int | None = None,
 ) -> FastAPI:
     """Return the application that serves ``frontdoor``.
 
@@ -55,6 +57,7 @@ def create_app(
         settings: Of the whole server.
         metrics: What ``/metrics`` shows; the front door's observer.
         keys: Who may enter; None: as the settings say.
+        admin_port: Where the routes of control are; None: with the others.
 
     Raises:
         ConfigError: The API keys cannot be read.
@@ -77,7 +80,11 @@ def create_app(
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _fail)
     app.add_middleware(
-        Gate, keys=read_keys(settings.server) if keys is None else keys, metrics=metrics
+        Gate,
+        keys=read_keys(settings.server) if keys is None else keys,
+        metrics=metrics,
+        hosts=AllowedHosts(settings.server.host, settings.server.allowed_host),
+        admin_port=admin_port,
     )
     if settings.server.cors_origin:  # the outermost: a preflight carries no key
         app.add_middleware(Cors, origins=settings.server.cors_origin)

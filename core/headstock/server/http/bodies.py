@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -20,6 +21,11 @@ IGNORED = "headstock.ignored"
 _KEYS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _UNSET = frozenset({b"null", b"false", b"[]", b"{}", b'""', b"0", b"0.0", b"1", b"1.0"})
 """Values that ask for nothing."""
+INLINE_BYTES = 32 * 1024
+"""Smaller bodies are read on the spot: a thread would cost more."""
+BODY_BYTES = "headstock.body_bytes"
+"""Where a request's scope has the size of its body."""
+Value = TypeVar("Value")
 Body = TypeVar("Body", bound=msgspec.Struct)
 
 
@@ -38,9 +44,30 @@ async def read_body(request: Request, kind: type[Body], max_bytes: int) -> Body:
             code="invalid_content_type",
         )
     body = await _read(request, max_bytes)
-    value = _decode(body, kind)
-    request.scope[IGNORED] = _unknown(body, kind)
+    request.scope[BODY_BYTES] = len(body)
+    value = await off_loop(len(body), _decode, body, kind)
+    request.scope[IGNORED] = await off_loop(len(body), _unknown, body, kind)
     return value
+
+
+async def off_loop(num_bytes: int, function: Callable[..., Value], *args: Any) -> Value:
+    """Return what ``function`` makes of a body: in a thread, unless the body is small.
+
+    Python code in a thread lets the event loop turn every few milliseconds.
+
+    Args:
+        num_bytes: Size of the body.
+        function: Takes time in proportion to it.
+        args: Its arguments.
+    """
+    if num_bytes < INLINE_BYTES:
+        return function(*args)
+    return await asyncio.to_thread(function, *args)
+
+
+def body_bytes(request: Request) -> int:
+    """Return the size of the body that :func:`read_body` read."""
+    return request.scope[BODY_BYTES]
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:

@@ -16,6 +16,7 @@ from headstock.server.completion import Delta
 from headstock.server.frontdoor import Frontdoor
 from headstock.server.generation import Generation
 from headstock.server.http.streaming import EventStream, Watch
+from headstock.server.keys import Caller
 from headstock.server.request import GenerateRequest
 
 
@@ -39,7 +40,9 @@ class Serving:
         Raises:
             RequestError: A request is at fault, or could not be served.
         """
-        generation = await self.frontdoor.generate(requests, is_streamed=False)
+        generation = await self.frontdoor.generate(
+            requests, is_streamed=False, owner=tenant_of(request)
+        )
         async with Watch(request.receive, generation):
             await generation.finished()
         return generation
@@ -57,7 +60,9 @@ class Serving:
         Raises:
             RequestError: A request is at fault, or could not be served.
         """
-        generation = await self.frontdoor.generate(requests, is_streamed=True)
+        generation = await self.frontdoor.generate(
+            requests, is_streamed=True, owner=tenant_of(request)
+        )
         watch = Watch(request.receive, generation).start()
         try:
             first: list[Delta] = []
@@ -88,4 +93,9 @@ def clock() -> float:
 
 def tenant_of(request: Request) -> str:
     """Return the prefix of the cache namespaces of whoever asks; "" when there is one key only."""
-    return request.scope.get("headstock.tenant", "")
+    return caller_of(request).tenant
+
+
+def caller_of(request: Request) -> Caller:
+    """Return who sends a request."""
+    return request.scope["headstock.caller"]

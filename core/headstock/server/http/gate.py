@@ -14,20 +14,26 @@ from headstock.observe.log import request_logged_as
 from headstock.observe.metrics import Metrics
 from headstock.server.http.answers import error_answer
 from headstock.server.http.bodies import IGNORED
+from headstock.server.http.hosts import AllowedHosts, is_cross_site
 from headstock.server.http.streaming import Message, Receive, Send
-from headstock.server.keys import KeyRing
+from headstock.server.keys import Caller, KeyRing
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN_PATHS = frozenset({"/live", "/ready", "/health"})
 """Routes that need no key: probes cannot send one."""
+ADMIN_ONLY_PATHS = frozenset({"/flush_cache"})
+"""Routes that change something for everybody."""
+ADMIN_PATHS = ADMIN_ONLY_PATHS | {"/abort_request"}
+"""Routes of control: a user may end its own requests."""
 WATCHED_PATHS = OPEN_PATHS | {"/health_generate", "/metrics"}
 """Routes that machines ask all the time: a line for each would bury the others."""
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _SANE_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 MAX_LISTED = 16
 log = logging.getLogger("headstock.http")
+audit = logging.getLogger("headstock.audit")
 
 
 class Gate:
@@ -37,12 +43,23 @@ class Gate:
         app: What is behind.
         keys: Who may enter.
         metrics: Where refusals are counted.
+        hosts: By which names.
+        admin_port: Where the routes of control are; None: with the others.
     """
 
-    def __init__(self, app: App, keys: KeyRing, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        app: App,
+        keys: KeyRing,
+        metrics: Metrics,
+        hosts: AllowedHosts,
+        admin_port: int | None = None,
+    ) -> None:
         self._app = app
         self._keys = keys
         self._metrics = metrics
+        self._hosts = hosts
+        self._admin_port = admin_port
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -72,22 +89,75 @@ class Gate:
             await self._serve(scope, receive, tagged, authorization)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, authorization: str) -> None:
-        tenant = self._keys.tenant(authorization)
-        if tenant is None and (scope["path"].rstrip("/") not in OPEN_PATHS):
-            refusal = RequestError(
-                "The API key is missing or wrong.",
-                remedy="Send Authorization: Bearer KEY.",
-                code="invalid_api_key",
-            )
+        caller = self._keys.caller(authorization)
+        refusal = self._refusal(scope, caller)
+        if scope["path"].rstrip("/") in ADMIN_PATHS:
+            send = _audited(scope, caller, send)
+        if refusal is not None:
             self._metrics.refused(refusal.code)
             await error_answer(refusal)(scope, receive, send)
             return
-        scope["headstock.tenant"] = tenant or ""
+        scope["headstock.caller"] = caller
         try:
             await self._app(scope, receive, send)
         except asyncio.CancelledError:
             # The server stops, and the connection with it: nobody is left to answer.
             log.info("cut off by the shutdown")
+
+    def _refusal(self, scope: Scope, caller: Caller | None) -> RequestError | None:
+        """Return why a request goes no further, or None."""
+        path = scope["path"].rstrip("/")
+        if (refusal := self._hosts.refusal(scope)) is not None:
+            return refusal
+        if caller is None and path not in OPEN_PATHS:
+            return RequestError(
+                "The API key is missing or wrong.",
+                remedy="Send Authorization: Bearer KEY.",
+                code="invalid_api_key",
+            )
+        if self._admin_port is not None:
+            is_admin_port = scope["server"][1] == self._admin_port
+            if is_admin_port != (path in ADMIN_PATHS) and path not in WATCHED_PATHS:
+                return RequestError(
+                    "There is no such route on this port.",
+                    remedy="Use the other one.",
+                    code="not_found",
+                )
+        if path in ADMIN_PATHS and is_cross_site(scope):
+            return RequestError(
+                "A web page of another site may not control the server.",
+                remedy="Send the request from a program, without Origin.",
+                code="forbidden",
+            )
+        if path in ADMIN_ONLY_PATHS and caller is not None and not caller.is_admin:
+            return not_admin()
+        return None
+
+
+def not_admin() -> RequestError:
+    """Return the error for a caller without the admin role."""
+    return RequestError(
+        "This needs a key with the admin role.",
+        remedy="Ask whoever runs the server.",
+        code="forbidden",
+    )
+
+
+def _audited(scope: Scope, caller: Caller | None, send: Send) -> Send:
+    """Have every action of control written down: who, from where, what, and whether it was done."""
+    client = scope.get("client")
+    who = "no key" if caller is None else caller.name
+
+    async def audited(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            audit.info(
+                "%s from %s: %s %s %d",
+                who, client[0] if client else "?", scope["method"], scope["path"],
+                message["status"],
+            )  # fmt: skip
+        await send(message)
+
+    return audited
 
 
 def _listed(names: list[str]) -> bytes:

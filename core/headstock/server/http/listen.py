@@ -10,24 +10,44 @@ from headstock.errors import ConfigError
 BACKLOG = 2048
 
 
+def listen_all(settings: ServerSettings) -> list[socket.socket]:
+    """Return a socket for requests, and one for control where the settings want it apart.
+
+    Raises:
+        ConfigError: An address is not ours, or a port is taken.
+    """
+    listeners = [listen(settings)]
+    if settings.admin_port is not None:
+        try:
+            listeners.append(_listen(settings.admin_host, settings.admin_port, "--admin-port"))
+        except ConfigError:
+            listeners[0].close()
+            raise
+    return listeners
+
+
 def listen(settings: ServerSettings) -> socket.socket:
     """Return a socket bound to the settings' address.
 
     Raises:
         ConfigError: The address is not ours, or the port is taken.
     """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    return _listen(settings.host, settings.port, "--port")
+
+
+def _listen(host: str, port: int, flag: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # With the protocol named, asyncio turns Nagle's algorithm off, which would cost 40 ms a token.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((settings.host, settings.port))
+        listener.bind((host, port))
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise ConfigError(
-            f"Cannot listen on {settings.host}:{settings.port}: {error.strerror or error}.",
-            remedy="Choose another --port, or stop what listens there.",
+            f"Cannot listen on {host}:{port}: {error.strerror or error}.",
+            remedy=f"Choose another {flag}, or stop what listens there.",
         ) from error
     return listener
 

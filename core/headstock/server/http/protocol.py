@@ -10,16 +10,30 @@ from headstock.server.http.offers import OfferIgnoring
 
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 64 * 1024
+MAX_URL_BYTES = 16 * 1024
 HEADER_DEADLINE_S = 10.0
 """A connection that has not sent all headers of a request it began by then is closed. Seconds."""
+LINGER_S = 1.0
+"""How long a refused client may go on sending. Seconds."""
 CONNECTION = "headstock.connection"
 """Where a request's scope has its connection."""
 CYCLE = "headstock.cycle"
 """Where it has what uvicorn knows of its answer."""
-_TOO_LARGE = (
-    b'{"error":{"message":"The headers are larger than 65536 bytes, or more than 100.",'
-    b'"type":"invalid_request_error","param":null,"code":"headers_too_large"}}'
-)
+_TOO_LARGE = f"The headers are larger than {MAX_HEADER_BYTES} bytes, or more than {MAX_HEADERS}."
+_LONG = f"The URL is longer than {MAX_URL_BYTES} bytes."
+
+
+def _answer(status: str, code: str, message: str) -> bytes:
+    """Return a whole answer in the envelope of all errors, after which the connection closes."""
+    body = (
+        f'{{"error":{{"message":"{message}","type":"invalid_request_error","param":null,'
+        f'"code":"{code}"}}}}'
+    )
+    head = (
+        f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    )
+    return f"{head}{body}".encode()
 
 
 class BoundedProtocol(OfferIgnoring):
@@ -27,7 +41,7 @@ class BoundedProtocol(OfferIgnoring):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._header_bytes = 0
+        self._header_bytes = self._url_bytes = 0
         self._is_refused = False
         self._deadline: asyncio.TimerHandle | None = None
         self.on_writable: Callable[[], None] | None = None
@@ -88,13 +102,16 @@ class BoundedProtocol(OfferIgnoring):
 
     def on_message_begin(self) -> None:
         """Count anew."""
-        self._header_bytes = 0
+        self._header_bytes = self._url_bytes = 0
         self._start_clock()
         super().on_message_begin()
         self.scope[CONNECTION] = self  # type: ignore[literal-required]
 
     def on_url(self, url: bytes) -> None:
         """Take the request line."""
+        self._url_bytes += len(url)
+        if self._url_bytes > MAX_URL_BYTES:
+            self.refuse(_answer("414 URI Too Long", "uri_too_long", _LONG))
         self._count(len(url))
         if not self._is_refused:
             super().on_url(url)
@@ -143,20 +160,26 @@ class BoundedProtocol(OfferIgnoring):
         return self._deadline is not None
 
     def refuse(self, answer: bytes) -> None:
-        """Send ``answer``, a whole one, and close."""
-        if self._is_refused:
+        """Send ``answer``, a whole one, and close.
+
+        What the client still sends is taken and dropped for a moment: closed at once, the
+        connection would be reset, and the answer with it.
+        """
+        if self._is_refused or self.transport.is_closing():
             return
         self._is_refused = True
         self._stop_clock()
         self.transport.write(answer)
-        self.transport.close()
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.close)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, and close."""
+        self.refuse(_answer("400 Bad Request", "invalid_http", msg))
 
     def _refuse(self) -> None:
-        head = (
-            "HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(_TOO_LARGE)}\r\nconnection: close\r\n\r\n"
-        )
-        self.refuse(head.encode() + _TOO_LARGE)
+        status = "431 Request Header Fields Too Large"
+        self.refuse(_answer(status, "headers_too_large", _TOO_LARGE))
 
     @property
     def _is_between(self) -> bool:

@@ -15,7 +15,8 @@ from headstock.errors import RequestError
 from headstock.observe.metrics import CONTENT_TYPE
 from headstock.server.http.answers import error_answer, json_answer
 from headstock.server.http.bodies import read_body
-from headstock.server.http.context import Serving
+from headstock.server.http.context import Serving, caller_of
+from headstock.server.http.gate import not_admin
 from headstock.server.http.schema import body_of
 
 ENGINE_ANSWER_S = 10.0
@@ -83,12 +84,16 @@ def make_router(serving: Serving) -> APIRouter:
         )
 
     async def abort_request(request: Request) -> Response:
-        """End requests: the one of exactly this name, or all."""
+        """End requests: the caller's own of exactly this name, or all."""
         body = await read_body(request, AbortBody, serving.max_body_bytes)
+        caller = caller_of(request)
         if body.abort_all:
+            if not caller.is_admin:
+                raise not_admin()
             frontdoor.abort_all()
             return json_answer({"aborted": True})
-        return json_answer({"aborted": frontdoor.abort(body.rid or "")})
+        owner = None if caller.is_admin else caller.tenant
+        return json_answer({"aborted": frontdoor.abort(body.rid or "", owner)})
 
     async def metrics() -> Response:
         """Return the metrics as Prometheus reads them."""
@@ -103,7 +108,6 @@ def make_router(serving: Serving) -> APIRouter:
     for path in ("/server_info", "/get_server_info"):
         router.add_api_route(path, server_info, methods=["GET"])
     router.add_api_route("/flush_cache", flush_cache, methods=["POST"])
-    router.add_api_route("/flush_cache", flush_cache, methods=["GET"], include_in_schema=False)
     router.add_api_route(
         "/abort_request", abort_request, methods=["POST"], openapi_extra=body_of(AbortBody)
     )

@@ -13,8 +13,9 @@ from starlette.responses import Response
 from headstock.errors import RequestError
 from headstock.requests.sampling import TokenId, check_token_id
 from headstock.server.completion import Delta
+from headstock.server.frontdoor import Frontdoor
 from headstock.server.http.answers import json_answer
-from headstock.server.http.bodies import read_body
+from headstock.server.http.bodies import body_bytes, off_loop, read_body
 from headstock.server.http.context import Serving, clock, tenant_of
 from headstock.server.http.schema import body_of
 from headstock.server.protocols import native
@@ -53,7 +54,7 @@ def make_router(serving: Serving) -> APIRouter:
         """Go on from one prompt or several."""
         begun_s = clock()
         body = await read_body(request, native.GenerateBody, serving.max_body_bytes)
-        call = native.read(body, tenant_of(request))
+        call = await off_loop(body_bytes(request), native.read, body, tenant_of(request))
         rids = [item.rid or "" for item in call.requests for _ in range(item.params.n)]
         tokenizer = frontdoor.prompter.tokenizer
         if call.is_streamed:
@@ -83,7 +84,7 @@ def make_router(serving: Serving) -> APIRouter:
     async def tokenize(request: Request) -> Response:
         """Return the token ids of a prompt or of messages."""
         body = await read_body(request, TokenizeBody, serving.max_body_bytes)
-        prompts, is_list = _prompts(body)
+        prompts, is_list = await off_loop(body_bytes(request), _prompts, body)
         rows = [await frontdoor.encode(prompt) for prompt in prompts]
         counts = [len(row) for row in rows]
         return json_answer(
@@ -99,23 +100,31 @@ def make_router(serving: Serving) -> APIRouter:
     async def detokenize(request: Request) -> Response:
         """Return the text of token ids."""
         body = await read_body(request, DetokenizeBody, serving.max_body_bytes)
-        tokenizer = frontdoor.prompter.tokenizer
-        if tokenizer is None:
-            raise RequestError(
-                "This server was started without a tokenizer.",
-                remedy="Start it without --skip-tokenizer-init.",
-                code="no_tokenizer",
-            )
-        rows, is_list = native.id_rows("tokens", body.tokens)
-        for row in rows:
-            for token_id in row:
-                check_token_id("tokens", token_id, frontdoor.card.vocab_size)
-        texts = [
-            tokenizer.decode(row, skip_special_tokens=body.skip_special_tokens) for row in rows
-        ]
-        return json_answer({"text": texts if is_list else texts[0]})
+        return await off_loop(body_bytes(request), _detokenize, frontdoor, body)
 
     return router
+
+
+def _detokenize(frontdoor: Frontdoor, body: DetokenizeBody) -> Response:
+    tokenizer = frontdoor.prompter.tokenizer
+    if tokenizer is None:
+        raise RequestError(
+            "This server was started without a tokenizer.",
+            remedy="Start it without --skip-tokenizer-init.",
+            code="no_tokenizer",
+        )
+    rows, is_list = native.id_rows("tokens", body.tokens)
+    if len(rows) > native.MAX_PROMPTS:
+        raise RequestError(
+            f"tokens has {len(rows)} lists; at most {native.MAX_PROMPTS}.",
+            remedy="Send several requests.",
+            field="tokens",
+        )
+    for row in rows:
+        for token_id in row:
+            check_token_id("tokens", token_id, frontdoor.card.vocab_size)
+    texts = tokenizer.decode_rows(rows, skip_special_tokens=body.skip_special_tokens)
+    return json_answer({"text": texts if is_list else texts[0]})
 
 
 def _prompts(body: TokenizeBody) -> tuple[list[Prompt], bool]:

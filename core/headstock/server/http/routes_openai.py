@@ -12,7 +12,7 @@ from headstock.errors import RequestError
 from headstock.server.completion import Delta
 from headstock.server.generation import Generation
 from headstock.server.http.answers import json_answer
-from headstock.server.http.bodies import read_body
+from headstock.server.http.bodies import body_bytes, off_loop, read_body
 from headstock.server.http.context import Serving, now, tenant_of
 from headstock.server.http.schema import body_of
 from headstock.server.protocols.events import event
@@ -60,7 +60,9 @@ def make_router(serving: Serving) -> APIRouter:
         """Answer a chat."""
         body = await read_body(request, ChatBody, serving.max_body_bytes)
         dialect = frontdoor.prompter.dialect
-        call = read_chat(body, frontdoor.card, dialect, tenant_of(request))
+        call = await off_loop(
+            body_bytes(request), read_chat, body, frontdoor.card, dialect, tenant_of(request)
+        )
         tokenizer = tokenizer_of(serving)
         shape = ChatShape(_alternatives(call, tokenizer))
         return await _answer(serving, request, call, tokenizer, lambda _: shape)
@@ -69,7 +71,9 @@ def make_router(serving: Serving) -> APIRouter:
     async def complete(request: Request) -> Response:
         """Go on from a prompt."""
         body = await read_body(request, CompletionBody, serving.max_body_bytes)
-        call = read_completion(body, frontdoor.card, tenant_of(request))
+        call = await off_loop(
+            body_bytes(request), read_completion, body, frontdoor.card, tenant_of(request)
+        )
         tokenizer = tokenizer_of(serving)
         alternatives = _alternatives(call, tokenizer)
 

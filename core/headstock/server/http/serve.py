@@ -8,13 +8,14 @@ import functools
 import logging
 import signal
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from headstock.config.schema import ServerSettings
+from headstock.observe.watchdog import Watchdog
 from headstock.server.descriptors import room_for_connections
 from headstock.server.frontdoor import Frontdoor
 from headstock.server.http.connections import CountedProtocol, sweep
@@ -23,17 +24,19 @@ from headstock.server.http.listen import url_of
 log = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 30
+TURN_S = 1.0
 LAST_WRITES_S = 2
 """How long answers may still leave after the drain. Seconds."""
 
 
 async def serve(
     app: ASGIApp,
-    listener: socket.socket,
+    listeners: Sequence[socket.socket],
     frontdoor: Frontdoor,
     settings: ServerSettings,
     *,
     on_listening: Callable[[str], None] | None = None,
+    on_hangup: Callable[[], None] | None = None,
     stop: asyncio.Event | None = None,
 ) -> None:
     """Serve until a signal or ``stop``, then drain.
@@ -43,10 +46,11 @@ async def serve(
 
     Args:
         app: The application.
-        listener: Bound and listening.
+        listeners: Bound and listening; the first one's address is told.
         frontdoor: Drained at the end.
         settings: For the deadline.
         on_listening: Called with the URL once connections are taken.
+        on_hangup: Called at each SIGHUP.
         stop: Another way to end, such as an engine that cannot come back.
     """
     max_connections = min(settings.max_connections, room_for_connections())
@@ -66,13 +70,13 @@ async def serve(
     )
     stopping = asyncio.Event() if stop is None else stop
     now = asyncio.Event()
-    with _signals(stopping, now):
-        task = asyncio.create_task(server.serve(sockets=[listener]))
+    with _signals(stopping, now, on_hangup), _watched():
+        task = asyncio.create_task(server.serve(sockets=list(listeners)))
         stopped = asyncio.create_task(stopping.wait())
         sweeping = asyncio.create_task(sweep(server.server_state.connections))
         await server.listening(task)
         if on_listening is not None:
-            on_listening(url_of(listener))
+            on_listening(url_of(listeners[0]))
         await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         if not task.done():
@@ -110,7 +114,28 @@ async def _drain(frontdoor: Frontdoor, timeout_s: float, now: asyncio.Event) -> 
 
 
 @contextlib.contextmanager
-def _signals(stopping: asyncio.Event, now: asyncio.Event) -> Generator[None, None, None]:
+def _watched() -> Generator[None, None, None]:
+    """Have it written down when the event loop does not turn."""
+    loop = asyncio.get_running_loop()
+    turns = 0
+    timer: asyncio.TimerHandle | None = None
+
+    def turn() -> None:
+        nonlocal turns, timer
+        turns += 1
+        timer = loop.call_later(TURN_S, turn)
+
+    turn()
+    with Watchdog("The event loop", lambda: turns):
+        yield
+    if timer is not None:
+        timer.cancel()
+
+
+@contextlib.contextmanager
+def _signals(
+    stopping: asyncio.Event, now: asyncio.Event, on_hangup: Callable[[], None] | None
+) -> Generator[None, None, None]:
     """Set ``stopping`` at the first signal, and ``now`` at the second."""
     loop = asyncio.get_running_loop()
 
@@ -119,14 +144,16 @@ def _signals(stopping: asyncio.Event, now: asyncio.Event) -> Generator[None, Non
             now.set()
         stopping.set()
 
-    kinds = (signal.SIGTERM, signal.SIGINT)
+    handlers = {signal.SIGTERM: stop, signal.SIGINT: stop}
+    if on_hangup is not None:
+        handlers[signal.SIGHUP] = on_hangup
     try:
-        for kind in kinds:
-            loop.add_signal_handler(kind, stop)
+        for kind, handler in handlers.items():
+            loop.add_signal_handler(kind, handler)
     except (NotImplementedError, RuntimeError, ValueError):
-        kinds = ()  # no main thread, or no such signals here: ``stop`` is the only way
+        handlers = {}  # no main thread, or no such signals here: ``stop`` is the only way
     try:
         yield
     finally:
-        for kind in kinds:
+        for kind in handlers:
             loop.remove_signal_handler(kind)
