@@ -84,18 +84,6 @@ FAMILIES = {
             },
         },
     ),
-    "gpt_oss": (
-        transformers.GptOssConfig,
-        transformers.GptOssForCausalLM,
-        {
-            "head_dim": 16,
-            "sliding_window": 7,
-            "num_local_experts": 6,
-            "num_experts_per_tok": 2,
-            "swiglu_limit": 1.5,
-            "intermediate_size": 64,
-        },
-    ),
     "qwen3_next": (
         transformers.Qwen3NextConfig,
         transformers.Qwen3NextForCausalLM,
@@ -140,6 +128,18 @@ FAMILIES = {
             "num_experts_per_tok": 2,
             "moe_intermediate_size": 48,
             "shared_expert_intermediate_size": 40,
+        },
+    ),
+    "gpt_oss": (
+        transformers.GptOssConfig,
+        transformers.GptOssForCausalLM,
+        {
+            "head_dim": 16,
+            "sliding_window": 7,
+            "num_local_experts": 6,
+            "num_experts_per_tok": 2,
+            "swiglu_limit": 1.5,
+            "intermediate_size": 64,
         },
     ),
     "deepseek_v3": (transformers.DeepseekV3Config, transformers.DeepseekV3ForCausalLM, V3),

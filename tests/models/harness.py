@@ -142,15 +142,16 @@ class Sequences:
             tree_N4=torch.zeros((0, 4), dtype=torch.int32),
             host_rows=list(zip(queries, kv_lengths, strict=True)),
         )
-        views = tuple(self.view(batch, counts, kept) for kept in self.ctx.groups)
+        states = self._take_states(counts)
+        views = tuple(self.view(batch, kept, states) for kept in self.ctx.groups)
         for view in views:
             view.groups = views
         return views[0]
 
-    def view(self, batch: StepBatch, counts: dict[str, int], kept: Retention) -> StepBatch:
+    def view(self, batch: StepBatch, kept: Retention, states: Tensor) -> StepBatch:
         """Return the step as a group sees it: without the pages that no query's window reaches."""
         if kept.kind == "state":
-            return self._view_of_states(batch, counts)
+            return replace(batch, page_table_RP=states)
         table_RP = batch.page_table_RP.clone()
         if kept.kind == "window":
             for row, (count, length) in enumerate(batch.host_rows):
@@ -158,8 +159,8 @@ class Sequences:
                 table_RP[row, :gone] = 0
         return replace(batch, page_table_RP=table_RP)
 
-    def _view_of_states(self, batch: StepBatch, counts: dict[str, int]) -> StepBatch:
-        """Return the step as a group of states sees it; what is left once is found next time."""
+    def _take_states(self, counts: dict[str, int]) -> Tensor:
+        """Return where rows find states and leave them; what is left once is found next time."""
         for name in counts:
             if name not in self.states:
                 page = self.free_states.pop()
@@ -167,4 +168,4 @@ class Sequences:
         table = [self.states[name] for name in counts]
         for name in counts:
             self.states[name] = (self.states[name][1],) * 2
-        return replace(batch, page_table_RP=torch.tensor(table, dtype=torch.int32), groups=())
+        return torch.tensor(table, dtype=torch.int32)

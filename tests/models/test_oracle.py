@@ -14,8 +14,7 @@ from tests.models.conftest import Save
 from tests.models.harness import context, load
 
 FAMILIES = ["llama", "qwen3", "mistral", "qwen3_moe", "mixtral", "gemma2", "gemma3"]
-FAMILIES += ["deepseek_v2", "deepseek_v3", "gpt_oss"]
-FAMILIES += ["qwen3_next", "qwen3_5", "qwen3_5_moe"]
+FAMILIES += ["deepseek_v2", "deepseek_v3", "gpt_oss", "qwen3_next", "qwen3_5", "qwen3_5_moe"]
 OPTIONS = [
     pytest.param({"tie_word_embeddings": True}, id="tied"),
     pytest.param({"num_key_value_heads": 4}, id="as-many-kv-heads"),

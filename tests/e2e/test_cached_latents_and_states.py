@@ -1,0 +1,63 @@
+"""Models that cache latents or states, served whole: ids as transformers draws them, hits too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+import headstock
+from tests.models.conftest import FAMILIES, SIZES, randomize
+
+NEW_TOKENS = 10
+PROMPTS = [
+    list(range(3, 60)),
+    list(range(3, 60)),
+    [*range(3, 50), *range(80, 90)],
+    [9],
+    list(range(100, 20, -1)),
+]
+
+
+@pytest.fixture(scope="module", params=["deepseek_v3", "qwen3_next", "qwen3_5"])
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+    """Return a model's folder and the ids that transformers draws for each prompt."""
+    config_type, model_type, given = FAMILIES[request.param]
+    torch.manual_seed(0)
+    oracle = model_type(config_type(**SIZES | given | {"eos_token_id": None})).eval()
+    randomize(oracle)
+    folder = tmp_path_factory.mktemp(request.param)
+    oracle.save_pretrained(folder)
+    return folder, [greedy(oracle, ids) for ids in PROMPTS]
+
+
+def greedy(oracle: transformers.PreTrainedModel, ids: list[int]) -> list[int]:
+    drawn: list[int] = []
+    for _ in range(NEW_TOKENS):
+        with torch.no_grad():
+            logits = oracle(torch.tensor([[*ids, *drawn]])).logits
+        drawn.append(int(logits[0, -1].argmax()))
+    return drawn
+
+
+@pytest.mark.parametrize("backend", ["reference", "xeon"])
+def test_ids_are_those_of_transformers_cold_in_chunks_together_and_on_a_hit(
+    saved: tuple[Path, list[list[int]]], backend: str
+) -> None:
+    folder, wanted = saved
+    params = {"temperature": 0, "max_new_tokens": NEW_TOKENS, "ignore_eos": True}
+    with headstock.Engine(
+        model=str(folder),
+        backend=backend,
+        dtype="float32",
+        cache_tokens=1024,
+        skip_tokenizer_init=True,
+        chunked_prefill_size=24,
+    ) as engine:
+        alone = engine.generate(input_ids=PROMPTS[0], sampling_params=params)
+        together = engine.generate(input_ids=PROMPTS, sampling_params=params)
+    assert alone["output_ids"] == wanted[0]
+    assert [result["output_ids"] for result in together] == wanted
+    assert together[0]["meta_info"]["cached_tokens"] >= 32
