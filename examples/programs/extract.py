@@ -51,10 +51,7 @@ def main() -> None:
     for state in extract.run_batch([{"text": text} for text in TEXTS], temperature=0):
         record = Person(state["name"], state["city"], state["job"])
         print(json.dumps(record.__dict__, ensure_ascii=False))
-    try:
-        print(extract_constrained.run(text=TEXTS[0], temperature=0)["person"])
-    except hs.ProgramError as error:
-        print(f"by type: {error.code}")  # until the engine constrains output
+    print(extract_constrained.run(text=TEXTS[0], temperature=0)["person"])
 
 
 if __name__ == "__main__":

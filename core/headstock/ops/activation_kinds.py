@@ -129,9 +129,11 @@ def _clipped_swiglu(gate: Tensor, up: Tensor, limit: float, alpha: float) -> Ten
 def _xielu(
     gate: Tensor, up: Tensor, alpha_p: float, alpha_n: float, beta: float, eps: float
 ) -> Tensor:
-    above = alpha_p * gate.square() + beta * gate
-    below = (gate.clamp(max=eps).expm1() - gate) * alpha_n + beta * gate
-    return above.where(gate > 0, below) * up
+    # In float32: the exponential and its argument nearly cancel.
+    wide = gate.float()
+    above = alpha_p * wide.square() + beta * wide
+    below = (wide.clamp(max=eps).expm1() - wide) * alpha_n + beta * wide
+    return above.where(wide > 0, below).to(gate.dtype) * up
 
 
 _JOINS: Mapping[str, Callable[..., Tensor]] = {

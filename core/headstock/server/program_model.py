@@ -17,6 +17,7 @@ from headstock.server.errors import BusyError
 from headstock.server.frontdoor import Frontdoor
 from headstock.server.generation import Generation
 from headstock.server.protocols import native
+from headstock.server.protocols.grammars import native_grammar
 from headstock.server.protocols.parameters import not_yet, to_params
 from headstock.server.request import (
     ChatPrompt,
@@ -47,10 +48,11 @@ class DoorModel:
 
     async def generate(self, state: Branch, step: Gen, on_text: OnText | None) -> Generated:
         """Go on from ``state``; see :class:`headstock.programs.Model`."""
-        given = step.sampling_params
+        grammar, given = native_grammar(step.sampling_params)
         request = GenerateRequest(
             prompt=prompt_of(state),
             params=to_params(given),
+            grammar=grammar,
             is_clipped=given.get("max_new_tokens") is None,
             logprobs=step.top_logprobs_num if step.return_logprob else -1,
             namespace=self._namespace,
