@@ -15,7 +15,7 @@ BACKEND = """
 from headstock.plugins.hooks import hookimpl
 from headstock.plugins.probe import Probe, ProbedDevice, Status
 
-HOOK_API = (1, 0)
+HOOK_API = (2, 0)
 
 @hookimpl
 def headstock_probe():

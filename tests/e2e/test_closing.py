@@ -21,7 +21,7 @@ from pathlib import Path
 from headstock.plugins.hooks import hookimpl
 from headstock.plugins.probe import Probe, ProbedDevice, Status
 
-HOOK_API = (1, 0)
+HOOK_API = (2, 0)
 RANK = [0]
 
 def mark(what):
@@ -59,7 +59,7 @@ def headstock_communication(group):
 FAILING = """
 from headstock.plugins.hooks import hookimpl
 
-HOOK_API = (1, 0)
+HOOK_API = (2, 0)
 
 @hookimpl
 def headstock_register_ops(registry):

@@ -22,7 +22,7 @@ from headstock.plugins.probe import Probe, Status
 HEAD = """
 from headstock.plugins.hooks import Finding, hookimpl
 from headstock.plugins.probe import Probe, Status
-HOOK_API = (1, 0)
+HOOK_API = (2, 0)
 """
 PROBE = """
 @hookimpl

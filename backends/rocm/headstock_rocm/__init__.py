@@ -6,7 +6,7 @@ from headstock.plugins.hooks import hookimpl
 from headstock.plugins.probe import Probe
 from headstock_rocm.probe import probe
 
-HOOK_API = (1, 0)
+HOOK_API = (2, 0)
 
 
 @hookimpl

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from headstock.structured.provider import GrammarRegistry
 
 PROJECT = "headstock"
-HOOK_API = (1, 0)
+HOOK_API = (2, 0)
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)

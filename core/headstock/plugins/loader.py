@@ -23,7 +23,7 @@ from headstock.plugins.probe import Probe, Status
 BACKENDS = "headstock.backends"
 PLUGINS = "headstock.plugins"
 REFERENCE_MODULE = "headstock.plugins.reference"
-OLDEST_MAJOR = 1
+OLDEST_MAJOR = 2
 
 
 class State(enum.Enum):

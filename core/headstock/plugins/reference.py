@@ -12,7 +12,7 @@ from headstock.plugins.probe import Probe, ProbedDevice, Status
 if TYPE_CHECKING:
     from headstock.plugins.device import Device
 
-HOOK_API = (1, 0)
+HOOK_API = (2, 0)
 
 
 @hookimpl

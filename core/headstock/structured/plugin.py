@@ -9,7 +9,7 @@ import pluggy
 if TYPE_CHECKING:
     from headstock.structured.provider import GrammarRegistry
 
-HOOK_API = (1, 0)
+HOOK_API = (2, 0)
 hookimpl = pluggy.HookimplMarker("headstock")
 
 

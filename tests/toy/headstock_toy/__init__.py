@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from headstock.ops.base import OpRegistry
     from headstock.plugins.device import Device
 
-HOOK_API = (1, 0)
+HOOK_API = (2, 0)
 
 
 @hookimpl
