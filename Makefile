@@ -1,5 +1,6 @@
 # One command each; every target sets up what it needs.
 #   make serve   install, fetch the default model, serve it on this machine's CPU
+#   make docs    build the documentation's site into build/site
 #   make test    everything CI runs: lint, types, import contracts, tests
 # Override what is installed with TORCH=…, and the interpreter with PYTHON=….
 
@@ -10,9 +11,11 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# A test process for each core: most tests are served by one thread.
+JOBS ?= -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 KIT = $(BIN)/python -m pytest -q --pyargs headstock.testing.suite
 
-.PHONY: serve test lint types imports unit kit test-slow bench native hardware clean
+.PHONY: serve test lint types imports unit kit reports signatures test-slow chaos lock sbom bench clients native hardware tpu-test docs clean
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Headstock needs Python 3.11 or newer. -> Install it, or set PYTHON=/path/to/python3."; exit 1; }
@@ -42,6 +45,7 @@ test: lint types imports unit kit
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/bandit -q -c pyproject.toml -r core models backends -x core/headstock/testing/templates
 
 types: $(VENV)/.dev
 	$(BIN)/basedpyright
@@ -51,23 +55,84 @@ imports: $(VENV)/.dev
 
 unit: $(VENV)/.dev native
 	$(BIN)/python -m headstock.cli pull smollm2
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest $(JOBS) -m "not slow" $(ARGS)
 
 # The conformance kit on every backend that this machine has; toy is deliberately odd.
 kit: $(VENV)/.dev native
 	$(KIT) --headstock-backend=reference
 	$(KIT) --headstock-backend=toy --headstock-plugin=headstock_toy
 	$(KIT) --headstock-backend=xeon
+	$(KIT) --headstock-backend=functional --headstock-plugin=headstock_functional
+	$(KIT) --headstock-backend=acme --headstock-plugin=headstock_acme
+
+# What docs/backends.md shows, from the kit on what this machine has.
+REPORTS = docs/reports
+reports: $(VENV)/.dev native
+	@mkdir -p $(REPORTS) build
+	for name in reference xeon; do \
+		$(KIT) --headstock-backend=$$name --headstock-report=build/kit-$$name.json \
+		&& $(BIN)/python -m headstock.testing.table keep build/kit-$$name.json hardware $(REPORTS) || exit 1; \
+	done
+	$(BIN)/python -m headstock.testing.table write $(REPORTS) docs/backends.md
+
+# What plugins may use, for a newer HOOK_API; --unreleased where it is not out yet.
+signatures: $(VENV)/.dev
+	$(BIN)/python -m headstock.testing.signatures tests/contract/signatures.txt --renew $(ARGS)
 
 test-slow: $(VENV)/.dev native
 	$(BIN)/python -m headstock.cli pull smollm2
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest $(JOBS) -m slow $(ARGS)
+
+# What kills, stops and starves: the quick ones are in `make test`, too.
+chaos: $(VENV)/.dev native
+	$(BIN)/python -m headstock.cli pull smollm2
+	$(BIN)/python -m pytest -m chaos $(ARGS)
+
+# What CI was tested with, each file by its digest; see CONTRIBUTING.
+lock: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile pyproject.toml --extra xeon --extra dev --generate-hashes --no-annotate \
+		--no-header --no-emit-index-url --python-version 3.11 \
+		--python-platform x86_64-manylinux_2_28 $(ARGS) -o requirements/ci.lock
+
+# What is installed here, as a CycloneDX document for a release.
+sbom: $(VENV)/.dev
+	$(PYTHON) -m venv $(VENV)-sbom
+	$(VENV)-sbom/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom
+	mkdir -p dist
+	$(VENV)-sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		-o dist/sbom.json $(BIN)/python
+	rm -rf $(VENV)-sbom
 
 bench: $(VENV)/.dev native
 	$(BIN)/python benchmarks/cpu.py $(ARGS)
 
+# Strict: a link that leads nowhere, or a page outside the menu, fails.
+docs: $(VENV)/.serve
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	$(BIN)/python -m mkdocs build --strict
+
+# Packages of others against a served model, each in an environment of its own; writes docs/clients.md.
+clients: $(VENV)/.dev native
+	$(BIN)/python -m headstock.cli pull smollm2
+	$(BIN)/python tests/clients/run.py $(ARGS)
+
 hardware:
 	python3 benchmarks/run_hardware.py $(ARGS)
 
+# torch-xla on its own CPU device, in an environment of its own: it fits one PyTorch alone (7 GB).
+TPU_VENV ?= .venv-tpu
+TPU_BIN := $(TPU_VENV)/bin
+TPU_RUN = XLA_FLAGS=--xla_backend_optimization_level=0 $(TPU_BIN)/python -m pytest -q
+
+$(TPU_VENV)/.dev: pyproject.toml
+	$(PYTHON) -m venv $(TPU_VENV)
+	$(TPU_BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[tpu-test]"
+	@touch $@
+
+tpu-test: $(TPU_VENV)/.dev
+	$(TPU_RUN) tests/hardware/tpu tests/kernels/test_pallas_attention.py $(ARGS)
+	$(TPU_RUN) --pyargs headstock.testing.suite --headstock-backend=tpu --headstock-option=pjrt=cpu $(ARGS)
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TPU_VENV) build dist .pytest_cache .ruff_cache .hypothesis

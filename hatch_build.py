@@ -1,8 +1,8 @@
 """Builds what is compiled when the package is built or installed editable: the xeon kernels.
 
-Where the system has no compiler, one is asked for as a package that the build needs. Where there
-is none either, the package is built without the kernels; the doctor then says why they are
-missing, and PyTorch computes instead.
+Where there is no compiler the package is built without the kernels; the doctor then says why they
+are missing, and PyTorch computes instead. The package that carries a compiler is no dependency of
+the build: an index that lacks it would stop the install. ``make`` fetches it where it can.
 """
 
 from __future__ import annotations
@@ -23,11 +23,6 @@ class NativeBuildHook(BuildHookInterface[Any]):
     """Compiles the native library into its package before the files are collected."""
 
     PLUGIN_NAME = "custom"
-
-    def dependencies(self) -> list[str]:
-        """Return the package that carries a compiler, where the system has none."""
-        build = _load(Path(self.root) / PACKAGE / "build.py")
-        return [build.CARRIED] if build.needs_carried_compiler() else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile; a wheel with the library is for this platform, any Python 3."""

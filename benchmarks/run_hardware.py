@@ -81,7 +81,10 @@ def checks(out: Path) -> list[Part]:
             120,
         ),
         Part("test-kit-engine", [*pytest, *kit, "-k", "test_7_engine"], 110),
-        Part("test-kit", [*pytest, *at_once(), *kit, "-k", "not test_7_engine"], 240),
+        Part(
+            "test-kit", [*pytest, *at_once(), *kit, "-k", "not test_7_engine and not test_8"], 240
+        ),
+        Part("test-communication", [*pytest, *kit, "-k", "test_8_communication"], 100),
         Part("test-memory", [*pytest, full_card], 80),
         Part("test-device", [*pytest, *at_once(), *devices], 120),
         Part("test-kernels", [*pytest, *at_once(), *kernels], 120),

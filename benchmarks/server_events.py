@@ -68,7 +68,7 @@ class PacedRunner:
         now = time.monotonic()
         self._due_s = max(now, self._due_s + self._step_s)
         time.sleep(self._due_s - now)
-        slots = [s for s, drawn in zip(plan.rows.slots, plan.rows.sample, strict=True) if drawn]
+        slots = [s for s, drawn in zip(plan.rows.slots, plan.rows.yields, strict=True) if drawn]
         counts = [int(self._left[slot] > 0) for slot in slots]
         for slot, count in zip(slots, counts, strict=True):
             self._left[slot] -= count

@@ -1,7 +1,22 @@
-"""Chooses Triton's interpreter where no GPU is, before torch imports Triton by itself."""
+"""Gives each test process its share of the cores, and chooses Triton's interpreter without a GPU.
+
+Both come before torch is imported: it counts the cores once, and imports Triton by itself.
+"""
 
 import os
 from pathlib import Path
 
+
+def _take_share() -> None:
+    """Keep to this worker's cores, so that the thread pools of two workers do not contend."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if not worker or not hasattr(os, "sched_setaffinity"):
+        return
+    index, count = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[index::count] or cores)
+
+
+_take_share()
 if not any(Path(node).exists() for node in ("/dev/nvidia0", "/dev/kfd")):
     os.environ.setdefault("TRITON_INTERPRET", "1")

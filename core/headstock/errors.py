@@ -5,6 +5,7 @@ HeadstockError
 ├── PluginError         a backend or model package is missing or broken
 ├── UnsupportedError    this backend cannot do what the model or the configuration asks
 ├── CheckpointError     the model's files are incomplete, damaged or of another shape
+├── AdapterError        an adapter's files are damaged, or do not fit the served model
 ├── DeviceError         a device, or a rank's process, is lost: only a new process can go on
 └── RequestError        one request is at fault; the engine carries on
 
@@ -45,6 +46,10 @@ class UnsupportedError(HeadstockError):
 
 class CheckpointError(HeadstockError):
     """The model's files are incomplete, damaged, or do not fit the architecture."""
+
+
+class AdapterError(HeadstockError):
+    """An adapter's files are damaged, do not fit the model, or there is no room for them."""
 
 
 class DeviceError(HeadstockError):

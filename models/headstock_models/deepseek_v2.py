@@ -13,6 +13,7 @@ from headstock.graph.context import Context
 from headstock.graph.module import Module
 from headstock.ops.routing import Routing
 from headstock_models.deepseek_v3 import DeepseekConfig, DeepseekV3ForCausalLM
+from headstock_models.sigmoid_experts import routed_moe
 
 
 class DeepseekV2Config(DeepseekConfig, frozen=True, kw_only=True):
@@ -26,7 +27,7 @@ class DeepseekV2Config(DeepseekConfig, frozen=True, kw_only=True):
             groups_kept=self.topk_group if is_grouped else 1,
             factor=self.routed_scaling_factor,
         )
-        return self.make_routed(ctx, routing, "")
+        return routed_moe(ctx, self, routing, bias_leaf="")
 
 
 class DeepseekV2ForCausalLM(DeepseekV3ForCausalLM):

@@ -22,9 +22,8 @@ from headstock.graph.linear import Linear, Part
 from headstock.graph.module import Module
 from headstock.graph.norm import RMSNorm
 from headstock.graph.rotary import Rotary, sharpening
-from headstock.graph.routed_moe import RoutedMoE
 from headstock.ops.attention import StepBatch
-from headstock.ops.routing import Routing
+from headstock_models.sigmoid_experts import sigmoid_moe
 
 LATENT_EPS = 1e-6
 """Of the norms of latents, whatever the configuration's ``rms_norm_eps``."""
@@ -58,35 +57,31 @@ class DeepseekConfig(ModelConfig, frozen=True, kw_only=True):
     tie_word_embeddings: bool = False
 
     def make_moe(self, ctx: Context) -> Module:
-        routing = Routing(
-            k=self.num_experts_per_tok,
-            scores="sigmoid",
-            is_normalized=self.norm_topk_prob,
-            num_groups=self.n_group,
-            groups_kept=self.topk_group,
-            group_best=2,
-            factor=self.routed_scaling_factor,
-        )
-        return self.make_routed(ctx, routing, "gate.e_score_correction_bias")
+        return sigmoid_moe(ctx, self)
 
-    def make_routed(self, ctx: Context, routing: Routing, bias_leaf: str) -> Module:
-        size, between, shared = self.hidden_size, self.moe_intermediate_size, None
-        if self.n_shared_experts:
-            shared = GatedMLP(ctx, size, between * self.n_shared_experts)
-            shared.alias = "shared_experts"
-        experts = self.n_routed_experts
-        return RoutedMoE(ctx, size, between, experts, routing, bias_leaf=bias_leaf, shared=shared)
+    def is_dense(self, number: int) -> bool:
+        """Whether layer ``number`` has no experts."""
+        return number < self.first_k_dense_replace
 
     def make_mlp(self, ctx: Context, number: int) -> Module:
-        if number < self.first_k_dense_replace:
+        if self.is_dense(number):
             return GatedMLP(ctx, self.hidden_size, self.intermediate_size)
         return self.make_moe(ctx)
 
 
-class DeepseekAttention(Module):
-    """W_o attend(W_b norm(W_a x), W_kv x); or W_q x for queries where these have no latent."""
+class LatentParts(Module):
+    """What latent attention is made of: W_b norm(W_a x) for queries, or W_q x; W_kv x; W_o."""
 
-    def __init__(self, ctx: Context, c: DeepseekConfig, rotary: Rotary, scale: float) -> None:
+    def __init__(
+        self,
+        ctx: Context,
+        c: DeepseekConfig,
+        rotary: Rotary | None,
+        scale: float,
+        *,
+        latent_factor: float = 1.0,
+        num_chosen: int = 0,
+    ) -> None:
         size, has_bias = c.hidden_size, c.attention_bias
         unit = c.qk_nope_head_dim + c.qk_rope_head_dim
         heads = Part(c.num_attention_heads * unit, unit=unit)
@@ -110,17 +105,29 @@ class DeepseekAttention(Module):
             key_size=c.qk_nope_head_dim,
             value_size=c.v_head_dim,
             rotary=rotary,
+            shared_size=c.qk_rope_head_dim,
             eps=LATENT_EPS,
             scale=scale,
+            latent_factor=latent_factor,
+            num_chosen=num_chosen,
         )
         wide = c.num_attention_heads * c.v_head_dim
         self.out = Linear(ctx, wide, {"o_proj": size}, split="in", has_bias=has_bias)
 
-    def forward(self, x_TD: Tensor, batch: StepBatch, keep: LastOfRows) -> Tensor:
+    def narrow(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what queries are made of, and latents with keys behind them."""
         *q_TR, kv_TX = self.down(x_TD).split(self._sizes, 1)
-        if self.q_norm is not None:
-            x_TD, _ = self.q_norm(q_TR[0], None)
-        return self.out(keep(self.attend(self.queries(x_TD), kv_TX, batch), batch))
+        if self.q_norm is None:
+            return x_TD, kv_TX
+        return self.q_norm(q_TR[0], None)[0], kv_TX
+
+
+class DeepseekAttention(LatentParts):
+    """W_o attend(W_b norm(W_a x), W_kv x)."""
+
+    def forward(self, x_TD: Tensor, batch: StepBatch, keep: LastOfRows) -> Tensor:
+        q_TR, kv_TX = self.narrow(x_TD)
+        return self.out(keep(self.attend(self.queries(q_TR), kv_TX, batch), batch))
 
 
 class DeepseekLayer(Module):
@@ -147,8 +154,13 @@ class Decoder(Module):
     def __init__(self, ctx: Context, c: DeepseekConfig, rotary: Rotary, scale: float) -> None:
         self.embed = Embedding(ctx, c.vocab_size, c.hidden_size, leaf="embed_tokens")
         numbers = range(c.num_hidden_layers)
-        self.layers = [DeepseekLayer(ctx, c, rotary, scale, number) for number in numbers]
+        self.layers = [self.make_layer(ctx, c, rotary, scale, number) for number in numbers]
         self.norm = RMSNorm(ctx, c.hidden_size, leaf="norm", eps=c.rms_norm_eps)
+
+    def make_layer(
+        self, ctx: Context, c: DeepseekConfig, rotary: Rotary, scale: float, number: int
+    ) -> Module:
+        return DeepseekLayer(ctx, c, rotary, scale, number)
 
     def forward(self, ids_T: Tensor, batch: StepBatch) -> Tensor:
         x_TD, sum_TD = self.embed(ids_T), None
@@ -161,6 +173,7 @@ class DeepseekV3ForCausalLM(Model):
     """A decoder with an output layer, perhaps tied to the embedding."""
 
     config_type: type[DeepseekConfig] = DeepseekConfig
+    decoder_type: type[Decoder] = Decoder
 
     def __init__(self, ctx: Context, config: Mapping[str, Any]) -> None:
         require(config, hidden_act=("silu",), scoring_func=("sigmoid",), moe_layer_freq=(1,))
@@ -178,6 +191,6 @@ class DeepseekV3ForCausalLM(Model):
         # Layers past the last draft tokens to come; nothing here drafts with them.
         drafts = {rf"^model\.layers\.{c.num_hidden_layers}\.": "a layer that drafts tokens to come"}
         self.skip = {**Model.skip, **drafts}
-        self.model = Decoder(ctx, c, rotary, scale)
+        self.model = self.decoder_type(ctx, c, rotary, scale)
         tied = self.model.embed if c.tie_word_embeddings else None
         self.lm_head = LMHead(ctx, c.vocab_size, c.hidden_size, leaf="lm_head", tied=tied)

@@ -48,6 +48,12 @@ class Gemma2Config(ModelConfig, frozen=True, kw_only=True):
     attn_logit_softcapping: float | None = 50.0
     tie_word_embeddings: bool = True
     has_qk_norm: ClassVar[bool] = False
+    sees_spans: ClassVar[bool] = False
+
+    @property
+    def window(self) -> int:
+        """Tokens that a query of a layer with a window sees."""
+        return self.sliding_window
 
     def kind(self, number: int) -> str:
         """Return what layer ``number`` is; without a list every pattern ends with a full one."""
@@ -68,9 +74,10 @@ class GemmaAttention(Module):
             *sizes,
             rotary=rotary,
             qk_norm=c.rms_norm_eps if c.has_qk_norm else None,
+            sees_spans=c.sees_spans,
             is_zero_centered=True,
             scale=c.query_pre_attn_scalar**-0.5,
-            window=c.sliding_window if kind == SLIDING else None,
+            window=c.window if kind == SLIDING else None,
             soft_cap=c.attn_logit_softcapping,
         )
         leaves = {"o_proj": size}
@@ -120,9 +127,12 @@ class Gemma2ForCausalLM(Model):
     """A decoder whose output layer is the embedding, its logits capped."""
 
     config_type: type[Gemma2Config] = Gemma2Config
+    goes_both_ways: ClassVar[bool] = False
+    """Whether a configuration may have tokens see those behind them."""
 
     def __init__(self, ctx: Context, config: Mapping[str, Any]) -> None:
-        require(config, use_bidirectional_attention=(False,), hidden_activation=BY_CONFIG_NAME)
+        both_ways = (False, not ctx.is_causal and self.goes_both_ways)
+        require(config, use_bidirectional_attention=both_ways, hidden_activation=BY_CONFIG_NAME)
         for kind in config.get("layer_types") or ():
             require({"layer_types": kind}, layer_types=(SLIDING, FULL))
         c = read_config(self.config_type, config)

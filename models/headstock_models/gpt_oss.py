@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from headstock.graph.config import require
 from headstock.graph.context import Context
 from headstock.graph.module import Module
 from headstock.graph.moe import MoE
 from headstock.ops.activation_kinds import clipped_swiglu
-from headstock_models.llama import LlamaConfig, LlamaForCausalLM
+from headstock_models.llama import FULL, SLIDING, WINDOWED, LlamaConfig, LlamaForCausalLM
 
-SLIDING, FULL = "sliding_attention", "full_attention"
 ROPE = {
     "rope_type": "yarn",
     "rope_theta": 150_000.0,
@@ -34,16 +32,14 @@ class GptOssConfig(LlamaConfig, frozen=True, kw_only=True):
     attention_bias: bool = True
     num_local_experts: int = 128
     num_experts_per_tok: int = 4
-    sliding_window: int = 128
-    layer_types: tuple[str, ...] = ()
+    sliding_window: int | None = 128
     swiglu_limit: float = 7.0
     swiglu_alpha: float = 1.702
     has_sinks: ClassVar[bool] = True
 
-    def window(self, number: int) -> int | None:
-        """Return what layer ``number`` sees; without a list every other layer a window."""
-        kinds = self.layer_types or (SLIDING, FULL) * self.num_hidden_layers
-        return self.sliding_window if kinds[number] == SLIDING else None
+    def usual_kind(self, number: int) -> str:
+        """Return what layer ``number`` is: every other one sees a window."""
+        return FULL if number % 2 else SLIDING
 
     def make_mlp(self, ctx: Context, number: int) -> Module:
         return MoE(
@@ -63,10 +59,8 @@ class GptOssForCausalLM(LlamaForCausalLM):
     """A decoder with an output layer."""
 
     config_type = GptOssConfig
-    accepted: ClassVar = {**LlamaForCausalLM.accepted, "sliding_window": None}
+    accepted: ClassVar = {**LlamaForCausalLM.accepted, **WINDOWED}
 
     def __init__(self, ctx: Context, config: Mapping[str, Any]) -> None:
-        for kind in config.get("layer_types") or ():
-            require({"layer_types": kind}, layer_types=(SLIDING, FULL))
         has_rope = config.get("rope_parameters") or config.get("rope_scaling")
         super().__init__(ctx, config if has_rope else {**config, "rope_parameters": ROPE})

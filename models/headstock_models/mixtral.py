@@ -1,4 +1,4 @@
-"""Mixtral without a sliding window: Mistral with a mixture of experts in every layer.
+"""Mixtral: Mistral with a mixture of experts in every layer.
 
 Source: Jiang et al. 2024, "Mixtral of Experts"; names as in Hugging Face transformers.
 """
@@ -8,11 +8,10 @@ from __future__ import annotations
 from headstock.graph.context import Context
 from headstock.graph.module import Module
 from headstock.graph.moe import MoE
-from headstock_models.llama import LlamaConfig, LlamaForCausalLM
+from headstock_models.mistral import MistralConfig, MistralForCausalLM
 
 
-class MixtralConfig(LlamaConfig, frozen=True, kw_only=True):
-    rms_norm_eps: float = 1e-5
+class MixtralConfig(MistralConfig, frozen=True, kw_only=True):
     num_local_experts: int = 8
     num_experts_per_tok: int = 2
 
@@ -30,7 +29,7 @@ class MixtralConfig(LlamaConfig, frozen=True, kw_only=True):
         return mlp
 
 
-class MixtralForCausalLM(LlamaForCausalLM):
+class MixtralForCausalLM(MistralForCausalLM):
     """A decoder with an output layer, perhaps tied to the embedding."""
 
     config_type = MixtralConfig

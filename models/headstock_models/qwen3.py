@@ -1,31 +1,26 @@
-"""Qwen3, dense: Llama with an RMS norm over each query and key head.
+"""Qwen3, dense: Qwen2 with an RMS norm over each query and key head instead of biases.
 
 Source: Yang et al. 2025, "Qwen3 Technical Report"; names as in Hugging Face transformers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from headstock.graph.config import require
-from headstock.graph.context import Context
-from headstock_models.llama import LlamaConfig, LlamaForCausalLM
+from headstock_models.qwen2 import Qwen2Config, Qwen2ForCausalLM
 
 
-class Qwen3Config(LlamaConfig, frozen=True, kw_only=True):
+class Qwen3Config(Qwen2Config, frozen=True, kw_only=True):
     head_dim: int | None = 128
+    attention_bias: bool = False
     has_qk_norm: ClassVar[bool] = True
 
+    @property
+    def has_out_bias(self) -> bool:
+        return self.attention_bias
 
-class Qwen3ForCausalLM(LlamaForCausalLM):
+
+class Qwen3ForCausalLM(Qwen2ForCausalLM):
     """A decoder with an output layer, perhaps tied to the embedding."""
 
     config_type = Qwen3Config
-
-    def __init__(self, ctx: Context, config: Mapping[str, Any]) -> None:
-        require(config, use_sliding_window=(False,))
-        for kind in config.get("layer_types") or ():
-            require({"layer_types": kind}, layer_types=("full_attention",))
-        # Qwen3 names a window size that only use_sliding_window makes matter.
-        super().__init__(ctx, {**config, "sliding_window": None})

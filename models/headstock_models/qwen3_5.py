@@ -1,4 +1,4 @@
-"""Qwen3.5 (text), dense and with experts: Qwen3-Next with a matrix for each kind of features.
+"""Qwen3.5, dense and with experts: Qwen3-Next with a matrix for each kind of features.
 
 Text has the same place on all three axes of its rotary positions, so that one table does for it.
 Source: Qwen team 2026, "Qwen3.5"; names as in Hugging Face transformers.
@@ -6,13 +6,24 @@ Source: Qwen team 2026, "Qwen3.5"; names as in Hugging Face transformers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from headstock.graph.arranged import ArrangedLinear, Rows
+from headstock.graph.axes import AxialRotary
 from headstock.graph.context import Context
 from headstock.graph.linear import Linear
 from headstock.graph.module import Module
-from headstock_models.qwen3_next import DeltaNet, Qwen3NextConfig, Qwen3NextForCausalLM
+from headstock_models.qwen3_next import (
+    Decoder,
+    DeltaNet,
+    Qwen3NextConfig,
+    Qwen3NextForCausalLM,
+    read_text_config,
+    rotary_size,
+)
+from headstock_models.qwen_vision import QwenVisionConfig, VisualForConditionalGeneration
 
 
 class Qwen35Config(Qwen3NextConfig, frozen=True, kw_only=True):
@@ -40,6 +51,23 @@ class SeparateDeltaNet(DeltaNet):
             "in_proj_a": small,
         }
         return ArrangedLinear(ctx, c.hidden_size, leaves)
+
+
+class Qwen35ForConditionalGeneration(VisualForConditionalGeneration):
+    """The same with an image encoder, as all its checkpoints are: Qwen3-VL's, without deepstack."""
+
+    vision_type = QwenVisionConfig
+    default_sections = (11, 11, 10)
+    skip: Mapping[str, str] = Qwen3NextForCausalLM.skip
+
+    def read_text(self, text: dict[str, Any]) -> Qwen35Config:
+        return read_text_config(Qwen35Config, text)
+
+    def rotary_dim(self, text: dict[str, Any], c: Qwen35Config) -> int:
+        return rotary_size(c, text)
+
+    def make_decoder(self, ctx: Context, c: Qwen35Config, rotary: AxialRotary) -> Decoder:
+        return Decoder(ctx, c, rotary)
 
 
 class Qwen35ForCausalLM(Qwen3NextForCausalLM):

@@ -6,7 +6,7 @@ Source: Yang et al. 2025, "Qwen3 Technical Report"; names as in Hugging Face tra
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from headstock.graph.context import Context
 from headstock.graph.module import Module
@@ -36,6 +36,7 @@ class Qwen3MoeForCausalLM(Qwen3ForCausalLM):
     """A decoder with an output layer, perhaps tied to the embedding."""
 
     config_type = Qwen3MoeConfig
+    accepted: ClassVar = {**Qwen3ForCausalLM.accepted, "use_sliding_window": (False,)}
 
     def __init__(self, ctx: Context, config: Mapping[str, Any]) -> None:
         # transformers 5 saves what the hub calls num_experts by another name.

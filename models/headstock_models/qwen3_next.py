@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -29,6 +29,8 @@ from headstock.graph.routed_moe import RoutedMoE
 from headstock.ops.attention import StepBatch
 from headstock.ops.gates import gate_features
 from headstock.ops.routing import Routing
+
+C = TypeVar("C", bound="Qwen3NextConfig")
 
 
 class Qwen3NextConfig(ModelConfig, frozen=True, kw_only=True):
@@ -193,6 +195,19 @@ class Decoder(Module):
         return self.norm(x_TD, sum_TD)[0]
 
 
+def read_text_config(kind: type[C], config: Mapping[str, Any]) -> C:
+    """Return the configuration of a decoder of this kind."""
+    # transformers 5 saves what the hub calls num_experts by another name.
+    return read_config(kind, {"num_experts": config.get("num_local_experts"), **config})
+
+
+def rotary_size(c: Qwen3NextConfig, config: Mapping[str, Any]) -> int:
+    """Return the features of a head that are rotated."""
+    share = rotary_parameters(config).get("partial_rotary_factor")
+    share = share or config.get("partial_rotary_factor") or 0.25
+    return int(c.head_dim * share)
+
+
 class Qwen3NextForCausalLM(Model):
     """A decoder with an output layer, perhaps tied to the embedding."""
 
@@ -201,12 +216,7 @@ class Qwen3NextForCausalLM(Model):
 
     def __init__(self, ctx: Context, config: Mapping[str, Any]) -> None:
         require(config, hidden_act=("silu",))
-        # transformers 5 saves what the hub calls num_experts by another name.
-        c = read_config(
-            self.config_type, {"num_experts": config.get("num_local_experts"), **config}
-        )
-        share = rotary_parameters(config).get("partial_rotary_factor")
-        share = share or config.get("partial_rotary_factor") or 0.25
-        self.model = Decoder(ctx, c, Rotary(ctx, int(c.head_dim * share), config))
+        c = read_text_config(self.config_type, config)
+        self.model = Decoder(ctx, c, Rotary(ctx, rotary_size(c, config), config))
         tied = self.model.embed if c.tie_word_embeddings else None
         self.lm_head = LMHead(ctx, c.vocab_size, c.hidden_size, leaf="lm_head", tied=tied)

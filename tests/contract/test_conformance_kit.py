@@ -95,9 +95,12 @@ def test_a_backend_that_is_not_here_is_skipped_with_its_reason(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_the_toy_passes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "module"), [("toy", "headstock_toy"), ("functional", "headstock_functional")]
+)
+def test_a_toy_passes(name: str, module: str, tmp_path: Path) -> None:
     toy = Path(__file__).parents[1] / "toy"
-    done, _ = _run(tmp_path, toy, "toy", "headstock_toy")
+    done, _ = _run(tmp_path, toy, name, module)
     assert done.returncode == 0, done.stdout
 
 

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from headstock.cli.new_backend import write_backend
 from headstock.ops import linear, load_all_ops
-from headstock.ops.base import Requires
+from headstock.ops.base import OF, Requires
 from headstock.plugins import hooks
 from headstock.plugins.device import Device
 from headstock.plugins.probe import Status
+from headstock.testing.suite.test_7_engine import CONFIGS
+from headstock.testing.target import expose
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "writing-a-backend.md").read_text(encoding="utf-8")
 FILE = re.compile(r"<!-- file: (\S+) -->\n```python\n(.*?)```", re.DOTALL)
+APPENDED = re.compile(r"<!-- append: (\S+) -->\n```python\n(.*?)```", re.DOTALL)
+EXAMPLE = ROOT / "examples" / "backend_full"
 SUITE = ROOT / "core" / "headstock" / "testing" / "suite"
 
 
@@ -34,20 +39,34 @@ def first_column(text: str) -> list[str]:
     return re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE)
 
 
+def own_ops() -> set[str]:
+    """The names of Headstock's ops: what other tests declare has their package before it."""
+    return {name for name in load_all_ops() if OF not in name}
+
+
 def named(cells: list[str]) -> list[str]:
     return re.findall(r"`(\w+)[(`]", " ".join(cells))
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a generated backend, with the page's files in place of its own."""
+    """A copy of the backend that the page walks through."""
     folder = tmp_path_factory.mktemp("from_the_page") / "package"
-    write_backend("acme", folder)
-    files = FILE.findall(PAGE)
-    assert len(files) >= 4
-    for path, text in files:
-        (folder / path).write_text(text, encoding="utf-8")
+    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
+
+
+@pytest.mark.parametrize(("path", "text"), FILE.findall(PAGE), ids=lambda each: each.split("\n")[0])
+def test_a_file_of_the_page_is_the_examples(path: str, text: str) -> None:
+    assert (EXAMPLE / path).read_text(encoding="utf-8") == text
+
+
+def test_every_file_of_the_example_is_on_the_page() -> None:
+    on_page = {path for path, _ in [*FILE.findall(PAGE), *APPENDED.findall(PAGE)]}
+    package = EXAMPLE / "headstock_acme"
+    assert {f"headstock_acme/{file.name}" for file in package.glob("*.py")} == on_page
+    for path, text in APPENDED.findall(PAGE):
+        assert text in (EXAMPLE / path).read_text(encoding="utf-8")
 
 
 def run(written: Path, *words: object) -> subprocess.CompletedProcess[str]:
@@ -79,6 +98,34 @@ def test_the_backend_of_the_page_passes_the_kit(written: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
+def test_the_ranks_of_the_page_agree(written: Path) -> None:
+    done = certify(written, "-k", "8_communication")
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+def test_a_model_whose_heads_divide_has_the_tokens_of_one_rank(
+    written: Path, tmp_path: Path
+) -> None:
+    if not (written / "headstock_acme-0.dist-info").exists():
+        paths = list(sys.path)
+        expose("acme", "headstock_acme", written)
+        sys.path[:] = paths
+    config = CONFIGS["llama"] | {"num_attention_heads": 4, "num_key_value_heads": 2}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "in.jsonl").write_text('{"input_ids": [5, 6, 7]}\n')
+    flags = ("--input", tmp_path / "in.jsonl", "--temperature", "0", "--max-new-tokens", "8")
+    words = ("headstock.cli", "generate", tmp_path, "--load-format", "dummy", *flags)
+    words = (*words, "--skip-tokenizer-init", "--dtype", "float32", "--backend", "acme")
+    answers = []
+    for size in (1, 2):
+        done = run(written, *words, "--tp-size", size)
+        assert done.returncode == 0, done.stderr
+        answers.append(json.loads(done.stdout)["output_ids"])
+    assert answers[0] == answers[1]
+
+
 def test_the_files_of_the_page_have_no_lint(written: Path) -> None:
     options = ("--isolated", "--line-length", "100")
     done = run(written, "ruff", "check", "--select", "E,F,UP,B", *options, ".")
@@ -100,7 +147,7 @@ def test_every_hook_is_in_the_table_with_its_arguments() -> None:
 
 def test_every_op_is_in_the_table() -> None:
     documented = named([c for c in first_column(section("One op")) if c.startswith("`")])
-    assert set(documented) - set(Requires.__dataclass_fields__) == set(load_all_ops())
+    assert set(documented) - set(Requires.__dataclass_fields__) == own_ops()
 
 
 def test_every_requirement_is_in_the_table() -> None:

@@ -17,6 +17,7 @@ from headstock.observe.metrics import Metrics
 from headstock.scheduler.counters import Counters
 from headstock.server.errors import status_of
 from headstock.server.frontdoor import Frontdoor
+from headstock.server.http import routes_page
 from headstock.server.http.app import create_app
 from headstock.server.model_card import ModelCard
 from headstock.server.prompter import Prompter
@@ -50,7 +51,7 @@ def app() -> FastAPI:
     metrics = Metrics("toy", lambda: None)
     card = ModelCard(name="toy", model_path="/toy", max_length=8, vocab_size=8, eos_ids=[])
     door = Frontdoor(Nobody(), card, Prompter(None, None))
-    return create_app(door, settings, metrics)
+    return create_app(door, settings, metrics, routers={"page": routes_page.make_router})
 
 
 def section(title: str) -> str:
@@ -115,8 +116,9 @@ def test_every_metric_is_documented_and_no_other() -> None:
 
 def test_the_fields_of_bodies_are_documented() -> None:
     from headstock.server.protocols import openai_bodies as bodies
+    from headstock.server.protocols.openai_calls import _CHAT_REFUSED
 
-    refused = {*bodies._CHAT_REFUSED, "suffix", "best_of", "tool_choice"}
+    refused = {*_CHAT_REFUSED, "suffix", "best_of", "tool_choice"}
     fields = {*bodies.ChatBody.__struct_fields__, *bodies.CompletionBody.__struct_fields__}
     silent = {"model", "user", "parallel_tool_calls"}
     table = section("Chats and completions")

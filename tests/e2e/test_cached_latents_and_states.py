@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
 
 import headstock
+from tests.models.cases import CASES
 from tests.models.conftest import FAMILIES, SIZES, randomize
 
 NEW_TOKENS = 10
@@ -21,16 +24,26 @@ PROMPTS = [
 ]
 
 
-@pytest.fixture(scope="module", params=["deepseek_v3", "qwen3_next", "qwen3_5"])
+OTHERS = ["lfm2", "bamba", "falconh1"]
+"""Families of tests/models/cases.py whose states are of other kinds."""
+NATIVE = ["deepseek_v3", "qwen3_next", "qwen3_5", "gemma3", "gpt_oss"]
+
+
+@pytest.fixture(scope="module", params=[*NATIVE, *OTHERS])
 def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     """Return a model's folder and the ids that transformers draws for each prompt."""
-    config_type, model_type, given = FAMILIES[request.param]
+    config_type, model_type, given = FAMILIES.get(request.param) or _family(request.param)
     torch.manual_seed(0)
     oracle = model_type(config_type(**SIZES | given | {"eos_token_id": None})).eval()
     randomize(oracle)
     folder = tmp_path_factory.mktemp(request.param)
     oracle.save_pretrained(folder)
     return folder, [greedy(oracle, ids) for ids in PROMPTS]
+
+
+def _family(name: str) -> tuple[Any, Any, Mapping[str, Any]]:
+    (case,) = [case for case in CASES if case.name == name]
+    return case.config, case.oracle, case.options
 
 
 def greedy(oracle: transformers.PreTrainedModel, ids: list[int]) -> list[int]:
@@ -61,3 +74,21 @@ def test_ids_are_those_of_transformers_cold_in_chunks_together_and_on_a_hit(
     assert alone["output_ids"] == wanted[0]
     assert [result["output_ids"] for result in together] == wanted
     assert together[0]["meta_info"]["cached_tokens"] >= 32
+
+
+def test_a_model_with_states_alone_has_hits_too(tmp_path: Path) -> None:
+    (case,) = [case for case in CASES if case.name == "mamba2"]
+    saved = case.save(tmp_path)
+    prompt, params = list(range(1, 120)), {"temperature": 0, "max_new_tokens": 5}
+    longer = [*prompt, 3, 1, 4]
+    with headstock.Engine(
+        model=str(tmp_path),
+        backend="reference",
+        dtype="float32",
+        cache_tokens=2048,
+        skip_tokenizer_init=True,
+    ) as engine:
+        engine.generate(input_ids=prompt, sampling_params=params)
+        again = engine.generate(input_ids=longer, sampling_params={**params, "ignore_eos": True})
+    assert again["output_ids"] == greedy(saved.oracle, longer)[:5]
+    assert again["meta_info"]["cached_tokens"] >= 64

@@ -15,6 +15,8 @@ import pytest
 
 from tests.e2e.served import SMALL, Served, served, wait_for
 
+pytestmark = pytest.mark.chaos
+
 STREAMS = 6
 
 

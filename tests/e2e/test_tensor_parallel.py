@@ -85,6 +85,11 @@ def test_two_ranks_generate_the_tokens_of_one(ranked: Served, family: str) -> No
     assert outputs(ranked) == [result["output_ids"] for result in results]
 
 
+def test_no_rank_listens_on_a_port(ranked: Served) -> None:
+    for process in (psutil.Process(ranked.engine_pid), *ranks_of(ranked)):
+        assert process.net_connections("inet") == []
+
+
 @pytest.mark.slow
 def test_a_lost_rank_takes_the_engine_along_and_both_come_back(ranked: Served) -> None:
     before = outputs(ranked)

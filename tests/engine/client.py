@@ -11,6 +11,7 @@ from toy_grammar import ToyCompiler, ToyGrammar
 
 from headstock.config.schema import CacheSettings, SchedulerSettings
 from headstock.engine import Engine, RunnerError, build_engine
+from headstock.errors import AdapterError, HeadstockError
 from headstock.requests import SamplingParams
 from headstock.wire.messages import (
     Abort,
@@ -18,10 +19,12 @@ from headstock.wire.messages import (
     Ended,
     FlushCache,
     FromEngine,
+    LoadAdapter,
     Submit,
     ToEngine,
     TokenLogprobs,
     Tokens,
+    UnloadAdapter,
     Vector,
 )
 
@@ -39,6 +42,35 @@ class Record:
     vector: bytes | None = None
 
 
+class ToyShelf:
+    """Reads adapters as soon as it is told to work, or at once."""
+
+    def __init__(self, *, is_quick: bool) -> None:
+        self.is_quick = is_quick
+        self.broken: set[str] = set()
+        self.kept: set[str] = set()
+        self.reading: list[str] = []
+
+    def fetch(self, adapter: str, path: str) -> None:
+        assert adapter not in self.kept
+        self.kept.add(adapter)
+        self.reading.append(adapter)
+
+    def fetched(self) -> list[tuple[str, HeadstockError | None]]:
+        if not self.is_quick:
+            return []
+        done, self.reading = self.reading, []
+        bad = AdapterError("It is damaged.", remedy="Repair it.")
+        return [(adapter, bad if adapter in self.broken else None) for adapter in done]
+
+    def drop(self, adapter: str) -> None:
+        self.kept.discard(adapter)
+        self.reading = [reading for reading in self.reading if reading != adapter]
+
+    def close(self) -> None:
+        self.kept.clear()
+
+
 class Client:
     """Talks to an engine on ``runner`` and checks every reply."""
 
@@ -49,12 +81,14 @@ class Client:
         self.compiler = ToyCompiler(
             self.runner.limits.vocab_size, is_quick=bool(settings.pop("is_quick", False))
         )
+        self.shelf = ToyShelf(is_quick=bool(settings.pop("reads_at_once", True)))
         self.now_s = 0.0
         self.engine: Engine = build_engine(
             self.runner,
             SchedulerSettings(**settings),
             CacheSettings(**cache),
             compiler=self.compiler,
+            shelf=self.shelf if self.runner.limits.num_adapters else None,
             clock=self.clock,
         )
         self.records: dict[tuple[str, int], Record] = {}
@@ -107,6 +141,12 @@ class Client:
             record.kept = keep
         self.say(Cut(id=request_id, attempt=attempt, keep=keep, matched="stop"))
 
+    def load(self, adapter: str) -> None:
+        self.say(LoadAdapter(call=2, adapter=adapter, path=f"/{adapter}"))
+
+    def unload(self, adapter: str) -> None:
+        self.say(UnloadAdapter(call=3, adapter=adapter))
+
     def flush(self) -> None:
         self.say(FlushCache(call=1))
 
@@ -115,9 +155,9 @@ class Client:
 
     def step(self, count: int = 1) -> None:
         for _ in range(count):
-            if self.engine.is_compiling:
+            if self.engine.is_preparing:
                 self.compiler.work()
-                self.hear(self.engine.take_compiled())
+                self.hear(self.engine.take_prepared())
             try:
                 replies = self.engine.step()
             except RunnerError as failure:
@@ -131,7 +171,7 @@ class Client:
     def finish(self, limit: int = 2000) -> None:
         """Step until there is no work; fails when that takes too long."""
         for _ in range(limit):
-            if not self.engine.has_work and not self.engine.is_compiling:
+            if not self.engine.has_work and not self.engine.is_preparing:
                 return
             self.step()
         raise AssertionError(f"still at work after {limit} steps")
@@ -191,6 +231,7 @@ class Client:
             seed=submit.params.sampling_seed or 0,
             min_outputs=submit.params.min_new_tokens,
             drawable=drawable,
+            adapter=submit.adapter,
         )
 
     def check_record(self, record: Record) -> None:
@@ -216,7 +257,7 @@ class Client:
         assert record.token_ids == []
         if ended is not None and ended.reason.kind == "stop" and record.kept is None:
             assert record.vector is not None
-            whole = expected_vector(record.submit.prompt_ids, 0)
+            whole = expected_vector(record.submit.prompt_ids, 0, record.submit.adapter)
             assert record.vector[:4] == whole[:4], "another vector than alone"
         elif record.kept is None:
             assert record.vector is None

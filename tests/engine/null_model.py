@@ -30,9 +30,17 @@ def draw(
     raise AssertionError("nothing may be drawn")
 
 
-def expected_vector(prompt: Sequence[int], last_chunk: int) -> bytes:
-    """Return what pooling yields: of the whole context, and of the last chunk's length."""
+def root(adapter: str) -> int:
+    """Return the hash of the empty context: with an adapter everything is computed otherwise."""
     chain = ROOT
+    for byte in adapter.encode():
+        chain = mix(chain, byte)
+    return chain
+
+
+def expected_vector(prompt: Sequence[int], last_chunk: int, adapter: str = "") -> bytes:
+    """Return what pooling yields: of the whole context, and of the last chunk's length."""
+    chain = root(adapter)
     for token in prompt:
         chain = mix(chain, token)
     return struct.pack("<2f", chain & 0xFFFF, last_chunk)
@@ -47,10 +55,11 @@ def expected_outputs(
     seed: int = 0,
     min_outputs: int = 0,
     drawable: Callable[[int], set[int]] | None = None,
+    adapter: str = "",
 ) -> list[int]:
     """Return what a request must yield, whatever happens around it: the naive model."""
     facts = Admit(0, 0, 0, max_outputs, min_outputs, list(stop_ids), seed=seed)
-    chain = ROOT
+    chain = root(adapter)
     for token in prompt:
         chain = mix(chain, token)
     outputs: list[int] = []

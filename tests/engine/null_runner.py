@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import msgspec
-from null_model import ROOT, allowed_ids, draw, mix
+from null_model import ROOT, allowed_ids, draw, mix, root
 
 from headstock.wire.steps import (
     DRAW,
@@ -46,6 +46,8 @@ class Slot:
     last: int | None = None
     is_done: bool = False
     kv_peak: int = 0
+    adapter: str = ""
+    num_ready: int = 0
 
 
 @dataclass
@@ -105,6 +107,7 @@ class NullRunner:
         yields: tuple[str, ...] = ("draw", "pool"),
         is_causal: bool = True,
         num_adapters: int = 0,
+        max_draft_rows: int = 64,
     ) -> None:
         groups = [full(page_tokens, num_pages)] if groups is None else groups
         self.limits = RunnerLimits(
@@ -118,6 +121,7 @@ class NullRunner:
             num_adapters,
             yields,
             is_causal,
+            max_draft_rows,
         )
         self.groups = groups
         self.page_tokens = next((g.page_tokens for g in groups if g.kind != "state"), 1)
@@ -126,6 +130,7 @@ class NullRunner:
         self.events: list[tuple[str, int]] = []
         self.plans: list[StepPlan] = []
         self.slots: dict[int, Slot] = {}
+        self.places: dict[int, str] = {}
         self.memory: dict[tuple[int, int, int], tuple[int, int | None]] = {}
         self.masks: dict[int, set[int]] = {}
         self.tree = TreeNodes()
@@ -205,6 +210,9 @@ class NullRunner:
     # The slot table.
 
     def _enter(self, plan: StepPlan) -> None:
+        for place, adapter in plan.adapters:
+            assert 1 <= place <= self.limits.num_adapters
+            self.places[place] = adapter
         for slot in plan.leave:
             assert slot in self.slots or self.has_just_failed, f"empty slot {slot} leaves"
             self.slots.pop(slot, None)
@@ -212,11 +220,14 @@ class NullRunner:
             assert 0 <= admit.slot < self.limits.num_slots
             assert admit.slot not in self.slots, f"slot {admit.slot} is taken"
             assert admit.num_outputs < admit.max_outputs
-            assert 0 <= admit.adapter <= self.limits.num_adapters
+            assert admit.adapter == 0 or admit.adapter in self.places, "an empty place is used"
             assert not admit.drafts or len(admit.history) == admit.num_prompt + admit.num_outputs
             assert not admit.drafts or self.limits.max_drafts
             tables: list[dict[int, int]] = [{} for _ in self.groups]
-            self.slots[admit.slot] = Slot(admit, admit.length, admit.num_outputs, tables)
+            adapter = self.places.get(admit.adapter, "")
+            self.slots[admit.slot] = Slot(
+                admit, admit.length, admit.num_outputs, tables, adapter=adapter
+            )
         append = plan.append
         entries = zip(append.groups, append.slots, append.indexes, append.pages, strict=True)
         for group, slot, index, page in entries:
@@ -297,8 +308,10 @@ class NullRunner:
                 assert query == kv, "a prompt is not computed whole"
             if source == FROM_DEVICE:
                 assert query <= 1 + (limits.max_drafts if row.facts.drafts else 0)
+                assert query == 1 or len(rows.slots) <= limits.max_draft_rows
                 assert row.last is not None, "nothing was drawn yet"
             if not row.is_done:
+                assert row.adapter == self.places.get(row.facts.adapter, ""), "a place was taken"
                 assert row.length + query <= kv, "the bound is below the row's length"
                 assert kv <= row.length + query + self._loose(slot), "the bound did not shrink"
         if plan.steady:
@@ -375,6 +388,7 @@ class NullRunner:
             if sample == DRAW:
                 self._sample(slot, row, chain, result)
         assert next(ids, None) is None, "host ids are left over"
+        self._draft(plan.step, result)
         return result
 
     def _read(self, slot: int) -> int | None:
@@ -384,7 +398,7 @@ class NullRunner:
         """
         row = self.slots[slot]
         if row.length == 0:
-            return ROOT
+            return root(row.adapter)
         chains: list[int | None] = []
         for group, facts in enumerate(self.groups):
             table = row.tables[group]
@@ -394,7 +408,7 @@ class NullRunner:
                 chains.append(chain)
                 continue
             first = 0 if facts.kind == "full" else max(0, row.length - facts.window + 1)
-            chain = ROOT if first == 0 else None
+            chain = root(row.adapter) if first == 0 else None
             for position in range(first, row.length):
                 place = (group, table[position // self.page_tokens], position % self.page_tokens)
                 token, stored = self.memory[place]
@@ -488,7 +502,7 @@ class NullRunner:
             self._sample(slot, row, chain, result)
             return
         begin, vocab_size = row.length, self.limits.vocab_size
-        num_right = mix(mix(ROOT, step), slot) % query
+        num_right = min(mix(mix(ROOT, step), slot) % query, row.num_ready)
         ids: list[int] = []
         token, is_right = row.last, True
         kept = chain
@@ -516,6 +530,17 @@ class NullRunner:
         result.done.append(int(row.is_done))
         if row.facts.logprobs >= 0:
             result.logprobs.append(Logprobs(slot, False, [float(drawn) for drawn in ids]))
+
+    def _draft(self, step: int, result: StepResult) -> None:
+        """Have drafts for the next rows of those that may have any: often all, at times none."""
+        rows = [self.slots[slot] for slot in result.slots]
+        if not any(row.facts.drafts for row in rows):
+            return
+        for row in rows:
+            is_none = mix(mix(ROOT, step), row.num_outputs) % 5 == 0
+            can_draft = row.facts.drafts and not row.is_done and not is_none
+            row.num_ready = self.limits.max_drafts if can_draft else 0
+            result.drafts.append(row.num_ready)
 
     def _note_draw(self, row: Slot, token: int) -> None:
         row.num_outputs += 1

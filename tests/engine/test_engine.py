@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from client import Client
 from null_runner import NullRunner
 
 from headstock.engine import RunnerError
-from headstock.wire.messages import AskState, Flushed, State
+from headstock.wire.messages import AskState, Flushed, Pause, PauseMode, Resume, State
+from headstock.wire.steps import FROM_DEVICE, StepPlan
 
 
 def test_a_step_is_launched_before_the_tokens_of_the_last_are_read() -> None:
@@ -55,19 +57,33 @@ def test_a_retraction_draws_the_same_tokens() -> None:
     assert [record.token_ids for record in records] == [client.expected(r) for r in records]
 
 
+def drafted_of(plan: StepPlan) -> dict[int, int]:
+    """Return the rows of a plan that have drafts: slot to tokens."""
+    rows = plan.rows
+    columns = zip(rows.slots, rows.query_max, rows.source, strict=True)
+    return {slot: query for slot, query, source in columns if source == FROM_DEVICE and query > 1}
+
+
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("max_drafts", [1, 3, 7])
 def test_drafts_change_no_token(depth: int, max_drafts: int) -> None:
     client = Client(NullRunner(depth=depth, max_drafts=max_drafts))
     records = [
-        client.submit(str(number), [number, 2, 3], 20, stop_ids=[5, 6], logprobs=0)
+        client.submit(str(number), [number, 2, 3], 20, stop_ids=[5, 6], logprobs=number % 2 - 1)
         for number in range(4)
     ]
     client.finish()
-    for record in records:
+    for record in records[1::2]:
         client.check_record(record)
         chosen = [value for logprobs in record.logprobs for value in logprobs.chosen]
         assert chosen == [float(token) for token in record.token_ids]
+    for record in records:
+        client.check_record(record)
+    by_slot = [drafted_of(plan) for plan in client.runner.plans]
+    assert any(by_slot), "something is drafted"
+    assert not {slot for widths in by_slot for slot in widths} & {1, 3}, (
+        "logprobs are of one position"
+    )
     client.check_idle()
 
 
@@ -78,7 +94,7 @@ def test_drafts_save_steps() -> None:
         client.submit("a", [1, 2, 3], 30)
         client.finish()
         steps.append(len(client.runner.plans))
-    assert steps[1] < 0.7 * steps[0]
+    assert steps[1] < 0.8 * steps[0]
 
 
 def test_a_steady_step_keeps_its_drafts() -> None:
@@ -86,9 +102,12 @@ def test_a_steady_step_keeps_its_drafts() -> None:
     client.submit("a", [1, 2, 3], 40)
     client.submit("b", [1, 2, 4], 40)
     client.finish()
-    steady = [plan for plan in client.runner.plans if plan.steady]
-    assert len(steady) > 5
-    assert all(plan.rows.query_max == [4, 4] for plan in steady)
+    wide = [plan for plan in client.runner.plans if plan.rows.query_max == [4, 4]]
+    assert sum(plan.steady for plan in wide) > 3
+    assert {tuple(plan.rows.query_max) for plan in client.runner.plans if plan.steady} == {
+        (4, 4),
+        (1, 1),
+    }
 
 
 def test_drafts_end_where_the_context_ends() -> None:
@@ -215,6 +234,47 @@ def test_the_state_counts_what_was_done() -> None:
     assert state.totals["cached_tokens"] == 8
     assert state.totals["generation_tokens"] == 8
     assert state.totals["requests_length"] == 2
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("mode", ["retract", "in_place"])
+def test_a_pause_computes_nothing_and_changes_no_token(depth: int, mode: PauseMode) -> None:
+    client = Client(NullRunner(depth=depth))
+    records = [client.submit(str(n), [n, 2, 3, 4], 12) for n in range(3)]
+    client.step(4)
+    client.say(Pause(call=5, mode=mode))
+    client.finish()
+    assert not client.engine.has_work
+    assert client.others[-1] == msgspec.structs.replace(client.others[-1], call=5, is_paused=True)
+    before = [len(record.token_ids) for record in records]
+    late = client.submit("late", [9, 9, 9], 5)
+    num_events = len(client.runner.events)
+    client.finish()
+    assert len(client.runner.events) == num_events
+    assert [len(record.token_ids) for record in records] == before
+    retracted = client.engine.scheduler.counters.retractions
+    assert retracted == (3 if mode == "retract" else 0)
+    client.say(Resume(call=6))
+    client.finish()
+    for record in [*records, late]:
+        assert record.token_ids == client.expected(record)
+
+
+def test_a_pause_that_aborts_ends_all_and_keeps_who_comes_later() -> None:
+    client = Client(NullRunner(depth=2))
+    first = client.submit("first", [1, 2, 3], 12)
+    client.step(2)
+    client.say(Pause(call=5, mode="abort"))
+    client.finish()
+    assert first.ended is not None
+    assert first.ended.reason.kind == "abort"
+    late = client.submit("late", [4, 5], 3)
+    client.abort("late")
+    assert late.ended is not None, "who waits behind a pause can still be aborted"
+    later = client.submit("later", [4, 5], 3)
+    client.say(Resume(call=6))
+    client.finish()
+    assert later.token_ids == client.expected(later)
 
 
 def test_the_engine_loads_no_torch() -> None:

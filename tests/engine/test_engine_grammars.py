@@ -99,12 +99,12 @@ def test_a_request_waits_for_its_grammar_and_the_others_do_not() -> None:
     bound, free = masked(client, "bound"), client.submit("free", [4, 5, 6], 4)
     for _ in range(12):
         client.hear(client.engine.step())
-        client.hear(client.engine.take_compiled())
+        client.hear(client.engine.take_prepared())
         if not client.engine.has_work:
             break
     assert free.ended is not None
     assert not bound.token_ids
-    assert client.engine.is_compiling
+    assert client.engine.is_preparing
     assert client.engine.state().waiting == 1
     client.finish()
     assert bound.token_ids == client.expected(bound)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from client import Client
 from null_runner import NullRunner, full, shared, state, window
@@ -225,3 +227,28 @@ def test_a_request_whose_pages_are_scattered_over_all_slabs_still_ends() -> None
     for record in client.records.values():
         client.check_record(record)
     client.check_idle()
+
+
+@pytest.mark.parametrize("prefix_cache", [True, False])
+def test_a_request_as_long_as_the_cache_is_served_whatever_others_left_in_it(
+    prefix_cache: bool,
+) -> None:
+    """Two groups, 6 slabs of 3 and of 4 pages: 9 tokens take them all, idle pages in none of them.
+
+    All pairs of lengths that come before it, with a common prefix and without; with prompt logprobs
+    from the start nothing of the cache is of use to it.
+    """
+    for first, second, scored_from in itertools.product(range(1, 10), range(1, 10), [None, 0]):
+        groups = shared([full(1, 13), full(1, 13)], 7)
+        client = Client(NullRunner(num_slots=3, groups=groups), prefix_cache=prefix_cache)
+        assert client.engine.scheduler.cache.max_tokens == 9
+        client.submit("first", list(range(3, 3 + first)), 1)
+        client.submit("second", [3, *range(20, 19 + second)], 25)
+        client.step(second)
+        client.submit("whole", list(range(3, 12)), 0, prompt_logprobs_from=scored_from)
+        client.finish()
+        for record in client.records.values():
+            client.check_record(record)
+            assert record.ended is not None
+            assert record.ended.reason.kind != "error"
+        client.check_idle()

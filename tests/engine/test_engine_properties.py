@@ -41,7 +41,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @initialize(
         depth=st.sampled_from([1, 2]),
-        policy=st.sampled_from(["fcfs", "lpm", "priority"]),
+        policy=st.sampled_from(["fair", "fcfs", "lpm", "priority"]),
         page_tokens=st.sampled_from([1, 2, 4]),
         cache_tokens=st.integers(12, 72),
         num_slots=st.integers(1, 6),
@@ -50,6 +50,7 @@ class EngineMachine(RuleBasedStateMachine):
         prefix_cache=st.booleans(),
         max_queued=st.sampled_from([2, 8, 100]),
         max_drafts=st.sampled_from([0, 0, 1, 3]),
+        max_draft_rows=st.sampled_from([64, 64, 2]),
         kinds=st.sampled_from(KINDS),
         window_tokens=st.integers(2, 24),
         num_slabs=st.sampled_from([0, 0, 3, 5, 9]),
@@ -67,6 +68,7 @@ class EngineMachine(RuleBasedStateMachine):
         prefix_cache: bool,
         max_queued: int,
         max_drafts: int,
+        max_draft_rows: int,
         kinds: tuple[str, ...],
         window_tokens: int,
         num_slabs: int,
@@ -93,6 +95,7 @@ class EngineMachine(RuleBasedStateMachine):
             groups=groups,
             poison=VOCAB - 1,
             max_drafts=max_drafts,
+            max_draft_rows=max_draft_rows,
             num_adapters=2,
         )
         self.client = Client(
@@ -103,6 +106,9 @@ class EngineMachine(RuleBasedStateMachine):
             checkpoint_tokens=checkpoint_tokens,
         )
         self.attempts: dict[str, int] = {}
+        self.generations = dict.fromkeys("abc", 0)
+        for name in self.generations:
+            self.client.load(f"{name}0")
 
     @rule(
         request_id=ids,
@@ -120,6 +126,8 @@ class EngineMachine(RuleBasedStateMachine):
         drafts=st.sampled_from([True, True, False]),
         pool=st.sampled_from([False, False, False, True]),
         adapter=st.sampled_from(["", "", "a", "b", "c"]),
+        payer=st.sampled_from(["", "", "ann", "bob"]),
+        share=st.sampled_from([1, 1, 3]),
     )
     def submit(
         self,
@@ -138,6 +146,8 @@ class EngineMachine(RuleBasedStateMachine):
         drafts: bool,
         pool: bool,
         adapter: str,
+        payer: str,
+        share: int,
     ) -> None:
         prompt = stem + tail
         attempt = self.attempts.get(request_id, -1) + 1
@@ -154,7 +164,9 @@ class EngineMachine(RuleBasedStateMachine):
             "grammar": None if grammar is None else Grammar("regex", grammar, "regex"),
             "drafts": drafts,
             "pool": pool,
-            "adapter": adapter,
+            "adapter": adapter and f"{adapter}{self.generations[adapter]}",
+            "payer": payer,
+            "share": share,
         }
         shadow = Client(self.client.runner)
         outputs = shadow.expected(shadow.submit(request_id, prompt, **given))[:known]
@@ -204,6 +216,12 @@ class EngineMachine(RuleBasedStateMachine):
     def cut(self, request_id: str, keep: int, is_stale: bool) -> None:
         attempt = self.attempts.get(request_id, 0)
         self.client.cut(request_id, keep, attempt + is_stale)
+
+    @rule(name=st.sampled_from("abc"))
+    def reload(self, name: str) -> None:
+        self.client.unload(f"{name}{self.generations[name]}")
+        self.generations[name] += 1
+        self.client.load(f"{name}{self.generations[name]}")
 
     @rule()
     def flush(self) -> None:

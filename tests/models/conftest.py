@@ -11,16 +11,8 @@ import torch
 import transformers
 from torch import Tensor
 
-SIZES = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 128,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.2,
-}
+from headstock.testing.oracle.case import SIZES, randomize
+
 V3 = {
     "num_hidden_layers": 3,
     "num_key_value_heads": 4,
@@ -41,6 +33,7 @@ V3 = {
 }
 FAMILIES = {
     "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM, {}),
+    "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM, {}),
     "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM, {"head_dim": 32}),
     "mistral": (
         transformers.MistralConfig,
@@ -178,17 +171,10 @@ def save(tmp_path: Path) -> Save:
     def make(family: str, *, shard_bytes: str = "1GB", **options: object) -> Saved:
         config_type, model_type, given = FAMILIES[family]
         torch.manual_seed(0)
-        sizes = SIZES | given | options
+        sizes = {**SIZES, **given, **options}
         oracle = model_type(config_type(**sizes, attn_implementation="eager")).eval()
         randomize(oracle)
         oracle.save_pretrained(tmp_path / "model", max_shard_size=shard_bytes)
         return Saved(tmp_path / "model", oracle)
 
     return make
-
-
-def randomize(model: transformers.PreTrainedModel) -> None:
-    """Give norms and biases values that matter; they start as ones and zeros."""
-    for name, value in (*model.named_parameters(), *model.named_buffers()):
-        if "norm" in name or name.endswith(("bias", "sinks")):
-            torch.nn.init.normal_(value.data, mean=0.5, std=0.3)

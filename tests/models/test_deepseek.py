@@ -12,9 +12,9 @@ from headstock.errors import ConfigError, UnsupportedError
 from headstock.graph.estimate import estimate_weight_bytes
 from headstock.graph.loader import load_weights, weight_bytes
 from headstock.graph.rotary import sharpening
+from headstock.testing.oracle.ranks import ThreadGroup
 from tests.models.conftest import Save
 from tests.models.harness import Sequences, build, context, load
-from tests.models.ranks import ThreadGroup
 from tests.models.test_fp8_checkpoint import save_blocks
 from tests.models.test_moe import dequantized
 from tests.models.test_oracle import assert_close, prompt

@@ -19,9 +19,9 @@ from headstock.errors import CheckpointError, UnsupportedError
 from headstock.graph.loader import weight_bytes
 from headstock.ops.canonical import dequantize
 from headstock.ops.linear import INT4_GROUP, INT8_GROUP
+from headstock.testing.oracle.ranks import ThreadGroup, on_ranks
 from tests.models.conftest import Save, Saved
 from tests.models.harness import context, load
-from tests.models.ranks import ThreadGroup, on_ranks
 
 IDS = [5, 9, 1, 77, 31]
 GROUP = 16
@@ -210,6 +210,28 @@ def test_awq_s_old_names_of_settings_are_read(save: Save) -> None:
     configure(saved, old | {"w_bit": 3})
     with pytest.raises(UnsupportedError, match="3 bits"):
         open_folder(saved.path)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "settings"),
+    [
+        ("gptq", "quantize_config.json", {"bits": 4, "group_size": GROUP, "desc_act": False}),
+        ("awq", "quant_config.json", {"w_bit": 4, "q_group_size": GROUP, "version": "GEMM"}),
+    ],
+)
+def test_settings_in_a_file_of_their_own_are_read(
+    save: Save, name: str, file: str, settings: dict[str, Any]
+) -> None:
+    saved = save("llama")
+    quantize(saved, name)
+    path = saved.path / "config.json"
+    config = json.loads(path.read_text())
+    del config["quantization_config"]
+    path.write_text(json.dumps(config))
+    (saved.path / file).write_text(json.dumps(settings))
+    want = saved.logits(IDS)
+    got = load(saved.path).step(a=IDS)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * want.abs().max().item())
 
 
 @pytest.mark.parametrize("is_unset", [True, False])

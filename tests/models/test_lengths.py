@@ -67,12 +67,12 @@ def test_a_model_class_says_where_its_length_stands(tmp_path: Path) -> None:
 def test_an_unknown_architecture_is_said_before_anything_else(tmp_path: Path) -> None:
     folder = written(
         tmp_path,
-        architectures=["LlavaForConditionalGeneration"],
+        architectures=["NoSuchForConditionalGeneration"],
         vocab_size=None,
         max_position_embeddings=None,
         text_config={"vocab_size": 64},
     )
-    with pytest.raises(UnsupportedError, match="LlavaForConditionalGeneration"):
+    with pytest.raises(UnsupportedError, match="NoSuchForConditionalGeneration"):
         make_plan(settings(folder))
 
 

@@ -22,6 +22,8 @@ from headstock.graph.loader import (
     reload_weights,
     weight_bytes,
 )
+from headstock.graph.source import RandomSource
+from headstock.quantization.plan import Role
 from tests.models.conftest import Save, Saved
 from tests.models.harness import Sequences, build, context, load
 
@@ -156,6 +158,16 @@ def test_random_weights_are_the_same_on_every_start(save: Save) -> None:
     assert torch.equal(logits[0], logits[1])
 
 
+def test_random_rows_are_the_same_in_one_piece_and_in_two() -> None:
+    rows, shape = 6, (6, 8)
+    host = torch.device("cpu")
+    for role in (Role.MATRIX, Role.SCALE, Role.BIAS):
+        whole = RandomSource("a", shape, role, host, torch.float32).read(0, rows)["weight"]
+        source = RandomSource("a", shape, role, host, torch.float32)
+        halves = [source.read(*each)["weight"] for each in ((0, 3), (3, rows))]
+        assert torch.equal(torch.cat(halves), whole)
+
+
 def test_random_weights_need_no_weight_files(save: Save) -> None:
     path = save("llama").path
     (path / WEIGHTS).unlink()
@@ -208,10 +220,9 @@ def test_the_old_keys_of_rotary_parameters_are_read(save: Save) -> None:
     ("family", "changes"),
     [
         ("llama", {"hidden_act": "gelu"}),
-        ("llama", {"mlp_bias": True}),
-        ("mistral", {"sliding_window": 64}),
-        ("qwen3", {"use_sliding_window": True}),
-        ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}),
+        ("llama", {"sliding_window": 64}),
+        ("qwen3", {"layer_types": ["full_attention", "chunked_attention"]}),
+        ("qwen3_moe", {"use_sliding_window": True}),
         ("llama", {"partial_rotary_factor": 0.5}),
         ("llama", {"rope_parameters": {"rope_type": "spiral", "rope_theta": 1e4}}),
         ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": "x"}}),

@@ -17,9 +17,9 @@ from headstock.graph.module import find_layers
 from headstock.graph.moe import Experts
 from headstock.ops.canonical import dequantize, quantize_int4, quantize_int8
 from headstock.quantization.plan import Layout
+from headstock.testing.oracle.ranks import ThreadGroup, on_ranks
 from tests.models.conftest import Save
 from tests.models.harness import Sequences, build, context, load
-from tests.models.ranks import ThreadGroup, on_ranks
 from tests.models.test_fp8_checkpoint import save_blocks
 
 IDS = [5, 9, 1, 77, 31, 64, 2, 2, 100]

@@ -18,9 +18,9 @@ from headstock.graph.moe import Experts
 from headstock.ops.canonical import dequantize, quantize_mxfp4
 from headstock.ops.linear import MXFP4
 from headstock.quantization.plan import Layout
+from headstock.testing.oracle.ranks import ThreadGroup, on_ranks
 from tests.models.conftest import Save, Saved
 from tests.models.harness import Sequences, build, context, load
-from tests.models.ranks import ThreadGroup, on_ranks
 
 IDS = [5, 9, 1, 77, 31, 64, 2, 2, 100, 18, 44]
 

@@ -13,9 +13,9 @@ from headstock.errors import ConfigError
 from headstock.graph.loader import load_weights, weight_bytes
 from headstock.ops.canonical import dequantize, quantize_int4, quantize_int8
 from headstock.ops.linear import INT4_GROUP, INT8_GROUP
+from headstock.testing.oracle.ranks import ThreadGroup
 from tests.models.conftest import Save, Saved
 from tests.models.harness import Sequences, build, context, load
-from tests.models.ranks import ThreadGroup
 
 IDS = [5, 9, 1, 77, 31]
 MAKERS = {INT8_GROUP: quantize_int8, INT4_GROUP: quantize_int4}

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from headstock.errors import ConfigError
+from headstock.testing.oracle.ranks import ThreadGroup, on_ranks
 from tests.models.conftest import Save
 from tests.models.harness import context, load
-from tests.models.ranks import ThreadGroup, on_ranks
 
 IDS = list(range(3, 40, 3))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
+from headstock.graph.context import Retention
 from headstock.ops.attention import AttentionSpec
 from headstock.ops.attention_reference import ReferenceAttention
 from headstock.ops.base import OpRegistry, Resolver
@@ -16,6 +17,8 @@ from headstock.ops.sampling import uniform
 from headstock.plugins.host import HostDevice
 from headstock.runner.options import PaddedSizes
 from headstock.runner.runner import TorchRunner
+from headstock.runner.step import ModelParts
+from headstock.speculative.provider import Drafter
 from headstock.wire.steps import (
     FROM_DEVICE,
     FROM_HOST,
@@ -71,6 +74,9 @@ class TinyLayer:
 
 class TinyModel:
     """Two attention layers between one tied embedding."""
+
+    media = None
+    pools_last = False
 
     def __init__(self, attention: type[ReferenceAttention] = ReferenceAttention) -> None:
         self.provider = attention(
@@ -283,16 +289,14 @@ def make_runner(
     captures: bool = False,
     group: Group | None = None,
     max_drafts: int = 0,
+    drafter: Drafter | None = None,
     kinds: tuple[str, ...] = ("full",),
 ) -> TorchRunner:
     device = device or HostDevice()
     num_pages = SLOTS * MAX_LENGTH // PAGE + 1
     return TorchRunner(
         device,
-        model,
-        model.layers,
-        Resolver(OpRegistry(), device),
-        group or SingleRank(),
+        model_parts(model, device, group or SingleRank(), drafter),
         limits=RunnerLimits(
             num_slots=SLOTS,
             max_step_tokens=STEP_TOKENS,
@@ -303,9 +307,22 @@ def make_runner(
             max_drafts=max_drafts,
         ),
         sizes=PaddedSizes(64, 16),
+        captures=captures,
+    )
+
+
+def model_parts(
+    model: TinyModel, device: HostDevice, ranks: Group, drafter: Drafter | None = None
+) -> ModelParts:
+    return ModelParts(
+        model=model,
+        layers=model.layers,
+        groups=[Retention("full")],
+        resolver=Resolver(OpRegistry(), device),
+        ranks=ranks,
         dtype=torch.float32,
         hidden_size=SIZE,
-        captures=captures,
+        drafter=drafter,
     )
 
 
@@ -358,6 +375,7 @@ class Kit:
 
     model: TinyModel
     runner: Callable[..., TorchRunner] = make_runner
+    parts: Callable[..., ModelParts] = model_parts
     job: type[Job] = Job
     driver: type[Driver] = Driver
 

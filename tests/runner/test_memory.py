@@ -7,17 +7,17 @@ import torch
 
 from headstock.errors import ConfigError
 from headstock.graph.context import Retention
-from headstock.ops.base import OpRegistry, Resolver
 from headstock.ops.communication import SingleRank
 from headstock.plugins.device import DeviceFacts, Memory
 from headstock.plugins.host import HostDevice
 from headstock.runner import PaddedSizes, RunnerOptions, build_runner
-from headstock.runner.memory import GroupSize, Measured, plan_memory
+from headstock.runner.groups import GroupSize, GroupSizes
+from headstock.runner.memory import Measured, plan_memory
 from headstock.runner.rehearsal import largest_plan, rehearsal
 
 GIB = 1 << 30
 OPTIONS = RunnerOptions(
-    num_slots=4, max_step_tokens=512, max_length=1024, vocab_size=1000, hidden_size=64, page_size=16
+    num_slots=4, max_step_tokens=512, max_length=1024, vocab_size=1000, page_size=16
 )
 MEASURED = Measured(
     before=Memory(total=100 * GIB, free=80 * GIB, peak=0),
@@ -25,7 +25,9 @@ MEASURED = Measured(
     buffers=0,
     workspace=2 * GIB,
     graphs=GIB,
-    groups=(GroupSize(retention=Retention("full"), page_tokens=16, page_bytes=1 << 20),),
+    groups=GroupSizes(
+        (GroupSize(retention=Retention("full"), page_tokens=16, page_bytes=1 << 20),)
+    ),
 )
 
 
@@ -99,18 +101,13 @@ def test_the_profiled_step_is_as_large_as_a_step_can_be(kit, num_tokens):
 def test_a_built_runner_serves(kit):
     device = HostDevice()
     options = RunnerOptions(
-        num_slots=4, max_step_tokens=48, max_length=64, vocab_size=61, hidden_size=24, page_size=4
+        num_slots=4, max_step_tokens=48, max_length=64, vocab_size=61, page_size=4
     )
     runner, made = build_runner(
         device,
-        kit.model,
-        kit.model.layers,
-        Resolver(OpRegistry(), device),
-        SingleRank(),
-        groups=[Retention("full")],
+        kit.parts(kit.model, device, SingleRank()),
         options=options,
         sizes=PaddedSizes(64, 16),
-        dtype=torch.float32,
         before=device.memory(),
         weight_bytes=1000,
     )

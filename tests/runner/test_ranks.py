@@ -46,7 +46,7 @@ def ranked(kit, ranks, depth=1):
     ranks.wait_for_joining(60)
     group = HostGroup(ranks.own.group(), timeout_s=30)
     local = kit.runner(SlicedModel(group), depth=depth, group=group)
-    return RankedRunner(local, ranks, group)
+    return RankedRunner(local, ranks)
 
 
 def process_of(ranks):
@@ -131,32 +131,79 @@ def test_a_rank_does_not_outlive_rank_0():
     assert not is_alive(pid)
 
 
-def test_collectives_over_the_host_agree(tmp_path):
+def together(path, size, run):
+    """Return what ``run`` returns of the group of each rank."""
     found = {}
 
     def member(rank):
-        info = GroupInfo(name="tp", rank=rank, size=2, address=f"file://{tmp_path}/tp")
+        info = GroupInfo(name="tp", rank=rank, size=size, address=f"file://{path}/tp")
         group = HostGroup(info, timeout_s=20)
-        x_TC = torch.arange(6.0).view(2, 3) + rank
-        found[rank] = (
-            group.all_gather(x_TC.clone()),
-            group.all_reduce(x_TC.clone()),
-            group.broadcast(x_TC.clone()),
-            group.all_gather(torch.tensor([[rank]])),
-        )
+        found[rank] = run(group)
+        group.close()
 
-    threads = [threading.Thread(target=member, args=(rank,)) for rank in range(2)]
+    threads = [threading.Thread(target=member, args=(rank,)) for rank in range(size)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(30)
+    return [found[rank] for rank in range(size)]
+
+
+def test_collectives_over_the_host_agree(tmp_path):
+    def run(group):
+        x_TC = torch.arange(6.0).view(2, 3) + group.rank
+        return (
+            group.all_gather(x_TC.clone()),
+            group.all_reduce(x_TC.clone()),
+            group.broadcast(x_TC.clone()),
+            group.all_gather(torch.tensor([[group.rank]])),
+        )
+
     x_TC = torch.arange(6.0).view(2, 3)
-    for rank in range(2):
-        gathered, summed, told, numbers = found[rank]
+    for gathered, summed, told, numbers in together(tmp_path, 2, run):
         assert torch.equal(gathered, torch.cat((x_TC, x_TC + 1), dim=1))
         assert torch.equal(summed, 2 * x_TC + 1)
         assert torch.equal(told, x_TC)
         assert numbers.tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
+def test_sums_of_any_size_are_the_same_on_every_rank(tmp_path, dtype):
+    def run(group):
+        draw = torch.Generator().manual_seed(group.rank)
+        sums = []
+        for shape in ((1,), (300, 577), (0, 4), (7, 3, 2)):
+            x = (100 * torch.randn(shape, generator=draw)).to(dtype)
+            total = group.all_reduce(x)
+            sums.append(total.clone())
+        return sums
+
+    first, *others = together(tmp_path, 3, run)
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    draws = [torch.Generator().manual_seed(rank) for rank in range(3)]
+    parts = [(100 * torch.randn((1,), generator=draw)).to(dtype) for draw in draws]
+    total = sum(part.to(torch.float32) for part in parts)
+    torch.testing.assert_close(first[0].to(torch.float32), total, rtol=1e-2, atol=1e-4)
+
+
+def test_a_rank_that_leaves_is_seen_at_once_by_who_waits_for_it(tmp_path):
+    def run(group):
+        if group.rank == 1:
+            return None
+        begun = time.monotonic()
+        with pytest.raises(DeviceError, match="Rank 0 lost the other ranks"):
+            group.all_reduce(torch.ones(1_000_000))
+        return time.monotonic() - begun
+
+    took_s, _ = together(tmp_path, 2, run)
+    assert took_s < 5  # the limit is 20
+
+
+def test_a_rank_that_does_not_come_is_waited_for_no_longer_than_said(tmp_path):
+    info = GroupInfo(name="tp", rank=0, size=2, address=f"file://{tmp_path}/tp")
+    with pytest.raises(DeviceError, match="could not join"):
+        HostGroup(info, timeout_s=0.1)
 
 
 def wait_until_lost(ranks):

@@ -162,3 +162,14 @@ def test_a_step_that_finds_no_memory_says_so_and_the_next_one_runs(kit, monkeypa
         kit.serve(*jobs(kit))
     monkeypatch.setattr(StepGraphs, "run_forward", run)
     assert kit.serve(*jobs(kit)) == right
+
+
+def test_biases_of_a_slot_go_with_its_request(kit):
+    biased = {"bias_ids": [1], "biases": [1e4]}
+    driver = kit.driver(kit.runner(kit.model))
+    driver.run(kit.job(PROMPTS[0], params=biased))
+    driver.free_slots.sort()
+    plain, other = kit.job(PROMPTS[1]), kit.job(PROMPTS[3], params=biased)
+    driver.run(plain, other)
+    assert plain.outputs == kit.naive(kit.job(PROMPTS[1]))
+    assert other.outputs == [1] * 8

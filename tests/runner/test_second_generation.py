@@ -188,3 +188,20 @@ def test_pooled_rows_yield_vectors_beside_rows_that_draw(kit):
     assert pooled.slot == 0
     right = kit.model.naive(PROMPT)[-1]
     torch.testing.assert_close(vector @ kit.model.embedding.T, right, rtol=1e-4, atol=1e-4)
+
+
+def test_a_vector_that_is_no_number_is_the_fault_of_its_row_alone(kit):
+    runner = kit.runner(kit.model)
+    kit.model.poison = 60
+    plan = StepPlan(
+        1,
+        Rows([0, 1], [3, 3], [3, 3], [FROM_HOST] * 2, [POOL, POOL], [0, 0]),
+        [35, 60, 60, 35, 8, 9],
+        admit=[Admit(0, 0, 0, 0), Admit(1, 0, 0, 0)],
+        append=PageAppends([0] * 2, [0, 1], [0, 0], [1, 2]),
+        tree=TreeNodes(),
+    )
+    result = runner.result(runner.launch(plan))
+    assert [fault.slot for fault in result.faults] == [0]
+    assert "vector" in result.faults[0].message
+    assert [pooled.slot for pooled in result.pooled] == [1]

@@ -8,15 +8,19 @@ import httpx
 import msgspec
 import pytest
 
+from headstock.assemble.api import state_folder, store_options
 from headstock.config.schema import ModelSettings, ServerSettings, ServeSettings
 from headstock.observe.metrics import Metrics
 from headstock.server.frontdoor import Frontdoor
+from headstock.server.http import routes_page
 from headstock.server.http.app import create_app
 from headstock.server.http.event_loop import run
 from headstock.server.http.listen import listen_all
 from headstock.server.http.serve import serve
+from headstock.server.keys import read_keys
 from headstock.server.model_card import ModelCard
 from headstock.server.prompter import Prompter
+from headstock.server.records import RecordBook
 from headstock.server.speech import find_dialect
 from headstock.text import ChatTemplate, Tokenizer
 from tests.server.fakes import EchoEngine
@@ -26,7 +30,7 @@ from tests.server.toy_tokenizer import EOS, SPEAKING_TEMPLATE, TEMPLATE, toy_bac
 class Served:
     """A running server: its URL, its front door and engine, and a way into its event loop."""
 
-    def __init__(self, *, engine=None, settings=None, max_live=2048, template=TEMPLATE):
+    def __init__(self, *, engine=None, settings=None, max_live=2048, template=TEMPLATE, card=None):
         self.template = template
         self.engine_options = engine or {}
         self.settings = ServeSettings(
@@ -36,6 +40,7 @@ class Served:
             ),
         )
         self.max_live = max_live
+        self.card_options = card or {}
         self.ready = threading.Event()
         self.thread = threading.Thread(target=lambda: run(self.main()), daemon=True)
 
@@ -56,13 +61,14 @@ class Served:
         tokenizer = Tokenizer(toy_backend(), special={"eos_token": "<|end|>"})
         self.tokenizer = tokenizer
         self.metrics = Metrics("echo", lambda: self.frontdoor.status.state, alias="sglang")
+        state = state_folder(self.settings.server)
         link = self.make_link()
         card = ModelCard(
             name="echo",
-            model_path="/nowhere",
             max_length=512,
             vocab_size=tokenizer.vocab_size,
             eos_ids=[EOS],
+            **{"model_path": "/nowhere", **self.card_options},
         )
         self.frontdoor = Frontdoor(
             link,
@@ -74,12 +80,23 @@ class Served:
             ),
             max_live=self.max_live,
             observer=self.metrics,
+            **store_options(self.settings.server, state),
+            records=RecordBook(self.settings.server.request_records),
         )
         pump = asyncio.create_task(self.frontdoor.run())
         await self.frontdoor.wait_ready()
         listeners = listen_all(self.settings.server)
         self.admin_port = listeners[1].getsockname()[1] if len(listeners) > 1 else None
-        app = create_app(self.frontdoor, self.settings, self.metrics, admin_port=self.admin_port)
+        await self.frontdoor.resumption.revive()
+        app = create_app(
+            self.frontdoor,
+            self.settings,
+            self.metrics,
+            keys=read_keys(self.settings.server, None if state is None else state.secret),
+            admin_port=self.admin_port,
+            state=state,
+            routers={"page": routes_page.make_router},
+        )
         self.app = app
 
         def tell(url):
@@ -97,6 +114,8 @@ class Served:
         )
         await self.end_link()
         await pump
+        if state is not None:
+            state.close()
         self.left_over = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
         self.frontdoor.close()
 
@@ -141,10 +160,14 @@ class Speaking(Served):
         self.call(lambda: setattr(self.engine, "script", script))
 
     @property
+    def last_submit(self):
+        """What the engine was asked last."""
+        return [m for m in self.engine.seen if type(m).__name__ == "Submit"][-1]
+
+    @property
     def last_prompt(self):
         """The text of the last request's prompt."""
-        submits = [m for m in self.engine.seen if type(m).__name__ == "Submit"]
-        return self.tokenizer.decode(submits[-1].prompt_ids, skip_special_tokens=False)
+        return self.tokenizer.decode(self.last_submit.prompt_ids, skip_special_tokens=False)
 
 
 @pytest.fixture(scope="session")

@@ -5,22 +5,35 @@ import contextlib
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from headstock.requests import FinishReason
 from headstock.wire.messages import (
     Abort,
     AbortAll,
+    AdapterReply,
     AskState,
     Cut,
     Ended,
     FlushCache,
     Flushed,
+    GroupPages,
+    LoadAdapter,
+    Pause,
+    Resume,
     Started,
     State,
+    Story,
     Submit,
     TokenLogprobs,
     Tokens,
+    UnloadAdapter,
+    Vector,
 )
 from headstock.wire.steps import PageGroup, RunnerLimits
+
+STORY = Story({"slots": 0.002}, 1, 2, [1], [5], [0.001], 4)
+"""What every request that asks for it is told."""
 
 
 @dataclass
@@ -46,6 +59,10 @@ class EchoCore:
     script: list[int] | None = None  # what is answered instead of the prompt's own ids
     hides_drawn: bool = False  # the drawn token is not among the likeliest
     received: int = 0
+    adapters: dict[str, str] = field(default_factory=dict)
+    vector_size: int = 8
+    groups: list[GroupPages] = field(default_factory=list)
+    is_paused: bool = False
 
     def take(self, message):
         """Take a message and return what is answered at once."""
@@ -71,6 +88,22 @@ class EchoCore:
                 return [Flushed(call=call, freed_pages=7, was_idle=not self.running)]
             case AskState(call=call):
                 return [self.state(call)]
+            case Pause(call=call, mode=mode):
+                self.is_paused = True
+                if mode == "abort":
+                    self.take(AbortAll())
+                return [self.state(call)]
+            case Resume(call=call):
+                self.is_paused = False
+                return [self.state(call)]
+            case LoadAdapter(call=call, path=path) if "bad" in path:
+                return [AdapterReply(call=call, problem="It is bad.", remedy="Take a good one.")]
+            case LoadAdapter(call=call, adapter=adapter, path=path):
+                self.adapters[adapter] = path
+                return [AdapterReply(call=call)]
+            case UnloadAdapter(call=call, adapter=adapter):
+                del self.adapters[adapter]
+                return [AdapterReply(call=call)]
             case _:
                 pass
         return []
@@ -78,15 +111,17 @@ class EchoCore:
     def state(self, call=0):
         return State(
             call=call, received=self.received, steps=self.steps, running=len(self.running),
-            waiting=0,
+            waiting=0, is_paused=self.is_paused,
             free_pages=99 - len(self.running), cached_pages=0, total_pages=99,
-            totals={"prompt_tokens": 1.0},
+            totals={"prompt_tokens": 1.0}, groups=self.groups,
         )  # fmt: skip
 
     def step(self):
         """Draw for every row and return what came of it."""
         self.steps += 1
         rows = [row for row in list(self.running.values()) if row.end is None]
+        if self.is_paused:
+            rows = []
         drawn = []
         logprobs = []
         for row in rows:
@@ -128,16 +163,26 @@ class EchoCore:
             )
         for request_id, row in list(self.running.items()):
             if row.end is not None:
+                if row.submit.pool and row.end.kind != "abort":
+                    values = self.vector(row.submit.prompt_ids)
+                    batch.append(Vector(id=request_id, attempt=row.submit.attempt, values=values))
                 del self.running[request_id]
                 batch.append(
                     Ended(
                         id=request_id, attempt=row.submit.attempt, reason=row.end,
-                        num_outputs=row.made, cached_tokens=3,
+                        num_outputs=row.made, cached_tokens=3, queue_s=0.002,
+                        story=STORY if row.submit.is_told else None,
                     )
                 )  # fmt: skip
         if self.steps % 10 == 0:
             batch.append(self.state())
         return batch
+
+    def vector(self, ids):
+        """Return what a pooled request yields: how often ids of each rest modulo ``size`` occur."""
+        counts = np.zeros(self.vector_size, "<f4")
+        np.add.at(counts, np.array(ids) % self.vector_size, 1)
+        return counts.tobytes()
 
     def logprobs(self, submit, ids, *, is_prompt):
         k = max(submit.logprobs, 0)

@@ -130,7 +130,9 @@ def test_tokens_are_counted(client, speaking):
 @pytest.mark.parametrize(
     "more",
     [
-        {"tool_choice": {"type": "any"}, "tools": TOOLS},
+        {"tool_choice": {"type": "any"}},
+        {"tool_choice": {"type": "tool", "name": "g"}, "tools": TOOLS},
+        {"tool_choice": {"type": "maybe"}, "tools": TOOLS},
         {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
         {"messages": [{"role": "wizard", "content": "x"}]},
         {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},
@@ -168,3 +170,36 @@ def test_every_stream_has_the_events_in_their_order(speaking):
         "content_block_start", "content_block_delta", "content_block_stop", "message_delta",
         "message_stop",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        ({"tools": TOOLS, "tool_choice": {"type": "auto"}}, None),
+        ({"tools": TOOLS, "tool_choice": {"type": "any"}}, "tool_choice"),
+        ({"tools": TOOLS, "tool_choice": {"type": "tool", "name": "get_weather"}}, "tool_choice"),
+        ({"tools": [{**TOOLS[0], "strict": True}]}, "tools"),
+    ],
+)
+def test_a_choice_of_tools_is_a_grammar(client, speaking, more, field):
+    speaking.says("hm")
+    ask(client, **more)
+    grammar = speaking.last_submit.grammar
+    assert (grammar and grammar.field) == field
+
+
+def test_input_of_bound_calls_comes_as_it_is_written(client, speaking):
+    speaking.says(CALLS)
+    more = {"tools": TOOLS, "tool_choice": {"type": "any"}}
+    body = {"model": "echo", "max_tokens": 400, "messages": CHAT, **more}
+    with client.messages.stream(**body) as stream:
+        events = list(stream)
+        streamed = stream.get_final_message()
+    assert sum(event.type == "input_json" for event in events) > 30
+    assert [block.input for block in streamed.content] == ARGUMENTS
+    whole = ask(client, **more)
+    assert [block.input for block in whole.content] == ARGUMENTS
+    assert streamed.stop_reason == whole.stop_reason == "tool_use"
+    cut = ask(client, **{**more, "max_tokens": 60})
+    assert cut.stop_reason == "max_tokens"
+    assert not [block for block in cut.content if block.type == "tool_use"]

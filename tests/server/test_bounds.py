@@ -93,6 +93,15 @@ ROUTES = {
     "TokenizeBody": ("/tokenize", {"prompt": "x"}),
     "DetokenizeBody": ("/detokenize", {"tokens": [1]}),
     "ProgramBody": ("/v1/programs", {"steps": [{"type": "text", "text": "x"}]}),
+    "EmbeddingsBody": ("/v1/embeddings", {"input": "x"}),
+    "CohereEmbedBody": ("/v2/embed", {"texts": ["x"]}),
+    "OllamaEmbedBody": ("/api/embed", {"model": "echo", "input": "x"}),
+    "OllamaEmbeddingsBody": ("/api/embeddings", {"model": "echo", "prompt": "x"}),
+    "EncodeBody": ("/encode", {"text": "x"}),
+    "RerankBody": ("/v1/rerank", {"query": "x", "documents": ["x"]}),
+    "ScoreBody": ("/v1/score", {"query": "x", "items": ["x"], "label_token_ids": [1]}),
+    "ClassifyBody": ("/v1/classify", {"input": "x"}),
+    "OpenSessionBody": ("/open_session", {"capacity_of_str_len": 8}),
     "AbortBody": ("/abort_request", {"rid": "x"}),
 }
 PLACES = [(body.__name__, path) for body in BODIES for path in integers(types.type_info(body))]

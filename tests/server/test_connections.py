@@ -2,13 +2,17 @@
 
 import contextlib
 import socket
+import threading
 import time
 
 import httpx
 import pytest
 
 from headstock.config.schema import ServerSettings
+from headstock.server.http.connections import CountedProtocol
 from tests.server.conftest import Served
+
+pytestmark = pytest.mark.chaos
 
 SETTINGS = ServerSettings(port=0, drain_timeout_s=1.0)
 LIVE = b"GET /live HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -99,6 +103,13 @@ def test_an_answer_is_not_cut_by_half_of_a_pipelined_request():
 def test_a_reader_that_stops_for_ever_is_cut_off(monkeypatch):
     monkeypatch.setattr("headstock.server.http.connections.SWEEP_S", 0.1)
     monkeypatch.setattr("headstock.server.http.connections.WRITE_DEADLINE_S", 0.5)
+    lost, forget = threading.Event(), CountedProtocol.connection_lost
+
+    def lose(protocol, error):
+        forget(protocol, error)
+        lost.set()
+
+    monkeypatch.setattr(CountedProtocol, "connection_lost", lose)
     with Served(settings=SETTINGS) as server:
         connection = socket.socket()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -113,7 +124,7 @@ def test_a_reader_that_stops_for_ever_is_cut_off(monkeypatch):
             b"POST /generate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
             b"content-length: %d\r\n\r\n" % len(body) + body
         )
-        time.sleep(3)
+        assert lost.wait(60)
         data = b""
         with contextlib.suppress(ConnectionResetError):
             while more := connection.recv(65536):

@@ -7,9 +7,13 @@ import random
 import socket
 import time
 
+import pytest
+
 from headstock.config.schema import ServerSettings
-from headstock.server.protocols import native
+from headstock.server.protocols import native_bodies
 from tests.server.conftest import Served
+
+pytestmark = pytest.mark.chaos
 
 SETTINGS = ServerSettings(port=0, drain_timeout_s=1.0)
 
@@ -66,7 +70,8 @@ def test_a_storm_of_disconnects_frees_everything():
             connection.close()
         wait_until(server, lambda: server.frontdoor.num_live == 0)
         wait_until(server, lambda: not server.engine.running)
-        assert server.call(lambda: server.frontdoor._rids) == {}
+        assert server.call(lambda: server.frontdoor._names._ids) == {}
+        assert server.call(lambda: server.frontdoor._places.num_live) == 0
         assert server.post("/generate", {"text": "a"}).status_code == 200
     assert server.left_over == []
 
@@ -103,8 +108,8 @@ def test_a_client_that_reads_too_slowly_is_dropped(monkeypatch):
     monkeypatch.setattr("headstock.server.generation.MAX_BACKLOG", 50)
 
     async def never_read(server):
-        body = native.GenerateBody(text="x", sampling_params={"max_new_tokens": 400})
-        call = native.read(body)
+        body = native_bodies.GenerateBody(text="x", sampling_params={"max_new_tokens": 400})
+        call = native_bodies.read(body)
         generation = await server.frontdoor.generate(call.requests, is_streamed=True)
         while generation.error is None:
             await asyncio.sleep(0.01)

@@ -9,8 +9,6 @@ NATIVE = {"text": "hello", "sampling_params": {"max_new_tokens": 2}}
 ROUTES = {"/v1/chat/completions": CHAT, "/v1/completions": TEXT, "/generate": NATIVE}
 CHANGES = {
     "use_beam_search": True,
-    "allowed_token_ids": [42],
-    "bad_words": ["x"],
     "documents": [{"text": "x"}],
     "chat_template": "{{ 1 }}",
     "kv_transfer_params": {"a": 1},
@@ -47,6 +45,32 @@ def test_what_would_change_the_answer_is_refused_unless_it_asks_for_nothing(serv
     assert (refusal["param"], refusal["code"]) == (field, "not_supported")
     for nothing in (None, False, [], "", {}):
         assert served.post(path, {**ROUTES[path], field: nothing}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_lists_of_ids_and_words_reach_the_engine(served, path):
+    lists = {"allowed_token_ids": [42, 7], "bad_words": ["ab", "c"]}
+    assert served.post(path, {**ROUTES[path], **lists}).status_code == 200
+    submit = last_submit(served)
+    assert submit.allowed_ids == [42, 7]
+    encode = served.tokenizer.encode
+    assert submit.banned[0] == encode("ab", add_special_tokens=False)
+    assert encode("c", add_special_tokens=False) in submit.banned
+    for nothing in ({"allowed_token_ids": []}, {"bad_words": None}):
+        assert served.post(path, {**ROUTES[path], **nothing}).status_code == 200
+        assert not last_submit(served).is_masked
+    for field, value in (
+        ("allowed_token_ids", [10**7]),
+        ("allowed_token_ids", [-1]),
+        ("allowed_token_ids", "x"),
+        ("bad_words", [""]),
+        ("bad_words", ["x" * 300]),
+        ("bad_words", ["x"] * 300),
+    ):
+        assert error(served.post(path, {**ROUTES[path], field: value}))["param"] == field
+    for field in lists:
+        refusal = error(served.post("/generate", {**NATIVE, field: lists[field]}))
+        assert (refusal["param"], refusal["code"]) == (field, "not_supported")
 
 
 @pytest.mark.parametrize("field", GRAMMARS)
@@ -170,7 +194,7 @@ def test_prompt_logprobs_are_told_by_id(served, path):
             "/v1/chat/completions",
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "messages",
-            "messages[0].content of type 'image_url'",
+            "messages[0].content[0] of type 'image_url'",
         ),
         ("/v1/completions", {"prompt": "x" * 512}, "prompt", "no room is left for an output"),
         ("/generate", {"input_ids": [5] * 512}, "input_ids", "no room is left for an output"),

@@ -11,13 +11,9 @@ from headstock.errors import RequestError
 from headstock.requests import Grammar
 from headstock.server.admission import expand
 from headstock.server.model_card import ModelCard
-from headstock.server.protocols import native
-from headstock.server.protocols.openai_bodies import (
-    ChatBody,
-    CompletionBody,
-    read_chat,
-    read_completion,
-)
+from headstock.server.protocols import native_bodies
+from headstock.server.protocols.openai_bodies import ChatBody, CompletionBody
+from headstock.server.protocols.openai_calls import read_chat, read_completion
 
 CARD = ModelCard(name="m", model_path="/m", max_length=512, vocab_size=1000, eos_ids=[2])
 SCHEMA = {"type": "object", "properties": {"b": {}, "a": {}}}
@@ -36,8 +32,10 @@ def completion(**fields) -> Grammar | None:
 
 
 def generate(**params) -> Grammar | None:
-    body = msgspec.convert({"input_ids": [1], "sampling_params": params}, native.GenerateBody)
-    return native.read(body).requests[0].grammar
+    body = msgspec.convert(
+        {"input_ids": [1], "sampling_params": params}, native_bodies.GenerateBody
+    )
+    return native_bodies.read(body).requests[0].grammar
 
 
 @pytest.mark.parametrize("call", [chat, completion])
@@ -98,7 +96,7 @@ def test_native_parameters_are_named_as_sglang_names_them(name: str) -> None:
 
 def test_native_parameters_beside_a_grammar_are_kept() -> None:
     body = {"input_ids": [1], "sampling_params": {"regex": "a", "max_new_tokens": 7}}
-    (request,) = native.read(msgspec.convert(body, native.GenerateBody)).requests
+    (request,) = native_bodies.read(msgspec.convert(body, native_bodies.GenerateBody)).requests
     assert request.params.max_new_tokens == 7
 
 
@@ -142,7 +140,7 @@ def test_two_native_grammars_are_refused() -> None:
 
 def test_a_grammar_goes_with_every_completion_and_is_checked_first() -> None:
     body = {"input_ids": [1], "sampling_params": {"regex": "a{3}", "n": 3}}
-    (request,) = native.read(msgspec.convert(body, native.GenerateBody)).requests
+    (request,) = native_bodies.read(msgspec.convert(body, native_bodies.GenerateBody)).requests
     submits = expand(request, [1], CARD, 512)
     assert [submit.grammar for submit in submits] == [Grammar("regex", "a{3}", "regex")] * 3
     bad = msgspec.structs.replace(request, grammar=Grammar("json_schema", "[", "guided_json"))

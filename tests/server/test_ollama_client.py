@@ -108,7 +108,6 @@ def test_json_of_any_content_type_is_taken(speaking):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({"format": "json"}, "format"),
         ({"options": {"temperature": -1}}, "temperature"),
         ({"options": {"mirostat": 2}}, "mirostat"),
         ({"logprobs": True}, "logprobs"),
@@ -126,11 +125,42 @@ def test_another_model_is_not_found_and_images_are_refused(client):
     assert caught.value.status_code == 404
     with pytest.raises(ollama.ResponseError, match="images"):
         client.chat(model="echo", messages=[{"role": "user", "content": "x", "images": [b"x"]}])
-    with pytest.raises(ollama.ResponseError) as caught:
+    with pytest.raises(ollama.ResponseError, match="generates text") as caught:
         client.embed(model="echo", input="x")
-    assert caught.value.status_code == 501
+    assert caught.value.status_code == 400
 
 
 def test_the_native_generate_is_another_route(speaking):
     speaking.says("ok")
     assert speaking.post("/generate", {"text": "x"}).json()["meta_info"]
+
+
+def test_a_strict_function_binds_and_its_call_comes_whole(speaking):
+    speaking.says("So: " + CALLS)
+    strict = [{**TOOLS[0], "function": {**TOOLS[0]["function"], "strict": True}}]
+    body = {"model": "echo", "messages": CHAT, "tools": strict}
+    lines = [
+        json.loads(line)
+        for line in httpx.post(f"{speaking.url}/api/chat", json=body).text.splitlines()
+    ]
+    calls = [call for line in lines for call in line["message"].get("tool_calls", [])]
+    assert [call["function"]["arguments"] for call in calls] == ARGUMENTS
+    assert speaking.last_submit.grammar.field == "tools"
+
+
+def test_a_format_is_a_grammar(client, speaking):
+    speaking.says("{}")
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    for given, kind in (("json", "json_object"), (schema, "json_schema")):
+        client.generate(model="echo", prompt="a", format=given, raw=True)
+        grammar = speaking.last_submit.grammar
+        assert grammar.kind == kind
+        assert json.loads(grammar.text or "null") == (schema if kind == "json_schema" else None)
+        client.chat(model="echo", messages=CHAT, format=given)
+        assert speaking.last_submit.grammar.kind == "lark", "thoughts come before it"
+    client.generate(model="echo", prompt="a", format="", raw=True)
+    assert speaking.last_submit.grammar is None
+    sent = {"model": "echo", "messages": CHAT, "format": "yaml"}
+    answer = httpx.post(speaking.url + "/api/chat", json=sent, timeout=20)
+    assert answer.status_code == 400
+    assert "format is 'yaml'" in answer.json()["error"]

@@ -132,7 +132,6 @@ def test_an_end_token_of_the_model_is_not_shown(client):
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ({"response_format": {"type": "xml"}}, "response_format"),
         ({"extra_body": {"regex": "a{9999999}"}}, "regex"),
-        ({"extra_body": {"lora_path": "x"}}, "lora_path"),
         ({"extra_body": {"stop_regex": "("}}, "stop_regex"),
         ({"extra_body": {"chat_template_kwargs": {"messages": []}}}, "chat_template_kwargs"),
         ({"stop": ["x"] * 99}, "stop"),

@@ -9,8 +9,10 @@ import pytest
 
 from headstock.config.schema import ServerSettings
 from headstock.server.http.routes_page import FILES, PAGE_PATHS
+from headstock.wire.messages import GroupPages
 from tests.server.conftest import Served
 
+SVG = "http://www.w3.org/2000/svg"
 FOLDER = Path(__file__).parents[2] / "core/headstock/server/page"
 
 
@@ -36,7 +38,7 @@ def test_the_folder_has_the_files_that_are_served_and_no_other():
 
 def test_nothing_comes_from_elsewhere():
     for path in FOLDER.iterdir():
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8").replace(SVG, "")  # a name, not an address
         assert not re.search(r"https?://|\bon\w+=|style=|innerHTML|eval\(", text), path.name
     html = (FOLDER / "index.html").read_text(encoding="utf-8")
     assert "<script>" not in html
@@ -159,6 +161,7 @@ def test_the_panel_shows_the_server(opened):
     page.wait_for_function("() => document.getElementById('p-state').textContent === 'ready'")
     assert page.locator("#p-running").inner_text().isdigit()
     assert "of 99" in page.locator("#p-pages").inner_text()
+    assert page.locator("#groups").is_hidden()
 
 
 def test_keys_work_without_a_mouse(opened):
@@ -215,6 +218,133 @@ def test_it_is_dark_where_the_system_is_and_can_be_switched(browser, served, sch
     tab.page.reload()
     assert paper() == (light if scheme == "dark" else dark)
     tab.context.close()
+
+
+PNG = (
+    b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x02\x00\x00\x00\x90wS\xde"
+    b"\x00\x00\x00\x0cIDATx\x9cc\xf8\xcf\xc0\x00\x00\x03\x01\x01\x00\xc9\xfe\x92\xef\x00\x00\x00\x00IEND\xaeB`\x82"
+)
+
+
+def sent_bodies(page):
+    bodies = []
+    page.on("request", lambda r: bodies.append(r.post_data_json) if r.post_data else None)
+    return bodies
+
+
+def test_images_go_with_a_message_and_what_is_none_is_refused(browser, served):
+    tab = Opened(browser, served.url)
+    bodies = sent_bodies(tab.page)
+    image = {"name": "red.png", "mimeType": "image/png", "buffer": PNG}
+    text = {"name": "a.txt", "mimeType": "text/plain", "buffer": b"a"}
+    tab.page.set_input_files("#images", [image, image, text])
+    tab.page.locator("#attachments img").nth(1).wait_for()
+    assert "a.txt is no image" in tab.page.locator("#error").inner_text()
+    tab.page.locator("#attachments button").first.click()
+    assert tab.page.locator("#attachments img").count() == 1
+    tab.say("what is it?")
+    tab.page.locator(".turn.user img").wait_for()
+    assert tab.page.locator("#attachments").is_hidden()
+    tab.page.locator("#error").wait_for(state="visible")  # this model reads no images
+    picture, words = bodies[0]["messages"][0]["content"]
+    assert picture["image_url"]["url"].startswith("data:image/png;base64,iVBOR")
+    assert words == {"type": "text", "text": "what is it?"}
+    tab.context.close()
+
+
+def test_a_schema_is_sent_and_what_is_no_json_is_refused(opened):
+    bodies = sent_bodies(opened.page)
+    set_field(opened.page, "schema", "{not json")
+    opened.say("hi")
+    assert "The schema is not JSON" in opened.page.locator("#error").inner_text()
+    assert not bodies
+    set_field(opened.page, "schema", '{"type": "object"}')
+    set_field(opened.page, "max_tokens", "2")
+    opened.page.press("#input", "Enter")
+    opened.answer()
+    assert bodies[0]["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {"name": "answer", "schema": {"type": "object"}},
+    }
+
+
+def test_calls_and_thoughts_are_shown_and_results_go_back(browser, speaking):
+    speaking.says(
+        "<think>It asks for the weather.</think>"
+        '<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>'
+    )
+    tab = Opened(browser, speaking.url)
+    bodies = sent_bodies(tab.page)
+    function = '{"name": "weather", "parameters": {"type": "object"}}'
+    set_field(tab.page, "tools", function)
+    set_field(tab.page, "max_tokens", "200")
+    tab.say("how is Rome?")
+    call = tab.page.locator(".call")
+    call.locator("input").wait_for()
+    assert call.locator("strong").inner_text() == "weather"
+    assert '"city": "Rome"' in call.locator("pre").inner_text()
+    thoughts = tab.page.locator(".thoughts")
+    thoughts.locator("summary").click()
+    assert thoughts.locator("p").inner_text() == "It asks for the weather."
+    assert bodies[0]["tools"][0]["function"]["name"] == "weather"
+    speaking.says("It rains.")
+    call.locator("input").fill("rain")
+    call.locator("input").press("Enter")
+    tab.page.locator(".turn.assistant").nth(1).wait_for()
+    assert tab.answer(2) == "It rains."
+    asked, result = bodies[1]["messages"][-2:]
+    assert asked["tool_calls"][0]["function"]["name"] == "weather"
+    assert (result["role"], result["content"]) == ("tool", "rain")
+    assert result["tool_call_id"] == asked["tool_calls"][0]["id"]
+    assert not tab.complaints
+    tab.context.close()
+
+
+def test_an_answer_is_inspected(opened):
+    page = opened.page
+    set_field(page, "max_tokens", "5")
+    opened.say("hi")
+    opened.answer()
+    page.click(".turn .inspect")
+    content = page.locator("#inspector-content")
+    content.locator("svg").wait_for()
+    text = content.inner_text()
+    assert "/v1/chat/completions" in text
+    assert "2 ms for a free slot" in text
+    assert "2 tokens with requests that ran then" in text
+    assert "1 pages, to make room for it" in text
+    assert content.locator("svg .token").count() >= 1
+    assert content.locator("svg .chunk").count() == 1
+    page.keyboard.press("Escape")
+    assert not page.locator("#inspector").is_visible()
+
+
+def test_the_last_requests_are_listed_and_opened_by_keys(opened):
+    page = opened.page
+    set_field(page, "max_tokens", "5")
+    opened.say("hi")
+    opened.answer()
+    page.locator("#log").focus()
+    page.keyboard.press("?")
+    page.locator(".request").first.wait_for()
+    page.locator(".request").first.focus()
+    page.keyboard.press("Enter")
+    page.locator("#inspector-content svg").wait_for()
+    page.click("#inspector-close")
+    assert not page.locator("#inspector").is_visible()
+
+
+def test_the_panel_shows_pages_by_group_where_there_are_several(browser):
+    groups = [GroupPages("full", 3, 2, 10), GroupPages("window", 1, 0, 4)]
+    with Served() as server:
+        server.call(lambda: setattr(server.engine, "groups", groups))
+        tab = Opened(browser, server.url)
+        tab.say("hi")  # a heartbeat comes with steps
+        tab.page.locator("#groups").wait_for(state="visible")
+        text = tab.page.locator("#groups").inner_text()
+        assert "3 used, 2 cached, of 10" in text
+        assert "window pages" in text
+        tab.context.close()
 
 
 def test_a_small_screen_shows_the_settings_when_asked(browser, served):

@@ -106,12 +106,13 @@ def test_what_was_not_to_be_stored_is_not(client, speaking):
     ("more", "param"),
     [
         ({"tools": [{"type": "web_search"}]}, "tools"),
-        ({"tools": TOOLS, "tool_choice": "required"}, "tool_choice"),
-        ({"tools": [{**TOOLS[0], "strict": True}]}, "tools"),
-        ({"text": {"format": {"type": "json_object"}}}, "text"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": TOOLS, "tool_choice": {"type": "function", "name": "g"}}, "tool_choice"),
+        ({"text": {"format": {"type": "grammar"}}}, "text.format"),
+        ({"text": {"format": {"type": "json_schema", "name": "a"}}}, "text.format"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "messages"),
-        ({"background": True}, "background"),
+        ({"background": True, "store": False}, "store"),
         ({"truncation": "auto"}, "truncation"),
         ({"temperature": -1}, "temperature"),
         ({"max_output_tokens": 100_000}, "max_output_tokens"),
@@ -121,3 +122,44 @@ def test_what_cannot_be_honoured_is_refused_by_name(client, more, param):
     with pytest.raises(openai.BadRequestError) as caught:
         ask(client, **more)
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        ({"tools": TOOLS, "tool_choice": "required"}, "tool_choice"),
+        ({"tools": TOOLS, "tool_choice": {"type": "function", "name": "get_weather"}},
+         "tool_choice"),
+        ({"tools": [{**TOOLS[0], "strict": True}]}, "tools"),
+        ({"text": {"format": {"type": "json_object"}}}, "text.format"),
+        ({"text": {"format": {"type": "json_schema", "name": "a", "strict": True,
+                              "schema": {"type": "integer"}}}}, "text.format"),
+    ],
+)  # fmt: skip
+def test_forms_of_words_and_calls_are_grammars(client, speaking, more, field):
+    speaking.says("hm")
+    answer = ask(client, **more)
+    assert speaking.last_submit.grammar.field == field
+    if field == "text.format":
+        assert answer.text.format.type == more["text"]["format"]["type"]
+
+
+def test_arguments_of_bound_calls_come_as_they_are_written(client, speaking):
+    speaking.says(CALLS)
+    how = {"model": "echo", "input": "weather?", "tools": TOOLS, "tool_choice": "required"}
+    events = list(client.responses.create(**how, stream=True))
+    kinds = [event.type for event in events]
+    assert kinds.count("response.function_call_arguments.delta") > 30
+    done = [e for e in events if e.type == "response.function_call_arguments.done"]
+    assert [json.loads(event.arguments) for event in done] == ARGUMENTS
+    whole = client.responses.create(**how)
+    assert [json.loads(item.arguments) for item in whole.output] == ARGUMENTS
+    last = events[-1].response
+    assert [(i.name, i.arguments, i.status) for i in last.output] == [
+        (i.name, i.arguments, i.status) for i in whole.output
+    ]
+    cut = list(client.responses.create(**how, stream=True, max_output_tokens=60))
+    assert cut[-1].type == "response.incomplete"
+    assert [item.status for item in cut[-1].response.output] == ["incomplete"]
+    told = [e.output_index for e in cut if e.type == "response.output_item.done"]
+    assert told == [0]

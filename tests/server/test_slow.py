@@ -1,5 +1,6 @@
 """Slow clients, slow engines, and what is written down meanwhile."""
 
+import functools
 import logging
 import socket
 import time
@@ -7,7 +8,10 @@ import time
 import pytest
 
 from headstock.config.schema import ServerSettings
+from headstock.observe.watchdog import Watchdog
 from tests.server.conftest import Served
+
+pytestmark = pytest.mark.chaos
 
 SETTINGS = ServerSettings(port=0, drain_timeout_s=1.0)
 HEAD = b"POST /generate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
@@ -75,3 +79,18 @@ def test_words_of_requests_are_never_logged(caplog):
     ours = "\n".join(record.getMessage() for record in caplog.records if record.name != "httpx")
     assert "POST /generate 200" in ours
     assert canary not in ours
+
+
+def test_an_event_loop_that_does_not_turn_is_written_about_with_what_holds_it(monkeypatch, caplog):
+    quick = functools.partial(Watchdog, limit_s=0.2)
+    monkeypatch.setattr("headstock.server.http.serve.Watchdog", quick)
+    monkeypatch.setattr("headstock.server.http.serve.TURN_S", 0.05)
+    with Served() as server:
+        server.call(lambda: hold_up(1.0))
+    written = [record.message for record in caplog.records if "has not turned" in record.message]
+    assert any("The event loop has not turned" in each for each in written)
+    assert any("in hold_up" in each for each in written)
+
+
+def hold_up(seconds):
+    time.sleep(seconds)

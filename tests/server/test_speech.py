@@ -38,7 +38,7 @@ def joined(chunks):
         words += choice.delta.content or ""
         thoughts += getattr(choice.delta, "reasoning_content", None) or ""
         for call in choice.delta.tool_calls or []:
-            assert call.id
+            assert bool(call.id) == bool(call.function.name) == (call.index not in calls)
             calls.setdefault(call.index, [call.function.name, ""])[1] += call.function.arguments
     return thoughts, words, [calls[index] for index in sorted(calls)], finish
 
@@ -146,15 +146,67 @@ def test_tokens_and_logprobs_come_once_each_beside_the_parts(client, speaking):
 @pytest.mark.parametrize(
     ("more", "param"),
     [
-        ({"tools": TOOLS, "tool_choice": "required"}, "tool_choice"),
         ({"tools": [{"type": "web_search"}]}, "tools"),
-        ({"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": TOOLS, "tool_choice": "always"}, "tool_choice"),
+        ({"tools": TOOLS, "tool_choice": {"type": "function"}}, "tool_choice"),
+        ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "g"}}},
+         "tool_choice"),
+        ({"tools": TOOLS, "tool_choice": {"type": "allowed_tools", "mode": "auto"}},
+         "tool_choice"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}], "tool_choice": "required"},
+         "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"enum": ["x"] *
+          6000}}}], "tool_choice": "required"}, "tools"),
     ],
-)
-def test_what_needs_a_grammar_is_refused(client, more, param):
+)  # fmt: skip
+def test_what_is_no_choice_of_a_function_is_refused(client, more, param):
     with pytest.raises(openai.BadRequestError) as caught:
         ask(client, **more)
-    assert (caught.value.param, caught.value.code) == (param, "not_supported")
+    assert caught.value.param == param
+
+
+NAMED = {"type": "function", "function": {"name": "get_weather"}}
+STRICT = [{**TOOLS[0], "function": {**TOOLS[0]["function"], "strict": True}}]
+
+
+@pytest.mark.parametrize(
+    ("more", "field", "words_first", "is_single"),
+    [
+        ({"tools": TOOLS}, None, None, None),
+        ({"tools": TOOLS, "tool_choice": "none"}, None, None, None),
+        ({"tools": TOOLS, "tool_choice": "required"}, "tool_choice", False, False),
+        ({"tools": TOOLS, "tool_choice": NAMED}, "tool_choice", False, True),
+        ({"tools": STRICT}, "tools", True, False),
+        ({"tools": STRICT, "parallel_tool_calls": False}, "tools", True, True),
+        ({"tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False},
+         "tool_choice", False, True),
+        ({"tools": TOOLS, "tool_choice": {"type": "allowed_tools", "allowed_tools":
+          {"mode": "required", "tools": [NAMED]}}}, "tool_choice", False, True),
+    ],
+)  # fmt: skip
+def test_a_choice_of_functions_is_a_grammar(client, speaking, more, field, words_first, is_single):
+    speaking.says("hm")
+    ask(client, **more)
+    grammar = speaking.last_submit.grammar
+    assert (grammar and grammar.field) == field
+    if grammar is not None:
+        rules = grammar.text[grammar.text.index("start:") :]
+        assert ("rest" in rules) == words_first
+        assert (")*" in rules) != is_single
+        assert "get_weather" in grammar.text
+
+
+def test_a_form_of_the_words_leaves_room_for_thoughts_and_calls(client, speaking):
+    speaking.says("hm")
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "integer"}}}
+    ask(client, response_format=form, tools=TOOLS)
+    grammar = speaking.last_submit.grammar
+    assert (grammar.kind, grammar.field) == ("lark", "response_format")
+    assert "get_weather" in grammar.text
+    assert "</think>" in grammar.text
+    ask(client, response_format=form, extra_body={"separate_reasoning": False})
+    assert speaking.last_submit.grammar.kind == "json_schema"
 
 
 def test_a_model_without_tools_refuses_them_and_their_history(served):
@@ -182,8 +234,7 @@ def test_texts_are_parted_as_a_service(served):
 
 def test_marks_that_are_special_tokens_stay_in_the_text_only_where_they_are_read():
     from headstock.requests import SamplingParams
-    from headstock.server.protocols.messages import speech_of
-    from headstock.server.protocols.openai_bodies import spoken
+    from headstock.server.protocols.messages import speech_of, spoken
     from headstock.server.speech import find_dialect
     from headstock.text import Tokenizer
     from tests.server.toy_tokenizer import toy_backend
@@ -197,3 +248,30 @@ def test_marks_that_are_special_tokens_stay_in_the_text_only_where_they_are_read
     thinks, calls = speech_of(dialect, []), speech_of(dialect, TOOLS)
     assert spoken(params, thinks, dialect).skip_special_tokens
     assert not spoken(params, calls, dialect).skip_special_tokens
+
+
+def test_arguments_of_bound_calls_come_as_they_are_written(client, speaking):
+    speaking.says(CALLS)
+    chunks = list(
+        client.chat.completions.create(
+            model="echo", messages=CHAT, stream=True, tools=TOOLS, tool_choice="required"
+        )
+    )
+    deltas = [c.choices[0].delta.tool_calls for c in chunks if c.choices[0].delta.tool_calls]
+    assert len(deltas) > 30
+    streamed = joined(chunks)
+    assert [[name, json.loads(text)] for name, text in streamed[2]] == [
+        ["get_weather", arguments] for arguments in ARGUMENTS
+    ]
+    assert streamed[3] == "tool_calls"
+    assert ask(client, tools=TOOLS, tool_choice="required") == streamed
+    cut = ask(client, tools=TOOLS, tool_choice="required", max_tokens=60)
+    assert cut == ask(client, is_streamed=True, tools=TOOLS, tool_choice="required", max_tokens=60)
+    assert cut[3] == "length"
+    assert '{"city": "Graz"}'.startswith(cut[2][0][1])
+
+
+def test_two_forms_of_one_answer_are_refused(client):
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(client, tools=TOOLS, tool_choice="required", extra_body={"regex": "a+"})
+    assert caught.value.param == "tool_choice"

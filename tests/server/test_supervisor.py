@@ -20,6 +20,8 @@ from headstock.server.supervisor import Supervisor
 from headstock.wire.messages import AskState, Crashed, Started
 from tests.server.conftest import Served
 
+pytestmark = pytest.mark.chaos
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -114,6 +116,45 @@ def test_streams_go_on_through_a_killed_engine_and_nothing_is_emitted_twice(supe
         assert not any('"error"' in line for line in lines)
     assert supervised.post("/generate", {"text": "ab"}).json()["text"].startswith("abab")
     assert not is_alive(pid)
+
+
+def test_what_comes_around_a_kill_is_served_whole_or_refused_at_once(supervised, monkeypatch):
+    """Never taken and left to hang, before, at and after the kill of the engine."""
+    monkeypatch.setattr("headstock.server.supervisor.FIRST_BACKOFF_S", 1.5)
+    seen = []
+    client = httpx.Client(base_url=supervised.url, timeout=30)
+
+    def ask(delay_s):
+        time.sleep(delay_s)
+        begun = time.monotonic()
+        body = {"text": "ab", "sampling_params": {"max_new_tokens": 6}}
+        answer = client.post("/generate", json=body)
+        seen.append((answer, time.monotonic() - begun))
+
+    threads = [threading.Thread(target=ask, args=(0.01 * index,)) for index in range(30)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.1)
+    os.kill(supervised.supervisor.pid, signal.SIGKILL)
+    while supervised.get("/ready").status_code == 200:
+        time.sleep(0.001)
+    threads += [threading.Thread(target=ask, args=(0,)) for _ in range(10)]
+    for thread in threads[30:]:
+        thread.start()
+    for thread in threads:
+        thread.join(40)
+    served = [answer for answer, _ in seen if answer.status_code == 200]
+    refused = [(answer, took_s) for answer, took_s in seen if answer.status_code != 200]
+    assert len(served) + len(refused) == 40
+    assert served
+    assert refused
+    assert {answer.json()["text"] for answer in served} == {"ababab"}
+    for answer, took_s in refused:
+        assert answer.json()["error"]["code"] == "engine_unavailable"
+        assert int(answer.headers["retry-after"]) >= 1
+        assert took_s < 5
+    client.close()
+    assert supervised.call(lambda: supervised.frontdoor.num_live) == 0
 
 
 class PoisonedServer(SupervisedServer):

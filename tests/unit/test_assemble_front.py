@@ -17,7 +17,12 @@ def card(eos_ids, generation, **tokenizer):
         kind="folder",
         path=Path("m"),
         name="m",
-        config={"vocab_size": 259, "max_position_embeddings": 64, "eos_token_id": eos_ids},
+        config={
+            "architectures": ["LlamaForCausalLM"],
+            "vocab_size": 259,
+            "max_position_embeddings": 64,
+            "eos_token_id": eos_ids,
+        },
         generation_config={"eos_token_id": generation},
         index={},
     )

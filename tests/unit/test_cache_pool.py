@@ -2,10 +2,13 @@
 
 import subprocess
 import sys
+from array import array
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from headstock.cache import PageCache, PagePool, chain_ids, child_id, root_id
+from headstock.cache import PageCache, PagePool, RecentChains, chain_ids, child_id, root_id
 from headstock.cache.quarantine import Quarantine
 from headstock.errors import UnsupportedError
 from headstock.wire.steps import NULL_PAGE, PageGroup
@@ -35,7 +38,7 @@ def test_giving_back_twice_is_caught() -> None:
     pool = PagePool(3)
     pages = pool.take(1) or []
     pool.give_back(pages)
-    with pytest.raises(AssertionError, match="was not taken"):
+    with pytest.raises(AssertionError, match="not taken"):
         pool.give_back(pages)
 
 
@@ -96,3 +99,21 @@ def test_a_group_of_an_unknown_kind_is_refused_with_a_reason() -> None:
 def test_groups_with_different_pages_are_refused_with_a_reason() -> None:
     with pytest.raises(UnsupportedError, match="4, 8 tokens"):
         PageCache([PageGroup("full", 4, 1, 8), PageGroup("window", 8, 1, 8, 16)])
+
+
+@given(
+    prompts=st.lists(
+        st.tuples(st.integers(0, 60), st.lists(st.integers(1, 3), max_size=40)), max_size=12
+    ),
+    max_tokens=st.sampled_from([50, 1000]),
+    page_tokens=st.sampled_from([1, 2, 3]),
+)
+def test_ids_of_prompts_that_begin_alike_are_those_of_each_alone(
+    prompts: list[tuple[int, list[int]]], max_tokens: int, page_tokens: int
+) -> None:
+    chains = RecentChains(page_tokens, max_tokens)
+    for common, tail in prompts:
+        for namespace in ("a", "b"):
+            tokens = array("I", [*range(common), *tail])
+            root = root_id(namespace)
+            assert chains.ids(root, tokens) == chain_ids(root, tokens, page_tokens)

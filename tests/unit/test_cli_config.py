@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from headstock.cli import main
-from headstock.cli.commands import COMMANDS
+from headstock.cli.commands import COMMANDS, plugin_commands
 from headstock.cli.completion import known_flags
 from headstock.config.options import options
 
@@ -69,7 +69,7 @@ def test_an_unknown_setting_gets_a_suggestion(capsys: pytest.CaptureFixture[str]
 
 def test_every_command_has_its_flags() -> None:
     flags = known_flags()
-    assert set(flags) == {row.name for row in COMMANDS}
+    assert set(flags) == {row.name for row in [*COMMANDS, *plugin_commands()]}
     assert "--port" in flags["serve"][1]
     assert "--concurrency" in flags["batch"][1]
 

@@ -67,7 +67,7 @@ def test_the_environment_can_name_the_file(tmp_path: Path) -> None:
     assert load(variables={"HEADSTOCK_CONFIG": config}).settings.cache.page_size == 5
 
 
-@given(st.sampled_from([o for o in options() if o.kind in ("int", "bool")]), st.integers(1, 65535))
+@given(st.sampled_from([o for o in options() if o.kind in ("int", "bool")]), st.integers(16, 65535))
 def test_a_value_means_the_same_by_flag_environment_and_call(option: Any, number: int) -> None:
     value = bool(number % 2) if option.kind == "bool" else number
     text = str(value).lower()

@@ -43,7 +43,7 @@ def test_a_name_gives_flag_key_and_variable() -> None:
     [
         ("page_size", "an integer, at least 1"),
         ("memory_fraction", "a number, over 0 and at most 1"),
-        ("policy", "fcfs, lpm, priority"),
+        ("policy", "fair, fcfs, lpm, priority"),
         ("graphs", "true or false"),
         ("op", "a list of strings"),
         ("host", "a string"),

@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
+from headstock.assemble.vetting import leave_out_unfit
 from headstock.cli import main
+from headstock.config import EngineSettings, settings_from_call
+from headstock.errors import PluginError
 from headstock.plugins import doctor
-from headstock.plugins.doctor import Examined, Report, run_examination
+from headstock.plugins.doctor import Examination, Examined, Report
 from headstock.plugins.examine import Loaded, Probed
 from headstock.plugins.hooks import Finding
 from headstock.plugins.loader import BACKENDS, PluginRecord, State
@@ -47,7 +50,7 @@ def install(tmp_path: Path) -> Any:
 
 
 def examine(environment: dict[str, str], limit_s: float = 30) -> tuple[list[Any], str]:
-    return run_examination(["plugin", "odd", BACKENDS], environment, limit_s)
+    return Examination(["plugin", "odd", BACKENDS], environment).finish(limit_s)
 
 
 def test_a_healthy_plugin_reports_record_and_probe(install: Any) -> None:
@@ -192,3 +195,54 @@ def backends(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
         timeout=120,
         check=False,
     )
+
+
+SEGFAULT = "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)"
+HANG = HEAD + "\n@hookimpl\ndef headstock_probe():\n    import time\n    time.sleep(60)\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "word"),
+    [(SEGFAULT, "SIGSEGV"), (HANG, "did not answer within 5 s"), (HEAD + PROBE, None)],
+)
+def test_a_start_leaves_out_plugins_that_crash_or_hang_and_names_them(
+    install: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: Any,
+    source: str,
+    word: Any,
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", install(source)["PYTHONPATH"])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    loaded = settings_from_call(EngineSettings, {"disable_plugin": ["another"]})
+    disabled = leave_out_unfit(loaded, limit_s=5.0).settings.device.disable_plugin
+    assert disabled == ["another", *(["odd-dist:odd"] if word else [])]
+    assert (word or "") in caplog.text
+    assert ("Plugin 'odd' (odd-dist 1.0) cannot be loaded" in caplog.text) == bool(word)
+    other = settings_from_call(EngineSettings, {"backend": "reference"})
+    assert leave_out_unfit(other) is other
+    if word == "SIGSEGV":
+        asked_for = settings_from_call(EngineSettings, {"backend": "odd"})
+        with pytest.raises(PluginError, match="SIGSEGV"):
+            leave_out_unfit(asked_for)
+
+
+def test_serve_names_a_plugin_that_crashes_natively_and_starts_without_it(
+    install: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "none"}))
+    flags = ["--load-format", "dummy", "--skip-tokenizer-init", "--port", "0"]
+    done = subprocess.run(
+        [sys.executable, "-m", "headstock.cli", "serve", str(tmp_path), *flags],
+        env=install(SEGFAULT),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "Plugin 'odd' (odd-dist 1.0) cannot be loaded: its process was ended by SIGSEGV" in (
+        done.stderr
+    )
+    assert "died" not in done.stderr  # the engine came as far as the model, which is none
+    assert "docs/adding-a-model.md" in done.stderr

@@ -200,7 +200,8 @@ def test_a_backend_without_a_device_hook_is_never_available() -> None:
 def test_a_hook_of_one_plugin_is_called_alone() -> None:
     plugins = discover(extra={"a": backend(), "b": backend()})
     record = next(r for r in plugins.backends if r.name == "b")
-    assert plugins.call(record, "headstock_device", index=3, num_threads=0) == ["device 3"]
+    opened = plugins.call(record, "headstock_device", index=3, num_threads=0, options={})
+    assert opened == ["device 3"]
 
 
 def test_installed_backends_all_have_a_record() -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from headstock.errors import PluginError, UnsupportedError
-from headstock.plugins.models import ModelRegistry
+from headstock.plugins.hooks import HOOK_API, hookimpl
+from headstock.plugins.loader import discover
+from headstock.plugins.models import ModelRegistry, installed_models
 
 
 def entry(name: str, dist: str, loaded: Any = dict) -> Any:
@@ -28,7 +30,7 @@ def test_listing_imports_nothing() -> None:
 
 def test_the_first_known_architecture_is_chosen() -> None:
     registry = ModelRegistry([entry("BForCausalLM", "d")])
-    assert registry.choose(["AForCausalLM", "BForCausalLM"]) == "BForCausalLM"
+    assert registry.choose(["AForCausalLM", "BForCausalLM"]).architecture == "BForCausalLM"
 
 
 def test_an_unknown_architecture_gets_a_suggestion() -> None:
@@ -55,5 +57,64 @@ def test_a_module_that_does_not_import_is_named_with_its_reason() -> None:
 
 def test_in_tree_architectures_are_listed_without_torch() -> None:
     had_torch = "torch" in sys.modules
-    assert "LlamaForCausalLM" in ModelRegistry().names
+    assert "LlamaForCausalLM" in installed_models().names
     assert ("torch" in sys.modules) is had_torch
+
+
+def plugin(register: Any) -> Any:
+    made = ModuleType("own")
+    vars(made).update(HOOK_API=HOOK_API, headstock_register_models=hookimpl(register))
+    return made
+
+
+def registered(*registers: Any) -> ModelRegistry:
+    extra = {f"p{number}": plugin(register) for number, register in enumerate(registers)}
+    return ModelRegistry.of_plugins(discover(backend="p0", only=named(extra), extra=extra))
+
+
+def named(extra: Any) -> list[tuple[str, str]]:
+    return [("headstock.backends", name) for name in extra]
+
+
+def test_a_plugin_registers_a_class_that_is_imported_when_asked_for() -> None:
+    def headstock_register_models(registry: ModelRegistry) -> None:
+        registry.add("OwnForCausalLM", "collections:OrderedDict")
+        registry.add("GoneForCausalLM", "no_such_package.own:Own")
+
+    registry = registered(headstock_register_models)
+    assert registry.choose(["OwnForCausalLM"]).dist == "extra"
+    assert registry.load("OwnForCausalLM").__name__ == "OrderedDict"
+    with pytest.raises(PluginError, match=r"GoneForCausalLM of extra does not import.*no_such"):
+        registry.load("GoneForCausalLM")
+
+
+def test_a_plugin_whose_hook_raises_registers_nothing_and_the_reason_is_kept() -> None:
+    def headstock_register_models(registry: ModelRegistry) -> None:
+        registry.add("HalfForCausalLM", "collections:OrderedDict")
+        registry.add("OwnForCausalLM", "collections.OrderedDict")
+
+    registry = registered(headstock_register_models)
+    assert "HalfForCausalLM" not in registry.names
+    with pytest.raises(UnsupportedError, match="passed over: A model's class is given as 'coll"):
+        registry.choose(["HalfForCausalLM"])
+
+
+def test_the_fallback_serves_what_has_no_class_and_nothing_else() -> None:
+    def headstock_register_models(registry: ModelRegistry) -> None:
+        registry.add("OwnForCausalLM", "collections:OrderedDict")
+        registry.add_fallback("collections:Counter")
+
+    registry = registered(headstock_register_models)
+    assert not registry.choose(["OtherForCausalLM", "OwnForCausalLM"]).is_fallback
+    assert registry.choose(["OtherForCausalLM"]).is_fallback
+    assert registry.load("OtherForCausalLM").__name__ == "Counter"
+    assert registry.load("OwnForCausalLM").__name__ == "OrderedDict"
+    with pytest.raises(UnsupportedError, match="none"):
+        registry.choose([])
+
+
+def test_an_entry_point_and_a_hook_with_one_architecture_are_refused() -> None:
+    registry = ModelRegistry([entry("A", "dist-a")])
+    registry.add("A", "collections:OrderedDict")
+    with pytest.raises(PluginError, match="A is brought by"):
+        registry.choose(["A"])

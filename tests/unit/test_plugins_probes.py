@@ -16,7 +16,7 @@ from headstock_ascend.probe import probe as probe_ascend
 from headstock_cuda.nvml import Driver, Gpu, NvmlError, read_driver
 from headstock_cuda.probe import judge, visible, without_library
 from headstock_rocm.probe import TOPOLOGY, gfx_name
-from headstock_rocm.probe import probe as probe_rocm
+from headstock_rocm.probe import judge as judge_rocm
 from headstock_tpu.probe import probe as probe_tpu
 from headstock_xeon.probe import probe as probe_xeon
 
@@ -181,21 +181,63 @@ class TestCuda:
         assert without_library(tmp_path).status is Status.BROKEN
 
 
+def write_gpus(root: Path, num_gpus: int = 1) -> None:
+    write(root, "dev/kfd")
+    write(root, f"{TOPOLOGY}/0/properties", "simd_count 0\ngfx_target_version 0\n")
+    for node in range(1, num_gpus + 1):
+        write(root, f"{TOPOLOGY}/{node}/properties", "gfx_target_version 90402\n")
+        bank = f"{TOPOLOGY}/{node}/mem_banks/0/properties"
+        write(root, bank, f"heap_type 1\nsize_in_bytes {1024 * node}\n")
+
+
+ROCM_TORCH = TorchBuild("2.11.0+rocm7.2", {"hip": "7.2.26015"})
+
+
 class TestRocm:
     def test_no_kfd_is_absent(self, tmp_path: Path) -> None:
-        probe = probe_rocm(tmp_path)
+        probe = judge_rocm(tmp_path, ROCM_TORCH, {})
         assert (probe.status, probe.reason) == (Status.ABSENT, "no /dev/kfd")
 
     def test_gpus_are_found_beside_processors(self, tmp_path: Path) -> None:
-        nodes = TOPOLOGY
-        write(tmp_path, "dev/kfd")
-        write(tmp_path, f"{nodes}/0/properties", "simd_count 0\ngfx_target_version 0\n")
-        write(tmp_path, f"{nodes}/1/properties", "simd_count 304\ngfx_target_version 90402\n")
-        write(tmp_path, f"{nodes}/1/mem_banks/0/properties", "heap_type 1\nsize_in_bytes 1024\n")
-        probe = probe_rocm(tmp_path)
-        assert probe.status is Status.ABSENT
-        assert probe.reason.startswith("probe only: 1 x gfx942")
+        write_gpus(tmp_path)
+        probe = judge_rocm(tmp_path, ROCM_TORCH, {})
+        assert probe.status is Status.AVAILABLE
+        assert probe.reason == "1 x gfx942 (gfx942), torch 2.11.0+rocm7.2, ROCm 7.2.26015"
         assert probe.devices[0].memory_bytes == 1024
+
+    @pytest.mark.parametrize(
+        ("torch", "reason"),
+        [
+            (None, "no torch"),
+            (PLAIN_TORCH, "2.13.0+cpu is built without ROCm"),
+            (TorchBuild("2.7.1+rocm6.3", {"hip": "6.3"}), "older than 2.8"),
+        ],
+    )
+    def test_torch_must_be_built_for_them(
+        self, tmp_path: Path, torch: TorchBuild | None, reason: str
+    ) -> None:
+        write_gpus(tmp_path)
+        probe = judge_rocm(tmp_path, torch, {})
+        assert probe.status is Status.ABSENT
+        assert reason in probe.reason
+        assert "build for ROCm" in (probe.remedy or "")
+
+    @pytest.mark.parametrize(
+        ("listed", "sizes"), [("1", [2048]), ("1,0", [2048, 1024]), ("0,7,1", [1024])]
+    )
+    def test_hidden_gpus_do_not_count(self, tmp_path: Path, listed: str, sizes: list[int]) -> None:
+        write_gpus(tmp_path, 2)
+        devices = judge_rocm(tmp_path, ROCM_TORCH, {"HIP_VISIBLE_DEVICES": listed}).devices
+        assert [device.memory_bytes for device in devices] == sizes
+        assert [device.index for device in devices] == list(range(len(sizes)))
+
+    def test_all_may_be_hidden(self, tmp_path: Path) -> None:
+        write_gpus(tmp_path, 2)
+        probe = judge_rocm(tmp_path, ROCM_TORCH, {"HIP_VISIBLE_DEVICES": ""})
+        assert (probe.status, probe.reason) == (
+            Status.ABSENT,
+            "HIP_VISIBLE_DEVICES hides 2 GPUs",
+        )
 
     @pytest.mark.parametrize(
         ("version", "name"), [(90402, "gfx942"), (90010, "gfx90a"), (110001, "gfx1101")]
@@ -208,16 +250,39 @@ class TestTpu:
     def test_other_pci_devices_are_no_tpu(self, tmp_path: Path) -> None:
         write(tmp_path, "sys/bus/pci/devices/0/vendor", "0x8086\n")
         write(tmp_path, "sys/bus/pci/devices/0/device", "0x0063\n")
-        assert probe_tpu(tmp_path).reason == "no TPU on the PCI bus"
+        assert probe_tpu(tmp_path, {}.get).reason == "no TPU on the PCI bus"
 
-    def test_chips_are_counted(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("installed", "status", "reason"),
+        [
+            ({}, Status.ABSENT, "4 x TPU v6e, but neither torch-xla nor torch-tpu"),
+            ({"torch": "2.9.1", "torch-xla": "2.9.0"}, Status.AVAILABLE, "torch-xla 2.9.0"),
+            ({"torch": "2.13.0+cpu", "torch-tpu": "0.2.0"}, Status.AVAILABLE, "torch-tpu 0.2.0"),
+            ({"torch": "2.13.0", "torch-xla": "2.9.0"}, Status.BROKEN, "built for PyTorch 2.9"),
+        ],
+    )
+    def test_chips_need_a_runtime_that_fits_pytorch(
+        self, tmp_path: Path, installed: dict[str, str], status: Status, reason: str
+    ) -> None:
         for index in range(4):
             write(tmp_path, f"sys/bus/pci/devices/{index}/vendor", "0x1ae0\n")
             write(tmp_path, f"sys/bus/pci/devices/{index}/device", "0x006f\n")
         write(tmp_path, "dev/vfio/0")
-        probe = probe_tpu(tmp_path)
-        assert probe.status is Status.ABSENT
-        assert probe.reason == "probe only: 4 x TPU v6e found, no kernels yet"
+        probe = probe_tpu(tmp_path, installed.get)
+        assert (probe.status, len(probe.devices)) == (status, 4)
+        assert reason in probe.reason
+
+    def test_chips_without_device_files_are_broken(self, tmp_path: Path) -> None:
+        write(tmp_path, "sys/bus/pci/devices/0/vendor", "0x1ae0\n")
+        write(tmp_path, "sys/bus/pci/devices/0/device", "0x0063\n")
+        probe = probe_tpu(tmp_path, {"torch": "2.9.1", "torch-xla": "2.9.0"}.get)
+        assert probe.status is Status.BROKEN
+
+    def test_the_cpu_device_of_torch_xla_serves_only_when_it_is_named(self, tmp_path: Path) -> None:
+        probe = probe_tpu(tmp_path, {"torch": "2.9.1", "torch-xla": "2.9.0"}.get)
+        assert probe.status is Status.AVAILABLE
+        assert not probe.is_default
+        assert probe_tpu(tmp_path, {"torch": "2.13.0"}.get).status is Status.ABSENT
 
 
 class TestAscend:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 import pytest
 
 from headstock.errors import ConfigError, HeadstockError, PluginError
+from headstock.plugins.chosen import backend_options
 from headstock.plugins.hooks import HOOK_API, hookimpl
 from headstock.plugins.loader import Plugins, discover
 from headstock.plugins.probe import Probe, Status
@@ -117,3 +119,33 @@ def test_an_error_in_a_device_hook_names_the_plugin() -> None:
     chosen = select(with_backends("a", a=backend(Status.AVAILABLE, 50)), "a")
     with pytest.raises(PluginError, match="headstock_device of plugin 'a'"):
         chosen.open_device(0, 0)
+
+
+def test_a_backend_that_must_be_named_does_not_serve_by_itself() -> None:
+    plugin = backend(Status.AVAILABLE, 50)
+    answer = plugin.headstock_probe()
+    plugin.headstock_probe = hookimpl(lambda: replace(answer, is_default=False))
+    assert select(with_backends(a=plugin)).name == "reference"
+    assert select(with_backends("a", a=plugin), "a").name == "a"
+
+
+def test_options_go_to_the_backend_that_takes_them() -> None:
+    plugin = backend(Status.AVAILABLE, 50)
+    chosen = select(with_backends("a", a=plugin), "a")
+    with pytest.raises(ConfigError, match="backend 'a' has no options"):
+        chosen.open_device(0, 0, {"mesh": "4"})
+
+    @hookimpl
+    def headstock_device(index: int, options: dict[str, str]) -> Any:
+        return (index, options)
+
+    plugin.headstock_device = headstock_device
+    chosen = select(with_backends("a", a=plugin), "a")
+    assert chosen.open_device(2, 0, {"mesh": "4"}) == (2, {"mesh": "4"})
+
+
+@pytest.mark.parametrize("flags", [["mesh"], ["=4"], ["mesh="], ["mesh=1", "mesh=2"]])
+def test_options_are_written_name_and_value(flags: list[str]) -> None:
+    assert backend_options(["a=1", "b=x=y"]) == {"a": "1", "b": "x=y"}
+    with pytest.raises(ConfigError, match="backend_option is"):
+        backend_options(flags)

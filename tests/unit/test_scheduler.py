@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -75,14 +76,21 @@ class Table:
         rows = zip(plan.rows.slots, plan.rows.yields, strict=True)
         slots = [slot for slot, is_drawn in rows if is_drawn]
         count = len(slots)
+        drafts = self.drafts_for(slots)
+        ids, ends = [token] * count, [int(done)] * count
         result = StepResult(
-            plan.step, slots, [1] * count, [token] * count, [int(done)] * count, [], faults or []
+            plan.step, slots, [1] * count, ids, ends, [], faults or [], drafts=drafts
         )
         self.now_s += 1.0
         drawn = self.scheduler.settle(result, self.now_s)
         self.ended += self.scheduler.take_ended()
         self.scheduler.check()
         return drawn
+
+    def drafts_for(self, slots: list[int]) -> list[int]:
+        """Return as many drafts as there may be for each of ``slots``."""
+        max_drafts = self.scheduler.limits.max_drafts
+        return [max_drafts] * len(slots) if max_drafts else []
 
     def settle_with(self, draw: Callable[[str, int], int]) -> list[tuple[str, int]]:
         """Settle a step in which ``draw`` says what a request draws at an output index."""
@@ -234,7 +242,8 @@ def settle_counts(table: Table, counts: list[int]) -> Drawn:
     """Settle the oldest step, of which each row drew so many tokens."""
     plan = table.pending.pop(0)
     done = [0] * len(counts)
-    result = StepResult(plan.step, plan.rows.slots, counts, [7] * sum(counts), done)
+    slots, drafts = plan.rows.slots, table.drafts_for(plan.rows.slots)
+    result = StepResult(plan.step, slots, counts, [7] * sum(counts), done, drafts=drafts)
     drawn = table.scheduler.settle(result, table.now_s)
     table.scheduler.check()
     return drawn
@@ -577,17 +586,39 @@ def test_rows_name_the_place_of_their_adapter() -> None:
     table = Table(limits_of(adapters=2))
     for name, adapter in (("a", "x"), ("b", ""), ("c", "y"), ("d", "x")):
         table.submit(name, prompt(5, ord(name)), adapter=adapter)
-    assert [admit.adapter for admit in table.planned().admit] == [1, 0, 2, 1]
-    assert table.scheduler.adapters.take_placed() == [(1, "x"), (2, "y")]
+    plan = table.planned()
+    assert [admit.adapter for admit in plan.admit] == [1, 0, 2, 1]
+    assert plan.adapters == [(1, "x"), (2, "y")]
 
 
 def test_an_adapter_keeps_its_place_until_another_needs_it() -> None:
-    table = Table(limits_of(adapters=2))
+    table, placed = Table(limits_of(adapters=2)), []
     for name, adapter in (("a", "x"), ("b", "y"), ("c", "x"), ("d", "z"), ("e", "x")):
         table.submit(name, prompt(5, ord(name)), 1, adapter=adapter)
-        table.step()
+        placed.append(table.step().adapters)
     # The least recently used, y, gave way to z.
-    assert table.scheduler.adapters.take_placed() == [(1, "x"), (2, "y"), (2, "z")]
+    assert placed == [[(1, "x")], [(2, "y")], [], [(2, "z")], []]
+
+
+def test_adapters_are_placed_anew_after_a_step_that_failed() -> None:
+    table = Table(limits_of(adapters=2))
+    table.submit("a", prompt(5), adapter="x")
+    assert table.planned().adapters == [(1, "x")]
+    table.pending.clear()
+    table.scheduler.fail_all("broken")
+    for name, adapter in (("b", "x"), ("c", "y")):
+        table.submit(name, prompt(5), adapter=adapter)
+    assert sorted(name for _, name in table.planned().adapters) == ["x", "y"]
+
+
+def test_an_adapter_that_is_forgotten_before_its_plan_is_not_placed() -> None:
+    table = Table(limits_of(adapters=1))
+    places = table.scheduler.adapters
+    request = SimpleNamespace(adapter="x", adapter_place=0)
+    places.spend(request, 1)
+    places.refund(request)
+    assert places.forget("x")
+    assert not places.has_placed
 
 
 def test_a_request_waits_for_its_adapters_place_and_may_be_overtaken() -> None:

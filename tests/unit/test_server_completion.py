@@ -1,5 +1,6 @@
 """A completion's text does not depend on how its tokens come, and it ends once."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +8,8 @@ from hypothesis import strategies as st
 from headstock.errors import RequestError
 from headstock.requests import FinishReason, SamplingParams
 from headstock.server.completion import Completion
+from headstock.server.protocols.openai_answers import OutputDetails, usage_of
+from headstock.server.speech import Answer
 from headstock.text import Tokenizer
 from headstock.wire.messages import Ended, Submit, TokenLogprobs
 from tests.server.toy_tokenizer import EOS, toy_backend
@@ -79,3 +82,17 @@ def test_ending_twice_is_a_defect():
     one.finish(ended(0))
     with pytest.raises(AssertionError):
         one.finish(ended(0))
+
+
+def test_usage_tells_what_became_of_drafts():
+    one, other = completion(), completion()
+    for each, num_drafted in ((one, 9), (other, 0)):
+        end = Ended(
+            id="a", attempt=0, reason=FinishReason(kind="length"), num_outputs=0,
+            num_drafted=num_drafted, num_accepted=num_drafted - num_drafted // 3,
+        )  # fmt: skip
+        each.finish(end)
+    answers = [Answer(each, None, TOKENIZER) for each in (one, other)]
+    details = usage_of(answers).completion_tokens_details
+    assert details == OutputDetails(0, 6, 3)
+    assert usage_of(answers[1:]).completion_tokens_details is msgspec.UNSET

@@ -10,6 +10,8 @@ import pytest
 
 from headstock.server import descriptors
 
+pytestmark = pytest.mark.chaos
+
 
 def run_limited(limit, program):
     """Run ``program`` with at most ``limit`` open files."""

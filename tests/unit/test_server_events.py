@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from headstock.requests import SamplingParams
 from headstock.server.completion import Completion, Delta
 from headstock.server.protocols.events import TextEvent, event
-from headstock.server.protocols.native import NativeCall, NativeStream
+from headstock.server.protocols.native_answers import NativeStream
+from headstock.server.protocols.native_bodies import NativeCall
 from headstock.server.protocols.openai_answers import ChatShape, OpenAIStream, TextShape
 from headstock.server.protocols.openai_bodies import OpenAICall
 from headstock.text import Tokenizer

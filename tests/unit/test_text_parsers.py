@@ -1,6 +1,7 @@
 """Answers in parts: every format, and any split of its text."""
 
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -54,6 +55,14 @@ WRITTEN = {
         "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0"
         f"<|tool_call_argument_begin|>{OBJECT}<|tool_call_end|><|tool_call_begin|>functions.now:1"
         "<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>"
+    ),
+    "gemma4": (
+        f'<|tool_call>call:get_weather{{city:<|"|>{CITY}<|"|>,days:3}}<tool_call|>'
+        "<|tool_call>call:now{}<tool_call|>"
+    ),
+    "function_gemma": (
+        f"<start_function_call>call:get_weather{{city:<escape>{CITY}<escape>,days:3}}"
+        "<end_function_call><start_function_call>call:now{}<end_function_call>"
     ),
     "mistral": f"[TOOL_CALLS][{JSON}, {NOW}]",
     "granite": f"<|tool_call|>[{JSON}, {NOW}]",
@@ -153,10 +162,43 @@ def test_harmony_s_channels_are_parted():
         assert read(text, BY_NAME["harmony"], THINK["harmony"], cuts) == ("hm", "yes", [])
 
 
+def test_what_harmony_says_before_a_call_is_kept_as_text():
+    text = (
+        "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>commentary<|message|>"
+        "Let me look.<|end|><|start|>assistant" + WRITTEN["harmony"]
+    )
+    for cuts in ([], range(len(text))):
+        got = read(text, BY_NAME["harmony"], THINK["harmony"], cuts)
+        assert got == ("hm", "Let me look.", CALLS[:1])
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        (
+            'call:f{a:[1,-2.5,true,null],b:{c:<|"|>x, }]<|"|>}}',
+            {"a": [1, -2.5, True, None], "b": {"c": "x, }]"}},
+        ),
+        ('call:f{"a": "b\\n", c : 1e3}', {"a": "b\n", "c": 1000.0}),
+        ("call:f{}", {}),
+        ("call:f{a}", None),
+        ("call:f{a:b}", None),
+        ('call:f{a:<|"|>b}', None),
+        ("call:f{a:1", None),
+        ("call:f" + "{a:" * 40, None),
+        ("f{}", None),
+    ],
+)
+def test_gemma_s_values_are_read(body, wanted):
+    calls = BY_NAME["gemma4"].read(body, TOOLS)
+    assert (None if calls is None else json.loads(calls[0].arguments)) == wanted
+
+
 PIECES = st.lists(
     st.one_of(
         st.sampled_from([*WRITTEN.values(), "<think>", "</think>", "\n", " ", "<", "[", "{", "|"]),
         st.sampled_from([known.begin for known in CALL_FORMATS if known.begin]),
+        st.sampled_from([m for k in REASONING_FORMATS for m in (k.begin, k.end, *k.drops)]),
         st.text(max_size=6),
     ),
     max_size=8,
@@ -166,7 +208,7 @@ PIECES = st.lists(
 @given(
     text=PIECES,
     name=st.sampled_from(sorted(BY_NAME)),
-    thinks=st.sampled_from(["think", "harmony", "kimi", None]),
+    thinks=st.sampled_from([*THINK, None]),
     is_thinking=st.booleans(),
     seed=st.randoms(use_true_random=False),
 )
@@ -186,6 +228,9 @@ def test_any_split_of_the_text_gives_the_parts_of_the_whole(text, name, thinks, 
         ("<tool_call><function= <think></think>", "qwen3_xml", "think"),
         ("<tool_call><arg_key><think></think>", "glm45", "think"),
         ("[TOOL_CALLS]", "mistral", None),
+        ("<|tool_call><tool_call|><|channel>thought<channel|>", "gemma4", "gemma4"),
+        ("<start_function_call>", "function_gemma", None),
+        ("[TOOL_CALLS][THINK][/THINK]", "mistral", "mistral"),
         ("<|start_header_id|> tools parameters", "llama3", None),
         ("{{ messages }}", None, None),
     ],
@@ -193,3 +238,40 @@ def test_any_split_of_the_text_gives_the_parts_of_the_whole(text, name, thinks, 
 def test_formats_are_detected_from_the_template(template, calls, reasoning):
     found = detect(template, CALL_FORMATS), detect(template, REASONING_FORMATS)
     assert tuple(known and known.name for known in found) == (calls, reasoning)
+
+
+def repeated(calls):
+    """Yield texts that begin or end calls over and over, and their readers' own heads."""
+    begin, end = calls.begin, calls.end
+    yield from (begin * 3000, (begin + "x" + end) * 3000, begin + ("x" + end) * 3000)
+    for writing in calls.writings:
+        heads = [writing.head, writing.head + "f" + writing.named]
+        if writing.tagged is not None:
+            heads += [writing.tagged.before, heads[1] + writing.tagged.before + "a"]
+        yield from (begin + head * 3000 + end for head in heads if head)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_what_looks_like_thousands_of_calls_is_read_in_time_and_nothing_is_lost(name):
+    for text in repeated(BY_NAME[name]):
+        reader = PartReader(None, BY_NAME[name], TOOLS)
+        begun_s = time.process_time()
+        parts = [part for at in range(0, len(text), 50) for part in reader.push(text[at : at + 50])]
+        parts += reader.flush()
+        assert time.process_time() - begun_s < 5  # 0.1 s, and for ever before it was bounded
+        if reader.num_calls:
+            continue
+        words = "".join(part.text for part in parts if part.kind == "text")
+        assert words.replace(" ", "").replace("\n", "") == text.replace(" ", "").replace("\n", "")
+
+
+def test_a_call_after_a_few_broken_ones_is_read_and_after_many_it_is_text():
+    hermes = BY_NAME["hermes"]
+    broken, good = "<tool_call>x</tool_call>", WRITTEN["hermes"]
+    assert read(broken * 5 + good, hermes)[2]
+    assert read(broken * 50 + good, hermes)[2] == []
+
+
+def test_python_that_is_too_long_to_parse_is_text():
+    text = "[now(" + " " * (1 << 16) + ")]"
+    assert read(text, BY_NAME["pythonic"])[2] == []

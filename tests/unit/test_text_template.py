@@ -113,11 +113,12 @@ def test_a_template_serves_on_after_a_rendering_was_ended():
 def test_a_lost_process_is_replaced_and_none_is_left_behind():
     pool = RenderPool("{{ messages }}")
     assert pool.render({"messages": 1}) == {"text": "1"}
-    first = pool._take()
-    pid = first._process.pid
-    pool._give_back(first)
-    first._process.kill()
-    first._process.wait()
+    first = pool._pool._idle.get_nowait()
+    process = first._process._process
+    pid = process.pid
+    pool._pool._idle.put_nowait(first)
+    process.kill()
+    process.wait()
     assert pool.render({"messages": 3}) == {"text": "3"}
     pool.close()
     assert not Path(f"/proc/{pid}").exists()

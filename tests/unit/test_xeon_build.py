@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -117,3 +118,14 @@ def test_the_remedy_without_a_compiler_is_a_compiler(bare: Path) -> None:
     from headstock_xeon.native import how_to_build
 
     assert how_to_build().startswith("Install a C++ compiler")
+
+
+def test_an_install_needs_no_compiler_from_the_index(bare: Path) -> None:
+    root = Path(build.__file__).parents[3]
+    spec = importlib.util.spec_from_file_location("hatch_build", root / "hatch_build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    hook = module.NativeBuildHook(str(root), {}, None, None, str(bare), "wheel")
+    assert hook.dependencies() == []

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from headstock.plugins.hooks import Finding, hookimpl
+from headstock.plugins.hooks import Finding, GroupInfo, hookimpl
 from headstock.plugins.probe import Probe, Status
 from headstock_cuda.optional import findings, register_optional
 from headstock_cuda.probe import probe
 
 if TYPE_CHECKING:
     from headstock.ops.base import OpRegistry
+    from headstock.ops.communication import Group
     from headstock.plugins.device import Device
 
 HOOK_API = (2, 0)
@@ -38,6 +39,15 @@ def headstock_register_ops(registry: OpRegistry, device: Device) -> None:
 
     register_ops(registry, device)
     register_optional(registry)
+
+
+@hookimpl
+def headstock_communication(group: GroupInfo, device: Device) -> Group:
+    """Join the GPUs of one host by NCCL, with our own kernel for small sums."""
+    from headstock_cuda.peer_sum import open_peer_sum
+    from headstock_triton.gpu.communication import GpuGroup
+
+    return GpuGroup(group, device.torch_device, open_small_sum=open_peer_sum)
 
 
 @hookimpl

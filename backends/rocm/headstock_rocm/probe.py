@@ -1,29 +1,66 @@
-"""Are there AMD GPUs? Read from the kernel driver's topology. Probe only: nothing serves yet."""
+"""Are there AMD GPUs, and a PyTorch built for them? Imports neither torch nor HIP."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 
+from headstock.plugins.installed import TorchBuild, torch_build
 from headstock.plugins.probe import Probe, ProbedDevice, Status
 
 SCORE = 100
+OLDEST_TORCH = (2, 8)
+VISIBLE = "HIP_VISIBLE_DEVICES"
 TOPOLOGY = "sys/class/kfd/kfd/topology/nodes"
+INSTALL = "Install PyTorch's build for ROCm, then headstock[rocm]."
 
 
-def probe(root: Path = Path("/")) -> Probe:
-    """Look at the machine whose file system is at ``root``. Never AVAILABLE."""
+def probe() -> Probe:
+    """Look at this machine."""
+    return judge(Path("/"), torch_build(), os.environ)
+
+
+def judge(root: Path, torch: TorchBuild | None, environment: Mapping[str, str]) -> Probe:
+    """Say whether ``torch`` can use the GPUs of the machine whose file system is at ``root``."""
     if not (root / "dev/kfd").exists():
         return Probe(status=Status.ABSENT, reason="no /dev/kfd", score=SCORE)
-    devices = read_topology(root / TOPOLOGY)
+    found = read_topology(root / TOPOLOGY)
+    devices = visible(found, environment.get(VISIBLE))
     if not devices:
-        return Probe(status=Status.ABSENT, reason="/dev/kfd has no GPU", score=SCORE)
+        hidden = f"{VISIBLE} hides {len(found)} GPUs" if found else "/dev/kfd has no GPU"
+        return Probe(status=Status.ABSENT, reason=hidden, score=SCORE)
+    what = f"{len(devices)} x {devices[0].name} ({devices[0].arch})"
+    if torch is None:
+        return _unusable(devices, f"{what} found, and no torch")
+    toolkit = torch.toolkits.get("hip")
+    if toolkit is None:
+        return _unusable(devices, f"{what} found, and torch {torch.version} is built without ROCm")
+    if torch.release < OLDEST_TORCH:
+        needed = ".".join(map(str, OLDEST_TORCH))
+        return _unusable(devices, f"{what} found; torch {torch.version} is older than {needed}")
     return Probe(
-        status=Status.ABSENT,
-        reason=f"probe only: {len(devices)} x {devices[0].arch} found, no kernels yet",
-        remedy="Serve with another backend meanwhile.",
+        status=Status.AVAILABLE,
+        reason=f"{what}, torch {torch.version}, ROCm {toolkit}",
         score=SCORE,
         devices=devices,
     )
+
+
+def visible(devices: tuple[ProbedDevice, ...], listed: str | None) -> tuple[ProbedDevice, ...]:
+    """Return the GPUs that HIP will show, in its order: those listed, up to the first unknown."""
+    if listed is None:
+        return devices
+    by_word = {str(device.index): device for device in devices}
+    words = (word.strip() for word in listed.split(","))
+    shown = list(takewhile(lambda device: device is not None, map(by_word.get, words)))
+    return tuple(replace(device, index=at) for at, device in enumerate(filter(None, shown)))
+
+
+def _unusable(devices: tuple[ProbedDevice, ...], reason: str) -> Probe:
+    return Probe(status=Status.ABSENT, reason=reason, remedy=INSTALL, score=SCORE, devices=devices)
 
 
 def read_topology(nodes: Path) -> tuple[ProbedDevice, ...]:

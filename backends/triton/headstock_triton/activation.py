@@ -1,4 +1,4 @@
-"""Gated activations."""
+"""Activations, with a gate and without."""
 
 # ruff: noqa: ANN001, ANN201 - arguments of kernels are typed by their launch
 # Triton types constants by a class of its own.
@@ -72,6 +72,30 @@ def silu_and_mul_kernel(
 
 
 @triton.jit
+def activate_kernel(
+    x,
+    out,
+    stride,
+    F,
+    p0,
+    p1,
+    p2,
+    p3,
+    KIND: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """Compute columns [BLOCK * program_id(1), …) of row program_id(0)."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < F
+    begin(PDL)
+    x32 = tl.load(x + row * stride + columns, mask=inside, other=0.0).to(tl.float32)
+    y = activate(x32, p0, p1, p2, p3, KIND)
+    tl.store(out + row * F + columns, y.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
 def soft_cap_kernel(x, out, stride, F, cap, BLOCK: tl.constexpr, PDL: tl.constexpr):
     """Compute columns [BLOCK * program_id(1), …) of row program_id(0) of cap * tanh(x / cap)."""
     row = tl.program_id(0).to(tl.int64)
@@ -103,6 +127,24 @@ class Activations:
                 gate_up_TG,
                 out_TF,
                 gate_up_TG.stride(0),
+                size,
+                *activation.padded,
+                KIND=activation.number,
+                BLOCK=block,
+                **self._target.launch(4),
+            )
+        return out_TF
+
+    def activate(self, x_TF: Tensor, *, activation: Activation = SILU) -> Tensor:
+        """See :func:`headstock.ops.activation.activate`."""
+        num_rows, size = x_TF.shape
+        out_TF = torch.empty((num_rows, size), dtype=x_TF.dtype, device=x_TF.device)
+        if num_rows:
+            block = 1024
+            activate_kernel[(num_rows, cdiv(size, block))](
+                x_TF,
+                out_TF,
+                x_TF.stride(0),
                 size,
                 *activation.padded,
                 KIND=activation.number,

@@ -1,8 +1,11 @@
-"""Kernels of linear attention by the gated delta rule: the convolution, steps, and chunks.
+"""Kernels of linear attention by the gated delta rule: steps, and chunks.
 
 A head's matrix is cut into blocks of columns, which depend on no others; a program keeps one in
 registers while it goes through its row. Rows of one token take a step, bound by reading and
 writing the matrix; others go by chunks of 16, whose tokens' updates are solved for together.
+
+Where decays are by channel, tokens of a chunk are compared one column at a time: a product of
+decayed queries and keys grown by as much would leave the range of floats.
 
 Shapes: K features of a key, N columns of a block of values, M tokens of a chunk.
 """
@@ -20,90 +23,6 @@ CHUNK = 16
 
 
 @triton.jit
-def conv_kernel(
-    x,
-    weight,
-    kv,
-    page_table,
-    query_starts,
-    kv_lengths,
-    row_of_token,
-    y,
-    x_stride,
-    table_stride,
-    kv_stride,
-    C,
-    W: tl.constexpr,
-    BLOCK: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """Convolve some features of token ``program_id(0)``: x [T, C] to y [T, C], by silu."""
-    begin(PDL)
-    token = tl.program_id(0)
-    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = c < C
-    row = tl.load(row_of_token + token)
-    start = tl.load(query_starts + row)
-    is_new = tl.load(kv_lengths + row) <= tl.load(query_starts + row + 1) - start
-    found = kv + tl.load(page_table + row * table_stride).to(tl.int64) * kv_stride
-    sum_C = tl.zeros((BLOCK,), tl.float32)
-    for i in tl.static_range(W):  # pyright: ignore[reportGeneralTypeIssues]
-        source = token - (W - 1) + i
-        is_here = source >= start
-        at = x + source.to(tl.int64) * x_stride + c
-        here_C = tl.load(at, mask=inside & is_here, other=0.0).to(tl.float32)
-        kept = source - start + (W - 1)
-        is_before = (source < start) & (is_new == 0)
-        before_C = tl.load(found + kept * C + c, mask=inside & is_before, other=0.0)
-        w_C = tl.load(weight + c * W + i, mask=inside, other=0.0).to(tl.float32)
-        sum_C += (here_C + before_C) * w_C
-    out_C = sum_C / (1.0 + tl.exp(-sum_C))
-    tl.store(y + token.to(tl.int64) * C + c, out_C.to(y.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def keep_inputs_kernel(
-    x,
-    kv,
-    page_table,
-    query_starts,
-    kv_lengths,
-    counts,
-    x_stride,
-    table_stride,
-    kv_stride,
-    C,
-    W: tl.constexpr,
-    BLOCK_W: tl.constexpr,
-    BLOCK: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """Leave the last W - 1 inputs of row ``program_id(0)`` on its page, some features of them."""
-    begin(PDL)
-    row = tl.program_id(0)
-    if row >= tl.load(counts):
-        return
-    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    i = tl.arange(0, BLOCK_W)
-    inside = (i < W - 1)[:, None] & (c < C)[None, :]
-    start = tl.load(query_starts + row)
-    end = tl.load(query_starts + row + 1)
-    is_new = tl.load(kv_lengths + row) <= end - start
-    entry = page_table + row * table_stride
-    found = kv + tl.load(entry).to(tl.int64) * kv_stride
-    left = kv + tl.load(entry + 1).to(tl.int64) * kv_stride
-    source = end - (W - 1) + i
-    is_here = (source >= start)[:, None]
-    at = x + source.to(tl.int64)[:, None] * x_stride + c[None, :]
-    here = tl.load(at, mask=inside & is_here, other=0.0).to(tl.float32)
-    kept = (source - start + (W - 1))[:, None] * C + c[None, :]
-    is_before = (source < start)[:, None] & (is_new == 0)
-    before = tl.load(found + kept, mask=inside & is_before, other=0.0)
-    tl.debug_barrier()  # the page may be found and left alike
-    tl.store(left + i[:, None] * C + c[None, :], here + before, mask=inside)
-
-
-@triton.jit
 def unit(x_MK, scale):
     """Return rows of length ``scale``. float32."""
     x_MK = x_MK.to(tl.float32)
@@ -111,11 +30,32 @@ def unit(x_MK, scale):
 
 
 @triton.jit
-def gates_of(b_M, a_M, decay, bias):
-    """Return the logarithm of the decay at each token, and how much it replaces. float32."""
-    x_M = a_M.to(tl.float32) + bias
-    soft_M = tl.where(x_M > 20.0, x_M, tl.log(1.0 + tl.exp(tl.minimum(x_M, 20.0))))
-    return -tl.exp(decay) * soft_M, 1.0 / (1.0 + tl.exp(-b_M.to(tl.float32)))
+def decays_of(a, decay, bias):
+    """Return logarithms of decays. float32."""
+    x = a.to(tl.float32) + bias
+    return -tl.exp(decay) * tl.where(x > 20.0, x, tl.log(1.0 + tl.exp(tl.minimum(x, 20.0))))
+
+
+@triton.jit
+def shares_of(b):
+    """Return how much of what is under its key a token replaces. float32."""
+    return 1.0 / (1.0 + tl.exp(-b.to(tl.float32)))
+
+
+@triton.jit
+def compare(q_MK, k_MK, since_MK, m, BLOCK_M: tl.constexpr):
+    """Return products of keys, and of queries, with keys of earlier tokens decayed since. [M, M]"""
+    kk_MM = tl.zeros((BLOCK_M, BLOCK_M), tl.float32)
+    qk_MM = tl.zeros((BLOCK_M, BLOCK_M), tl.float32)
+    for i in range(BLOCK_M):
+        is_row_M1 = (m == i)[:, None]
+        k_K = tl.sum(tl.where(is_row_M1, k_MK, 0.0), axis=0)
+        since_K = tl.sum(tl.where(is_row_M1, since_MK, 0.0), axis=0)
+        seen_MK = tl.exp(tl.minimum(since_MK - since_K[None, :], 0.0)) * k_K[None, :]
+        is_column_1M = (m == i)[None, :]
+        kk_MM = tl.where(is_column_1M, tl.sum(k_MK * seen_MK, axis=1)[:, None], kk_MM)
+        qk_MM = tl.where(is_column_1M, tl.sum(q_MK * seen_MK, axis=1)[:, None], qk_MM)
+    return kk_MM, qk_MM
 
 
 @triton.jit
@@ -143,6 +83,7 @@ def step_kernel(
     DV: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    BY_CHANNEL: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """Take the token of row ``program_id(2)`` through some columns of a head's matrix."""
@@ -167,16 +108,21 @@ def step_kernel(
     values = line + 2 * KEY_HEADS * DK + head * DV
     v_N = tl.load(values + n, mask=n < DV, other=0.0).to(tl.float32)
     b_1 = tl.load(b + token * b_stride + head)
-    a_1 = tl.load(a + token * a_stride + head)
-    g, beta = gates_of(b_1, a_1, tl.load(decay + head), tl.load(bias + head))
+    if BY_CHANNEL:
+        a_K = tl.load(a + token * a_stride + head * DK + k, mask=k < DK, other=0.0)
+        bias_K = tl.load(bias + head * DK + k, mask=k < DK, other=0.0)
+        kept_KN = tl.exp(decays_of(a_K, tl.load(decay + head), bias_K))[:, None]
+    else:
+        a_1 = tl.load(a + token * a_stride + head)
+        kept_KN = tl.exp(decays_of(a_1, tl.load(decay + head), tl.load(bias + head)))
     entry = page_table + row * table_stride
     place = inputs_size + head * DK * DV
     found = kv + tl.load(entry).to(tl.int64) * kv_stride + place
     left = kv + tl.load(entry + 1).to(tl.int64) * kv_stride + place
     at_KN = k[:, None] * DV + n[None, :]
     is_old = tl.load(kv_lengths + row) > 1
-    state_KN = tl.load(found + at_KN, mask=inside_KN & is_old, other=0.0) * tl.exp(g)
-    written_N = (v_N - tl.sum(state_KN * k_K[:, None], axis=0)) * beta
+    state_KN = tl.load(found + at_KN, mask=inside_KN & is_old, other=0.0) * kept_KN
+    written_N = (v_N - tl.sum(state_KN * k_K[:, None], axis=0)) * shares_of(b_1)
     state_KN += k_K[:, None] * written_N[None, :]
     tl.store(left + at_KN, state_KN, mask=inside_KN)
     read_N = tl.sum(state_KN * q_K[:, None], axis=0)
@@ -210,6 +156,7 @@ def chunk_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    BY_CHANNEL: tl.constexpr,
     PRECISION: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -229,7 +176,10 @@ def chunk_kernel(
     k = tl.arange(0, BLOCK_K)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     decay_1 = tl.load(decay + head)
-    bias_1 = tl.load(bias + head)
+    if BY_CHANNEL:
+        bias_K = tl.load(bias + head * DK + k, mask=k < DK, other=0.0)
+    else:
+        bias_1 = tl.load(bias + head)
     entry = page_table + row * table_stride
     place = inputs_size + head * DK * DV
     found = kv + tl.load(entry).to(tl.int64) * kv_stride + place
@@ -251,33 +201,50 @@ def chunk_kernel(
         at_MN = line_M1 + 2 * KEY_HEADS * DK + head * DV + n[None, :]
         v_MN = tl.load(at_MN, mask=inside_MN, other=0.0).to(tl.float32)
         b_M = tl.load(b + token_M * b_stride + head, mask=is_there_M, other=0.0)
-        a_M = tl.load(a + token_M * a_stride + head, mask=is_there_M, other=0.0)
-        g_M, beta_M = gates_of(b_M, a_M, decay_1, bias_1)
         # Tokens past the end leave the state as it is.
-        g_M = tl.where(is_there_M, g_M, 0.0)
-        beta_M = tl.where(is_there_M, beta_M, 0.0)
-        since_M = tl.cumsum(g_M, axis=0)
-        last = tl.sum(g_M, axis=0)
-        between_MM = tl.exp(tl.minimum(since_M[:, None] - since_M[None, :], 0.0))
-        kk_MM = tl.dot(k_MK, tl.trans(k_MK), input_precision=PRECISION)
+        beta_M = tl.where(is_there_M, shares_of(b_M), 0.0)
+        if BY_CHANNEL:
+            at_MK = a + token_M[:, None] * a_stride + head * DK + k[None, :]
+            a_MK = tl.load(at_MK, mask=inside_MK, other=0.0)
+            g_MK = tl.where(inside_MK, decays_of(a_MK, decay_1, bias_K[None, :]), 0.0)
+            since_MK = tl.cumsum(g_MK, axis=0)
+            last_K = tl.sum(g_MK, axis=0)
+            kk_MM, qk_MM = compare(q_MK, k_MK, since_MK, m, BLOCK_M)
+        else:
+            a_M = tl.load(a + token_M * a_stride + head, mask=is_there_M, other=0.0)
+            g_M = tl.where(is_there_M, decays_of(a_M, decay_1, bias_1), 0.0)
+            since_M = tl.cumsum(g_M, axis=0)
+            last = tl.sum(g_M, axis=0)
+            between_MM = tl.exp(tl.minimum(since_M[:, None] - since_M[None, :], 0.0))
+            kk_MM = tl.dot(k_MK, tl.trans(k_MK), input_precision=PRECISION) * between_MM
         # The inverse of 1 + L, row by row: rows above are done when a row is.
-        solve_MM = tl.where(is_later_MM, -kk_MM * between_MM * beta_M[:, None], 0.0)
+        solve_MM = tl.where(is_later_MM, -kk_MM * beta_M[:, None], 0.0)
         for i in range(1, BLOCK_M):
             is_row_M1 = (m == i)[:, None]
             row_M = tl.sum(tl.where(is_row_M1, solve_MM, 0.0), axis=0)
             row_M += tl.sum(row_M[:, None] * solve_MM, axis=0)
             solve_MM = tl.where(is_row_M1, row_M[None, :], solve_MM)
         solve_MM += tl.where(m[:, None] == m[None, :], 1.0, 0.0)
-        held_MN = tl.dot(k_MK, state_KN, input_precision=PRECISION)
-        wanted_MN = (v_MN - held_MN * tl.exp(since_M)[:, None]) * beta_M[:, None]
+        if BY_CHANNEL:
+            held_MN = tl.dot(k_MK * tl.exp(since_MK), state_KN, input_precision=PRECISION)
+            read_MN = tl.dot(q_MK * tl.exp(since_MK), state_KN, input_precision=PRECISION)
+        else:
+            since_M1 = tl.exp(since_M)[:, None]
+            held_MN = tl.dot(k_MK, state_KN, input_precision=PRECISION) * since_M1
+            qk_MM = tl.dot(q_MK, tl.trans(k_MK), input_precision=PRECISION) * between_MM
+            read_MN = tl.dot(q_MK, state_KN, input_precision=PRECISION) * since_M1
+        wanted_MN = (v_MN - held_MN) * beta_M[:, None]
         written_MN = tl.dot(solve_MM, wanted_MN, input_precision=PRECISION)
-        qk_MM = tl.dot(q_MK, tl.trans(k_MK), input_precision=PRECISION)
-        qk_MM = tl.where(m[:, None] >= m[None, :], qk_MM * between_MM, 0.0)
-        read_MN = tl.dot(q_MK, state_KN, input_precision=PRECISION) * tl.exp(since_M)[:, None]
+        qk_MM = tl.where(m[:, None] >= m[None, :], qk_MM, 0.0)
         read_MN += tl.dot(qk_MM, written_MN, input_precision=PRECISION)
         to_MN = y + (token_M[:, None] * VALUE_HEADS + head) * DV + n[None, :]
         tl.store(to_MN, read_MN.to(y.dtype.element_ty), mask=inside_MN)
-        left_MK = k_MK * tl.exp(last - since_M)[:, None]
+        if BY_CHANNEL:
+            left_MK = k_MK * tl.exp(last_K[None, :] - since_MK)
+            kept_KN = tl.exp(last_K)[:, None]
+        else:
+            left_MK = k_MK * tl.exp(last - since_M)[:, None]
+            kept_KN = tl.exp(last)
         update_KN = tl.dot(tl.trans(left_MK), written_MN, input_precision=PRECISION)
-        state_KN = state_KN * tl.exp(last) + update_KN
+        state_KN = state_KN * kept_KN + update_KN
     tl.store(left + at_KN, state_KN, mask=inside_KN)

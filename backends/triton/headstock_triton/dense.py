@@ -54,12 +54,13 @@ class DenseLinear:
     def __call__(self, x_MI: Tensor) -> Tensor:
         """Return x·Wᵀ + bias, gated where the spec says so. [M, O] or [M, O / 2]"""
         if self._gate is None:
-            return self._multiply(x_MI)
+            return self.product(x_MI)
         if self._hopper is not None and x_MI.shape[0] >= GATED_ROWS and x_MI.is_contiguous():
             return self._hopper.gated(x_MI, self._weight_OI, self._target.num_sms)
-        return self._gate(self._multiply(x_MI))
+        return self._gate(self.product(x_MI))
 
-    def _multiply(self, x_MI: Tensor) -> Tensor:
+    def product(self, x_MI: Tensor) -> Tensor:
+        """Return x·Wᵀ + bias, not gated. [M, O]"""
         if is_faster(x_MI.shape[0], *self._weight_OI.shape) and x_MI.stride(1) == 1:
             return gemv(x_MI, self._weight_OI, self._bias_O, self._target)
         return linear(x_MI, self._weight_OI, self._bias_O)

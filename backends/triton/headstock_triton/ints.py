@@ -337,7 +337,8 @@ class IntLinear:
             BLOCK_O=tiling.block_o,
             HAS_BIAS=self._bias_O is not None and splits == 1,
             **self._packing.constants(),
-            **self._target.launch(tiling.warps) | {"num_stages": tiling.stages},
+            **self._target.launch(tiling.warps)
+            | {"num_stages": self._target.stages(tiling.stages)},
         )
         return self._sum_parts(parts, out_MO) if splits > 1 else out_MO
 

@@ -67,11 +67,15 @@ def gate_up_kernel(
     IS_INT4: tl.constexpr,
     IS_FP4: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    HAS_GATE: tl.constexpr,
     KIND: tl.constexpr,
     PRECISION: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Compute activation(gate x) * up x for BLOCK_J features of one tile of rows."""
+    """Compute activation(gate x) * up x for BLOCK_J features of one tile of rows.
+
+    Without gates, activation(up x): what is said of gates is then of up.
+    """
     begin(PDL)
     num_blocks: tl.constexpr = (NUM_OUT + BLOCK_J - 1) // BLOCK_J
     tile = tiles + tl.program_id(0) // num_blocks * 3
@@ -87,27 +91,31 @@ def gate_up_kernel(
     packing: tl.constexpr = 2 if IS_INT4 else 1
     i = tl.arange(0, BLOCK_I // packing)
     x_at = x + token_M.to(tl.int64)[:, None] * x_stride + packing * i[None, :]
-    line_J = expert.to(tl.int64) * (2 * NUM_OUT) + feature_J
+    lines: tl.constexpr = (2 if HAS_GATE else 1) * NUM_OUT
+    line_J = expert.to(tl.int64) * lines + feature_J
     gate_at = weight + line_J[None, :] * (NUM_IN // packing) + i[:, None]
     up_at = gate_at + NUM_OUT * (NUM_IN // packing)
     num_groups: tl.constexpr = NUM_IN // GROUP if GROUP else 0
     up_scales: tl.constexpr = NUM_OUT * num_groups
     scale_at, minimum_at = scale + line_J * num_groups, minimum + line_J * num_groups
     gate_MJ = tl.zeros((BLOCK_M, BLOCK_J), tl.float32)
-    up_MJ = tl.zeros((BLOCK_M, BLOCK_J), tl.float32)
+    up_MJ = tl.full((BLOCK_M, BLOCK_J), 0.0 if HAS_GATE else 1.0, tl.float32)
     for at in range(0, NUM_IN, BLOCK_I):
         x_MI, odd_MI = load_rows(x_at, at, NUM_IN, BLOCK_I, IS_INT4)
         gate_MJ = multiply_add(
             gate_MJ, x_MI, odd_MI, gate_at, scale_at, minimum_at, inside_J, at,
             NUM_IN, NUM_OUT, BLOCK_J, BLOCK_I, GROUP, IS_INT4, IS_FP4, PRECISION,
         )  # fmt: skip
-        up_MJ = multiply_add(
-            up_MJ, x_MI, odd_MI, up_at, scale_at + up_scales, minimum_at + up_scales, inside_J, at,
-            NUM_IN, NUM_OUT, BLOCK_J, BLOCK_I, GROUP, IS_INT4, IS_FP4, PRECISION,
-        )  # fmt: skip
+        if HAS_GATE:
+            up_MJ = multiply_add(
+                up_MJ, x_MI, odd_MI, up_at, scale_at + up_scales, minimum_at + up_scales, inside_J,
+                at, NUM_IN, NUM_OUT, BLOCK_J, BLOCK_I, GROUP, IS_INT4, IS_FP4, PRECISION,
+            )  # fmt: skip
     if HAS_BIAS:
         gate_MJ += tl.load(bias + line_J, mask=inside_J, other=0.0).to(tl.float32)[None, :]
-        up_MJ += tl.load(bias + line_J + NUM_OUT, mask=inside_J, other=0.0).to(tl.float32)[None, :]
+        if HAS_GATE:
+            up_J = tl.load(bias + line_J + NUM_OUT, mask=inside_J, other=0.0)
+            up_MJ += up_J.to(tl.float32)[None, :]
     gate_MJ, up_MJ = clip(gate_MJ, up_MJ, p0, KIND)
     y_MJ = activate(gate_MJ, p0, p1, 0.0, 0.0, KIND) * up_MJ
     out_at = out + row_M.to(tl.int64)[:, None] * NUM_OUT + feature_J[None, :]
@@ -295,20 +303,18 @@ class FusedExperts:
         self._routing = Routing(self._target)
         self._tuning = tuning
         size, between = spec.hidden_size, spec.intermediate_size
-        self._gate_up = Matrices(spec, 2 * between, size, device.torch_device)
+        self._gate_up = Matrices(spec, spec.inner_size, size, device.torch_device)
         self._down = Matrices(spec, size, between, device.torch_device)
 
     def load(self, part: CanonicalWeight, expert: int, matrix: Matrix, row_begin: int) -> None:
         """Copy the rows."""
-        above = self.spec.intermediate_size if matrix == "up" else 0
         into = self._down if matrix == "down" else self._gate_up
-        into.load(part, expert, above + row_begin)
+        into.load(part, expert, self.spec.above(matrix) + row_begin)
 
     def load_bias(self, bias: Tensor, expert: int, matrix: Matrix, begin: int) -> None:
         """Copy a bias. [rows]"""
-        above = self.spec.intermediate_size if matrix == "up" else 0
         into = self._down if matrix == "down" else self._gate_up
-        into.load_bias(bias, expert, above + begin)
+        into.load_bias(bias, expert, self.spec.above(matrix) + begin)
 
     def __call__(self, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor) -> Tensor:
         """Return each token's weighted sum over its experts. [T, D]"""
@@ -336,7 +342,7 @@ class FusedExperts:
         activation = self.spec.activation
         size, between = self.spec.hidden_size, self.spec.intermediate_size
         block_j, block_i, warps, stages = tuning.gate_up
-        options = {"num_stages": stages} | self._target.launch(warps)
+        options = {"num_stages": self._target.stages(stages)} | self._target.launch(warps)
         num_entries, num_tiles = line_up.entries_N.shape[0], line_up.tiles_L3.shape[0]
         out_NF = torch.empty((num_entries, between), dtype=x_TD.dtype, device=x_TD.device)
         gate_up_kernel[(num_tiles * cdiv(between, block_j),)](
@@ -357,8 +363,9 @@ class FusedExperts:
             IS_INT4=self._gate_up.is_int4,
             IS_FP4=self._gate_up.is_fp4,
             HAS_BIAS=self.spec.has_bias,
+            HAS_GATE=self.spec.is_gated,
             KIND=activation.number,
-            PRECISION=precision_of(x_TD.dtype),
+            PRECISION=self._target.precision(x_TD.dtype),
             **options,
         )
         return out_NF
@@ -369,7 +376,7 @@ class FusedExperts:
         """Return weight · down(x) of every row, at its entry. [N, D]"""
         size, between = self.spec.hidden_size, self.spec.intermediate_size
         block_j, block_i, warps, stages = tuning.down
-        options = {"num_stages": stages} | self._target.launch(warps)
+        options = {"num_stages": self._target.stages(stages)} | self._target.launch(warps)
         out_ND = torch.empty((x_NF.shape[0], size), dtype=x_NF.dtype, device=x_NF.device)
         down_kernel[(line_up.tiles_L3.shape[0] * cdiv(size, block_j),)](
             x_NF,
@@ -387,7 +394,7 @@ class FusedExperts:
             IS_INT4=self._down.is_int4,
             IS_FP4=self._down.is_fp4,
             HAS_BIAS=self.spec.has_bias,
-            PRECISION=precision_of(x_NF.dtype),
+            PRECISION=self._target.precision(x_NF.dtype),
             **options,
         )
         return out_ND
@@ -396,11 +403,6 @@ class FusedExperts:
     def num_bytes(self) -> int:
         """Bytes of the matrices."""
         return self._gate_up.num_bytes + self._down.num_bytes
-
-
-def precision_of(dtype: torch.dtype) -> str:
-    """Return how products of ``dtype`` are made: float32 without dropping bits."""
-    return "ieee" if dtype == torch.float32 else "tf32"
 
 
 def build_experts(spec: ExpertsSpec, device: OpDevice) -> FusedExperts:

@@ -6,11 +6,26 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from headstock.ops.activation import silu_and_mul, silu_and_mul_groups
+from headstock.ops.activation import activate, silu_and_mul, silu_and_mul_groups
 from headstock.ops.activation_kinds import FEATURES as ACTIVATIONS
-from headstock.ops.attention import AttentionSpec, attention
+from headstock.ops.attention import BIDIRECTIONAL, AttentionSpec, attention
 from headstock.ops.base import Requires, Sizes
-from headstock.ops.gates import gate_features, gated_norm
+from headstock.ops.drafts import (
+    append_outputs,
+    count_drafts,
+    draft_ngrams,
+    enter_drafts,
+    keep_accepted,
+)
+from headstock.ops.embedding import embed_places
+from headstock.ops.features import (
+    add_features,
+    scale_by_position,
+    scale_features,
+    scale_tokens,
+    weigh_features,
+)
+from headstock.ops.gates import gate_by_silu, gate_features, gated_group_norm, gated_norm
 from headstock.ops.latent import LatentSpec, latent_attention, rotate_and_write_latent
 from headstock.ops.linear import (
     DENSE,
@@ -20,14 +35,24 @@ from headstock.ops.linear import (
     INT4_GROUP,
     INT8_GROUP,
     MXFP4,
+    PRODUCT,
     ROWS,
     SCALED_ROWS,
     linear,
 )
-from headstock.ops.linear_attention import linear_attention
-from headstock.ops.moe import BIAS, experts, route_topk
-from headstock.ops.norm import WIDE_WEIGHT, add_rms_norm, rms_norm
+from headstock.ops.linear_attention import BY_CHANNEL, linear_attention
+from headstock.ops.lora import add_lora
+from headstock.ops.mamba2 import mamba2
+from headstock.ops.moe import BIAS, UNGATED, experts, route_topk
+from headstock.ops.norm import (
+    WIDE_WEIGHT,
+    add_layer_norm,
+    add_rms_norm,
+    layer_norm,
+    rms_norm,
+)
 from headstock.ops.outputs import soft_cap
+from headstock.ops.pooling import pool_rows
 from headstock.ops.rotary import rotate_and_write
 from headstock.ops.routing import add_shared, route_experts
 from headstock.ops.sampling import (
@@ -37,22 +62,34 @@ from headstock.ops.sampling import (
     draw_tokens,
     token_logprobs,
 )
+from headstock.ops.short_convolution import short_convolution
 from headstock.ops.steps import (
+    accept_drafts,
     advance_lengths,
+    apply_masks,
     last_of_rows,
     mark_faults,
     place_step,
     settle_step,
+    spread_draws,
+    take_draws,
 )
+from headstock.ops.wide_norm import norm_queries_and_keys, sum_squares
 from headstock_triton.activation import Activations
 from headstock_triton.attention.pages import TAG
 from headstock_triton.attention.provider import PAGE_SIZES, PagedAttention
 from headstock_triton.dense import build_dense
+from headstock_triton.drafts import Drafts
+from headstock_triton.encoder import Encoders
+from headstock_triton.features import Features
 from headstock_triton.fp8 import GROUP, OUT_UNIT, Fp8Gate, build_fp8
+from headstock_triton.gates import Gates
 from headstock_triton.ints import GROUP_UNIT, build_int
 from headstock_triton.latent.provider import LatentRotations, PagedLatentAttention
 from headstock_triton.latent.scan import TAG as LATENT_TAG
-from headstock_triton.linear_attention import Gates, TritonLinearAttention
+from headstock_triton.linear_attention import TritonLinearAttention
+from headstock_triton.lora import MAX_PARTS, LowRank
+from headstock_triton.mamba2 import TritonMamba2
 from headstock_triton.moe import MAX_EXPERTS, build_experts
 from headstock_triton.norm import Norms
 from headstock_triton.rotary import Rotations
@@ -62,8 +99,10 @@ from headstock_triton.sampling.draw import Draws
 from headstock_triton.sampling.logprobs import Logprobs
 from headstock_triton.sampling.shaping import Shaping
 from headstock_triton.scores import Scores
+from headstock_triton.short_convolution import TritonShortConvolution
 from headstock_triton.steps import Steps
 from headstock_triton.target import Target
+from headstock_triton.wide_norm import WideNorms
 
 if TYPE_CHECKING:
     from headstock.ops.base import OpRegistry
@@ -79,10 +118,13 @@ def register_ops(registry: OpRegistry, device: OpDevice) -> None:
     register_layers(registry, target)
     register_latent(registry, target)
     register_delta(registry, target)
+    register_encoder(registry, target)
     register_linear(registry)
+    register_lora(registry, target)
     register_experts(registry, target)
     register_sampling(registry, target)
     register_steps(registry, target)
+    register_drafts(registry, target)
 
 
 def register_layers(registry: OpRegistry, target: Target) -> None:
@@ -91,7 +133,10 @@ def register_layers(registry: OpRegistry, target: Target) -> None:
     normed, norms = Requires(dtypes=FLOATS, features=frozenset({WIDE_WEIGHT})), Norms(target)
     offer(rms_norm, run=norms.rms_norm, requires=normed)
     offer(add_rms_norm, run=norms.add_rms_norm, requires=normed)
-    offer(soft_cap, run=Activations(target).soft_cap, requires=Requires(dtypes=FLOATS))
+    wide, floats = WideNorms(target), Requires(dtypes=FLOATS)
+    offer(sum_squares, run=wide.sum_squares, requires=floats)
+    offer(norm_queries_and_keys, run=wide.norm_queries_and_keys, requires=floats)
+    offer(soft_cap, run=Activations(target).soft_cap, requires=floats)
     offer(
         silu_and_mul,
         run=Activations(target).silu_and_mul,
@@ -117,7 +162,7 @@ def register_layers(registry: OpRegistry, target: Target) -> None:
         requires=Requires(
             dtypes=FLOATS,
             layouts=FLOATS,
-            features=frozenset({"sliding_window", "sinks", "soft_cap"}),
+            features=frozenset({"sliding_window", "sinks", "soft_cap", BIDIRECTIONAL}),
             sizes={
                 "head_dim": Sizes(at_most=256),
                 "heads_per_kv_head": Sizes(at_most=64),
@@ -128,13 +173,35 @@ def register_layers(registry: OpRegistry, target: Target) -> None:
 
 
 def register_delta(registry: OpRegistry, target: Target) -> None:
-    """Offer linear attention, and gates on attention's output."""
+    """Offer recurrent states, gates on what is read from them, and factors of features."""
     gates, floats = Gates(target), Requires(dtypes=FLOATS)
     registry.add(gated_norm, PROVIDER, gates.gated_norm, requires=floats)
     registry.add(gate_features, PROVIDER, gates.gate_features, requires=floats)
     sizes = {"key_size": Sizes(at_most=128)}
-    requires = Requires(dtypes=FLOATS, sizes=sizes)
+    requires = Requires(dtypes=FLOATS, sizes=sizes, features=frozenset({BY_CHANNEL}))
     registry.add(linear_attention, PROVIDER, TritonLinearAttention, requires=requires)
+    registry.add(gate_by_silu, PROVIDER, gates.gate_by_silu, requires=floats)
+    registry.add(gated_group_norm, PROVIDER, gates.gated_group_norm, requires=floats)
+    registry.add(short_convolution, PROVIDER, TritonShortConvolution, requires=floats)
+    states = Requires(dtypes=FLOATS, sizes={"state_size": Sizes(at_most=256)})
+    registry.add(mamba2, PROVIDER, TritonMamba2, requires=states)
+    features = Features(target)
+    registry.add(add_features, PROVIDER, features.add_features, requires=floats)
+    registry.add(scale_features, PROVIDER, features.scale_features, requires=floats)
+    registry.add(weigh_features, PROVIDER, features.weigh_features, requires=floats)
+    registry.add(scale_tokens, PROVIDER, features.scale_tokens, requires=floats)
+    registry.add(scale_by_position, PROVIDER, features.scale_by_position, requires=floats)
+
+
+def register_encoder(registry: OpRegistry, target: Target) -> None:
+    """Offer what encoders have beyond decoders, and pooling."""
+    encoders, floats = Encoders(target), Requires(dtypes=FLOATS)
+    registry.add(layer_norm, PROVIDER, encoders.layer_norm, requires=floats)
+    registry.add(add_layer_norm, PROVIDER, encoders.add_layer_norm, requires=floats)
+    registry.add(embed_places, PROVIDER, encoders.embed_places, requires=floats)
+    registry.add(pool_rows, PROVIDER, encoders.pool_rows, requires=floats)
+    plain = Requires(dtypes=FLOATS, features=ACTIVATIONS - {"clipped-swiglu"})
+    registry.add(activate, PROVIDER, Activations(target).activate, requires=plain)
 
 
 def register_latent(registry: OpRegistry, target: Target) -> None:
@@ -143,6 +210,8 @@ def register_latent(registry: OpRegistry, target: Target) -> None:
     floats = Requires(dtypes=FLOATS)
     offer(route_experts, run=scores.route_experts, requires=floats)
     offer(add_shared, run=scores.add_shared, requires=floats)
+    if target.has_small_warps:  # a latent does not fit into their registers
+        return
     offer(
         rotate_and_write_latent,
         run=LatentRotations(target).rotate_and_write_latent,
@@ -163,10 +232,17 @@ def register_latent(registry: OpRegistry, target: Target) -> None:
     )
 
 
+def register_lora(registry: OpRegistry, target: Target) -> None:
+    """Offer what adapters add to products."""
+    sizes = {"parts": Sizes(at_most=MAX_PARTS), "rank": Sizes(at_most=256)}
+    requires = Requires(dtypes=FLOATS, sizes=sizes)
+    registry.add(add_lora, PROVIDER, LowRank(target).add_lora, requires=requires)
+
+
 def register_linear(registry: OpRegistry) -> None:
     """Offer matrix products, layout by layout."""
     offer = partial(registry.add, linear, PROVIDER)
-    features = frozenset({ROWS, SCALED_ROWS, GATED})
+    features = frozenset({ROWS, SCALED_ROWS, GATED, PRODUCT})
     dense = Requires(dtypes=FLOATS, layouts=frozenset({DENSE}), features=features)
     offer(run=build_dense, requires=dense)
     offer(
@@ -199,12 +275,14 @@ def register_experts(registry: OpRegistry, target: Target) -> None:
     route = Requires(dtypes=FLOATS, sizes=some)
     registry.add(route_topk, PROVIDER, Routing(target).route_topk, requires=route)
     offer = partial(registry.add, experts, PROVIDER, build_experts)
-    features = (ACTIVATIONS | {BIAS}) - {"xielu"}
+    features = (ACTIVATIONS | {BIAS, UNGATED}) - {"xielu"}
     dense = frozenset({DENSE})
     offer(requires=Requires(dtypes=FLOATS, layouts=dense, features=features, sizes=some))
     grouped = some | {"group_size": Sizes(multiple_of=32)}
-    integers = frozenset({INT8_GROUP, INT4_GROUP, MXFP4})
-    offer(requires=Requires(dtypes=FLOATS, layouts=integers, features=features, sizes=grouped))
+    small = frozenset({INT8_GROUP, INT4_GROUP})
+    if target.converts_four_bit_floats:
+        small |= {MXFP4}
+    offer(requires=Requires(dtypes=FLOATS, layouts=small, features=features, sizes=grouped))
     offer(
         requires=Requires(
             dtypes=FLOATS,
@@ -226,6 +304,19 @@ def register_steps(registry: OpRegistry, target: Target) -> None:
     offer(settle_step, run=steps.settle_step)
 
 
+def register_drafts(registry: OpRegistry, target: Target) -> None:
+    """Offer drafting from histories, and what verifies drafts."""
+    offer, drafts = partial(registry.add, provider=PROVIDER), Drafts(target)
+    offer(accept_drafts, run=drafts.accept_drafts)
+    offer(spread_draws, run=drafts.spread_draws)
+    offer(take_draws, run=drafts.take_draws)
+    offer(keep_accepted, run=drafts.keep_accepted)
+    offer(count_drafts, run=drafts.count_drafts)
+    offer(append_outputs, run=drafts.append_outputs)
+    offer(draft_ngrams, run=drafts.draft_ngrams)
+    offer(enter_drafts, run=drafts.enter_drafts)
+
+
 def register_sampling(registry: OpRegistry, target: Target) -> None:
     """Offer sampling; all but the greedy choice take logits widened to float32."""
     registry.add(argmax_tokens, PROVIDER, Argmax(target).argmax_tokens)
@@ -235,6 +326,7 @@ def register_sampling(registry: OpRegistry, target: Target) -> None:
     shaping = Shaping(target)
     offer(apply_penalties, run=shaping.apply_penalties)
     offer(add_bias, run=shaping.add_bias)
+    offer(apply_masks, run=shaping.apply_masks)
     offer(draw_tokens, run=Draws(target).draw_tokens)
     offer(token_logprobs, run=Logprobs(target).token_logprobs)
 

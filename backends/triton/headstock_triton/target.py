@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 HOPPER = 90
 """Its compute capability; kernels in Gluon are compiled for no other."""
 
+HIP_STAGES = 2
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
@@ -22,6 +24,7 @@ class Target:
         kind: ``cuda``, ``hip``, or ``cpu`` for Triton's interpreter.
         arch: Compute capability as major * 10 + minor; 0 elsewhere.
         num_sms: Multiprocessors, over which work is spread.
+        warp_size: Threads of a warp.
         has_pdl: Whether a kernel may begin before the one before it has ended
             (programmatic dependent launch).
         has_tma: Whether tiles can be copied by tensor descriptors.
@@ -31,6 +34,7 @@ class Target:
     kind: str
     arch: int = 0
     num_sms: int = 1
+    warp_size: int = 32
     has_pdl: bool = False
     has_tma: bool = False
     has_wgmma: bool = False
@@ -43,7 +47,11 @@ class Target:
             return cls(kind="cpu")
         properties = torch.cuda.get_device_properties(where)
         if torch.version.hip is not None:
-            return cls(kind="hip", num_sms=properties.multi_processor_count)
+            return cls(
+                kind="hip",
+                num_sms=properties.multi_processor_count,
+                warp_size=properties.warp_size,
+            )
         arch = properties.major * 10 + properties.minor
         return cls(
             kind="cuda",
@@ -59,8 +67,36 @@ class Target:
         """Whether a block may have 160 KiB of shared memory, as on cards for data centres."""
         return self.arch in (80, 90, 100, 103)
 
+    @property
+    def has_small_warps(self) -> bool:
+        """Whether it is AMD's with warps of 32 threads: its cards for desktops."""
+        return self.kind == "hip" and self.warp_size == 32
+
+    @property
+    def converts_four_bit_floats(self) -> bool:
+        """Whether Triton's compiler can: the one for AMD's GPUs stops with an assertion."""
+        return self.kind != "hip"
+
+    def precision(self, dtype: torch.dtype) -> str:
+        """Return how products in a model of ``dtype`` are made; float32 drops no bits.
+
+        What is float32 within a model of 16 bits may be rounded to TF32, where that exists.
+        """
+        return "tf32" if dtype != torch.float32 and self.kind != "hip" else "ieee"
+
+    def stages(self, wanted: int) -> int:
+        """Return how many tiles a loop may have under way where ``wanted`` are best elsewhere.
+
+        AMD's blocks share 64 KiB, and its compiler keeps one tile in registers besides.
+        """
+        if self.kind != "hip":
+            return wanted
+        return 1 if self.has_small_warps else min(wanted, HIP_STAGES)
+
     def launch(self, num_warps: int, max_registers: int | None = None) -> dict[str, Any]:
         """Return the launch options of a kernel that takes ``PDL``."""
+        if self.has_small_warps:
+            num_warps *= 2  # AMD's warps of 64 share a tile among twice as many registers
         options: dict[str, Any] = {"num_warps": num_warps, "PDL": self.has_pdl}
         if max_registers is not None and self.kind == "cuda":
             options["maxnreg"] = max_registers

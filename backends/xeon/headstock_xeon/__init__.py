@@ -34,12 +34,14 @@ def headstock_device(index: int, num_threads: int) -> Device:
     from headstock_xeon import build
     from headstock_xeon.device import XeonDevice
     from headstock_xeon.native import load
+    from headstock_xeon.primitives import bound_primitives
 
     if index != 0:
         raise ConfigError(
             f"device_index is {index}; a machine's processors are one device, 0.",
             remedy="Drop --device-index.",
         )
+    bound_primitives()
     if not build.LIBRARY.exists():
         return HostDevice(num_threads=num_threads)
     devices = probe().devices

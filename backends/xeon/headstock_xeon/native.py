@@ -50,7 +50,7 @@ _FUNCTIONS: dict[str, tuple[type | None, tuple[type, ...]]] = {
         c_int64,
         (c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_void_p) + (c_int64,) * 3,
     ),
-    "hs_attention_new": (c_void_p, (c_void_p,) + (c_int64,) * 7),
+    "hs_attention_new": (c_void_p, (c_void_p,) + (c_int64,) * 8),
     "hs_attention_free": (None, (c_void_p,)),
 }
 
@@ -76,12 +76,13 @@ class Library:
         return frozenset(name for name, bit in FEATURES.items() if features & bit)
 
 
-def load(path: Path = build.LIBRARY) -> Library:
-    """Load the library at ``path``.
+def load(path: Path | None = None) -> Library:
+    """Load the library at ``path``; where it was built when not given.
 
     Raises:
         PluginError: It is not there, with the reason the build left, or does not load.
     """
+    path = path or build.LIBRARY
     if not path.exists():
         raise PluginError(
             f"The native kernels are missing: {why_missing()}.", remedy=how_to_build()

@@ -170,10 +170,10 @@ HS_API int64_t hs_weight_pack(Engine* engine, Weight* weight, const void* rows, 
 
 HS_API AttentionPlan* hs_attention_new(Engine* engine, int64_t max_tokens, int64_t max_rows,
                                        int64_t num_heads, int64_t num_kv_heads, int64_t head_dim,
-                                       int64_t max_length, int64_t window) {
+                                       int64_t max_length, int64_t window, int64_t is_causal) {
     return or_nothing([=] {
         return new AttentionPlan(max_tokens, max_rows, num_heads, num_kv_heads, head_dim, max_length,
-                                 window, engine->num_threads());
+                                 window, is_causal != 0, engine->num_threads());
     });
 }
 

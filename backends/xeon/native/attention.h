@@ -25,19 +25,28 @@ struct AttentionItem {
     int32_t is_partial;               // Leaves one state a split; else the item finishes.
 };
 
+// First token that a token sees which sees `limit` of a row at most: of its window; of its chunk of
+// -window tokens; with 0 all. May be under 0.
+static inline int64_t first_in_window(int64_t limit, int64_t window) {
+    if (window >= 0) return window > 0 ? limit - window : 0;
+    return (limit - 1) / -window * -window;
+}
+
 struct AttentionPlan {
     AttentionPlan(int64_t max_tokens, int64_t max_rows, int64_t num_heads, int64_t num_kv_heads,
-                  int64_t head_dim, int64_t max_length, int64_t window, int num_threads);
+                  int64_t head_dim, int64_t max_length, int64_t window, bool is_causal,
+                  int num_threads);
     ~AttentionPlan();
     AttentionPlan(const AttentionPlan&) = delete;
     AttentionPlan& operator=(const AttentionPlan&) = delete;
 
     int64_t num_heads, num_kv_heads, head_dim, window;
+    bool is_causal;                   // Else a token sees its row's whole length.
     int num_threads;
     int64_t tile_tokens;              // Query tokens of an item at most.
 
     std::vector<AttentionItem> items;
-    std::vector<int32_t> limit;       // Keys that a token sees: its position + 1. [tokens]
+    std::vector<int32_t> limit;       // Keys that a token sees: if causal, its position + 1. [tokens]
     std::vector<int32_t> num_states;  // Partial states it has; 0: none. [tokens]
     std::vector<int32_t> first_state; // Where they begin, one a split. [tokens]
     std::vector<int32_t> states_from; // Split of the first. [tokens]

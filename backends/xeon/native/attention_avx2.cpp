@@ -267,7 +267,7 @@ private:
             most = max64(most, limit);
         }
         const int64_t begin = s * kSplit, count = min64(kSplit, most - begin);
-        const int64_t first = args_.window > 0 ? least - args_.window - begin : 0;
+        const int64_t first = first_in_window(least, args_.window) - begin;
         const Split split{args_.pages, args_.page_table + item_.row * args_.pages_per_row,
                           item_.kv_head, begin, count, min64(max64(first, 0), count)};
         for_pages<Score>(split, tile_);
@@ -280,8 +280,9 @@ private:
     void soften_row(int64_t row, int64_t token, const Split& split) const {
         float* scores = tile_.scores + row * kSplit;
         if (args_.soft_cap > 0) cap_scores(scores, split.count, static_cast<float>(args_.soft_cap));
-        const int64_t limit = plan_.limit[static_cast<size_t>(token)] - split.begin;
-        const int64_t first = args_.window > 0 ? max64(0, limit - args_.window) : 0;
+        const int64_t whole = plan_.limit[static_cast<size_t>(token)];
+        const int64_t limit = whole - split.begin;
+        const int64_t first = max64(0, first_in_window(whole, args_.window) - split.begin);
         soften(scores, split.count, min64(first, split.count), min64(limit, split.count),
                tile_.m + row, tile_.l + row);
     }

@@ -9,9 +9,9 @@ namespace headstock {
 
 AttentionPlan::AttentionPlan(int64_t max_tokens, int64_t max_rows, int64_t num_heads,
                              int64_t num_kv_heads, int64_t head_dim, int64_t max_length,
-                             int64_t window, int num_threads)
+                             int64_t window, bool is_causal, int num_threads)
     : num_heads(num_heads), num_kv_heads(num_kv_heads), head_dim(head_dim), window(window),
-      num_threads(num_threads),
+      is_causal(is_causal), num_threads(num_threads),
       tile_tokens(max64(1, kTileRows / max64(1, num_heads / num_kv_heads))),
       limit(static_cast<size_t>(max_tokens)), num_states(limit.size()), first_state(limit.size()),
       states_from(limit.size()), row_begin(static_cast<size_t>(max_rows)),
@@ -60,7 +60,8 @@ private:
         plan_.row_begin[idx(r)] = static_cast<int32_t>(begin);
         plan_.row_end[idx(r)] = static_cast<int32_t>(max64(begin, end));
         for (int64_t t = begin; t < end; ++t) {
-            plan_.limit[idx(t)] = static_cast<int32_t>(max64(1, length - (end - 1 - t)));
+            const int64_t behind = plan_.is_causal ? end - 1 - t : 0;
+            plan_.limit[idx(t)] = static_cast<int32_t>(max64(1, length - behind));
             plan_.num_states[idx(t)] = 0;
         }
         plan_.is_partial[idx(r)] = 0;
@@ -70,7 +71,7 @@ private:
 
     // First token that a token sees.
     int64_t first_seen(int64_t token) const {
-        return plan_.window <= 0 ? 0 : max64(0, plan_.limit[idx(token)] - plan_.window);
+        return max64(0, first_in_window(plan_.limit[idx(token)], plan_.window));
     }
 
     // First split that a token sees anything of.

@@ -12,11 +12,11 @@ struct DeltaArgs {
     int64_t qkv_stride;
     const float* b;               // [tokens, V]
     int64_t b_stride;
-    const float* a;               // [tokens, V]
+    const float* a;               // [tokens, V], or [tokens, V, key_size] by channel
     int64_t a_stride;
     const float* conv;            // [C, W]
     const float* decay;           // [V]
-    const float* bias;            // [V]
+    const float* bias;            // [V], or [V, key_size] by channel
     float* pages;
     const int32_t* page_table;    // (page found, page left) of each row.
     int64_t table_stride;
@@ -30,6 +30,7 @@ struct DeltaArgs {
     int64_t key_size;
     int64_t value_size;
     int64_t kernel_size;          // W
+    int64_t by_channel;           // Whether each row of a matrix decays at a rate of its own.
 
     int64_t num_features() const {
         return 2 * num_key_heads * key_size + num_value_heads * value_size;

@@ -5,51 +5,20 @@
 // out for a token does not depend on how many tokens a step has, nor on its neighbours.
 #include "delta.h"
 
+#include "convolution.h"
 #include "vector_avx2.h"
 
 namespace headstock {
 namespace {
 
-constexpr int64_t kConvFeatures = 256;  // That a chunk convolves.
-constexpr int64_t kTileTokens = 32;     // Whose queries and keys are made ready together.
-
-float silu(float x) { return x / (1.0f + std::exp(-x)); }
-float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
-float softplus(float x) { return x > 20 ? x : std::log1p(std::exp(x)); }
+constexpr int64_t kTileTokens = 32;  // Whose queries and keys are made ready together.
 
 // Convolves some features of a row's tokens, and leaves the row's last inputs.
 void run_conv(const void* untyped, int64_t chunk, const Worker& worker) {
     const auto& args = *static_cast<const DeltaArgs*>(untyped);
-    const int64_t size = args.num_features(), width = args.kernel_size, kept = width - 1;
-    const int64_t blocks = (size + kConvFeatures - 1) / kConvFeatures;
-    const int64_t row = chunk / blocks, begin = chunk % blocks * kConvFeatures;
-    const int64_t count = min64(kConvFeatures, size - begin), tokens = args.num_tokens(row);
-    const float* x = args.qkv + args.query_starts[row] * args.qkv_stride + begin;
-    float* y = args.mixed + args.query_starts[row] * size + begin;
-    // Scratch: the inputs found [W - 1, count], then the weights by age [W, count].
-    auto* inputs = reinterpret_cast<float*>(worker.local);
-    float* weights = inputs + kept * kConvFeatures;
-    const auto bytes = static_cast<size_t>(count) * sizeof(float);
-    for (int64_t i = 0; i < kept; ++i) {
-        if (args.is_new(row)) std::memset(inputs + i * kConvFeatures, 0, bytes);
-        else std::memcpy(inputs + i * kConvFeatures, args.found(row) + i * size + begin, bytes);
-    }
-    for (int64_t i = 0; i < width; ++i)
-        for (int64_t c = 0; c < count; ++c)
-            weights[i * kConvFeatures + c] = args.conv[(begin + c) * width + i];
-    const auto input = [&](int64_t t) {
-        return t < 0 ? inputs + (kept + t) * kConvFeatures : x + t * args.qkv_stride;
-    };
-    for (int64_t t = 0; t < tokens; ++t, y += size) {
-        for (int64_t c = 0; c < count; ++c) y[c] = 0;
-        for (int64_t i = 0; i < width; ++i) {
-            const float *from = input(t - kept + i), *w = weights + i * kConvFeatures;
-            for (int64_t c = 0; c < count; ++c) y[c] += w[c] * from[c];
-        }
-        for (int64_t c = 0; c < count; ++c) y[c] = silu(y[c]);
-    }
-    for (int64_t i = 0; i < kept; ++i)
-        std::memcpy(args.left(row) + i * size + begin, input(tokens - kept + i), bytes);
+    const int64_t blocks = conv_blocks(args.num_features()), row = chunk / blocks;
+    convolve(conv_row(args, args.qkv, args.qkv_stride, row), chunk % blocks,
+             reinterpret_cast<float*>(worker.local));
 }
 
 // Some tokens of a row as one value head takes them.
@@ -57,14 +26,21 @@ struct Tokens {
     int64_t count;
     float* q;      // [count, key_size], scaled.
     float* k;
-    float* kept;   // What is left of the matrix at each token. [count]
+    float* faded;  // By channel: keys times what is kept, which read a matrix before it decays.
     float* taken;  // How much of what is under its key it replaces. [count]
+    float* kept;   // What is left of the matrix at each token. [count], or [count, key_size]
 };
+
+// Floats of scratch: queries, keys, and by channel faded keys and what is kept.
+int64_t tokens_scratch(const DeltaArgs& args) {
+    return kTileTokens * ((args.by_channel ? 4 : 2) * args.key_size + 2);
+}
 
 Tokens tokens_at(const DeltaArgs& args, char* memory) {
     auto* at = reinterpret_cast<float*>(memory);
     const int64_t keys = kTileTokens * args.key_size;
-    return {0, at, at + keys, at + 2 * keys, at + 2 * keys + kTileTokens};
+    float *k = at + keys, *faded = args.by_channel ? k + keys : k;
+    return {0, at, k, faded, faded + keys, faded + keys + kTileTokens};
 }
 
 // Copies a query or key, times `scale` over its length.
@@ -79,6 +55,21 @@ void copy_unit(const float* from, float* to, int64_t size, float scale) {
         _mm256_storeu_ps(to + i, _mm256_mul_ps(_mm256_loadu_ps(from + i), by));
 }
 
+// What is kept of each row of a head's matrix at a token, and the key as it reads before that.
+void fade(const DeltaArgs& args, int64_t token, int64_t head, int64_t i, Tokens& tokens) {
+    const int64_t size = args.key_size;
+    const __m256 speed = _mm256_set1_ps(-std::exp(args.decay[head]));
+    const float *a = args.a + token * args.a_stride + head * size, *bias = args.bias + head * size;
+    const float* k = tokens.k + i * size;
+    float *kept = tokens.kept + i * size, *faded = tokens.faded + i * size;
+    for (int64_t d = 0; d < size; d += 8) {
+        const __m256 x = _mm256_add_ps(_mm256_loadu_ps(a + d), _mm256_loadu_ps(bias + d));
+        const __m256 left = exp8(_mm256_mul_ps(speed, softplus8(x)));
+        _mm256_storeu_ps(kept + d, left);
+        _mm256_storeu_ps(faded + d, _mm256_mul_ps(left, _mm256_loadu_ps(k + d)));
+    }
+}
+
 void make_ready(const DeltaArgs& args, int64_t head, int64_t first, Tokens& tokens) {
     const int64_t key_head = head / (args.num_value_heads / args.num_key_heads);
     const int64_t size = args.key_size;
@@ -89,29 +80,34 @@ void make_ready(const DeltaArgs& args, int64_t head, int64_t first, Tokens& toke
         const float* mixed = args.mixed + token * args.num_features() + key_head * size;
         copy_unit(mixed, tokens.q + i * size, size, scale);
         copy_unit(mixed + args.num_key_heads * size, tokens.k + i * size, size, 1.0f);
+        tokens.taken[i] = sigmoid(args.b[token * args.b_stride + head]);
+        if (args.by_channel) {
+            fade(args, token, head, i, tokens);
+            continue;
+        }
         const float a = args.a[token * args.a_stride + head] + args.bias[head];
         tokens.kept[i] = std::exp(speed * softplus(a));
-        tokens.taken[i] = sigmoid(args.b[token * args.b_stride + head]);
     }
 }
 
 // Takes tokens through 8 N columns of a matrix [key_size, value_size].
-template <int N>
+template <int N, bool kByChannel>
 void run_columns(const DeltaArgs& args, const Tokens& tokens, const float* v, int64_t v_stride,
                  float* matrix, float* y, int64_t y_stride) {
     const int64_t keys = args.key_size, stride = args.value_size;
     __m256 held[N];  // What lies under the key of the token at hand.
     unrolled<N>([&](auto n) { held[n] = _mm256_setzero_ps(); });
     for (int64_t d = 0; d < keys; ++d) {
-        const __m256 k = _mm256_broadcast_ss(tokens.k + d);
+        const __m256 k = _mm256_broadcast_ss(tokens.faded + d);
         unrolled<N>([&](auto n) {
             held[n] = _mm256_fmadd_ps(k, _mm256_loadu_ps(matrix + d * stride + 8 * n), held[n]);
         });
     }
     for (int64_t t = 0; t < tokens.count; ++t) {
-        const __m256 kept = _mm256_set1_ps(tokens.kept[t]), taken = _mm256_set1_ps(tokens.taken[t]);
+        const __m256 taken = _mm256_set1_ps(tokens.taken[t]);
+        __m256 kept = _mm256_set1_ps(kByChannel ? 1.0f : tokens.kept[t]);
         const float *q = tokens.q + t * keys, *k = tokens.k + t * keys;
-        const float* next = t + 1 < tokens.count ? k + keys : k;  // After the last: for nothing.
+        const float* next = tokens.faded + min64(t + 1, tokens.count - 1) * keys;
         __m256 written[N], read[N];
         unrolled<N>([&](auto n) {
             const __m256 value = _mm256_loadu_ps(v + t * v_stride + 8 * n);
@@ -121,6 +117,7 @@ void run_columns(const DeltaArgs& args, const Tokens& tokens, const float* v, in
         for (int64_t d = 0; d < keys; ++d) {
             const __m256 kd = _mm256_broadcast_ss(k + d), qd = _mm256_broadcast_ss(q + d);
             const __m256 nd = _mm256_broadcast_ss(next + d);
+            if constexpr (kByChannel) kept = _mm256_broadcast_ss(tokens.kept + t * keys + d);
             unrolled<N>([&](auto n) {
                 float* at = matrix + d * stride + 8 * n;
                 const __m256 old = _mm256_mul_ps(kept, _mm256_loadu_ps(at));
@@ -132,6 +129,20 @@ void run_columns(const DeltaArgs& args, const Tokens& tokens, const float* v, in
         }
         unrolled<N>([&](auto n) { _mm256_storeu_ps(y + t * y_stride + 8 * n, read[n]); });
     }
+}
+
+// Takes tokens through a matrix, as many columns at once as stay in registers.
+template <bool kByChannel>
+void run_matrix(const DeltaArgs& args, const Tokens& tokens, const float* v, int64_t v_stride,
+                float* matrix, float* y, int64_t y_stride) {
+    const int64_t values = args.value_size;
+    int64_t c = 0;
+    for (; c + 24 <= values; c += 24)
+        run_columns<3, kByChannel>(args, tokens, v + c, v_stride, matrix + c, y + c, y_stride);
+    for (; c + 16 <= values; c += 16)
+        run_columns<2, kByChannel>(args, tokens, v + c, v_stride, matrix + c, y + c, y_stride);
+    for (; c < values; c += 8)
+        run_columns<1, kByChannel>(args, tokens, v + c, v_stride, matrix + c, y + c, y_stride);
 }
 
 // Takes a row through one value head's matrix.
@@ -153,13 +164,8 @@ void run_head(const void* untyped, int64_t chunk, const Worker& worker) {
         const int64_t v_stride = args.num_features();
         const float* v = args.mixed + first * v_stride + first_value;
         float* y = args.y + first * y_stride + head * values;
-        int64_t c = 0;
-        for (; c + 24 <= values; c += 24)
-            run_columns<3>(args, tokens, v + c, v_stride, matrix + c, y + c, y_stride);
-        for (; c + 16 <= values; c += 16)
-            run_columns<2>(args, tokens, v + c, v_stride, matrix + c, y + c, y_stride);
-        for (; c < values; c += 8)
-            run_columns<1>(args, tokens, v + c, v_stride, matrix + c, y + c, y_stride);
+        if (args.by_channel) run_matrix<true>(args, tokens, v, v_stride, matrix, y, y_stride);
+        else run_matrix<false>(args, tokens, v, v_stride, matrix, y, y_stride);
     }
 }
 
@@ -193,11 +199,9 @@ void run_gate(const void* untyped, int64_t chunk, const Worker&) {
 
 void plan_delta(const int64_t* untyped, PhaseList& list) {
     const auto& args = as<DeltaArgs>(untyped);
-    const int64_t conv = (2 * args.kernel_size - 1) * kConvFeatures;
-    const int64_t tile = 2 * kTileTokens * (args.key_size + 1);
-    list.need_local(static_cast<size_t>(max64(conv, tile)) * sizeof(float));
-    list.add(run_conv, untyped,
-             args.rows * ((args.num_features() + kConvFeatures - 1) / kConvFeatures));
+    const int64_t conv = conv_scratch(args.kernel_size);
+    list.need_local(static_cast<size_t>(max64(conv, tokens_scratch(args))) * sizeof(float));
+    list.add(run_conv, untyped, args.rows * conv_blocks(args.num_features()));
     list.add(run_head, untyped, args.rows * args.num_value_heads);
 }
 

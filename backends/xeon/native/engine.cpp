@@ -2,11 +2,14 @@
 
 #include <chrono>
 
+#include "choices.h"
 #include "delta.h"
+#include "encoder.h"
 #include "kernels.h"
 #include "latent.h"
 #include "memory.h"
 #include "routing.h"
+#include "states.h"
 
 namespace headstock {
 
@@ -16,8 +19,20 @@ constexpr Kernel kKernels[] = {
     {"linear", plan_linear},
     {"look_up", plan_look_up},
     {"norm", plan_norm},
+    {"lora", plan_lora},
     {"activation", plan_activation},
     {"cap", plan_cap},
+    {"features", plan_features},
+    {"layer_norm", plan_layer_norm},
+    {"activate", plan_activate},
+    {"embed", plan_embed},
+    {"pool", plan_pool},
+    {"squares", plan_squares},
+    {"wide_norm", plan_wide_norm},
+    {"mask", plan_mask},
+    {"take_draws", plan_take_draws},
+    {"keep", plan_keep},
+    {"count_drafts", plan_count_drafts},
     {"rotate", plan_rotate},
     {"write", plan_write},
     {"attend_plan", plan_attend_plan},
@@ -29,6 +44,11 @@ constexpr Kernel kKernels[] = {
     {"place_view", plan_place_view},
     {"advance", plan_advance},
     {"settle", plan_settle},
+    {"accept", plan_accept},
+    {"spread", plan_spread},
+    {"append", plan_append},
+    {"ngrams", plan_ngrams},
+    {"enter", plan_enter},
     {"count", plan_count},
     {"mark", plan_mark},
     {"forbid", plan_forbid},
@@ -40,6 +60,10 @@ constexpr Kernel kKernels[] = {
     {"delta", plan_delta},
     {"gated_norm", plan_gated_norm},
     {"gate", plan_gate},
+    {"gate_by_silu", plan_gate_by_silu},
+    {"gated_group_norm", plan_gated_group_norm},
+    {"mamba2", plan_mamba2},
+    {"short_convolution", plan_short_convolution},
     {"route_experts", plan_route_experts},
     {"add_shared", plan_add_shared},
     {"latent_prepare", plan_latent_prepare},

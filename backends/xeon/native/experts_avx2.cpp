@@ -136,10 +136,11 @@ void run_activate(const void* untyped, int64_t chunk, const Worker&) {
     const auto& args = *static_cast<const ExpertsArgs*>(untyped);
     const int64_t last = min64((chunk + 1) * kRowsPerChunk, num_rows(args));
     const int64_t size = args.down.weight->in_features;
+    const bool is_gated = args.gate_up.y_stride > size;
     const Activation activation{args.activation, {args.parameters[0], args.parameters[1]}};
     for (int64_t row = chunk * kRowsPerChunk; row < last; ++row) {
         float* gate = args.gate_up.y + row * args.gate_up.y_stride;
-        activate_row(activation, gate, gate + size, gate, size);
+        activate_row(activation, gate, is_gated ? gate + size : nullptr, gate, size);
     }
 }
 

@@ -45,6 +45,21 @@ struct ActivationArgs {
     Activation activation;
 };
 
+// y = x · factor · weight · table[position] + other, as far as these are there.
+struct FeaturesArgs {
+    const float* x;
+    int64_t x_stride;
+    const float* other;         // Null: nothing is added.
+    int64_t other_stride;
+    const float* weight;        // [size]; null: all are 1.
+    const float* table;         // [positions]; null: no position counts.
+    const int64_t* positions;   // [rows]; null: the table has a number for each row.
+    float* y;                   // [rows, size]
+    int64_t rows;
+    int64_t size;
+    double factor;
+};
+
 // y = cap tanh(x / cap).
 struct CapArgs {
     const float* x;
@@ -169,6 +184,71 @@ struct SettleArgs {
     int64_t rows;
 };
 
+// The op accept_drafts.
+struct AcceptArgs {
+    const int64_t* drawn;      // [rows, num_drafts + 1]
+    const int32_t* drafts;     // [rows, num_drafts]
+    int64_t drafts_stride;
+    const int32_t* num_draws;
+    int32_t* accepted;
+    int64_t num_drafts;
+    int64_t rows;
+};
+
+// The op spread_draws.
+struct SpreadArgs {
+    const int32_t* slots;
+    const int64_t* num_outputs;  // Of each slot.
+    int32_t* slots_out;          // [rows * num_draws]
+    int64_t* outputs;            // [rows * num_draws]
+    int64_t num_draws;
+    int64_t rows;
+};
+
+// The op append_outputs; after `settle`.
+struct AppendArgs {
+    int32_t* histories;       // [slots, stride]
+    int64_t stride;
+    const int32_t* lengths;   // Of each slot.
+    const int32_t* slots;
+    const int32_t* outbox;    // [steps kept, rows, words]
+    int64_t outbox_stride;
+    int64_t outbox_row_stride;
+    int64_t outbox_size;      // Steps it keeps.
+    const int64_t* cursor;
+    int32_t* known;
+    int64_t rows;
+};
+
+// The op draft_ngrams.
+struct NgramArgs {
+    const int32_t* histories;  // [slots, stride]
+    int64_t stride;
+    const int32_t* slots;
+    const int32_t* known;      // Tokens of each row's history.
+    int64_t max_n;
+    int64_t min_n;
+    int32_t* drafts;           // [rows, num_drafts]
+    int64_t num_drafts;
+    int64_t rows;
+};
+
+// The op enter_drafts.
+struct EnterArgs {
+    const int32_t* drafts;    // [rows, num_drafts]
+    const int32_t* slots;
+    int32_t* slot_drafts;     // [slots, num_drafts]
+    int64_t num_drafts;
+    int64_t vocab_size;
+    int32_t* outbox;          // [steps kept, rows, words]
+    int64_t outbox_stride;
+    int64_t outbox_row_stride;
+    int64_t outbox_size;      // Steps it keeps.
+    int64_t last_word;        // Of an entry: how many drafts there are.
+    const int64_t* cursor;
+    int64_t rows;
+};
+
 struct CountArgs {
     const int64_t* drawn;
     const int32_t* slots;
@@ -255,13 +335,17 @@ struct Pages {
     float* scales(char* half) const { return reinterpret_cast<float*>(half + elements_bytes()); }
 };
 
+// How queries and keys are prepared beyond the plain way: neighbours rotated as pairs; norms behind
+// the rotation.
+enum RotationOrder : int64_t { kInterleaved = 1, kNormedLast = 2 };
+
 struct RotateArgs {
     Pages pages;
     const float* qkv;           // [tokens, (H + 2 K) D]
     int64_t qkv_stride;
     const float* cos_sin;       // [positions, rotated]; null: no rotation.
     int64_t rotated;
-    int64_t is_interleaved;
+    int64_t order;              // Sum of what RotationOrder has.
     const float* q_norm;        // Null: no norm.
     const float* k_norm;
     double eps;
@@ -310,7 +394,8 @@ struct AttendArgs {
     int64_t num_heads;
     double scale;
     double soft_cap;              // 0: none.
-    int64_t window;               // 0: none. Tokens a query sees, itself included.
+    int64_t window;               // 0: none. Tokens a query sees, itself included; under 0: of a
+                                  // chunk, of which it sees those up to itself.
 };
 
 // The op route_topk. [rows, size] -> [rows, k]
@@ -336,7 +421,8 @@ struct ExpertLists {
 
 // The op experts. Both weights hold all experts, each from a panel of its own on.
 struct ExpertsArgs {
-    LinearArgs gate_up;      // From the gathered rows, which it is given; y [N, 2 F].
+    LinearArgs gate_up;      // From the gathered rows, which it is given; y [N, 2 F], or [N, F]
+                             // of experts without gates.
     LinearArgs down;         // From the first F of those; y where the gathered rows were. [N, D]
     const float* x;          // [tokens, D]
     int64_t x_stride;
@@ -351,6 +437,23 @@ struct ExpertsArgs {
     double parameters[2];    // As many as kinds with a gate of their own take.
 };
 
+// The op add_lora, in place. Places are counted from 1; a token's 0 is no adapter.
+struct LoraArgs {
+    const float* x;           // [tokens, in_features]
+    int64_t x_stride;
+    const float* down;        // [places, parts * rank, in_features]
+    const float* up;          // [places, out_features, rank]
+    const int32_t* adapters;  // [tokens]
+    const int64_t* starts;    // Output that each part begins at. [parts]
+    float* out;               // [tokens, out_features]
+    int64_t out_stride;
+    int64_t tokens;
+    int64_t in_features;
+    int64_t out_features;
+    int64_t rank;             // A multiple of 8.
+    int64_t parts;
+};
+
 static_assert(sizeof(ExpertsArgs) <= kMaxArgs * 8, "kMaxArgs is too small");
 static_assert(sizeof(AttendArgs) <= kMaxArgs * 8, "kMaxArgs is too small");
 static_assert(sizeof(RotateArgs) <= kMaxArgs * 8, "kMaxArgs is too small");
@@ -358,16 +461,18 @@ static_assert(sizeof(RotateArgs) <= kMaxArgs * 8, "kMaxArgs is too small");
 template <class T>
 static inline const T& as(const int64_t* args) { return *reinterpret_cast<const T*>(args); }
 
-// y = activation(gate) * up; y may be gate.
+// y = activation(gate) * up; y may be gate. Without `up` it is ones.
 void activate_row(const Activation& activation, const float* gate, const float* up, float* y,
                   int64_t size);
 
 void plan_linear(const int64_t* args, PhaseList& list);
 void plan_route(const int64_t* args, PhaseList& list);
 void plan_experts(const int64_t* args, PhaseList& list);
+void plan_lora(const int64_t* args, PhaseList& list);
 void plan_norm(const int64_t* args, PhaseList& list);
 void plan_activation(const int64_t* args, PhaseList& list);
 void plan_cap(const int64_t* args, PhaseList& list);
+void plan_features(const int64_t* args, PhaseList& list);
 void plan_look_up(const int64_t* args, PhaseList& list);
 void plan_take(const int64_t* args, PhaseList& list);
 void plan_copy(const int64_t* args, PhaseList& list);
@@ -375,6 +480,11 @@ void plan_place(const int64_t* args, PhaseList& list);
 void plan_place_view(const int64_t* args, PhaseList& list);
 void plan_advance(const int64_t* args, PhaseList& list);
 void plan_settle(const int64_t* args, PhaseList& list);
+void plan_accept(const int64_t* args, PhaseList& list);
+void plan_spread(const int64_t* args, PhaseList& list);
+void plan_append(const int64_t* args, PhaseList& list);
+void plan_ngrams(const int64_t* args, PhaseList& list);
+void plan_enter(const int64_t* args, PhaseList& list);
 void plan_count(const int64_t* args, PhaseList& list);
 void plan_mark(const int64_t* args, PhaseList& list);
 void plan_forbid(const int64_t* args, PhaseList& list);

@@ -83,9 +83,10 @@ void norm_head(float* x, const float* weight, int64_t size, double eps) {
 }
 
 void prepare_head(const RotateArgs& args, float* x, const float* norm, const float* cos_sin) {
-    if (norm) norm_head(x, norm, args.pages.head_dim, args.eps);
-    if (!cos_sin) return;
-    rotate_pairs(x, cos_sin, args.rotated / 2, args.is_interleaved != 0);
+    const bool is_normed_last = (args.order & kNormedLast) != 0;
+    if (norm && !is_normed_last) norm_head(x, norm, args.pages.head_dim, args.eps);
+    if (cos_sin) rotate_pairs(x, cos_sin, args.rotated / 2, (args.order & kInterleaved) != 0);
+    if (norm && is_normed_last) norm_head(x, norm, args.pages.head_dim, args.eps);
 }
 
 void rotate_token(const RotateArgs& args, int64_t token, float* scratch) {

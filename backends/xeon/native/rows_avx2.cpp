@@ -129,8 +129,20 @@ struct Xielu {
     }
 };
 
+// Without a gate: up stands for ones.
+template <class Join>
+inline void apply_row(const Join& join, const float* x, float* y, int64_t size) {
+    const __m256 one = _mm256_set1_ps(1.0f);
+    int64_t i = 0;
+    for (; i + 8 <= size; i += 8) _mm256_storeu_ps(y + i, join(_mm256_loadu_ps(x + i), one));
+    if (i == size) return;
+    const __m256i mask = first_lanes(size - i);
+    _mm256_maskstore_ps(y + i, mask, join(_mm256_maskload_ps(x + i, mask), one));
+}
+
 template <class Join>
 inline void join_row(const Join& join, const float* gate, const float* up, float* y, int64_t size) {
+    if (!up) return apply_row(join, gate, y, size);
     int64_t i = 0;
     for (; i + 8 <= size; i += 8)
         _mm256_storeu_ps(y + i, join(_mm256_loadu_ps(gate + i), _mm256_loadu_ps(up + i)));
@@ -156,6 +168,21 @@ void scale_row(float* y, float factor, int64_t size) {
 
 // Logits are few long rows: chunks of them.
 constexpr int64_t kCapChunk = 8192;
+
+void run_features(const void* untyped, int64_t chunk, const Worker&) {
+    const auto& args = *static_cast<const FeaturesArgs*>(untyped);
+    const int64_t last = min64((chunk + 1) * kRowsPerChunk, args.rows), size = args.size;
+    for (int64_t row = chunk * kRowsPerChunk; row < last; ++row) {
+        const float* x = args.x + row * args.x_stride;
+        float* y = args.y + row * size;
+        float factor = static_cast<float>(args.factor);
+        if (args.table) factor *= args.table[args.positions ? args.positions[row] : row];
+        for (int64_t i = 0; i < size; ++i) y[i] = x[i] * factor;
+        if (args.weight)
+            for (int64_t i = 0; i < size; ++i) y[i] *= args.weight[i];
+        if (args.other) add_row(y, args.other + row * args.other_stride, size);
+    }
+}
 
 void run_cap(const void* untyped, int64_t chunk, const Worker&) {
     const auto& args = *static_cast<const CapArgs*>(untyped);
@@ -210,6 +237,10 @@ void plan_norm(const int64_t* args, PhaseList& list) {
 
 void plan_activation(const int64_t* args, PhaseList& list) {
     list.add_rows(run_activation, args, as<ActivationArgs>(args).rows, kRowsPerChunk);
+}
+
+void plan_features(const int64_t* args, PhaseList& list) {
+    list.add_rows(run_features, args, as<FeaturesArgs>(args).rows, kRowsPerChunk);
 }
 
 void plan_cap(const int64_t* args, PhaseList& list) {

@@ -62,6 +62,23 @@ static inline __m256 tanh8(__m256 x) {
 }
 
 // A mask for the first `count` of 8 lanes.
+// log(1 + e^x): e^-|x| lies in (0, 1], whose log(1 + u) = 2 atanh(u / (2 + u)) is a short series.
+static inline __m256 softplus8(__m256 x) {
+    const __m256 u = exp8(_mm256_sub_ps(_mm256_setzero_ps(), abs8(x)));
+    const __m256 s = _mm256_div_ps(u, _mm256_add_ps(_mm256_set1_ps(2.0f), u));
+    const __m256 square = _mm256_mul_ps(s, s);
+    __m256 p = _mm256_set1_ps(1.0f / 15.0f);
+    p = _mm256_fmadd_ps(p, square, _mm256_set1_ps(1.0f / 13.0f));
+    p = _mm256_fmadd_ps(p, square, _mm256_set1_ps(1.0f / 11.0f));
+    p = _mm256_fmadd_ps(p, square, _mm256_set1_ps(1.0f / 9.0f));
+    p = _mm256_fmadd_ps(p, square, _mm256_set1_ps(1.0f / 7.0f));
+    p = _mm256_fmadd_ps(p, square, _mm256_set1_ps(1.0f / 5.0f));
+    p = _mm256_fmadd_ps(p, square, _mm256_set1_ps(1.0f / 3.0f));
+    p = _mm256_fmadd_ps(p, square, _mm256_set1_ps(1.0f));
+    const __m256 above = _mm256_max_ps(x, _mm256_setzero_ps());
+    return _mm256_fmadd_ps(_mm256_add_ps(s, s), p, above);
+}
+
 static inline __m256i first_lanes(int64_t count) {
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), lane);

@@ -13,8 +13,9 @@ from headstock.assemble.ranks import join_group
 from headstock.assemble.serving import Built, build_serving_runner
 from headstock.checkpoint import ModelFiles
 from headstock.config import EngineSettings, Loaded
-from headstock.engine import Engine, EngineLoop, build_engine
-from headstock.parallel import RankedRunner, spawn_ranks
+from headstock.engine import Engine, EngineLoop, Shelf, build_engine
+from headstock.parallel import RankedRunner, RankedShelf, spawn_ranks
+from headstock.runner.watched import WatchedRunner
 from headstock.wire.messages import Loading, Started
 from headstock.wire.steps import Runner
 from headstock.wire.transport import Mailbox
@@ -73,7 +74,8 @@ def build_engine_loop(
     with ExitStack() as on_failure:
         on_failure.callback(opened.device.close)
         built = build_serving_runner(opened, files, report)
-        loop = _serving_loop(opened, built, built.runner, mailbox)
+        runner = WatchedRunner(built.runner, opened.device)
+        loop = _serving_loop(opened, built, runner, built.shelf, mailbox)
         on_failure.pop_all()
     return loop
 
@@ -86,6 +88,7 @@ def _build_ranked(
     report(Loading(phase="backend"))
     ranks = spawn_ranks(size, lambda address: rank_argument(loaded, address))
     with ExitStack() as on_failure:
+        on_failure.callback(ranks.close)
         try:
             opened = open_backend(loaded, rank=0, size=size)
             on_failure.callback(opened.device.close)
@@ -94,17 +97,20 @@ def _build_ranked(
             group = join_group(opened, ranks.own)
             on_failure.callback(group.close)
             built = build_serving_runner(opened, files, report, group=group)
-            runner = RankedRunner(built.runner, ranks, group)
-            loop = _serving_loop(opened, built, runner, mailbox)
+            runner = RankedRunner(built.runner, ranks)
+            shelf = None if built.shelf is None else RankedShelf(built.shelf, ranks)
+            loop = _serving_loop(opened, built, runner, shelf, mailbox)
         except Exception as error:
             cause = ranks.explain(error)
-            ranks.close()
+            ranks.end()
             raise cause from error
         on_failure.pop_all()
     return loop
 
 
-def _serving_loop(opened: Opened, built: Built, runner: Runner, mailbox: Mailbox) -> ServingLoop:
+def _serving_loop(
+    opened: Opened, built: Built, runner: Runner, shelf: Shelf | None, mailbox: Mailbox
+) -> ServingLoop:
     settings = opened.settings
     compiler, why_not = grammar_compiler(opened)
     engine = build_engine(
@@ -113,6 +119,7 @@ def _serving_loop(opened: Opened, built: Built, runner: Runner, mailbox: Mailbox
         settings.cache,
         compiler=compiler,
         why_no_compiler=why_not,
+        shelf=shelf,
     )
     facts = describe(opened, built)
     if settings.parallel.tp_size > 1:

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
+from headstock.assemble.adapters import wanted_space
 from headstock.assemble.length import max_length
 from headstock.assemble.progress import Report, meter
+from headstock.assemble.task import Task, check_settings, find_task
 from headstock.checkpoint import ModelFiles
 from headstock.config import DeviceSettings, EngineSettings, Loaded
 from headstock.errors import ConfigError
 from headstock.graph.build import Model, build_model
 from headstock.graph.context import Context, Limits
 from headstock.graph.loader import load_random, load_weights
+from headstock.graph.lora import StepAdapters
+from headstock.graph.pooled import PooledDecoder
 from headstock.ops import load_all_ops
 from headstock.ops.base import Resolver
 from headstock.ops.communication import Group, SingleRank
 from headstock.ops.linear import DENSE
-from headstock.plugins.chosen import Chosen
+from headstock.plugins.chosen import Chosen, backend_options
 from headstock.plugins.device import Device
 from headstock.plugins.loader import discover
-from headstock.plugins.models import ModelRegistry
+from headstock.plugins.models import ChosenModel, ModelRegistry
 from headstock.plugins.select import select
 from headstock.runner.options import PaddedSizes, RunnerOptions, padded_sizes
 
@@ -45,12 +50,14 @@ class Opened:
         device: Its device.
         resolver: Chooses ops for the device.
         settings: With what the backend wanted changed.
+        architectures: What models can be served.
     """
 
     chosen: Chosen
     device: Device
     resolver: Resolver
     settings: EngineSettings
+    architectures: ModelRegistry
 
 
 def open_backend(loaded: Loaded[EngineSettings], *, rank: int = 0, size: int = 1) -> Opened:
@@ -69,13 +76,15 @@ def open_backend(loaded: Loaded[EngineSettings], *, rank: int = 0, size: int = 1
     plugins = discover(backend=wanted.backend, disabled=wanted.disable_plugin)
     chosen = select(plugins, wanted.backend)
     index, threads = rank_device(chosen, wanted, rank, size)
-    device = chosen.open_device(index, threads)
+    device = chosen.open_device(index, threads, backend_options(wanted.backend_option))
     for patch in chosen.config_patches(loaded.values, device):
         loaded = loaded.with_patch(patch.path, patch.value, patch.reason)
     load_all_ops()
     forced = forced_providers(wanted.op)
     resolver = Resolver(chosen.offer_ops(device), device, forced, chosen.failures)
-    return Opened(chosen, device, resolver, loaded.settings)
+    architectures = ModelRegistry.of_plugins(plugins)
+    chosen.failures.extend(architectures.failures)
+    return Opened(chosen, device, resolver, loaded.settings, architectures)
 
 
 def rank_device(chosen: Chosen, wanted: DeviceSettings, rank: int, size: int) -> tuple[int, int]:
@@ -135,12 +144,16 @@ class LoadedModel:
         ctx: What it was built with.
         options: What the runner is to be told.
         sizes: The same with padding.
+        task: What it is served for.
+        chosen: Whose class it is.
     """
 
     model: Model
     ctx: Context
     options: RunnerOptions
     sizes: PaddedSizes
+    task: Task
+    chosen: ChosenModel
 
 
 def plan_model(
@@ -164,28 +177,65 @@ def plan_model(
     """
     settings = opened.settings
     # First of all: what the rest of the configuration means is the class's business.
-    registry = registry or ModelRegistry()
-    model_class = registry.load(registry.choose(files.config.get("architectures") or []))
-    options = _runner_options(opened, files, getattr(model_class, "length_keys", Model.length_keys))
-    sizes = padded_sizes(opened.device.graph_policy, options)
-    dtype = compute_dtype(settings.model.dtype, files.dtype, opened.device.default_dtype)
-    ctx = Context(
-        ops=opened.resolver,
-        dtype=dtype,
-        kv_dtype=kv_dtype(settings.cache.kv_dtype, dtype, is_quantised=is_quantised(opened, files)),
-        limits=Limits(
-            max_rows=sizes.max_rows,
-            max_tokens=sizes.max_tokens,
-            max_length=options.max_length,
-            page_size=settings.cache.page_size,
-        ),
-        tp=group or SingleRank(),
-        quantization=settings.model.quantization,
+    registry = registry or opened.architectures
+    task = find_task(files, settings.model, registry)
+    check_settings(task, settings)
+    chosen = registry.choose([task.architecture])
+    model_class = registry.load(task.architecture)
+    getattr(model_class, "check", Model.check)(files.config)
+    length = max_length(
+        files,
+        settings.model,
+        getattr(model_class, "length_keys", Model.length_keys),
+        getattr(model_class, "spare_length", Model.spare_length),
     )
+    is_causal = task.is_causal and getattr(model_class, "is_causal", Model.is_causal)
+    is_whole = not is_causal or _pools_all(task)
+    options = _runner_options(opened, files, length, is_whole=is_whole)
+    if task.is_converted:
+        model_class = partial(
+            PooledDecoder, decoder=model_class, is_classifier=task.kind == "classify"
+        )
+    sizes = padded_sizes(opened.device.graph_policy, options)
+    limits = Limits(
+        max_rows=sizes.max_rows,
+        max_tokens=sizes.max_tokens,
+        max_length=options.max_length,
+        page_size=settings.cache.page_size,
+    )
+    ctx = _context(opened, files, task, limits, group or SingleRank())
     with torch.inference_mode():
         model = build_model(model_class, ctx, files.config)
+    files.rename(model.named)
     opened.resolver.check_forced()
-    return LoadedModel(model, ctx, replace(options, page_size=ctx.page_size), sizes)
+    options = replace(
+        options,
+        page_size=ctx.page_size,
+        vocab_size=options.vocab_size * model.num_token_types,
+        yields=model.yields,
+        is_causal=model.takes_chunks,
+    )
+    return LoadedModel(model, ctx, options, sizes, task, chosen)
+
+
+def _context(
+    opened: Opened, files: ModelFiles, task: Task, limits: Limits, group: Group
+) -> Context:
+    """Return what layers are built with."""
+    settings = opened.settings
+    dtype = compute_dtype(settings.model.dtype, files.dtype, opened.device.default_dtype)
+    is_narrow = is_quantised(opened, files)
+    return Context(
+        ops=opened.resolver,
+        dtype=dtype,
+        kv_dtype=kv_dtype(settings.cache.kv_dtype, dtype, is_quantised=is_narrow),
+        limits=limits,
+        tp=group,
+        quantization=settings.model.quantization,
+        pooling=task.pooling,
+        is_causal=task.is_causal,
+        adapters=_adapters(opened),
+    )
 
 
 def load_model(
@@ -242,19 +292,37 @@ def is_quantised(opened: Opened, files: ModelFiles) -> bool:
     return any(tensor.layout != DENSE for tensor in files.index.values())
 
 
-def _runner_options(opened: Opened, files: ModelFiles, keys: Sequence[str]) -> RunnerOptions:
+def _adapters(opened: Opened) -> StepAdapters | None:
+    """Return the room for LoRA adapters that the settings ask for; None: none."""
+    space = wanted_space(opened.settings.lora)
+    return None if space is None else StepAdapters(space, opened.resolver)
+
+
+def _pools_all(task: Task) -> bool:
+    """Whether vectors are made of more than the last token of each text."""
+    return task.pooling is not None and task.pooling.kind != "last"
+
+
+def _runner_options(
+    opened: Opened, files: ModelFiles, length: int, *, is_whole: bool
+) -> RunnerOptions:
+    """Return the runner's options; a model that takes prompts whole has steps for the longest."""
     settings = opened.settings
     facts = opened.device.facts
     scheduler = settings.scheduler
+    space = wanted_space(settings.lora)
+    step_tokens = max(facts.default_step_tokens, length if is_whole else 0)
     return RunnerOptions(
         num_slots=scheduler.max_running_requests or facts.default_slots,
-        max_step_tokens=scheduler.chunked_prefill_size or facts.default_step_tokens,
-        max_length=max_length(files, settings.model, keys),
+        max_step_tokens=scheduler.chunked_prefill_size or step_tokens,
+        max_length=length,
         vocab_size=files.size("vocab_size"),
-        hidden_size=files.size("hidden_size"),
         page_size=settings.cache.page_size or 1,
         memory_fraction=settings.cache.memory_fraction,
         cache_tokens=settings.cache.cache_tokens,
+        media_tokens=settings.media.encoder_tokens,
+        num_adapters=0 if space is None else space.num_places,
+        max_drafts=settings.speculation.max_drafts,
         overlap=scheduler.overlap,
         graphs=settings.device.graphs,
     )

@@ -12,7 +12,7 @@ from headstock.assemble.built import build_engine_loop
 from headstock.assemble.collector import spare_what_lasts
 from headstock.assemble.give_back import give_back_memory
 from headstock.assemble.handover import decode_settings
-from headstock.checkpoint import resolve
+from headstock.assemble.model_files import find_model
 from headstock.engine.guard import crash_report
 from headstock.errors import HeadstockError
 from headstock.observe.log import set_up_logging
@@ -36,8 +36,7 @@ def main(argv: list[str]) -> int:
         mailbox.send([progress])
 
     try:
-        wanted = loaded.settings.model
-        files = resolve(wanted.model, wanted.revision, needs_weights=wanted.load_format != "dummy")
+        files = find_model(loaded.settings)
         loop = build_engine_loop(loaded, files, mailbox, report)
     except Exception as error:
         # The process boundary. What we raise on purpose says all in its words, which the API

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from headstock.assemble.compute import Opened
 from headstock.assemble.front import load_tokenizer
-from headstock.checkpoint import ModelFiles, resolve
-from headstock.config import ModelSettings
+from headstock.assemble.model_files import find_model
+from headstock.checkpoint import ModelFiles
+from headstock.config import EngineSettings
 from headstock.errors import ConfigError, did_you_mean
 from headstock.structured.compiler import GrammarCompiler
 from headstock.structured.messages import CompileLimits
@@ -45,20 +46,20 @@ def grammar_compiler(opened: Opened) -> tuple[GrammarCompiler | None, str]:
     )
     return GrammarCompiler(
         place,
-        lambda: read_vocabulary(wanted),
+        lambda: read_vocabulary(opened.settings),
         limits,
         cache_bytes=settings.grammar_cache_bytes,
     ), ""
 
 
-def read_vocabulary(wanted: ModelSettings) -> Vocabulary:
+def read_vocabulary(settings: EngineSettings) -> Vocabulary:
     """Return the vocabulary of the served model, from its tokenizer.
 
     Raises:
         CheckpointError: The tokenizer is missing or damaged.
     """
-    files = resolve(wanted.model, wanted.revision, needs_weights=False)
-    return vocabulary_of(files, load_tokenizer(files, wanted.tokenizer))
+    files = find_model(settings, needs_weights=False)
+    return vocabulary_of(files, load_tokenizer(files, settings.model.tokenizer))
 
 
 def vocabulary_of(files: ModelFiles, tokenizer: Tokenizer) -> Vocabulary:

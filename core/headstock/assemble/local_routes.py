@@ -42,5 +42,9 @@ class LocalRoutes:
             metrics = Metrics(self._door.card.name, lambda: self._door.status.state)
             app = create_app(self._door, settings, metrics)
             transport = httpx.ASGITransport(app)  # pyright: ignore[reportArgumentType]
-            self._client = httpx.AsyncClient(transport=transport, base_url=BASE, timeout=None)
+            self._client = httpx.AsyncClient(
+                transport=transport,
+                base_url=BASE,
+                timeout=None,  # nosec B113
+            )
         return self._client

@@ -10,30 +10,37 @@ import asyncio
 import math
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, TypeVar
 
 import msgspec
 
+from headstock.assemble.api_plugins import load_api_plugins
 from headstock.assemble.built import build_engine_loop
-from headstock.assemble.front import load_prompter, model_card
+from headstock.assemble.front import given_adapters, load_prompter, model_card
 from headstock.assemble.local_routes import LocalRoutes
+from headstock.assemble.model_files import find_model
 from headstock.assemble.progress import Report, meter, silent
-from headstock.checkpoint import resolve
+from headstock.assemble.vetting import leave_out_unfit
 from headstock.config import EngineSettings, settings_from_call
 from headstock.errors import HeadstockError, RequestError
 from headstock.programs import UNLIMITED, Emit, Outcome, Program, check, run_program
+from headstock.server.completion import Completion
 from headstock.server.frontdoor import Frontdoor
 from headstock.server.model_card import ModelCard
 from headstock.server.program_model import DoorModel
-from headstock.server.protocols import native
-from headstock.server.request import ChatPrompt
+from headstock.server.protocols import native_answers, native_bodies
+from headstock.server.protocols.embeddings import EncodeBody, encode_answer, read_encode
+from headstock.server.protocols.ranking import ScoreBody, read_score
+from headstock.server.request import ChatPrompt, GenerateRequest
+from headstock.server.vectors import vector_of
 from headstock.wire.messages import Loading, Started
 from headstock.wire.transport import MemoryMailbox, memory_pair
 
 T = TypeVar("T")
+B = TypeVar("B", bound=msgspec.Struct)
 Result = dict[str, Any]
 UNBOUNDED = 2**31 - 1
 """Nobody else waits behind an offline caller: its queue has no bound worth the name."""
@@ -45,6 +52,7 @@ class Engine:
     Args:
         model: As for `headstock serve`: a folder, a GGUF file, a known name or a hub id.
         report: Told of the progress of loading.
+        loras: Name to folder of the LoRA adapters that prompts may name; see docs/lora.md.
         settings: As the flags of `headstock serve`, such as ``dtype="float32"``,
             ``skip_tokenizer_init=True`` or ``max_model_len=4096``.
 
@@ -56,19 +64,25 @@ class Engine:
         ...     engine.generate(prompt="Hello", sampling_params={"max_new_tokens": 4})["text"]
     """
 
-    def __init__(self, model: str = "smollm2", *, report: Report = silent, **settings: Any) -> None:
+    def __init__(
+        self,
+        model: str = "smollm2",
+        *,
+        report: Report = silent,
+        loras: Mapping[str, str] | None = None,
+        **settings: Any,
+    ) -> None:
         bounds = {"max_queued_requests": UNBOUNDED, "max_queued_tokens": UNBOUNDED}
+        if loras:
+            settings["lora"] = [f"{name}={path}" for name, path in loras.items()]
         loaded = settings_from_call(EngineSettings, bounds | {"model": model} | settings)
+        loaded = leave_out_unfit(loaded)
         wanted = loaded.settings.model
         report(Loading(phase="model files"))
-        files = resolve(
-            wanted.model,
-            wanted.revision,
-            needs_weights=wanted.load_format != "dummy",
-            progress=meter(report, "pull", "bytes"),
-        )
-        prompter = load_prompter(files, wanted)
-        card = model_card(files, wanted, prompter)
+        files = find_model(loaded.settings, progress=meter(report, "pull", "bytes"))
+        plugins = load_api_plugins(loaded.settings.device.disable_plugin)
+        prompter = load_prompter(files, wanted, loaded.settings.media, plugins.formats)
+        card = model_card(files, wanted, prompter, registry=plugins.models)
         self._door_loop = asyncio.new_event_loop()
         self._door_thread = threading.Thread(
             target=self._door_loop.run_forever, name="headstock-frontdoor", daemon=True
@@ -80,7 +94,8 @@ class Engine:
         except BaseException:
             self._stop_door()
             raise
-        self._door = self._on_door(_open_door(self._link, card, prompter))
+        adapters = given_adapters(loaded.settings.lora)
+        self._door = self._on_door(_open_door(self._link, card, prompter, adapters))
         self._routes = LocalRoutes(self._door, loaded.settings)
         self._running = self._on_door(_start(self._door))
         mailbox.send([self._loop.started])
@@ -90,6 +105,11 @@ class Engine:
         self._engine_thread.start()
         self._is_open = True
         self._on_door(self._door.wait_ready())
+        try:
+            self._on_door(self._door.adapters.load_given())
+        except HeadstockError:
+            self.shutdown()
+            raise
 
     @property
     def started(self) -> Started:
@@ -117,7 +137,8 @@ class Engine:
             input_ids: Token ids.
             sampling_params: Fields of ``SamplingParams``; one for all prompts, or one each.
             stream: Return an iterator of growing results instead.
-            more: Further fields of ``/generate``, such as ``return_logprob``.
+            more: Further fields of ``/generate``, such as ``return_logprob`` or ``lora_name``, the
+                LoRA adapter: one for all prompts, or one each, None where it is the model alone.
 
         Returns:
             ``{"text", "output_ids", "meta_info"}`` as ``/generate`` answers; a list of them for a
@@ -145,6 +166,54 @@ class Engine:
         if stream:
             return self._async_stream(call)
         return await asyncio.wrap_future(self._submit(_whole(self._door, call)))
+
+    def embed(
+        self,
+        prompt: str | list[str] | list[list[str]] | None = None,
+        input_ids: list[int] | list[list[int]] | None = None,
+        *,
+        dimensions: int | None = None,
+        **more: Any,
+    ) -> Any:
+        """Return the vector of a text, or what a reward model or classifier gives it.
+
+        Args:
+            prompt: A text, or a list of texts or of pairs; or give ``input_ids``.
+            input_ids: Token ids.
+            dimensions: Elements to keep of vectors; None: all.
+            more: Further fields of ``/encode``, such as ``priority``.
+
+        Returns:
+            ``{"embedding", "meta_info"}`` as ``/encode`` answers; a list of them for a list.
+
+        Raises:
+            RequestError: Naming the field at fault.
+        """
+        fields = {**more, "text": prompt, "input_ids": input_ids, "dimensions": dimensions}
+        return self._on_door(_embed(self._door, self._body(fields, EncodeBody, "embed")))
+
+    def score(
+        self,
+        query: str | list[int] | None = None,
+        items: str | list[str] | list[list[int]] | None = None,
+        **more: Any,
+    ) -> list[list[float]]:
+        """Return the scores of items for a query: similarities, a classifier's, or of labels.
+
+        Args:
+            query: A text, or token ids.
+            items: One or several.
+            more: Further fields of ``/v1/score``, such as ``label_token_ids`` of a model that
+                generates, ``apply_softmax``, or ``text_1`` and ``text_2`` instead of both.
+
+        Returns:
+            Of each item one score, or one a label.
+
+        Raises:
+            RequestError: Naming the field at fault.
+        """
+        fields = {**more, "query": query, "items": items}
+        return self._on_door(_score(self._door, self._body(fields, ScoreBody, "score")))
 
     async def async_program(self, program: Program, emit: Emit | None = None) -> Outcome:
         """Run a program of the language, as ``/v1/programs`` does; see docs/language.md.
@@ -202,6 +271,22 @@ class Engine:
         """Forget every cached prefix that no live request uses; return the pages that are free."""
         return self._on_door(self._door.flush_cache(30.0)).freed_pages
 
+    def load_lora_adapter(self, lora_name: str, lora_path: str) -> None:
+        """Let prompts name the LoRA adapter in the folder ``lora_path``.
+
+        Raises:
+            RequestError: It cannot be served, or the name is taken.
+        """
+        self._on_door(self._door.adapters.load(lora_name, lora_path))
+
+    def unload_lora_adapter(self, lora_name: str, timeout_s: float = 60.0) -> None:
+        """Forget a LoRA adapter; prompts with it that run longer end with an error.
+
+        Raises:
+            RequestError: There is none of that name.
+        """
+        self._on_door(self._door.unload_adapter(lora_name, timeout_s))
+
     def shutdown(self) -> None:
         """End all requests and free the device. May be called twice."""
         if not self._is_open:
@@ -236,9 +321,7 @@ class Engine:
         sampling_params: Mapping[str, Any] | list[dict[str, Any]] | None,
         stream: bool,
         more: Mapping[str, Any],
-    ) -> native.NativeCall:
-        if not self._is_open:
-            raise HeadstockError("The engine was shut down.", remedy="Make another one.")
+    ) -> native_bodies.NativeCall:
         fields = {
             **more,
             "text": prompt,
@@ -246,13 +329,18 @@ class Engine:
             "sampling_params": sampling_params,
             "stream": stream,
         }
-        try:
-            body = msgspec.convert(fields, native.GenerateBody)
-        except msgspec.ValidationError as error:
-            raise RequestError(str(error), remedy="See the docstring of generate.") from error
-        return native.read(body)
+        return native_bodies.read(self._body(fields, native_bodies.GenerateBody, "generate"))
 
-    def _stream(self, call: native.NativeCall) -> Iterator[Result]:
+    def _body(self, fields: dict[str, Any], kind: type[B], method: str) -> B:
+        """Return the fields of a call of ``method`` as the body that its route takes."""
+        if not self._is_open:
+            raise HeadstockError("The engine was shut down.", remedy="Make another one.")
+        try:
+            return msgspec.convert(fields, kind)
+        except msgspec.ValidationError as error:
+            raise RequestError(str(error), remedy=f"See the docstring of {method}.") from error
+
+    def _stream(self, call: native_bodies.NativeCall) -> Iterator[Result]:
         events: queue.SimpleQueue[Result | BaseException | None] = queue.SimpleQueue()
         pump = self._submit(_pump(self._door, call, events.put))
         try:
@@ -263,7 +351,7 @@ class Engine:
         finally:
             pump.cancel()
 
-    async def _async_stream(self, call: native.NativeCall) -> AsyncIterator[Result]:
+    async def _async_stream(self, call: native_bodies.NativeCall) -> AsyncIterator[Result]:
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Result | BaseException | None] = asyncio.Queue()
 
@@ -295,46 +383,79 @@ async def _pair() -> tuple[MemoryMailbox, Any]:
     return memory_pair()
 
 
-async def _open_door(link: Any, card: Any, prompter: Any) -> Frontdoor:
+async def _open_door(link: Any, card: Any, prompter: Any, adapters: Mapping[str, str]) -> Frontdoor:
     # An engine in this process cannot be lost; a first step that compiles takes what it takes.
-    return Frontdoor(link, card, prompter, max_live=UNBOUNDED, silence_limit_s=math.inf)
+    return Frontdoor(
+        link,
+        card,
+        prompter,
+        max_live=UNBOUNDED,
+        adapters=adapters,
+        silence_limit_s=math.inf,
+    )
 
 
 async def _start(door: Frontdoor) -> Future[None]:
     return asyncio.run_coroutine_threadsafe(door.run(), asyncio.get_running_loop())
 
 
-async def _whole(door: Frontdoor, call: native.NativeCall) -> Result | list[Result]:
+async def _whole(door: Frontdoor, call: native_bodies.NativeCall) -> Result | list[Result]:
     """Return the answers of a call once all have ended."""
-    generation = await door.generate(call.requests, is_streamed=False)
-    try:
-        await generation.finished()
-    finally:
-        generation.abort()
+    completions = await _ended(door, call.requests)
     tokenizer = door.prompter.tokenizer
     answers = [
-        native.answer(
+        native_answers.answer(
             completion,
             completion.submit.id,
             tokenizer,
             wants_text=call.wants_text,
             wants_prompt_ids=call.wants_prompt_ids,
         )
-        for completion in generation.completions
+        for completion in completions
     ]
     return answers if call.is_batch else answers[0]
 
 
+async def _embed(door: Frontdoor, body: EncodeBody) -> Result | list[Result]:
+    """Return what a call's texts yield once all have ended."""
+    card = door.served_card
+    call = read_encode(body, card, type_stride=door.type_stride)
+    found = await _ended(door, call.requests)
+    answers = [
+        encode_answer(one, item.rid or "", vector_of(one, card, call.dimensions))
+        for one, item in zip(found, call.requests, strict=True)
+    ]
+    return answers if call.is_list else answers[0]
+
+
+async def _score(door: Frontdoor, body: ScoreBody) -> list[list[float]]:
+    """Return the scores of a call's items once all have ended."""
+    card = door.served_card
+    call = read_score(body, card, type_stride=door.type_stride)
+    return call.scores(await _ended(door, call.requests), card)
+
+
+async def _ended(door: Frontdoor, requests: Sequence[GenerateRequest]) -> Sequence[Completion]:
+    generation = await door.generate(requests, is_streamed=False)
+    try:
+        await generation.finished()
+    finally:
+        generation.abort()
+    return generation.completions
+
+
 async def _pump(
     door: Frontdoor,
-    call: native.NativeCall,
+    call: native_bodies.NativeCall,
     put: Callable[[Result | BaseException | None], None],
 ) -> None:
     """Hand every event of a streamed call to ``put``, an error as itself, and None at the end."""
     try:
         generation = await door.generate(call.requests, is_streamed=True)
         rids = [completion.submit.id for completion in generation.completions]
-        stream = native.NativeStream(call, generation.completions, rids, door.prompter.tokenizer)
+        stream = native_answers.NativeStream(
+            call, generation.completions, rids, door.prompter.tokenizer
+        )
         try:
             while deltas := await generation.deltas():
                 for delta in deltas:

@@ -6,17 +6,19 @@ import math
 from dataclasses import dataclass, replace
 
 from headstock.assemble.compute import LoadedModel, Opened, open_backend, plan_model
-from headstock.checkpoint import resolve
+from headstock.assemble.facts import describe_task
+from headstock.assemble.model_files import find_model
 from headstock.checkpoint.files import ModelFiles, Progress
 from headstock.config import EngineSettings, Loaded
 from headstock.errors import CheckpointError, ConfigError
 from headstock.graph.estimate import estimate_weight_bytes
-from headstock.graph.loader import compare, expected_leaves, settle_ties
+from headstock.graph.loader import adopt_names, compare, expected_leaves, settle_ties
 from headstock.ops.communication import SingleRank
 from headstock.plugins.device import Memory
 from headstock.quantization.plan import Role
-from headstock.runner.memory import Measured, MemoryPlan, group_sizes, plan_memory
-from headstock.runner.slots import SlotExtras
+from headstock.runner.groups import group_sizes, requests_at_once
+from headstock.runner.memory import Measured, MemoryPlan, extra_bytes, plan_memory
+from headstock.wire.steps import DRAFT_ROWS
 
 SAMPLING_COPIES = 3
 """Rows of logits that sampling holds at once: the logits, and what filters and draws make."""
@@ -38,6 +40,7 @@ class ModelPlan:
     Attributes:
         name: Of the model.
         architecture: Of its class.
+        task: What it is served for, and what follows from that.
         device: What would serve it, and as what.
         dtype: Of activations.
         num_parameters: Numbers in its weights, over all ranks.
@@ -60,6 +63,7 @@ class ModelPlan:
 
     name: str
     architecture: str
+    task: str
     device: str
     dtype: str
     num_parameters: int
@@ -82,7 +86,13 @@ class ModelPlan:
     @property
     def longest_at_once(self) -> int:
         """Requests of the greatest length that the cache holds together; 0 when it does not fit."""
-        return 0 if self.memory is None else self.memory.cache_tokens // self.max_length
+        return self.at_once(self.max_length)
+
+    def at_once(self, length: int) -> int:
+        """Return how many requests of ``length`` tokens the cache holds together."""
+        if self.memory is None:
+            return 0
+        return requests_at_once(self.memory.groups, length, self.step_tokens)
 
 
 def make_plan(loaded: Loaded[EngineSettings], progress: Progress | None = None) -> ModelPlan:
@@ -97,7 +107,7 @@ def make_plan(loaded: Loaded[EngineSettings], progress: Progress | None = None) 
     """
     wanted = loaded.settings.model
     is_dummy = wanted.load_format == "dummy"
-    files = resolve(wanted.model, wanted.revision, needs_weights=not is_dummy, progress=progress)
+    files = find_model(loaded.settings, progress=progress)
     opened = open_backend(loaded)
     try:
         group = PlannedRanks(opened.settings.parallel.tp_size)
@@ -113,6 +123,7 @@ def make_plan(loaded: Loaded[EngineSettings], progress: Progress | None = None) 
 
 def _check_names(model: LoadedModel, files: ModelFiles) -> None:
     """Refuse a checkpoint that loading would refuse."""
+    adopt_names(model.model, files.index)
     mismatch = compare(model.model, files.index)
     if mismatch:
         raise CheckpointError(
@@ -136,7 +147,12 @@ def _added_up(
         buffers=0,
         workspace=_workspace(model, files),
         graphs=0,
-        groups=group_sizes(ctx.attention_layers, ctx.groups, options.page_size),
+        groups=group_sizes(
+            ctx.attention_layers,
+            ctx.groups,
+            options.page_size,
+            is_shared=opened.device.facts.has_strided_pages,
+        ),
     )
     memory, problem, remedy = _fit(opened, model, measured, group)
     leaves = [leaf for _, leaf in expected_leaves(model.model).values()]
@@ -144,6 +160,7 @@ def _added_up(
     return ModelPlan(
         name=files.name,
         architecture=type(model.model).__name__,
+        task=describe_task(model),
         device=f"{opened.chosen.name}: {opened.device.name}",
         dtype=str(ctx.dtype).removeprefix("torch."),
         num_parameters=sum(math.prod(x.shape) for x in leaves if x.role is not Role.UNUSED),
@@ -157,10 +174,10 @@ def _added_up(
         allowed=int(options.memory_fraction * before.free) // sharing,
         weights=measured.weights,
         workspace=measured.workspace,
-        extras=SlotExtras.num_bytes(options.num_slots, options.vocab_size),
+        extras=extra_bytes(options),
         token_bytes=sum(
             size.page_bytes // size.page_tokens
-            for size in measured.groups
+            for size in measured.groups.sizes
             if size.retention.kind == "full"
         ),
         memory=memory,
@@ -187,11 +204,18 @@ def _fit(
 def _workspace(model: LoadedModel, files: ModelFiles) -> int:
     """Estimate what the largest step takes beside weights and pages.
 
-    Logits of every row in float32, and the widest activations of every token.
+    Logits of every position in float32, where any are drawn from, the histories that drafts come
+    from, and the widest activations of every token.
     """
     config, sizes = files.config, model.sizes
     hidden = int(config.get("hidden_size") or 0)
     widest = max(hidden, 2 * int(config.get("intermediate_size") or 0) // model.ctx.tp.size)
-    logits = SAMPLING_COPIES * sizes.max_rows * model.options.vocab_size * 4
+    options = model.options
+    draft_rows = min(sizes.max_rows, DRAFT_ROWS) if options.max_drafts else 0
+    positions = max(sizes.max_rows, draft_rows * (options.max_drafts + 1))
+    logits = SAMPLING_COPIES * positions * options.vocab_size * 4
+    if not options.draws:
+        logits = 0
+    histories = 4 * (options.num_slots + 1) * options.max_length if options.max_drafts else 0
     activations = (LAYER_COPIES * widest + 4 * hidden) * model.ctx.dtype.itemsize
-    return logits + sizes.max_tokens * activations
+    return logits + histories + sizes.max_tokens * activations

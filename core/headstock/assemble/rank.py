@@ -11,10 +11,10 @@ import msgspec
 from headstock.assemble.compute import open_backend
 from headstock.assemble.give_back import give_back_memory
 from headstock.assemble.handover import decode_settings, encode_settings
+from headstock.assemble.model_files import find_model
 from headstock.assemble.progress import silent
 from headstock.assemble.ranks import join_group
 from headstock.assemble.serving import build_serving_runner
-from headstock.checkpoint import resolve
 from headstock.config import EngineSettings, Loaded
 from headstock.errors import HeadstockError
 from headstock.observe.log import set_up_logging
@@ -42,17 +42,20 @@ def main(argv: list[str]) -> int:
 
 
 def _run(loaded: Loaded[EngineSettings], address: RankAddress) -> None:
-    with join_ranks(address), ExitStack() as at_end:
-        wanted = loaded.settings.model
+    with join_ranks(address):
         opened = open_backend(loaded, rank=address.rank, size=address.size)
-        at_end.callback(opened.device.close)
-        group = join_group(opened, address)
-        at_end.callback(group.close)
-        files = resolve(wanted.model, wanted.revision, needs_weights=wanted.load_format != "dummy")
-        built = build_serving_runner(opened, files, silent, group=group)
+        with ExitStack() as on_failure:
+            on_failure.callback(opened.device.close)
+            group = join_group(opened, address)
+            on_failure.callback(group.close)
+            files = find_model(loaded.settings)
+            built = build_serving_runner(opened, files, silent, group=group)
+            on_failure.pop_all()
         give_back_memory()
-        serve_rank(built.runner, address)
-        opened.device.synchronize()
+        try:
+            serve_rank(built.runner, address, built.shelf)
+        finally:
+            built.runner.close()
 
 
 if __name__ == "__main__":

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from typing import TYPE_CHECKING, Protocol
 
 from headstock.assemble.collector import spare_what_lasts
 from headstock.assemble.give_back import give_back_memory
 from headstock.assemble.handover import engine_command
+from headstock.assemble.vetting import leave_out_unfit
 from headstock.checkpoint import fetch
 from headstock.config import Loaded, ServeSettings
-from headstock.errors import ConfigError
+from headstock.errors import ConfigError, RequestError
 from headstock.server.descriptors import prepare
 from headstock.server.http.event_loop import run
 from headstock.server.http.listen import listen_all, url_of
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from headstock.checkpoint.files import Progress
     from headstock.server.frontdoor import Frontdoor
 
+log = logging.getLogger(__name__)
 RESTART_LOOK_S = 0.5
 """How often a restart of the engine is looked for. Seconds."""
 
@@ -69,6 +72,7 @@ def serve_model(loaded: Loaded[ServeSettings], display: Display) -> int:
         ]
         wanted = loaded.settings.model
         fetch(wanted.model, wanted.revision, display.pull())
+        loaded = leave_out_unfit(loaded)
         return run(_serve(loaded, listeners, display))
 
 
@@ -117,7 +121,8 @@ async def _answer(
 
     door = api.door
     running = asyncio.create_task(door.run())
-    shown = asyncio.create_task(_show(door, display, url_of(listeners[0]), settings))
+    synced = None if api.state is None else asyncio.create_task(api.state.keep_synced())
+    shown = asyncio.create_task(_show(door, display, url_of(listeners[0]), settings, supervisor))
     try:
         await serve(
             api.app,
@@ -132,16 +137,33 @@ async def _answer(
         await supervisor.stop()
         running.cancel()
         door.close()
+        if api.state is not None and synced is not None:
+            synced.cancel()
+            api.state.close()
+        if api.tracer is not None:
+            api.tracer.close()
 
 
-async def _show(door: Frontdoor, display: Display, url: str, settings: ServeSettings) -> None:
-    """Show the banner once requests are served, and each return of an engine that died."""
+async def _show(
+    door: Frontdoor, display: Display, url: str, settings: ServeSettings, supervisor: Supervisor
+) -> None:
+    """Show the banner once requests are served, and each return of an engine that died.
+
+    An adapter of the operator's that cannot be read ends the server.
+    """
     shown = 0
     while True:
         await door.wait_ready()
         started = door.status.started
         if started is not None and door.status.num_starts > shown:
             if shown == 0:
+                try:
+                    await door.adapters.load_given()
+                except RequestError as error:
+                    await supervisor.give_up(error.problem, error.remedy)
+                    return
+                if num_revived := await door.resumption.revive():
+                    log.info("Going on with %d calls of the process before", num_revived)
                 display.ready(url, door.card, started, settings)
                 give_back_memory()
             else:

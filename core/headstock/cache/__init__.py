@@ -1,14 +1,18 @@
 """Which page belongs to whom. Knows tokens only by their digests, and no requests."""
 
-from headstock.cache.digest import chain_ids, child_id, root_id
+from headstock.cache.digest import NO_CONTENTS, RecentChains, chain_ids, child_id, root_id
+from headstock.cache.features import FeatureStore, StoredItem
 from headstock.cache.groups import Group
 from headstock.cache.pages import Hit, PageCache
 from headstock.cache.pool import PagePool
-from headstock.cache.tables import PageTable, StateTable, Tables
-from headstock.cache.tree import CachedPage, Node, PrefixTree
+from headstock.cache.tables import NO_TABLES, PageTable, StateTable, Tables
+from headstock.cache.tree import CachedPage, Node, PrefixTree, num_in_use
 
 __all__ = [
+    "NO_CONTENTS",
+    "NO_TABLES",
     "CachedPage",
+    "FeatureStore",
     "Group",
     "Hit",
     "Node",
@@ -16,9 +20,12 @@ __all__ = [
     "PagePool",
     "PageTable",
     "PrefixTree",
+    "RecentChains",
     "StateTable",
+    "StoredItem",
     "Tables",
     "chain_ids",
     "child_id",
+    "num_in_use",
     "root_id",
 ]

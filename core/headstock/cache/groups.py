@@ -135,6 +135,8 @@ class Group:
                 if self._slabs is not None:
                     self._slabs.loosen((cached.page,))
             else:
+                if node.pages[index] is cached:
+                    node.pages[index] = None
                 self.free([cached.page], cached.last_step)
 
     def offer(self, node: Node, page: int, step: int) -> CachedPage | None:
@@ -282,25 +284,42 @@ class Group:
 
     def give_slab(self) -> bool:
         """Evict all pages of a slab that no request uses, so that another group can have it."""
-        slabs = self._slabs
-        assert slabs is not None
-        tried: dict[int, None] = {}
-        for oldest in list(self._idle.values()):
-            slab = oldest.page // slabs.slab_pages
-            if slab in tried or not slabs.is_loose(slab):
-                continue
-            tried[slab] = None
-            pages = [each for each in self._idle.values() if each.page // slabs.slab_pages == slab]
-            if any(each.last_step > self._settled for each in pages):
-                continue
-            num_free = slabs.arena.num_free
-            for cached in pages:
-                if self._idle.get(cached.page) is cached:
-                    self.evict(cached)
-                    self.num_evicted += 1
-            if slabs.arena.num_free > num_free:
+        tried: set[int] = set()
+        while (slab := self._next_loose(tried)) is not None:
+            tried.add(slab)
+            if self._evict_slab(slab):
                 return True
         return False
+
+    def _next_loose(self, tried: set[int]) -> int | None:
+        """Return the slab of the least recently used page that lies in none of ``tried``.
+
+        Slabs of which requests use a page are passed over, and noted as tried.
+        """
+        slabs = self._slabs
+        assert slabs is not None, "the group has no slabs"
+        for page in self._idle:
+            slab = page // slabs.slab_pages
+            if slab not in tried:
+                if slabs.is_loose(slab):
+                    return slab
+                tried.add(slab)
+        return None
+
+    def _evict_slab(self, slab: int) -> bool:
+        """Evict the pages of ``slab``, unless steps in flight use them; tell whether it is free."""
+        slabs = self._slabs
+        assert slabs is not None, "the group has no slabs"
+        numbers = range(slab * slabs.slab_pages, (slab + 1) * slabs.slab_pages)
+        pages = [self._idle[page] for page in numbers if page in self._idle]
+        if any(cached.last_step > self._settled for cached in pages):
+            return False
+        num_free = slabs.arena.num_free
+        for cached in pages:
+            if self._idle.get(cached.page) is cached:
+                self.evict(cached)
+                self.num_evicted += 1
+        return slabs.arena.num_free > num_free
 
 
 class FullGroup(Group):
@@ -322,7 +341,7 @@ class FullGroup(Group):
 
     def needed(self, path: Sequence[Node], end: int) -> list[CachedPage]:
         index = self.index
-        return [cached for node in path[:end] if (cached := node.pages[index]) is not None]
+        return list(filter(None, [node.pages[index] for node in path[:end]]))
 
     def first_entry(self, begin: int) -> int:
         return 0

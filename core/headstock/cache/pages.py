@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from headstock.cache.arena import arena_of, pool_of
 from headstock.cache.groups import FullGroup, Group, StateGroup, WindowGroup
@@ -17,8 +18,7 @@ STATE_GRAIN = 64
 """Tokens of a node where all that layers keep is a state."""
 
 
-@dataclass(slots=True)
-class Hit:
+class Hit(msgspec.Struct, eq=False):
     """What the tree has of a prefix.
 
     Attributes:
@@ -30,8 +30,8 @@ class Hit:
 
     end: int = 0
     known: int = 0
-    path: list[Node] = field(default_factory=list[Node])
-    pages: list[list[CachedPage]] = field(default_factory=list[list[CachedPage]])
+    path: list[Node] = []
+    pages: list[list[CachedPage]] = []
 
 
 class PageCache:
@@ -65,7 +65,9 @@ class PageCache:
         self.states = [group for group in self.groups if not group.keeps_tokens]
         self.windows = [group for group in self.groups if isinstance(group, WindowGroup)]
         self.has_full = any(isinstance(group, FullGroup) for group in self.groups)
-        self._has_more_than_full = not all(isinstance(group, FullGroup) for group in self.groups)
+        self._choosy = [group for group in self.groups if not isinstance(group, FullGroup)]
+        """Groups in which not every known prefix is valid."""
+        self._is_plain = len(self.groups) == 1 and self.has_full
         self._tree = PrefixTree(self.groups)
         for group in self.groups:
             group.join(self._tree)
@@ -108,26 +110,28 @@ class PageCache:
         others allow, until all agree. Holds nothing.
         """
         if not self.is_sharing:
-            return Hit(pages=[[] for _ in self.groups])
+            return self.no_hit()
         known = self._tree.depth(ids, limit)
+        if not known:
+            return self.no_hit()
         path = self._tree.path(ids, known)
         end, agreed = known, -1
         while end != agreed:
             agreed = end
-            for group in self.groups:
+            for group in self._choosy:
                 end = group.longest_end(path, end)
-        pages = [group.needed(path, end) for group in self.groups]
-        return Hit(end, known, path[:end], pages)
+        del path[end:]
+        return Hit(end, known, path, [group.needed(path, end) for group in self.groups])
 
     def depth(self, ids: Sequence[bytes], limit: int) -> int:
         """Return how many grains :meth:`match` would find."""
-        if self.is_sharing and not self._has_more_than_full:
+        if self.is_sharing and not self._choosy:
             return self._tree.depth(ids, limit)
         return self.match(ids, limit).end
 
     def no_hit(self) -> Hit:
         """Return what the tree has of a prefix that it does not know."""
-        return Hit(pages=[[] for _ in self.groups])
+        return Hit(0, 0, [], [[] for _ in self.groups])
 
     def needs(self, hit: Hit, num_tokens: int) -> list[int]:
         """Return how many new pages a request needs that goes on from ``hit``, a group.
@@ -172,20 +176,20 @@ class PageCache:
             hit: Where it goes on from.
             fresh: Its new pages, a group.
         """
-        tables = Tables([], [], hit.path, hit.end, hit.end if self.has_full else 0)
-        tables.is_private = not self.is_sharing
+        num_shared = hit.end if self.has_full else 0
+        tables = Tables([], [], hit.path, hit.end, num_shared, not self.is_sharing)
         for group, cached, pages in zip(self.groups, hit.pages, fresh, strict=True):
             if not group.keeps_tokens:
                 source = cached[0] if cached else None
                 read = pages[0] if source is None else source.page
                 tables.states.append(StateTable([read, pages[0]], source))
                 continue
+            if not hit.end:
+                tables.tokens.append(PageTable(pages, []))
+                continue
             first = hit.end - len(cached)
-            table = PageTable([NULL_PAGE] * first, [None] * first, first)
-            table.pages += [each.page for each in cached]
-            table.pages += pages
-            table.cached += cached
-            tables.tokens.append(table)
+            table_pages = [NULL_PAGE] * first + [each.page for each in cached] + pages
+            tables.tokens.append(PageTable(table_pages, [*[None] * first, *cached], first))
         return tables
 
     def publish(self, tables: Tables, ids: Sequence[bytes], count: int, step: int) -> bool:
@@ -200,7 +204,7 @@ class PageCache:
         Returns:
             Whether later grains shall be offered, too.
         """
-        if len(self.groups) == 1 and self.has_full:
+        if self._is_plain:
             return self._publish_full(tables, ids, count, step)
         for index in range(tables.published, count):
             if all(index < table.first for table in tables.tokens):
@@ -367,6 +371,10 @@ class PageCache:
         """Forget every prefix that no live request uses; returns how many pages that frees."""
         return sum(group.flush() for group in self.groups)
 
+    def close(self) -> None:
+        """Forget all that is cached; nothing is asked of the cache any more."""
+        self._tree.clear()
+
     def check(self, live: Sequence[Tables]) -> None:
         """Assert that no page is lost and none has two owners. For tests.
 
@@ -389,27 +397,30 @@ class PageCache:
     def _publish_full(self, tables: Tables, ids: Sequence[bytes], count: int, step: int) -> bool:
         """:meth:`publish` where one group keeps every token: the same, in fewer turns."""
         path, table, tree = tables.path, tables.tokens[0], self._tree
-        group = self.groups[0]
         parent = path[-1] if path else None
-        for index in range(tables.published, count):
-            if parent is not None and not parent.is_listed:
-                tables.is_private = True
-                return False
-            node = tree.find(ids[index])
-            if node is None:
-                node = tree.insert(parent, ids[index])
-                cached = node.pages[0] = CachedPage(node, table.pages[index], step)
-            else:
-                cached = group.offer(node, table.pages[index], step)
+        if parent is not None and not parent.is_listed:
+            tables.is_private = True
+            return False
+        group = self.groups[0]
+        index = tables.published
+        while index < count and (node := tree.find(ids[index])) is not None:
+            cached = group.offer(node, table.pages[index], step)
             if cached is None:
                 cached = group.join_twin(node)
-                table.has_twins = True
+                if not table.has_twins:
+                    table.has_twins = True
+                    tables.num_shared = index
             path.append(node)
             table.cached.append(cached)
-            tables.published = index + 1
-            if not table.has_twins:
-                tables.num_shared = index + 1
             parent = node
+            index += 1
+        # Nothing follows a node that is not there.
+        nodes, held = tree.insert_chain(parent, ids[index:count], 0, table.pages[index:count], step)
+        path += nodes
+        table.cached += held
+        tables.published = count
+        if not table.has_twins:
+            tables.num_shared = count
         return True
 
     def _longest(self) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -51,18 +50,16 @@ class PagePool:
 
     def __init__(self, num_pages: int) -> None:
         self.num_total = num_pages - 1
-        self._free: deque[int] = deque(range(NULL_PAGE + 1, num_pages))
-        self._is_taken = bytearray(num_pages)
-
-    @property
-    def num_free(self) -> int:
-        """Pages that can be taken now."""
-        return len(self._free)
+        self.num_free = num_pages - 1
+        self._free = list(range(NULL_PAGE + 1, num_pages))
+        self._begin = 0
+        """Entries of ``_free`` before it are not free any more."""
+        self._taken: set[int] = set()
 
     @property
     def num_taken(self) -> int:
         """Pages that are not free."""
-        return self.num_total - len(self._free)
+        return self.num_total - self.num_free
 
     def take(self, count: int) -> list[int] | None:
         """Take ``count`` pages, all or none.
@@ -70,28 +67,36 @@ class PagePool:
         Returns:
             The page ids, or None when fewer than ``count`` are free.
         """
-        if count > len(self._free):
+        if count > self.num_free:
             return None
-        pages = [self._free.popleft() for _ in range(count)]
-        for page in pages:
-            self._is_taken[page] = 1
+        self.num_free -= count
+        begin = self._begin
+        self._begin = end = begin + count
+        pages = self._free[begin:end]
+        self._taken.update(pages)
+        if end > 4096 and end > self.num_free:
+            del self._free[:end]
+            self._begin = 0
         return pages
 
     def give_back(self, pages: Sequence[int]) -> None:
         """Free ``pages``; every one must be taken."""
-        for page in pages:
-            assert self._is_taken[page], f"page {page} given back, but it was not taken"
-            self._is_taken[page] = 0
+        taken = self._taken
+        assert taken.issuperset(pages), f"given back, but not taken: {set(pages) - taken}"
+        taken.difference_update(pages)
+        assert len(taken) == self.num_total - self.num_free - len(pages), "a page twice"
         self._free.extend(pages)
+        self.num_free += len(pages)
 
     def check(self) -> None:
         """Assert that every page is either free or taken, once, and that the null page is neither.
 
         Costs a pass over all pages: for tests.
         """
-        assert not self._is_taken[NULL_PAGE], "the null page was handed out"
-        free = list(self._free)
+        taken = self._taken
+        assert NULL_PAGE not in taken, "the null page was handed out"
+        free = self._free[self._begin :]
+        assert len(free) == self.num_free
         assert len(set(free)) == len(free), f"a page is free twice: {sorted(free)}"
-        for page in free:
-            assert not self._is_taken[page], f"page {page} is both free and taken"
-        assert len(free) + sum(self._is_taken) == self.num_total, "a page is neither free nor taken"
+        assert taken.isdisjoint(free), f"pages are both free and taken: {taken.intersection(free)}"
+        assert len(free) + len(taken) == self.num_total, "a page is neither free nor taken"

@@ -8,7 +8,7 @@ from headstock.cache.tree import CachedPage, Node
 from headstock.wire.steps import NULL_PAGE, STATE_IN, STATE_OUT
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class PageTable:
     """A request's pages in a group of tokens.
 
@@ -36,7 +36,7 @@ class PageTable:
         return inside + pages[max(self.first, len(cached)) :]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class StateTable:
     """A request's pages in a ``state`` group.
 
@@ -83,7 +83,7 @@ class StateTable:
         return [cached for cached in (self.source, self.made) if cached is not None]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Tables:
     """Everything that one request has of the cache.
 
@@ -103,3 +103,7 @@ class Tables:
     published: int = 0
     num_shared: int = 0
     is_private: bool = False
+
+
+NO_TABLES = Tables([], [])
+"""What a request has that has no pages; never written to."""

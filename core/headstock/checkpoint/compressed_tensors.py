@@ -31,7 +31,6 @@ from headstock.checkpoint.packed_ints import (
 )
 from headstock.errors import CheckpointError, UnsupportedError
 
-METHOD = "compressed-tensors"
 FORMAT = "pack-quantized"
 ZEROS, GROUP_INDEX = "weight_zero_point", "weight_g_idx"
 """Tensors of asymmetric matrices, and of groups that may be no runs of input features."""

@@ -7,13 +7,14 @@ Shapes: O output features, I input features, G groups along I.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from headstock.checkpoint.sentence import SentenceFiles
 from headstock.errors import CheckpointError
 from headstock.ops.linear import DENSE
 
@@ -80,6 +81,12 @@ class GGUFTokenizer:
     flags: Mapping[str, bool]
 
 
+OTHER_SIZE_KEYS: Mapping[str, Sequence[str]] = {"hidden_size": ("n_embd", "d_model")}
+"""What older configurations call a size that every model has."""
+Index = Mapping[str, StoredTensor]
+"""Tensors by name."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFiles:
     """A model on disk.
@@ -92,6 +99,7 @@ class ModelFiles:
         generation_config: ``generation_config.json``, or {}.
         index: Every tensor by Hugging Face name, in the order of the files.
         read_tokenizer: For GGUF: reads the tokenizer's metadata.
+        sentence: What an embedding model's files say of its vectors; None: it is none.
     """
 
     kind: Literal["folder", "gguf"]
@@ -101,6 +109,13 @@ class ModelFiles:
     generation_config: dict[str, Any]
     index: dict[str, StoredTensor] = field(repr=False)
     read_tokenizer: Callable[[], GGUFTokenizer] | None = field(default=None, repr=False)
+    sentence: SentenceFiles | None = None
+
+    @property
+    def text_config(self) -> dict[str, Any]:
+        """The configuration of what reads and writes tokens; models of images have it inside."""
+        inside: dict[str, Any] = self.config.get("text_config") or {}
+        return {**inside, **{key: v for key, v in self.config.items() if v is not None}}
 
     @property
     def architecture(self) -> str:
@@ -124,7 +139,7 @@ class ModelFiles:
         Raises:
             CheckpointError: The configuration does not say.
         """
-        size = self.config.get("vocab_size")
+        size = self.text_config.get("vocab_size")
         if size is None:
             raise CheckpointError(
                 f"{self.path} has no vocab_size in its configuration.",
@@ -138,7 +153,8 @@ class ModelFiles:
 
         Quantised weights count as bfloat16, which has the range for whatever they stand for.
         """
-        configured = str(self.config.get("dtype") or self.config.get("torch_dtype") or "")
+        config = self.text_config
+        configured = str(config.get("dtype") or config.get("torch_dtype") or "")
         if configured in FLOAT_DTYPES:
             return configured
         sizes = dict.fromkeys(FLOAT_DTYPES, 0)
@@ -154,7 +170,7 @@ class ModelFiles:
         Args:
             keys: Of the configuration; the first that is there counts.
         """
-        found = [length for key in keys if (length := self.config.get(key))]
+        found = [length for key in keys if (length := self.text_config.get(key))]
         return int(found[0]) if found else None
 
     def size(self, key: str) -> int:
@@ -163,12 +179,12 @@ class ModelFiles:
         Raises:
             CheckpointError: The configuration does not say.
         """
-        size = self.config.get(key)
+        names = (key, *OTHER_SIZE_KEYS.get(key, ()))
+        size = next((self.text_config[name] for name in names if name in self.text_config), None)
         if isinstance(size, bool) or not isinstance(size, int):
             raise CheckpointError(
                 f"{self.path} has {key} {size!r} in its configuration.",
-                remedy="Compare its config.json with the model's original; models with a"
-                " configuration inside it, such as text_config, need a class that reads it.",
+                remedy="Compare its config.json with the model's original.",
             )
         return size
 
@@ -176,7 +192,7 @@ class ModelFiles:
     def eos_ids(self) -> list[int]:
         """Every id that ends a generation: of the generation config, then of the config."""
         found: list[int] = []
-        for source in (self.generation_config, self.config):
+        for source in (self.generation_config, self.text_config):
             ids = source.get("eos_token_id")
             found += ids if isinstance(ids, list) else [] if ids is None else [ids]
         return list(dict.fromkeys(int(i) for i in found))
@@ -199,6 +215,16 @@ class ModelFiles:
     def tensors(self) -> Iterator[StoredTensor]:
         """Yield every tensor in the order of the files, so that reading them is sequential."""
         yield from self.index.values()
+
+    def rename(self, named: Callable[[Index], Index]) -> None:
+        """Have the tensors by other names, in their order.
+
+        Args:
+            named: From the tensors by the files' names to the same by others.
+        """
+        renamed = {name: replace(t, name=name) for name, t in named(self.index).items()}
+        self.index.clear()
+        self.index.update(renamed)
 
     def close(self) -> None:
         """Forget the tensors, so that the files' memory maps go once nobody reads from them."""

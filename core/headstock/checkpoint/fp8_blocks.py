@@ -19,7 +19,6 @@ from headstock.checkpoint.files import Array, StoredTensor, as_float32
 from headstock.errors import CheckpointError, UnsupportedError
 from headstock.ops.linear import FP8_GROUP
 
-METHOD = "fp8"
 SCALE_SUFFIX = "_scale_inv"
 WEIGHT_DTYPE = "float8_e4m3fn"
 

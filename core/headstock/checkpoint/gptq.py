@@ -38,7 +38,6 @@ from headstock.checkpoint.packed_ints import (
 )
 from headstock.errors import UnsupportedError
 
-METHOD = "gptq"
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
 ZERO_OFFSETS = {"gptq": 1, "gptq_v2": 0}
 """What to add to stored zeros, by ``checkpoint_format``."""

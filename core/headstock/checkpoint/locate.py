@@ -9,6 +9,7 @@ from headstock.checkpoint.catalog import CATALOG
 from headstock.checkpoint.download import download, is_hub_id
 from headstock.checkpoint.files import ModelFiles, Progress
 from headstock.checkpoint.folder import PICKLES, open_folder
+from headstock.checkpoint.formats import Formats, OwnReaders
 from headstock.checkpoint.gguf_model import open_gguf
 from headstock.errors import CheckpointError, ConfigError
 
@@ -19,6 +20,7 @@ def resolve(
     *,
     needs_weights: bool = True,
     progress: Progress | None = None,
+    formats: Formats = OwnReaders,
 ) -> ModelFiles:
     """Return the files of ``model``.
 
@@ -30,6 +32,7 @@ def resolve(
         revision: Commit, tag or branch, for a hub id.
         needs_weights: False where random weights will do.
         progress: Told of a download.
+        formats: Returns the formats of quantised folders; called where the folder is one.
 
     Raises:
         CheckpointError: There is no such model, or its files are damaged.
@@ -39,16 +42,17 @@ def resolve(
     path = Path(model).expanduser()
     if path.exists():
         _refuse_revision(model, revision)
-        return _open_path(path, needs_weights=needs_weights)
+        return _open_path(path, formats, needs_weights=needs_weights)
     if model in CATALOG:
         from headstock.checkpoint.pull import ensure
 
         _refuse_revision(model, revision)
-        files = _open_path(ensure(model, progress), needs_weights=needs_weights)
+        files = _open_path(ensure(model, progress), formats, needs_weights=needs_weights)
         sampling = {**CATALOG[model].sampling, **files.generation_config}
         return replace(files, name=model, generation_config=sampling)
     if is_hub_id(model):
-        files = open_folder(download(model, revision), needs_weights=needs_weights)
+        folder = download(model, revision)
+        files = open_folder(folder, needs_weights=needs_weights, formats=formats)
         return replace(files, name=model)  # its folder is named after the commit
     raise CheckpointError(
         f"Model {model!r} is neither a file, a folder nor a hub id, nor does `headstock pull` know"
@@ -57,9 +61,9 @@ def resolve(
     )
 
 
-def _open_path(path: Path, *, needs_weights: bool) -> ModelFiles:
+def _open_path(path: Path, formats: Formats, *, needs_weights: bool) -> ModelFiles:
     if path.is_dir():
-        return open_folder(path, needs_weights=needs_weights)
+        return open_folder(path, needs_weights=needs_weights, formats=formats)
     if path.suffix.lower() in PICKLES:
         raise CheckpointError(
             f"{path} is a pickle, which can run code when it is read.",

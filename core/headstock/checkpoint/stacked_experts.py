@@ -23,7 +23,6 @@ from headstock.checkpoint.files import Array, StoredTensor
 from headstock.errors import CheckpointError
 from headstock.ops.linear import MXFP4
 
-METHOD = "mxfp4"
 MODEL_TYPES = frozenset({"gpt_oss"})
 """Of the configurations whose experts are stacked so."""
 GROUP = 32

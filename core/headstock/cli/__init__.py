@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from headstock import __version__
-from headstock.cli.commands import COMMANDS, EXAMPLES
+from headstock.cli.commands import COMMANDS, EXAMPLES, plugin_commands
 from headstock.cli.frame import USAGE_ERROR, run_command, show_error
 from headstock.errors import ConfigError, did_you_mean
 
@@ -20,17 +20,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] in ("-V", "--version", "version"):
         print(f"headstock {__version__}")
         return 0
-    for row in COMMANDS:
-        name = row.name.split()
-        if words[: len(name)] == name:
-            return run_command(row, words[len(name) :])
+    for rows in (lambda: COMMANDS, plugin_commands):
+        for row in rows():
+            name = row.name.split()
+            if words[: len(name)] == name:
+                return run_command(row, words[len(name) :])
     show_error(_unknown(words), wants_traceback="--debug" in words)
     return USAGE_ERROR
 
 
 def _unknown(words: Sequence[str]) -> ConfigError:
     """Return the error for words that begin with no command, or with half of one."""
-    names = [row.name for row in COMMANDS]
+    names = [row.name for row in (*COMMANDS, *plugin_commands())]
     kin = [name for name in names if name.startswith(f"{words[0]} ")]
     typed = " ".join(word for word in words[:2] if not word.startswith("-")) if kin else words[0]
     return ConfigError(
@@ -41,8 +42,9 @@ def _unknown(words: Sequence[str]) -> ConfigError:
 
 def help_text() -> str:
     """Return what ``headstock --help`` prints."""
-    width = max(len(row.name) for row in COMMANDS)
-    rows = "\n".join(f"  {row.name:<{width}}  {row.help}" for row in COMMANDS)
+    commands = [*COMMANDS, *plugin_commands()]
+    width = max(len(row.name) for row in commands)
+    rows = "\n".join(f"  {row.name:<{width}}  {row.help}" for row in commands)
     return (
         f"Headstock {__version__}: one serving engine for language models, any accelerator.\n\n"
         "usage: headstock COMMAND [options]       `headstock COMMAND --help` tells more\n\n"

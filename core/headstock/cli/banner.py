@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from typing import TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from headstock.config import ServeSettings
+from headstock.observe.steady import SteadyStream
 from headstock.server.model_card import ModelCard
 from headstock.wire.messages import Loading, Started
 
@@ -23,17 +25,25 @@ PHASES = {
     "ranks": "starting ranks",
 }
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-EXAMPLE = (
-    '{"messages": [{"role": "user", "content": "What is the capital of France?"}],'
-    ' "max_tokens": 64, "temperature": 0}'
-)
+EXAMPLES = {
+    "generate": (
+        "/v1/chat/completions",
+        '{"messages": [{"role": "user", "content": "What is the capital of France?"}],'
+        ' "max_tokens": 64, "temperature": 0}',
+    ),
+    "embed": ("/v1/embeddings", '{"input": ["A cat sits.", "A kitten rests."]}'),
+    "classify": ("/classify", '{"text": "A cat sits."}'),
+}
+"""Route and body of a first request, by what the model is served for."""
 
 
 class Banner:
     """Phases with their progress, then a banner, on standard error; plain lines to a file."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = Console(
+            file=cast("TextIO", SteadyStream(sys.stderr)), highlight=False, soft_wrap=True
+        )
         self._phase = ""
         self._since = self._begin = time.monotonic()
         self._bar: Progress | None = None
@@ -87,10 +97,10 @@ class Banner:
                 "\n  -> Set --api-key-file, or --host 127.0.0.1."
             )
         key = " -H 'authorization: Bearer KEY'" if has_keys else ""
+        path, body = EXAMPLES[card.task]
         say("\nTry it:")
         say(
-            f"  curl {url}/v1/chat/completions{key} -H 'content-type: application/json' \\\n"
-            f"    -d '{EXAMPLE}'\n",
+            f"  curl {url}{path}{key} -H 'content-type: application/json' \\\n    -d '{body}'\n",
             markup=False,
         )
 

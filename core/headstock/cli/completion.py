@@ -30,10 +30,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def known_flags() -> Flags:
     """Return every command with its help and flags; hidden ones stay hidden."""
-    from headstock.cli.commands import COMMANDS  # this command is one of them
+    from headstock.cli.commands import COMMANDS, plugin_commands  # this command is one of them
 
     found: dict[str, tuple[str, list[str]]] = {}
-    for row in COMMANDS:
+    for row in (*COMMANDS, *plugin_commands()):
         parser = CommandParser(prog=row.name, allow_abbrev=False)
         row.load().add_parser(parser)
         flags = ["--debug"]

@@ -12,6 +12,7 @@ import msgspec
 from headstock.cli.backends import describe_devices
 from headstock.cli.table import format_table
 from headstock.config.environment import child_environment
+from headstock.config.exclusions import EXCLUSIONS
 from headstock.plugins.doctor import Examined, Report, examine_all
 from headstock.plugins.examine import ChosenOp
 from headstock.plugins.hooks import Finding
@@ -56,8 +57,11 @@ def format_report(report: Report) -> str:
     lines += ["", f"would use: {report.chosen or 'nothing'}"]
     if report.trouble:
         lines.append(f"  BROKEN  its device: {report.trouble}")
+    lines += [f"drafters: {', '.join(drafter.name for drafter in report.drafters) or 'none'}"]
     if report.ops:
         lines += ["", format_table(("op", "spec", "provider", "passed over"), _op_rows(report.ops))]
+    rows = [(entry.feature, entry.other, entry.effect, entry.reason) for entry in EXCLUSIONS]
+    lines += ["", format_table(("feature", "excluded by", "then it is", "why"), rows)]
     return "\n".join(lines)
 
 

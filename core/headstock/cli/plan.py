@@ -20,6 +20,8 @@ from headstock.cli.table import format_table
 from headstock.config import EngineSettings, add_flags, read_settings
 
 GIB = 1 << 30
+SHORTER = (32768, 8192, 2048)
+"""Lengths of requests to count beside the greatest. Tokens."""
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{plan.name} ({plan.architecture}) on {plan.device}{ranks}\n")
     facts = [
         ("parameters", f"{plan.num_parameters / 1e6:,.1f} million"),
+        ("task", plan.task),
         ("computes in", plan.dtype),
         ("longest request", f"{plan.max_length:,} tokens"),
         ("requests at once", f"{plan.max_requests:,}"),
@@ -71,4 +74,10 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"\nDoes not fit: {plan.problem}\n  -> {plan.remedy}")
         return 1
     print(f"\nThe cache holds {plan.longest_at_once:,} requests of the greatest length together.")
+    shorter = [length for length in SHORTER if length < plan.max_length]
+    if (
+        plan.memory is not None and len(plan.memory.groups) > 1 and shorter
+    ):  # of windows, short requests have no less
+        held = ", ".join(f"{plan.at_once(length):,} of {length:,} tokens" for length in shorter)
+        print(f"Of shorter ones: {held}.")
     return 0

@@ -14,7 +14,7 @@ from headstock.errors import ConfigError, RequestError
 from headstock.server.keys import bare_key
 
 CONNECT_TIMEOUT_S = 5.0
-ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # nosec B104
 """Where a server that listens everywhere is found from its own machine."""
 _DATA = "data: "
 

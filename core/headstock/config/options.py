@@ -150,7 +150,9 @@ def _describe(described: types.Type) -> tuple[Kind, tuple[str, ...], str]:
 def _bounds(described: types.IntType | types.FloatType) -> str:
     words = {"ge": "at least", "gt": "over", "le": "at most", "lt": "under"}
     limits = {name: getattr(described, name) for name in words}
-    text = " and ".join(f"{words[n]} {limit:g}" for n, limit in limits.items() if limit is not None)
+    text = " and ".join(
+        f"{words[n]} {limit:.12g}" for n, limit in limits.items() if limit is not None
+    )
     return f", {text}" if text else ""
 
 

@@ -42,6 +42,12 @@ class ModelSettings(Settings, frozen=True, kw_only=True):
     """Token ids in and out only; no tokenizer is loaded."""
     served_model_name: str | None = None
     """Name that clients use; the model's own when not set."""
+    task: Literal["auto", "generate", "embed", "classify"] = "auto"
+    """What the model is served for: text, vectors of texts, or scores of labels (rewards,
+    rerankers). auto: as its files say. embed serves a decoder without its output layer."""
+    pooling: Literal["auto", "last", "mean", "cls"] = "auto"
+    """Embedding models: which hidden states become the vector, those of the last token, the mean of
+    all, or the first. auto: as the model's files say."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Of weights and activations. auto: the checkpoint's, or what the device computes best."""
     quantization: Literal["none", "int8", "int4", "fp8"] | None = None
@@ -61,6 +67,8 @@ class DeviceSettings(Settings, frozen=True, kw_only=True):
     """Backend to use; the best available one when not set. See `headstock backends`."""
     device_index: NotNegative = 0
     """Which of the backend's devices."""
+    backend_option: list[str] = []
+    """Options of the backend, as name=value; may be given several times. Its page lists them."""
     threads: NotNegative = 0
     """Host threads for computing; 0: as many as there are cores."""
     op: list[str] = []
@@ -99,14 +107,40 @@ class SchedulerSettings(Settings, frozen=True, kw_only=True):
     """Requests computed at once; chosen from the device when not set."""
     chunked_prefill_size: Positive | None = None
     """Most tokens a step computes; longer prompts are computed in chunks."""
-    policy: Literal["fcfs", "lpm", "priority"] = "fcfs"
-    """Order of waiting requests: first come, longest cached prefix, or the request's priority."""
+    policy: Literal["fair", "fcfs", "lpm", "priority"] = "fair"
+    """Order of waiting requests: equal shares for those who send them (the holders of keys, or
+    addresses), first come, longest cached prefix, or the request's priority."""
     max_queued_requests: Positive = 2048
-    """Requests that may wait; past it the answer is 429 with Retry-After."""
+    """Requests that may wait; past it the answer is 429 with Retry-After. A quarter more may, of
+    those who have used less than others."""
     max_queued_tokens: Positive = 4_000_000
     """Prompt tokens that may wait, likewise."""
     overlap: bool | None = None
     """Plan a step while the one before runs; the device's choice when not set."""
+
+
+class MediaSettings(Settings, frozen=True, kw_only=True):
+    """What requests may bring of images, where the model takes any."""
+
+    encoder_tokens: Annotated[int, msgspec.Meta(ge=16, le=1 << 20)] = 8192
+    """Tokens of images whose features are kept at once; no image may have more. Tokens."""
+    max_images: Positive = 32
+    """Images of one request."""
+    max_image_bytes: Positive = 16 * 1024 * 1024
+    """Largest image file. Bytes."""
+    max_image_pixels: Annotated[int, msgspec.Meta(ge=1, le=1 << 28)] = 24_000_000
+    """Largest image, before it is resized for the model. Pixels."""
+    max_video_frames: Positive = 64
+    """Frames of one video that the model looks at, after sampling."""
+    allow_media_urls: bool = False
+    """Fetch images from public https addresses that requests name; else they send the bytes."""
+    media_timeout_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 5.0
+    """How long fetching one image may take. Seconds."""
+
+
+def reserved_places(max_queued_requests: int) -> int:
+    """Return how many more may wait than ``max_queued_requests``: for who has used little."""
+    return max(1, max_queued_requests // 4)
 
 
 class GrammarSettings(Settings, frozen=True, kw_only=True):
@@ -124,6 +158,40 @@ class GrammarSettings(Settings, frozen=True, kw_only=True):
     """Memory that compiled grammars may take together; the least recently used go first. Bytes."""
 
 
+class LoraSettings(Settings, frozen=True, kw_only=True):
+    """LoRA adapters, one a request."""
+
+    lora: list[str] = []
+    """Adapter to serve, as name=folder, where clients name it as the model; may be given several
+    times. More can be loaded while the server runs, as far as there is room for them."""
+    max_loras: NotNegative | None = None
+    """Adapters on the device at once: requests with others wait. When not set: 8 if --lora is
+    given; else 0, and no adapter can be served."""
+    max_lora_rank: Positive | None = None
+    """Largest rank of an adapter; when not set: that of those given with --lora, else 16."""
+    max_loaded_loras: Positive = 64
+    """Adapters kept in the host's memory, from where they reach the device when they are needed."""
+    lora_target_modules: list[str] = []
+    """Last name of modules that adapters may have matrices of, such as q_proj; may be given several
+    times. all: every linear layer. When not set: those of the adapters given with --lora, else
+    all."""
+
+
+class SpeculationSettings(Settings, frozen=True, kw_only=True):
+    """Tokens drafted ahead, of which a step keeps those that are right. Changes no output."""
+
+    speculation: str = "none"
+    """Drafter: ngram drafts what followed when a request's last tokens occurred before, for
+    outputs that repeat what is in their prompts; a plugin's; none. See docs/speculation.md."""
+    num_drafts: Positive = 4
+    """Tokens drafted a request and step, with a drafter; 15 at most."""
+
+    @property
+    def max_drafts(self) -> int:
+        """Tokens that may be drafted a row and step; 0 without a drafter."""
+        return 0 if self.speculation == "none" else self.num_drafts
+
+
 class ParallelSettings(Settings, frozen=True, kw_only=True):
     """How many processes share the model."""
 
@@ -139,7 +207,8 @@ class ServerSettings(Settings, frozen=True, kw_only=True):
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 30000
     """Port to listen on; 0: any free one."""
     api_key_file: str | None = None
-    """File with one API key a line, as KEY or NAME:ROLE:KEY with the role user or admin; every
+    """File with one API key a line, as KEY or NAME:ROLE:KEY with the role user or admin, and what
+    its holder may use (share=2 requests_per_minute=60 tokens_per_minute=100000 concurrent=8); every
     route but the probes then needs one, and control needs an admin's. Read again on SIGHUP."""
     api_keys: Annotated[list[str], msgspec.Meta(extra={"flag": False})] = []
     """API keys, from HEADSTOCK_API_KEYS, comma separated, or a file: a flag would show in `ps`."""
@@ -170,8 +239,31 @@ class ServerSettings(Settings, frozen=True, kw_only=True):
     """On SIGTERM: how long open streams may go on. Seconds."""
     restart_limit: NotNegative = 10
     """Engine restarts within ten minutes before the server gives up and exits."""
+    state_dir: str | None = None
+    """Folder for what outlives the API process: responses that were asked to be stored, and
+    streams, which then have ids by which a client goes on with them. One server uses it, and only
+    its user can read it. Without it responses are kept in memory."""
+    stream_resume_s: Seconds = 60.0
+    """With --state-dir: how long a stream goes on without its client, and is kept after its end,
+    for a client that comes back. Seconds."""
+    max_file_bytes: Positive = 128 * 1024**2
+    """Largest file of /v1/files. Bytes."""
+    state_bytes: Positive = 1024**3
+    """How much is stored, with --state-dir or in memory; past it the answer to what would store
+    more is 507. On disk it may take twice as much. Bytes."""
+    state_key_bytes: Positive = 256 * 1024**2
+    """How much is stored for one key. The oldest responses make room for new ones. Bytes."""
     metrics_alias: Literal["none", "sglang"] = "none"
     """Export the metrics under SGLang's names too, for existing dashboards."""
+    request_records: NotNegative = 256
+    """Last requests of each key whose times and steps `/requests` tells; never their texts. 0:
+    none are kept."""
+    otlp_endpoint: str | None = None
+    """URL of an OpenTelemetry collector that takes traces by OTLP over HTTP, such as
+    http://collector:4318/v1/traces: a trace for each request, without its text. Needs the extra
+    `otel`."""
+    trace_ratio: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    """Share of requests that are traced; of those that come as part of a trace, as that says."""
 
 
 class LogSettings(Settings, frozen=True, kw_only=True):
@@ -191,6 +283,9 @@ class EngineSettings(Settings, frozen=True, kw_only=True):
     cache: CacheSettings = CacheSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     grammar: GrammarSettings = GrammarSettings()
+    media: MediaSettings = MediaSettings()
+    lora: LoraSettings = LoraSettings()
+    speculation: SpeculationSettings = SpeculationSettings()
     parallel: ParallelSettings = ParallelSettings()
     log: LogSettings = LogSettings()
 

@@ -7,11 +7,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
-from headstock.config.schema import CacheSettings, SchedulerSettings
+from headstock.config.schema import CacheSettings, SchedulerSettings, reserved_places
+from headstock.engine.adapters import AdapterDesk, Shelf
 from headstock.engine.grammars import Compiler, GrammarDesk
 from headstock.engine.guard import GuardedRunner, RunnerError
 from headstock.engine.replies import Replies
 from headstock.scheduler import Scheduler
+from headstock.scheduler.story import PAUSE, STEP
 from headstock.wire.messages import (
     Abort,
     AbortAll,
@@ -20,9 +22,15 @@ from headstock.wire.messages import (
     FlushCache,
     Flushed,
     FromEngine,
+    GroupPages,
+    LoadAdapter,
+    Pause,
+    PauseMode,
+    Resume,
     State,
     Submit,
     ToEngine,
+    UnloadAdapter,
 )
 from headstock.wire.steps import Runner, StepHandle, StepPlan
 
@@ -40,6 +48,7 @@ class Engine:
         runner: Runs the plans.
         scheduler: Makes them.
         grammars: Makes masks; serves no grammars when None.
+        shelf: Has the LoRA adapters that requests may name; None: there are none.
         clock: Monotonic. Seconds.
     """
 
@@ -49,6 +58,7 @@ class Engine:
         scheduler: Scheduler,
         grammars: GrammarDesk | None = None,
         *,
+        shelf: Shelf | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.scheduler = scheduler
@@ -57,24 +67,32 @@ class Engine:
         self._clock = clock
         self._handles: deque[StepHandle] = deque()
         self._undrawn: StepPlan | None = None
+        self._pause: PauseMode | None = None
+        self._is_retracting = False
         if grammars is None:
             grammars = GrammarDesk(scheduler, None, why_not=NO_GRAMMARS)
         self._grammars = grammars
+        self._adapters = AdapterDesk(scheduler, shelf, self._take_adapted)
         self._replies = Replies()
 
     @property
     def has_work(self) -> bool:
         """Whether :meth:`step` has something to do."""
+        if self._pause is not None:
+            return bool(self._handles) or self._is_retracting
         return self.scheduler.has_work
 
     @property
-    def is_compiling(self) -> bool:
-        """Whether requests wait for their grammars: :meth:`take_compiled` is due soon."""
-        return self._grammars.num_waiting > 0
+    def is_preparing(self) -> bool:
+        """Whether grammars are compiled or adapters read: :meth:`take_prepared` is due soon."""
+        return self._grammars.num_waiting > 0 or self._adapters.is_reading
 
-    def take_compiled(self) -> list[FromEngine]:
-        """Let the requests go on whose grammars are compiled by now; returns the ends of others."""
-        self._grammars.admit(self._clock())
+    def take_prepared(self) -> list[FromEngine]:
+        """Let the requests go on whose grammar and adapter are there; returns what else came."""
+        now_s = self._clock()
+        for reply in self._adapters.take_read(now_s):
+            self._replies.add(reply)
+        self._grammars.admit(now_s)
         self._add_ended()
         return self._replies.take()
 
@@ -96,7 +114,7 @@ class Engine:
             RunnerError: The runner raised; :meth:`recover` is due.
         """
         handles = self._handles
-        while len(handles) < self._depth and self._undrawn is None:
+        while self._pause is None and len(handles) < self._depth and self._undrawn is None:
             plan = self.scheduler.plan(self._clock())
             if plan is None:
                 break
@@ -109,8 +127,11 @@ class Engine:
             self._replies.add_drawn(self.scheduler.settle(result, self._clock()))
             if self._undrawn is not None:
                 self._draw_masked()
-        else:
+        elif self._pause is None:
             assert not self.scheduler.has_work, "requests are left that nothing is planned for"
+        if self._is_retracting and not handles:
+            self.scheduler.retract_all()
+            self._is_retracting = False
         self._add_ended()
         return self._replies.take()
 
@@ -138,35 +159,77 @@ class Engine:
             call=call,
             steps=scheduler.counters.steps,
             running=scheduler.num_running,
-            waiting=scheduler.num_waiting + self._grammars.num_waiting,
+            waiting=scheduler.num_waiting + self._grammars.num_waiting + self._adapters.num_waiting,
             free_pages=cache.num_free,
             cached_pages=cache.num_idle,
             total_pages=cache.num_total,
+            is_paused=self._pause is not None,
             totals=totals,
+            groups=[
+                GroupPages(
+                    kind=group.facts.kind,
+                    held=max(0, group.pool.num_taken - group.num_idle),
+                    cached=group.num_idle,
+                    total=group.pool.num_total,
+                )
+                for group in cache.groups
+            ],
         )
 
     def _take(self, message: ToEngine, now_s: float) -> None:
         scheduler = self.scheduler
         match message:
             case Submit():
-                if message.grammar is None:
-                    scheduler.submit(message, now_s)
-                else:
-                    self._grammars.take(message, now_s)
+                self._adapters.take(message, now_s)
             case Cut():
                 scheduler.cut(message)
             case Abort():
+                self._adapters.abort(message.id)
                 self._grammars.abort(message.id)
                 scheduler.abort(message.id)
             case AbortAll():
-                self._grammars.abort_all()
-                scheduler.abort_all()
+                self._abort_all()
             case FlushCache():
                 was_idle = not scheduler.has_work
                 freed = scheduler.flush()
                 self._replies.add(Flushed(call=message.call, freed_pages=freed, was_idle=was_idle))
             case AskState():
                 self._replies.add(self.state(message.call))
+            case Pause():
+                self._pause_steps(message.mode)
+                scheduler.note_blocker(PAUSE, now_s)
+                self._replies.add(self.state(message.call))
+            case Resume():
+                self._pause, self._is_retracting = None, False
+                scheduler.note_blocker(STEP, now_s)
+                self._replies.add(self.state(message.call))
+            case LoadAdapter():
+                reply = self._adapters.load(message)
+                if reply is not None:
+                    self._replies.add(reply)
+            case UnloadAdapter():
+                self._grammars.abort_adapter(message.adapter)
+                for reply in self._adapters.unload(message):
+                    self._replies.add(reply)
+
+    def _abort_all(self) -> None:
+        self._adapters.abort_all()
+        self._grammars.abort_all()
+        self.scheduler.abort_all()
+
+    def _pause_steps(self, mode: PauseMode) -> None:
+        """Launch no more steps; those in flight still settle."""
+        self._pause = mode
+        if mode == "abort":
+            self._abort_all()
+        self._is_retracting = mode == "retract"
+
+    def _take_adapted(self, submit: Submit, now_s: float) -> None:
+        """Go on with a request whose adapter, if it has any, is there."""
+        if not submit.is_masked:
+            self.scheduler.submit(submit, now_s)
+        else:
+            self._grammars.take(submit, now_s)
 
     def _draw_masked(self) -> None:
         """Draw from the step launched last if all steps before it have settled."""
@@ -185,8 +248,10 @@ class Engine:
             self._replies.add_ended(ended)
 
     def close(self) -> None:
-        """End what compiles grammars."""
+        """End what compiles grammars and what reads adapters; forget what is cached."""
         self._grammars.close()
+        self._adapters.close()
+        self.scheduler.cache.close()
 
     def _let_finish(self, handle: StepHandle) -> None:
         """Wait for a step whose result is not wanted, so that it touches no page any more."""
@@ -205,6 +270,7 @@ def build_engine(
     *,
     compiler: Compiler | None = None,
     why_no_compiler: str = NO_GRAMMARS,
+    shelf: Shelf | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Engine:
     """Return an engine on ``runner``, as the operator set it.
@@ -215,19 +281,20 @@ def build_engine(
         cache: Settings.
         compiler: Compiles grammars; None: requests with grammars are refused.
         why_no_compiler: What they are told then.
+        shelf: Has the LoRA adapters that requests may name; None: there are none.
         clock: Monotonic. Seconds.
     """
+    # Who may wait is for the API process to say, which knows whose requests they are.
+    max_queued = scheduler.max_queued_requests + reserved_places(scheduler.max_queued_requests)
     planner = Scheduler(
         runner.limits,
         policy=scheduler.policy,
         max_running=scheduler.max_running_requests,
         max_step_tokens=scheduler.chunked_prefill_size,
-        max_queued_requests=scheduler.max_queued_requests,
+        max_queued_requests=max_queued,
         max_queued_tokens=scheduler.max_queued_tokens,
         prefix_cache=cache.prefix_cache,
         checkpoint_tokens=cache.checkpoint_tokens,
     )
-    grammars = GrammarDesk(
-        planner, compiler, why_not=why_no_compiler, max_waiting=scheduler.max_queued_requests
-    )
-    return Engine(runner, planner, grammars, clock=clock)
+    grammars = GrammarDesk(planner, compiler, why_not=why_no_compiler, max_waiting=max_queued)
+    return Engine(runner, planner, grammars, shelf=shelf, clock=clock)

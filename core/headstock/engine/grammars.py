@@ -1,4 +1,4 @@
-"""Requests with grammars: they wait here until theirs is compiled; then their steps get masks."""
+"""Requests whose draws obey masks: they wait here until their grammars are compiled."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from headstock.engine.token_rules import TokenRules
 from headstock.errors import RequestError
 from headstock.requests import FinishReason, Grammar
 from headstock.scheduler import Request, Scheduler
@@ -49,19 +50,23 @@ class _Waiting:
 
     submit: Submit
     ticket: Ticket
+    since_s: float
 
 
 @dataclass(slots=True)
 class _Followed:
-    """A request with a compiled grammar.
+    """A request whose draws obey masks.
 
     Attributes:
+        compiled: Its grammar; None: it has none.
+        rules: The caller's lists and limits; None: it has none.
         field: What the caller calls the grammar.
         matcher: Made when its first mask is due.
         num_outputs: Outputs that the matcher has taken in.
     """
 
-    compiled: CompiledGrammar
+    compiled: CompiledGrammar | None
+    rules: TokenRules | None
     field: str
     matcher: Matcher | None = None
     num_outputs: int = 0
@@ -104,9 +109,11 @@ class GrammarDesk:
     # Requests on their way to the scheduler
 
     def take(self, submit: Submit, now_s: float) -> None:
-        """Let ``submit``, which has a grammar, wait until that is compiled."""
+        """Let ``submit``, which is masked, wait until its grammar is compiled, if it has one."""
         grammar = submit.grammar
-        assert grammar is not None, f"{submit.id} has no grammar"
+        if grammar is None:
+            self._follow(submit, None, now_s)
+            return
         earlier = self._waiting.get(submit.id)
         if earlier is not None:
             if earlier.submit.attempt >= submit.attempt:
@@ -118,7 +125,7 @@ class GrammarDesk:
             busy = f"{len(self._waiting)} requests wait for their grammars already."
             self._refuse(submit, RequestError(busy, remedy="Try again later.", code="queue_full"))
         else:
-            self._waiting[submit.id] = _Waiting(submit, self._compiler.start(grammar))
+            self._waiting[submit.id] = _Waiting(submit, self._compiler.start(grammar), now_s)
             self.admit(now_s)
 
     def admit(self, now_s: float) -> None:
@@ -132,9 +139,23 @@ class GrammarDesk:
                 self._refuse(submit, ticket.error)
                 continue
             assert ticket.compiled is not None, "a ticket is done without its grammar"
-            followed = _Followed(ticket.compiled, _field(submit))
-            self._followed[submit.id, submit.attempt] = followed
-            self._scheduler.submit(submit, now_s)
+            self._follow(submit, ticket.compiled, now_s, now_s - waiting.since_s)
+
+    def _follow(
+        self,
+        submit: Submit,
+        compiled: CompiledGrammar | None,
+        now_s: float,
+        prepared_s: float = 0.0,
+    ) -> None:
+        """Hand on a request of which all is known that its masks need."""
+        rules = None
+        if submit.has_rules:
+            vocab_size = self._scheduler.limits.vocab_size
+            limit = submit.thoughts
+            rules = TokenRules(submit.allowed_ids, submit.banned, vocab_size, limit)
+        self._followed[submit.id, submit.attempt] = _Followed(compiled, rules, _field(submit))
+        self._scheduler.submit(submit, now_s, prepared_s)
 
     def abort(self, request_id: str, message: str = "The request was aborted.") -> None:
         """End a request that waits here; does nothing when none does."""
@@ -146,6 +167,12 @@ class GrammarDesk:
         """End every request that waits here."""
         for request_id in list(self._waiting):
             self.abort(request_id, "All requests were aborted.")
+
+    def abort_adapter(self, adapter: str) -> None:
+        """End the requests that wait here and have an adapter that is unloaded."""
+        for request_id, waiting in list(self._waiting.items()):
+            if waiting.submit.adapter == adapter:
+                self.abort(request_id, "The adapter was unloaded.")
 
     def forget(self, ended: Sequence[Ended]) -> None:
         """Drop the matchers of requests that are over."""
@@ -186,14 +213,20 @@ class GrammarDesk:
         places: list[int] = []
         matchers: list[Matcher] = []
         for place, request in enumerate(requests):
-            matcher = None if request.is_over else self._matcher(request)
-            if matcher is not None:
+            if request.is_over:
+                continue
+            followed = self._followed[request.id, request.attempt]
+            if followed.compiled is None:
+                words[place] = self._ruled(request, followed)
+            elif (matcher := self._matcher(request, followed, followed.compiled)) is not None:
                 places.append(place)
                 matchers.append(matcher)
         if matchers:
             found = self._found([requests[place] for place in places], matchers)
             for place, matcher, mask in zip(places, matchers, found, strict=False):
-                if self._finish_mask(requests[place], matcher, mask):
+                if self._finish_mask(requests[place], matcher, mask) and self._restrict(
+                    requests[place], mask
+                ):
                     words[place] = bytes(mask)
         return Masks(plan.masked, words)
 
@@ -208,11 +241,21 @@ class GrammarDesk:
                 self._fail(request, f"{error}.", "computation_failed")
             return []
 
-    def _matcher(self, request: Request) -> Matcher | None:
+    def _ruled(self, request: Request, followed: _Followed) -> bytes:
+        """Return the mask of a request that has lists of ids and no grammar."""
+        assert followed.rules is not None, f"{request.id} is masked by nothing"
+        mask = followed.rules.mask(request.outputs)
+        if mask.count(0) == len(mask):
+            self._fail_empty(request)
+            return self._anything
+        return bytes(mask)
+
+    def _matcher(
+        self, request: Request, followed: _Followed, compiled: CompiledGrammar
+    ) -> Matcher | None:
         """Return the matcher of ``request`` where its outputs stand; None: it has ended."""
-        followed = self._followed[request.id, request.attempt]
         if followed.matcher is None:
-            followed.matcher = followed.compiled.matcher()
+            followed.matcher = compiled.matcher()
         matcher = followed.matcher
         fresh = request.outputs[followed.num_outputs :]
         followed.num_outputs += len(fresh)
@@ -259,6 +302,22 @@ class GrammarDesk:
         for token_id in wanted:
             mask[token_id >> 3] |= 1 << (token_id & 7)
         return True
+
+    def _restrict(self, request: Request, mask: bytearray) -> bool:
+        """Take out what the caller's lists forbid; False: nothing is left, and it has ended."""
+        rules = self._followed[request.id, request.attempt].rules
+        if rules is None:
+            return True
+        rules.restrict(mask, request.outputs)
+        if mask.count(0) < len(mask):
+            return True
+        self._fail_empty(request)
+        return False
+
+    def _fail_empty(self, request: Request) -> None:
+        message = "The lists and limits of this request leave no token that may come next."
+        reason = FinishReason("error", message=message, code="invalid_value")
+        self._scheduler.finish(request, reason)
 
     def _fail(self, request: Request, why: str, code: str) -> None:
         field = self._followed[request.id, request.attempt].field

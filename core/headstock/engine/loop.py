@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STATE_EVERY_S = 1.0
-COMPILING_POLL_S = 0.002
-"""How often an idle loop looks for compiled grammars that requests wait for."""
+PREPARING_POLL_S = 0.002
+"""How often an idle loop looks for compiled grammars and adapters that were read."""
 MAX_FAILURES = 3
 """Runner failures with no step settled in between, after which the engine gives up."""
 
@@ -75,12 +75,12 @@ class EngineLoop:
         self.turns += 1
         engine = self._engine
         idle_s = max(0.0, self._next_state_s - self._clock())
-        if engine.is_compiling:
-            idle_s = min(idle_s, COMPILING_POLL_S)
+        if engine.is_preparing:
+            idle_s = min(idle_s, PREPARING_POLL_S)
         messages = self._mailbox.receive(0.0 if engine.has_work else idle_s)
         replies = engine.receive(messages) if messages else []
-        if engine.is_compiling:
-            replies += engine.take_compiled()
+        if engine.is_preparing:
+            replies += engine.take_prepared()
         if engine.has_work:
             replies += self._step()
         if self._clock() >= self._next_state_s:

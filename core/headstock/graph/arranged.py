@@ -13,6 +13,7 @@ from headstock.graph.context import Context
 from headstock.graph.linear import Linear, Part
 from headstock.graph.source import Source
 from headstock.graph.split import Span, split_evenly, split_or_replicate
+from headstock.ops.activation_kinds import Activation
 from headstock.ops.communication import Group
 from headstock.quantization.convert import convert
 from headstock.quantization.plan import Role
@@ -53,6 +54,11 @@ class Rows:
             yield Span(begin, begin + self.size)
 
 
+def features(size: int, first: int = 0) -> Rows:
+    """Return rows that belong to no heads: each rank has equally many neighbours."""
+    return Rows(first=first, size=1, stride=1, num_heads=size)
+
+
 class ArrangedLinear(Linear):
     """y = x·Wᵀ + b, rows of W in the order of ``leaves``.
 
@@ -62,6 +68,8 @@ class ArrangedLinear(Linear):
         leaves: Of each checkpoint matrix the kinds of features, in the order of the outputs.
         has_bias: Whether each matrix has a bias.
         role: What the matrices are for.
+        activation: As in :class:`~headstock.graph.linear.Linear`.
+        into: Likewise.
 
     Raises:
         ConfigError: Heads do not divide among the ranks.
@@ -75,17 +83,24 @@ class ArrangedLinear(Linear):
         *,
         has_bias: bool = False,
         role: Role = Role.MATRIX,
+        activation: Activation | None = None,
+        into: Linear | None = None,
     ) -> None:
         self._kinds = leaves
         parts = {
             name: Part(sum(rows.size * rows.num_heads for rows in kinds))
             for name, kinds in leaves.items()
         }
-        super().__init__(ctx, in_features, parts, has_bias=has_bias, role=role)
+        super().__init__(
+            ctx, in_features, parts, has_bias=has_bias, role=role, activation=activation, into=into
+        )
 
     def _rows_of(self, name: str, part: Part) -> Span:
         sizes = (rows.heads(name, self._ctx.tp).size * rows.size for rows in self._kinds[name])
         return Span(0, sum(sizes))
+
+    def _spans_of(self, name: str) -> Iterator[Span]:
+        return (s for kind in self._kinds[name] for s in kind.spans(name, self._ctx.tp))
 
     def load(self, name: str, source: Source) -> None:
         """Take this rank's rows of a matrix or a bias, kind by kind."""

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from headstock.errors import UnsupportedError
 from headstock.graph.context import Context, Retention
 from headstock.graph.module import Layer, Leaf
 from headstock.graph.norm import NormWeight
 from headstock.graph.rotary import Rotary
 from headstock.graph.source import Source
 from headstock.graph.split import split_evenly, split_or_replicate
-from headstock.ops.attention import AttentionProvider, StepBatch
+from headstock.ops.attention import BIDIRECTIONAL, BOTH_SIDES, CHUNKED, AttentionProvider, StepBatch
 from headstock.ops.base import Spec
-from headstock.ops.rotary import rotate_and_write
+from headstock.ops.features import scale_by_position
+from headstock.ops.rotary import NORMED_LAST, rotate_and_write
+from headstock.ops.spans import span_attention
 from headstock.quantization.plan import Layout, Role
 
 FULL = Retention("full")
@@ -31,14 +35,22 @@ class Attention(Layer):
         num_heads: H, over all ranks.
         num_kv_heads: K, over all ranks.
         head_dim: D.
-        rotary: The table; None leaves positions out.
+        rotary: The table, perhaps with one that scales queries; None leaves positions out.
         qk_norm: Epsilon of an RMS norm over each query and key head, whose weights are the leaves
-            ``q_norm`` and ``k_norm``; None: no norm.
+            ``norm_leaves`` names; None: no norm.
         scale: Multiplies q·k; 1 / sqrt(D) when None.
-        window: Tokens a query sees, itself included; None: all before it.
+        window: Tokens a query sees, itself included; None: all before it. Where tokens see each
+            other both ways, it sees those whose distance from it is less.
+        is_chunked: Whether it sees those of its own chunk of ``window`` tokens instead.
         soft_cap: Scores become cap · tanh(score / cap); None: as they are.
         has_sinks: Whether each query head has a sink, a logit without a value: the leaf ``sinks``.
         is_zero_centered: Whether the checkpoint has how far the norms' weights are from 1.
+        is_causal: Whether a token sees only those before it and itself; None: as ``ctx`` says.
+        norm_leaves: What the checkpoint calls the norms of queries and of keys; (): these have no
+            weights.
+        is_normed_last: Whether the norms come behind the rotation.
+        query_scale_L: What multiplies queries at each position; None: what ``rotary`` says.
+        sees_spans: Whether tokens of an image see those of it that come later, too.
 
     Raises:
         ConfigError: The heads do not divide among the ranks.
@@ -62,50 +74,111 @@ class Attention(Layer):
         soft_cap: float | None = None,
         has_sinks: bool = False,
         is_zero_centered: bool = False,
+        is_causal: bool | None = None,
+        norm_leaves: tuple[str, ...] = ("q_norm", "k_norm"),
+        is_chunked: bool = False,
+        is_normed_last: bool = False,
+        query_scale_L: Tensor | None = None,
+        sees_spans: bool = False,
     ) -> None:
         if window is not None and window >= ctx.limits.max_length:
             window = None  # every token is inside of it
+        is_causal = ctx.is_causal if is_causal is None else is_causal
         self.head_dim = head_dim
         heads = split_evenly("attention", num_heads * head_dim, ctx.tp, unit=head_dim)
         kv_heads = split_or_replicate("attention", num_kv_heads * head_dim, ctx.tp, unit=head_dim)
         self.num_heads, self.num_kv_heads = heads.size // head_dim, kv_heads.size // head_dim
+        features = _features(
+            window, soft_cap, has_sinks=has_sinks, is_causal=is_causal, is_chunked=is_chunked
+        )
         self.provider: AttentionProvider = ctx.attention_provider(
             num_heads=self.num_heads,
             num_kv_heads=self.num_kv_heads,
             head_dim=head_dim,
             scale=head_dim**-0.5 if scale is None else scale,
-            features=_features(window, soft_cap, has_sinks=has_sinks),
+            features=features,
             window=window,
             soft_cap=soft_cap,
         )
-        self.group = ctx.group(FULL if window is None else Retention("window", window))
+        self._see_spans: Callable[..., Tensor] | None = None
+        if sees_spans:
+            _check_spans(features)
+            self._see_spans = self._make_spans(ctx, scale, window)
+        # Texts whose tokens see both ways are whole, and kept whole.
+        self.group = ctx.group(_retention(window if is_causal else None))
         self._eps = 0.0 if qk_norm is None else qk_norm
-        self._norms = (
-            {}
-            if qk_norm is None
-            else {
-                name: NormWeight(ctx, head_dim, is_zero_centered=is_zero_centered)
-                for name in ("q_norm.weight", "k_norm.weight")
-            }
-        )
-        norms = [norm.values_D for norm in self._norms.values()] or [None, None]
-        self._q_norm_D, self._k_norm_D = norms
+        self._norms: dict[str, NormWeight] = {}
+        self._q_norm_D: Tensor | None = None
+        self._k_norm_D: Tensor | None = None
+        if qk_norm is not None:
+            self._build_norms(ctx, norm_leaves, is_zero_centered=is_zero_centered)
         self._all_heads, self._first_head = num_heads, heads.begin // head_dim
         self._sinks_H: Tensor | None = None
         if has_sinks:
             shape, where = (self.num_heads,), ctx.device.torch_device
             self._sinks_H = torch.zeros(shape, dtype=torch.float32, device=where)
-        self._table_LC = None if rotary is None else rotary.cos_sin_LC
-        self._is_interleaved = rotary is not None and rotary.is_interleaved
-        self._prepare = ctx.ops.resolve(rotate_and_write, self._spec(ctx, rotary))
+        self._resolve_rotation(ctx, rotary, query_scale_L, is_normed_last=is_normed_last)
         ctx.attention_layers.append(self)
 
-    def _spec(self, ctx: Context, rotary: Rotary | None) -> Spec:
+    def _resolve_rotation(
+        self,
+        ctx: Context,
+        rotary: Rotary | None,
+        query_scale_L: Tensor | None,
+        *,
+        is_normed_last: bool,
+    ) -> None:
+        """Choose what turns queries and keys, and what scales queries by their positions."""
+        self._table_LC = None if rotary is None else rotary.cos_sin_LC
+        self._is_interleaved = rotary is not None and rotary.is_interleaved
+        self._prepare = ctx.ops.resolve(
+            rotate_and_write, self._spec(ctx, rotary, is_normed_last=is_normed_last)
+        )
+        if is_normed_last:
+            self._prepare = partial(self._prepare, is_normed_last=True)
+        self._query_scale_L = query_scale_L
+        if query_scale_L is None and rotary is not None:
+            self._query_scale_L = rotary.query_scale_L
+        if self._query_scale_L is not None:
+            self._scale_queries = ctx.ops.resolve(scale_by_position, ctx.spec())
+
+    def _build_norms(
+        self, ctx: Context, leaves: tuple[str, ...], *, is_zero_centered: bool
+    ) -> None:
+        """Make the norms of queries and keys; without leaves their weights are ones."""
+        size = self.head_dim
+        self._norms = {
+            f"{leaf}.weight": NormWeight(ctx, size, is_zero_centered=is_zero_centered)
+            for leaf in leaves
+        }
+        ones_D = torch.ones(size, dtype=ctx.dtype, device=ctx.device.torch_device)
+        weights = [norm.values_D for norm in self._norms.values()] or [ones_D, ones_D]
+        self._q_norm_D, self._k_norm_D = weights
+
+    def _make_spans(
+        self, ctx: Context, scale: float | None, window: int | None
+    ) -> Callable[..., Tensor]:
+        """Return what lets the tokens of an image see all of it."""
+        spec = ctx.spec(
+            layout=self.provider.layout.tag,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+        )
+        return partial(
+            ctx.ops.resolve(span_attention, spec),
+            provider=self.provider,
+            page_size=ctx.page_size,
+            scale=self.head_dim**-0.5 if scale is None else scale,
+            window=window,
+        )
+
+    def _spec(self, ctx: Context, rotary: Rotary | None, *, is_normed_last: bool) -> Spec:
         """Say what is asked of ``rotate_and_write``; a rotary size of 0 is no rotation."""
         features = [norm.features for norm in self._norms.values()]
         return ctx.spec(
             layout=self.provider.layout.tag,
-            features=frozenset[str]().union(*features),
+            features=frozenset({NORMED_LAST} if is_normed_last else ()).union(*features),
             num_heads=self.num_heads,
             num_kv_heads=self.num_kv_heads,
             head_dim=self.head_dim,
@@ -124,13 +197,14 @@ class Attention(Layer):
             [T, H D]
         """
         batch = batch.groups[self.group]
+        table_LC, turned = (self._table_LC, batch) if batch.turned is None else batch.turned
         q_THD = self._prepare(
             qkv_TC,
-            self._table_LC,
+            table_LC,
             self._q_norm_D,
             self._k_norm_D,
             self.kv,
-            batch,
+            turned,
             provider=self.provider,
             num_heads=self.num_heads,
             num_kv_heads=self.num_kv_heads,
@@ -138,7 +212,12 @@ class Attention(Layer):
             eps=self._eps,
             is_interleaved=self._is_interleaved,
         )
-        return self.provider.run(q_THD, self.kv, batch, sinks_H=self._sinks_H).flatten(1)
+        if self._query_scale_L is not None:
+            q_THD = self._scale_queries(q_THD, batch.positions_T, self._query_scale_L)
+        out_THD = self.provider.run(q_THD, self.kv, batch, sinks_H=self._sinks_H)
+        if self._see_spans is not None and batch.media is not None:
+            out_THD = self._see_spans(out_THD, q_THD, self.kv, batch, spans=batch.media.spans)
+        return out_THD.flatten(1)
 
     def leaves(self) -> Sequence[Leaf]:
         """Return the norms' weights and the sinks, where there are any."""
@@ -166,10 +245,39 @@ class Attention(Layer):
         return sum(weight.nbytes for weight in kept if weight is not None)
 
 
-def _features(window: int | None, soft_cap: float | None, *, has_sinks: bool) -> frozenset[str]:
+def _retention(window: int | None) -> Retention:
+    return FULL if window is None else Retention("window", window)
+
+
+def _check_spans(features: frozenset[str]) -> None:
+    """Refuse features that are not computed where the tokens of an image see each other.
+
+    Raises:
+        UnsupportedError: Naming the features of attention.
+    """
+    others = sorted(features - {"sliding_window"})
+    if others:
+        raise UnsupportedError(
+            f"The model's attention has {', '.join(others)}, and tokens of an image see each other:"
+            " both together are not computed.",
+            remedy="Serve another model, or its text alone.",
+        )
+
+
+def _features(
+    window: int | None,
+    soft_cap: float | None,
+    *,
+    has_sinks: bool,
+    is_causal: bool,
+    is_chunked: bool,
+) -> frozenset[str]:
     asked = {
-        "sliding_window": window is not None,
+        "sliding_window": window is not None and is_causal and not is_chunked,
+        CHUNKED: window is not None and is_causal and is_chunked,
+        BOTH_SIDES: window is not None and not is_causal,
         "soft_cap": soft_cap is not None,
         "sinks": has_sinks,
+        BIDIRECTIONAL: not is_causal,
     }
     return frozenset(name for name, is_asked in asked.items() if is_asked)

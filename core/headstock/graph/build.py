@@ -7,9 +7,11 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
+from headstock.checkpoint.files import StoredTensor
 from headstock.errors import PluginError, UnsupportedError
 from headstock.graph.context import Context
 from headstock.graph.module import Layer, Module, find_layers
+from headstock.graph.vision import MediaModel
 from headstock.ops.attention import StepBatch
 
 REQUIRED = ("leaves", "allocate", "load", "num_bytes")
@@ -27,14 +29,49 @@ class Model(Module):
             reason why that is right. Anything else that no layer declares is refused.
         length_keys: Configuration keys that say how long a request may be; the first that is there
             counts.
+        spare_length: Positions of those that no request uses.
+        base_prefix: What stands before the names of all tensors but the head's: checkpoints that
+            were saved without a head lack it.
+        yields: What rows may yield: ``draw``, ``pool``.
+        is_causal: Whether tokens see only what is before them.
+        num_token_types: Kinds of tokens, such as those of a pair's first and second text. Id ``i``
+            of type ``t`` goes in as ``i + t * vocab_size``.
+        takes_chunks: Whether a prompt may be computed in parts, of which some may be cached.
+        pools_last: Whether the hidden states of rows' last tokens are all that pooling needs.
         model: (ids, batch) to hidden states.
         lm_head: Hidden states to logits.
+        media: How it takes images; None: it does not.
     """
 
     skip: Mapping[str, str] = {r"rotary_emb\.inv_freq$": "old files have what the config says too"}
     length_keys: ClassVar[tuple[str, ...]] = ("max_position_embeddings",)
+    spare_length: ClassVar[int] = 0
+    base_prefix: str = "model"
+    yields: ClassVar[tuple[str, ...]] = ("draw",)
+    is_causal: bool = True
+    num_token_types: int = 1
     model: Module
     lm_head: Module
+    media: MediaModel | None = None
+
+    @classmethod
+    def check(cls, config: Mapping[str, Any]) -> None:
+        """Refuse a configuration that the class serves nothing of, before its sizes are read.
+
+        Args:
+            config: In Hugging Face keys.
+
+        Raises:
+            UnsupportedError: Its architecture is not one of the class's.
+        """
+
+    def named(self, index: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:
+        """Return a checkpoint's tensors by the names of this model's leaves.
+
+        Args:
+            index: Tensors by name as the files have them.
+        """
+        return index
 
     def forward(self, ids_T: Tensor, batch: StepBatch) -> Tensor:
         """Return the hidden state of every token. [T, D]"""
@@ -54,6 +91,16 @@ class Model(Module):
             f"{type(self).__name__} yields no pooled vectors.",
             remedy="Serve an embedding or reward model.",
         )
+
+    @property
+    def takes_chunks(self) -> bool:
+        """See the class."""
+        return self.is_causal
+
+    @property
+    def pools_last(self) -> bool:
+        """See the class."""
+        return False
 
     def scores(self, hidden_SD: Tensor) -> Tensor:
         """Return them in whatever dtype they are computed: enough to find the highest. [S, V]"""

@@ -63,15 +63,3 @@ def require(config: Mapping[str, Any], **accepted: Collection[Any]) -> None:
                 f" {served} only.",
                 remedy="Serve another model.",
             )
-
-
-def without_idle_window(config: Mapping[str, Any], max_length: int) -> dict[str, Any]:
-    """Return ``config`` with null for a sliding window that no request is longer than.
-
-    Args:
-        config: In Hugging Face keys.
-        max_length: Longest request that is served. Tokens.
-    """
-    window = config.get("sliding_window")
-    is_idle = isinstance(window, int) and window >= max_length
-    return {**config, "sliding_window": None} if is_idle else dict(config)

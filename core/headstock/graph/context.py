@@ -14,6 +14,8 @@ from headstock.ops.communication import Group, SingleRank
 if TYPE_CHECKING:
     import torch
 
+    from headstock.checkpoint.sentence import Pooling
+    from headstock.graph.lora import StepAdapters
     from headstock.ops.attention import CachedLayer
     from headstock.ops.device import OpDevice
 
@@ -62,6 +64,10 @@ class Context:
         tp: The ranks that share every layer.
         quantization: ``--quantization``: ``int8``, ``int4``, ``none``, or None.
         kv_dtype: Of KV pages; the activations' when None.
+        pooling: How a model that yields vectors makes them; None: as its class has it.
+        is_causal: Whether tokens see only what is before them; False: a model whose attention may
+            go either way has tokens see all of their text.
+        adapters: Low-rank adapters that linear layers make room for; None: they make none.
         attention_layers: Every layer that keeps state, in the order of building.
         groups: What each page group keeps, in the order in which layers asked for them.
         providers: One for each distinct spec of attention, in the order of building.
@@ -73,6 +79,9 @@ class Context:
     tp: Group = field(default_factory=SingleRank)
     quantization: str | None = None
     kv_dtype: torch.dtype | None = None
+    pooling: Pooling | None = None
+    is_causal: bool = True
+    adapters: StepAdapters | None = None
     attention_layers: list[CachedLayer] = field(default_factory=list["CachedLayer"])
     groups: list[Retention] = field(default_factory=list[Retention])
     providers: dict[Hashable, CacheProvider] = field(default_factory=dict[Hashable, CacheProvider])
@@ -84,9 +93,11 @@ class Context:
 
     @property
     def page_size(self) -> int:
-        """Tokens a KV page holds. Known once an attention layer is built."""
-        assert self.limits.page_size is not None, "no attention layer is built yet"
-        return self.limits.page_size
+        """Tokens a KV page holds; of models with states alone, those that a known prefix grows by.
+
+        Known once an attention layer is built, where there is any.
+        """
+        return self.limits.page_size or FIRST_PAGE_SIZE
 
     def group(self, retention: Retention) -> int:
         """Return the index of the page group that keeps what ``retention`` says."""

@@ -17,6 +17,7 @@ from headstock.graph.source import Source, read_span
 from headstock.graph.split import Span, split_vocabulary
 from headstock.ops import outputs
 from headstock.ops.base import Spec
+from headstock.ops.features import scale_features
 from headstock.ops.linear import LinearProvider, LinearSpec, linear
 from headstock.ops.outputs import as_float32
 from headstock.quantization.convert import convert
@@ -122,6 +123,7 @@ class LMHead(_VocabularyLayer):
         tied: The embedding whose weight this is too; a checkpoint's own copy is then not used,
             unless :meth:`untie` says that it differs.
         soft_cap: What no logit goes past, see :func:`headstock.ops.outputs.soft_cap`; None: none.
+        scale: Multiplies logits; over 0, so that the highest stays the highest.
     """
 
     def __init__(
@@ -133,6 +135,7 @@ class LMHead(_VocabularyLayer):
         leaf: str,
         tied: Embedding | None = None,
         soft_cap: float | None = None,
+        scale: float = 1.0,
     ) -> None:
         super().__init__(ctx, vocab_size, size, leaf, needs_rows=False)
         self._tied = tied
@@ -144,16 +147,22 @@ class LMHead(_VocabularyLayer):
         if soft_cap is not None:
             run = ctx.ops.resolve(outputs.soft_cap, Spec(dtype="float32"))
             self._cap = partial(run, cap=soft_cap)
+        self._scale_logits: Callable[[Tensor], Tensor] | None = None
+        if scale != 1:
+            run = ctx.ops.resolve(scale_features, Spec(dtype="float32"))
+            self._scale_logits = partial(run, factor=scale)
 
     def forward(self, hidden_SD: Tensor, is_widened: bool = True) -> Tensor:
         """Return logits over the whole vocabulary, float32 unless not ``is_widened``. [S, V]
 
-        Those that are not widened are not capped either: the highest stays the highest.
+        Those that are not widened are neither scaled nor capped: the highest stays the highest.
         """
         weight = self._tied.provider if self._tied else self.provider
         logits_SV = self._ctx.tp.all_gather(weight(hidden_SD))
         if self._widen is not None and is_widened:
             logits_SV = self._widen(logits_SV)
+        if self._scale_logits is not None and is_widened:
+            logits_SV = self._scale_logits(logits_SV)
         if self._cap is not None and is_widened:
             logits_SV = self._cap(logits_SV)
         return logits_SV[:, : self._vocab_size] if self._is_padded else logits_SV

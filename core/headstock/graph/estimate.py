@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from headstock.checkpoint.files import StoredTensor
 from headstock.graph.build import Model
 from headstock.graph.context import Context
+from headstock.graph.linear import Linear
 from headstock.graph.loader import expected_leaves
-from headstock.graph.module import Leaf
+from headstock.graph.module import Leaf, find_layers
 from headstock.ops.linear import FP8_GROUP, INT4_GROUP, INT8_GROUP, MXFP4
 from headstock.quantization.plan import Layout, Role, choose_layout
 
@@ -18,7 +19,7 @@ SCALE_BYTES = 4
 
 
 def estimate_weight_bytes(model: Model, index: Mapping[str, StoredTensor], ctx: Context) -> int:
-    """Return the bytes of the weights on one rank, in their canonical layouts.
+    """Return the bytes of the weights on one rank, in their canonical layouts, and of adapters.
 
     A provider's own packing may take a little more.
 
@@ -32,7 +33,8 @@ def estimate_weight_bytes(model: Model, index: Mapping[str, StoredTensor], ctx: 
         stored = index.get(name)
         layout = Layout(stored.layout, stored.group_size) if stored else Layout()
         total += _leaf_bytes(leaf, layout, ctx)
-    return total
+    layers = (layer for _, layer in find_layers(model))
+    return total + sum(layer.adapter_bytes for layer in layers if isinstance(layer, Linear))
 
 
 def _leaf_bytes(leaf: Leaf, stored: Layout, ctx: Context) -> int:

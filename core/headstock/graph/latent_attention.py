@@ -41,9 +41,12 @@ class LatentAttention(Layer):
         latent_size: C.
         key_size: N.
         value_size: V.
-        rotary: The table, of E features.
+        rotary: The table, of E features; None leaves positions out.
+        shared_size: E, where there is no table: the key that all heads share stands as it is.
         eps: Of the norm of latents.
         scale: Multiplies q·k.
+        latent_factor: Multiplies normalised latents.
+        num_chosen: Most tokens that a query reads, where an indexer chooses them; 0: it reads all.
 
     Raises:
         ConfigError: The heads do not divide among the ranks.
@@ -61,24 +64,33 @@ class LatentAttention(Layer):
         latent_size: int,
         key_size: int,
         value_size: int,
-        rotary: Rotary,
+        rotary: Rotary | None,
+        shared_size: int = 0,
         eps: float,
         scale: float,
+        latent_factor: float = 1.0,
+        num_chosen: int = 0,
     ) -> None:
-        self._ctx, self._eps = ctx, eps
+        self._ctx, self._eps, self._factor = ctx, eps, latent_factor
         self._made_size = key_size + value_size
         self._num_all_heads, self._latent_size = num_heads, latent_size
         unit = self._made_size
         self._rows = split_evenly("attention", num_heads * unit, ctx.tp, unit=unit)
         self._num_heads = self._rows.size // unit
-        self._query_size = key_size + rotary.rotary_dim
+        self._table_LE, self._is_interleaved = None, False
+        if rotary is not None:
+            assert rotary.query_scale_L is None, "latent attention does not scale queries"
+            shared_size, self._table_LE = rotary.rotary_dim, rotary.cos_sin_LC
+            self._is_interleaved = rotary.is_interleaved
+        self._query_size = key_size + shared_size
         spec = LatentSpec(
             num_heads=self._num_heads,
             latent_size=latent_size,
-            rotary_size=rotary.rotary_dim,
+            rotary_size=shared_size,
             key_size=key_size,
             value_size=value_size,
             scale=scale,
+            num_chosen=num_chosen,
             **ctx.cache_sizes(),
         )
         self.group = ctx.group(Retention("full"))
@@ -87,25 +99,27 @@ class LatentAttention(Layer):
             layout=self.provider.layout.tag,
             num_heads=self._num_heads,
             latent_size=latent_size,
-            rotary_size=rotary.rotary_dim,
+            rotary_size=shared_size,
             key_size=key_size,
             page_size=ctx.page_size,
         )
         self._prepare = ctx.ops.resolve(rotate_and_write_latent, prepare)
-        self._table_LE, self._is_interleaved = rotary.cos_sin_LC, rotary.is_interleaved
         where = ctx.device.torch_device
         self._norm_C = torch.empty(latent_size, dtype=ctx.dtype, device=where)
         self._up_HUC: Tensor | None = None
         self._stored = Layout()
         ctx.attention_layers.append(self)
 
-    def forward(self, q_TC: Tensor, kv_TX: Tensor, batch: StepBatch) -> Tensor:
+    def forward(
+        self, q_TC: Tensor, kv_TX: Tensor, batch: StepBatch, chosen_Tk: Tensor | None = None
+    ) -> Tensor:
         """Attend.
 
         Args:
             q_TC: Queries of all heads, side by side. [T, H (N + E)]
             kv_TX: Latents, not yet normalised, and keys, not yet rotated. [T, C + E]
             batch: The step, which the provider has planned in the view of the layer's group.
+            chosen_Tk: What an indexer chose, where one does. [T, k]
 
         Returns:
             [T, H V]
@@ -123,7 +137,10 @@ class LatentAttention(Layer):
             eps=self._eps,
             is_interleaved=self._is_interleaved,
         )
-        return self.provider.run(q_THQ, self._up_HUC, self.kv, batch).flatten(1)
+        args = (q_THQ, self._up_HUC, self.kv, batch)
+        if chosen_Tk is None:
+            return self.provider.run(*args).flatten(1)
+        return self.provider.run(*args, chosen_Tk=chosen_Tk).flatten(1)
 
     def leaves(self) -> Sequence[Leaf]:
         """Return the norm's weight and the heads' matrices."""
@@ -144,7 +161,8 @@ class LatentAttention(Layer):
     def load(self, name: str, source: Source) -> None:
         """Copy the norm's weight, or this rank's heads."""
         if name == NORM:
-            self._norm_C.copy_(source.read(0, self._latent_size)["weight"])
+            weight_C = source.read(0, self._latent_size)["weight"]
+            self._norm_C.copy_(weight_C.float() * self._factor)
             return
         assert self._up_HUC is not None, "a layer is loaded before it is allocated"
         up_YC = self._up_HUC.flatten(0, 1)

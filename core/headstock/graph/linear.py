@@ -5,15 +5,16 @@ Shapes: T tokens, O output features, I input features, on this rank.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import Tensor
 
 from headstock.errors import ConfigError
 from headstock.graph.context import Context
+from headstock.graph.lora import LowRank
 from headstock.graph.module import Layer, Leaf
 from headstock.graph.source import Source, read_span
 from headstock.graph.split import Span, split_evenly, split_or_replicate
@@ -21,6 +22,7 @@ from headstock.ops.activation import silu_and_mul, silu_and_mul_groups
 from headstock.ops.activation_kinds import SILU, Activation
 from headstock.ops.linear import (
     FP8_GROUP,
+    GatedLinearProvider,
     GroupedActivations,
     LinearProvider,
     LinearSpec,
@@ -67,7 +69,7 @@ class Linear(Layer):
         in_features: Of the whole model.
         leaves: Checkpoint name of each matrix to its output features.
         split: ``out`` gives each rank some output features; ``in`` some input features, and the
-            results are summed over the ranks.
+            results are summed over the ranks; ``none`` all of both.
         has_bias: Whether each matrix has a bias.
         role: What the matrices are for; decides how small they may be made.
         activation: Turns the outputs, gate's and then up's, into half as many. Joined to the
@@ -77,6 +79,7 @@ class Linear(Layer):
 
     Attributes:
         input_group: Features of a group in which inputs may come quantised; 0: they may not.
+        low_rank: What adapters add to the product; None: there is no room for any.
 
     Raises:
         ConfigError: The features do not divide among the ranks.
@@ -88,7 +91,7 @@ class Linear(Layer):
         in_features: int,
         leaves: Mapping[str, int | Part],
         *,
-        split: Literal["out", "in"] = "out",
+        split: Literal["out", "in", "none"] = "out",
         has_bias: bool = False,
         activation: Activation | None = None,
         into: Linear | None = None,
@@ -97,7 +100,7 @@ class Linear(Layer):
         self._ctx, self._role = ctx, role
         self._parts = {n: Part(p) if isinstance(p, int) else p for n, p in leaves.items()}
         self._in_features = in_features
-        self._is_split_in = split == "in"
+        self._is_split_in, self._is_split_out = split == "in", split == "out"
         self._inputs = Span(0, in_features)
         if self._is_split_in:
             self._inputs = split_evenly(" and ".join(leaves), in_features, ctx.tp)
@@ -105,11 +108,12 @@ class Linear(Layer):
         self._has_bias = has_bias
         self._activation, self._into = activation, into
         self.input_group = 0
+        self.low_rank: LowRank | None = None
         self._places: dict[str, _Place] = {}
         self._run: Callable[[Any], Any] = _not_loaded
 
     def _rows_of(self, name: str, part: Part) -> Span:
-        if self._is_split_in:
+        if not self._is_split_out:
             return Span(0, part.size)
         split = split_or_replicate if part.is_shared else split_evenly
         return split(name, part.size, self._ctx.tp, unit=part.unit)
@@ -139,6 +143,7 @@ class Linear(Layer):
 
     def allocate(self, layouts: Mapping[str, Layout]) -> None:
         """Build a provider for each run of matrices in equal layouts."""
+        self.low_rank = self._make_low_rank()
         stored = {name: layouts[f"{name}.weight"] for name in self._parts}
         kept = {name: self._kept(name, layout) for name, layout in stored.items()}
         runs: list[list[str]] = []
@@ -162,11 +167,43 @@ class Linear(Layer):
                 begin += self._outputs[name].size
         self._run = self._make_run(providers, is_gated=is_gated)
 
+    def _make_low_rank(self) -> LowRank | None:
+        """Return the room for adapters; None where no matrix is to have any."""
+        if not self._is_adapted:
+            return None
+        rows = {name: list(self._spans_of(name)) for name in self._parts}
+        return LowRank(self._ctx, self._inputs, rows)
+
+    @property
+    def _is_adapted(self) -> bool:
+        adapters = self._ctx.adapters
+        if adapters is None or self._role is not Role.MATRIX:
+            return False
+        return any(adapters.space.takes(name) for name in self._parts)
+
+    @property
+    def adapter_bytes(self) -> int:
+        """Bytes of the room for adapters, before it is made as well as after."""
+        adapters = self._ctx.adapters
+        if adapters is None or not self._is_adapted:
+            return 0
+        num_outputs = sum(rows.size for rows in self._outputs.values())
+        numbers = len(self._parts) * self._inputs.size + num_outputs
+        space = adapters.space
+        return space.num_places * space.rank * numbers * self._ctx.dtype.itemsize
+
+    def _spans_of(self, name: str) -> Iterable[Span]:
+        """Return this rank's rows of a checkpoint matrix, in the order of the outputs."""
+        return (self._outputs[name],)
+
     def _kept(self, name: str, stored: Layout) -> Layout:
         return layout_on_rank(self._ctx, name, stored, self._inputs.size, self._role)
 
     def _choose_spec(self, out_features: int, layout: Layout, *, is_whole: bool) -> LinearSpec:
-        """Say what is asked; of the whole layer's outputs what is fused, where anybody does."""
+        """Say what is asked; of the whole layer's outputs what is fused, where anybody does.
+
+        Adapters add to the product itself: then it is asked for as well.
+        """
         spec = LinearSpec(
             in_features=self._inputs.size,
             out_features=out_features,
@@ -177,7 +214,8 @@ class Linear(Layer):
         )
         fused: list[LinearSpec] = []
         if is_whole and self._activation is not None:
-            fused.append(replace(spec, is_gated=True, activation=self._activation))
+            gated = replace(spec, is_gated=True, activation=self._activation)
+            fused.append(replace(gated, has_product=self.low_rank is not None))
         if is_whole and layout.name == FP8_GROUP:
             fused.append(replace(spec, takes_groups=True))
         for asked in fused:
@@ -193,16 +231,32 @@ class Linear(Layer):
     def _make_run(
         self, providers: Sequence[LinearProvider], *, is_gated: bool
     ) -> Callable[[Any], Any]:
+        """Return what the layer computes; in steps whose rows have adapters, that and theirs."""
         multiply: Callable[[Any], Tensor] = providers[0]
         if len(providers) > 1:
             join = self._ctx.ops.resolve(join_features, self._ctx.spec())
             multiply = _joined(providers, join)
+        plain = self._finish(multiply, is_gated=is_gated, into=self._into)
+        adapters, low_rank, into = self._ctx.adapters, self.low_rank, self._into
+        is_followed = into is not None and into.low_rank is not None
+        if adapters is None or (low_rank is None and not is_followed):
+            return plain
+        if low_rank is not None:
+            product = cast("GatedLinearProvider", providers[0]).product if is_gated else multiply
+            multiply, is_gated = _adapted(product, low_rank), False
+        adapted = self._finish(multiply, is_gated=is_gated, into=None)
+        return lambda x_TI: adapted(x_TI) if adapters.is_used else plain(x_TI)
+
+    def _finish(
+        self, multiply: Callable[[Any], Tensor], *, is_gated: bool, into: Linear | None
+    ) -> Callable[[Any], Any]:
+        """Return what follows the product: a sum over the ranks, or an activation."""
         if self._is_split_in and self._ctx.tp.size > 1:
             return _then(multiply, self._ctx.tp.all_reduce)
         if self._activation is None or is_gated:
             return multiply
         size = sum(rows.size for rows in self._outputs.values()) // 2
-        return _then(multiply, _activate(self._ctx, self._activation, size, self._into))
+        return _then(multiply, _activate(self._ctx, self._activation, size, into))
 
     def load(self, name: str, source: Source) -> None:
         """Take this rank's rows, or columns, of a matrix, or its share of a bias."""
@@ -223,9 +277,9 @@ class Linear(Layer):
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the providers' storage."""
+        """Bytes of the providers' storage, and of adapters."""
         providers = {id(place.provider): place.provider for place in self._places.values()}
-        return sum(provider.num_bytes for provider in providers.values())
+        return self.adapter_bytes + sum(provider.num_bytes for provider in providers.values())
 
 
 class QKVLinear(Linear):
@@ -285,6 +339,10 @@ def _joined(
         return out_TO
 
     return run
+
+
+def _adapted(multiply: Callable[[Any], Tensor], low_rank: LowRank) -> Callable[[Any], Tensor]:
+    return lambda x_TI: low_rank(multiply(x_TI), x_TI)
 
 
 def _activate(

@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from headstock.checkpoint.files import ModelFiles, Progress, StoredTensor
+from headstock.checkpoint.sentence import PREFIX
 from headstock.errors import CheckpointError
 from headstock.graph.build import Model
 from headstock.graph.context import Context
@@ -56,9 +57,12 @@ def expected_leaves(model: Model) -> dict[str, tuple[Layer, Leaf]]:
 
 
 def compare(model: Model, index: Mapping[str, StoredTensor]) -> Mismatch:
-    """Compare a model with a checkpoint's index. Reads no tensor."""
+    """Compare a model with a checkpoint's index. Reads no tensor.
+
+    What vectors go through (``sentence.``) is not missed where no vectors are wanted.
+    """
     expected = expected_leaves(model)
-    skipped = [re.compile(pattern) for pattern in model.skip]
+    skipped = [re.compile(pattern) for pattern in (*model.skip, rf"^{PREFIX}\.")]
     mismatch = Mismatch()
     for name, (_, leaf) in expected.items():
         if name not in index:
@@ -70,6 +74,30 @@ def compare(model: Model, index: Mapping[str, StoredTensor]) -> Mismatch:
         if name not in expected and not any(pattern.search(name) for pattern in skipped):
             mismatch.unexpected.append(name)
     return mismatch
+
+
+OLD_NAMES = {".gamma": ".weight", ".beta": ".bias"}
+"""Ends of names that old checkpoints give the scale and the shift of a norm."""
+
+
+def adopt_names(model: Model, index: dict[str, StoredTensor]) -> None:
+    """Give tensors the names that ``model`` has: of checkpoints without a head, and of old ones.
+
+    The former lack the model's ``base_prefix``. Changes ``index``, and keeps its order.
+    """
+    expected = expected_leaves(model)
+    if all(name in index for name in expected):
+        return
+    prefix = f"{model.base_prefix}."
+    before = "" if any(name.startswith(prefix) for name in index) else prefix
+    renamed: list[StoredTensor] = []
+    for name, tensor in index.items():
+        end = next((old for old in OLD_NAMES if name.endswith(old)), "")
+        new = name.removesuffix(end) + OLD_NAMES.get(end, "")
+        adopted = next((n for n in (name, new, before + name, before + new) if n in expected), name)
+        renamed.append(replace(tensor, name=adopted))
+    index.clear()
+    index.update((tensor.name, tensor) for tensor in renamed)
 
 
 def load_weights(
@@ -87,6 +115,7 @@ def load_weights(
         CheckpointError: Tensors are missing, unexpected or of other shapes; nothing is loaded.
         ConfigError: Quantised groups do not divide among the ranks.
     """
+    adopt_names(model, files.index)
     mismatch = compare(model, files.index)
     if mismatch:
         raise _as_error(mismatch, model, files)

@@ -82,7 +82,7 @@ class Experts(Layer):
         intermediate_size: Features between an expert's matrices, over all ranks.
         num_experts: How many there are.
         experts_per_token: k.
-        names: What the checkpoint calls an expert's matrices.
+        names: What the checkpoint calls an expert's matrices; without a gate these have none.
         has_bias: Whether each has a bias, ``experts.{number}.{name}.bias``.
         activation: Of the gate.
 
@@ -104,6 +104,7 @@ class Experts(Layer):
     ) -> None:
         self._ctx = ctx
         self._has_bias, self._activation = has_bias, activation
+        self._is_gated = "gate" in names
         self._hidden_size, self._intermediate_size = hidden_size, intermediate_size
         self._num_experts, self._experts_per_token = num_experts, experts_per_token
         self._between = split_evenly("an expert", intermediate_size, ctx.tp)
@@ -156,6 +157,7 @@ class Experts(Layer):
             group_size=self._kept.group_size,
             has_bias=self._has_bias,
             activation=self._activation,
+            is_gated=self._is_gated,
         )
         self._provider = self._ctx.ops.resolve(experts, spec.as_spec())(spec, self._ctx.device)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from headstock.graph.context import Context
 from headstock.graph.module import Layer, Leaf
 from headstock.graph.source import Source
-from headstock.ops.norm import WIDE_WEIGHT, add_rms_norm, rms_norm
+from headstock.ops.norm import WIDE_WEIGHT, add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from headstock.quantization.plan import Layout, Role
 
 
@@ -90,3 +90,54 @@ class RMSNorm(Layer):
     def num_bytes(self) -> int:
         """Bytes of the weight."""
         return self._weight_D.nbytes
+
+
+class LayerNorm(Layer):
+    """Adds to the residual stream, takes the mean away and divides by the deviation.
+
+    Args:
+        ctx: What to build with.
+        size: D.
+        leaf: Checkpoint name.
+        eps: Added to the variance. Dimensionless.
+        has_bias: Whether the result is shifted.
+    """
+
+    def __init__(
+        self, ctx: Context, size: int, *, leaf: str, eps: float, has_bias: bool = True
+    ) -> None:
+        self._eps = eps
+        spec, where = ctx.spec(size=size), ctx.device.torch_device
+        self._norm = ctx.ops.resolve(layer_norm, spec)
+        self._add_norm = ctx.ops.resolve(add_layer_norm, spec)
+        self._weight_D = torch.empty(size, dtype=ctx.dtype, device=where)
+        self._bias_D = torch.empty(size, dtype=ctx.dtype, device=where) if has_bias else None
+        self._values = {f"{leaf}.weight": self._weight_D}
+        if self._bias_D is not None:
+            self._values[f"{leaf}.bias"] = self._bias_D
+
+    def forward(self, x_TD: Tensor, residual_TD: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the normalised sum of both, and the sum; see :meth:`RMSNorm.forward`."""
+        if residual_TD is None:
+            return self._norm(x_TD, self._weight_D, self._bias_D, eps=self._eps), x_TD
+        return self._add_norm(x_TD, residual_TD, self._weight_D, self._bias_D, eps=self._eps)
+
+    def leaves(self) -> Sequence[Leaf]:
+        """Return the scale and the shift."""
+        shape = tuple(self._weight_D.shape)
+        roles = {
+            name: Role.SCALE if name.endswith("weight") else Role.BIAS for name in self._values
+        }
+        return [Leaf(name, shape, role) for name, role in roles.items()]
+
+    def allocate(self, layouts: Mapping[str, Layout]) -> None:
+        """Do nothing: the weights are small, and made at once."""
+
+    def load(self, name: str, source: Source) -> None:
+        """Copy the scale or the shift."""
+        self._values[name].copy_(source.read(0, source.shape[0])["weight"])
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of both."""
+        return sum(value.nbytes for value in self._values.values())

@@ -52,6 +52,10 @@ class Rotary(Module):
         table_LC = torch.cat((angles_LF.cos(), angles_LF.sin()), dim=-1) * factor
         self.cos_sin_LC = table_LC.to(ctx.device.torch_device)
         """Cosines, then sines. float32. [L, C]"""
+        self.query_scale_L = query_scale(length, rotary_parameters(config, layer_kind))
+        """What multiplies queries beside the scale of q·k; None: nothing. float32. [L]"""
+        if self.query_scale_L is not None:
+            self.query_scale_L = self.query_scale_L.to(ctx.device.torch_device)
 
 
 def rotary_parameters(config: Mapping[str, Any], layer_kind: str | None = None) -> dict[str, Any]:
@@ -83,6 +87,24 @@ def rotary_parameters(config: Mapping[str, Any], layer_kind: str | None = None) 
     return given | {"rope_type": str(kind), "rope_theta": float(theta), ORIGINAL: original}
 
 
+def rotary_size(
+    config: Mapping[str, Any], head_dim: int, *, share: float = 1.0, layer_kind: str | None = None
+) -> int:
+    """Return how many features of a head are rotated: C.
+
+    Args:
+        config: In Hugging Face keys, of which ``rotary_dim`` and ``partial_rotary_factor`` count.
+        head_dim: Features of a head.
+        share: How many of them where the configuration does not say.
+        layer_kind: As in :func:`rotary_parameters`.
+    """
+    if config.get("rotary_dim"):
+        return int(config["rotary_dim"])
+    key = "partial_rotary_factor"
+    given = rotary_parameters(config, layer_kind).get(key) or config.get(key) or share
+    return int(head_dim * given)
+
+
 def scaled_frequencies(
     size: int, config: Mapping[str, Any], max_length: int, layer_kind: str | None = None
 ) -> Scaled:
@@ -91,8 +113,10 @@ def scaled_frequencies(
     Raises:
         UnsupportedError: The scaling is of a type we do not know.
     """
-    rope = rotary_parameters(config, layer_kind)
+    rope = rotary_parameters(config, layer_kind) | {"max_length": max_length}
     kind = rope["rope_type"]
+    if kind == "dynamic" and rope.get("alpha"):
+        kind = "ntk-alpha"  # which Hunyuan's configurations call dynamic, though nothing changes
     if kind == "dynamic" and max_length <= config.get("max_position_embeddings", 0):
         kind = "default"
     if kind not in SCALINGS:
@@ -132,6 +156,20 @@ def sharpening(config: Mapping[str, Any]) -> float:
     return (0.1 * float(above) * math.log(factor) + 1.0) ** 2 if factor > 1 else 1.0
 
 
+def query_scale(length: int, rope: Mapping[str, Any]) -> Tensor | None:
+    """Return what multiplies queries at each of ``length`` positions, where parameters say so.
+
+    Source:
+        ``llama_4_scaling_beta`` of Ministral 3's configurations; ``get_llama_4_attn_scale`` of
+        Hugging Face transformers.
+    """
+    beta = rope.get("llama_4_scaling_beta")
+    if not beta:
+        return None
+    whole_L = (torch.arange(length) / float(rope[ORIGINAL])).floor()
+    return 1 + float(beta) * torch.log(1 + whole_L)
+
+
 def _default(plain_F: Tensor, rope: Mapping[str, Any], config: Mapping[str, Any]) -> Scaled:
     return plain_F, 1.0
 
@@ -139,6 +177,17 @@ def _default(plain_F: Tensor, rope: Mapping[str, Any], config: Mapping[str, Any]
 def _linear(plain_F: Tensor, rope: Mapping[str, Any], config: Mapping[str, Any]) -> Scaled:
     """Squeeze all positions alike. Source: Chen et al. 2023, "Position Interpolation"."""
     return plain_F / float(rope["factor"]), 1.0
+
+
+def _ntk_alpha(plain_F: Tensor, rope: Mapping[str, Any], config: Mapping[str, Any]) -> Scaled:
+    """Stretch the base, whatever a request's length.
+
+    Source:
+        ``compute_ntk_alpha_rope_parameters`` of Hugging Face transformers.
+    """
+    size = 2 * plain_F.shape[0]
+    exponents_F = torch.arange(0, size, 2, dtype=torch.float32) / size
+    return plain_F / float(rope["alpha"]) ** (size / (size - 2) * exponents_F), 1.0
 
 
 def _tabled(plain_F: Tensor, rope: Mapping[str, Any], config: Mapping[str, Any]) -> Scaled:
@@ -186,6 +235,23 @@ def _yarn(plain_F: Tensor, rope: Mapping[str, Any], config: Mapping[str, Any]) -
     return frequencies_F, _yarn_attention_factor(rope, factor)
 
 
+def _longrope(plain_F: Tensor, rope: Mapping[str, Any], config: Mapping[str, Any]) -> Scaled:
+    """Divide each frequency by a factor of its own: of two lists that for the longest request.
+
+    Which list it is may not change with a request's length: cached keys would go stale.
+
+    Source:
+        Ding et al. 2024, "LongRoPE"; Hugging Face transformers, ``_compute_longrope_parameters``.
+    """
+    original = float(rope[ORIGINAL])
+    is_long = rope["max_length"] > original
+    factors_F = torch.tensor(rope["long_factor" if is_long else "short_factor"])
+    growth = rope.get("factor") or config["max_position_embeddings"] / original
+    sharper = 1.0 if growth <= 1 else math.sqrt(1 + math.log(growth) / math.log(original))
+    given = rope.get("attention_factor")
+    return plain_F / factors_F, sharper if given is None else float(given)
+
+
 def _yarn_attention_factor(rope: Mapping[str, Any], factor: float) -> float:
     """Return what sharpens attention over more tokens, unless the configuration says."""
     given = rope.get("attention_factor")
@@ -201,7 +267,10 @@ def _yarn_attention_factor(rope: Mapping[str, Any], factor: float) -> float:
 SCALINGS: dict[str, Callable[[Tensor, Mapping[str, Any], Mapping[str, Any]], Scaled]] = {
     "default": _default,
     "linear": _linear,
+    "ntk-alpha": _ntk_alpha,
     "llama3": _llama3,
     "yarn": _yarn,
+    "longrope": _longrope,
+    "su": _longrope,
     "frequency_factors": _tabled,
 }

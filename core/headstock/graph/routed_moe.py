@@ -17,8 +17,15 @@ from headstock.graph.linear import Linear, Part
 from headstock.graph.module import Layer, Leaf, Module
 from headstock.graph.moe import QWEN_NAMES, Experts
 from headstock.graph.source import Source
+from headstock.ops.activation_kinds import SILU, Activation
 from headstock.ops.moe import Matrix, route_topk
-from headstock.ops.routing import Routing, add_shared, route_experts
+from headstock.ops.routing import (
+    Routing,
+    add_identities,
+    add_shared,
+    drop_identities,
+    route_experts,
+)
 from headstock.quantization.plan import Layout, Role
 
 
@@ -35,9 +42,16 @@ class RoutedMoE(Module):
         num_experts: E.
         routing: How experts are chosen and weighed.
         bias_leaf: Checkpoint name of a bias on the choice, below this module; "": none.
+        bias_shape: How the checkpoint has it; () stands for [E].
         shared: What every token goes through beside its experts, named by its ``alias``, or None.
         shared_gate: Checkpoint name of the matrix [1, D] whose sigmoid weighs it; "": none.
         names: What the checkpoint calls an expert's matrices.
+        router: What it calls the router's.
+        activation: Of experts' gates, or of what has none.
+        num_identities: Further experts of the router, behind the others, that have no matrices and
+            return a token as it came.
+        latent: Features that experts take instead of D, and what makes these and goes back; None:
+            they take the hidden state.
 
     Raises:
         UnsupportedError: The experts do not divide into the groups, or these hold too few.
@@ -52,32 +66,59 @@ class RoutedMoE(Module):
         routing: Routing,
         *,
         bias_leaf: str = "",
+        bias_shape: tuple[int, ...] = (),
         shared: Module | None = None,
         shared_gate: str = "",
         names: Mapping[Matrix, str] = QWEN_NAMES,
+        router: str = "gate",
+        activation: Activation = SILU,
+        num_identities: int = 0,
+        latent: tuple[int, Module, Module] | None = None,
     ) -> None:
-        _check(num_experts, routing)
+        num_routed = num_experts + num_identities
+        _check(num_routed, routing)
         # Every rank routes for itself: as many logits as experts are cheaper than to exchange them.
-        gate = Part(num_experts, unit=num_experts, is_shared=True)
-        self.router = Linear(ctx, hidden_size, {"gate": gate}, role=Role.ROUTER)
-        self.bias = SelectionBias(ctx, bias_leaf, num_experts) if bias_leaf else None
-        sizes = (hidden_size, intermediate_size, num_experts, routing.k)
-        self.experts = Experts(ctx, *sizes, names=names)
+        gate = Part(num_routed, unit=num_routed, is_shared=True)
+        self.router = Linear(ctx, hidden_size, {router: gate}, role=Role.ROUTER)
+        self.bias = None
+        if bias_leaf:
+            self.bias = SelectionBias(ctx, bias_leaf, num_routed, bias_shape or (num_routed,))
+        size = hidden_size
+        self.to_latent, self.from_latent = None, None
+        if latent is not None:
+            size, self.to_latent, self.from_latent = latent
+        sizes = (size, intermediate_size, num_experts, routing.k)
+        self.experts = Experts(ctx, *sizes, names=names, activation=activation)
         self.shared = shared
         weigh = {shared_gate: Part(1, is_shared=True)}
         self.shared_gate = (
             Linear(ctx, hidden_size, weigh, role=Role.ROUTER) if shared_gate else None
         )
         self._add_shared = ctx.ops.resolve(add_shared, ctx.spec())
-        self._route = _router(ctx, num_experts, routing, self.bias)
+        self._route = _router(ctx, num_routed, routing, self.bias)
+        self._identities = None
+        if num_identities:
+            drop = ctx.ops.resolve(drop_identities, ctx.spec())
+            add = ctx.ops.resolve(add_identities, ctx.spec())
+            self._identities = tuple(partial(f, num_experts=num_experts) for f in (drop, add))
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """Return the layer's output. [T, D]"""
-        y_TD = self.experts(x_TD, *self._route(self.router(x_TD)))
+        y_TD = self._routed(x_TD, *self._route(self.router(x_TD)))
         if self.shared is None:
             return y_TD
         gate_T1 = None if self.shared_gate is None else self.shared_gate(x_TD)
         return self._add_shared(y_TD, self.shared(x_TD), gate_T1)
+
+    def _routed(self, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor) -> Tensor:
+        """Return what a token's own experts make of it. [T, D]"""
+        if self._identities is not None:
+            drop, add = self._identities
+            y_TD = self.experts(x_TD, weights_Tk, drop(experts_Tk))
+            return add(y_TD, x_TD, weights_Tk, experts_Tk)
+        x_TL = x_TD if self.to_latent is None else self.to_latent(x_TD)
+        y_TL = self.experts(x_TL, weights_Tk, experts_Tk)
+        return y_TL if self.from_latent is None else self.from_latent(y_TL)
 
 
 class SelectionBias(Layer):
@@ -87,22 +128,23 @@ class SelectionBias(Layer):
         ctx: What to build with.
         leaf: Checkpoint name.
         num_experts: E.
+        shape: How the checkpoint has it.
     """
 
-    def __init__(self, ctx: Context, leaf: str, num_experts: int) -> None:
-        self._leaf = leaf
+    def __init__(self, ctx: Context, leaf: str, num_experts: int, shape: tuple[int, ...]) -> None:
+        self._leaf, self._shape = leaf, shape
         self.values_E = torch.zeros(num_experts, device=ctx.device.torch_device)
 
     def leaves(self) -> Sequence[Leaf]:
         """Return the bias."""
-        return [Leaf(self._leaf, tuple(self.values_E.shape), Role.BIAS)]
+        return [Leaf(self._leaf, self._shape, Role.BIAS)]
 
     def allocate(self, layouts: Mapping[str, Layout]) -> None:
         """Do nothing: the bias is small, and made at once."""
 
     def load(self, name: str, source: Source) -> None:
         """Copy the bias."""
-        self.values_E.copy_(source.read(0, source.shape[0])["weight"])
+        self.values_E.copy_(source.read(0, source.shape[0])["weight"].flatten())
 
     @property
     def num_bytes(self) -> int:

@@ -19,9 +19,13 @@ ELEMENTS_AT_ONCE = 1 << 22
 """Weights that are converted at a time, so that no second copy of a large tensor exists."""
 
 RANDOM_STD = 0.02
-SMALL_ELEMENTS = 1 << 20
-"""Random tensors up to this size are drawn on the host, and are the same on every device."""
 """Standard deviation of random weights: as models are initialised, so that nothing overflows."""
+
+SMALL_ELEMENTS = 1 << 20
+"""Random tensors up to this size are the same on every device and any number of ranks."""
+
+FILLED = {Role.SCALE: 1.0, Role.BIAS: 0.0}
+"""Roles whose values are not drawn."""
 
 BIT_DTYPES = {
     "bfloat16": torch.bfloat16,
@@ -94,13 +98,17 @@ class CheckpointSource:
 
 
 class RandomSource:
-    """Values that are the same on every start, made where they are used; small ones on the host.
+    """Values that are the same on every start.
+
+    Small tensors are drawn whole, on the host: devices draw different numbers from one seed, and
+    a small model is to be alike on all of them, on any number of ranks. Large ones are drawn where
+    they are used, range by range.
 
     Args:
         name: Of the tensor; seeds its generator.
         shape: Of the tensor.
         role: Norms are ones, biases zeros.
-        device: Where they are made.
+        device: Where they are used.
         dtype: Of the values.
     """
 
@@ -117,23 +125,23 @@ class RandomSource:
         self.shape = shape
         self._role, self._device, self._dtype = role, device, dtype
         self._seed = zlib.crc32(name.encode())
+        is_small = role not in FILLED and math.prod(shape) <= SMALL_ELEMENTS
+        self._whole = self._draw(shape, torch.device("cpu"), self._seed) if is_small else None
 
     def read(self, begin: int, end: int) -> CanonicalWeight:
-        """Return rows [begin, end), drawn anew for each range."""
+        """Return rows [begin, end) on the device; of large tensors, drawn for this range."""
         shape = (end - begin, *self.shape[1:])
-        values = torch.empty(shape, dtype=self._dtype, device=self._device)
-        if self._role is Role.SCALE:
-            return {"weight": values.fill_(1)}
-        if self._role is Role.BIAS:
-            return {"weight": values.fill_(0)}
-        # Devices draw different numbers from one seed; small models are to be alike on all.
-        is_small = math.prod(self.shape) <= SMALL_ELEMENTS
-        where = torch.device("cpu") if is_small else self._device
-        generator = torch.Generator(where).manual_seed(self._seed + begin)
-        if where == self._device:
-            return {"weight": values.normal_(0, RANDOM_STD, generator=generator)}
-        drawn = torch.empty(shape, dtype=self._dtype).normal_(0, RANDOM_STD, generator=generator)
-        return {"weight": values.copy_(drawn)}
+        if self._role in FILLED:
+            value = FILLED[self._role]
+            return {"weight": torch.full(shape, value, dtype=self._dtype, device=self._device)}
+        if self._whole is not None:
+            return {"weight": self._whole[begin:end].to(self._device, copy=True)}
+        return {"weight": self._draw(shape, self._device, self._seed + begin)}
+
+    def _draw(self, shape: tuple[int, ...], device: torch.device, seed: int) -> torch.Tensor:
+        generator = torch.Generator(device).manual_seed(seed)
+        values = torch.empty(shape, dtype=self._dtype, device=device)
+        return values.normal_(0, RANDOM_STD, generator=generator)
 
 
 def is_equal(one: StoredTensor, other: StoredTensor) -> bool:

@@ -14,6 +14,8 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
+from headstock.observe.steady import SteadyStream
+
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["text", "json"]
 
@@ -29,9 +31,10 @@ def set_up_logging(
 ) -> None:
     """Write the log of this process to ``stream``, standard error by default.
 
-    Packages other than ours are heard from ``warning`` on. Calling it again replaces the set-up.
+    A stream that cannot be written to loses lines, and nothing else comes of it. Packages other
+    than ours are heard from ``warning`` on. Calling it again replaces the set-up.
     """
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = logging.StreamHandler(SteadyStream(stream or sys.stderr))
     handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
     handler.addFilter(_add_request_id)
     handler.addFilter(_is_ours_or_serious)

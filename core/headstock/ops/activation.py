@@ -1,4 +1,4 @@
-"""Gated activations, resolved with the size ``size``: F.
+"""Activations, resolved with the size ``size``: F.
 
 Shapes: T tokens, F features of the feed-forward layer, G groups of them.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 from headstock.ops.activation_kinds import FEATURES, SILU, Activation
 from headstock.ops.base import op
 from headstock.ops.canonical import FP8_MAX
-from headstock.ops.cases.activation import gated_cases, grouped_cases
+from headstock.ops.cases.activation import gated_cases, grouped_cases, plain_cases
 
 
 @op(cases=gated_cases, features=FEATURES)
@@ -52,3 +52,19 @@ def silu_and_mul_groups(gate_up_TG: Tensor, *, group_size: int) -> tuple[Tensor,
     scale_TG = torch.where(scale_TG > 0, scale_TG, 1.0)
     values_TGg = (groups_TGg / scale_TG.unsqueeze(-1)).clamp(-FP8_MAX, FP8_MAX)
     return values_TGg.flatten(1).to(torch.float8_e4m3fn), scale_TG
+
+
+@op(cases=plain_cases, features=FEATURES)
+def activate(x_TF: Tensor, *, activation: Activation = SILU) -> Tensor:
+    """Return activation(x): of feed-forward layers without a gate.
+
+    Resolved with the activation's features; a provider without any computes SiLU alone.
+
+    Args:
+        x_TF: [T, F]
+        activation: What is done; a kind of one argument.
+
+    Returns:
+        [T, F]
+    """
+    return activation.join(x_TF, torch.ones_like(x_TF))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from headstock.ops.base import Spec, op
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import torch
     from torch import Tensor
@@ -27,6 +27,15 @@ if TYPE_CHECKING:
 
 INT8_PAGES = frozenset({"int8_pages"})
 """The feature that pages in int8 are: they hold scales too."""
+
+CHUNKED = "chunked"
+"""The feature that a query sees the tokens of its own chunk alone, as many as ``window`` says."""
+
+BIDIRECTIONAL = "bidirectional"
+"""The feature that tokens see those behind them, too: whole texts in one step."""
+
+BOTH_SIDES = "window_both_sides"
+"""The feature, of ``bidirectional`` attention, that a query sees the tokens near it alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +54,12 @@ class AttentionSpec:
         max_length: Longest request. Tokens.
         max_rows: Most rows of a step.
         max_tokens: Most tokens of a step.
-        features: ``sliding_window``, ``sinks``, ``soft_cap`` …; {} is plain causal attention.
-        window: With ``sliding_window``: tokens a query sees, itself included.
+        features: ``sliding_window``, ``sinks``, ``soft_cap`` …; {} is plain causal attention. With
+            ``bidirectional`` every query of a row sees all of the row's tokens, all of which are
+            the step's.
+        window: With ``sliding_window``: tokens a query sees, itself included. With ``chunked``:
+            tokens of a chunk, of which a query sees those up to itself. With
+            ``window_both_sides``: a query sees the tokens whose distance from it is less.
         soft_cap: With ``soft_cap``: scores become cap * tanh(score / cap).
     """
 
@@ -105,6 +118,39 @@ class KVLayout:
         return page_size in self.page_sizes
 
 
+@dataclass(frozen=True, slots=True)
+class StepSpan:
+    """Neighbouring tokens of a row that all see each other: what a step has of one image.
+
+    Attributes:
+        token: Place of the first of them in the step.
+        count: How many.
+        row: Row of the step.
+        end: Tokens of the row, up to and with the last of them. Those before ``end - count`` are
+            in the cache already, or come before them in the step.
+    """
+
+    token: int
+    count: int
+    row: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepMedia:
+    """Which of a step's tokens have features of images instead of embeddings.
+
+    Attributes:
+        rows_T: Row of the store for each token; -1: it has none. int32. [T]
+        features_MF: The store: what the encoder made. [M, F]
+        spans: Tokens that see each other, in models where those of an image do. Host.
+    """
+
+    rows_T: Tensor
+    features_MF: Tensor
+    spans: Sequence[StepSpan] = ()
+
+
 @dataclass(slots=True, kw_only=True)
 class StepBatch:
     """The rows of one step on the device, as one page group sees them.
@@ -139,6 +185,11 @@ class StepBatch:
             model may then leave out the others once no layer needs them, and return [R, D].
         adapters_R: Place of each row's LoRA adapter, 0: none; None: there are no adapters. int32.
             [R]
+        shifts_AT: What is added to a token's position on each axis, in models whose positions have
+            several; None: in others. int32. [A, T]
+        media: Where tokens have features instead of embeddings; None: no token of the step has.
+        turned: Angles of the step's own tokens, float32 [T, C], and this view with positions that
+            are rows of them; None: positions are rows of the model's table.
         groups: The step as each group sees it; () stands for this view alone.
     """
 
@@ -157,6 +208,9 @@ class StepBatch:
     host_rows: list[tuple[int, int]]
     wants_last: bool = False
     adapters_R: Tensor | None = None
+    shifts_AT: Tensor | None = None
+    media: StepMedia | None = None
+    turned: tuple[Tensor, StepBatch] | None = None
     groups: tuple[StepBatch, ...] = ()
 
     def __post_init__(self) -> None:
@@ -246,7 +300,9 @@ def _cases(bench: Bench) -> Iterator[Case]:
 @op(
     is_built=True,
     cases=_cases,
-    features=frozenset({"sliding_window", "sinks", "soft_cap", "int8_pages"}),
+    features=frozenset(
+        {"sliding_window", "sinks", "soft_cap", "int8_pages", BIDIRECTIONAL, BOTH_SIDES, CHUNKED}
+    ),
 )
 def attention(spec: AttentionSpec, device: OpDevice) -> AttentionProvider:
     """Build the reference provider: any page size, any head size.

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from headstock.ops.attention import AttentionSpec, KVLayout, StepBatch
+from headstock.ops.attention import (
+    BIDIRECTIONAL,
+    BOTH_SIDES,
+    CHUNKED,
+    AttentionSpec,
+    KVLayout,
+    StepBatch,
+)
 from headstock.ops.device import OpDevice
 from headstock.ops.int8_pages import SCALE_BYTES, pack_int8, unpack_int8
 
@@ -48,12 +55,13 @@ class Piece:
 
 
 class ReferenceAttention:
-    """Causal attention over pages, with sliding window, sinks and soft cap."""
+    """Attention over pages, causal or not, with windows, sinks and soft cap."""
 
     def __init__(self, spec: AttentionSpec, device: OpDevice) -> None:
         self.spec = spec
         preferred = tuple(dict.fromkeys((16, spec.page_size)))
         self._is_int8 = spec.kv_dtype == torch.int8
+        self._is_whole = BIDIRECTIONAL in spec.features
         tag = INT8_TAG if self._is_int8 else TAG
         self.layout = KVLayout(tag=tag, page_sizes=preferred, dtype=spec.kv_dtype)
         self.graph_key: tuple[int, ...] = ()
@@ -117,8 +125,8 @@ class ReferenceAttention:
         """
         lengths_R1, num_tokens = piece.lengths_R.unsqueeze(1), piece.max_kv
         first_R1 = torch.zeros_like(lengths_R1)
-        if self.spec.window is not None:
-            first_R1 = (lengths_R1 - num_queries - self.spec.window + 1).clamp(min=0)
+        if self.spec.window is not None and not self._is_whole:
+            first_R1 = self._first_seen(lengths_R1 - num_queries).clamp(min=0)
             num_tokens = min(num_tokens, self.spec.window + num_queries - 1)
         tokens_RL = first_R1 + torch.arange(num_tokens, device=lengths_R1.device)
         return torch.where(tokens_RL < lengths_R1, tokens_RL, first_R1)
@@ -147,10 +155,21 @@ class ReferenceAttention:
         positions_RQ1 = (lengths_R[:, None] + offsets_Q)[:, :, None]
         places_L = torch.arange(tokens_RL.shape[1], device=lengths_R.device)
         tokens_R1L = (tokens_RL[:, :1] + places_L).unsqueeze(1)
-        mask_RQL = tokens_R1L <= positions_RQ1
+        limits_RQ1 = lengths_R[:, None, None] - 1 if self._is_whole else positions_RQ1
+        mask_RQL = (tokens_R1L <= limits_RQ1).expand(-1, num_queries, -1)
+        if BOTH_SIDES in self.spec.features and self.spec.window is not None:
+            return mask_RQL & ((tokens_R1L - positions_RQ1).abs() < self.spec.window)
         if self.spec.window is not None:
-            mask_RQL &= tokens_R1L > positions_RQ1 - self.spec.window
+            mask_RQL = mask_RQL & (tokens_R1L >= self._first_seen(positions_RQ1))
         return mask_RQL
+
+    def _first_seen(self, positions: Tensor) -> Tensor:
+        """Return the first tokens that queries at ``positions`` see; under 0: all."""
+        window = self.spec.window
+        assert window is not None, "every token is seen"
+        if CHUNKED in self.spec.features:
+            return positions // window * window
+        return positions - window + 1
 
     def _attend(
         self,

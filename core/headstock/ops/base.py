@@ -364,6 +364,10 @@ class Resolver:
             self._chosen[key] = self._choose(op, spec).run
         return self._chosen[key]
 
+    def is_offered(self, op: Op[..., Any]) -> bool:
+        """Whether anybody but the reference offers ``op``."""
+        return len(self._registry.offered(op)) > 1
+
     def own(self, op: Op[P, R], spec: Spec) -> Callable[P, R] | None:
         """Return the callable of the best provider, or None where the reference would be it.
 

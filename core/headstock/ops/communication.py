@@ -42,7 +42,8 @@ class Group(Protocol):
         """Leave the group.
 
         Called once, on every rank, when it ends and when a start fails after joining; before the
-        device is closed. What was queued may still run: wait for it.
+        device is closed. Graphs that hold its collectives are dropped before. What was queued may
+        still run, or wait for a rank that is lost: end it, and wait.
         """
         ...
 

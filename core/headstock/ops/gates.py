@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,6 +24,18 @@ def _norm_cases(bench: Bench) -> Iterator[Case]:
 
 
 def _gate_cases(bench: Bench) -> Iterator[Case]:
+    from headstock.ops.cases.gates import gate_cases
+
+    return gate_cases(bench)
+
+
+def _grouped_cases(bench: Bench) -> Iterator[Case]:
+    from headstock.ops.cases.gates import grouped_cases
+
+    return grouped_cases(bench)
+
+
+def _silu_cases(bench: Bench) -> Iterator[Case]:
     from headstock.ops.cases.gates import gate_cases
 
     return gate_cases(bench)
@@ -60,3 +73,56 @@ def gate_features(x_TC: Tensor, gate_TC: Tensor) -> Tensor:
         In the dtype of ``x_TC``. [T, C]
     """
     return (x_TC.float() * gate_TC.float().sigmoid()).to(x_TC.dtype)
+
+
+@op(cases=_silu_cases)
+def gate_by_silu(x_TC: Tensor, gate_TC: Tensor) -> Tensor:
+    """Return x · silu(gate).
+
+    Args:
+        x_TC: Output of a state space. [T, C]
+        gate_TC: Perhaps columns of a wider tensor. [T, C]
+
+    Returns:
+        In the dtype of ``x_TC``. [T, C]
+    """
+    return (x_TC.float() * functional.silu(gate_TC.float())).to(x_TC.dtype)
+
+
+@op(cases=_grouped_cases)
+def gated_group_norm(
+    x_TC: Tensor,
+    gate_TC: Tensor,
+    weight_C: Tensor,
+    *,
+    num_groups: int,
+    eps: float,
+    is_gated_first: bool,
+) -> Tensor:
+    """Gate by silu, and divide each group of features by its root mean square.
+
+    Resolved with the size ``group_size``: features of a group.
+
+    Args:
+        x_TC: Output of a state space. [T, C]
+        gate_TC: Perhaps columns of a wider tensor. [T, C]
+        weight_C: Of the norm, in the dtype of ``x_TC``. [C]
+        num_groups: Groups of neighbouring features, equally many in each.
+        eps: Added to the means of squares.
+        is_gated_first: Whether what is gated is normalised, or what is normalised gated.
+
+    Returns:
+        In the dtype of ``x_TC``. [T, C]
+
+    Source:
+        BambaRMSNormGated and FalconH1RMSNormGated of transformers.
+    """
+    x32_TC, gate_TC = x_TC.float(), functional.silu(gate_TC.float())
+    if is_gated_first:
+        x32_TC = x32_TC * gate_TC
+    grouped = x32_TC.unflatten(1, (num_groups, -1))
+    grouped = grouped * torch.rsqrt(grouped.square().mean(2, keepdim=True) + eps)
+    y_TC = grouped.flatten(1)
+    if is_gated_first:
+        return y_TC.to(x_TC.dtype) * weight_C
+    return (y_TC * weight_C.float() * gate_TC).to(x_TC.dtype)

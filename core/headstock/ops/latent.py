@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from headstock.ops.cases.base import Bench, Case
     from headstock.ops.device import OpDevice
 
+CHOSEN_TOKENS = "chosen_tokens"
+"""The feature that queries read tokens that were chosen for them, and no others."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatentSpec:
@@ -48,6 +51,7 @@ class LatentSpec:
         kv_dtype: Of the pages.
         page_size: Tokens a page holds.
         scale: Multiplies q·k. Dimensionless.
+        num_chosen: Most tokens that a query reads, where an indexer chooses them; 0: it reads all.
         max_length: Longest request. Tokens.
         max_rows: Most rows of a step.
         max_tokens: Most tokens of a step.
@@ -65,6 +69,7 @@ class LatentSpec:
     max_length: int
     max_rows: int
     max_tokens: int
+    num_chosen: int = 0
 
     @property
     def cached_size(self) -> int:
@@ -86,7 +91,8 @@ class LatentSpec:
                 "max_length": self.max_length,
             },
             layout=layout,
-            features=INT8_PAGES if layout == "int8" else frozenset(),
+            features=(INT8_PAGES if layout == "int8" else frozenset())
+            | ({CHOSEN_TOKENS} if self.num_chosen else frozenset()),
         )
 
 
@@ -100,7 +106,15 @@ class LatentProvider(CacheProvider, Protocol):
         """Store latents, normalised, and keys, rotated, of the step's tokens."""
         ...
 
-    def run(self, q_THQ: Tensor, up_HUC: Tensor, kv: Tensor, batch: StepBatch) -> Tensor:
+    def run(
+        self,
+        q_THQ: Tensor,
+        up_HUC: Tensor,
+        kv: Tensor,
+        batch: StepBatch,
+        *,
+        chosen_Tk: Tensor | None = None,
+    ) -> Tensor:
         """Attend.
 
         Args:
@@ -110,6 +124,8 @@ class LatentProvider(CacheProvider, Protocol):
                 [H, N + V, C]
             kv: This layer's pages.
             batch: As it was planned.
+            chosen_Tk: With feature ``chosen_tokens``, and then always: positions of the tokens that
+                each query reads, as the op ``index_tokens`` returns them. int32. [T, k]
 
         Returns:
             Output in q's dtype, contiguous; of padding tokens: anything finite or not. [T, H, V]
@@ -133,7 +149,7 @@ def _write_cases(bench: Bench) -> Iterator[Case]:
     return rotate_and_write_cases(bench)
 
 
-@op(is_built=True, cases=_cases)
+@op(is_built=True, cases=_cases, features=frozenset({CHOSEN_TOKENS}))
 def latent_attention(spec: LatentSpec, device: OpDevice) -> LatentProvider:
     """Build the reference provider: any page size, all queries absorb.
 

@@ -38,6 +38,8 @@ GATED = "gated"
 
 With another activation than SiLU, a feature of its kind is asked besides.
 """
+PRODUCT = "product"
+"""Feature of providers of gated products that return the product itself as well."""
 GROUPED_INPUTS = "grouped-inputs"
 """Feature of providers that take activations quantised as their weights are."""
 
@@ -61,6 +63,8 @@ class LinearSpec:
             Asked of providers as feature ``gated``.
         activation: Of the gate, where the product is gated; see
             :mod:`headstock.ops.activation_kinds`.
+        has_product: Whether the product is wanted without its gate, too, from
+            :meth:`GatedLinearProvider.product`. Asked of providers as feature ``product``.
         takes_groups: Whether inputs may come as :class:`GroupedActivations` too. Asked of providers
             as feature ``grouped-inputs``.
     """
@@ -75,6 +79,7 @@ class LinearSpec:
     row_scale: float = 1.0
     is_gated: bool = False
     activation: Activation = SILU
+    has_product: bool = False
     takes_groups: bool = False
 
     def as_spec(self) -> Spec:
@@ -83,6 +88,7 @@ class LinearSpec:
             ROWS: self.needs_rows,
             SCALED_ROWS: self.row_scale != 1,
             GATED: self.is_gated,
+            PRODUCT: self.has_product,
             GROUPED_INPUTS: self.takes_groups,
         }
         return Spec(
@@ -169,6 +175,14 @@ class LinearProvider(Protocol):
         ...
 
 
+class GatedLinearProvider(LinearProvider, Protocol):
+    """One that was asked for ``has_product``."""
+
+    def product(self, x_MI: Tensor) -> Tensor:
+        """Return x·Wᵀ + bias in the spec's dtype, not gated. [M, O]"""
+        ...
+
+
 class LinearBuilder(Protocol):
     """What a provider registers for the built op ``linear``."""
 
@@ -186,7 +200,7 @@ def _cases(bench: Bench) -> Iterator[Case]:
 @op(
     is_built=True,
     cases=_cases,
-    features=frozenset({ROWS, SCALED_ROWS, GATED, GROUPED_INPUTS}) | FEATURES,
+    features=frozenset({ROWS, SCALED_ROWS, GATED, PRODUCT, GROUPED_INPUTS}) | FEATURES,
 )
 def linear(spec: LinearSpec, device: OpDevice) -> LinearProvider:
     """Build the reference provider: every canonical layout, stored as it comes.

@@ -6,13 +6,16 @@ takes the token's value in its place, and is read by the query:
 
     S <- exp(g) S;   S <- S + k (beta (v - S' k))';   y = S' q / sqrt(Dk)
 
-with q and k of unit length, g = -exp(A) softplus(a + dt) and beta = sigmoid(b).
+with q and k of unit length, g = -exp(A) softplus(a + dt) and beta = sigmoid(b). Where decays are
+*by channel*, g is a vector of Dk numbers: each row of S decays at a rate of its own.
 
 Shapes: T tokens, R rows, K key heads, V value heads (V / K of them have a key head in common), Dk
-and Dv sizes of their heads, C = 2 K Dk + V Dv convolved features, W tokens of the convolution.
+and Dv sizes of their heads, C = 2 K Dk + V Dv convolved features, W tokens of the convolution,
+G decays of a token: V, or V Dk by channel.
 
 Source:
-    Yang et al. 2024, "Gated Delta Networks"; Qwen3NextGatedDeltaNet of transformers.
+    Yang et al. 2024, "Gated Delta Networks"; Qwen3NextGatedDeltaNet of transformers. By channel:
+    Kimi team 2025, "Kimi Linear"; KimiLinearDeltaAttention of transformers.
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 
 UNIT_EPS = 1e-6
 """Added to the squared length of queries and keys."""
+BY_CHANNEL = "decay_by_channel"
+"""The feature of decays that each channel of a key has for itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +54,7 @@ class LinearAttentionSpec:
         dtype: Of the activations; pages are float32.
         max_rows: Most rows of a step.
         max_tokens: Most tokens of a step.
+        decays_by_channel: Whether each channel of a key decays at a rate of its own.
     """
 
     num_key_heads: int
@@ -59,6 +65,12 @@ class LinearAttentionSpec:
     dtype: torch.dtype
     max_rows: int
     max_tokens: int
+    decays_by_channel: bool = False
+
+    @property
+    def num_decays(self) -> int:
+        """G."""
+        return self.num_value_heads * (self.key_size if self.decays_by_channel else 1)
 
     @property
     def conv_size(self) -> int:
@@ -88,6 +100,7 @@ class LinearAttentionSpec:
                 "value_size": self.value_size,
                 "kernel_size": self.kernel_size,
             },
+            features=frozenset({BY_CHANNEL} if self.decays_by_channel else ()),
         )
 
 
@@ -98,12 +111,12 @@ class DeltaWeights:
     Attributes:
         conv_CW: Of the convolution, the newest token last, in the model's dtype. [C, W]
         decay_V: A: logarithm of how fast a head forgets. float32. [V]
-        bias_V: dt. float32. [V]
+        bias_G: dt. float32. [G]
     """
 
     conv_CW: Tensor
     decay_V: Tensor
-    bias_V: Tensor
+    bias_G: Tensor
 
 
 class LinearAttentionProvider(CacheProvider, Protocol):
@@ -119,7 +132,7 @@ class LinearAttentionProvider(CacheProvider, Protocol):
         self,
         qkv_TC: Tensor,
         b_TV: Tensor,
-        a_TV: Tensor,
+        a_TG: Tensor,
         weights: DeltaWeights,
         kv: Tensor,
         batch: StepBatch,
@@ -130,7 +143,7 @@ class LinearAttentionProvider(CacheProvider, Protocol):
             qkv_TC: Queries and keys of all key heads, values of all value heads, before the
                 convolution. [T, C]
             b_TV: Logits of what a token's value replaces. [T, V]
-            a_TV: What a token's decay is made of. [T, V]
+            a_TG: What a token's decays are made of, a head's channels together. [T, G]
             weights: The layer's.
             kv: The layer's pages.
             batch: As it was planned.
@@ -151,7 +164,7 @@ def _cases(bench: Bench) -> Iterator[Case]:
     return linear_attention_cases(bench)
 
 
-@op(is_built=True, cases=_cases)
+@op(is_built=True, cases=_cases, features=frozenset({BY_CHANNEL}))
 def linear_attention(spec: LinearAttentionSpec, device: OpDevice) -> LinearAttentionProvider:
     """Build the reference provider. Layers resolve with :meth:`LinearAttentionSpec.as_spec`.
 

@@ -1,6 +1,7 @@
 """The reference of the op ``linear_attention``: steps for rows of one token, chunks for others.
 
-Shapes: as in :mod:`headstock.ops.linear_attention`; N tokens of a chunk.
+Shapes: as in :mod:`headstock.ops.linear_attention`; N and M tokens of a chunk, c channels that
+decay apart: Dk, or 1 where a head decays as a whole.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from headstock.ops.linear_attention import (
     DeltaWeights,
     LinearAttentionSpec,
 )
+from headstock.ops.states_reference import begun, causal_conv, is_new, state_pieces
 
 TAG = "state-inputs-vkd"
 """A page is the inputs of the convolution, then the matrices."""
-CHUNK = 64
-"""Tokens whose updates of a state are made one."""
+CHUNK, CHANNEL_CHUNK = 64, 16
+"""Tokens whose updates of a state are made one: by channel, each pair of them has Dk decays."""
 
 
 class ReferenceLinearAttention:
@@ -51,7 +53,7 @@ class ReferenceLinearAttention:
         self,
         qkv_TC: Tensor,
         b_TV: Tensor,
-        a_TV: Tensor,
+        a_TG: Tensor,
         weights: DeltaWeights,
         kv: Tensor,
         batch: StepBatch,
@@ -59,18 +61,19 @@ class ReferenceLinearAttention:
         """Convolve, update the rows' states and read them. [T, V, Dv]"""
         spec = self.spec
         beta_TV = b_TV.float().sigmoid()
-        decay_TV = -weights.decay_V.exp() * functional.softplus(a_TV.float() + weights.bias_V)
+        decay_TVc = functional.softplus(a_TG.float() + weights.bias_G)
+        decay_TVc = decay_TVc.unflatten(1, (spec.num_value_heads, -1))
+        decay_TVc = -weights.decay_V.exp().unsqueeze(1) * decay_TVc
         y_TVd = qkv_TC.new_zeros((len(qkv_TC), spec.num_value_heads, spec.value_size))
-        queries_R = batch.query_starts_R1.diff()
-        is_new_R = batch.kv_lengths_R <= queries_R[: batch.num_rows]
-        for rows, tokens in _pieces(batch):
+        is_new_R = is_new(batch)
+        for rows, tokens in state_pieces(batch):
             where = (rows.stop - rows.start, -1)
             found = self.read(kv, batch.page_table_RP[rows, 0])
-            inputs_RXC, matrix_RVkd = (_begun(x, is_new_R[rows]) for x in found)
+            inputs_RXC, matrix_RVkd = (begun(x, is_new_R[rows]) for x in found)
             x_RNC = qkv_TC[tokens].unflatten(0, where)
             x_RNC, inputs_RXC = causal_conv(x_RNC, weights.conv_CW, inputs_RXC)
             q, k, v = self._heads(x_RNC)
-            g, beta = (x[tokens].unflatten(0, where).transpose(1, 2) for x in (decay_TV, beta_TV))
+            g, beta = (x[tokens].unflatten(0, where).transpose(1, 2) for x in (decay_TVc, beta_TV))
             y_RVNd, matrix_RVkd = gated_delta(q, k, v, g, beta, matrix_RVkd)
             y_TVd[tokens] = y_RVNd.transpose(1, 2).flatten(0, 1).to(y_TVd.dtype)
             left_RX = torch.cat((inputs_RXC.flatten(1), matrix_RVkd.flatten(1)), dim=1)
@@ -92,24 +95,6 @@ class ReferenceLinearAttention:
         return q * spec.key_size**-0.5, k, v
 
 
-def causal_conv(x_RNC: Tensor, weight_CW: Tensor, before_RXC: Tensor) -> tuple[Tensor, Tensor]:
-    """Convolve each feature with its last tokens, then silu.
-
-    Args:
-        x_RNC: Tokens of each row. [R, N, C]
-        weight_CW: The newest token's last. [C, W]
-        before_RXC: The W - 1 tokens before them. float32. [R, W - 1, C]
-
-    Returns:
-        The same shape as ``x_RNC``, and the last W - 1 tokens, float32.
-    """
-    num_tokens, width = x_RNC.shape[1], weight_CW.shape[1]
-    seen_RYC = torch.cat((before_RXC, x_RNC.float()), dim=1)
-    parts = [seen_RYC[:, i : i + num_tokens] * weight_CW[:, i].float() for i in range(width)]
-    y_RNC = functional.silu(torch.stack(parts).sum(dim=0))
-    return y_RNC.to(x_RNC.dtype), seen_RYC[:, num_tokens:]
-
-
 def gated_delta(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state_RVkd: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -119,7 +104,7 @@ def gated_delta(
         q: Scaled queries of unit length. [R, V, N, Dk]
         k: Keys of unit length. [R, V, N, Dk]
         v: Values. [R, V, N, Dv]
-        g: Logarithm of the decay before each token, 0 or less. [R, V, N]
+        g: Logarithms of the decays before each token, 0 or less. [R, V, N, c]
         beta: How much of what is under its key a token replaces. [R, V, N]
         state_RVkd: States. [R, V, Dk, Dv]
 
@@ -127,44 +112,29 @@ def gated_delta(
         What queries read, [R, V, N, Dv], and the states after the last token.
     """
     outs: list[Tensor] = []
-    pieces = zip(*(x.split(CHUNK, dim=2) for x in (q, k, v, g, beta)), strict=True)
+    chunk = CHUNK if g.shape[3] == 1 else CHANNEL_CHUNK
+    pieces = zip(*(x.split(chunk, dim=2) for x in (q, k, v, g, beta)), strict=True)
     for q_n, k_n, v_n, g_n, beta_n in pieces:
-        since_N = g_n.cumsum(dim=2)  # logarithm of the decay since the chunk began
-        between_NM = since_N.unsqueeze(3) - since_N.unsqueeze(2)
-        is_later_NM = torch.ones_like(between_NM, dtype=torch.bool).tril()
-        between_NM = between_NM.masked_fill(~is_later_NM, -torch.inf).exp()
-        since_N1, beta_N1 = since_N.exp().unsqueeze(3), beta_n.unsqueeze(3)
+        sum_Nc = g_n.cumsum(dim=2)  # logarithms of the decays since the chunk began
+        between_NMc = sum_Nc.unsqueeze(3) - sum_Nc.unsqueeze(2)
+        is_later_NM = torch.ones_like(between_NMc[0, 0, ..., 0], dtype=torch.bool).tril()
+        between_NMc = between_NMc.masked_fill(~is_later_NM.unsqueeze(2), -torch.inf).exp()
+        since_Nc, beta_N1 = sum_Nc.exp(), beta_n.unsqueeze(3)
         # A token replaces what earlier ones of its chunk left under its key: a triangular system.
-        mixed_NM = (k_n * beta_N1) @ k_n.transpose(2, 3) * between_NM
-        wanted = torch.cat((v_n * beta_N1, k_n * beta_N1 * since_N1), dim=3)
+        mixed_NM = _compare(k_n * beta_N1, k_n, between_NMc)
+        wanted = torch.cat((v_n * beta_N1, k_n * beta_N1 * since_Nc), dim=3)
         solved = torch.linalg.solve_triangular(mixed_NM, wanted, upper=False, unitriangular=True)
         own, through = solved.split((v.shape[3], k.shape[3]), dim=3)
         written = own - through @ state_RVkd
-        outs.append(
-            (q_n * since_N1) @ state_RVkd + (q_n @ k_n.transpose(2, 3) * between_NM) @ written
-        )
-        last = since_N[:, :, -1:]
-        left = k_n * (last - since_N).exp().unsqueeze(3)
-        state_RVkd = state_RVkd * last.exp().unsqueeze(3) + left.transpose(2, 3) @ written
+        outs.append((q_n * since_Nc) @ state_RVkd + _compare(q_n, k_n, between_NMc) @ written)
+        last_1c = sum_Nc[:, :, -1:]
+        left = k_n * (last_1c - sum_Nc).exp()
+        state_RVkd = state_RVkd * last_1c.exp().transpose(2, 3) + left.transpose(2, 3) @ written
     return torch.cat(outs, dim=2), state_RVkd
 
 
-def _begun(found: Tensor, is_new_R: Tensor) -> Tensor:
-    """Return what rows begin with: what was found, or zeros. [R, ...]"""
-    return torch.where(is_new_R.view(-1, *(1 for _ in found.shape[1:])), 0, found)
-
-
-def _pieces(batch: StepBatch) -> list[tuple[slice, slice]]:
-    """Return rows to compute at once, with their tokens: those of one token, others alone.
-
-    Steps of one token a row need nothing of the host, and can be captured.
-    """
-    if batch.max_query == 1:
-        return [(slice(0, batch.num_rows), slice(0, batch.num_rows))]
-    assert batch.host_rows, "a step with rows of several tokens cannot be captured here"
-    found: list[tuple[slice, slice]] = []
-    begin = 0
-    for row, (num_queries, _) in enumerate(batch.host_rows):
-        found.append((slice(row, row + 1), slice(begin, begin + num_queries)))
-        begin += num_queries
-    return found
+def _compare(x_Nk: Tensor, k_Mk: Tensor, between_NMc: Tensor) -> Tensor:
+    """Return each token's product with the keys of earlier ones, decayed since. [R, V, N, M]"""
+    if between_NMc.shape[-1] == 1:
+        return x_Nk @ k_Mk.transpose(2, 3) * between_NMc.squeeze(-1)
+    return (x_Nk.unsqueeze(3) * k_Mk.unsqueeze(2) * between_NMc).sum(-1)

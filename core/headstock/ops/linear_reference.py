@@ -58,6 +58,10 @@ class _CanonicalLinear:
             return out_MO
         return silu_and_mul(out_MO, activation=self.spec.activation)
 
+    def product(self, x_MI: Tensor) -> Tensor:
+        """Return x·Wᵀ + bias, not gated. [M, O]"""
+        return self.multiply(x_MI)
+
     def multiply(self, x_MI: Tensor) -> Tensor:
         """Return x·Wᵀ + bias. [M, O]"""
         raise NotImplementedError

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 BIAS = "bias"
 """Feature of providers that add a bias to each expert's products."""
+UNGATED = "ungated"
+"""Feature of providers whose experts may have no gate."""
 NO_EXPERT = -1
 """Stands for the expert of a token that is computed by none."""
 
@@ -77,6 +79,8 @@ class ExpertsSpec:
         group_size: Input features that share a scale; 0 for dense.
         has_bias: Whether each matrix has a bias. Asked of providers as feature ``bias``.
         activation: Of the gate; a kind beyond SiLU is asked as a feature of its name.
+        is_gated: Whether each has a gate; without one the activation is that of up. Asked of
+            providers as feature ``ungated``.
     """
 
     hidden_size: int
@@ -88,6 +92,22 @@ class ExpertsSpec:
     group_size: int = 0
     has_bias: bool = False
     activation: Activation = SILU
+    is_gated: bool = True
+
+    @property
+    def inner_size(self) -> int:
+        """Features that an expert's first product makes: of gate and up, or of up alone."""
+        return self.intermediate_size * (2 if self.is_gated else 1)
+
+    def above(self, matrix: Matrix) -> int:
+        """Return the features of the first product that stand before those of ``matrix``."""
+        return self.intermediate_size if matrix == "up" and self.is_gated else 0
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What providers are asked for beyond plain experts."""
+        asked = {BIAS: self.has_bias, UNGATED: not self.is_gated}
+        return self.activation.features | {name for name, is_asked in asked.items() if is_asked}
 
     def as_spec(self) -> Spec:
         """Return what the op ``experts`` is resolved for."""
@@ -101,7 +121,7 @@ class ExpertsSpec:
                 "group_size": self.group_size,
             },
             layout=self.layout,
-            features=self.activation.features | ({BIAS} if self.has_bias else set[str]()),
+            features=self.features,
         )
 
 
@@ -126,6 +146,8 @@ class ExpertsProvider(Protocol):
     def __call__(self, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor) -> Tensor:
         """Return each token's sum over its experts of weight · down(activation(gate x) * up x).
 
+        Of experts without a gate it is weight · down(activation(up x)).
+
         Sums over experts are in float32, in an order that other tokens do not change.
 
         Args:
@@ -145,7 +167,7 @@ class ExpertsProvider(Protocol):
         ...
 
 
-@op(is_built=True, cases=expert_cases, features=FEATURES | {BIAS})
+@op(is_built=True, cases=expert_cases, features=FEATURES | {BIAS, UNGATED})
 def experts(spec: ExpertsSpec, device: OpDevice) -> ExpertsProvider:
     """Build the reference provider: every canonical layout, stored as it comes.
 

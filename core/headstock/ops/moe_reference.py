@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headstock.ops.activation import silu_and_mul
+from headstock.ops.activation import activate, silu_and_mul
 from headstock.ops.device import OpDevice
 from headstock.ops.linear import CanonicalWeight, LinearProvider, LinearSpec, linear
 from headstock.ops.moe import ExpertsSpec, Matrix
@@ -23,7 +23,7 @@ class ReferenceExperts:
         self.spec = spec
         size, between = spec.hidden_size, spec.intermediate_size
         numbers = range(spec.num_experts)
-        self._gate_up = [self._product(size, 2 * between, device) for _ in numbers]
+        self._gate_up = [self._product(size, spec.inner_size, device) for _ in numbers]
         self._down = [self._product(between, size, device) for _ in numbers]
 
     def _product(self, in_features: int, out_features: int, device: OpDevice) -> LinearProvider:
@@ -42,16 +42,14 @@ class ReferenceExperts:
         if matrix == "down":
             self._down[expert].load(part, row_begin)
         else:
-            above = self.spec.intermediate_size if matrix == "up" else 0
-            self._gate_up[expert].load(part, above + row_begin)
+            self._gate_up[expert].load(part, self.spec.above(matrix) + row_begin)
 
     def load_bias(self, bias: Tensor, expert: int, matrix: Matrix, begin: int) -> None:
         """Copy a bias. [rows]"""
         if matrix == "down":
             self._down[expert].load_bias(bias, begin)
         else:
-            above = self.spec.intermediate_size if matrix == "up" else 0
-            self._gate_up[expert].load_bias(bias, above + begin)
+            self._gate_up[expert].load_bias(bias, self.spec.above(matrix) + begin)
 
     def __call__(self, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor) -> Tensor:
         """Return each token's weighted sum over its experts, lowest expert first. [T, D]"""
@@ -59,7 +57,8 @@ class ReferenceExperts:
         for expert, (gate_up, down) in enumerate(zip(self._gate_up, self._down, strict=True)):
             is_chosen_Tk = experts_Tk == expert
             weights_T1 = torch.where(is_chosen_Tk, weights_Tk, 0).sum(dim=1, keepdim=True)
-            between_TF = silu_and_mul(gate_up(x_TD), activation=self.spec.activation)
+            join = silu_and_mul if self.spec.is_gated else activate
+            between_TF = join(gate_up(x_TD), activation=self.spec.activation)
             y_TD = down(between_TF).float() * weights_T1
             # Chosen, not multiplied by 0: what others would have made of a token may be infinite.
             sum_TD += torch.where(is_chosen_Tk.any(dim=1, keepdim=True), y_TD, 0)

@@ -6,7 +6,12 @@ import torch
 from torch import Tensor
 
 from headstock.ops.base import op
-from headstock.ops.cases.norm import add_rms_norm_cases, rms_norm_cases
+from headstock.ops.cases.norm import (
+    add_layer_norm_cases,
+    add_rms_norm_cases,
+    layer_norm_cases,
+    rms_norm_cases,
+)
 
 WIDE_WEIGHT = "wide-weight"
 """Feature of providers that take float32 weights with narrower activations: the product is rounded
@@ -56,3 +61,50 @@ def add_rms_norm(
     """
     total_TD = x_TD + residual_TD
     return rms_norm.reference(total_TD, weight_D, eps=eps), total_TD
+
+
+@op(cases=layer_norm_cases)
+def layer_norm(x_TD: Tensor, weight_D: Tensor, bias_D: Tensor | None, *, eps: float) -> Tensor:
+    """Take its mean from each row, divide by its deviation, then scale and shift.
+
+    Both are taken in float32 whatever the input dtype.
+
+    Args:
+        x_TD: Activations, any float dtype. [T, D]
+        weight_D: Learned scale, in the dtype of ``x_TD``. [D]
+        bias_D: Learned shift, likewise; None: none. [D]
+        eps: Added to the variance before the root. Dimensionless.
+
+    Returns:
+        Normalised activations in the dtype of ``x_TD``. [T, D]
+
+    Source:
+        Ba et al. 2016, "Layer Normalization", eq. 4.
+    """
+    x32_TD = x_TD.to(torch.float32)
+    x32_TD = x32_TD - x32_TD.mean(dim=-1, keepdim=True)
+    inverse_T1 = torch.rsqrt(x32_TD.square().mean(dim=-1, keepdim=True) + eps)
+    y_TD = x32_TD * inverse_T1 * weight_D.to(torch.float32)
+    return (y_TD if bias_D is None else y_TD + bias_D.to(torch.float32)).to(x_TD.dtype)
+
+
+@op(cases=add_layer_norm_cases)
+def add_layer_norm(
+    x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, bias_D: Tensor | None, *, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Add ``x_TD`` to the residual stream and normalise the sum.
+
+    An implementation may write the sum into ``residual_TD`` and return that.
+
+    Args:
+        x_TD: Output of the layer before. [T, D]
+        residual_TD: The residual stream. [T, D]
+        weight_D: Learned scale. [D]
+        bias_D: Learned shift; None: none. [D]
+        eps: As in :func:`layer_norm`.
+
+    Returns:
+        The normalised sum and the sum. [T, D] each
+    """
+    total_TD = x_TD + residual_TD
+    return layer_norm.reference(total_TD, weight_D, bias_D, eps=eps), total_TD

@@ -49,7 +49,11 @@ def rotate(
     return torch.cat((turned.to(x_THD.dtype), kept), dim=-1)
 
 
-@op(cases=rotate_and_write_cases, features=frozenset({WIDE_WEIGHT}))
+NORMED_LAST = "normed-last"
+"""The feature that queries and keys are normalised behind the rotation."""
+
+
+@op(cases=rotate_and_write_cases, features=frozenset({WIDE_WEIGHT, NORMED_LAST}))
 def rotate_and_write(
     qkv_TC: Tensor,
     cos_sin_LC: Tensor | None,
@@ -64,6 +68,7 @@ def rotate_and_write(
     head_dim: int,
     eps: float,
     is_interleaved: bool,
+    is_normed_last: bool = False,
 ) -> Tensor:
     """Split the fused projection, normalise and rotate queries and keys, store keys and values.
 
@@ -85,19 +90,22 @@ def rotate_and_write(
         head_dim: D.
         eps: Of the norms.
         is_interleaved: As in :func:`rotate`.
+        is_normed_last: Whether norms come behind the rotation; with feature ``normed-last`` alone.
 
     Returns:
         Queries ready for attention. [T, H, D]
     """
     heads = qkv_TC.unflatten(-1, (num_heads + 2 * num_kv_heads, head_dim))
     q_THD, k_TKD, v_TKD = heads.split((num_heads, num_kv_heads, num_kv_heads), dim=1)
-    if q_norm_D is not None:
-        q_THD = rms_norm.reference(q_THD, q_norm_D, eps=eps)
-    if k_norm_D is not None:
-        k_TKD = rms_norm.reference(k_TKD, k_norm_D, eps=eps)
-    if cos_sin_LC is not None:
-        positions_T = batch.positions_T
-        q_THD = rotate(q_THD, positions_T, cos_sin_LC, is_interleaved=is_interleaved)
-        k_TKD = rotate(k_TKD, positions_T, cos_sin_LC, is_interleaved=is_interleaved)
+    parts: list[Tensor] = []
+    for x, weight_D in ((q_THD, q_norm_D), (k_TKD, k_norm_D)):
+        if weight_D is not None and not is_normed_last:
+            x = rms_norm.reference(x, weight_D, eps=eps)
+        if cos_sin_LC is not None:
+            x = rotate(x, batch.positions_T, cos_sin_LC, is_interleaved=is_interleaved)
+        if weight_D is not None and is_normed_last:
+            x = rms_norm.reference(x, weight_D, eps=eps)
+        parts.append(x)
+    q_THD, k_TKD = parts
     provider.write(k_TKD, v_TKD, kv, batch)
     return q_THD

@@ -64,6 +64,18 @@ def _shared_cases(bench: Bench) -> Iterator[Case]:
     return shared_cases(bench)
 
 
+def _drop_cases(bench: Bench) -> Iterator[Case]:
+    from headstock.ops.cases.routing import drop_cases
+
+    return drop_cases(bench)
+
+
+def _identity_cases(bench: Bench) -> Iterator[Case]:
+    from headstock.ops.cases.routing import identity_cases
+
+    return identity_cases(bench)
+
+
 @op(cases=_route_cases)
 def route_experts(
     logits_TE: Tensor, bias_E: Tensor | None, *, routing: Routing
@@ -129,3 +141,45 @@ def add_shared(routed_TD: Tensor, shared_TD: Tensor, gate_T1: Tensor | None) -> 
         return routed_TD + shared_TD
     weighed_TD = gate_T1.float().sigmoid() * shared_TD.float()
     return (routed_TD.float() + weighed_TD).to(routed_TD.dtype)
+
+
+@op(cases=_drop_cases)
+def drop_identities(experts_Tk: Tensor, *, num_experts: int) -> Tensor:
+    """Return experts without those that compute nothing: numbers from ``num_experts`` on.
+
+    Args:
+        experts_Tk: As :func:`route_experts` returns them, among more than there are. int32. [T, k]
+        num_experts: Experts that have matrices.
+
+    Returns:
+        :data:`~headstock.ops.moe.NO_EXPERT` in their place. int32. [T, k]
+    """
+    return experts_Tk.masked_fill(experts_Tk >= num_experts, NO_EXPERT)
+
+
+@op(cases=_identity_cases)
+def add_identities(
+    routed_TD: Tensor, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor, *, num_experts: int
+) -> Tensor:
+    """Add what experts make of a token that return it as it came: itself, by their weights.
+
+    An implementation may write into ``routed_TD`` and return that.
+
+    Args:
+        routed_TD: Of the experts that have matrices; of tokens that chose none of these: anything,
+            finite or not. [T, D]
+        x_TD: What went in, in the same dtype. [T, D]
+        weights_Tk: float32. [T, k]
+        experts_Tk: As :func:`route_experts` returns them, among more than there are. int32. [T, k]
+        num_experts: Experts that have matrices.
+
+    Returns:
+        In the dtype of ``x_TD``. [T, D]
+
+    Source:
+        Meituan 2025, "LongCat-Flash", section 2.1; LongcatFlashExperts of transformers.
+    """
+    is_own_Tk = experts_Tk >= num_experts
+    share_T1 = weights_Tk.masked_fill(~is_own_Tk, 0).sum(dim=1, keepdim=True)
+    others_TD = routed_TD.masked_fill(is_own_Tk.all(dim=1, keepdim=True), 0)
+    return (others_TD.float() + share_T1 * x_TD.float()).to(x_TD.dtype)

@@ -112,7 +112,7 @@ def draw_tokens(
     kept_SV = filtered_probs(logits_SV, temperature_S, top_k_S, top_p_S, min_p_S)
     sums_SV = kept_SV.cumsum(dim=-1)
     threshold_S1 = uniform(seeds_S, indexes_S)[:, None] * sums_SV[:, -1:]
-    drawn_S = torch.searchsorted(sums_SV, threshold_S1, right=True).squeeze(1)
+    drawn_S = sums_SV.shape[-1] - (sums_SV > threshold_S1).sum(dim=-1)
     last_S = kept_SV.shape[-1] - 1 - (kept_SV.flip(1) > 0).int().argmax(dim=-1)
     drawn_S = torch.minimum(drawn_S, last_S)
     return torch.where(temperature_S < GREEDY_BELOW, logits_SV.argmax(dim=-1), drawn_S)

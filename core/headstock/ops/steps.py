@@ -132,7 +132,7 @@ def place_step(
     """
     device, slots_R, starts_R1 = ids_T.device, inputs.slots_R, inputs.query_starts_R1
     tokens_T = torch.arange(ids_T.shape[0], dtype=torch.int32, device=device)
-    rows_T = torch.searchsorted(starts_R1[1:].contiguous(), tokens_T, right=True)
+    rows_T = (starts_R1[1:, None] <= tokens_T).sum(dim=0)
     is_real_T = rows_T < slots_R.shape[0]
     rows_T = rows_T.clamp(max=slots_R.shape[0] - 1)
     is_live_R = slots.done_S.index_select(0, slots_R) == 0
@@ -342,7 +342,8 @@ def accept_drafts(drawn_RJ: Tensor, drafts_RK: Tensor, num_draws_R: Tensor) -> T
     """
     steps_K = torch.arange(drafts_RK.shape[1], device=drawn_RJ.device)
     is_right_RK = (drawn_RJ[:, :-1] == drafts_RK) & (steps_K < num_draws_R[:, None] - 1)
-    return 1 + is_right_RK.to(torch.int32).cumprod(dim=1).sum(dim=1).to(torch.int32)
+    is_kept_RK = (~is_right_RK).long().cumsum(dim=1) == 0
+    return 1 + is_kept_RK.sum(dim=1).to(torch.int32)
 
 
 @op(cases=settle_cases)
@@ -373,7 +374,8 @@ def settle_step(
     left_R = slots.max_outputs_S.index_select(0, where_R) - before_R
     stops_RE = slots.stop_ids_SE.index_select(0, where_R)
     is_stop_RJ = (stops_RE[:, None, :] == drawn_RJ[:, :, None]).any(dim=2) | (drawn_RJ < 0)
-    is_past_RJ = is_stop_RJ.cumsum(dim=1) - is_stop_RJ.long() > 0
+    stops_RJ = is_stop_RJ.long()
+    is_past_RJ = stops_RJ.cumsum(dim=1) - stops_RJ > 0
     counts_RJ = (steps_J < accepted_R[:, None]) & (steps_J < left_R.clamp(min=1)[:, None])
     counts_RJ &= ~is_past_RJ
     count_R = counts_RJ.sum(dim=1)

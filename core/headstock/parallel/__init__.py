@@ -6,10 +6,12 @@ from headstock.parallel.address import RankAddress
 from headstock.parallel.launch import Ranks, spawn_ranks
 from headstock.parallel.ranked import RankedRunner
 from headstock.parallel.serve import join_ranks, serve_rank
+from headstock.parallel.shelf import RankedShelf
 
 __all__ = [
     "RankAddress",
     "RankedRunner",
+    "RankedShelf",
     "Ranks",
     "join_ranks",
     "serve_rank",

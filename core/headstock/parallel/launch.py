@@ -15,9 +15,8 @@ import zmq
 
 from headstock.errors import ConfigError, DeviceError, HeadstockError
 from headstock.parallel.address import RankAddress
-from headstock.parallel.messages import END, Failed, Joining, reports
+from headstock.parallel.messages import END, Failed, Joining, Order, reports
 from headstock.wire.folders import PrivateFolder
-from headstock.wire.steps import Masks, StepPlan
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +138,7 @@ class Ranks:
         self._watch = threading.Thread(target=self._keep_watch, name="ranks", daemon=True)
         self._watch.start()
 
-    def send(self, order: StepPlan | Masks) -> None:
+    def send(self, order: Order) -> None:
         """Have every rank follow ``order``.
 
         Raises:
@@ -173,7 +172,7 @@ class Ranks:
             time.sleep(POLL_S / 4)
         return self._lost or error
 
-    def close(self) -> None:
+    def end(self) -> None:
         """End the ranks, by force those that do not end by themselves. May be called twice."""
         if self._is_closing.is_set():
             return
@@ -188,6 +187,14 @@ class Ranks:
                 process.terminate()
         for process in self._processes.values():
             _end(process, deadline_s - time.monotonic())
+
+    def close(self) -> None:
+        """End the ranks and remove the folder where they met. May be called twice.
+
+        Rank 0 has left the group by then: a library of collectives may look into the folder for as
+        long as it is in use, and wait there for what is gone.
+        """
+        self.end()
         self._sockets.destroy(linger=0)
         if self._folder is not None:
             self._folder.remove()

@@ -1,4 +1,4 @@
-"""What ranks report to rank 0, and what it orders: plans and masks; an empty frame is the end."""
+"""What ranks report to rank 0, and what it orders; an empty frame is the end."""
 
 from __future__ import annotations
 
@@ -33,9 +33,28 @@ class Failed(Report, frozen=True, kw_only=True, tag=True):
     is_config: bool
 
 
+class KeepAdapter(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
+    """Read a LoRA adapter: a plan may name it from now on.
+
+    Attributes:
+        adapter: Its generation id.
+        path: Its folder.
+    """
+
+    adapter: str
+    path: str
+
+
+class DropAdapter(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
+    """Forget a LoRA adapter: no plan will name it any more."""
+
+    adapter: str
+
+
+Order = StepPlan | Masks | KeepAdapter | DropAdapter
 AnyReport = Joining | Failed
 END = b""
 """In place of a plan: the rank is to end."""
 
-orders = msgspec.msgpack.Decoder(StepPlan | Masks)
+orders = msgspec.msgpack.Decoder(Order)
 reports = msgspec.msgpack.Decoder(AnyReport)

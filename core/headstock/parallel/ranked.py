@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from headstock.errors import DeviceError
-from headstock.ops.communication import Group
 from headstock.parallel.launch import Ranks
 from headstock.wire.steps import Masks, Runner, RunnerLimits, StepHandle, StepPlan, StepResult
 
@@ -16,13 +15,11 @@ class RankedRunner:
     Args:
         local: Rank 0's own.
         ranks: The others; ended by :meth:`close`.
-        group: What they share every layer in; left by :meth:`close`.
     """
 
-    def __init__(self, local: Runner, ranks: Ranks, group: Group) -> None:
+    def __init__(self, local: Runner, ranks: Ranks) -> None:
         self._local = local
         self._ranks = ranks
-        self._group = group
 
     @property
     def limits(self) -> RunnerLimits:
@@ -65,10 +62,10 @@ class RankedRunner:
             raise self._final(handle.step, error) from error
 
     def close(self) -> None:
-        """End the ranks, leave the group and free the device."""
-        self._ranks.close()
-        self._group.close()
+        """End the ranks, close rank 0's own runner, which leaves the group; remove the folder."""
+        self._ranks.end()
         self._local.close()
+        self._ranks.close()
 
     def _final(self, step: int, error: Exception) -> Exception:
         cause = self._ranks.explain(error)

@@ -14,7 +14,16 @@ import zmq
 
 from headstock.errors import ConfigError, HeadstockError
 from headstock.parallel.address import RankAddress
-from headstock.parallel.messages import END, Failed, Joining, Report, orders
+from headstock.parallel.messages import (
+    END,
+    DropAdapter,
+    Failed,
+    Joining,
+    KeepAdapter,
+    Report,
+    orders,
+)
+from headstock.parallel.shelf import LocalShelf
 from headstock.wire.steps import Masks, Runner, StepHandle
 
 PARENT_POLL_S = 1.0
@@ -45,8 +54,14 @@ def join_ranks(address: RankAddress) -> Iterator[None]:
             raise
 
 
-def serve_rank(runner: Runner, address: RankAddress) -> None:
-    """Run the plans of rank 0 until it says that it is enough."""
+def serve_rank(runner: Runner, address: RankAddress, shelf: LocalShelf | None = None) -> None:
+    """Run the plans of rank 0 until it says that it is enough.
+
+    Args:
+        runner: This rank's.
+        address: Where it is.
+        shelf: Where its LoRA adapters wait; None: there is no room for any.
+    """
     flight: deque[StepHandle] = deque()
     with zmq.Context() as sockets, sockets.socket(zmq.PAIR) as socket:
         socket.linger = 0
@@ -55,6 +70,13 @@ def serve_rank(runner: Runner, address: RankAddress) -> None:
             order = orders.decode(frame)
             if isinstance(order, Masks):
                 runner.sample(flight[-1], order)
+                continue
+            if isinstance(order, KeepAdapter | DropAdapter):
+                assert shelf is not None, "an adapter comes to a rank without room for any"
+                if isinstance(order, KeepAdapter):
+                    shelf.fetch(order.adapter, order.path)
+                else:
+                    shelf.drop(order.adapter)
                 continue
             while len(flight) >= runner.limits.depth:
                 runner.result(flight.popleft())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from headstock.errors import HeadstockError, PluginError
+from headstock.errors import ConfigError, HeadstockError, PluginError
 from headstock.ops.base import OpRegistry
 from headstock.plugins.guard import describe
 from headstock.plugins.loader import PLUGINS, PluginRecord, Plugins, State
@@ -15,9 +15,28 @@ from headstock.plugins.loader import PLUGINS, PluginRecord, Plugins, State
 if TYPE_CHECKING:
     from headstock.ops.communication import Group
     from headstock.plugins.device import Device
+    from headstock.plugins.drafters import DrafterRegistry
     from headstock.plugins.hooks import ConfigPatch, GroupInfo
     from headstock.plugins.probe import Probe
     from headstock.structured.provider import GrammarRegistry
+
+
+def backend_options(flags: Sequence[str]) -> dict[str, str]:
+    """Return name to value from ``name=value`` settings.
+
+    Raises:
+        ConfigError: One is not of that form, or two have one name.
+    """
+    options: dict[str, str] = {}
+    for flag in flags:
+        name, separator, value = flag.partition("=")
+        if not (name and separator and value) or name in options:
+            raise ConfigError(
+                f"backend_option is {flag!r}{' again' if name in options else ''}.",
+                remedy="Write name=value, each name once.",
+            )
+        options[name] = value
+    return options
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +62,24 @@ class Chosen:
         """The backend's name."""
         return self.record.name
 
-    def open_device(self, index: int, num_threads: int) -> Device:
+    def open_device(
+        self, index: int, num_threads: int, options: Mapping[str, str] | None = None
+    ) -> Device:
         """Open device ``index``; see ``headstock_device``. Engine process only.
 
         Raises:
+            ConfigError: There are options, and the backend takes none.
             PluginError: The hook raised, or returned nothing.
         """
-        answers = self._call(self.record, "headstock_device", index=index, num_threads=num_threads)
+        hook = "headstock_device"
+        if options and not self.plugins.takes(self.record, hook, "options"):
+            raise ConfigError(
+                f"backend_option names {', '.join(options)}; backend {self.name!r} has no options.",
+                remedy="Drop --backend-option.",
+            )
+        answers = self._call(
+            self.record, hook, index=index, num_threads=num_threads, options=options or {}
+        )
         if not answers:
             raise PluginError(
                 f"Backend {self.name!r} opened no device {index}.",
@@ -80,6 +110,15 @@ class Chosen:
         """
         for record in self._contributors():
             self._call(record, "headstock_register_grammars", registry=registry)
+
+    def name_drafters(self, registry: DrafterRegistry) -> None:
+        """Have this backend and the plugins name their drafters.
+
+        Raises:
+            PluginError: One of them raised, or two use one name.
+        """
+        for record in self._contributors():
+            self._call(record, "headstock_register_drafters", registry=registry)
 
     def join_group(self, group: GroupInfo, device: Device) -> Group | None:
         """Join ``group`` by the backend's own means; None: it leaves that to the host's network."""

@@ -36,10 +36,14 @@ class DeviceFacts:
         shares_host_memory: Its memory is the host's, which others need too.
         default_slots: Requests it computes at once unless the operator says otherwise.
         default_step_tokens: Likewise tokens of a step.
-        is_functional: Tensors are never written in place: ops return what is new.
-        has_strided_pages: Pages of a layer may lie apart, with other layers' in between.
+        is_functional: A write in place makes a new value of that tensor: what is seen of it through
+            a view with another dtype is a copy.
+        has_strided_pages: Pages of a layer may lie apart, with other layers' in between: page
+            groups of a model with several then share one piece of memory.
         captures_on_use: A capture costs about as much as the step itself: what was not captured
             before serving is captured when it is first met. Others run such steps eagerly.
+        compiles_sizes: Whatever runs is compiled for each size that it is met with: sizes are
+            padded to few, and all that serving can meet is met before.
     """
 
     shares_host_memory: bool = False
@@ -48,6 +52,7 @@ class DeviceFacts:
     is_functional: bool = False
     has_strided_pages: bool = False
     captures_on_use: bool = False
+    compiles_sizes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,7 @@ class GraphKey:
         num_rows: R the step is padded to.
         query: Tokens a row of a uniform step; else positions that a row draws from.
         provider: What attention baked in.
-        features: Draw kinds of draws.
+        features: Draw kinds of draws; of a forward pass ``adapters`` where rows have any.
     """
 
     kind: str
@@ -152,6 +157,13 @@ class Device(OpDevice, Protocol):
         """Run ``step`` and record it; its memory belongs to the graph and those captured after.
 
         Called only for steps that ``graph_policy`` gave a bucket.
+        """
+        ...
+
+    def cut(self) -> None:
+        """Start what was asked for as a program of its own, apart from what follows.
+
+        Needed where ``facts.compiles_sizes``, and called nowhere else.
         """
         ...
 

@@ -10,13 +10,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from signal import Signals
 
 import msgspec
 
 from headstock.errors import ConfigError, did_you_mean
-from headstock.plugins.examine import ChosenOp, Found, Line, Loaded, Probed
-from headstock.plugins.hooks import Finding
+from headstock.plugins.examine import ChosenOp, Found, Line, Loaded, NamedDrafter, Probed
+from headstock.plugins.hooks import PROJECT, Finding
 from headstock.plugins.installed import torch_build
 from headstock.plugins.loader import BACKENDS, WRONG, PluginRecord, State, discover
 from headstock.plugins.probe import Probe, Status
@@ -66,6 +67,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         chosen: The backend that would serve, or None.
         ops: Who computes what on its device.
         trouble: Why ``ops`` is not complete, or "".
+        drafters: What ``--speculation`` can name.
     """
 
     headstock: str
@@ -75,6 +77,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     chosen: str | None
     ops: list[ChosenOp]
     trouble: str
+    drafters: list[NamedDrafter] = []
 
     @property
     def exit_code(self) -> int:
@@ -109,9 +112,14 @@ def examine_all(
             f"backend is {backend!r}, which is not installed.{did_you_mean(backend, names)}",
             remedy=f"Installed: {', '.join(names)}.",
         )
-    examined = _examine_each(records, environ, "plugin")
-    chosen = backend or _best(examined)
-    ops, trouble = _ops(chosen, index, disabled, environ) if chosen else ([], "")
+    # It imports the tensor library, which takes longest, while the plugins are examined.
+    of_ops = Examination(["ops", str(index), *disabled], environ())
+    try:
+        examined = _examine_each(records, environ, "plugin")
+        chosen = backend or _best(examined)
+        lines, trouble = _opened(of_ops, chosen) if chosen else ([], "")
+    finally:
+        of_ops.stop()
     build = torch_build()
     return Report(
         headstock=__version__,
@@ -119,33 +127,68 @@ def examine_all(
         torch=None if build is None else {"version": build.version, **build.toolkits},
         plugins=examined,
         chosen=chosen,
-        ops=ops,
+        ops=[line for line in lines if isinstance(line, ChosenOp)],
+        drafters=[line for line in lines if isinstance(line, NamedDrafter)],
         trouble=trouble,
     )
 
 
-def probe_each(environ: Environ, *, disabled: Collection[str] = ()) -> list[Examined]:
-    """Load and probe every plugin, each once and in a process of its own.
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """Which plugins of other distributions a start would load.
+
+    Attributes:
+        backend: The one that is asked for; None: all of them are loaded.
+    """
+
+    backend: str | None = None
+
+    def __call__(self, record: PluginRecord) -> bool:
+        """Say whether ``record`` is one of them."""
+        is_left_out = record.group == BACKENDS and self.backend not in (None, record.name)
+        return record.dist != PROJECT and not is_left_out
+
+    def is_asked_for(self, record: PluginRecord) -> bool:
+        """Say whether ``record`` is the backend that is asked for."""
+        return record.group == BACKENDS and record.name == self.backend
+
+
+def probe_each(
+    environ: Environ,
+    *,
+    disabled: Collection[str] = (),
+    only: Callable[[PluginRecord], bool] | None = None,
+    limit_s: float | None = None,
+) -> list[Examined]:
+    """Load and probe plugins, each once and in a process of its own.
 
     Args:
         environ: Returns the environment for a subprocess, with changes by keyword.
         disabled: Plugins to leave out.
+        only: Says which to examine; None: all.
+        limit_s: For each; None: the doctor's own limit. Seconds.
     """
-    return _examine_each(discover(disabled=disabled, only=()).records, environ, "probe")
+    records = discover(disabled=disabled, only=()).records
+    chosen = [record for record in records if only is None or only(record)]
+    return _examine_each(chosen, environ, "probe", limit_s) if chosen else []
 
 
-def _examine_each(records: Sequence[PluginRecord], environ: Environ, what: str) -> list[Examined]:
+def _examine_each(
+    records: Sequence[PluginRecord], environ: Environ, what: str, limit_s: float | None = None
+) -> list[Examined]:
+    limit_s = PLUGIN_LIMIT_S if limit_s is None else limit_s
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        jobs = [pool.submit(_examine, record, environ, what) for record in records]
+        jobs = [pool.submit(_examine, record, environ, what, limit_s) for record in records]
         return [job.result() for job in jobs]
 
 
-def _examine(record: PluginRecord, environ: Environ, what: str) -> Examined:
+def _examine(record: PluginRecord, environ: Environ, what: str, limit_s: float) -> Examined:
     if record.state is not State.SKIPPED:
         return Examined(record=record)
     # PyTorch's autoloading of backends could crash on import, before our own guard is up.
     environment = environ(TORCH_DEVICE_BACKEND_AUTOLOAD="0")
-    lines, trouble = run_examination([what, record.name, record.group], environment, PLUGIN_LIMIT_S)
+    examination = Examination([what, record.name, record.group], environment)
+    lines, trouble = examination.finish(limit_s)
     loaded = [line.record for line in lines if isinstance(line, Loaded)]
     probes = [line.probe for line in lines if isinstance(line, Probed)]
     return Examined(
@@ -156,14 +199,11 @@ def _examine(record: PluginRecord, environ: Environ, what: str) -> Examined:
     )
 
 
-def _ops(
-    backend: str, index: int, disabled: Collection[str], environ: Environ
-) -> tuple[list[ChosenOp], str]:
-    what = ["ops", backend, str(index), *disabled]
-    lines, trouble = run_examination(what, environ(), DEVICE_LIMIT_S)
+def _opened(examination: Examination, backend: str) -> tuple[list[Line], str]:
+    lines, trouble = examination.finish(DEVICE_LIMIT_S, backend)
     failures = [line.finding.text for line in lines if isinstance(line, Found)]
     troubles = [*failures, *([trouble] if trouble else [])]
-    return [line for line in lines if isinstance(line, ChosenOp)], "; ".join(troubles)
+    return lines, "; ".join(troubles)
 
 
 def _best(examined: Sequence[Examined]) -> str | None:
@@ -171,28 +211,45 @@ def _best(examined: Sequence[Examined]) -> str | None:
     return max(usable)[1] if usable else None
 
 
-def run_examination(
-    what: Sequence[str], environment: Mapping[str, str], limit_s: float
-) -> tuple[list[Line], str]:
-    """Run :mod:`headstock.plugins.examine` on ``what``.
+class Examination:
+    """:mod:`headstock.plugins.examine` at work on ``what``, in a process of its own."""
 
-    Returns:
-        The lines it wrote, and how it ended when that was not well, else "".
-    """
-    command = [sys.executable, "-m", "headstock.plugins.examine", *what]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(environment)
-    )
-    try:
-        out, err = process.communicate(timeout=limit_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        out, err = process.communicate()
-        return _decode(out), f"it did not answer within {limit_s:.0f} s"
-    if process.returncode == 0:
-        return _decode(out), ""
-    last = err.decode(errors="replace").strip().splitlines()[-2:]
-    return _decode(out), f"its process {_end_of(process.returncode)}: {' '.join(last)}".rstrip(": ")
+    def __init__(self, what: Sequence[str], environment: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "headstock.plugins.examine", *what],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(environment),
+        )
+
+    def finish(self, limit_s: float, said: str = "") -> tuple[list[Line], str]:
+        """Wait for it.
+
+        Args:
+            limit_s: How long.
+            said: Written to its standard input.
+
+        Returns:
+            The lines it wrote, and how it ended when that was not well, else "".
+        """
+        process = self._process
+        try:
+            out, err = process.communicate(said.encode(), timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+            return _decode(out), f"it did not answer within {limit_s:.0f} s"
+        if process.returncode == 0:
+            return _decode(out), ""
+        last = err.decode(errors="replace").strip().splitlines()[-2:]
+        how = _end_of(process.returncode)
+        return _decode(out), f"its process {how}: {' '.join(last)}".rstrip(": ")
+
+    def stop(self) -> None:
+        """End it; nothing of it is read."""
+        self._process.kill()
+        self._process.communicate()
 
 
 def _end_of(code: int) -> str:

@@ -1,4 +1,4 @@
-"""One examination of the doctor, in a process of its own: ``python -m …examine WHAT NAME``.
+"""One examination of the doctor, in a process of its own: ``python -m …examine WHAT …``.
 
 A plugin may hang, print, or kill its process; then only this process is lost. What was found until
 then has been written, a JSON line each, to what was standard output when the process began.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import IO, cast
 
 import msgspec
 
+from headstock.plugins.drafters import DrafterRegistry
 from headstock.plugins.guard import Failure, guarded
 from headstock.plugins.hooks import Finding
 from headstock.plugins.loader import BACKENDS, PluginRecord, Plugins, State, discover
@@ -48,7 +49,14 @@ class ChosenOp(msgspec.Struct, frozen=True, tag=True):
     passed_over: list[tuple[str, str]]
 
 
-Line = Loaded | Probed | Found | ChosenOp
+class NamedDrafter(msgspec.Struct, frozen=True, tag=True):
+    """What ``--speculation`` can name, and where it is."""
+
+    name: str
+    place: str
+
+
+Line = Loaded | Probed | Found | ChosenOp | NamedDrafter
 
 
 def examine_plugin(group: str, name: str, *, is_questioned: bool = True) -> Iterable[Line]:
@@ -65,25 +73,36 @@ def examine_plugin(group: str, name: str, *, is_questioned: bool = True) -> Iter
                 yield from _findings(plugins, record)
 
 
-def examine_ops(backend: str, index: int, disabled: Sequence[str] = ()) -> Iterable[Line]:
-    """Open the device and choose a provider for every op, in the dtype that it is asked in."""
+def examine_ops(
+    backend: Callable[[], str], index: int, disabled: Sequence[str] = ()
+) -> Iterable[Line]:
+    """Open the device and choose a provider for every op, in the dtype that it is asked in.
+
+    Drafters that plugins name are listed, too.
+
+    Args:
+        backend: Returns the backend's name; called once all that does not depend on it is done.
+        index: Which of its devices.
+        disabled: Plugins to leave out.
+    """
     from headstock.ops import load_all_ops
     from headstock.ops.base import OpRegistry, Resolver, Spec
     from headstock.plugins.models import ModelRegistry
     from headstock.plugins.resolved import describe_spec
 
-    chosen = select(discover(backend=backend, disabled=disabled), backend)
+    ops = load_all_ops()
+    name = backend()
+    chosen = select(discover(backend=name, disabled=disabled), name)
     device = chosen.open_device(index, 0)
     registry: OpRegistry = chosen.offer_ops(device)
     resolver = Resolver(registry, device)
     dtype = str(device.default_dtype or "torch.float32").removeprefix("torch.")
-    for failure in chosen.failures:
+    models = ModelRegistry.of_plugins(chosen.plugins)
+    for failure in (*chosen.failures, *models.failures):
         remedy = "Report it to its authors, or leave it out with --disable-plugin."
         yield Found(Finding(subject="plugins", is_ok=False, text=failure, remedy=remedy))
-    models = ModelRegistry()
     for architecture in models.names:
         guarded(partial(models.load, architecture))  # models may declare ops of their own
-    ops = load_all_ops()
     for name in sorted(ops):
         offered = registry.offered(ops[name])
         layouts = {layout for i in offered for layout in i.requires.layouts}
@@ -99,18 +118,23 @@ def examine_ops(backend: str, index: int, disabled: Sequence[str] = ()) -> Itera
             resolution.provider,
             list(resolution.passed_over),
         )
+    drafters = DrafterRegistry()
+    chosen.name_drafters(drafters)
+    for drafter in drafters.names:
+        yield NamedDrafter(drafter, drafters.place(drafter) or "")
     device.close()
 
 
 def main(argv: Sequence[str]) -> int:
     """Examine what ``argv`` names and write the lines."""
     out = _keep_stdout()
-    what, name, detail, *disabled = argv
-    is_ops = what == "ops"
-    if is_ops:
-        lines = examine_ops(name, int(detail), disabled)
+    what, *rest = argv
+    if what == "ops":
+        index, *disabled = rest
+        lines = examine_ops(sys.stdin.read, int(index), disabled)
     else:
-        lines = examine_plugin(detail, name, is_questioned=what == "plugin")
+        name, group = rest
+        lines = examine_plugin(group, name, is_questioned=what == "plugin")
     for line in lines:
         out.write(msgspec.json.encode(line, enc_hook=_encode) + b"\n")
         out.flush()

@@ -16,12 +16,20 @@ import pluggy
 if TYPE_CHECKING:
     from headstock.ops.base import OpRegistry
     from headstock.ops.communication import Group
+    from headstock.plugins.commands import CommandRegistry
     from headstock.plugins.device import Device
+    from headstock.plugins.drafters import DrafterRegistry
+    from headstock.plugins.models import ModelRegistry
     from headstock.plugins.probe import Probe
+    from headstock.plugins.quantization import QuantizationRegistry
+    from headstock.plugins.routes import RouteRegistry
+    from headstock.plugins.tiers import TierRegistry
+    from headstock.plugins.transports import TransportRegistry
     from headstock.structured.provider import GrammarRegistry
+    from headstock.text.parsers.registry import FormatRegistry
 
 PROJECT = "headstock"
-HOOK_API = (2, 0)
+HOOK_API = (2, 3)
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
@@ -86,10 +94,11 @@ def headstock_probe() -> Probe:
 
 
 @hookspec(firstresult=True)
-def headstock_device(index: int, num_threads: int) -> Device:
+def headstock_device(index: int, num_threads: int, options: Mapping[str, str]) -> Device:
     """Open device ``index``. Required. Called in the engine process only.
 
-    ``num_threads`` is what the operator set for host threads, 0 for "as you see fit".
+    ``num_threads`` is what the operator set for host threads, 0 for "as you see fit"; ``options``
+    what ``--backend-option name=value`` says, of which unknown ones are to be refused.
     """
     raise NotImplementedError
 
@@ -105,6 +114,62 @@ def headstock_register_grammars(registry: GrammarRegistry) -> None:
 
     Called in the engine process. Name it only: it is imported when the first grammar comes.
     """
+
+
+@hookspec
+def headstock_register_drafters(registry: DrafterRegistry) -> None:
+    """Name a drafter, which proposes tokens for steps to verify.
+
+    Called in every process that runs the model. Name it only: it is imported when asked for.
+    """
+
+
+@hookspec
+def headstock_register_models(registry: ModelRegistry) -> None:
+    """Name the classes of architectures. Called in the API and the engine process.
+
+    Name them only: a class is imported when a checkpoint of its architecture is served.
+    """
+
+
+@hookspec
+def headstock_register_quantization(registry: QuantizationRegistry) -> None:
+    """Name the readers of formats of quantised folders, by ``quant_method``.
+
+    Called in every process that opens the model, if its folder is quantised; of backends it is not
+    called. Name them only: a reader is imported when a folder needs it.
+    """
+
+
+@hookspec
+def headstock_register_parsers(registry: FormatRegistry) -> None:
+    """Add formats in which models write thoughts and calls. Called in the API process."""
+
+
+@hookspec
+def headstock_register_routes(registry: RouteRegistry) -> None:
+    """Name routers of the server. Called in the API process, before it listens.
+
+    Name them only: each is imported, and its function called, when the application is built.
+    """
+
+
+@hookspec
+def headstock_register_commands(registry: CommandRegistry) -> None:
+    """Name commands of ``headstock``. Called for ``--help`` and for words that are no command.
+
+    Name them only: a command is imported when it is typed.
+    """
+
+
+@hookspec
+def headstock_register_kv_transports(registry: TransportRegistry) -> None:
+    """Name what moves pages between engines. Provisional: see ``headstock.plugins.transports``."""
+
+
+@hookspec
+def headstock_register_cache_tiers(registry: TierRegistry) -> None:
+    """Name what keeps pages below the device. Provisional: see ``headstock.plugins.tiers``."""
 
 
 @hookspec(firstresult=True)

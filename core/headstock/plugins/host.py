@@ -53,7 +53,11 @@ class HostDevice:
     """
 
     facts = DeviceFacts(
-        shares_host_memory=True, default_slots=64, default_step_tokens=512, captures_on_use=True
+        shares_host_memory=True,
+        default_slots=64,
+        default_step_tokens=512,
+        has_strided_pages=True,
+        captures_on_use=True,
     )
     depth = 1
     default_dtype: torch.dtype | None = torch.float32
@@ -111,6 +115,9 @@ class HostDevice:
     def capture(self, key: GraphKey, step: Callable[[], None]) -> Graph:
         """Refuse: the policy gives no bucket, so nobody may ask."""
         raise AssertionError(f"{key} was to be captured on a device whose policy captures nothing")
+
+    def cut(self) -> None:
+        """Do nothing: what is asked for runs at once."""
 
     def synchronize(self) -> None:
         """Do nothing: nothing is ever under way."""

@@ -22,6 +22,7 @@ from headstock.plugins.probe import Probe, Status
 
 BACKENDS = "headstock.backends"
 PLUGINS = "headstock.plugins"
+REFERENCE = "reference"
 REFERENCE_MODULE = "headstock.plugins.reference"
 OLDEST_MAJOR = 2
 
@@ -121,6 +122,11 @@ class Plugins:
         """The records of backends, whatever their state."""
         return tuple(r for r in self.records if r.group == BACKENDS)
 
+    @property
+    def loaded(self) -> tuple[PluginRecord, ...]:
+        """The records of what is LOADED, backends first."""
+        return tuple(r for r in self.records if r.state is State.LOADED)
+
     def plugin(self, record: PluginRecord) -> object:
         """Return the module or object of a LOADED plugin."""
         plugin = self.manager.get_plugin(record.key)
@@ -131,6 +137,13 @@ class Plugins:
         """Say whether a LOADED plugin implements ``hook``."""
         callers = self.manager.get_hookcallers(self.plugin(record)) or []
         return any(caller.name == hook for caller in callers)
+
+    def takes(self, record: PluginRecord, hook: str, argument: str) -> bool:
+        """Say whether a LOADED plugin's ``hook`` has that argument."""
+        plugin = self.plugin(record)
+        callers = self.manager.get_hookcallers(plugin) or []
+        found = [i for c in callers if c.name == hook for i in c.get_hookimpls()]
+        return any(i.plugin is plugin and argument in i.argnames for i in found)
 
     def call(self, record: PluginRecord, hook: str, **arguments: Any) -> list[Any]:
         """Call ``hook`` of one LOADED plugin alone; its answers, none when it has no such hook.
@@ -202,7 +215,7 @@ def discover(
 def _built_in(extra: Mapping[str, object]) -> list[_Found]:
     from headstock import __version__
 
-    built_in = _Found("reference", BACKENDS, PROJECT, __version__)
+    built_in = _Found(REFERENCE, BACKENDS, PROJECT, __version__)
     return [built_in, *(_Found(n, BACKENDS, "extra", "0", plugin=p) for n, p in extra.items())]
 
 

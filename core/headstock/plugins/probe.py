@@ -45,6 +45,7 @@ class Probe:
         remedy: What to do about it; empty when AVAILABLE.
         score: Among AVAILABLE backends the highest serves: reference 0, CPUs 10, accelerators 100.
         devices: What was found.
+        is_default: Whether it may serve without being named; False: ``--backend`` must name it.
     """
 
     status: Status
@@ -52,3 +53,4 @@ class Probe:
     remedy: str = ""
     score: int = 0
     devices: tuple[ProbedDevice, ...] = ()
+    is_default: bool = True

@@ -35,7 +35,7 @@ def best_of(probed: list[Probed]) -> Probed:
         ConfigError: Two are equally good.
         PluginError: None works, or one better than all that work is broken.
     """
-    usable = [(r, p) for r, p in probed if p.status is Status.AVAILABLE]
+    usable = [(r, p) for r, p in probed if p.status is Status.AVAILABLE and p.is_default]
     best_score = max((p.score for _, p in usable), default=-1)
     _refuse_broken(probed, best_score)
     best = [(r, p) for r, p in usable if p.score == best_score]

@@ -26,6 +26,8 @@ class Role(enum.Enum):
     """Never quantised. Zeros when random."""
     ROUTER = "router"
     """Chooses experts: never quantised, since a near tie would go the other way."""
+    WHOLE = "whole"
+    """Small, or looked up by place: never quantised."""
     ABSORBED = "absorbed"
     """What heads make of a latent: kept dense, since it is multiplied from either side."""
     UNUSED = "unused"

@@ -98,13 +98,16 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 remedy="Bias fewer tokens.",
                 field="logit_bias",
             )
-        for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
-            _check_finite(name, getattr(self, name))
-        for bias in self.logit_bias.values():
+        if not math.isfinite(self.temperature + self.top_p + self.min_p + self.repetition_penalty):
+            _check_finite("temperature", self.temperature)
+            _check_finite("top_p", self.top_p)
+            _check_finite("min_p", self.min_p)
+            _check_finite("repetition_penalty", self.repetition_penalty)
+        for token_id, bias in self.logit_bias.items():
             _check_finite("logit_bias", bias)
-        for name, ids in (("stop_token_ids", self.stop_token_ids), ("logit_bias", self.logit_bias)):
-            for token_id in ids:
-                check_token_id(name, token_id, vocab_size)
+            check_token_id("logit_bias", token_id, vocab_size)
+        for token_id in self.stop_token_ids:
+            check_token_id("stop_token_ids", token_id, vocab_size)
 
 
 def check_token_id(field: str, token_id: int, vocab_size: int) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor
 from headstock.ops.attention import StepBatch
 from headstock.ops.steps import StepInputs
 from headstock.plugins.device import Device, GraphPolicy
-from headstock.runner.options import PaddedSizes
+from headstock.runner.media import MediaRows
+from headstock.runner.options import PaddedSizes, ragged_bucket
 from headstock.runner.slots import table_width
 from headstock.runner.upload import RowBuffer
 from headstock.wire.steps import PageGroup, RunnerLimits
@@ -35,6 +36,8 @@ class StepShape:
         is_uniform: Whether every row has ``max_query`` tokens and draws from each of them.
         is_captured: Whether it runs as a graph.
         has_tree: Whether attention is given prefixes that rows share.
+        has_media: Whether some tokens have features of images; such steps run eagerly.
+        has_adapters: Whether some row has a LoRA adapter: a step without any does nothing for them.
     """
 
     num_tokens: int
@@ -45,6 +48,8 @@ class StepShape:
     is_uniform: bool
     is_captured: bool
     has_tree: bool
+    has_media: bool = False
+    has_adapters: bool = False
 
 
 def kv_bucket(max_kv: int, max_length: int) -> int:
@@ -65,6 +70,7 @@ def captured_shape(
     max_draws: int = 1,
     is_uniform: bool | None = None,
     has_tree: bool = False,
+    has_adapters: bool = False,
 ) -> StepShape | None:
     """Return what a step is padded to, or None when it is to run eagerly.
 
@@ -78,8 +84,7 @@ def captured_shape(
         bucket = policy.bucket(num_rows, num_rows, True)
         bucket = None if bucket is None else (bucket[1] * query, bucket[1])
     else:
-        bucket = policy.bucket(num_tokens, num_rows, False)
-        bucket = _with_padding_rows(policy, num_tokens, num_rows, bucket)
+        bucket = ragged_bucket(policy, num_tokens, num_rows)
     if bucket is None or bucket[0] > sizes.max_tokens or bucket[1] > sizes.max_rows:
         return None
     return StepShape(
@@ -90,20 +95,8 @@ def captured_shape(
         is_uniform=is_uniform,
         is_captured=True,
         has_tree=has_tree or not is_uniform,
+        has_adapters=has_adapters,
     )
-
-
-def _with_padding_rows(
-    policy: GraphPolicy, num_tokens: int, num_rows: int, bucket: tuple[int, int] | None
-) -> tuple[int, int] | None:
-    """Return a bucket that has a padding row, and a token for each padding row."""
-    while bucket is not None:
-        padding = max(bucket[1] - num_rows, 1)
-        larger = policy.bucket(num_tokens + padding, num_rows + 1, False)
-        if larger == bucket:
-            break
-        bucket = larger
-    return bucket
 
 
 class _GroupBuffers:
@@ -137,7 +130,14 @@ class StepBuffers:
         ids_T: What is embedded.
     """
 
-    def __init__(self, device: Device, sizes: PaddedSizes, limits: RunnerLimits) -> None:
+    def __init__(
+        self,
+        device: Device,
+        sizes: PaddedSizes,
+        limits: RunnerLimits,
+        media: MediaRows | None = None,
+    ) -> None:
+        self._media = media
         tokens, rows = sizes.max_tokens, sizes.max_rows
         self.ids_T = device.empty((tokens,), torch.int64).zero_()
         self._positions_T = device.empty((tokens,), torch.int64).zero_()
@@ -169,7 +169,11 @@ class StepBuffers:
             is_whole: Whether the hidden states of all tokens are wanted.
         """
         tokens, num_rows = shape.num_tokens, shape.num_rows
+        adapters_R = self._adapters_R if shape.has_adapters else None
         views: list[StepBatch] = []
+        shifts_AT = media = None
+        if self._media is not None:
+            shifts_AT, media = self._media.views(tokens, has_media=shape.has_media)
         for group in self._groups:
             page_table_RP, write_slots_T = group.views(shape)
             view = StepBatch(
@@ -187,7 +191,9 @@ class StepBuffers:
                 tree_N4=rows.tree_N4 if shape.has_tree else rows.tree_N4[:0],
                 host_rows=host_rows,
                 wants_last=not (shape.is_uniform or shape.max_draws > 1 or is_whole),
-                adapters_R=None if self._adapters_R is None else self._adapters_R[:num_rows],
+                adapters_R=None if adapters_R is None else adapters_R[:num_rows],
+                shifts_AT=shifts_AT,
+                media=media,
             )
             views.append(view)
         for view in views:

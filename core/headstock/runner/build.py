@@ -2,79 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
-from headstock.graph.context import Retention
-from headstock.ops.base import Resolver
-from headstock.ops.communication import Group
+from headstock.graph.vision import MediaModel
 from headstock.plugins.device import Device, Memory
-from headstock.runner.memory import (
-    GroupSize,
-    Measured,
-    MemoryPlan,
-    group_sizes,
-    page_groups,
-    plan_memory,
-    run_profile,
-)
+from headstock.runner.groups import GroupSizes, group_sizes
+from headstock.runner.media import media_limits
+from headstock.runner.memory import Measured, MemoryPlan, plan_memory, run_profile
 from headstock.runner.options import PaddedSizes, RunnerOptions
 from headstock.runner.runner import TorchRunner
-from headstock.runner.step import CachedLayer, StepModel
+from headstock.runner.step import ModelParts
 from headstock.wire.steps import RunnerLimits
 
 
 def build_runner(
     device: Device,
-    model: StepModel,
-    layers: Sequence[CachedLayer],
-    resolver: Resolver,
-    group: Group,
+    parts: ModelParts,
     *,
-    groups: Sequence[Retention],
     options: RunnerOptions,
     sizes: PaddedSizes,
-    dtype: torch.dtype,
     before: Memory,
     weight_bytes: int,
 ) -> tuple[TorchRunner, MemoryPlan]:
     """Build the runner of a model whose weights are loaded.
 
-    Runs a step or two on the model, to see what they take.
+    Runs a step or two on the model, to see what they take. All ranks call this.
 
     Args:
         device: Where.
-        model: What is computed.
-        layers: Its layers that keep state.
-        resolver: Chooses the ops around the model.
-        group: The ranks that share the model; all of them call this.
-        groups: What each page group keeps.
+        parts: The model, and what runs with it.
         options: Sizes and switches.
         sizes: As :func:`~headstock.runner.options.padded_sizes` gave them for ``options``.
-        dtype: Of the hidden states.
         before: The device's memory before the model came.
         weight_bytes: Of the packed weights.
 
     Raises:
         ConfigError: The memory does not hold what is asked.
     """
-    captures = options.graphs and group.is_capturable and _captures(device, options)
-    pages = group_sizes(layers, groups, options.page_size)
+    # Steps that pool are eager: their rows are many tokens each, so that launches hide behind them.
+    captures = options.graphs and options.draws and parts.ranks.is_capturable
+    captures = captures and _captures(device, options)
+    pages = group_sizes(
+        parts.layers,
+        parts.groups,
+        options.page_size,
+        is_shared=device.facts.has_strided_pages,
+    )
 
+    @torch.inference_mode()  # as steps run: a device may be unable to view what was made otherwise
     def build(cache_tokens: int, *, captures: bool) -> TorchRunner:
-        return TorchRunner(
-            device,
-            model,
-            layers,
-            resolver,
-            group,
-            limits=_limits(device, options, pages, cache_tokens),
-            sizes=sizes,
-            dtype=dtype,
-            hidden_size=options.hidden_size,
-            captures=captures,
-        )
+        limits = _limits(device, options, pages, cache_tokens, parts.model.media)
+        return TorchRunner(device, parts, limits=limits, sizes=sizes, captures=captures)
 
     taken = before.free - device.memory().free
     is_host = device.facts.shares_host_memory  # where others take and free memory all the time
@@ -92,7 +70,7 @@ def build_runner(
         graphs=graphs,
         groups=pages,
     )
-    plan = plan_memory(device, measured, options, group)
+    plan = plan_memory(device, measured, options, parts.ranks)
     return build(plan.cache_tokens, captures=captures), plan
 
 
@@ -103,7 +81,11 @@ def _captures(device: Device, options: RunnerOptions) -> bool:
 
 
 def _limits(
-    device: Device, options: RunnerOptions, pages: Sequence[GroupSize], cache_tokens: int
+    device: Device,
+    options: RunnerOptions,
+    pages: GroupSizes,
+    cache_tokens: int,
+    media: MediaModel | None,
 ) -> RunnerLimits:
     overlap = device.depth > 1 if options.overlap is None else options.overlap
     return RunnerLimits(
@@ -112,7 +94,10 @@ def _limits(
         max_length=options.max_length,
         vocab_size=options.vocab_size,
         depth=max(2, device.depth) if overlap else 1,
-        groups=list(page_groups(pages, cache_tokens, options)),
+        groups=list(pages.groups(cache_tokens, options)),
         max_drafts=options.max_drafts,
         num_adapters=options.num_adapters,
+        yields=options.yields,
+        is_causal=options.is_causal,
+        media=None if media is None else media_limits(media, options.media_tokens),
     )

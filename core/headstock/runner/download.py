@@ -17,13 +17,14 @@ from torch import Tensor
 
 from headstock.ops.steps import FAULTY
 from headstock.plugins.device import Device, Transfer
-from headstock.runner.rows import LOGPROBS, RowSet, ScoredRow, SlotFacts
+from headstock.runner.rows import DRAFTS, LOGPROBS, RowSet, ScoredRow, SlotFacts
 from headstock.runner.sampling import Sampler
 from headstock.runner.step import StepModel, StepOps
 from headstock.runner.upload import HostArrays
 from headstock.wire.steps import Fault, Logprobs, Pooled, StepPlan, StepResult
 
 NOT_FINITE = "The model's logits are not finite numbers."
+VECTOR_NOT_FINITE = "The model's vector has elements that are not finite numbers."
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,8 @@ class PendingLogprobs:
         """Wait, and return one entry a slot; rows that drew nothing have none."""
         values, top_ids = self.values.wait().tolist(), self.top_ids.wait().tolist()
         found: dict[int, Logprobs] = {}
-        for (row, slot, facts), numbers, ids in zip(self.owners, values, top_ids, strict=True):
+        # There may be more values than owners: padding.
+        for (row, slot, facts), numbers, ids in zip(self.owners, values, top_ids, strict=False):
             if row in dead_rows:
                 continue
             k, asked = max(facts.logprobs, 0), len(facts.asked_ids)
@@ -118,7 +120,7 @@ class LogprobReader:
         assert self._sampler.raw_logits_SV is not None, "the step kept no logits"
         owners, num_draws = rows.wants_logprobs, rows.max_draws
         index = np.array([row for row, _, _ in owners], np.int64)
-        index_S, place_S = self._arrays.send(index), self._arrays.send(index * num_draws)
+        index_S, place_S = self._arrays.send_padded(index, index * num_draws)
         logits_SV = self._sampler.raw_logits_SV.index_select(0, place_S)
         drawn_R = self._sampler.outbox_NRO[outbox_entry, :, 2]
         ids_S = drawn_R.index_select(0, index_S).clamp(min=0).long()
@@ -137,8 +139,9 @@ class LogprobReader:
     ) -> PendingLogprobs:
         targets = scored.target_ids[start : start + self._max_rows]
         begin = scored.begin + start
-        logits_SV = self._model.logits(hidden_TD[begin : begin + len(targets)])
-        ids_S = self._arrays.send(np.array(targets, np.int64))
+        places = np.arange(begin, begin + len(targets))
+        places_S, ids_S = self._arrays.send_padded(places, np.array(targets, np.int64))
+        logits_SV = self._model.logits(hidden_TD.index_select(0, places_S))
         owners = [(row, scored.slot, scored.facts)] * len(targets)
         return self._queue(logits_SV, ids_S, owners, is_prompt=True)
 
@@ -150,8 +153,9 @@ class LogprobReader:
         *,
         is_prompt: bool,
     ) -> PendingLogprobs:
-        k = max(max(facts.logprobs, 0) for _, _, facts in owners)
-        asked_SA = self._asked([facts.asked_ids for _, _, facts in owners])
+        k = self._arrays.padded_size(max(max(facts.logprobs, 0) for _, _, facts in owners))
+        k = min(k, logits_SV.shape[1])
+        asked_SA = self._asked([facts.asked_ids for _, _, facts in owners], len(ids_S))
         chosen_S, top_SK, top_ids_SK, of_asked_SA = self._ops.token_logprobs(
             logits_SV, ids_S, asked_SA, k=k
         )
@@ -164,10 +168,11 @@ class LogprobReader:
             is_prompt=is_prompt,
         )
 
-    def _asked(self, asked_ids: Sequence[tuple[int, ...]]) -> Tensor:
+    def _asked(self, asked_ids: Sequence[tuple[int, ...]], num_positions: int) -> Tensor:
         """Return the asked ids of each position, padded with id 0. int64. [S, A]"""
-        asked = np.zeros((len(asked_ids), max(map(len, asked_ids))), np.int64)
-        for row, ids in zip(asked, asked_ids, strict=True):
+        most = self._arrays.padded_size(max(map(len, asked_ids)))
+        asked = np.zeros((num_positions, most), np.int64)
+        for row, ids in zip(asked, asked_ids, strict=False):
             row[: len(ids)] = ids
         return self._arrays.send(asked)
 
@@ -226,6 +231,8 @@ def read_result(launched: LaunchedStep) -> StepResult:
         return StepResult(launched.step, [], [], [], [])
     codes, done, ids = _read_draws(launched, rows)
     silent = frozenset(row for row, code in zip(rows.drawn, codes, strict=True) if code <= 0)
+    pooled, spoilt = _read_pooled(launched, rows)
+    faulty = [slot for slot, code in zip(rows.drawn_slots, codes, strict=True) if code == FAULTY]
     return StepResult(
         step=launched.step,
         slots=rows.drawn_slots,
@@ -234,11 +241,11 @@ def read_result(launched: LaunchedStep) -> StepResult:
         done=done,
         logprobs=[entry for pending in launched.logprobs for entry in pending.read(silent)],
         faults=[
-            Fault(slot, NOT_FINITE)
-            for slot, code in zip(rows.drawn_slots, codes, strict=True)
-            if code == FAULTY
+            *(Fault(slot, NOT_FINITE) for slot in faulty),
+            *(Fault(slot, VECTOR_NOT_FINITE) for slot in spoilt),
         ],
-        pooled=_read_pooled(launched, rows),
+        pooled=pooled,
+        drafts=_read_drafts(launched, rows),
     )
 
 
@@ -260,9 +267,23 @@ def _read_draws(launched: LaunchedStep, rows: RowSet) -> tuple[list[int], list[i
     return [entry[0] for entry in entries], [entry[1] for entry in entries], ids
 
 
-def _read_pooled(launched: LaunchedStep, rows: RowSet) -> list[Pooled]:
-    if launched.pooled is None:
+def _read_drafts(launched: LaunchedStep, rows: RowSet) -> list[int]:
+    """Return how many drafts each row that draws has for its next step."""
+    if DRAFTS not in rows.draw_kinds or launched.drawn is None:
         return []
-    vectors = launched.pooled.wait().numpy().astype("<f4", copy=False)
+    counts_R = launched.drawn.wait().numpy()[: len(rows.slots), -1]
+    if len(rows.drawn) < len(counts_R):
+        counts_R = counts_R[rows.drawn]
+    return counts_R.tolist()
+
+
+def _read_pooled(launched: LaunchedStep, rows: RowSet) -> tuple[list[Pooled], list[int]]:
+    """Return the vectors of pooled rows, and the slots whose vectors are not finite."""
+    if launched.pooled is None:
+        return [], []
+    vectors = launched.pooled.wait().numpy().astype("<f4", copy=False)[: len(rows.pooled)]
     slots = [rows.slots[row] for row in rows.pooled]
-    return [Pooled(slot, v.tobytes()) for slot, v in zip(slots, vectors, strict=True)]
+    is_right: list[bool] = [bool(np.isfinite(vector).all()) for vector in vectors]
+    found = zip(slots, vectors, is_right, strict=True)
+    pooled = [Pooled(slot, vector.tobytes()) for slot, vector, right in found if right]
+    return pooled, [slot for slot, right in zip(slots, is_right, strict=True) if not right]

@@ -8,7 +8,7 @@ where a capture costs no more than the step.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -17,14 +17,30 @@ from headstock.ops.steps import StepInputs
 from headstock.plugins.device import Device, Graph, GraphKey
 from headstock.runner.batch import StepBuffers, StepShape, captured_shape, kv_bucket
 from headstock.runner.options import PaddedSizes
-from headstock.runner.rows import GREEDY, RANDOM, RowSet
+from headstock.runner.rows import (
+    BIAS,
+    DRAFTS,
+    FLOOR,
+    GREEDY,
+    LOGPROBS,
+    MASKS,
+    PENALTIES,
+    RANDOM,
+    RowSet,
+)
 from headstock.runner.sampling import Sampler
 from headstock.runner.step import ForwardPass
 from headstock.runner.upload import Upload
 from headstock.wire.steps import Rows, RunnerLimits
 
+ADAPTERS = "adapters"
+"""Feature of a captured forward pass some of whose rows have LoRA adapters."""
 CAPTURED_KINDS = (GREEDY, frozenset({RANDOM}))
-"""Draw kinds that are captured; a step of others draws eagerly."""
+"""Draw kinds that are captured, with drafts and without; a step of others draws eagerly."""
+
+SHAPED = frozenset({RANDOM, PENALTIES, BIAS, FLOOR, LOGPROBS})
+"""Everything but masks: what other steps draw with where every set of kinds is compiled."""
+MASKED = SHAPED | {MASKS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +51,13 @@ class Prepared:
         shape: Its size.
         batch: Its tensors.
         inputs: Its rows.
-        provider_key: What attention decided that a graph bakes in.
+        key: Of the graph that fits, with what attention decided that it bakes in.
     """
 
     shape: StepShape
     batch: StepBatch
     inputs: StepInputs
-    provider_key: tuple[int, ...]
+    key: GraphKey
 
 
 class StepGraphs:
@@ -56,6 +72,7 @@ class StepGraphs:
         limits: Of the runner.
         sizes: Of the buffers.
         captures: Whether steps become graphs where the device's policy says so.
+        pools_last: Whether pooling needs the hidden states of rows' last tokens alone.
     """
 
     def __init__(
@@ -69,6 +86,7 @@ class StepGraphs:
         limits: RunnerLimits,
         sizes: PaddedSizes,
         captures: bool,
+        pools_last: bool,
     ) -> None:
         self._device = device
         self._policy = device.graph_policy
@@ -79,7 +97,9 @@ class StepGraphs:
         self._limits = limits
         self._sizes = sizes
         self._captures = captures
+        self._pools_last = pools_last
         self._captures_on_use = device.facts.captures_on_use
+        self._compiles_sizes = device.facts.compiles_sizes
         self._batches: dict[StepShape, tuple[StepBatch, StepInputs]] = {}
         self._prepared: Prepared | None = None
         self._graphs: dict[GraphKey, Graph] = {}
@@ -94,7 +114,8 @@ class StepGraphs:
         """Return the size that a step of ``rows``, up to ``max_kv`` tokens long, runs at."""
         num_tokens, num_rows = len(rows.host_ids), len(rows.queries)
         has_tree = bool(rows.tree.row_begin)
-        if self._captures and not rows.scored and not rows.pooled:
+        is_eager = bool(rows.scored or rows.pooled or rows.has_media)
+        if self._captures and (not is_eager or (self._compiles_sizes and not rows.has_media)):
             shape = captured_shape(
                 self._policy,
                 self._sizes,
@@ -104,9 +125,10 @@ class StepGraphs:
                 max_draws=rows.max_draws,
                 is_uniform=rows.is_uniform,
                 has_tree=has_tree,
+                has_adapters=rows.has_adapters,
             )
-            if shape is not None:
-                return shape
+            if shape is not None and self._has_room(shape):
+                return replace(shape, is_captured=not is_eager)
         return StepShape(
             num_tokens,
             num_rows,
@@ -116,6 +138,8 @@ class StepGraphs:
             is_uniform=rows.is_uniform,
             is_captured=False,
             has_tree=has_tree,
+            has_media=rows.has_media,
+            has_adapters=rows.has_adapters,
         )
 
     def run_forward(
@@ -135,7 +159,7 @@ class StepGraphs:
         prepared = self._prepare(shape, rows, bounds, is_same=is_same)
         if not shape.is_captured:
             return self._forward.run(prepared.batch, prepared.inputs, shape), prepared.batch
-        key = _graph_key(shape, prepared.provider_key)
+        key = prepared.key
         if key not in self._graphs:
             if not self._captures_on_use:
                 return self._forward.run(prepared.batch, prepared.inputs, shape), prepared.batch
@@ -147,7 +171,9 @@ class StepGraphs:
     def run_draws(self, shape: StepShape, kinds: frozenset[str]) -> None:
         """Queue the draws of the step whose forward pass was queued last."""
         num_rows, num_draws = shape.num_rows, shape.max_draws
-        if shape.is_captured:
+        if self._compiles_sizes:
+            kinds = few_kinds(kinds)
+        if shape.is_captured or (self._compiles_sizes and self._captures):
             key = (num_rows, num_draws, kinds)
             if key not in self._drawings and self._captures_on_use:
                 self._capture_draws(shape, kinds)
@@ -167,20 +193,42 @@ class StepGraphs:
         """
         self._prepared = None
         shapes = self._shapes_to_warm() if self._captures else []
+        if self._compiles_sizes:
+            self._upload.warm_up(sorted({shape.num_tokens for shape in shapes}))
         by_key: dict[GraphKey, StepShape] = {}
         for shape in shapes:  # attention that ignores trees needs one graph for both
             by_key.setdefault(_graph_key(shape, self._forward.plan(self._batch(shape)[0])), shape)
-        draws = {(shape.num_rows, shape.max_draws): shape for shape in shapes}
-        total = len(by_key) + len(draws) * len(CAPTURED_KINDS)
+        draws = self._draws_to_warm(shapes)
+        total = len(by_key) + len(draws)
         for count, (key, shape) in enumerate(by_key.items(), 1):
             self._capture_forward(shape, key)
             progress(count, total)
-        for count, (shape, kinds) in enumerate(
-            ((shape, kinds) for shape in draws.values() for kinds in CAPTURED_KINDS),
-            len(by_key) + 1,
-        ):
+        for count, (shape, kinds) in enumerate(draws, len(by_key) + 1):
             self._capture_draws(shape, kinds)
             progress(count, total)
+
+    def close(self) -> None:
+        """Drop all graphs: collectives that they hold keep a group from ending."""
+        self._prepared = None
+        self._graphs.clear()
+        self._drawings.clear()
+
+    def _draws_to_warm(self, shapes: list[StepShape]) -> list[tuple[StepShape, frozenset[str]]]:
+        """Return the halves that draw: one for each number of rows and draws, and draw kinds.
+
+        With a drafter, steps of several draws a row always draft on.
+        """
+        by_size = {(shape.num_rows, shape.max_draws): shape for shape in shapes}
+        wanted = (*CAPTURED_KINDS, SHAPED, MASKED) if self._compiles_sizes else CAPTURED_KINDS
+        found = [(shape, kinds) for shape in by_size.values() for kinds in wanted]
+        if self._sampler.drafter is None:
+            return found
+        plain = [(shape, kinds) for shape, kinds in found if shape.max_draws == 1]
+        return plain + [(shape, kinds | {DRAFTS}) for shape, kinds in found]
+
+    def _has_room(self, shape: StepShape) -> bool:
+        """Whether the buffers of draws hold those of ``shape``, its padding rows' too."""
+        return shape.max_draws <= 1 or shape.num_rows <= self._limits.max_draft_rows
 
     def _shapes_to_warm(self) -> list[StepShape]:
         sizes, max_length = self._sizes, self._limits.max_length
@@ -194,7 +242,7 @@ class StepGraphs:
                 num_tokens = rows * query if is_uniform else tokens
                 if num_tokens > sizes.max_tokens or rows > sizes.max_rows:
                     continue
-                found += [
+                shapes = [
                     StepShape(
                         num_tokens,
                         rows,
@@ -204,10 +252,13 @@ class StepGraphs:
                         is_uniform=is_uniform,
                         is_captured=True,
                         has_tree=has_tree,
+                        has_adapters=has_adapters,
                     )
+                    for has_adapters in (True, False)[not self._limits.num_adapters :]
                     for max_kv in buckets
                     for has_tree in _trees_of(rows, is_uniform=is_uniform)
                 ]
+                found += filter(self._has_room, shapes)
         return found
 
     def _prepare(self, shape: StepShape, rows: RowSet, bounds: Rows, *, is_same: bool) -> Prepared:
@@ -219,13 +270,16 @@ class StepGraphs:
         if shape.is_captured:
             batch, inputs = self._batch(shape)
         else:
-            host_rows = list(zip(bounds.query_max, bounds.kv_max, strict=True))
+            is_exact = shape.num_rows == len(rows.queries)
+            pairs = zip(bounds.query_max, bounds.kv_max, strict=True)
+            host_rows = list(pairs) if is_exact else []
             inputs = self._upload.rows.inputs(shape.num_tokens, shape.num_rows)
-            is_whole = bool(rows.scored or rows.pooled)
+            is_whole = bool(rows.scored or (rows.pooled and not self._pools_last))
             batch = self._buffers.batch(
                 shape, self._upload.rows, inputs, host_rows, is_whole=is_whole
             )
-        self._prepared = Prepared(shape, batch, inputs, self._forward.plan(batch))
+        key = _graph_key(shape, self._forward.plan(batch))
+        self._prepared = Prepared(shape, batch, inputs, key)
         return self._prepared
 
     def _batch(self, shape: StepShape) -> tuple[StepBatch, StepInputs]:
@@ -267,13 +321,27 @@ class StepGraphs:
         are put back.
         """
         rows, slots = self._upload.rows, self._upload.table.slots
-        words, cursor = rows.words.clone(), slots.cursor_1.clone()
+        # Not clones on the device: one that shares memory until it is written to keeps the step
+        # from updating that in place, as it will later.
+        words, cursor = (x.to("cpu", copy=True) for x in (rows.words, slots.cursor_1))
         query = shape.max_query if shape.is_uniform else 1
         rows.fill_null(shape.num_tokens, shape.num_rows, query)
         graph = self._device.capture(key, run)
         rows.words.copy_(words)
         slots.cursor_1.copy_(cursor)
+        self._upload.arrays.cut()
         return graph
+
+
+def few_kinds(kinds: frozenset[str]) -> frozenset[str]:
+    """Return draw kinds that do what ``kinds`` ask, of few sets, where each is compiled.
+
+    What a row does not ask for changes nothing for it.
+    """
+    others = kinds - {RANDOM, DRAFTS}
+    if not others:
+        return kinds
+    return (MASKED if MASKS in kinds else SHAPED) | (kinds & {DRAFTS})
 
 
 def _graph_key(shape: StepShape, provider: tuple[int, ...]) -> GraphKey:
@@ -284,6 +352,7 @@ def _graph_key(shape: StepShape, provider: tuple[int, ...]) -> GraphKey:
         num_rows=shape.num_rows,
         query=shape.max_query if shape.is_uniform else shape.max_draws,
         provider=provider,
+        features=frozenset({ADAPTERS}) if shape.has_adapters else frozenset[str](),
     )
 
 

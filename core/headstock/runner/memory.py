@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from headstock.errors import ConfigError
-from headstock.graph.context import Retention
 from headstock.ops.communication import Group
 from headstock.plugins.device import Device, Memory
+from headstock.runner.groups import GroupSizes, cache_bytes, describe_pages
+from headstock.runner.media import MediaRows
 from headstock.runner.options import RunnerOptions
-from headstock.runner.pages import page_bytes
 from headstock.runner.rehearsal import largest_draft_plan, largest_plan
 from headstock.runner.runner import TorchRunner
 from headstock.runner.slots import SlotExtras
-from headstock.runner.step import CachedLayer
 from headstock.wire.steps import PageGroup, StepPlan
 
 HOST_CACHE_BYTES = 4 << 30
@@ -26,69 +25,7 @@ HOST_CACHE_BYTES = 4 << 30
 HOST_PART = 4
 """Where the host computes, one part in so many of the largest step is tried."""
 
-CHECKPOINT_TOKENS = 1024
-"""Cached tokens for which there is memory for one kept state."""
-
 GIB = 1 << 30
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupSize:
-    """A page group before it is known how many pages it gets.
-
-    Attributes:
-        retention: What it keeps of a request.
-        page_tokens: Tokens a page holds; 1 where it holds a state.
-        page_bytes: Bytes of a page over all the group's layers.
-    """
-
-    retention: Retention
-    page_tokens: int
-    page_bytes: int
-
-    def num_pages(self, cache_tokens: int, options: RunnerOptions) -> int:
-        """Return the pages that go with ``cache_tokens`` cached tokens, the null page included.
-
-        A request keeps a window and what the step at hand adds to it; of states its own, one that
-        it writes to, and now and then a checkpoint.
-        """
-        if self.retention.kind == "state":
-            return 1 + 2 * options.num_slots + cache_tokens // CHECKPOINT_TOKENS
-        if self.retention.kind == "window":
-            kept = self.retention.window + 2 * self.page_tokens
-            most = options.num_slots * kept + options.max_step_tokens
-            cache_tokens = min(cache_tokens, most)
-        return 1 + -(-cache_tokens // self.page_tokens)
-
-
-def group_sizes(
-    layers: Sequence[CachedLayer], groups: Sequence[Retention], page_size: int
-) -> tuple[GroupSize, ...]:
-    """Return the size of each page group's pages."""
-    return tuple(
-        GroupSize(
-            retention=retention,
-            page_tokens=1 if retention.kind == "state" else page_size,
-            page_bytes=page_bytes(layers, group),
-        )
-        for group, retention in enumerate(groups)
-    )
-
-
-def page_groups(
-    sizes: Sequence[GroupSize], cache_tokens: int, options: RunnerOptions
-) -> tuple[PageGroup, ...]:
-    """Return the page groups that together cache ``cache_tokens`` tokens."""
-    return tuple(
-        PageGroup(
-            kind=size.retention.kind,
-            page_tokens=size.page_tokens,
-            page_bytes=size.page_bytes,
-            num_pages=size.num_pages(cache_tokens, options),
-            window=size.retention.window,
-        )
-        for size in sizes
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +55,7 @@ class MemoryPlan:
     @property
     def cache_bytes(self) -> int:
         """Bytes of all pages."""
-        return sum(group.num_pages * group.page_bytes for group in self.groups)
+        return cache_bytes(self.groups)
 
     @property
     def free(self) -> int:
@@ -128,9 +65,7 @@ class MemoryPlan:
 
     def table(self) -> list[tuple[str, int]]:
         """Return (what, bytes), for people."""
-        pages = ", ".join(
-            f"{group.num_pages - 1:,} {_PAGES_OF[group.kind]}" for group in self.groups
-        )
+        pages = describe_pages(self.groups)
         named = [
             ("weights", self.weights),
             ("buffers", self.buffers),
@@ -141,9 +76,6 @@ class MemoryPlan:
             ("left free", self.free),
         ]
         return [(name, size) for name, size in named if size]
-
-
-_PAGES_OF = {"full": "pages", "window": "window pages", "state": "states"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,21 +96,22 @@ class Measured:
     buffers: int
     workspace: int
     graphs: int
-    groups: tuple[GroupSize, ...]
-
-    def cache_bytes(self, cache_tokens: int, options: RunnerOptions) -> int:
-        """Return the bytes that caching so many tokens takes."""
-        return sum(size.num_pages(cache_tokens, options) * size.page_bytes for size in self.groups)
+    groups: GroupSizes
 
     def tokens_in(self, room: int, options: RunnerOptions) -> int:
         """Return the most tokens, in whole pages, whose pages take ``room`` bytes at most."""
         unit = options.page_size
-        most = max(0, room) // min(size.page_bytes for size in self.groups) + 1
+        most = max(0, room) // min(size.page_bytes for size in self.groups.sizes) + 1
         fits = range(most + 1)
         place = bisect.bisect_right(
-            fits, max(0, room), key=lambda count: self.cache_bytes(count * unit, options)
+            fits, max(0, room), key=lambda count: self.groups.num_bytes(count * unit, options)
         )
         return max(0, place - 1) * unit
+
+
+def extra_bytes(options: RunnerOptions) -> int:
+    """Return the bytes of the tables for penalties and biases, which drawing alone has."""
+    return SlotExtras.num_bytes(options.num_slots, options.vocab_size) if options.draws else 0
 
 
 def plan_memory(
@@ -189,7 +122,7 @@ def plan_memory(
     Raises:
         ConfigError: Not even one longest request fits, or ``cache_tokens`` do not.
     """
-    extras = SlotExtras.num_bytes(options.num_slots, options.vocab_size)
+    extras = extra_bytes(options)
     is_host = device.facts.shares_host_memory
     sharing = group.size if is_host else 1  # ranks on one host draw on the same memory
     allowed = int(options.memory_fraction * measured.before.free) // sharing
@@ -198,6 +131,8 @@ def plan_memory(
     tokens, unit = room, options.page_size
     if options.cache_tokens is not None:
         tokens = -(-options.cache_tokens // unit) * unit
+    elif not options.is_causal:
+        tokens = min(room, _in_flight(device, options))
     elif is_host:
         running = options.num_slots * options.max_pages * unit
         least = options.max_pages * unit
@@ -211,9 +146,21 @@ def plan_memory(
         workspace=measured.workspace,
         graphs=measured.graphs,
         extras=extras,
-        groups=page_groups(measured.groups, tokens, options),
+        groups=measured.groups.groups(tokens, options),
         cache_tokens=tokens,
     )
+
+
+def _in_flight(device: Device, options: RunnerOptions) -> int:
+    """Return the tokens to cache where nothing is kept past its step: those of steps in flight.
+
+    Each row may leave a part of its last page empty.
+    """
+    overlap = device.depth > 1 if options.overlap is None else options.overlap
+    depth = max(2, device.depth) if overlap else 1
+    unit = options.page_size
+    step = options.max_step_tokens + options.num_slots * (unit - 1)
+    return -(-max(options.max_length, depth * step) // unit) * unit
 
 
 def _least(tokens: int, group: Group, device: Device) -> int:
@@ -229,7 +176,7 @@ def _check(
 ) -> None:
     """Refuse caches that do not fit, or that a longest request does not fit into."""
     if tokens > room:
-        needed = measured.cache_bytes(tokens, options)
+        needed = measured.groups.num_bytes(tokens, options)
         raise ConfigError(
             f"cache_tokens is {options.cache_tokens:,}, which takes {needed / GIB:.2f} GiB; there"
             f" is room for {room:,} tokens: {allowed / GIB:.2f} GiB allowed, of which weights and"
@@ -237,7 +184,7 @@ def _check(
             remedy=f"Set --cache-tokens to {room} at most, or raise --memory-fraction.",
         )
     if tokens < options.max_pages * options.page_size:
-        size = sum(size.page_bytes for size in measured.groups)
+        size = sum(size.page_bytes for size in measured.groups.sizes)
         raise ConfigError(
             f"The cache holds {tokens:,} tokens, and the longest request has"
             f" {options.max_length:,}: {allowed / GIB:.2f} GiB are allowed, weights and workspace"
@@ -279,13 +226,23 @@ def run_profile(
     peak = _peak_of(device, runner, largest_plan(limits, tried, 0))
     if limits.max_drafts:
         peak = max(peak, _peak_of(device, runner, largest_draft_plan(limits, 1)))
-    workspace = -(-(peak - start) * step_tokens // tried)
+    fixed = 0 if runner.media is None else runner.media.num_bytes
+    if runner.media is not None and not is_host:
+        peak = max(peak, _peak_of_images(device, runner.media))
+    workspace = fixed - (fixed + start - peak) * step_tokens // tried
     if not captures:
         return max(0, workspace), 0
     device.reset_peak()
     start = device.memory().peak
     plan = largest_plan(limits, limits.num_slots, 2)
     return max(0, workspace), max(0, _peak_of(device, runner, plan) - start)
+
+
+def _peak_of_images(device: Device, media: MediaRows) -> int:
+    with torch.inference_mode():
+        media.rehearse()
+    device.synchronize()
+    return device.memory().peak
 
 
 def _peak_of(device: Device, runner: TorchRunner, plan: StepPlan) -> int:

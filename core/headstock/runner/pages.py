@@ -1,48 +1,20 @@
-"""The layers' pages: their bytes, their memory, and copies among them, by page group."""
+"""The layers' pages: their memory, and copies among them, by page group."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
-from headstock.errors import UnsupportedError
-from headstock.ops.attention import CacheProvider
 from headstock.plugins.device import Device
+from headstock.runner.arena import PageNumbers, layer_page_bytes, page_axis
 from headstock.runner.step import CachedLayer
 from headstock.runner.upload import HostArrays
 from headstock.wire.steps import NULL_PAGE, PageCopies, PageGroup
 
-
-def page_bytes(layers: Sequence[CachedLayer], group: int) -> int:
-    """Return the bytes of one page of ``group`` over all its layers."""
-    return sum(
-        _bytes_of(layer.provider, 2) - _bytes_of(layer.provider, 1)
-        for layer in layers
-        if layer.group == group
-    )
-
-
-def _bytes_of(provider: CacheProvider, num_pages: int) -> int:
-    return math.prod(provider.kv_shape(num_pages)) * provider.layout.dtype.itemsize
-
-
-def page_axis(provider: CacheProvider) -> int:
-    """Return along which axis of its buffer a provider lays out pages.
-
-    Raises:
-        UnsupportedError: No single axis grows by one a page.
-    """
-    one, two = provider.kv_shape(1), provider.kv_shape(2)
-    axes = [axis for axis, (a, b) in enumerate(zip(one, two, strict=True)) if a != b]
-    if len(axes) != 1 or two[axes[0]] - one[axes[0]] != 1:
-        raise UnsupportedError(
-            f"Layout {provider.layout.tag!r} has pages of shape {one} and {two} for one and two"
-            " pages; pages must lie along one axis.",
-            remedy="Give the layout's kv_shape one axis that counts pages.",
-        )
-    return axes[0]
+ARENA_ALIGNMENT = 4096
+"""Where the first slab begins. Bytes."""
 
 
 class PageStore:
@@ -53,6 +25,7 @@ class PageStore:
         arrays: Carries the copies' page numbers.
         layers: Each gets its buffer as ``kv``.
         groups: How many pages each group has, the null page among them.
+        numbers: Where the pages of plans lie.
     """
 
     def __init__(
@@ -61,20 +34,52 @@ class PageStore:
         arrays: HostArrays,
         layers: Sequence[CachedLayer],
         groups: Sequence[PageGroup],
+        numbers: PageNumbers,
     ) -> None:
         self._arrays = arrays
+        self._numbers = numbers
         self._layers = [(layer, page_axis(layer.provider)) for layer in layers]
+        self._allocate(device, groups)
         for layer, axis in self._layers:
-            shape = layer.provider.kv_shape(groups[layer.group].num_pages)
-            layer.kv = device.empty(shape, layer.provider.layout.dtype)
             layer.kv.narrow(axis, NULL_PAGE, 1).zero_()
 
     def copy(self, copies: PageCopies) -> None:
         """Queue copies of whole pages."""
+        entries = [
+            self._numbers.entries(copies.groups, pages)
+            for pages in (copies.sources, copies.destinations)
+        ]
         for group in sorted(set(copies.groups)):
             places = [i for i, of in enumerate(copies.groups) if of == group]
-            columns = [[c[i] for i in places] for c in (copies.sources, copies.destinations)]
-            sources, destinations = self._arrays.send(np.array(columns, np.int64))
+            columns = np.array([of_pages[places] for of_pages in entries], np.int64)
+            sources, destinations = self._arrays.send_padded(*columns)
             for layer, axis in self._layers:
                 if layer.group == group:
                     layer.kv.index_copy_(axis, destinations, layer.kv.index_select(axis, sources))
+
+    def _allocate(self, device: Device, groups: Sequence[PageGroup]) -> None:
+        places = self._numbers.places
+        before = -min(place.begin for place in places)
+        before = -(-before // ARENA_ALIGNMENT) * ARENA_ALIGNMENT  # where the first slab begins
+        slabs = [
+            (group.num_pages - group.slab_pages) * group.page_bytes
+            for group in groups
+            if group.slab_pages
+        ]
+        arena = device.empty((before + slabs[0],), torch.uint8) if slabs else None
+        counts = [0] * len(groups)
+        for layer, _ in self._layers:
+            place, provider = places[layer.group], layer.provider
+            if arena is None or not place.slab_pages:
+                shape = provider.kv_shape(groups[layer.group].num_pages)
+                layer.kv = device.empty(shape, provider.layout.dtype)
+                continue
+            size = layer_page_bytes(provider)
+            begin = before + place.begin + counts[layer.group] * size
+            counts[layer.group] += 1
+            num_entries = (len(arena) - begin) // size
+            layer.kv = (
+                arena[begin : begin + num_entries * size]
+                .view(provider.layout.dtype)
+                .view(provider.kv_shape(num_entries))
+            )

@@ -9,6 +9,7 @@ from headstock.wire.steps import (
     DRAW,
     FROM_DEVICE,
     FROM_HOST,
+    POOL,
     Admit,
     Masks,
     Rows,
@@ -28,36 +29,49 @@ def largest_plan(limits: RunnerLimits, num_tokens: int, step: int) -> StepPlan:
     for row in range(num_rows):
         queries.append(min(limits.max_length, left - (num_rows - row - 1)))
         left -= queries[-1]
-    return _plan_of(step, queries, FROM_HOST, [0] * sum(queries))
+    return _plan_of(limits, step, queries, FROM_HOST, [0] * sum(queries))
 
 
 def largest_draft_plan(limits: RunnerLimits, step: int) -> StepPlan:
     """Return a plan in which as many rows as may be verify as many drafts as may be."""
     query = min(limits.max_drafts + 1, limits.max_length)
-    num_rows = max(1, min(limits.num_slots, limits.max_step_tokens // query))
-    return _plan_of(step, [query] * num_rows, FROM_DEVICE, [])
+    most = min(limits.num_slots, limits.max_draft_rows)
+    num_rows = max(1, min(most, limits.max_step_tokens // query))
+    return _plan_of(limits, step, [query] * num_rows, FROM_DEVICE, [])
 
 
-def _plan_of(step: int, queries: list[int], source: int, host_ids: list[int]) -> StepPlan:
+def _plan_of(
+    limits: RunnerLimits, step: int, queries: list[int], source: int, host_ids: list[int]
+) -> StepPlan:
     count = len(queries)
     slots = list(range(count))
+    asked = {"temperature": 1.0, "top_k": 10, "top_p": 0.9, "min_p": 0.01}
+    adapter, drafts = min(1, limits.num_adapters), limits.max_drafts > 0
+    yields = DRAW if "draw" in limits.yields else POOL
     return StepPlan(
         step=step,
-        rows=Rows(slots, queries, queries, [source] * count, [DRAW] * count, [0] * count),
+        rows=Rows(slots, queries, queries, [source] * count, [yields] * count, [0] * count),
         host_ids=host_ids,
-        admit=[
-            Admit(slot, 0, 0, 1, temperature=1.0, top_k=10, top_p=0.9, min_p=0.01) for slot in slots
-        ],
+        admit=[Admit(slot, 0, 0, 1, adapter=adapter, drafts=drafts, **asked) for slot in slots],
     )
 
 
 def rehearsal(limits: RunnerLimits) -> list[tuple[StepPlan, Masks | None]]:
     """Return plans with everything that a request may ask for, and the masks they wait for.
 
-    A prompt, a decode, a masked decode, a decode with drafts where there are any, and the end.
+    A prompt, a decode, a masked decode, a decode with drafts where there are any, and the end;
+    where nothing is drawn, a prompt that is pooled, and the end.
     """
     length = min(4, limits.max_length - 3 - limits.max_drafts, limits.max_step_tokens)
     prompt = [0] * max(1, length)
+    gone = Rows([], [], [], [], [], [])
+    if "draw" not in limits.yields:
+        pooled = Rows([0], [len(prompt)], [len(prompt)], [FROM_HOST], [POOL], [0])
+        admit = Admit(slot=0, length=0, num_outputs=0, max_outputs=0)
+        return [
+            (StepPlan(0, pooled, prompt, admit=[admit]), None),
+            (StepPlan(1, gone, [], leave=[0]), None),
+        ]
     admit = Admit(
         slot=0,
         length=0,
@@ -78,6 +92,8 @@ def rehearsal(limits: RunnerLimits) -> list[tuple[StepPlan, Masks | None]]:
         num_prompt=len(prompt),
         logprobs=1,
         asked_ids=[0],
+        adapter=min(1, limits.num_adapters),
+        drafts=limits.max_drafts > 0,
     )
     end = len(prompt)
     mask = b"\xff\xff\xff\xff" * -(-limits.vocab_size // 32)
@@ -90,7 +106,7 @@ def rehearsal(limits: RunnerLimits) -> list[tuple[StepPlan, Masks | None]]:
     if limits.max_drafts:
         query = limits.max_drafts + 1
         plans.append((StepPlan(3, _decode(query, end + 2 + query), []), None))
-    plans.append((StepPlan(4, Rows([], [], [], [], [], []), [], leave=[0]), None))
+    plans.append((StepPlan(4, gone, [], leave=[0]), None))
     return plans
 
 

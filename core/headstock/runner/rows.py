@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from headstock.ops.steps import FIRST_DRAFT, LAST_ID
 from headstock.runner.slots import has_penalties, is_greedy
-from headstock.wire.steps import DRAW, FROM_DEVICE, FROM_HOST, POOL, Admit, StepPlan, TreeNodes
+from headstock.wire.steps import (
+    DRAW,
+    FROM_DEVICE,
+    FROM_HOST,
+    POOL,
+    Admit,
+    Rows,
+    StepPlan,
+    TreeNodes,
+)
 
 # Draw kinds: what drawing from a step's logits has to do.
 RANDOM = "random"
@@ -19,6 +29,8 @@ FLOOR = "floor"
 LOGPROBS = "logprobs"
 MASKS = "masks"
 """Some row may draw only ids that its mask allows."""
+DRAFTS = "drafts"
+"""Some row has tokens drafted for its next step."""
 
 GREEDY: frozenset[str] = frozenset()
 """The draw kinds of a step that only needs to know which logit is the highest."""
@@ -34,24 +46,33 @@ class SlotFacts:
         draw_kinds: What drawing for it takes.
         logprobs: -1: none; k: the drawn token's and the top k's.
         asked_ids: Ids whose logprobs it wants.
+        has_adapter: Whether it has a LoRA adapter.
     """
 
     draw_kinds: frozenset[str]
     logprobs: int
     asked_ids: tuple[int, ...]
+    has_adapter: bool = False
 
     @classmethod
     def of(cls, admit: Admit) -> SlotFacts:
         """Read them off an admission."""
-        kinds = {
-            RANDOM: not is_greedy(admit),
-            PENALTIES: has_penalties(admit),
-            BIAS: bool(admit.bias_ids),
-            FLOOR: admit.min_outputs > admit.num_outputs,
-            LOGPROBS: admit.logprobs >= 0 or bool(admit.asked_ids),
-        }
-        asked = frozenset(name for name, is_asked in kinds.items() if is_asked)
-        return cls(asked, admit.logprobs, tuple(admit.asked_ids))
+        kinds = _kinds(
+            not is_greedy(admit),
+            has_penalties(admit),
+            bool(admit.bias_ids),
+            admit.min_outputs > admit.num_outputs,
+            admit.logprobs >= 0 or bool(admit.asked_ids),
+            admit.drafts,
+        )
+        return cls(kinds, admit.logprobs, tuple(admit.asked_ids), admit.adapter > 0)
+
+
+@cache
+def _kinds(*is_asked: bool) -> frozenset[str]:
+    """Return the draw kinds that are asked for; equal ones are one set."""
+    names = (RANDOM, PENALTIES, BIAS, FLOOR, LOGPROBS, DRAFTS)
+    return frozenset(name for name, asked in zip(names, is_asked, strict=True) if asked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +112,8 @@ class RowSet:
         scored: Prompt positions to score.
         is_uniform: Whether every row has equally many tokens, and draws from all of them or none.
         is_decode: Whether every row's tokens are on the device.
+        has_adapters: Whether some row has a LoRA adapter.
+        has_media: Whether some tokens have features of images.
     """
 
     slots: list[int]
@@ -108,6 +131,8 @@ class RowSet:
     scored: list[ScoredRow]
     is_uniform: bool
     is_decode: bool
+    has_adapters: bool
+    has_media: bool = False
 
     def is_repeated_by(self, plan: StepPlan) -> bool:
         """Whether ``plan`` has these rows again, each with tokens that the device has."""
@@ -122,7 +147,12 @@ class RowSet:
 
 
 def read_rows(
-    plan: StepPlan, facts: Mapping[int, SlotFacts], null_slot: int, tree: TreeNodes
+    plan: StepPlan,
+    facts: Mapping[int, SlotFacts],
+    null_slot: int,
+    tree: TreeNodes,
+    *,
+    has_media: bool = False,
 ) -> RowSet:
     """Read the rows of ``plan``.
 
@@ -131,40 +161,64 @@ def read_rows(
         facts: By slot.
         null_slot: Stands in for the slots of rows that draw nothing.
         tree: The step's tree.
+        has_media: Whether some tokens have features of images.
     """
     rows = plan.rows
-    drawn = [row for row, yielded in enumerate(rows.yields) if yielded == DRAW]
-    drawn_slots = [rows.slots[row] for row in drawn]
+    drawn, drawn_slots, draw_slots = _draws(rows, null_slot)
     host_ids, scored = _tokens(plan, facts)
-    num_draws = [
-        query if yielded == DRAW and source == FROM_DEVICE else 1
-        for query, yielded, source in zip(rows.query_max, rows.yields, rows.source, strict=True)
-    ]
-    kinds = frozenset({MASKS}) if plan.masked else frozenset[str]()
+    num_draws = _num_draws(rows)
+    kinds = frozenset({MASKS}) if plan.masked else GREEDY
+    kinds = kinds.union(*{facts[slot].draw_kinds for slot in drawn_slots})
     return RowSet(
         slots=rows.slots,
-        draw_slots=[
-            slot if yielded == DRAW else null_slot
-            for slot, yielded in zip(rows.slots, rows.yields, strict=True)
-        ],
+        draw_slots=draw_slots,
         queries=rows.query_max,
         num_draws=num_draws,
         host_ids=host_ids,
         tree=tree,
         drawn=drawn,
         drawn_slots=drawn_slots,
-        pooled=[row for row, yielded in enumerate(rows.yields) if yielded == POOL],
+        pooled=[row for row, yielded in enumerate(rows.yields) if yielded == POOL]
+        if POOL in rows.yields
+        else [],
         max_draws=max(num_draws) if drawn else 0,
-        draw_kinds=kinds.union(*(facts[slot].draw_kinds for slot in drawn_slots)),
+        draw_kinds=kinds,
         wants_logprobs=[
             (row, slot, facts[slot])
             for row, slot in zip(drawn, drawn_slots, strict=True)
             if LOGPROBS in facts[slot].draw_kinds
-        ],
+        ]
+        if LOGPROBS in kinds
+        else [],
         scored=scored,
         is_uniform=_is_uniform(rows.query_max, num_draws),
         is_decode=not plan.host_ids and FROM_HOST not in rows.source,
+        has_adapters=any(facts[slot].has_adapter for slot in rows.slots),
+        has_media=has_media,
     )
+
+
+def _draws(rows: Rows, null_slot: int) -> tuple[list[int], list[int], list[int]]:
+    """Return the rows that draw, their slots, and a slot for each row: ``null_slot`` for others."""
+    drawn = list(range(len(rows.slots)))
+    if rows.yields.count(DRAW) == len(drawn):
+        return drawn, rows.slots, rows.slots
+    drawn = [row for row, yielded in enumerate(rows.yields) if yielded == DRAW]
+    drawn_slots = [rows.slots[row] for row in drawn]
+    draw_slots = [null_slot] * len(rows.slots)
+    for row, slot in zip(drawn, drawn_slots, strict=True):
+        draw_slots[row] = slot
+    return drawn, drawn_slots, draw_slots
+
+
+def _num_draws(rows: Rows) -> list[int]:
+    """Return from how many of its tokens each row draws: drafts are judged by as many draws."""
+    if FROM_DEVICE not in rows.source:
+        return [1] * len(rows.slots)
+    return [
+        query if yielded == DRAW and source == FROM_DEVICE else 1
+        for query, yielded, source in zip(rows.query_max, rows.yields, rows.source, strict=True)
+    ]
 
 
 def _is_uniform(queries: list[int], num_draws: list[int]) -> bool:
@@ -182,6 +236,8 @@ def _tokens(plan: StepPlan, facts: Mapping[int, SlotFacts]) -> tuple[list[int], 
     ids: list[int] = []
     scored: list[ScoredRow] = []
     taken = 0
+    if not plan.host_ids and max(rows.query_max) == 1:
+        return [LAST_ID] * len(rows.slots), scored
     for row, query in enumerate(rows.query_max):
         if rows.source[row] == FROM_DEVICE:
             ids.append(LAST_ID)

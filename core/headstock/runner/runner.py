@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 
 from headstock.ops.attention import StepBatch
-from headstock.ops.base import Resolver
-from headstock.ops.communication import Group
 from headstock.plugins.device import Device
+from headstock.runner.arena import PageNumbers
 from headstock.runner.batch import StepBuffers, StepShape
 from headstock.runner.download import Download, LaunchedStep, LogprobReader, read_result
 from headstock.runner.graphs import StepGraphs
+from headstock.runner.media import MediaRows
 from headstock.runner.options import PaddedSizes
 from headstock.runner.out_of_memory import out_of_memory
 from headstock.runner.pages import PageStore
 from headstock.runner.rehearsal import rehearsal
 from headstock.runner.rows import RowSet
 from headstock.runner.sampling import ALL_ALLOWED, Sampler
-from headstock.runner.step import CachedLayer, ForwardPass, StepModel, resolve_step_ops
+from headstock.runner.step import ForwardPass, ModelParts, resolve_step_ops
 from headstock.runner.upload import Upload
 from headstock.wire.steps import Masks, RunnerLimits, StepHandle, StepPlan, StepResult
 
@@ -37,64 +37,56 @@ class TorchRunner:
 
     Args:
         device: Where.
-        model: What is computed.
-        layers: Its layers that keep state; they get their pages here.
-        resolver: Chooses the ops around the model.
-        group: Ranks that run the same plans; rank 0's draws count.
+        parts: The model, and what runs with it.
         limits: Sizes.
         sizes: The same with padding; attention was built for these.
-        dtype: Of the hidden states.
-        hidden_size: Features of a hidden state.
         captures: Whether steps become graphs where the device's policy says so.
     """
 
     def __init__(
         self,
         device: Device,
-        model: StepModel,
-        layers: Sequence[CachedLayer],
-        resolver: Resolver,
-        group: Group,
+        parts: ModelParts,
         *,
         limits: RunnerLimits,
         sizes: PaddedSizes,
-        dtype: torch.dtype,
-        hidden_size: int,
         captures: bool,
     ) -> None:
-        rows = sizes.max_rows
-        ops = resolve_step_ops(resolver, dtype, limits.vocab_size)
+        model, rows = parts.model, sizes.max_rows
+        ops = resolve_step_ops(parts.resolver, parts.dtype, limits.vocab_size)
         self._device = device
-        self._model = model
+        self._parts = parts
         self._limits = limits
-        self._upload = Upload(device, limits, sizes)
-        self._pages = PageStore(device, self._upload.arrays, layers, limits.groups)
-        buffers = StepBuffers(device, sizes, limits)
-        hidden_shape = (rows * (limits.max_drafts + 1), hidden_size)
-        forward = ForwardPass(
-            device,
-            model,
-            layers,
-            ops,
-            self._upload,
-            buffers,
-            hidden_shape=hidden_shape,
-            dtype=dtype,
-        )
-        self._sampler = Sampler(
-            device, model, ops, self._upload, group, limits=limits, max_rows=rows
-        )
+        numbers = PageNumbers(parts.layers, limits.groups)
+        self._upload = upload = Upload(device, limits, sizes, numbers)
+        self._pages = PageStore(device, upload.arrays, parts.layers, limits.groups, numbers)
+        if model.media is not None and limits.media is not None:
+            upload.media = MediaRows(
+                device,
+                upload.arrays,
+                model.media,
+                parts.resolver,
+                limits=limits.media,
+                sizes=sizes,
+                dtype=parts.dtype,
+            )
+        buffers = StepBuffers(device, sizes, limits, upload.media)
+        draft_rows = min(rows, limits.max_draft_rows)
+        positions = max(rows, draft_rows * (limits.max_drafts + 1))
+        forward = ForwardPass(device, parts, ops, upload, buffers, num_positions=positions)
+        self._sampler = Sampler(device, parts, ops, upload, limits=limits, max_rows=rows)
         self._graphs = StepGraphs(
             device,
             forward,
             self._sampler,
-            self._upload,
+            upload,
             buffers,
             limits=limits,
             sizes=sizes,
             captures=captures,
+            pools_last=model.pools_last,
         )
-        logprobs = LogprobReader(device, self._upload.arrays, ops, model, self._sampler, rows)
+        logprobs = LogprobReader(device, upload.arrays, ops, model, self._sampler, rows)
         self._download = Download(device, self._sampler, logprobs, limits.depth)
         self._rows: RowSet | None = None
         self._shape: StepShape | None = None
@@ -132,7 +124,8 @@ class TorchRunner:
     def result(self, handle: StepHandle) -> StepResult:
         """Wait for the step and return what it drew."""
         assert isinstance(handle, LaunchedStep), f"{handle!r} was not launched here"
-        return read_result(handle)
+        with torch.inference_mode():
+            return read_result(handle)
 
     def warm_up(self, progress: Callable[[int, int], None]) -> None:
         """Capture what the device wants captured before serving, and try every feature once.
@@ -142,15 +135,28 @@ class TorchRunner:
         """
         with torch.inference_mode():
             self._graphs.warm_up(progress)
-        if not self._device.facts.shares_host_memory:  # those compile what they first meet
+        facts = self._device.facts
+        if (
+            facts.compiles_sizes or not facts.shares_host_memory
+        ):  # they compile what they first meet
             for plan, masks in rehearsal(self._limits):
                 launched = self.launch(plan)
                 if masks is not None:
                     self.sample(launched, masks)
                 self.result(launched)
 
+    @property
+    def media(self) -> MediaRows | None:
+        """Images, where the model takes any."""
+        return self._upload.media
+
     def close(self) -> None:
-        """Wait for what is queued and free the device."""
+        """Drop the graphs, leave the group, wait for what is queued and free the device.
+
+        In this order: a step that waits for a rank that is lost ends when the group is left.
+        """
+        self._graphs.close()
+        self._parts.ranks.close()
         self._device.synchronize()
         self._device.close()
 
@@ -168,6 +174,10 @@ class TorchRunner:
 
     def _launch(self, plan: StepPlan, last: RowSet | None) -> LaunchedStep:
         upload = self._upload
+        for place, adapter in plan.adapters:
+            adapters = self._parts.adapters
+            assert adapters is not None, f"step {plan.step} places an adapter; there are none"
+            adapters.place(place, adapter)
         upload.enter(plan)
         if not plan.rows.slots:
             upload.send_edits()
@@ -179,6 +189,9 @@ class TorchRunner:
             upload.send_edits()
         else:
             upload.send_rows(rows, (shape.num_tokens, shape.num_rows))
+        if plan.encode:
+            assert upload.media is not None, f"step {plan.step} has images for a model of text"
+            upload.media.encode(plan.encode)
         if plan.copies.sources:
             self._pages.copy(plan.copies)
         hidden_TD, batch = self._graphs.run_forward(shape, rows, plan.rows, is_same=is_same)
@@ -219,6 +232,6 @@ class TorchRunner:
     ) -> None:
         """Queue the vectors of the rows that are pooled. Steps with such rows are eager."""
         assert hidden_TD is not None, f"step {launched.step} is pooled and was captured"
-        index_P = self._upload.arrays.send(np.array(rows.pooled, np.int64))
-        pooled_PD = self._model.pool(hidden_TD, batch, index_P)
+        (index_P,) = self._upload.arrays.send_padded(np.array(rows.pooled, np.int64))
+        pooled_PD = self._parts.model.pool(hidden_TD, batch, index_P)
         self._download.fetch_pooled(launched, pooled_PD.to(torch.float32))

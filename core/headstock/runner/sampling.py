@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headstock.ops.communication import Group
 from headstock.ops.steps import Slots, StepInputs
 from headstock.plugins.device import Device
-from headstock.runner.rows import BIAS, FLOOR, GREEDY, LOGPROBS, MASKS, PENALTIES, RANDOM
-from headstock.runner.step import StepModel, StepOps
+from headstock.runner.rows import BIAS, DRAFTS, FLOOR, LOGPROBS, MASKS, PENALTIES, RANDOM
+from headstock.runner.step import ModelParts, StepOps
 from headstock.runner.upload import Upload
 from headstock.wire.steps import RunnerLimits
+
+NARROW_KINDS = frozenset({DRAFTS})
+"""Draw kinds of steps that only need to know which logit is the highest."""
 
 ALL_ALLOWED = -1
 """A word of a mask that allows all of its 32 ids."""
@@ -29,31 +31,35 @@ class Sampler:
 
     Attributes:
         outbox_NRO: What steps drew, by step number modulo N: how many ids count, whether the slot
-            is done, the ids. int32. [N, R, 2 + J]
+            is done, the ids; with a drafter, how many drafts the row has for its next step.
+            int32. [N, R, 2 + J, or 3 + J with a drafter]
         raw_logits_SV: The last step's logits as the model gave them, when that step's draw kinds
             have ``logprobs``. float32.
+        drafter: Drafts for the next step; None: nothing does.
     """
 
     def __init__(
         self,
         device: Device,
-        model: StepModel,
+        parts: ModelParts,
         ops: StepOps,
         upload: Upload,
-        group: Group,
         *,
         limits: RunnerLimits,
         max_rows: int,
     ) -> None:
         self._device = device
-        self._model = model
+        self._model = parts.model
         self._ops = ops
         self._table, self._extras, self._arrays = upload.table, upload.extras, upload.arrays
-        self._group = group
+        self._group = parts.ranks
+        self.drafter = parts.drafter
         self._vocab_size = limits.vocab_size
         self._max_draws = limits.max_drafts + 1
-        self._max_positions = max_rows * self._max_draws
-        shape = (limits.depth + 1, max_rows, 2 + self._max_draws)
+        draft_rows = min(max_rows, limits.max_draft_rows)
+        self._max_positions = max(max_rows, draft_rows * self._max_draws)
+        num_words = 2 + self._max_draws + (self.drafter is not None)
+        shape = (limits.depth + 1, max_rows, num_words)
         self.outbox_NRO = device.empty(shape, torch.int32).zero_()
         self._ones_R = device.empty((max_rows,), torch.int32).fill_(1)
         self.raw_logits_SV: Tensor | None = None
@@ -67,6 +73,10 @@ class Sampler:
         if MASKS in kinds and self._masks_SW is None:
             shape = (self._max_positions, -(-self._vocab_size // 32))
             self._masks_SW = self._device.empty(shape, torch.int32).fill_(ALL_ALLOWED)
+        if PENALTIES in kinds:
+            self._extras.penalty_table()
+        if BIAS in kinds:
+            self._extras.bias_table()
 
     def send_masks(self, words_SW: np.ndarray) -> None:
         """Queue the copy of the masks of a step's positions. int32. [S, W]"""
@@ -85,19 +95,25 @@ class Sampler:
             kinds: Draw kinds of the step.
         """
         ops, table = self._ops, self._table
-        is_narrow = ops.takes_narrow and kinds == GREEDY
+        is_narrow = ops.takes_narrow and kinds <= NARROW_KINDS
         logits_SV = self._model.scores(hidden_SD) if is_narrow else self._model.logits(hidden_SD)
         slots_S, outputs_S = self._positions(inputs, num_draws, kinds)
         if LOGPROBS in kinds:
             assert self.raw_logits_SV is not None, "logprobs were not prepared for"
             ops.keep_rows(logits_SV, self.raw_logits_SV[: logits_SV.shape[0]])
-        logits_SV = self._shape_logits(logits_SV, slots_S, outputs_S, kinds)
+        drafts_RK = self._drafts(inputs, num_draws)
+        logits_SV = self._shape_logits(logits_SV, slots_S, outputs_S, drafts_RK, kinds)
         drawn_S = self._draw(logits_SV, slots_S, outputs_S, kinds)
         drawn_S = self._group.broadcast(ops.mark_faults(drawn_S, logits_SV))
         drawn_RJ = drawn_S.view(-1, num_draws)
+        accepted_R = self._ones_R[: drawn_RJ.shape[0]]
+        if drafts_RK is not None:
+            accepted_R = ops.accept_drafts(drawn_RJ, drafts_RK, inputs.num_draws_R)
         if PENALTIES in kinds:
-            self._count(drawn_RJ, inputs)
-        table.slots, self.outbox_NRO = self._settle(drawn_RJ, inputs)
+            self._count(drawn_RJ, accepted_R, slots_S)
+        table.slots, self.outbox_NRO = self._settle(drawn_RJ, accepted_R, inputs)
+        if DRAFTS in kinds:
+            table.slots, self.outbox_NRO = self._draft(inputs)
 
     def _positions(
         self, inputs: StepInputs, num_draws: int, kinds: frozenset[str]
@@ -110,38 +126,66 @@ class Sampler:
             return slots_R, self._ops.take_rows(num_outputs_S, slots_R, dim=0)
         return slots_R, None
 
-    def _settle(self, drawn_RJ: Tensor, inputs: StepInputs) -> tuple[Slots, Tensor]:
-        ops, slots = self._ops, self._table.slots
-        num_rows, num_draws = drawn_RJ.shape
-        accepted_R = self._ones_R[:num_rows]
-        if num_draws > 1:
-            drafts_RK = ops.take_rows(slots.drafts_SK, inputs.draw_slots_R, dim=0)
-            accepted_R = ops.accept_drafts(
-                drawn_RJ, drafts_RK[:, : num_draws - 1], inputs.num_draws_R
-            )
-        outbox = self.outbox_NRO[:, :num_rows]
-        slots, _ = ops.settle_step(drawn_RJ, accepted_R, slots, inputs, outbox)
+    def _drafts(self, inputs: StepInputs, num_draws: int) -> Tensor | None:
+        """Return what the step computed after each row's first position; None: nothing. [R, K]"""
+        if num_draws == 1:
+            return None
+        drafts_SK = self._table.slots.drafts_SK
+        return self._ops.take_rows(drafts_SK, inputs.draw_slots_R, dim=0)[:, : num_draws - 1]
+
+    def _settle(
+        self, drawn_RJ: Tensor, accepted_R: Tensor, inputs: StepInputs
+    ) -> tuple[Slots, Tensor]:
+        outbox = self.outbox_NRO[:, : drawn_RJ.shape[0]]
+        slots, _ = self._ops.settle_step(drawn_RJ, accepted_R, self._table.slots, inputs, outbox)
         return slots, self.outbox_NRO
 
-    def _count(self, drawn_RJ: Tensor, inputs: StepInputs) -> None:
-        """Count what was drawn for the penalties; rows that have them draft nothing."""
+    def _draft(self, inputs: StepInputs) -> tuple[Slots, Tensor]:
+        """Append what was drawn to the rows' histories, and draft for their next step."""
+        ops, histories, drafter = self._ops, self._extras.histories, self.drafter
+        assert histories is not None, "nothing is drafted here"
+        assert drafter is not None, "nothing is drafted here"
+        outbox = self.outbox_NRO[:, : inputs.slots_R.shape[0]]
+        histories.histories_SL, known_R = ops.append_outputs(
+            histories.histories_SL, self._table.slots, inputs, outbox
+        )
+        drafts_RK = drafter.draft(histories.histories_SL, inputs.draw_slots_R, known_R)
+        slots, _ = ops.enter_drafts(
+            drafts_RK, self._table.slots, inputs, outbox, vocab_size=self._vocab_size
+        )
+        return slots, self.outbox_NRO
+
+    def _count(self, drawn_RJ: Tensor, accepted_R: Tensor, slots_S: Tensor) -> None:
+        """Count what was drawn for the penalties.
+
+        What comes after a stop id counts too; its slot is done then, and draws no more.
+        """
         assert self._extras.penalties is not None, "penalties were not admitted"
         counts_SV = self._extras.penalties.output_counts_SV
-        drawn_R = drawn_RJ[:, 0].contiguous()
-        done_S = self._table.slots.done_S
-        self._ops.count_outputs(drawn_R, inputs.draw_slots_R, done_S, counts_SV)
+        drawn_S = drawn_RJ.flatten()
+        if drawn_RJ.shape[1] > 1:
+            drawn_S = self._ops.keep_accepted(drawn_RJ, accepted_R)
+        self._ops.count_outputs(drawn_S, slots_S, self._table.slots.done_S, counts_SV)
 
     def _shape_logits(
-        self, logits_SV: Tensor, slots_S: Tensor, outputs_S: Tensor | None, kinds: frozenset[str]
+        self,
+        logits_SV: Tensor,
+        slots_S: Tensor,
+        outputs_S: Tensor | None,
+        drafts_RK: Tensor | None,
+        kinds: frozenset[str],
     ) -> Tensor:
         """Apply what changes logits before temperature: penalties, bias, ids not allowed."""
         ops, slots, extras = self._ops, self._table.slots, self._extras
         take = ops.take_rows
         if PENALTIES in kinds:
             assert extras.penalties is not None, "penalties were not admitted"
+            counts_SV = take(extras.penalties.output_counts_SV, slots_S, dim=0)
+            if drafts_RK is not None:
+                counts_SV = ops.count_drafts(counts_SV, drafts_RK)
             logits_SV = ops.apply_penalties(
                 logits_SV,
-                take(extras.penalties.output_counts_SV, slots_S, dim=0),
+                counts_SV,
                 take(extras.penalties.prompt_mask_SV, slots_S, dim=0),
                 take(slots.repetition_S, slots_S, dim=0),
                 take(slots.frequency_S, slots_S, dim=0),

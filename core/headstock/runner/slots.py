@@ -1,8 +1,8 @@
 """What the device keeps of each request, at addresses that never change.
 
-All of the table that a plan may change lies in one int32 buffer, whose views are the fields: any
-change, whatever the field, is a pair (index, value) of :class:`Edits`, and a step's pairs travel in
-one copy. Tables that only some requests need are made when the first of them comes.
+Any change of a plan to the table, whatever the field, is a pair (index, value) of words, and a
+step's pairs, its :class:`Edits`, travel together. Tables that only some requests need are made when
+the first of them comes.
 
 Shapes: S slots and the null slot after them, P pages a request can have in a group, E stop ids,
 V token ids, B biases a request can have, K drafts, L tokens of the longest request.
@@ -18,6 +18,8 @@ from torch import Tensor
 
 from headstock.ops.steps import NO_DRAFT, Slots
 from headstock.plugins.device import Device
+from headstock.runner.arena import PageNumbers
+from headstock.runner.slot_words import SharedWords, SplitWords
 from headstock.wire.steps import Admit, PageAppends, PageGroup, RunnerLimits
 
 MAX_STOP_IDS = 64
@@ -94,26 +96,29 @@ class SlotTable:
     """The table, and how plans change it; entry ``num_slots`` is the null slot, always done.
 
     Attributes:
-        slots: Views on the table's fields, as ops take them.
+        slots: The table's fields, as ops take them.
+        words: All of the table that a plan may change.
         num_slots: Slots that requests can have.
     """
 
-    def __init__(self, device: Device, limits: RunnerLimits) -> None:
+    def __init__(self, device: Device, limits: RunnerLimits, numbers: PageNumbers) -> None:
         self.num_slots = limits.num_slots
+        self._numbers = numbers
         size = limits.num_slots + 1
         self._widths = [table_width(group, limits.max_length) for group in limits.groups]
         num_longs = len(LONGS) * size + 1
-        sizes = (2 * num_longs, len(INTS) * size, len(FLOATS) * size, MAX_STOP_IDS * size)
-        tables = [width * size for width in self._widths]
-        self._begins = np.cumsum((0, *sizes, *tables))
-        self.words = device.empty((int(self._begins[-1]),), torch.int32).zero_()
-        longs, ints, floats, stops, *pages = self.words.split([*sizes, *tables])
-        *by_long, cursor_1 = longs.view(torch.int64).split([*[size] * len(LONGS), 1])
+        num_ints, num_floats = len(INTS) * size, len(FLOATS) * size
+        rest = [MAX_STOP_IDS * size, *(width * size for width in self._widths)]
+        self._begins = np.cumsum((0, 2 * num_longs, num_ints, num_floats, *rest))
+        kind = SplitWords if device.facts.is_functional else SharedWords
+        self.words = kind(device, num_longs, num_ints, num_floats, rest)
+        stops, *pages = self.words.rest
+        *by_long, cursor_1 = self.words.longs.split([*[size] * len(LONGS), 1])
         drafts_SK = device.empty((size, limits.max_drafts), torch.int32).fill_(NO_DRAFT)
         self.slots = Slots(
             **dict(zip(LONGS, by_long, strict=True)),
-            **dict(zip(INTS, ints.view(len(INTS), size).unbind(0), strict=True)),
-            **dict(zip(FLOATS, floats.view(torch.float32).view(-1, size).unbind(0), strict=True)),
+            **dict(zip(INTS, self.words.ints.view(-1, size).unbind(0), strict=True)),
+            **dict(zip(FLOATS, self.words.floats.view(-1, size).unbind(0), strict=True)),
             stop_ids_SE=stops.view(size, MAX_STOP_IDS).fill_(-1),
             drafts_SK=drafts_SK,
             tables=tuple(
@@ -135,39 +140,27 @@ class SlotTable:
         strides = [2] * 4 + [1] * (len(INTS) + len(FLOATS)) + [MAX_STOP_IDS] * MAX_STOP_IDS
         return np.array(begins, np.int32), np.array(strides, np.int32)
 
-    def admit(self, edits: Edits, admit: Admit) -> None:
-        """Enter ``admit`` into its slot."""
-        assert len(admit.stop_ids) <= MAX_STOP_IDS, (
-            f"slot {admit.slot}: {len(admit.stop_ids)} stop ids, at most {MAX_STOP_IDS}"
-        )
-        longs = np.array((admit.seed, admit.num_outputs), np.int64).view(np.int32)
-        ints = np.array(
-            (
-                admit.length,
-                0,
-                0,
-                min(admit.max_outputs, 2**31 - 1),
-                min(admit.min_outputs, 2**31 - 1),
-                admit.top_k,
-                admit.adapter,
-            ),
-            np.int32,
-        )
-        floats = np.array(
-            (
-                0.0 if is_greedy(admit) else admit.temperature,
-                admit.top_p,
-                admit.min_p,
-                admit.repetition_penalty,
-                admit.frequency_penalty,
-                admit.presence_penalty,
-            ),
-            np.float32,
-        ).view(np.int32)
-        stops = np.full(MAX_STOP_IDS, -1, np.int32)
-        stops[: len(admit.stop_ids)] = admit.stop_ids
-        indexes = self._field_begins + admit.slot * self._field_strides
-        edits.add(indexes, np.concatenate((longs, ints, floats, stops)))
+    def admit(self, edits: Edits, admits: Sequence[Admit]) -> None:
+        """Enter each of ``admits`` into its slot, all in one go."""
+        count = len(admits)
+        slots = np.array([admit.slot for admit in admits], np.int32)
+        indexes = self._field_begins + slots[:, None] * self._field_strides
+        values = np.full(indexes.shape, -1, np.int32)
+        longs = [(admit.seed, admit.num_outputs) for admit in admits]
+        first, last = 0, 2 * len(LONGS)
+        values[:, first:last] = np.array(longs, np.int64).view(np.int32)
+        first, last = last, last + len(INTS)
+        values[:, first:last] = [_ints(admit) for admit in admits]
+        first, last = last, last + len(FLOATS)
+        floats = np.array([_floats(admit) for admit in admits], np.float32)
+        values[:, first:last] = floats.view(np.int32)
+        for row in range(count):
+            stop_ids = admits[row].stop_ids
+            assert len(stop_ids) <= MAX_STOP_IDS, (
+                f"slot {admits[row].slot}: {len(stop_ids)} stop ids, at most {MAX_STOP_IDS}"
+            )
+            values[row, last : last + len(stop_ids)] = stop_ids
+        edits.add(indexes.reshape(-1), values.reshape(-1))
 
     def append(self, edits: Edits, pages: PageAppends) -> None:
         """Enter pages into the slots' page tables."""
@@ -179,7 +172,8 @@ class SlotTable:
             groups = np.array(pages.groups)
             begins = self._begins[first:-1][groups].astype(np.int32)
             widths = np.array(self._widths, np.int32)[groups]
-        edits.add(begins + slots * widths + indexes, np.array(pages.pages, np.int32))
+        entries = self._numbers.entries(pages.groups, pages.pages)
+        edits.add(begins + slots * widths + indexes, entries)
 
     def set_cursor(self, edits: Edits, steps: int) -> None:
         """Set the count of steps, after a step that failed may or may not have counted itself."""
@@ -187,9 +181,41 @@ class SlotTable:
         words = np.array((steps,), np.int64).view(np.int32)
         edits.add(np.array((index, index + 1), np.int32), words)
 
-    def apply(self, indexes: Tensor, values: Tensor) -> None:
-        """Set words of the table. int32. [edits] each"""
-        self.words.index_copy_(0, indexes.long(), values)
+    def edit_null(self, edits: Edits, count: int) -> None:
+        """Enter ``count`` changes of each dtype to the null slot: its seed, id and temperature."""
+        longs, ints, floats = (int(begin) for begin in self._begins[:3])
+        seed = longs + 2 * self.num_slots
+        places = [[seed, seed + 1] * count]
+        places += [
+            [begin + self.num_slots] * count for begin in (ints + self.num_slots + 1, floats)
+        ]
+        for words in places:
+            edits.add(np.array(words, np.int32), np.zeros(len(words), np.int32))
+
+
+def _ints(admit: Admit) -> tuple[int, ...]:
+    """Return what the ``INTS`` of a slot are when ``admit`` enters it."""
+    return (
+        admit.length,
+        0,
+        0,
+        min(admit.max_outputs, 2**31 - 1),
+        min(admit.min_outputs, 2**31 - 1),
+        admit.top_k,
+        admit.adapter,
+    )
+
+
+def _floats(admit: Admit) -> tuple[float, ...]:
+    """Return what the ``FLOATS`` of a slot are when ``admit`` enters it."""
+    return (
+        0.0 if is_greedy(admit) else admit.temperature,
+        admit.top_p,
+        admit.min_p,
+        admit.repetition_penalty,
+        admit.frequency_penalty,
+        admit.presence_penalty,
+    )
 
 
 def table_width(group: PageGroup, max_length: int) -> int:
@@ -216,14 +242,21 @@ class PenaltyTable:
         self.output_counts_SV = device.empty(shape, torch.int32).zero_()
         self.prompt_mask_SV = device.empty(shape, torch.bool).zero_()
 
-    def reset(self, slot: int, history: Tensor, num_prompt: int) -> None:
-        """Enter the history of ``slot``, prompt then outputs. int64, on the device. [tokens]"""
-        counts_V, mask_V = self.output_counts_SV[slot], self.prompt_mask_SV[slot]
-        counts_V.zero_()
-        mask_V.zero_()
-        mask_V.index_fill_(0, history[:num_prompt], value=True)
-        outputs = history[num_prompt:]
-        counts_V.index_add_(0, outputs, torch.ones_like(outputs, dtype=torch.int32))
+    def reset(
+        self, slot_1: Tensor, ids_N: Tensor, of_prompt_N: Tensor, of_output_N: Tensor
+    ) -> None:
+        """Enter the history of a slot.
+
+        Args:
+            slot_1: The slot. int64, as all of these are on the device.
+            ids_N: Its tokens. int64.
+            of_prompt_N: 1 where the prompt has them, else 0. int32.
+            of_output_N: Likewise the output.
+        """
+        counts_2V = self.output_counts_SV.new_zeros((2, self.output_counts_SV.shape[1]))
+        counts_2V.index_add_(1, ids_N, torch.stack((of_prompt_N, of_output_N)))
+        self.prompt_mask_SV.index_copy_(0, slot_1, counts_2V[:1] > 0)
+        self.output_counts_SV.index_copy_(0, slot_1, counts_2V[1:])
 
 
 class BiasTable:
@@ -238,10 +271,26 @@ class BiasTable:
         self.ids_SB = device.empty((num_slots + 1, MAX_BIASES), torch.int64).zero_()
         self.biases_SB = device.empty((num_slots + 1, MAX_BIASES), torch.float32).zero_()
 
-    def reset(self, slot: int, ids_B: Tensor, biases_B: Tensor) -> None:
-        """Enter the biases of ``slot``, on the device. [B] each"""
-        self.ids_SB[slot].copy_(ids_B)
-        self.biases_SB[slot].copy_(biases_B)
+    def reset(self, slot_1: Tensor, ids_B: Tensor, biases_B: Tensor) -> None:
+        """Enter the biases of a slot (int64), on the device. [B] each"""
+        self.ids_SB.index_copy_(0, slot_1, ids_B[None])
+        self.biases_SB.index_copy_(0, slot_1, biases_B[None])
+
+
+class HistoryTable:
+    """The tokens of the slots' requests, for drafting; past what is known anything.
+
+    Attributes:
+        histories_SL: Prompt then outputs. int32.
+    """
+
+    def __init__(self, device: Device, num_slots: int, max_length: int) -> None:
+        self.histories_SL = device.empty((num_slots + 1, max_length), torch.int32).zero_()
+
+    def reset(self, slot_1: Tensor, history_N: Tensor) -> None:
+        """Enter the history of a slot (int64), on the device; what is too long is left out."""
+        history_N = history_N[: self.histories_SL.shape[1]]
+        self.histories_SL[:, : len(history_N)].index_copy_(0, slot_1, history_N[None])
 
 
 class SlotExtras:
@@ -250,6 +299,7 @@ class SlotExtras:
     Attributes:
         penalties: None until a request has penalties.
         biases: None until a request has biases.
+        histories: None where nothing is drafted.
     """
 
     def __init__(self, device: Device, limits: RunnerLimits) -> None:
@@ -257,6 +307,9 @@ class SlotExtras:
         self._limits = limits
         self.penalties: PenaltyTable | None = None
         self.biases: BiasTable | None = None
+        self.histories: HistoryTable | None = None
+        if limits.max_drafts:
+            self.histories = HistoryTable(device, limits.num_slots, limits.max_length)
 
     def penalty_table(self) -> PenaltyTable:
         """Return the table of penalties; make it first if it is not there."""

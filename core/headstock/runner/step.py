@@ -15,17 +15,33 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from headstock.ops import sampling, steps
+from headstock.graph.context import Retention
+from headstock.graph.vision import MediaModel
+from headstock.ops import drafts, sampling, steps
 from headstock.ops.attention import CachedLayer, StepBatch
 from headstock.ops.base import Op, Resolver, Spec
+from headstock.ops.communication import Group
+from headstock.ops.model_step import StepProvider
 from headstock.ops.steps import StepInputs
 from headstock.plugins.device import Device
 from headstock.runner.batch import StepBuffers, StepShape
+from headstock.runner.taken_steps import TakenSteps
 from headstock.runner.upload import Upload
+from headstock.speculative.provider import Drafter
 
 
 class StepModel(Protocol):
     """What the runner calls of a model."""
+
+    @property
+    def media(self) -> MediaModel | None:
+        """How it takes images; None: it does not."""
+        ...
+
+    @property
+    def pools_last(self) -> bool:
+        """Whether pooling needs the hidden states of rows' last tokens alone."""
+        ...
 
     def forward(self, ids_T: Tensor, batch: StepBatch) -> Tensor:
         """Return the last hidden states. [T, D]"""
@@ -44,6 +60,43 @@ class StepModel(Protocol):
         ...
 
 
+class Adapters(Protocol):
+    """The LoRA adapters that plans may name."""
+
+    def place(self, place: int, adapter: str) -> None:
+        """Queue the copy of ``adapter`` into ``place`` of the model."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelParts:
+    """A loaded model, and all that runs with it.
+
+    Attributes:
+        model: What is computed.
+        layers: Its layers that keep state; a runner gives them their pages.
+        groups: What each of their page groups keeps.
+        resolver: Chooses the ops around the model.
+        ranks: Those that run the same plans; rank 0's draws count. A runner leaves them in the end.
+        dtype: Of the hidden states.
+        hidden_size: Features of a hidden state.
+        adapters: The LoRA adapters that plans may name; None: none.
+        drafter: Drafts as many tokens a row as the limits say; None: nothing is drafted.
+        step: Takes over the forward passes that it covers; None: the layers compute all.
+    """
+
+    model: StepModel
+    layers: Sequence[CachedLayer]
+    groups: Sequence[Retention]
+    resolver: Resolver
+    ranks: Group
+    dtype: torch.dtype
+    hidden_size: int
+    adapters: Adapters | None = None
+    drafter: Drafter | None = None
+    step: StepProvider | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepOps:
     """Callables with the signatures of the ops of the same names.
@@ -58,6 +111,10 @@ class StepOps:
     advance_lengths: Callable[..., steps.Slots]
     settle_step: Callable[..., tuple[steps.Slots, Tensor]]
     accept_drafts: Callable[..., Tensor]
+    append_outputs: Callable[..., tuple[Tensor, Tensor]]
+    enter_drafts: Callable[..., tuple[steps.Slots, Tensor]]
+    count_drafts: Callable[..., Tensor]
+    keep_accepted: Callable[..., Tensor]
     spread_draws: Callable[..., tuple[Tensor, Tensor]]
     count_outputs: Callable[..., None]
     take_rows: Callable[..., Tensor]
@@ -89,6 +146,10 @@ def resolve_step_ops(resolver: Resolver, dtype: torch.dtype, vocab_size: int) ->
         advance_lengths=resolver.resolve(steps.advance_lengths, table),
         settle_step=resolver.resolve(steps.settle_step, table),
         accept_drafts=resolver.resolve(steps.accept_drafts, table),
+        append_outputs=resolver.resolve(drafts.append_outputs, table),
+        enter_drafts=resolver.resolve(drafts.enter_drafts, table),
+        count_drafts=resolver.resolve(drafts.count_drafts, table),
+        keep_accepted=resolver.resolve(drafts.keep_accepted, table),
         spread_draws=resolver.resolve(steps.spread_draws, table),
         count_outputs=resolver.resolve(steps.count_outputs, table),
         take_rows=resolver.resolve(steps.take_rows, table),
@@ -128,22 +189,22 @@ class ForwardPass:
     def __init__(
         self,
         device: Device,
-        model: StepModel,
-        layers: Sequence[CachedLayer],
+        parts: ModelParts,
         ops: StepOps,
         upload: Upload,
         buffers: StepBuffers,
         *,
-        hidden_shape: tuple[int, int],
-        dtype: torch.dtype,
+        num_positions: int,
     ) -> None:
-        self._model = model
+        self._model = parts.model
+        taken = parts.step
+        self._taken = None if taken is None else TakenSteps(taken, parts.model.forward)
         self._ops = ops
         self._table = upload.table
         self._buffers = buffers
-        by_place = {(id(layer.provider), layer.group): layer for layer in layers}
+        by_place = {(id(layer.provider), layer.group): layer for layer in parts.layers}
         self._planned = [(layer.provider, layer.group) for layer in by_place.values()]
-        self.hidden_SD = device.empty(hidden_shape, dtype)
+        self.hidden_SD = device.empty((num_positions, parts.hidden_size), parts.dtype)
 
     def plan(self, batch: StepBatch) -> tuple[int, ...]:
         """Have attention prepare for ``batch``; return what it decided that graphs bake in."""
@@ -163,7 +224,8 @@ class ForwardPass:
         ids_T, batch = ops.place_step(
             table.slots, inputs, self._buffers.ids_T[: shape.num_tokens], batch
         )
-        hidden_TD = self._model.forward(ids_T, batch)
+        forward = self._model.forward if self._taken is None else self._taken.of(shape)
+        hidden_TD = forward(ids_T, batch)
         table.slots = ops.advance_lengths(table.slots, inputs, batch)
         if shape.max_draws:
             drawn_SD = self._of_draws(hidden_TD, inputs, shape)

@@ -5,19 +5,39 @@ Shapes: R rows, T tokens, N tree nodes, as they are padded; all integers are int
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from headstock.ops.steps import StepInputs
 from headstock.plugins.device import Device
+from headstock.runner.arena import PageNumbers
 from headstock.runner.options import PaddedSizes
 from headstock.runner.rows import NO_TREE, RowSet, SlotFacts, read_rows
 from headstock.runner.slots import Edits, SlotExtras, SlotTable, has_penalties, padded_biases
 from headstock.wire.steps import Admit, RunnerLimits, StepPlan
 
+if TYPE_CHECKING:
+    from headstock.runner.media import MediaRows
+
 EDITS_AT_ONCE = 1 << 15
 """Edits that fit into the step's own buffer; more (long prompts at once) take one of their own."""
+
+
+LEAST_PADDED = 16
+"""The least size that arrays are padded to, where sizes must be few; the others are 4 times one."""
+
+
+def padded_size(size: int) -> int:
+    """Return what ``size`` elements are padded to where sizes must be few."""
+    padded = LEAST_PADDED
+    while padded < size:
+        padded *= 4
+    return padded
 
 
 class HostArrays:
@@ -36,6 +56,25 @@ class HostArrays:
         host.numpy()[...] = values
         self._sent.append(host)
         return host.to(self._device.torch_device, non_blocking=True)
+
+    def padded_size(self, size: int) -> int:
+        """Return what ``size`` elements are padded to where the device compiles each size."""
+        return padded_size(size) if size and self._device.facts.compiles_sizes else size
+
+    def send_padded(self, *arrays: np.ndarray) -> list[Tensor]:
+        """Queue the copies of equally long ``arrays``, one dimension each.
+
+        The last element is repeated up to :meth:`padded_size`: what takes it must not mind.
+        """
+        missing = self.padded_size(len(arrays[0])) - len(arrays[0])
+        if missing:
+            arrays = tuple(np.pad(values, (0, missing), mode="edge") for values in arrays)
+        return [self.send(values) for values in arrays]
+
+    def cut(self) -> None:
+        """Keep what was queued apart from what follows, where each program is compiled."""
+        if self._device.facts.compiles_sizes:
+            self._device.cut()
 
     def take(self) -> list[Tensor]:
         """Return what must live until all that is queued now is over, and forget it."""
@@ -110,6 +149,23 @@ class RowBuffer:
         self.counts.zero_()
         inputs.host_ids_T.zero_()
 
+    def warm_up(self, sizes: Sequence[int], table: SlotTable) -> None:
+        """Send nothing of every size that a step may have, where each is compiled.
+
+        Args:
+            sizes: Tokens of padded steps.
+            table: Whose null slot is written to.
+        """
+        self._arrays.cut()
+        for num_tokens in sizes:
+            self._send(self._next_host(), 0, self._tokens_at + num_tokens, Edits(), table)
+        count = LEAST_PADDED
+        while count <= EDITS_AT_ONCE:
+            edits = Edits()
+            table.edit_null(edits, count)
+            self._send(self._next_host(), self._tokens_at, self._tokens_at, edits, table)
+            count *= 4
+
     def _next_host(self) -> Tensor:
         self._turn = (self._turn + 1) % len(self._hosts)
         return self._hosts[self._turn]
@@ -145,15 +201,18 @@ class RowBuffer:
         last = end
         if edits.count:
             pairs = edits.drain()
-            if pairs.size > 2 * EDITS_AT_ONCE:
-                table.apply(*self._arrays.send(pairs))
+            if table.words.is_split:
+                table.words.apply_split(pairs, self._arrays)
+            elif pairs.size > 2 * EDITS_AT_ONCE:
+                table.words.apply(*self._arrays.send(pairs))
             else:
                 last = end + pairs.size
                 host.numpy()[end:last] = pairs.reshape(-1)
         if last > begin:
             self.words[begin:last].copy_(host[begin:last], non_blocking=True)
+            self._arrays.cut()
         if last > end:
-            table.apply(*self.words[end:last].view(2, -1))
+            table.words.apply(*self.words[end:last].view(2, -1))
 
 
 class Upload:
@@ -164,47 +223,113 @@ class Upload:
         extras: On the device, what only some requests need.
         rows: On the device, the rows of the step.
         arrays: Carries what does not fit the step's own copy.
+        media: Images, where the model takes any.
         steps: Steps that drew, as many as the table's cursor has counted.
     """
 
-    def __init__(self, device: Device, limits: RunnerLimits, sizes: PaddedSizes) -> None:
+    def __init__(
+        self, device: Device, limits: RunnerLimits, sizes: PaddedSizes, numbers: PageNumbers
+    ) -> None:
         self.arrays = HostArrays(device)
-        self.table = SlotTable(device, limits)
+        self.table = SlotTable(device, limits, numbers)
         self.extras = SlotExtras(device, limits)
         null_slot = limits.num_slots
         self.rows = RowBuffer(device, self.arrays, sizes, depth=limits.depth, null_slot=null_slot)
+        self.media: MediaRows | None = None
         self.steps = 0
         self._null_slot = null_slot
         self._edits = Edits()
         self._facts: dict[int, SlotFacts] = {}
+        self._biased_slots: set[int] = set()
+        self._max_length = limits.max_length
+        self._is_padded = device.facts.compiles_sizes
         self._tree = NO_TREE
 
     def enter(self, plan: StepPlan) -> None:
         """Note who leaves, who comes, and which pages are new."""
         for slot in plan.leave:
             self._facts.pop(slot, None)
-        for admit in plan.admit:
-            self._facts[admit.slot] = SlotFacts.of(admit)
-            self.table.admit(self._edits, admit)
-            self._admit_extras(admit)
+        if plan.admit:
+            self.table.admit(self._edits, plan.admit)
+            for admit in plan.admit:
+                self._facts[admit.slot] = SlotFacts.of(admit)
+                self._admit_extras(admit)
         if plan.append.slots:
             self.table.append(self._edits, plan.append)
+        if self.media is not None:
+            self.media.enter(plan)
         if plan.tree is not None:
             self._tree = plan.tree
 
     def _admit_extras(self, admit: Admit) -> None:
-        """Enter what only some requests need; a slot that needs nothing is left as it is."""
+        """Enter what only some requests need.
+
+        Biases of the slot's last request are taken back. Its other entries may stay: without
+        penalties counts are not used, without drafts histories are not.
+        """
+        was_biased = admit.slot in self._biased_slots
+        if not (has_penalties(admit) or admit.bias_ids or admit.drafts or was_biased):
+            return
         send = self.arrays.send
+        slot_1 = send(np.array([admit.slot], np.int64))
         if has_penalties(admit):
-            history = send(np.array(admit.history, np.int64))
-            self.extras.penalty_table().reset(admit.slot, history, admit.num_prompt)
-        if admit.bias_ids:
+            self.extras.penalty_table().reset(slot_1, *self._send_history(admit))
+            self.arrays.cut()
+        if admit.bias_ids or was_biased:
             ids, biases = padded_biases(admit.bias_ids, admit.biases)
-            self.extras.bias_table().reset(admit.slot, send(ids), send(biases))
+            self.extras.bias_table().reset(slot_1, send(ids), send(biases))
+            self.arrays.cut()
+            (self._biased_slots.add if admit.bias_ids else self._biased_slots.discard)(admit.slot)
+        if admit.drafts:
+            assert self.extras.histories is not None, f"slot {admit.slot}: nothing is drafted here"
+            (history,) = self.arrays.send_padded(np.array(admit.history, np.int32))
+            self.extras.histories.reset(slot_1, history)
+            self.arrays.cut()
+
+    def warm_up(self, sizes: Sequence[int]) -> None:
+        """Send nothing of every size that there may be, where each is compiled.
+
+        Args:
+            sizes: Tokens of padded steps.
+        """
+        self.extras.penalty_table()
+        self.extras.bias_table()
+        self.rows.warm_up(sizes, self.table)
+        size, drafts = LEAST_PADDED, self.extras.histories is not None
+        while size < 4 * (self._max_length + 1):
+            history = [0] * (size - 1)
+            self._admit_extras(
+                Admit(
+                    self._null_slot,
+                    length=0,
+                    num_outputs=0,
+                    max_outputs=1,
+                    presence_penalty=1.0,
+                    history=history,
+                    num_prompt=len(history),
+                    bias_ids=[0],
+                    biases=[0.0],
+                    drafts=drafts,
+                )
+            )
+            size *= 4
+
+    def _send_history(self, admit: Admit) -> list[Tensor]:
+        """Queue the tokens of a request, and which are its prompt's and its output's.
+
+        A last one, which may be repeated, is of neither.
+        """
+        ids = np.array([*admit.history, 0], np.int64)
+        places = np.arange(len(ids))
+        of_prompt = places < admit.num_prompt
+        of_output = ~of_prompt & (places < len(admit.history))
+        return self.arrays.send_padded(ids, of_prompt.astype(np.int32), of_output.astype(np.int32))
 
     def send_rows(self, rows: RowSet, padded: tuple[int, int]) -> None:
         """Queue the copy of ``rows``, padded to (tokens, rows), and of what has changed."""
         self.rows.send_rows(rows, padded, self._edits, self.table)
+        if self.media is not None:
+            self.media.send(padded[0])
 
     def send_edits(self) -> None:
         """Queue the copy of what has changed, if anything has; the rows stay."""
@@ -213,7 +338,12 @@ class Upload:
 
     def read_rows(self, plan: StepPlan) -> RowSet:
         """Return the rows of ``plan``, after it was entered."""
-        return read_rows(plan, self._facts, self._null_slot, self._tree)
+        has_media = self.media is not None and self.media.read(plan)
+        rows = read_rows(plan, self._facts, self._null_slot, self._tree, has_media=has_media)
+        if self._is_padded and not rows.max_draws:
+            # Rows that draw nothing may have any equal length: that would be a size of its own.
+            rows = replace(rows, is_uniform=False, max_draws=1)
+        return rows
 
     def recover(self) -> None:
         """After a step that failed: set the table's count of steps to the host's."""

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from array import array
 
+from headstock.config.exclusions import LOGPROBS, MASKS, SPECULATION, off_for
 from headstock.errors import RequestError
 from headstock.requests.sampling import check_token_id
+from headstock.scheduler.media_checks import check_media
 from headstock.scheduler.request import Request
 from headstock.wire.messages import Submit
 from headstock.wire.steps import DRAW, POOL, RunnerLimits
+
+NO_DRAFTS = off_for(SPECULATION)
+"""What a request may ask that makes its rows plain ones."""
 
 
 def accept(
@@ -33,49 +38,79 @@ def accept(
     Raises:
         RequestError: It can never be served; says why and what would do.
     """
+    num_prompt = len(submit.prompt_ids)
+    max_cached = limits.max_length if max_cached is None else max_cached
     _check_values(submit, limits.vocab_size)
     _check_abilities(submit, limits)
-    max_cached = limits.max_length if max_cached is None else max_cached
-    num_prompt = len(submit.prompt_ids)
+    if submit.media:
+        check_media(submit.media, limits.media, num_prompt, max_step_tokens)
     _check_length(submit, limits, max_step_tokens, max_cached)
-    params = submit.params
-    # The last output is never written to the cache, so it takes no room there.
-    fits = min(limits.max_length, max_cached + 1) - num_prompt
-    wanted = fits if params.max_new_tokens is None else params.max_new_tokens
-    max_outputs = 0 if submit.pool else min(wanted, fits)
+    max_outputs = _max_outputs(submit, limits, max_cached)
     draw_limit = max(1, max_outputs)
-    is_masked = submit.grammar is not None and not submit.pool
-    # A mask for each draft needs the draft on the host; the device makes it.
-    may_draft = submit.drafts and not submit.pool and not is_masked
-    num_drafts = limits.max_drafts if may_draft else 0
+    num_drafts = limits.max_drafts if _may_draft(submit) else 0
     # One output ends it, and is never written: the last row begins at the output before.
     last_begin = num_prompt + draw_limit - 2
-    score_from = submit.prompt_logprobs_from
-    # Earlier attempts sent all prompt logprobs before their first output.
-    is_scored = score_from is not None and not submit.output_ids
     return Request(
         id=submit.id,
         attempt=submit.attempt,
         arrival=arrival,
         prompt=array("I", submit.prompt_ids),
         outputs=list(submit.output_ids),
-        params=params,
-        stop_ids=list(dict.fromkeys([*submit.stop_ids, *params.stop_token_ids])),
+        params=submit.params,
+        stop_ids=list(dict.fromkeys([*submit.stop_ids, *submit.params.stop_token_ids])),
         namespace=submit.namespace,
         adapter=submit.adapter,
+        payer=submit.payer,
+        share=max(1, submit.share),
+        user=submit.user,
         priority=submit.priority,
         logprobs=submit.logprobs,
         asked_ids=submit.asked_ids,
         max_outputs=max_outputs,
         draw_limit=draw_limit,
         yields=POOL if submit.pool else DRAW,
-        score_next=max(1, score_from) if is_scored and score_from is not None else num_prompt,
+        score_next=_first_scored(submit),
         num_drafts=num_drafts,
         last_begin=last_begin,
         kv_limit=min(last_begin + 1 + num_drafts, limits.max_length, max_cached),
         submitted_s=now_s,
-        is_masked=is_masked,
+        is_masked=submit.is_masked and not submit.pool,
+        media=submit.media,
+        page_ids=[],
+        pages=[],
+        cuts=[],
     )
+
+
+def _max_outputs(submit: Submit, limits: RunnerLimits, max_cached: int) -> int:
+    """Return how many outputs a request may have: what it asks, where that fits."""
+    if submit.pool:
+        return 0
+    # The last output is never written to the cache, so it takes no room there.
+    fits = min(limits.max_length, max_cached + 1) - len(submit.prompt_ids)
+    wanted = submit.params.max_new_tokens
+    return fits if wanted is None else min(wanted, fits)
+
+
+def _first_scored(submit: Submit) -> int:
+    """Return the first position of the prompt whose logprob is wanted; past the prompt: none."""
+    # Earlier attempts sent all prompt logprobs before their first output.
+    if submit.prompt_logprobs_from is None or submit.output_ids:
+        return len(submit.prompt_ids)
+    return max(1, submit.prompt_logprobs_from)
+
+
+def _may_draft(submit: Submit) -> bool:
+    """Whether tokens may be drafted for a request.
+
+    What excludes drafts makes its rows plain ones, which are right without any.
+    """
+    asked = {
+        MASKS: submit.is_masked,
+        LOGPROBS: submit.logprobs >= 0 or bool(submit.asked_ids),
+    }
+    is_excluded = any(is_asked and name in NO_DRAFTS for name, is_asked in asked.items())
+    return submit.drafts and not submit.pool and not is_excluded
 
 
 def _check_length(
@@ -142,9 +177,12 @@ def _check_values(submit: Submit, vocab_size: int) -> None:
     """
     submit.params.check(vocab_size)
     _check_ids("prompt", submit.prompt_ids, vocab_size)
-    _check_ids("output_ids", submit.output_ids, vocab_size)
-    _check_ids("stop_ids", submit.stop_ids, vocab_size)
-    _check_ids("asked_ids", submit.asked_ids, vocab_size)
+    if submit.output_ids:
+        _check_ids("output_ids", submit.output_ids, vocab_size)
+    if submit.stop_ids:
+        _check_ids("stop_ids", submit.stop_ids, vocab_size)
+    if submit.asked_ids:
+        _check_ids("asked_ids", submit.asked_ids, vocab_size)
     if submit.logprobs > vocab_size:
         raise RequestError(
             f"logprobs asks for {submit.logprobs} ids; this model has {vocab_size}.",

@@ -16,9 +16,11 @@ class Budget(Protocol):
     """Something that admission asks for room.
 
     Attributes:
+        name: What it is called where it is told what a request waited for.
         can_be_passed: Whether others may overtake a request that lacks this, for a while.
     """
 
+    name: str
     can_be_passed: bool
 
     def room_for(self, request: Request, num_tokens: int) -> int:
@@ -42,6 +44,7 @@ class StepTokens:
         is_causal: Whether a prompt may be computed in chunks.
     """
 
+    name = "step"
     can_be_passed = False
 
     def __init__(self, limit: int, *, is_causal: bool) -> None:
@@ -68,6 +71,7 @@ class StepTokens:
 class Slots:
     """Places in the runner's table; the lowest free one is given first."""
 
+    name = "slots"
     can_be_passed = False
 
     def __init__(self, count: int) -> None:
@@ -99,6 +103,7 @@ class AdapterPlaces:
         count: Places there are.
     """
 
+    name = "adapter"
     can_be_passed = True
 
     def __init__(self, count: int) -> None:
@@ -109,10 +114,22 @@ class AdapterPlaces:
         self._users: dict[str, int] = {}
         self._placed: list[tuple[int, str]] = []
 
+    @property
+    def has_placed(self) -> bool:
+        """Whether :meth:`take_placed` would return any."""
+        return bool(self._placed)
+
     def take_placed(self) -> list[tuple[int, str]]:
         """Return the places and adapters to load before the next plan is launched, in order."""
         placed, self._placed = self._placed, []
         return placed
+
+    def forget_all(self) -> None:
+        """Know of no adapter where it is any more: what the device holds is not certain."""
+        assert not self._users, f"running requests use {sorted(self._users)}"
+        self._free += self._places.values()
+        self._places.clear()
+        self._placed.clear()
 
     def forget(self, adapter: str) -> bool:
         """Give the place of ``adapter`` up; returns whether no running request uses it."""
@@ -121,6 +138,7 @@ class AdapterPlaces:
         place = self._places.pop(adapter, None)
         if place is not None:
             self._free.append(place)
+            self._placed = [placed for placed in self._placed if placed[1] != adapter]
         return True
 
     def room_for(self, request: Request, num_tokens: int) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from headstock.scheduler.request import Request
 from headstock.wire.steps import Admit, PageAppends
@@ -11,8 +12,7 @@ from headstock.wire.steps import Admit, PageAppends
 NO_APPENDS = PageAppends()
 
 
-@dataclass(slots=True)
-class Changes:
+class Changes(msgspec.Struct, eq=False):
     """Slots that are left and entered, and page table entries.
 
     Args:
@@ -22,18 +22,25 @@ class Changes:
 
     tokens: Sequence[int]
     states: Sequence[int]
-    leave: list[int] = field(default_factory=list[int])
-    admits: list[Admit] = field(default_factory=list[Admit])
-    _groups: list[int] = field(default_factory=list[int])
-    _slots: list[int] = field(default_factory=list[int])
-    _indexes: list[int] = field(default_factory=list[int])
-    _pages: list[int] = field(default_factory=list[int])
+    leave: list[int] = []
+    admits: list[Admit] = []
+    _groups: list[int] = []
+    _slots: list[int] = []
+    _indexes: list[int] = []
+    _pages: list[int] = []
 
     def admit(self, request: Request) -> None:
         """Enter ``request`` with its page tables, before anything of it is planned."""
         self.admits.append(request.admit_facts())
-        for place, table in enumerate(request.tables.tokens):
-            self.append_pages(request, place, table.first)
+        slot = request.slot
+        for group, table in zip(self.tokens, request.tables.tokens, strict=True):
+            begin, end = table.first, len(table.pages)
+            self._groups += [group] * (end - begin)
+            self._slots += [slot] * (end - begin)
+            self._indexes += range(begin, end)
+            self._pages += table.pages[begin:] if begin else table.pages
+        if not self.states:
+            return
         for group, table in zip(self.states, request.tables.states, strict=True):
             for entry, page in enumerate(table.pages):
                 self.set(request.slot, group, entry, page)
@@ -50,10 +57,10 @@ class Changes:
     def append_pages(self, request: Request, place: int, begin: int) -> None:
         """Note its pages from entry ``begin`` on in the group of tokens at ``place``."""
         pages = request.tables.tokens[place].pages
-        count = len(pages) - begin
-        self._groups += [self.tokens[place]] * count
-        self._slots += [request.slot] * count
-        self._indexes += range(begin, begin + count)
+        end = len(pages)
+        self._groups += [self.tokens[place]] * (end - begin)
+        self._slots += [request.slot] * (end - begin)
+        self._indexes += range(begin, end)
         self._pages += pages[begin:]
 
     def set(self, slot: int, group: int, entry: int, page: int) -> None:

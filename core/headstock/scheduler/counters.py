@@ -15,6 +15,8 @@ class Counters:
         cached_tokens: Of these, found in the cache.
         prefill_tokens: Tokens computed from the host's ids, after retractions again.
         generation_tokens: Output tokens published.
+        drafted_tokens: Drafts that steps have verified.
+        accepted_tokens: Of these, right.
         retractions: Times that a request lost its pages to others.
         refusals: Requests refused because too many waited.
         faults: Rows that the runner could not compute.
@@ -25,6 +27,8 @@ class Counters:
     cached_tokens: int = 0
     prefill_tokens: int = 0
     generation_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     requests_submitted: int = 0
     requests_stop: int = 0
     requests_length: int = 0

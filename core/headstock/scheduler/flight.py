@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from headstock.scheduler.request import Request
 from headstock.wire.messages import TokenLogprobs, Vector
@@ -11,8 +11,7 @@ from headstock.wire.steps import Logprobs
 NO_QUERIES: list[int] = []
 
 
-@dataclass(slots=True)
-class Flight:
+class Flight(msgspec.Struct, eq=False):
     """A planned step whose result has not settled.
 
     Attributes:
@@ -22,6 +21,7 @@ class Flight:
         num_tokens: Tokens it computes.
         queries: Tokens that each of ``sampled`` computes from the device, at most; empty when
             nothing is drafted. Of a row from the host: 1, it draws one.
+        planned_s: Clock reading when it was planned. Seconds.
     """
 
     step: int
@@ -30,14 +30,19 @@ class Flight:
     sampled: list[Request]
     num_tokens: int
     queries: list[int]
+    planned_s: float = 0.0
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it verifies drafts: its rows' bounds shrink when it settles."""
+        return bool(self.queries) and max(self.queries) > 1
 
     def by_slot(self) -> dict[int, Request]:
         """Return whose row each slot had in this step."""
         return dict(zip(self.slots, self.rows, strict=True))
 
 
-@dataclass(slots=True)
-class Drawn:
+class Drawn(msgspec.Struct, eq=False):
     """What a settled step drew for requests that are still wanted; columns of equal length.
 
     Attributes:
@@ -47,12 +52,12 @@ class Drawn:
         vectors: Of the requests that were pooled; none of them is in ``requests``.
     """
 
-    requests: list[Request] = field(default_factory=list[Request])
-    offsets: list[int] = field(default_factory=list[int])
-    counts: list[int] = field(default_factory=list[int])
-    token_ids: list[int] = field(default_factory=list[int])
-    logprobs: list[TokenLogprobs] = field(default_factory=list[TokenLogprobs])
-    vectors: list[Vector] = field(default_factory=list[Vector])
+    requests: list[Request] = []
+    offsets: list[int] = []
+    counts: list[int] = []
+    token_ids: list[int] = []
+    logprobs: list[TokenLogprobs] = []
+    vectors: list[Vector] = []
 
     def add_vector(self, request: Request, values: bytes) -> None:
         """Add the pooled vector of ``request``: little-endian float32."""

@@ -11,12 +11,15 @@ from collections.abc import Sequence
 from headstock.scheduler.budgets import Budget, StepTokens
 from headstock.scheduler.changes import Changes
 from headstock.scheduler.counters import Counters
+from headstock.scheduler.drafting import Drafting
+from headstock.scheduler.encoder import EncoderBudget
 from headstock.scheduler.flight import NO_QUERIES, Flight
 from headstock.scheduler.policy import Policy
 from headstock.scheduler.queue import WaitingQueue
 from headstock.scheduler.request import NEVER, Request
 from headstock.scheduler.residence import Entry, Residence
 from headstock.scheduler.running import Running
+from headstock.scheduler.story import PAGES, PREFIX, SLOTS, STEP, WaitClocks
 from headstock.scheduler.writer import PlanWriter
 from headstock.wire.steps import DRAW, FROM_DEVICE, RunnerLimits, StepPlan
 
@@ -36,7 +39,9 @@ class Planner:
         queue: Who waits.
         running: Who runs.
         residence: Their pages.
+        encoder: Their images.
         counters: Where tokens and retractions are counted.
+        drafting: Decides which steps verify drafts.
     """
 
     def __init__(
@@ -49,25 +54,32 @@ class Planner:
         queue: WaitingQueue,
         running: Running,
         residence: Residence,
+        encoder: EncoderBudget,
         counters: Counters,
+        drafting: Drafting,
     ) -> None:
         self.flights: deque[Flight] = deque()
         self.step = 1
         """Number of the next plan."""
-        self._width = 1 + limits.max_drafts
+        self.waits = WaitClocks()
+        """What has kept waiting requests out."""
+        self._now_s = 0.0
+        self._drafting = drafting
+        self._has_drafts = limits.max_drafts > 0
+        self._is_wide = False
         self._tokens = tokens
         self._budgets: list[Budget] = [tokens, running.slots, *budgets]
         self._policy = policy
         self._queue = queue
         self._running = running
         self._residence = residence
+        self._encoder = encoder
         self._counters = counters
         self._cache = cache = residence.cache
         self._token_groups = [group.index for group in cache.tokens]
         self._state_groups = [group.index for group in cache.states]
-        self._writer = PlanWriter(
-            cache.page_tokens, has_drafts=limits.max_drafts > 0, pools="pool" in limits.yields
-        )
+        self._writer = PlanWriter(cache.page_tokens, has_drafts=limits.max_drafts > 0)
+        self._hosted: list[Request] = []
         self._steady_steps = 0
         self._steady_queries = NO_QUERIES
         self._num_left = 0
@@ -78,11 +90,17 @@ class Planner:
         Returns:
             The plan, or None: nothing to do before a step in flight settles or a message comes.
         """
-        running = self._running
+        running, was_wide = self._running, self._is_wide
+        if self._has_drafts:
+            self._is_wide = self._drafting.is_wide(running.requests, len(self._queue))
         # As far as is known without trying, nothing can be admitted.
         is_shut = not self._queue or running.is_full or self._residence.is_short
         if is_shut and self._steady_steps > 0 and running.num_left == self._num_left:
-            plan = self._plan_steady_drafts() if self._steady_queries else self._plan_steady()
+            plan = None
+            if not self._steady_queries:
+                plan = self._plan_steady()
+            elif self._is_wide == was_wide:
+                plan = self._plan_steady_drafts(now_s)
             if plan is not None:
                 return plan
         return self._plan_anew(now_s)
@@ -91,6 +109,7 @@ class Planner:
         """Give up what is in flight; the next plan is written from scratch."""
         self.flights.clear()
         self._writer.forget()
+        self._encoder.forget()
         self._steady_steps = 0
 
     # The last plan again.
@@ -121,8 +140,8 @@ class Planner:
         self.flights.append(Flight(step, rows, plan.rows.slots, rows, len(rows), NO_QUERIES))
         return plan
 
-    def _plan_steady_drafts(self) -> StepPlan | None:
-        """Plan the rows of the last plan again, where they have drafts.
+    def _plan_steady_drafts(self, now_s: float) -> StepPlan | None:
+        """Plan the rows of the last plan again, where some may have drafts.
 
         What they drew since is known by now or not, so each row's bound is computed anew.
 
@@ -159,7 +178,7 @@ class Planner:
             request.last_step = step
         self._steady_steps -= 1
         plan = writer.write_steady(step, kv_max, changes)
-        flight = Flight(step, rows, plan.rows.slots, rows, sum(queries), queries)
+        flight = Flight(step, rows, plan.rows.slots, rows, sum(queries), queries, now_s)
         self.flights.append(flight)
         return plan
 
@@ -168,9 +187,11 @@ class Planner:
     def _plan_anew(self, now_s: float) -> StepPlan | None:
         """Plan a step from what every request still needs."""
         changes = self._changes()
+        self._now_s = now_s
+        self._hosted = []
         self._tokens.begin()
-        # Every running request gets a token at least; drafts share what is left.
-        width = min(self._width, max(1, self._tokens.limit // max(1, len(self._running))))
+        self._encoder.begin()
+        width = self._choose_width()
         if not self._make_room(changes, width):
             return None
         self._plan_running(width, changes)
@@ -179,9 +200,19 @@ class Planner:
         if not members:
             return self._plan_after_retraction(now_s)
         changes.leave = self._running.take_leaving()
-        plan = self._writer.write(self.step, members, changes)
-        self._launch(plan)
+        encoder = self._encoder.take()
+        plan = self._writer.write(self.step, members, self._hosted, changes, *encoder)
+        self._launch(plan, now_s)
         return plan
+
+    def _choose_width(self) -> int:
+        """Return how many tokens a row from the device computes, at most.
+
+        Every running request gets a token at least; drafts share what is left.
+        """
+        if not self._is_wide:
+            return 1
+        return min(self._drafting.width, max(1, self._tokens.limit // max(1, len(self._running))))
 
     def _changes(self) -> Changes:
         return Changes(self._token_groups, self._state_groups)
@@ -218,7 +249,7 @@ class Planner:
                 and request.drawn < request.draw_limit
                 and request.computed >= request.host_end
             ]
-            if width == 1:
+            if not self._has_drafts:
                 ends = [request.computed + 1 for request in growing]
             else:
                 ends = [
@@ -242,7 +273,6 @@ class Planner:
         chunked: list[Request] = []
         budget = self._tokens.left
         for request in self._running.requests:
-            request.score = 0
             if request.computed < request.host_end:
                 request.query = 0
                 chunked.append(request)
@@ -266,21 +296,31 @@ class Planner:
         """Plan as many host tokens of ``request`` as the step has room for."""
         begin = request.computed
         end = begin + self._tokens.room_for(request, request.host_end - begin)
-        cut = request.cuts[-1] if request.cuts else NEVER
-        end = min(end, cut)
+        cut = NEVER
+        if request.cuts:
+            cut = request.cuts[-1]
+            end = min(end, cut)
+        if request.media:
+            end = self._encoder.reach(request, end)
         if self._cache.windows:
-            end = self._residence.extend(request, end, changes)
+            end = self._encoder.whole(request, self._residence.extend(request, end, changes))
         request.query = end - begin
         if not request.query:
+            if request.media and self._encoder.is_split(request, self._tokens.left):
+                self._tokens.left = 0  # those behind it wait too, or it might never find room
             return
-        self._tokens.spend(request, request.query)
+        self._tokens.spend(request, end - begin)
         if request.is_turning:
             self._residence.turn(request, changes)
         request.computed = end
-        self._counters.prefill_tokens += request.query
+        self._counters.prefill_tokens += end - begin
+        if request.notes is not None:
+            request.notes.add_chunk(self.step, end, self._now_s - request.submitted_s)
+        self._hosted.append(request)
         is_last = end == request.host_end
         if is_last:
             request.drawn += 1
+        request.score = 0
         if request.score_next < len(request.prompt):
             scored_end = end if is_last else end + 1
             request.score = max(0, scored_end - request.score_next)
@@ -289,7 +329,7 @@ class Planner:
         if end == cut:
             request.cuts.pop()
             self._residence.checkpoint(request, end, self.step)
-        if request.tables.states:
+        if self._state_groups:
             request.is_turning = any(table.is_turning for table in request.tables.states)
 
     def _admit(self, changes: Changes, now_s: float) -> None:
@@ -298,29 +338,43 @@ class Planner:
         No request overtakes one that does not fit. One that waits for a prefix in the making may
         be overtaken, and for some time one that waits for an adapter's place.
         """
-        queue, residence = self._queue, self._residence
+        residence = self._residence
         residence.forget_short()
-        if not queue or self._running.is_full:
-            return
+        self.waits.advance(now_s)
+        if self._queue and self._running.is_full:
+            self.waits.block(SLOTS)
+        elif self._queue:
+            self.waits.block(self._admit_in_order(changes, now_s))
+        else:
+            self.waits.block(STEP)
+
+    def _admit_in_order(self, changes: Changes, now_s: float) -> str:
+        """Admit those for whom there is room; returns what keeps the others out."""
+        queue, residence, running = self._queue, self._residence, self._running.requests
         num_pending = 0
         for request in queue.order(residence.cached_grains):
             if num_pending == MAX_PENDING:
-                return
+                return PREFIX
             short = self._short_of(request)
             if short is None:
-                entry = residence.move_in(request, self.step, len(self._running))
+                entry = residence.move_in(request, self.step, len(running))
                 if entry is Entry.NO_PAGES:
-                    return
+                    return PAGES
             elif not short.can_be_passed or queue.num_admitted >= request.overtaken_at:
-                return
+                return short.name
             else:
                 entry = Entry.PREFIX_PENDING
             if entry is Entry.PREFIX_PENDING:
                 num_pending += 1
+                if request.notes is not None:
+                    request.notes.hold(PREFIX if short is None else short.name, now_s)
                 continue
             self._seat(request, now_s)
             changes.admit(request)
             self._plan_chunk(request, changes)
+            if request.computed < request.host_end:
+                residence.promise(request)
+        return STEP
 
     def _short_of(self, request: Request) -> Budget | None:
         """Return the first budget that has no room for ``request``, if any."""
@@ -334,13 +388,17 @@ class Planner:
         """Give ``request``, which has its pages, a slot."""
         self._queue.admit(request)
         self._running.seat(request)
+        if request.num_drafts:
+            self._drafting.admit(request)
         if request.cached_tokens < 0:
             request.cached_tokens = min(request.computed, len(request.prompt))
             request.queue_s = now_s - request.submitted_s
+            if request.notes is not None:
+                request.notes.admit(self.waits, request.queue_s, now_s)
             self._counters.prompt_tokens += len(request.prompt)
             self._counters.cached_tokens += request.cached_tokens
 
-    def _launch(self, plan: StepPlan) -> None:
+    def _launch(self, plan: StepPlan, now_s: float) -> None:
         """Note that ``plan`` is in flight, and how often the next can be the same."""
         self.step += 1
         rows = self._writer.rows
@@ -349,7 +407,7 @@ class Planner:
         sampled = self._writer.drawing()
         num_tokens = sum(plan.rows.query_max)
         queries = self._draft_queries(sampled, plan)
-        flight = Flight(plan.step, rows, plan.rows.slots, sampled, num_tokens, queries)
+        flight = Flight(plan.step, rows, plan.rows.slots, sampled, num_tokens, queries, now_s)
         self.flights.append(flight)
         self._steady_queries = queries
         self._num_left = self._running.num_left
@@ -362,7 +420,13 @@ class Planner:
 
     def _draft_queries(self, sampled: list[Request], plan: StepPlan) -> list[int]:
         """Return the tokens of each row that draws, 1 for those from the host; empty: no drafts."""
-        if self._width == 1 or not any(request.num_drafts for request in sampled):
+        if not self._has_drafts or not any(request.num_drafts for request in sampled):
+            return NO_QUERIES
+        is_exact = not any(flight.is_wide for flight in self.flights)
+        if is_exact and self._drafting.is_crowded(len(self._running) + len(self._queue)):
+            # Nobody has drafts verified for a while, and no bound shrinks: as if there were none.
+            for request in sampled:
+                request.num_ready = 0
             return NO_QUERIES
         rows = plan.rows
         columns = zip(rows.query_max, rows.source, rows.yields, strict=True)
@@ -371,6 +435,18 @@ class Planner:
             for query, source, yields in columns
             if yields == DRAW
         ]
+
+    def retract_all(self) -> None:
+        """Retract every running request; they keep their places before those that never ran."""
+        assert not self.flights, "retraction needs settled outputs"
+        for request in list(self._running.requests):
+            self._retract(request)
+
+    def _retract(self, request: Request) -> None:
+        request.num_retractions += 1
+        self._counters.retractions += 1
+        self._running.unseat(request)
+        self._queue.add(request)
 
     def _retract_one(self) -> None:
         """Retract who is the first to give way; it waits again and keeps what it has drawn.
@@ -382,9 +458,6 @@ class Planner:
         is_alone = len(self._running) == 1
         assert not is_alone or self._cache.arena is not None, "one request alone must fit"
         request = self._policy.victim(self._running.requests)
-        request.num_retractions += 1
-        self._counters.retractions += 1
-        self._running.unseat(request)
-        self._queue.add(request)
+        self._retract(request)
         if is_alone:
             self._cache.flush()

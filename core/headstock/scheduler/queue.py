@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 from headstock.errors import RequestError
@@ -31,16 +31,20 @@ class WaitingQueue:
 
     def add(self, request: Request) -> None:
         """Add ``request`` to those that wait."""
+        self._policy.enter(request)
         key = self._policy.key(request)
         place = bisect_left(self._keys, key)
-        insort(self._keys, key)
+        self._keys.insert(place, key)
         self._requests.insert(place, request)
+        self._policy.let_pass(self._requests, place)
         self.num_tokens += len(request.prompt)
         request.overtaken_at = self.num_admitted + place + PATIENCE
 
     def remove(self, request: Request) -> None:
         """Take ``request``, which must wait, out."""
-        place = bisect_left(self._keys, self._policy.key(request))
+        place = 0
+        if self._requests[0] is not request:
+            place = bisect_left(self._keys, self._policy.key(request))
         assert self._requests[place] is request, f"request {request.id!r} does not wait"
         del self._keys[place]
         del self._requests[place]
@@ -49,7 +53,12 @@ class WaitingQueue:
     def admit(self, request: Request) -> None:
         """Take ``request`` out, for it runs from now on."""
         self.remove(request)
+        self._policy.leave(request)
         self.num_admitted += 1
+
+    def end(self, request: Request) -> None:
+        """Note that ``request``, which waits or runs no longer, is over."""
+        self._policy.end(request)
 
     def order(self, cached: Callable[[Request], int]) -> Sequence[Request]:
         """Return the requests to try now, in the policy's order; a copy, safe to remove from."""

@@ -60,6 +60,7 @@ class Register:
             self._running.unseat(request)
         else:
             self._queue.remove(request)
+        self._queue.end(request)
         self._residence.forget_short()
         self._counters.count_end(reason.kind)
         self._ended.append(
@@ -71,6 +72,9 @@ class Register:
                 cached_tokens=max(0, request.cached_tokens),
                 num_retractions=request.num_retractions,
                 queue_s=request.queue_s,
+                num_drafted=request.num_drafted,
+                num_accepted=request.num_accepted,
+                story=None if request.notes is None else request.notes.tell(request.last_step),
             )
         )
 

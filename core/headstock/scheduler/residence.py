@@ -5,9 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum, auto
 
-from headstock.cache import Group, Hit, PageCache, Tables, chain_ids, child_id, root_id
+from headstock.cache import (
+    NO_CONTENTS,
+    NO_TABLES,
+    Group,
+    Hit,
+    PageCache,
+    RecentChains,
+    Tables,
+    chain_ids,
+    child_id,
+    num_in_use,
+    root_id,
+)
 from headstock.scheduler.changes import Changes
-from headstock.scheduler.request import NEVER, Request
+from headstock.scheduler.encoder import contents_of
+from headstock.scheduler.request import Request
 
 
 class Entry(Enum):
@@ -39,6 +52,7 @@ class Residence:
         self._checkpoint_tokens = checkpoint_tokens
         is_plain = len(cache.tokens) == 1 and not cache.windows
         self._only = cache.tokens[0] if is_plain else None
+        self._chains = RecentChains(cache.page_tokens)
         self._promised: dict[bytes, Request] = {}
         self._short: tuple[int, int] | None = None
         """The group that fell short, and how many of its pages must be available."""
@@ -72,13 +86,18 @@ class Residence:
         Returns:
             ADMITTED, or why not; then nothing has changed.
         """
+        if request.awaited in self._promised:
+            return Entry.PREFIX_PENDING
+        request.awaited = None
         limit = self._usable_grains(request)
         ids = self._ids(request, limit)
         hit = self.cache.match(ids, limit)
-        if any(cached.written == step for pages in hit.pages for cached in pages):
+        if (hit.end or self._promised) and self._is_pending(request, ids, hit, limit, step):
             return Entry.PREFIX_PENDING
-        if self._is_promised(ids, hit.end, limit):
-            return Entry.PREFIX_PENDING
+        notes = request.notes
+        num_evicted, num_shared = 0, 0
+        if notes is not None:  # before it holds what it found
+            num_evicted, num_shared = self.cache.num_evicted, num_in_use(hit.path)
         tables = self._open(request, hit, num_running)
         if tables is None and not num_running and (hit.end or self.cache.arena is not None):
             # What the hit reads, and what is written, may be more than there is, and idle pages may
@@ -86,24 +105,45 @@ class Residence:
             if self.cache.arena is not None:
                 self.cache.flush()
             hit = self.cache.no_hit()
+            num_shared = 0
             tables = self._open(request, hit, num_running)
         if tables is None:
             return Entry.NO_PAGES
+        if notes is not None:
+            notes.evicted_pages += self.cache.num_evicted - num_evicted
+            notes.shared_tokens = num_shared * self._page_tokens
         request.tables = tables
         request.pages = tables.tokens[0].pages if tables.tokens else []
         request.num_shared = tables.num_shared
         request.computed = hit.end * self._page_tokens
-        request.host_end = request.num_known
+        request.host_end = len(request.prompt) + len(request.outputs)
         request.drawn = len(request.outputs)
         request.is_private = not self.cache.is_sharing
         request.is_turning = False
-        request.cuts = []
-        if not request.is_private:
-            if self.cache.states:
-                request.cuts = self._cuts(request, hit)
-            self._promise(request)
-            self._note_next(request)
+        if request.is_private or not tables.tokens:
+            request.due_at = request.max_outputs
+        else:
+            next_page_end = (hit.end + 1) * self._page_tokens
+            request.due_at = min(next_page_end - len(request.prompt), request.max_outputs)
+        if self.cache.states:
+            request.cuts = [] if request.is_private else self._cuts(request, hit)
         return Entry.ADMITTED
+
+    def promise(self, request: Request) -> None:
+        """Note what ``request``, admitted in this step, will publish in later ones."""
+        if request.is_private:
+            return
+        size, tables = self._page_tokens, request.tables
+        count = request.host_end // size
+        if self.cache.states:
+            ids = self._ids(request, count)
+            promised = [ids[cut // size - 1] for cut in request.cuts]
+        elif count > tables.published:
+            promised = self._ids(request, count)[tables.published : count]
+        else:
+            return
+        for page_id in promised:
+            self._promised.setdefault(page_id, request)
 
     def grow(self, requests: Sequence[Request], ends: Sequence[int], changes: Changes) -> bool:
         """Give each of ``requests`` pages for its first ``ends`` tokens, all or none.
@@ -178,12 +218,11 @@ class Residence:
         ids = self._ids(request, count)
         goes_on = self.cache.publish(tables, ids, count, step)
         request.num_shared = tables.num_shared
-        if not self.cache.states:
-            for page_id in ids[begin:count]:
-                if self._promised.get(page_id) is request:
-                    del self._promised[page_id]
+        if self._promised and not self.cache.states:
+            self._unpromise(request, ids[begin:count])
         if goes_on:
-            self._note_next(request)
+            next_page_end = (tables.published + 1) * self._page_tokens
+            request.due_at = min(next_page_end - len(request.prompt), request.max_outputs)
         else:
             self._make_private(request)
 
@@ -193,8 +232,7 @@ class Residence:
         ids = self._ids(request, count)
         if not request.is_private:
             self.cache.checkpoint(request.tables, ids, count, step)
-        if self._promised.get(ids[count - 1]) is request:
-            del self._promised[ids[count - 1]]
+        self._unpromise(request, ids[count - 1 : count])
 
     def turn(self, request: Request, changes: Changes) -> None:
         """Change the state entries of ``request`` for the row being planned.
@@ -223,49 +261,51 @@ class Residence:
         """Take all pages back; those in the tree stay cached."""
         self._break_promises(request)
         self.cache.release(request.tables, request.last_step)
-        request.tables = Tables([], [])
+        request.tables = NO_TABLES
         request.pages = []
         request.computed = 0
-        request.publish_at = NEVER
 
     def _open(self, request: Request, hit: Hit, num_running: int) -> Tables | None:
         """Hold ``hit`` and take the pages that are missing; None: there are not enough."""
         cache = self.cache
-        wanted = cache.needs(hit, request.num_known)
-        needs = list(wanted)
-        for group in cache.tokens:
-            wanted[group.index] += num_running
-        available = [group.num_available for group in cache.groups]
-        if not self._are_available(wanted):
+        needs = cache.needs(hit, len(request.prompt) + len(request.outputs))
+        if not self._are_available(needs, num_running):
             return None
+        if not hit.end:
+            fresh = cache.take(needs)
+            return None if fresh is None else cache.open(hit, fresh)
+        before = [group.num_available for group in cache.groups]
         cache.hold(hit)
         # Cached pages that nothing held until now are no longer available to anyone else.
-        after = [group.num_available for group in cache.groups]
-        held = [was - now for was, now in zip(available, after, strict=True)]
-        fresh = cache.take(needs) if self._are_available(wanted, held) else None
+        fresh = cache.take(needs) if self._are_available(needs, num_running, before) else None
         if fresh is None:
             cache.let_go(hit)
             return None
         return cache.open(hit, fresh)
 
-    def _are_available(self, wanted: Sequence[int], held: Sequence[int] | None = None) -> bool:
-        """Return whether so many pages of each group are available; notes what is short.
+    def _are_available(
+        self, needs: Sequence[int], num_spare: int, before: Sequence[int] | None = None
+    ) -> bool:
+        """Return whether there are enough pages in each group; notes what is short.
 
         Args:
-            wanted: Pages, a group.
-            held: How many of those that were available are held now by who wants them.
+            needs: Pages wanted, a group.
+            num_spare: Pages to leave in each group of tokens.
+            before: Pages that were available before who wants more held any, a group.
         """
-        for group, count in zip(self.cache.groups, wanted, strict=True):
-            if count > group.num_available:
-                extra = held[group.index] if held is not None else 0
-                self._short = (group.index, count + extra)
+        for group, need in zip(self.cache.groups, needs, strict=True):
+            wanted = need + num_spare if group.keeps_tokens else need
+            available = group.num_available
+            if wanted > available:
+                held = before[group.index] - available if before is not None else 0
+                self._short = (group.index, wanted + held)
                 return False
         self._short = None
         return True
 
     def _usable_grains(self, request: Request) -> int:
         """Grains that it may take from the tree; the last known token is always computed."""
-        last = request.num_known - 1
+        last = len(request.prompt) + len(request.outputs) - 1
         if request.score_next < len(request.prompt):
             # A token's logprob comes from the position before it, which must be computed too.
             last = min(last, request.score_next - 1)
@@ -275,12 +315,20 @@ class Residence:
         """Return the digests of at least the first ``count`` grains of known tokens."""
         ids = request.page_ids
         size = self._page_tokens
-        if len(ids) < count and not ids:
-            ids += chain_ids(root_id(request.namespace, request.adapter), request.prompt, size)
+        if len(ids) >= count:
+            return ids
+        contents = contents_of(request.media, size) if request.media else NO_CONTENTS
+        if not ids:
+            root = root_id(request.namespace, request.adapter)
+            if contents:
+                ids += chain_ids(root, request.prompt, size, contents)
+            else:
+                ids += self._chains.ids(root, request.prompt)
         while len(ids) < count:
             begin = len(ids) * size
             parent = ids[-1] if ids else root_id(request.namespace, request.adapter)
-            ids.append(child_id(parent, request.tokens(begin, begin + size)))
+            content = contents.get(len(ids), b"")
+            ids.append(child_id(parent, request.tokens(begin, begin + size), content))
         return ids
 
     def _cuts(self, request: Request, hit: Hit) -> list[int]:
@@ -297,37 +345,32 @@ class Residence:
             grains |= dict.fromkeys(range(every, last, every))
         return sorted((grain * size for grain in grains if grain > hit.end), reverse=True)
 
-    def _is_promised(self, ids: Sequence[bytes], end: int, limit: int) -> bool:
-        """Return whether a request is about to compute what would make the hit longer."""
-        if not self.cache.states:
-            return end < limit and ids[end] in self._promised
+    def _is_pending(
+        self, request: Request, ids: Sequence[bytes], hit: Hit, limit: int, step: int
+    ) -> bool:
+        """Return whether what would make the hit longer, or a page of it, is in the making."""
         promised = self._promised
-        return bool(promised) and any(page_id in promised for page_id in ids[end:limit])
+        if promised and hit.end < limit:
+            reach = limit if self.cache.states else hit.end + 1
+            for page_id in ids[hit.end : reach]:
+                if page_id in promised:
+                    request.awaited = page_id
+                    return True
+        return any(step in [cached.written for cached in pages] for pages in hit.pages)
 
-    def _promise(self, request: Request) -> None:
-        size = self._page_tokens
-        count = request.num_known // size
-        ids = self._ids(request, count)
-        if self.cache.states:
-            promised = [ids[cut // size - 1] for cut in request.cuts]
-        else:
-            promised = ids[request.tables.published : count]
-        for page_id in promised:
-            self._promised.setdefault(page_id, request)
+    def _unpromise(self, request: Request, page_ids: Sequence[bytes]) -> None:
+        promised = self._promised
+        for page_id in page_ids:
+            if promised.get(page_id) is request:
+                del promised[page_id]
 
     def _break_promises(self, request: Request) -> None:
-        begin = 0 if self.cache.states else request.tables.published
-        for page_id in request.page_ids[begin:]:
-            if self._promised.get(page_id) is request:
-                del self._promised[page_id]
+        if self._promised:
+            begin = 0 if self.cache.states else request.tables.published
+            self._unpromise(request, request.page_ids[begin:])
 
     def _make_private(self, request: Request) -> None:
         """Keep what it writes from now on to itself: what comes before it was withdrawn."""
         self._break_promises(request)
         request.is_private = True
-        request.publish_at = NEVER
-
-    def _note_next(self, request: Request) -> None:
-        if request.tables.tokens:
-            next_page_end = (request.tables.published + 1) * self._page_tokens
-            request.publish_at = next_page_end - len(request.prompt)
+        request.due_at = request.max_outputs

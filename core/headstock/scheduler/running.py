@@ -43,7 +43,6 @@ class Running:
         """Give ``request``, which has its pages, a slot and what else it holds while it runs."""
         for budget in self._budgets:
             budget.spend(request, 0)
-        request.score = 0
         self.requests.append(request)
 
     def unseat(self, request: Request) -> None:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
+
 from headstock.cache import PageCache
 from headstock.errors import RequestError
 from headstock.requests import FinishReason
 from headstock.scheduler.accept import accept
-from headstock.scheduler.budgets import AdapterPlaces, StepTokens
+from headstock.scheduler.budgets import AdapterPlaces, Budget, StepTokens
 from headstock.scheduler.counters import Counters
+from headstock.scheduler.drafting import Drafting
+from headstock.scheduler.encoder import EncoderBudget
 from headstock.scheduler.flight import Drawn
 from headstock.scheduler.planner import Planner
 from headstock.scheduler.policy import policy_of
@@ -23,6 +27,7 @@ from headstock.scheduler.request import NEVER, Request
 from headstock.scheduler.residence import Residence
 from headstock.scheduler.running import Running
 from headstock.scheduler.settling import Settling
+from headstock.scheduler.story import GRAMMAR, Notes
 from headstock.wire.messages import Cut, Ended, Submit
 from headstock.wire.steps import RunnerLimits, StepPlan, StepResult
 
@@ -46,7 +51,7 @@ class Scheduler:
         self,
         limits: RunnerLimits,
         *,
-        policy: Literal["fcfs", "lpm", "priority"] = "fcfs",
+        policy: Literal["fair", "fcfs", "lpm", "priority"] = "fcfs",
         max_running: int | None = None,
         max_step_tokens: int | None = None,
         max_queued_requests: int = 2048,
@@ -69,23 +74,29 @@ class Scheduler:
         self._residence = Residence(self.cache, checkpoint_tokens)
         # Every running request gets at least a token a step, so there are no more than these.
         count = min(max_running or NEVER, limits.num_slots, step_tokens)
-        self._running = Running(count, self._residence, [self.adapters])
+        budgets: list[Budget] = [self.adapters] if limits.num_adapters else []
+        self.encoder = EncoderBudget(limits.media, step_tokens)
+        held = [*budgets, self.encoder] if limits.media is not None else budgets
+        self._running = Running(count, self._residence, held)
         self._queue = WaitingQueue(order)
         self._bounds = QueueBounds(
             self._queue, self.counters, max_queued_requests, max_queued_tokens
         )
         self._register = Register(self._queue, self._running, self._residence, self.counters)
+        self._drafting = Drafting(limits, self.counters)
         self._planner = Planner(
             limits,
             tokens=self.tokens,
-            budgets=[self.adapters],
+            budgets=budgets,
             policy=order,
             queue=self._queue,
             running=self._running,
             residence=self._residence,
+            encoder=self.encoder,
             counters=self.counters,
+            drafting=self._drafting,
         )
-        self._settling = Settling(self._residence, self._register, self.counters)
+        self._settling = Settling(self._residence, self._register, self.counters, self._drafting)
         self._num_arrived = 0
 
     # What is known of it.
@@ -119,11 +130,18 @@ class Scheduler:
         self.cache.check([request.tables for request in self._running])
         assert len(self._running) + len(self._queue) == len(self._register)
         self._running.check()
+        self.encoder.store.check()
 
     # Events.
 
-    def submit(self, submit: Submit, now_s: float) -> None:
-        """Queue a request, or end it at once when it cannot be served."""
+    def submit(self, submit: Submit, now_s: float, prepared_s: float = 0.0) -> None:
+        """Queue a request, or end it at once when it cannot be served.
+
+        Args:
+            submit: The request.
+            now_s: Clock reading. Seconds.
+            prepared_s: How long its grammar was waited for. Seconds.
+        """
         register = self._register
         known = register.get(submit.id)
         if known is not None:
@@ -149,6 +167,10 @@ class Scheduler:
         except RequestError as error:
             register.refuse(submit, self._bounds.refusal(error))
             return
+        if submit.is_told:
+            request.notes = Notes(self._planner.waits.read())
+            if prepared_s:
+                request.notes.waits[GRAMMAR] = prepared_s
         self._queue.add(request)
         register.add(request)
         if request.outputs:
@@ -164,6 +186,13 @@ class Scheduler:
         """End every request."""
         for request in self._register.all():
             self._register.end(request, FinishReason("abort", message=message))
+
+    def end_adapter(self, adapter: str, reason: FinishReason) -> None:
+        """End every request with ``adapter``, and give its place up."""
+        for request in self._register.all():
+            if request.adapter == adapter:
+                self._register.end(request, reason)
+        self.adapters.forget(adapter)
 
     def cut(self, cut: Cut) -> None:
         """End a request whose text matched a stop; does nothing when that attempt is over."""
@@ -181,6 +210,13 @@ class Scheduler:
         known = min(request.num_known - 1, request.computed)
         self._residence.publish(request, known, request.last_step)
         self._register.end(request, reason)
+
+    def retract_all(self) -> None:
+        """Take the pages of every running request; they wait again, and keep what they have drawn.
+
+        Nothing may be in flight.
+        """
+        self._planner.retract_all()
 
     def flush(self) -> int:
         """Forget every prefix that no live request uses; returns how many pages that frees."""
@@ -202,7 +238,16 @@ class Scheduler:
         """
         if not self._planner.flights:
             self._bounds.throughput.start(now_s)
-        return self._planner.plan(now_s)
+        plan = self._planner.plan(now_s)
+        if plan is not None and self.adapters.has_placed:
+            plan = msgspec.structs.replace(plan, adapters=self.adapters.take_placed())
+        return plan
+
+    def note_blocker(self, what: str, now_s: float) -> None:
+        """Note that ``what``, which the scheduler does not see, keeps requests out from now on."""
+        waits = self._planner.waits
+        waits.advance(now_s)
+        waits.block(what)
 
     def masked(self, plan: StepPlan) -> list[Request]:
         """Return whose the masked slots of the step planned last are; some may be over by now."""
@@ -214,6 +259,7 @@ class Scheduler:
         flight = self._planner.flights.popleft()
         assert flight.step == result.step, f"step {result.step} settled before {flight.step}"
         self._bounds.throughput.settle(flight.num_tokens, now_s)
+        self._drafting.measure(flight, now_s)
         return self._settling.settle(flight, result)
 
     def fail_all(self, message: str) -> None:
@@ -230,3 +276,4 @@ class Scheduler:
         for request in list(self._running):
             self._register.fail(request, message)
         self._running.leave_all()
+        self.adapters.forget_all()  # the plan that placed some may not have been launched

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from headstock.requests import FinishReason
 from headstock.scheduler.counters import Counters
+from headstock.scheduler.drafting import Drafting
 from headstock.scheduler.flight import Drawn, Flight
 from headstock.scheduler.register import Register
 from headstock.scheduler.request import Request
@@ -18,13 +19,17 @@ class Settling:
         residence: The requests' pages.
         register: The live requests.
         counters: Where steps and tokens are counted.
+        drafting: Takes in what drafts were worth.
     """
 
-    def __init__(self, residence: Residence, register: Register, counters: Counters) -> None:
+    def __init__(
+        self, residence: Residence, register: Register, counters: Counters, drafting: Drafting
+    ) -> None:
         self._residence = residence
         self._cache = residence.cache
         self._register = register
         self._counters = counters
+        self._drafting = drafting
 
     def settle(self, flight: Flight, result: StepResult) -> Drawn:
         """Take in what ``flight`` drew; returns what is to be published."""
@@ -43,8 +48,12 @@ class Settling:
                 self._cache.withdraw_since(flight.step)
         if flight.queries:
             _shrink(flight, result)
+            self._drafting.settle(flight, result)
         drawn = Drawn()
         finished = self._take_tokens(flight, result, drawn)
+        if result.logprobs:
+            # Requests without a token of this step may be added.
+            drawn.requests, drawn.counts = list(drawn.requests), list(drawn.counts)
         for logprobs in result.logprobs:
             request = by_slot[logprobs.slot]
             if not request.is_over:
@@ -64,36 +73,63 @@ class Settling:
     def _take_tokens(self, flight: Flight, result: StepResult, drawn: Drawn) -> list[Request]:
         """Append the drawn tokens to their requests' outputs; returns those that are finished.
 
-        Tokens of requests that ended meanwhile are dropped.
+        Where every row drew for a request that still wants it, ``drawn`` has the result's columns.
         """
+        requests, counts, ids, done = flight.sampled, result.counts, result.ids, result.done
         finished: list[Request] = []
-        ids, token_ids = result.ids, drawn.token_ids
+        if 0 in counts or True in [each.is_over or not each.max_outputs for each in requests]:
+            requests, counts, ids, done = _wanted(flight, result, finished)
+        outputs = [request.outputs for request in requests]
+        drawn.requests, drawn.counts, drawn.token_ids = requests, counts, ids
+        drawn.offsets = list(map(len, outputs))
+        due: list[tuple[Request, int]] = []
         end = 0
-        for request, count, is_done in zip(flight.sampled, result.counts, result.done, strict=True):
-            begin = end
-            end += count
-            if count == 0 or request.is_over:
-                continue
-            outputs = request.outputs
-            if request.max_outputs:
-                drawn.requests.append(request)
-                drawn.offsets.append(len(outputs))
-                drawn.counts.append(count)
-                if count == 1:
-                    token = ids[begin]
-                    token_ids.append(token)
-                    outputs.append(token)
-                else:
-                    assert flight.queries, f"slot {request.slot} drew {count} tokens of 1"
-                    token_ids += ids[begin:end]
-                    outputs += ids[begin:end]
-            if is_done or len(outputs) >= request.max_outputs:
+        for request, known, count, is_done in zip(requests, outputs, counts, done, strict=True):
+            if count == 1:
+                known.append(ids[end])
+                end += 1
+            else:
+                assert flight.queries, f"slot {request.slot} drew {count} tokens of 1"
+                known += ids[end : end + count]
+                end += count
+            if is_done or len(known) >= request.due_at:
+                due.append((request, is_done))
+        for request, is_done in due:
+            if is_done or len(request.outputs) >= request.max_outputs:
                 finished.append(request)
-            elif len(outputs) >= request.publish_at:
+            else:
                 known = min(request.num_known, request.computed)
                 self._residence.publish(request, known, request.last_step)
-        self._counters.generation_tokens += len(token_ids)
+        self._counters.generation_tokens += len(ids)
         return finished
+
+
+def _wanted(
+    flight: Flight, result: StepResult, finished: list[Request]
+) -> tuple[list[Request], list[int], list[int], list[int]]:
+    """Return requests, counts, ids and ``done`` of the rows whose tokens are wanted.
+
+    Those of requests that ended meanwhile are not, nor what a request draws that wants none: it is
+    added to ``finished``.
+    """
+    requests: list[Request] = []
+    counts: list[int] = []
+    ids: list[int] = []
+    done: list[int] = []
+    end = 0
+    for request, count, is_done in zip(flight.sampled, result.counts, result.done, strict=True):
+        begin = end
+        end += count
+        if count == 0 or request.is_over:
+            continue
+        if not request.max_outputs:
+            finished.append(request)
+            continue
+        requests.append(request)
+        counts.append(count)
+        ids += result.ids[begin:end]
+        done.append(is_done)
+    return requests, counts, ids, done
 
 
 def _shrink(flight: Flight, result: StepResult) -> None:

@@ -42,15 +42,15 @@ def depth_first(
             row_end.append(len(order) + len(members))
             kv_begin.append(low * page_tokens)
             kv_end.append(high * page_tokens)
-        parts: dict[int, Members] = {}
-        for member in members:
-            # A row whose prefix ends here is a part of its own; pages are never negative.
-            key = tables[member][high] if limits[member] > high else -1 - member
-            parts.setdefault(key, []).append(member)
-        if len(parts) == len(members):
+        # A row whose prefix ends here is a part of its own; pages are never negative.
+        keys = [tables[each][high] if limits[each] > high else -1 - each for each in members]
+        if len(set(keys)) == len(members):
             order += members
-        else:
-            stack.extend((part, high) for part in reversed(parts.values()))
+            continue
+        parts: dict[int, Members] = {}
+        for key, member in zip(keys, members, strict=True):
+            parts.setdefault(key, []).append(member)
+        stack.extend((part, high) for part in reversed(parts.values()))
     return order, TreeNodes(row_begin, row_end, kv_begin, kv_end)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from headstock.scheduler.changes import NO_APPENDS, Changes
 from headstock.scheduler.request import Request
 from headstock.scheduler.sharing import depth_first
+from headstock.wire.media import Encode, Features
 from headstock.wire.steps import (
     DRAW,
     FROM_DEVICE,
@@ -30,8 +29,7 @@ class PlanWriter:
     planned than in the step before. A steady step costs one new column.
     """
 
-    def __init__(self, page_tokens: int, *, has_drafts: bool, pools: bool) -> None:
-        self._pools = pools
+    def __init__(self, page_tokens: int, *, has_drafts: bool) -> None:
         self._has_drafts = has_drafts
         self._page_tokens = page_tokens
         self._members: list[Request] = []
@@ -40,37 +38,53 @@ class PlanWriter:
         self._has_masked = False
         self._masked: list[int] = NO_SLOTS
 
-    def write(self, step: int, members: list[Request], changes: Changes) -> StepPlan:
-        """Return the plan of ``members``, each with its ``query`` and ``score`` set."""
+    def write(
+        self,
+        step: int,
+        members: list[Request],
+        hosted: list[Request],
+        changes: Changes,
+        encode: list[Encode],
+        features: list[Features],
+    ) -> StepPlan:
+        """Return the plan of ``members``, each with its ``query`` set.
+
+        Args:
+            step: Its number.
+            members: Whose rows it has.
+            hosted: Those of them whose tokens come from the host, each with its ``score`` set.
+            changes: What goes before the rows.
+            encode: Images that are encoded before them.
+            features: Where the rows' images lie.
+        """
         tree = None
         if changes.admits or members != self._members:
-            tree = self._arrange(members)
+            tree = self._arrange(members, hosted)
         rows = self.rows
-        query = [request.query for request in rows]
-        source = [
-            FROM_HOST if request.computed - request.query < request.host_end else FROM_DEVICE
-            for request in rows
-        ]
-        self._columns = Rows(
+        count = len(rows)
+        columns = self._columns = Rows(
             slots=[request.slot for request in rows],
-            query_max=query,
+            query_max=[request.query for request in rows] if self._has_drafts else [1] * count,
             kv_max=[request.kv_max for request in rows]
             if self._has_drafts
             else [request.computed for request in rows],
-            source=source,
-            yields=self._yields(rows),
-            score=[request.score for request in rows],
+            source=[FROM_DEVICE] * count,
+            yields=[DRAW] * count,
+            score=[0] * count,
         )
+        host_ids = self._fill_hosted(columns, hosted) if hosted else NO_IDS
         self._masked = self._masked_slots() if self._has_masked else NO_SLOTS
         return StepPlan(
             step=step,
-            rows=self._columns,
-            host_ids=_host_ids(rows, source),
+            rows=columns,
+            host_ids=host_ids,
             leave=changes.leave,
             admit=changes.admits,
             append=changes.appends(),
             tree=tree,
             masked=self._masked,
+            encode=encode,
+            features=features,
         )
 
     def write_steady(self, step: int, kv_max: list[int], changes: Changes | None) -> StepPlan:
@@ -85,7 +99,10 @@ class PlanWriter:
 
     def drawing(self) -> list[Request]:
         """Return the requests whose rows of the last plan draw, in its order."""
-        columns = zip(self.rows, self._columns.yields, strict=True)
+        all_yields = self._columns.yields
+        if all_yields.count(DRAW) == len(all_yields):
+            return self.rows
+        columns = zip(self.rows, all_yields, strict=True)
         return [request for request, yields in columns if yields == DRAW]
 
     @property
@@ -103,20 +120,36 @@ class PlanWriter:
         self._members = []
         self.rows = []
 
-    def _yields(self, rows: Sequence[Request]) -> list[int]:
-        if self._pools:
-            return [
-                request.yields if request.computed >= request.host_end else NOTHING
-                for request in rows
-            ]
-        return [DRAW if request.computed >= request.host_end else NOTHING for request in rows]
+    def _fill_hosted(self, columns: Rows, hosted: list[Request]) -> list[int]:
+        """Write what differs in the rows of ``hosted``; returns their tokens, row after row."""
+        place_of = dict(zip(columns.slots, range(len(columns.slots)), strict=True))
+        places = [place_of[request.slot] for request in hosted]
+        if len(places) > 1:
+            places.sort()
+        ids: list[int] = []
+        for place in places:
+            request = self.rows[place]
+            end = request.computed
+            is_last = end == request.host_end
+            columns.query_max[place] = request.query
+            columns.source[place] = FROM_HOST
+            columns.score[place] = request.score
+            columns.yields[place] = request.yields if is_last else NOTHING
+            # A scored chunk that does not end the prompt brings the token after it, too.
+            extra = 1 if request.score and not is_last else 0
+            ids += request.tokens(end - request.query, end + extra)
+        return ids
 
-    def _arrange(self, members: list[Request]) -> TreeNodes:
+    def _arrange(self, members: list[Request], hosted: list[Request]) -> TreeNodes:
         size = self._page_tokens
-        limits = [
-            min(request.num_shared, (request.computed - request.query) // size)
-            for request in members
-        ]
+        # What is shared was written before this step. Of those that the device feeds all is: their
+        # pages are shared when the tokens have settled.
+        for request in hosted:
+            before = (request.computed - request.query) // size
+            request.num_shared = min(request.num_shared, before)
+        limits = [request.num_shared for request in members]
+        for request in hosted:
+            request.num_shared = request.tables.num_shared
         if self._has_drafts:
             # Drafts in flight may prove wrong: a row may begin before its bound.
             limits = [
@@ -126,7 +159,7 @@ class PlanWriter:
         order, tree = depth_first([request.pages for request in members], limits, size)
         self._members = members
         self.rows = [members[index] for index in order]
-        self._has_masked = any(request.is_masked for request in members)
+        self._has_masked = True in [request.is_masked for request in members]
         return tree
 
     def _masked_slots(self) -> list[int]:
@@ -136,14 +169,3 @@ class PlanWriter:
             for request, yields in zip(self.rows, self._columns.yields, strict=True)
             if request.is_masked and yields == DRAW
         ]
-
-
-def _host_ids(rows: Sequence[Request], source: Sequence[int]) -> list[int]:
-    ids: list[int] = []
-    for request, kind in zip(rows, source, strict=True):
-        if kind == FROM_HOST:
-            # A scored chunk that does not end the prompt brings the token after it, too.
-            extra = 1 if request.score and request.computed < request.host_end else 0
-            begin = request.computed - request.query
-            ids += request.tokens(begin, request.computed + extra)
-    return ids

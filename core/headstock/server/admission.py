@@ -4,72 +4,181 @@ from __future__ import annotations
 
 import secrets
 import uuid
+from collections.abc import Sequence
 
 import msgspec
 
 from headstock.errors import RequestError
-from headstock.requests import SamplingParams
+from headstock.requests import Grammar, SamplingParams
 from headstock.requests.sampling import check_token_id
 from headstock.server.model_card import ModelCard
+from headstock.server.payers import NAMELESS, Payer
 from headstock.server.prompter import too_long
 from headstock.server.request import GenerateRequest, TokensPrompt
+from headstock.server.token_lists import bad_word_ids, check_allowed
 from headstock.structured.checks import check_grammar
-from headstock.wire.messages import Submit
+from headstock.text import Tokenizer
+from headstock.wire.media import MediaItem
+from headstock.wire.messages import Submit, ThoughtLimit
 
 _SEED_SPAN = 2**63
+MAX_USER = 128
+"""Characters by which the users of a key are told apart."""
+
+
+_TASKS = {
+    "generate": ("generates text", "/v1/chat/completions, /v1/completions and /generate"),
+    "embed": ("embeds texts", "/v1/embeddings, /encode and /v1/score"),
+    "classify": ("classifies texts", "/classify, /v1/score and /v1/rerank"),
+}
+
+
+def check_task(request: GenerateRequest, card: ModelCard) -> None:
+    """Refuse a request for tokens to a model that yields vectors, and the other way round.
+
+    Raises:
+        RequestError: Naming what the model is served for.
+    """
+    if request.pool == (card.task != "generate"):
+        return
+    does, routes = _TASKS[card.task]
+    asked = "a vector or scores" if request.pool else "text"
+    raise RequestError(
+        f"The request asks for {asked}; the model {card.name!r} {does} (task {card.task}).",
+        remedy=f"Use {routes}, or another model.",
+        field="model",
+        code="not_supported",
+    )
 
 
 def expand(
-    request: GenerateRequest, prompt_ids: list[int], card: ModelCard, max_length: int
+    request: GenerateRequest,
+    prompt_ids: list[int],
+    card: ModelCard,
+    max_length: int,
+    adapter: str = "",
+    tokenizer: Tokenizer | None = None,
+    media: Sequence[MediaItem] = (),
+    payer: Payer = NAMELESS,
 ) -> list[Submit]:
-    """Check ``request`` and return ``params.n`` messages for the engine.
-
-    Each has its own seed, derived from the request's, or drawn here where it has none, so that
-    sending it again draws the same numbers.
+    """Check ``request`` and return ``params.n`` messages for the engine, each with its own seed.
 
     Args:
         request: What was asked.
         prompt_ids: The prompt's tokens.
         card: The served model.
         max_length: Longest request the engine holds, prompt and output. Tokens.
+        adapter: Generation id of its LoRA adapter; "": none.
+        tokenizer: For words that the output must not have.
+        media: The prompt's images.
+        payer: Whom it counts against.
 
     Raises:
         RequestError: Naming the field, its value and the limit.
     """
-    if request.keep_last is not None:
-        prompt_ids = prompt_ids[-request.keep_last :]
-    params = _known_stops(request.params, card.vocab_size)
-    params.check(card.vocab_size, request.names)
-    if request.grammar is not None:
-        check_grammar(request.grammar)
+    prompt_ids = _kept(request, prompt_ids, has_media=bool(media))
+    params = _params(request, card)
+    grammar = _grammar(request, prompt_ids, card, tokenizer)
     _check_ids(request, prompt_ids, card.vocab_size)
-    limit = _output_limit(request, len(prompt_ids), max_length)
-    eos_ids = [] if params.ignore_eos else card.eos_ids
-    stop_ids = list(dict.fromkeys([*eos_ids, *params.stop_token_ids]))
-    seed = params.sampling_seed
-    if seed is None:
-        seed = secrets.randbits(63)
+    limit = _output_limit(request, params.max_new_tokens, len(prompt_ids), max_length)
+    stop_ids = _stop_ids(params, card)
+    check_allowed(request, stop_ids, card.vocab_size)
+    banned = bad_word_ids(request.bad_words, tokenizer)
+    thoughts = _thoughts(request, prompt_ids, tokenizer)
     return [
         Submit(
             id=uuid.uuid4().hex,
             prompt_ids=prompt_ids,
-            params=msgspec.structs.replace(
-                params,
-                n=1,
-                max_new_tokens=limit,
-                min_new_tokens=min(params.min_new_tokens, limit),
-                sampling_seed=_wrap(seed + lane),
-            ),
+            params=lane,
             stop_ids=stop_ids,
             namespace=request.namespace,
             priority=request.priority,
+            payer=payer.id,
+            share=payer.limits.share,
+            user=(request.user or payer.user)[:MAX_USER],
             logprobs=request.logprobs,
             prompt_logprobs_from=request.prompt_logprobs_from,
             asked_ids=request.asked_ids,
-            grammar=request.grammar,
+            grammar=grammar,
+            pool=request.pool,
+            adapter=adapter,
+            allowed_ids=request.allowed_token_ids,
+            banned=banned,
+            thoughts=thoughts,
+            media=list(media),
+        )
+        for lane in _lanes(params, limit)
+    ]
+
+
+def _stop_ids(params: SamplingParams, card: ModelCard) -> list[int]:
+    """Return the ids that end the output."""
+    eos_ids = [] if params.ignore_eos else card.eos_ids
+    return list(dict.fromkeys([*eos_ids, *params.stop_token_ids]))
+
+
+def _kept(request: GenerateRequest, prompt_ids: list[int], *, has_media: bool) -> list[int]:
+    """Return the tokens of the prompt that are to be kept: the last ones."""
+    if request.keep_last is None or len(prompt_ids) <= request.keep_last:
+        return prompt_ids
+    if has_media:
+        raise RequestError(
+            f"The prompt has {len(prompt_ids)} tokens, of which {request.keep_last} are to be"
+            " kept, and images, which are not cut.",
+            remedy="Shorten the prompt.",
+            field=request.called("input_ids"),
+            code="not_supported",
+        )
+    return prompt_ids[-request.keep_last :]
+
+
+def _grammar(
+    request: GenerateRequest, prompt_ids: list[int], card: ModelCard, tokenizer: Tokenizer | None
+) -> Grammar | None:
+    """Return what the output must look like: the caller's grammar, and that of its calls."""
+    grammar = request.grammar
+    if request.speech is not None and tokenizer is not None:
+        grammar = request.speech.grammar(grammar, prompt_ids, tokenizer, card.eos_ids)
+    if grammar is not None:
+        check_grammar(grammar)
+    return grammar
+
+
+def _thoughts(
+    request: GenerateRequest, prompt_ids: list[int], tokenizer: Tokenizer | None
+) -> ThoughtLimit | None:
+    """Return how long it may think; None: without end."""
+    if request.thoughts is None or tokenizer is None:
+        return None
+    return request.thoughts.limit(prompt_ids, tokenizer)
+
+
+def _lanes(params: SamplingParams, limit: int) -> list[SamplingParams]:
+    """Return the parameters of each completion, with a seed of its own.
+
+    It is derived from the request's, or drawn here where it has none, so that sending a completion
+    again draws the same numbers.
+    """
+    seed = params.sampling_seed
+    if seed is None:
+        seed = secrets.randbits(63)
+    return [
+        msgspec.structs.replace(
+            params,
+            n=1,
+            max_new_tokens=limit,
+            min_new_tokens=min(params.min_new_tokens, limit),
+            sampling_seed=_wrap(seed + lane),
         )
         for lane in range(params.n)
     ]
+
+
+def _params(request: GenerateRequest, card: ModelCard) -> SamplingParams:
+    """Return the checked parameters; a request for a vector draws no token."""
+    params = _known_stops(request.params, card.vocab_size)
+    params.check(card.vocab_size, request.names)
+    return msgspec.structs.replace(params, max_new_tokens=0) if request.pool else params
 
 
 def _known_stops(params: SamplingParams, vocab_size: int) -> SamplingParams:
@@ -114,9 +223,10 @@ def _check_ids(request: GenerateRequest, prompt_ids: list[int], vocab_size: int)
         )
 
 
-def _output_limit(request: GenerateRequest, num_prompt: int, max_length: int) -> int:
+def _output_limit(
+    request: GenerateRequest, wanted: int | None, num_prompt: int, max_length: int
+) -> int:
     """Return how many tokens may be generated."""
-    wanted = request.params.max_new_tokens
     room = max_length - num_prompt
     if room < 0:
         raise too_long(num_prompt, max_length)

@@ -44,6 +44,8 @@ class End:
     reason: FinishReason
     num_retractions: int = 0
     queue_s: float = 0.0
+    num_drafted: int = 0
+    num_accepted: int = 0
 
 
 @dataclass(slots=True)
@@ -79,7 +81,7 @@ class Completion:
     __slots__ = (
         "_detokenizer", "_has_hidden_stops", "_stop_ids", "_stops", "cached_tokens", "end", "ends",
         "index", "logprobs", "matched", "output_ids", "parts", "prompt_logprobs", "started_s",
-        "submit",
+        "submit", "vector",
     )  # fmt: skip
 
     def __init__(
@@ -105,10 +107,12 @@ class Completion:
         self.matched: str | None = None
         """The stop string or text that ended it here, before the engine says so."""
         self.end: End | None = None
+        self.vector = b""
+        """What a pooled request yielded: little-endian float32."""
         self._stop_ids = frozenset(submit.stop_ids)
         self._has_hidden_stops = not params.no_stop_trim
         self._detokenizer = self._stops = None
-        if tokenizer is not None:
+        if tokenizer is not None and not submit.pool:
             self._detokenizer = make_detokenizer(
                 tokenizer,
                 prompt_ids=submit.prompt_ids,
@@ -170,7 +174,13 @@ class Completion:
         if self.matched is not None and reason.kind != "error":
             reason = FinishReason(kind="stop", matched=self.matched)
         self.cached_tokens = ended.cached_tokens
-        end = End(reason, ended.num_retractions, ended.queue_s)
+        end = End(
+            reason,
+            ended.num_retractions,
+            ended.queue_s,
+            num_drafted=ended.num_drafted,
+            num_accepted=ended.num_accepted,
+        )
         return self._close(text, end)
 
     def fail(self, error: RequestError) -> Delta:

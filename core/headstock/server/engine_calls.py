@@ -7,7 +7,16 @@ import itertools
 from collections.abc import Callable
 
 from headstock.server.errors import BusyError
-from headstock.wire.messages import AskState, FlushCache, Flushed, State, ToEngine
+from headstock.wire.messages import (
+    AskState,
+    FlushCache,
+    Flushed,
+    Pause,
+    PauseMode,
+    Resume,
+    State,
+    ToEngine,
+)
 
 
 class EngineCalls:
@@ -44,6 +53,28 @@ class EngineCalls:
         assert isinstance(answer, State), f"{answer} answers a question for the state"
         return answer
 
+    async def pause(self, mode: PauseMode, timeout_s: float) -> State:
+        """Let the engine compute no more steps.
+
+        Raises:
+            BusyError: It did not answer in ``timeout_s``.
+        """
+        call = next(self._numbers)
+        answer = await self._ask(Pause(call=call, mode=mode), call, timeout_s)
+        assert isinstance(answer, State), f"{answer} answers a pause"
+        return answer
+
+    async def resume(self, timeout_s: float) -> State:
+        """Let it go on.
+
+        Raises:
+            BusyError: It did not answer in ``timeout_s``.
+        """
+        call = next(self._numbers)
+        answer = await self._ask(Resume(call=call), call, timeout_s)
+        assert isinstance(answer, State), f"{answer} answers a resumption"
+        return answer
+
     def answer(self, message: Flushed | State) -> None:
         """Take an answer; states that nobody asked for are none."""
         waiting = self._waiting.get(message.call)
@@ -51,7 +82,7 @@ class EngineCalls:
             waiting.set_result(message)
 
     async def _ask(
-        self, question: FlushCache | AskState, call: int, timeout_s: float
+        self, question: FlushCache | AskState | Pause | Resume, call: int, timeout_s: float
     ) -> Flushed | State:
         answer = asyncio.get_running_loop().create_future()
         self._waiting[call] = answer

@@ -15,13 +15,16 @@ _STATUS = {
     "origin_not_allowed": 403,
     "model_not_found": 404,
     "not_found": 404,
+    "adapter_not_found": 404,
     "method_not_allowed": 405,
     "request_timeout": 408,
     "body_too_large": 413,
     "uri_too_long": 414,
     "invalid_content_type": 415,
     "queue_full": 429,
+    "rate_limit_exceeded": 429,
     "slow_client": 408,
+    "stream_taken": 409,
     "computation_failed": 500,
     "not_implemented": 501,
     "internal_error": 500,
@@ -30,6 +33,7 @@ _STATUS = {
     "template_unavailable": 503,
     "too_many_connections": 503,
     "server_draining": 503,
+    "storage_full": 507,
 }
 _TYPES = {
     401: "authentication_error",
@@ -46,7 +50,8 @@ class BusyError(RequestError):
 
     Args:
         problem: Why not.
-        code: ``queue_full``, ``engine_unavailable``, ``engine_lost`` or ``server_draining``.
+        code: ``queue_full``, ``rate_limit_exceeded``, ``engine_unavailable``, ``engine_lost`` or
+            ``server_draining``.
         retry_after_s: When to try again. Seconds.
     """
 

@@ -1,4 +1,4 @@
-"""Between the routes and the engine: requests go in as messages, tokens come back as text.
+"""Between the routes and the engine: requests are checked and go in as messages.
 
 One event loop owns a front door. It knows no HTTP: the offline engine uses it as it is.
 """
@@ -7,42 +7,57 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
+import msgspec
+
+from headstock.config.schema import reserved_places
 from headstock.errors import RequestError
-from headstock.requests import FinishReason
-from headstock.server.admission import check_text, expand
-from headstock.server.completion import Completion, Delta
-from headstock.server.end_rate import EndRate
+from headstock.server.accounts import Account
+from headstock.server.adapters import Adapter, AdapterBook
+from headstock.server.admission import check_task, check_text, expand
+from headstock.server.completion import Completion
+from headstock.server.delivery import Delivery
 from headstock.server.engine_calls import EngineCalls
 from headstock.server.engine_status import HEARTBEAT_LIMIT_S, EngineStatus
-from headstock.server.errors import BusyError, defect, error_of, killer
+from headstock.server.errors import BusyError
 from headstock.server.generation import Generation
+from headstock.server.intake import Intake
+from headstock.server.journal import Journal, Keeping
+from headstock.server.journals import Journals
 from headstock.server.model_card import ModelCard
+from headstock.server.names import Names
 from headstock.server.observer import NoObserver, Observer
+from headstock.server.payers import NAMELESS, Payer
+from headstock.server.places import Places
 from headstock.server.prompter import Prompter
-from headstock.server.replay import Live, Patience, Replay
+from headstock.server.reading import Reading
+from headstock.server.records import NO_CALL, Call, RecordBook
+from headstock.server.replay import Live
 from headstock.server.request import GenerateRequest, Prompt
-from headstock.text import StopPattern, compile_patterns
+from headstock.server.resumption import Resumption
+from headstock.server.store import MemoryStore, Store
 from headstock.wire.messages import (
     Abort,
     AbortAll,
-    Crashed,
-    Cut,
-    Ended,
     Flushed,
-    FromEngine,
-    Started,
+    PauseMode,
     State,
-    TokenLogprobs,
-    Tokens,
 )
 from headstock.wire.transport import EngineLink
 
 log = logging.getLogger(__name__)
 
-TOKENIZER_THREADS = 2
+RESUME_S = 60.0
+
+
+class Entry(NamedTuple):
+    """A completion before it is sent."""
+
+    request: GenerateRequest
+    completion: Completion
+    adapter: Adapter | None
 
 
 class Frontdoor:
@@ -54,8 +69,13 @@ class Frontdoor:
         prompter: Makes token ids of prompts.
         max_live: Completions that may be under way, beside those that the engine runs at once;
             past it requests are refused before they are tokenised.
+        adapters: Name to folder of the LoRA adapters that are served from the start.
         observer: Hears of each request.
+        records: Where what became of requests is kept; nowhere when not given.
         silence_limit_s: How long the engine may say nothing and still be given requests. Seconds.
+        store: Where what callers want to be kept is; None: in memory.
+        is_durable: Whether the store outlives this process.
+        resume_s: How long a call that can be gone on with is kept for its client. Seconds.
     """
 
     def __init__(
@@ -65,30 +85,65 @@ class Frontdoor:
         prompter: Prompter,
         *,
         max_live: int = 2048,
+        adapters: Mapping[str, str] | None = None,
         observer: Observer | None = None,
+        records: RecordBook | None = None,
         silence_limit_s: float = HEARTBEAT_LIMIT_S,
+        store: Store | None = None,
+        is_durable: bool = False,
+        resume_s: float = RESUME_S,
     ) -> None:
         self.card = card
         self.prompter = prompter
+        self.store: Store = MemoryStore() if store is None else store
+        self.journals = Journals(
+            self.store,
+            prompter.tokenizer,
+            self._end,
+            resume_s=resume_s,
+            is_durable=is_durable,
+        )
+        self.adapters = AdapterBook(card, adapters or {}, link.send)
         self.status = EngineStatus(silence_limit_s=silence_limit_s)
         self.is_draining = False
         self._link = link
-        self._max_live = max_live
+        self._places = Places(max_live, reserved_places(max_live))
         self._observer: Observer = observer or NoObserver()
-        self._live: dict[str, Live] = {}
-        self._replay = Replay(
-            self._live,
-            send=link.send,
-            end=self._take_ended,
-            fail=lambda live: self._fail(live, killer()),
-        )
-        self._patience = Patience(self._give_up)
-        self._due: list[Generation] = []
-        self._rids: dict[tuple[str, str], list[str]] = {}
+        self.records = records or RecordBook(0)
+        self._names = Names()
         self._calls = EngineCalls(link.send)
         self._changed = asyncio.Event()
-        self._ends = EndRate()
-        self._threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenize")
+        self._delivery = Delivery(
+            link.send,
+            status=self.status,
+            adapters=self.adapters,
+            calls=self._calls,
+            places=self._places,
+            names=self._names,
+            observer=self._observer,
+            records=self.records,
+            notify=self._changed.set,
+            journals=self.journals,
+        )
+        self._intake = Intake(
+            link.send,
+            self._delivery,
+            adapters=self.adapters,
+            places=self._places,
+            names=self._names,
+            observer=self._observer,
+            records=self.records,
+        )
+        self.resumption = Resumption(
+            self.journals,
+            self._delivery,
+            self._intake,
+            adapters=self.adapters,
+            places=self._places,
+            card=card,
+            unavailable=self.unavailable,
+        )
+        self._reading = Reading(prompter, lambda: self.max_length)
 
     # What callers ask
 
@@ -98,12 +153,39 @@ class Frontdoor:
         started = self.status.started
         if started is None:
             return self.card.max_length
-        return min(self.card.max_length, started.limits.max_length)
+        limits = started.limits
+        longest = min(self.card.max_length, limits.max_length)
+        return longest if limits.is_causal else min(longest, limits.max_step_tokens)
+
+    @property
+    def served_card(self) -> ModelCard:
+        """The model's card, with the longest request that can be served."""
+        return msgspec.structs.replace(self.card, max_length=self.max_length)
+
+    @property
+    def type_stride(self) -> int:
+        """What tells a pair's second text from the first: added to its ids; 0: nothing is."""
+        started, vocab_size = self.status.started, self.card.vocab_size
+        return vocab_size if started and started.limits.vocab_size > vocab_size else 0
 
     @property
     def num_live(self) -> int:
         """Completions that wait or run."""
-        return len(self._live)
+        return len(self._delivery.live)
+
+    def num_spare(self, num_own: int) -> int:
+        """Return how many completions may be under way whose callers are in no hurry.
+
+        They leave half of the engine's places that others do not use.
+
+        Args:
+            num_own: How many of these are under way.
+        """
+        started = self.status.started
+        if started is None or not self.is_ready or self._delivery.pause is not None:
+            return 0
+        num_others = max(0, self.num_live - num_own)  # some of its own are not under way yet
+        return (started.limits.num_slots - num_others + 1) // 2
 
     @property
     def is_ready(self) -> bool:
@@ -120,7 +202,14 @@ class Frontdoor:
         return None
 
     async def generate(
-        self, requests: Sequence[GenerateRequest], *, is_streamed: bool, owner: str = ""
+        self,
+        requests: Sequence[GenerateRequest],
+        *,
+        is_streamed: bool,
+        owner: str = "",
+        payer: Payer = NAMELESS,
+        keeping: Keeping | None = None,
+        call: Call = NO_CALL,
     ) -> Generation:
         """Check all ``requests`` and send them to the engine; none is sent if one is refused.
 
@@ -128,40 +217,78 @@ class Frontdoor:
             requests: Of one call.
             is_streamed: Whether each delta is waited for, or the end alone.
             owner: Whose they are: names of requests are in use by one owner only.
+            payer: Whom they count against.
+            keeping: What is to be written down of the call, so that it can be gone on with; None:
+                nothing.
+            call: What they belong to, for its record.
 
         Raises:
             RequestError: One is at fault.
             BusyError: They cannot be served now.
         """
-        loop = asyncio.get_running_loop()
-        received_s = loop.time()
-        num_completions = sum(request.params.n for request in requests)
-        self._check_open(requests, num_completions, owner)
-        entries: list[tuple[GenerateRequest, Completion]] = []
+        received_s = asyncio.get_running_loop().time()
+        self._check_open(requests, owner, payer)
+        entries: list[Entry] = []
         for request in requests:
-            check_text(request, has_tokenizer=self.prompter.tokenizer is not None)
-            prompt_ids = await self.encode(request.prompt)
-            patterns: tuple[StopPattern, ...] = ()
-            if request.params.stop_regex:
-                patterns = await loop.run_in_executor(
-                    self._threads, compile_patterns, request.params.stop_regex
-                )
-            for submit in expand(request, prompt_ids, self.card, self.max_length):
-                completion = Completion(submit, len(entries), self.prompter.tokenizer, patterns)
-                entries.append((request, completion))
-        self._check_open(requests, num_completions, owner)  # things change while a thread tokenises
-        generation = Generation(
-            [completion for _, completion in entries],
-            is_streamed=is_streamed,
-            abort=self._abort_generation,
-        )
+            entries += await self._prepare(request, len(entries), payer, self.records.wants(call))
+        num_tokens = sum(len(entry.completion.submit.prompt_ids) for entry in entries)
+        # Things change while a thread tokenises.
+        account = self._check_open(requests, owner, payer, num_tokens)
+        completions = [entry.completion for entry in entries]
+        journal = self._begin_journal(keeping, entries, owner, payer)
+        generation = self.resumption.read(completions, journal, is_streamed=is_streamed)
+        record = self.records.begin(call, self.card.name)
         try:
-            for request, completion in entries:
-                self._send(request, completion, generation, received_s, owner)
-        except RequestError:
-            generation.abort()  # those that were sent before the one which cannot be
+            for request, completion, adapter in entries:
+                name = None if request.rid is None else (owner, request.rid)
+                live = Live(
+                    completion, generation, account, name, received_s, received_s, adapter,
+                    journal=journal,
+                )  # fmt: skip
+                self._intake.send(live, record)
+        except RequestError as error:
+            self._delivery.end(completions, error)  # those before the one that cannot be sent
+            if journal is not None:
+                self.journals.forget(journal)
             raise
         return generation
+
+    def _begin_journal(
+        self, keeping: Keeping | None, entries: Sequence[Entry], owner: str, payer: Payer
+    ) -> Journal | None:
+        """Return where a call is written down; None: nowhere."""
+        if keeping is None:
+            return None
+        return self.journals.begin(
+            keeping,
+            [entry.completion for entry in entries],
+            model=self.resumption.model,
+            payer=payer.id,
+            tenant=owner,
+            names=[entry.request.rid for entry in entries],
+            adapters=[entry.request.adapter for entry in entries],
+        )
+
+    async def _prepare(
+        self, request: GenerateRequest, index: int, payer: Payer, is_told: bool
+    ) -> list[Entry]:
+        """Check a request and return its completions, the first of which has ``index``."""
+        check_task(request, self.card)
+        adapter = self.adapters.find(request.adapter)
+        tokenizer = self.prompter.tokenizer
+        check_text(request, has_tokenizer=tokenizer is not None)
+        prompt_ids, media = await self._reading.read(request.prompt)
+        patterns = await self._reading.compile(request.params.stop_regex)
+        adapter_id = "" if adapter is None else adapter.id
+        submits = expand(
+            request, prompt_ids, self.card, self.max_length, adapter_id, tokenizer, media, payer
+        )
+        if is_told:
+            submits = [msgspec.structs.replace(submit, is_told=True) for submit in submits]
+        return [
+            Entry(request, Completion(submit, number, tokenizer, patterns), adapter)
+            for number, submit in enumerate(submits, start=index)
+        ]
 
     async def encode(self, prompt: Prompt) -> list[int]:
         """Return the token ids of ``prompt``, in a thread where that takes long.
@@ -169,12 +296,7 @@ class Frontdoor:
         Raises:
             RequestError: It cannot be turned into tokens.
         """
-        if self.prompter.is_quick(prompt):
-            return self.prompter.encode(prompt, self.max_length)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._threads, self.prompter.encode, prompt, self.max_length
-        )
+        return (await self._reading.read(prompt))[0]
 
     def abort(self, rid: str, owner: str | None = "") -> bool:
         """End the requests that ``owner`` named ``rid``, exactly; tell whether there were any.
@@ -185,10 +307,7 @@ class Frontdoor:
             rid: The name.
             owner: Whose; None: of all owners.
         """
-        if owner is None:
-            ids = [i for (_, name), ids in self._rids.items() if name == rid for i in ids]
-        else:
-            ids = self._rids.get((owner, rid), [])
+        ids = self._names.ids(rid, owner)
         for request_id in ids:
             self._link.send(Abort(id=request_id))
         return bool(ids)
@@ -205,6 +324,49 @@ class Frontdoor:
         """
         self._check_up()
         return await self._calls.flush(timeout_s)
+
+    async def pause(self, mode: PauseMode, timeout_s: float) -> State:
+        """Let no step be computed until :meth:`unpause`; requests are still taken, and wait.
+
+        An engine that is started meanwhile is paused too.
+
+        Args:
+            mode: What becomes of the requests that are there; see
+                :class:`~headstock.wire.messages.Pause`.
+            timeout_s: How long the engine may take to answer.
+
+        Raises:
+            BusyError: The engine did not answer.
+        """
+        self._check_up()
+        self._delivery.pause = mode
+        return await self._calls.pause(mode, timeout_s)
+
+    async def unpause(self, timeout_s: float) -> State:
+        """Go on after :meth:`pause`.
+
+        Raises:
+            BusyError: The engine did not answer.
+        """
+        self._delivery.pause = None
+        self._check_up()
+        return await self._calls.resume(timeout_s)
+
+    async def unload_adapter(self, name: str, timeout_s: float) -> None:
+        """Forget a LoRA adapter; requests with it that still run after so long end with an error.
+
+        Raises:
+            RequestError: There is none of that name.
+            BusyError: The engine did not answer.
+        """
+
+        def end(adapter: Adapter) -> None:
+            error = self.adapters.gone(adapter)
+            for live in [live for live in self._delivery.live.values() if live.adapter is adapter]:
+                self._delivery.fail(live, error)
+            self._delivery.wake()
+
+        await self.adapters.unload(name, timeout_s, end)
 
     async def ask_state(self, timeout_s: float) -> State:
         """Return the engine's counters as they are now.
@@ -232,9 +394,11 @@ class Frontdoor:
         """Deliver what the engine says until the link closes."""
         while messages := await self._link.receive():
             for message in messages:
-                self._deliver(message)
-            self._wake()
-        self._fail_all(BusyError("The engine is gone.", code="engine_lost", retry_after_s=1.0))
+                self._delivery.take(message)
+            self._delivery.wake()
+        self._delivery.fail_all(
+            BusyError("The engine is gone.", code="engine_lost", retry_after_s=1.0)
+        )
 
     async def drain(self, timeout_s: float) -> bool:
         """Take no more requests, and wait for those that run; tell whether all ended by themselves.
@@ -242,28 +406,28 @@ class Frontdoor:
         Those that still run after ``timeout_s`` end with an error.
         """
         self.is_draining = True
-        self._notify()
+        self._changed.set()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        while self._live and (left := deadline - loop.time()) > 0:
+        while self._delivery.is_awaited and (left := deadline - loop.time()) > 0:
             try:
                 await asyncio.wait_for(self._wait_change(), left)
             except TimeoutError:
                 break
-        is_clean = not self._live
+        is_clean = not self._delivery.live
         self.end_all("The server is shutting down.")
         return is_clean
 
     def end_all(self, why: str) -> None:
         """End every request with an error now."""
-        if self._live:
+        if self._delivery.live:
             self._link.send(AbortAll())
-        self._fail_all(BusyError(why, code="server_draining", retry_after_s=self.retry_after_s()))
+        retry_after_s = self._places.retry_after_s(asyncio.get_running_loop().time())
+        self._delivery.fail_all(BusyError(why, code="server_draining", retry_after_s=retry_after_s))
 
     def close(self) -> None:
         """Free the threads, and the processes that render templates."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        self.prompter.close()
+        self._reading.close()
 
     def unavailable(self) -> BusyError:
         """Return why no request is served now."""
@@ -274,231 +438,26 @@ class Frontdoor:
         why = self.why_not or "The engine does not answer."
         return BusyError(why, code="engine_unavailable", retry_after_s=2.0)
 
-    def retry_after_s(self) -> float:
-        """Return when a refused request should try again, from how fast requests end. Seconds."""
-        return self._ends.retry_after_s(len(self._live))
-
-    # Requests in
-
-    def _send(
-        self,
-        request: GenerateRequest,
-        completion: Completion,
-        generation: Generation,
-        received_s: float,
-        owner: str,
-    ) -> None:
-        submit = completion.submit
-        self._link.send(submit)
-        name = None if request.rid is None else (owner, request.rid)
-        self._live[submit.id] = Live(completion, generation, name, received_s, received_s)
-        if name is not None:
-            self._rids.setdefault(name, []).append(submit.id)
-        self._observer.accepted(len(submit.prompt_ids))
+    def _end(self, completions: Sequence[Completion], error: RequestError) -> None:
+        self._delivery.end(completions, error)
 
     def _check_open(
-        self, requests: Sequence[GenerateRequest], num_completions: int, owner: str
-    ) -> None:
+        self,
+        requests: Sequence[GenerateRequest],
+        owner: str,
+        payer: Payer,
+        num_tokens: int | None = None,
+    ) -> Account:
+        """Refuse a call that cannot be served now; before its prompts are tokens, and after."""
         if not self.is_ready:
             raise self.unavailable()
         started = self.status.started
-        places = self._max_live + (started.limits.num_slots if started is not None else 0)
-        if len(self._live) + num_completions > places:
-            raise BusyError(
-                f"The request queue is full: {len(self._live)} of {places} places are taken, and"
-                f" this request needs {num_completions}.",
-                code="queue_full",
-                retry_after_s=self.retry_after_s(),
-            )
-        names = [request.rid for request in requests if request.rid is not None]
-        for name in names:
-            if (owner, name) in self._rids or names.count(name) > 1:
-                raise RequestError(
-                    f"rid {name!r} is in use.", remedy="Give each request its own.", field="rid"
-                )
+        num_slots = 0 if started is None else started.limits.num_slots
+        return self._intake.check(requests, owner, payer, num_slots, num_tokens)
 
     def _check_up(self) -> None:
         if self.status.phase != "ready":
             raise self.unavailable()
-
-    # Messages back
-
-    def _deliver(self, message: FromEngine) -> None:
-        match message:
-            case Tokens():
-                self.status.hear(message)
-                self._take_tokens(message)
-                return
-            case Ended():
-                self._take_ended(message)
-            case Flushed() | State():
-                self._calls.answer(message)
-            case Crashed(is_config=True):
-                self._give_up()
-            case Crashed():
-                self._replay.crashed()
-                if self._live:
-                    self._patience.start()
-            case Started():
-                self._patience.stop()
-                self._replay.started()
-            case _:
-                pass
-        self.status.hear(message)
-        self._notify()
-
-    def _take_tokens(self, message: Tokens) -> None:
-        drawn: dict[str, TokenLogprobs] = {}
-        for logprobs in message.logprobs:
-            if not logprobs.is_prompt:
-                drawn[logprobs.id] = logprobs
-            elif (live := self._live.get(logprobs.id)) is not None:
-                live.completion.prompt_logprobs.add(logprobs)
-        now_s = asyncio.get_running_loop().time()
-        begin = 0
-        cached = iter(message.cached_tokens)
-        columns = zip(message.ids, message.attempts, message.offsets, message.counts, strict=True)
-        for request_id, attempt, offset, count in columns:
-            live = self._live.get(request_id)
-            if live is not None and attempt != live.completion.submit.attempt:
-                live = None
-            num_cached = next(cached, 0) if offset == 0 else None
-            if live is not None and num_cached is not None:
-                live.completion.cached_tokens = num_cached
-            if live is not None and count:
-                token_ids = message.token_ids[begin : begin + count]
-                self._take(live, offset, token_ids, drawn.get(request_id), now_s)
-            begin += count
-
-    def _take(
-        self,
-        live: Live,
-        offset: int,
-        token_ids: list[int],
-        logprobs: TokenLogprobs | None,
-        now_s: float,
-    ) -> None:
-        completion = live.completion
-        self._replay.progressed(completion.submit.id)
-        if completion.is_deaf:
-            return
-        if completion.started_s is None:
-            completion.started_s = now_s
-            self._observer.first_token(now_s - live.sent_s)
-        else:
-            self._observer.next_tokens(len(token_ids), now_s - live.told_s)
-        live.told_s = now_s
-        try:
-            self._put(live, completion.take(offset, token_ids, logprobs))
-        except RequestError as error:
-            self._fail(live, error)
-            return
-        except Exception:
-            # The boundary of a request: whatever its tokens trip over here, it alone ends.
-            log.exception("%s cannot be gone on with", completion.submit.id)
-            self._fail(live, defect())
-            return
-        if completion.matched is not None:
-            self._link.send(
-                Cut(
-                    id=completion.submit.id,
-                    attempt=completion.submit.attempt,
-                    keep=len(completion.output_ids),
-                    matched=completion.matched,
-                )
-            )
-        if live.generation.is_behind:
-            self._fail(
-                live,
-                RequestError(
-                    "The client reads too slowly.", remedy="Read faster.", code="slow_client"
-                ),
-            )
-
-    def _give_up(self) -> None:
-        """End everything: the engine does not come back, or not in time."""
-        self._patience.stop()
-        self._fail_all(BusyError("The engine died.", code="engine_lost", retry_after_s=2.0))
-
-    def _take_ended(self, message: Ended) -> None:
-        live = self._live.get(message.id)
-        if live is None or message.attempt != live.completion.submit.attempt:
-            return
-        try:
-            delta = live.completion.finish(message)
-        except RequestError as error:
-            delta = live.completion.fail(error)
-        except Exception:
-            log.exception("%s cannot be ended properly", message.id)  # the boundary, as above
-            delta = live.completion.fail(defect())
-        self._observer.queued(message.queue_s)
-        self._replay.progressed(message.id)
-        self._forget(live)
-        self._put(live, [delta])
-
-    def _fail(self, live: Live, error: RequestError) -> None:
-        """End a completion for a reason of our own."""
-        self._link.send(Abort(id=live.completion.submit.id))
-        delta = live.completion.fail(error)
-        self._forget(live)
-        self._put(live, [delta])
-
-    def _fail_all(self, error: BusyError) -> None:
-        for live in list(self._live.values()):
-            delta = live.completion.fail(error)
-            self._forget(live)
-            self._put(live, [delta])
-        self._wake()
-
-    def _abort_generation(self, generation: Generation) -> None:
-        """End what still runs of a call whose client is gone."""
-        gone = error_of(FinishReason(kind="error", message="Aborted.", code="aborted"))
-        for completion in generation.completions:
-            live = self._live.get(completion.submit.id)
-            if live is not None:
-                self._fail(live, gone)
-        self._wake()
-
-    def _put(self, live: Live, deltas: Sequence[Delta]) -> None:
-        """Give ``deltas`` to who waits, once all messages at hand are delivered.
-
-        So the steps that came while this process was busy leave each stream in one write.
-        """
-        generation = live.generation
-        generation.put(deltas)
-        if not generation.is_due:
-            generation.is_due = True
-            self._due.append(generation)
-
-    def _wake(self) -> None:
-        due, self._due = self._due, []
-        for generation in due:
-            generation.is_due = False
-            generation.wake()
-
-    def _forget(self, live: Live) -> None:
-        completion = live.completion
-        del self._live[completion.submit.id]
-        if live.name is not None:
-            ids = self._rids[live.name]
-            ids.remove(completion.submit.id)
-            if not ids:
-                del self._rids[live.name]
-        now = asyncio.get_running_loop().time()
-        self._ends.note(now)
-        end = completion.end
-        assert end is not None, f"{completion.submit.id} is forgotten before its end"
-        started_s = now if completion.started_s is None else completion.started_s
-        self._observer.ended(
-            "abort" if end.reason.code == "aborted" else end.reason.kind,
-            len(completion.output_ids),
-            now - live.sent_s,
-            now - started_s,
-        )
-        self._notify()
-
-    def _notify(self) -> None:
-        self._changed.set()
 
     async def _wait_change(self) -> None:
         self._changed.clear()

@@ -36,7 +36,8 @@ class Generation:
     Args:
         completions: All of them; more never come.
         is_streamed: Whether each delta is waited for, or the end alone.
-        abort: Ends, in the engine too, those that still run.
+        abort: Told that nobody waits any more; ends, in the engine too, those that still run.
+        merges: Whether deltas may be joined for a client that is behind.
     """
 
     def __init__(
@@ -45,10 +46,13 @@ class Generation:
         *,
         is_streamed: bool,
         abort: Callable[[Generation], None],
+        merges: bool = True,
     ) -> None:
         self.completions = completions
         self.is_streamed = is_streamed
         self._abort = abort
+        self._merges = merges
+        self._is_detached = False
         self._pending: list[Delta] = []
         self._num_open = len(completions)
         self._waiter: asyncio.Future[None] | None = None
@@ -70,6 +74,8 @@ class Generation:
 
     def put(self, deltas: Sequence[Delta]) -> None:
         """Add what happened; :meth:`wake` is due."""
+        if self._is_detached:
+            return
         for delta in deltas:
             if delta.end is not None:
                 self._num_open -= 1
@@ -96,7 +102,7 @@ class Generation:
     def take(self) -> list[Delta]:
         """Return the deltas that are there."""
         deltas, self._pending = self._pending, []
-        return deltas if len(deltas) <= COALESCE_FROM else merge(deltas)
+        return merge(deltas) if self._merges and len(deltas) > COALESCE_FROM else deltas
 
     def listen(self, listener: Callable[[], None] | None) -> None:
         """Call ``listener`` when something was put: no task is woken for a token.
@@ -117,6 +123,14 @@ class Generation:
         if self.error is not None:
             self.abort()
             raise self.error
+
+    def detach(self, error: RequestError) -> None:
+        """Bring no more, with ``error`` for who still waits: the call goes on without it."""
+        self._is_detached = True
+        self._pending, self._num_open = [], 0
+        if self.error is None:
+            self.error = error
+        self.wake()
 
     def abort(self) -> None:
         """End what still runs: nobody waits for it any more."""

@@ -1,7 +1,8 @@
 """API keys: who holds them, and what their holders may do.
 
 They are kept as digests and compared in constant time. A key is written as ``KEY``, or as
-``NAME:ROLE:KEY`` with the role ``user`` or ``admin``.
+``NAME:ROLE:KEY`` with the role ``user`` or ``admin``; after it, and a space, may come what its
+holder may use, as in ``NAME:ROLE:KEY share=2 concurrent=8``.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from typing import Literal
 
 from headstock.config.schema import ServerSettings
 from headstock.errors import ConfigError
+from headstock.server.payers import NAMELESS, NO_LIMITS, Limits, Payer, payer_at, read_limits
 
 MIN_KEY_LENGTH = 8
 Role = Literal["user", "admin"]
 _NAMED = re.compile(r"(?P<name>[\w.-]{1,64}):(?P<role>user|admin):(?P<key>.*)")
+_OPTIONS = re.compile(r"(?: +[a-z_]+=\S*)+ *$")
 _SENDABLE = re.compile(r"[\x21-\x7e]+")
 log = logging.getLogger(__name__)
 
@@ -35,11 +38,13 @@ class Key:
         name: What logs call its holder.
         role: What its holder may do.
         digest: Of the key itself, which is not kept.
+        limits: What its holder may use.
     """
 
     name: str
     role: Role
     digest: bytes
+    limits: Limits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +55,16 @@ class Caller:
         name: For logs.
         is_admin: Whether admin routes are open to it.
         tenant: Prefix of its cache namespaces; its request names are its own, too.
+        payer: Whom its requests count against.
+        owner: Whose what it stores is: the same after a restart with --state-dir, and with other
+            keys beside it. "": anybody's, where no key is needed.
     """
 
     name: str
     is_admin: bool
     tenant: str
-
-
-ANYONE = Caller("anyone", True, "")
-"""Who sends a request to a server without keys."""
+    payer: Payer = NAMELESS
+    owner: str = ""
 
 
 class KeyRing:
@@ -66,10 +72,11 @@ class KeyRing:
 
     Args:
         keys: All of them.
+        secret: Random bytes, of which the names of owners are made; None: new ones.
     """
 
-    def __init__(self, keys: Sequence[Key]) -> None:
-        self._secret = secrets.token_bytes(16)
+    def __init__(self, keys: Sequence[Key], secret: bytes | None = None) -> None:
+        self._secret = secrets.token_bytes(16) if secret is None else secret
         self._keys = list(keys)
 
     @property
@@ -81,7 +88,14 @@ class KeyRing:
         """Take the keys of ``other``; those that both have keep their cache namespaces."""
         self._keys = list(other._keys)
 
-    def caller(self, authorization: str) -> Caller | None:
+    def holder(self, owner: str) -> Caller | None:
+        """Return whose an owner's name is; None: its key is not one of ours any more."""
+        if self.is_open:
+            return self.caller("") if owner == "" else None
+        found = [self._caller(key) for key in self._keys]
+        return next((caller for caller in found if caller.owner == owner), None)
+
+    def caller(self, authorization: str, address: str | None = None) -> Caller | None:
         """Return who sends a request, or None if its key is not one of ours.
 
         With one key or none all callers share their cached prefixes; with several, the holder of
@@ -89,9 +103,10 @@ class KeyRing:
 
         Args:
             authorization: The header: ``Bearer KEY``.
+            address: Where it comes from; None: not known.
         """
         if self.is_open:
-            return ANYONE
+            return Caller("anyone", True, "", payer_at(address))
         scheme, _, key = authorization.partition(" ")
         digest = _digest(key.strip())
         found: Key | None = None
@@ -100,15 +115,21 @@ class KeyRing:
                 found = known
         if found is None or scheme.lower() != "bearer":
             return None
-        tenant = self._tenant(found) if len(self._keys) > 1 else ""
-        return Caller(found.name, found.role == "admin", tenant)
+        return self._caller(found, address or "")
 
-    def _tenant(self, key: Key) -> str:
-        return hmac.new(self._secret, key.digest, hashlib.sha256).hexdigest()[:16] + "/"
+    def _caller(self, found: Key, address: str = "") -> Caller:
+        owner = hmac.new(self._secret, found.digest, hashlib.sha256).hexdigest()[:32]
+        tenant = owner[:16] + "/" if len(self._keys) > 1 else ""
+        payer = Payer(f"{found.name} {found.digest.hex()[:16]}", found.limits, address)
+        return Caller(found.name, found.role == "admin", tenant, payer, owner)
 
 
-def read_keys(settings: ServerSettings) -> KeyRing:
+def read_keys(settings: ServerSettings, secret: bytes | None = None) -> KeyRing:
     """Return the keys that are set, in the environment or in a file.
+
+    Args:
+        settings: Where they are.
+        secret: Of which the names of owners are made; None: a new one.
 
     Raises:
         ConfigError: The file cannot be read, or a key is too short or cannot be sent.
@@ -120,7 +141,7 @@ def read_keys(settings: ServerSettings) -> KeyRing:
     for line in lines:
         key = _read_key(line, len(keys) + 1)
         keys.setdefault(key.digest, key)
-    return KeyRing(list(keys.values()))
+    return KeyRing(list(keys.values()), secret)
 
 
 def key_reader(settings: ServerSettings, ring: KeyRing) -> Callable[[], None]:
@@ -139,6 +160,7 @@ def key_reader(settings: ServerSettings, ring: KeyRing) -> Callable[[], None]:
 
 def bare_key(line: str) -> str:
     """Return the key of a line that may name its holder: what a client sends."""
+    line = _OPTIONS.sub("", line)
     named = _NAMED.fullmatch(line)
     return named["key"] if named else line
 
@@ -165,6 +187,9 @@ def _read_file(path: Path) -> list[str]:
 
 def _read_key(line: str, number: int) -> Key:
     """Return the key that ``line`` gives; messages never show it."""
+    options = _OPTIONS.search(line)
+    if options is not None:
+        line = line[: options.start()]
     named = _NAMED.fullmatch(line)
     name = named["name"] if named else f"key {number}"
     role: Role = "admin" if named and named["role"] == "admin" else "user"
@@ -179,7 +204,7 @@ def _read_key(line: str, number: int) -> Key:
             f"The API key of {name!r} has characters that no HTTP header can carry.",
             remedy="Use letters, digits and signs of ASCII, without spaces.",
         )
-    return Key(name, role, _digest(key))
+    return Key(name, role, _digest(key), read_limits(options[0] if options else "", name))
 
 
 def _digest(key: str) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 
@@ -17,6 +19,18 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
         sampling_defaults: Values by ``SamplingParams`` field, from ``generation_config.json``;
             OpenAI routes start from them.
         created: When it was loaded. Seconds since 1970.
+        task: What it is served for.
+        embedding_size: Elements of a vector, of a model that embeds.
+        is_normalized: Whether its vectors have the length 1.
+        dimensions: Sizes that its vectors may be cut to; []: any.
+        prompts: Texts that go before what is embedded, by name.
+        default_prompt: Name of the one that goes before inputs that name none; "": none does.
+        labels: Of a model that classifies.
+        is_bounded: Whether the score of its only label, or of a reranker's verdict, is made a
+            probability, by the logistic function.
+        verdict_ids: Of a reranker that generates: the ids that say yes and no to a query and a
+            document; []: it is none.
+        adapter: Name of the LoRA adapter that a request is served with; "": none.
     """
 
     name: str
@@ -31,3 +45,13 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str = ""
     quantization: str = ""
     created: int = 0
+    task: Literal["generate", "embed", "classify"] = "generate"
+    embedding_size: int = 0
+    is_normalized: bool = False
+    dimensions: list[int] = []
+    prompts: dict[str, str] = {}
+    default_prompt: str = ""
+    labels: list[str] = []
+    is_bounded: bool = True
+    verdict_ids: list[int] = []
+    adapter: str = ""

@@ -7,18 +7,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from headstock.errors import RequestError
+from headstock.multimodal import Source
 from headstock.programs import Branch, Chosen, Gen, Generated, Message, Select
 from headstock.programs.choices import score
-from headstock.programs.graph import MediaPart
 from headstock.programs.model import OnText, Usage
 from headstock.requests import SamplingParams
 from headstock.server.completion import Completion
 from headstock.server.errors import BusyError
 from headstock.server.frontdoor import Frontdoor
 from headstock.server.generation import Generation
-from headstock.server.protocols import native
+from headstock.server.payers import NAMELESS, Payer
+from headstock.server.protocols import native_answers
 from headstock.server.protocols.grammars import native_grammar
 from headstock.server.protocols.parameters import not_yet, to_params
+from headstock.server.records import NO_CALL, Call
 from headstock.server.request import (
     ChatPrompt,
     GenerateRequest,
@@ -38,12 +40,27 @@ class DoorModel:
         door: Takes the requests.
         namespace: Cached prefixes are shared only within one.
         priority: Of all requests.
+        adapter: Name of the LoRA adapter of all requests; "": none.
+        payer: Whom they count against.
+        call: The call that runs the program.
     """
 
-    def __init__(self, door: Frontdoor, *, namespace: str = "", priority: int = 0) -> None:
+    def __init__(
+        self,
+        door: Frontdoor,
+        *,
+        namespace: str = "",
+        priority: int = 0,
+        adapter: str = "",
+        payer: Payer = NAMELESS,
+        call: Call = NO_CALL,
+    ) -> None:
         self._door = door
+        self._call = call
+        self._payer = payer
         self._namespace = namespace
         self._priority = priority
+        self._adapter = adapter
         self._has_begun = False
 
     async def generate(self, state: Branch, step: Gen, on_text: OnText | None) -> Generated:
@@ -57,6 +74,7 @@ class DoorModel:
             logprobs=step.top_logprobs_num if step.return_logprob else -1,
             namespace=self._namespace,
             priority=self._priority,
+            adapter=self._adapter,
         )
         begun_s = asyncio.get_running_loop().time()
         generation = await self._begin([request], is_streamed=on_text is not None)
@@ -71,7 +89,7 @@ class DoorModel:
         if step.return_logprob:
             words = self._door.prompter.tokenizer
             details = [
-                native.answer(c, c.submit.id, words, wants_text=True)["meta_info"]
+                native_answers.answer(c, c.submit.id, words, wants_text=True)["meta_info"]
                 for c in completions
             ]
         return Generated([c.text for c in completions], _usage(completions, begun_s, details))
@@ -152,14 +170,16 @@ class DoorModel:
             asked_ids=asked,
             namespace=self._namespace,
             priority=self._priority,
+            adapter=self._adapter,
         )
 
     async def _whole(self, requests: Sequence[GenerateRequest]) -> Sequence[Completion]:
         """Return ``requests`` at their end: all at once, or one by one where the queue is short."""
         try:
             return await self._finished(requests)
-        except BusyError as error:
-            if error.code != "queue_full" or not self._has_begun or len(requests) == 1:
+        except RequestError as error:
+            is_short = error.code == "queue_full" and self._has_begun
+            if len(requests) == 1 or not (is_short or error.code == "too_many_completions"):
                 raise
         found: list[Completion] = []
         for request in requests:
@@ -184,7 +204,9 @@ class DoorModel:
         deadline = clock() + MAX_WAIT_S
         while True:
             try:
-                generation = await self._door.generate(requests, is_streamed=is_streamed)
+                generation = await self._door.generate(
+                    requests, is_streamed=is_streamed, payer=self._payer, call=self._call
+                )
             except BusyError as error:
                 is_wanted = error.code == "queue_full" and self._has_begun and len(requests) == 1
                 if not is_wanted or clock() > deadline:
@@ -199,19 +221,31 @@ def prompt_of(state: Branch) -> ChatPrompt | TextPrompt:
     """Return what a state is to be gone on from.
 
     Raises:
-        RequestError: It has media, which this server does not read.
+        RequestError: It says how many frames of a video to look at.
     """
     if not state.messages:
         return TextPrompt(state.text)
-    messages = [{"role": m.role, "content": _text_of(m)} for m in state.messages]
-    return ChatPrompt(messages, continue_final=messages[-1]["role"] == "assistant")
+    images: list[Source] = []
+    messages = [{"role": m.role, "content": _content_of(m, images)} for m in state.messages]
+    is_continued = messages[-1]["role"] == "assistant"
+    return ChatPrompt(messages, continue_final=is_continued, images=images)
 
 
-def _text_of(message: Message) -> str:
+def _content_of(message: Message, images: list[Source]) -> str | list[dict[str, str]]:
+    """Return what templates read of a turn; its images are added to ``images``."""
+    if not message.has_media:
+        return message.text
+    parts: list[dict[str, str]] = []
     for part in message.content:
-        if isinstance(part, MediaPart):
-            raise not_yet(part.kind)
-    return message.text
+        if isinstance(part, str):
+            parts.append({"type": "text", "text": part})
+        else:
+            if part.num_frames is not None:
+                raise not_yet("num_frames", "num_frames, the frames of a video,")
+            where = f"{part.kind} {len(images)} of the program"
+            images.append(Source(where, part.url, kind=part.kind))
+            parts.append({"type": part.kind})
+    return parts
 
 
 async def _stream(generation: Generation, on_text: OnText) -> None:

@@ -9,14 +9,18 @@ others go on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from headstock.requests import FinishReason
+from headstock.server.accounts import Account
+from headstock.server.adapters import Adapter
 from headstock.server.completion import Completion, LogprobColumns
 from headstock.server.generation import Generation
+from headstock.server.journal import Journal
+from headstock.server.records import CompletionRecord
 from headstock.wire.messages import Ended, Submit
 
 RESUME_LIMIT_S = 120.0
@@ -30,20 +34,28 @@ class Live:
     """A completion that the engine works on, or will.
 
     Attributes:
+        account: Whom it counts against.
         name: Whose it is, and what its owner calls it.
         sent_s: When its request came. Seconds.
         told_s: When its last tokens came. Seconds.
+        adapter: Its LoRA adapter; None: it has none.
         deaths: How many engines died while they had it.
         is_sent: Whether the engine at hand has it.
+        journal: Where what it draws is written down; None: nowhere.
+        record: Its record; None: none is kept.
     """
 
     completion: Completion
     generation: Generation
+    account: Account
     name: tuple[str, str] | None
     sent_s: float
     told_s: float
+    adapter: Adapter | None = None
     deaths: int = 0
     is_sent: bool = True
+    journal: Journal | None = None
+    record: CompletionRecord | None = None
 
 
 class Patience:
@@ -103,6 +115,10 @@ class Replay:
             live.deaths += 1
         if len(there) == 1 and there[0].deaths >= SUSPECT_FROM:
             self._fail(there[0])
+        self.end_whole(there)
+
+    def end_whole(self, there: Sequence[Live]) -> None:
+        """End those that need no more tokens; only the engine's word on them was missing."""
         for live in there:
             reason = _whole(live.completion)
             if reason is not None and live.completion.end is None:

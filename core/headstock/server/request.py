@@ -6,8 +6,11 @@ from typing import Annotated, Any
 
 import msgspec
 
+from headstock.multimodal import Source
 from headstock.requests import Grammar, SamplingParams
 from headstock.requests.sampling import Int64, Priority, TokenId
+from headstock.server.speech import Speech
+from headstock.server.thought_budget import ThoughtBudget
 
 MAX_TOP_LOGPROBS = 128
 MAX_ASKED_IDS = 128
@@ -18,16 +21,41 @@ class TextPrompt(msgspec.Struct, frozen=True, tag=True):
 
     Attributes:
         add_special_tokens: Let the tokenizer add its own, such as a beginning-of-sequence token.
+        images: For the model's placeholders in the text, in order.
+        keep_first: Tokens to keep of a longer text, those of the tokenizer among them; None: all.
     """
 
     text: str
     add_special_tokens: bool = True
+    images: list[Source] = []
+    keep_first: int | None = None
+
+
+class PairPrompt(msgspec.Struct, frozen=True, tag=True):
+    """Two texts for a model that reads them together, such as a query and a document.
+
+    Attributes:
+        type_stride: Added to the ids of the second text's tokens, where the model tells them apart
+            by that; 0: it does not.
+        keep_first: As in :class:`TextPrompt`; the longer text is cut.
+    """
+
+    text: str
+    pair: str
+    type_stride: int = 0
+    keep_first: int | None = None
+    images: list[Source] = []
 
 
 class TokensPrompt(msgspec.Struct, frozen=True, tag=True):
-    """Token ids as they are."""
+    """Token ids as they are.
+
+    Attributes:
+        images: For the model's placeholders among them, in order.
+    """
 
     token_ids: list[Int64]
+    images: list[Source] = []
 
 
 class ChatPrompt(msgspec.Struct, frozen=True, tag=True):
@@ -35,10 +63,11 @@ class ChatPrompt(msgspec.Struct, frozen=True, tag=True):
 
     Attributes:
         messages: ``role``, ``content`` and what else the template reads; content is
-            text, or a list of text parts.
+            text, or a list of parts: texts, and ``{"type": "image"}`` where an image stands.
         tools: Functions that the model may call, as templates read them.
         extra: More variables for the template.
         continue_final: The last message is an assistant's, to be gone on with.
+        images: Of the messages' parts, in order.
     """
 
     messages: list[dict[str, Any]]
@@ -46,9 +75,10 @@ class ChatPrompt(msgspec.Struct, frozen=True, tag=True):
     extra: dict[str, Any] = {}
     add_generation_prompt: bool = True
     continue_final: bool = False
+    images: list[Source] = []
 
 
-Prompt = TextPrompt | TokensPrompt | ChatPrompt
+Prompt = TextPrompt | PairPrompt | TokensPrompt | ChatPrompt
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +95,13 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
         names: What the caller calls ``input_ids``, ``max_new_tokens`` and so on, where it differs.
         keep_last: Tokens of the prompt to keep, the last ones; None: all.
         grammar: What the output must look like; None: anything.
+        pool: One vector is wanted instead of tokens.
+        adapter: Name of the LoRA adapter that it is served with; "": none.
+        allowed_token_ids: Ids that may be drawn, those that end it among them; none: all.
+        bad_words: Texts that the output must not have.
+        speech: What is told apart in its answer, for grammars of calls; None: nothing.
+        thoughts: How long it may think; None: without end.
+        user: Who of those that use one key sends it; "": its address tells.
     """
 
     prompt: Prompt
@@ -79,6 +116,13 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     names: dict[str, str] = {}
     keep_last: Annotated[int, msgspec.Meta(ge=1)] | None = None
     grammar: Grammar | None = None
+    pool: bool = False
+    adapter: str = ""
+    allowed_token_ids: list[int] = []
+    bad_words: list[str] = []
+    speech: Speech | None = None
+    thoughts: ThoughtBudget | None = None
+    user: str = ""
 
     def called(self, field: str) -> str:
         """Return what the caller calls ``field``."""

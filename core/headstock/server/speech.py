@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from headstock.errors import ConfigError, did_you_mean
+from headstock.errors import ConfigError, RequestError, did_you_mean
+from headstock.requests import Grammar
 from headstock.server.completion import Completion, Delta
+from headstock.structured.calls import Function, Shape, content_lark, shape_grammar
 from headstock.text import Tokenizer
 from headstock.text.parsers import (
-    CALL_FORMATS,
-    REASONING_FORMATS,
     Call,
     CallFormat,
     Part,
@@ -21,6 +21,7 @@ from headstock.text.parsers import (
     detect,
 )
 from headstock.text.parsers.formats import Format, find_format
+from headstock.text.parsers.registry import FormatRegistry, own_formats
 
 _TAIL = 32
 """Tokens at a prompt's end among which the mark stands that begins thoughts."""
@@ -37,6 +38,8 @@ class Dialect:
         takes_calls: Whether it shows earlier calls and their results.
         special: Names of those of the two whose marks are special tokens, which the text must
             then have.
+        tokens: Ids of special tokens by text.
+        formats: All that are known, those of plugins too.
     """
 
     reasoning: ReasoningFormat | None = None
@@ -44,13 +47,20 @@ class Dialect:
     takes_tools: bool = False
     takes_calls: bool = False
     special: frozenset[str] = frozenset()
+    tokens: Mapping[str, int] = field(default_factory=dict[str, int])
+    formats: FormatRegistry = field(default_factory=own_formats)
 
 
 PLAIN = Dialect()
 
 
 def find_dialect(
-    template: str | None, tokenizer: Tokenizer, *, reasoning: str = "auto", calls: str = "auto"
+    template: str | None,
+    tokenizer: Tokenizer,
+    *,
+    reasoning: str = "auto",
+    calls: str = "auto",
+    formats: FormatRegistry | None = None,
 ) -> Dialect:
     """Return the dialect of a chat template.
 
@@ -59,26 +69,31 @@ def find_dialect(
         tokenizer: Tells which marks are special tokens.
         reasoning: ``auto``, ``none``, or a format's name.
         calls: Likewise.
+        formats: What there is to choose from; None: Headstock's own.
 
     Raises:
         ConfigError: A name is not known.
     """
-    source = template or ""
-    thinks = _choose("reasoning_parser", reasoning, source, REASONING_FORMATS)
-    writes = _choose("tool_call_parser", calls, source, CALL_FORMATS)
+    source, formats = template or "", formats or own_formats()
+    thinks = _choose("reasoning_parser", reasoning, source, formats.reasoning)
+    writes = _choose("tool_call_parser", calls, source, formats.calls)
     marks = {
         "reasoning": () if thinks is None else (thinks.begin, thinks.end, *thinks.drops),
         "calls": () if writes is None else (writes.begin, writes.end),
     }
-    texts = [text for index in tokenizer.special_ids if (text := tokenizer.token_text(index))]
+    tokens = {text: i for i in sorted(tokenizer.special_ids) if (text := tokenizer.token_text(i))}
     return Dialect(
         reasoning=thinks,
         calls=writes,
         takes_tools="tools" in source,
         takes_calls="tool_calls" in source,
         special=frozenset(
-            name for name, of in marks.items() if any(text in mark for text in texts for mark in of)
+            name
+            for name, of in marks.items()
+            if any(text in mark for text in tokens for mark in of)
         ),
+        tokens=tokens,
+        formats=formats,
     )
 
 
@@ -107,6 +122,9 @@ class Speech:
         tools: Functions that may be called.
         max_calls: Calls after which an answer is over; None: no bound.
         is_continued: Whether the prompt ends with the beginning of the answer.
+        must_call: Whether the answer is calls and nothing else, thoughts aside.
+        strict: Functions whose arguments obey their schemas whole.
+        tokens: Ids of special tokens by text.
     """
 
     reasoning: ReasoningFormat | None
@@ -114,6 +132,59 @@ class Speech:
     tools: Tools
     max_calls: int | None = None
     is_continued: bool = False
+    must_call: bool = False
+    strict: frozenset[str] = frozenset()
+    tokens: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether a grammar makes calls be written as their format describes."""
+        return self.must_call or bool(self.strict)
+
+    def grammar(
+        self,
+        wanted: Grammar | None,
+        prompt_ids: Sequence[int],
+        tokenizer: Tokenizer,
+        end_ids: Sequence[int],
+    ) -> Grammar | None:
+        """Return what the whole answer must look like, its thoughts and calls with it.
+
+        Args:
+            wanted: What its words must look like; None: anything.
+            prompt_ids: They may have begun the thoughts.
+            tokenizer: For the end of the prompt.
+            end_ids: Ids that end an answer.
+
+        Raises:
+            RequestError: A function's name or schema is not possible.
+        """
+        content = "" if wanted is None else content_lark(wanted)
+        is_alone = self.calls is None and self.reasoning is None
+        if self.is_bound and wanted is not None and content is None:
+            asked_for = "tool_choice" if self.must_call else "tools"
+            raise RequestError(
+                f"{wanted.field} and {asked_for} both bind the answer.",
+                remedy="Leave one out, or describe the words by a JSON schema or by choices.",
+                field=asked_for,
+            )
+        if content is None or is_alone or (wanted is None and not self.is_bound):
+            return wanted
+        shape = Shape(
+            calls=self.calls,
+            functions=[
+                Function(name=name, schema=schema, is_strict=name in self.strict)
+                for name, schema in self.tools.items()
+            ],
+            must_call=self.must_call,
+            is_single=self.max_calls == 1,
+            content=content,
+            reasoning=self.reasoning,
+            is_thinking=self._is_thinking(prompt_ids, tokenizer),
+        )
+        named = wanted.field if wanted is not None else ""
+        asked_for = "tool_choice" if self.must_call else "tools"
+        return shape_grammar(shape, self.tokens, end_ids, asked_for if self.is_bound else named)
 
     def reader(self, completion: Completion, tokenizer: Tokenizer) -> PartReader:
         """Return what reads the answer of ``completion``."""
@@ -123,25 +194,57 @@ class Speech:
             self.tools,
             is_thinking=self._is_thinking(completion.submit.prompt_ids, tokenizer),
             max_calls=self.max_calls,
+            is_bound=self.is_bound,
         )
 
     def _is_thinking(self, prompt_ids: Sequence[int], tokenizer: Tokenizer) -> bool:
-        """Whether the prompt has begun thoughts that it does not end."""
-        if self.reasoning is None:
-            return False
-        tail = prompt_ids if self.is_continued else prompt_ids[-_TAIL:]
-        text = tokenizer.decode(tail, skip_special_tokens=False)
-        if self.is_continued:
-            return text.rfind(self.reasoning.begin) > text.rfind(self.reasoning.end)
-        return text.rstrip().endswith(self.reasoning.begin)
+        return self.reasoning is not None and has_begun(
+            self.reasoning, prompt_ids, tokenizer, is_continued=self.is_continued
+        )
+
+
+def has_begun(
+    reasoning: ReasoningFormat,
+    prompt_ids: Sequence[int],
+    tokenizer: Tokenizer,
+    *,
+    is_continued: bool,
+) -> bool:
+    """Return whether a prompt has begun thoughts that it does not end.
+
+    Args:
+        reasoning: How they are marked.
+        prompt_ids: The prompt.
+        tokenizer: For its text.
+        is_continued: Whether it ends with the beginning of the answer.
+    """
+    tail = prompt_ids if is_continued else prompt_ids[-_TAIL:]
+    text = tokenizer.decode(tail, skip_special_tokens=False)
+    if is_continued:
+        return text.rfind(reasoning.begin) > text.rfind(reasoning.end)
+    return text.rstrip().endswith(reasoning.begin)
 
 
 @dataclass(slots=True)
 class NamedCall:
-    """A call, and the name by which its result will refer to it."""
+    """A call, and the id by which its result will refer to it.
 
-    call: Call
-    id: str = field(default_factory=lambda: f"call_{uuid.uuid4().hex[:24]}")
+    Attributes:
+        name: Of the function.
+        pieces: Its arguments, as they came.
+        is_whole: Whether they are all there.
+        id: The same each time that the answer is read.
+    """
+
+    name: str
+    pieces: list[str]
+    is_whole: bool
+    id: str
+
+    @property
+    def call(self) -> Call:
+        """The call, as far as it has come."""
+        return Call(self.name, "".join(self.pieces))
 
 
 class Answer:
@@ -194,7 +297,13 @@ class Answer:
                 parts += self._reader.flush()
         for part in parts:
             if part.call is not None:
-                self.calls.append(NamedCall(part.call))
+                call = part.call
+                seed = f"{self.completion.submit.id}/{len(self.calls)}".encode()
+                named = f"call_{hashlib.blake2b(seed, digest_size=12).hexdigest()}"
+                self.calls.append(NamedCall(call.name, [call.arguments], not part.is_open, named))
+            elif part.kind == "arguments":
+                self.calls[-1].pieces.append(part.text)
+                self.calls[-1].is_whole = part.is_last
             else:
                 (self.text if part.kind == "text" else self.reasoning).append(part.text)
         return parts
@@ -212,6 +321,19 @@ class Answer:
         """The token id, string or pattern that stopped it."""
         end = self.completion.end
         return None if end is None else end.reason.matched
+
+
+def whole_calls(answer: Answer, parts: Sequence[Part]) -> list[Part]:
+    """Return ``parts``, the last that ``answer`` read, with calls told when they are whole."""
+    told: list[Part] = []
+    at = len(answer.calls) - sum(part.call is not None for part in parts)
+    for part in parts:
+        at += part.call is not None
+        if part.is_last:
+            told.append(Part("call", call=answer.calls[at - 1].call))
+        elif part.kind != "arguments" and not part.is_open:
+            told.append(part)
+    return told
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,11 @@ class Supervisor:
         self._stopping.set()
         self._kill(signal.SIGKILL)
 
+    async def give_up(self, problem: str, remedy: str) -> None:
+        """End the engine for good: the operator must change something first."""
+        self.gave_up = Crashed(problem=problem, remedy=remedy, is_config=True)
+        await self.stop()
+
     async def stop(self) -> None:
         """End the engine: asked first, killed if it lingers."""
         self._stopping.set()

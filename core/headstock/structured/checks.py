@@ -11,6 +11,8 @@ from headstock.errors import RequestError
 from headstock.requests.grammar import Grammar
 
 MAX_BYTES = 64 * 1024
+MAX_LARK_BYTES = 256 * 1024
+"""Of a grammar that this server wrote, such as that of many functions."""
 MAX_DEPTH = 64
 """Objects and arrays inside one another."""
 MAX_NODES = 20_000
@@ -33,13 +35,14 @@ def check_grammar(grammar: Grammar) -> None:
         RequestError: ``grammar_too_complex`` or ``invalid_grammar``, naming the caller's field.
     """
     size = len(grammar.text.encode("utf-8", "surrogatepass"))
-    if size > MAX_BYTES:
-        raise _too_complex(grammar, f"has {size} bytes; at most {MAX_BYTES}")
+    limit = MAX_LARK_BYTES if grammar.kind == "lark" else MAX_BYTES
+    if size > limit:
+        raise _too_complex(grammar, f"has {size} bytes; at most {limit}")
     if grammar.kind != "json_object" and not grammar.text.strip():
         raise _invalid(grammar, "is empty")
     if grammar.kind in ("regex", "ebnf"):
         _check_pattern(grammar)
-    elif grammar.kind != "json_object":
+    elif grammar.kind not in ("json_object", "lark"):
         _check_json(grammar, _decode(grammar))
 
 

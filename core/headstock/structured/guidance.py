@@ -16,11 +16,10 @@ from llguidance.gbnf_to_lark import any_to_lark
 
 from headstock.errors import RequestError
 from headstock.requests.grammar import Grammar
+from headstock.structured.calls import WHITESPACE
 from headstock.structured.lark import choice_to_lark, tags_to_lark
 from headstock.structured.provider import CompiledGrammar, Matcher, Vocabulary, invalid
 
-WHITESPACE = r"[ \n\r\t]{0,32}"
-"""Between JSON tokens: room for indentation, but no endless run of blanks."""
 _DRAWN = re.compile(r"[\^~|\- ]+|\d+ \|.*")
 """Lines of a reason that show where in the grammar it went wrong."""
 MAX_REASON = 400
@@ -142,6 +141,8 @@ class GuidanceProvider:
                 return make.grammar_from_regex(grammar.text)
             case "ebnf":
                 return make.grammar_from_lark(any_to_lark(grammar.text))
+            case "lark":
+                return make.grammar_from_lark(grammar.text)
             case "choice":
                 return make.grammar_from_lark(choice_to_lark(json.loads(grammar.text)))
             case "structural_tag":

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from headstock.errors import PluginError, RequestError
+from headstock.plugins.places import Places
 from headstock.requests.grammar import KINDS, Grammar
 
 
@@ -106,45 +107,16 @@ class ProviderError(RuntimeError):
 Open = Callable[[Vocabulary], GrammarProvider]
 
 
-@dataclass(slots=True)
-class GrammarRegistry:
-    """The providers that plugins named, in the order they did so."""
+class GrammarRegistry(Places):
+    """The providers that plugins named, by what ``--grammar-backend`` calls them.
 
-    _places: dict[str, str] = field(default_factory=dict[str, str])
+    The function at a place takes a :class:`Vocabulary` and returns a :class:`GrammarProvider`. It
+    is imported when the first grammar comes, in the engine and in the process that compiles. The
+    first that is named is the default.
+    """
 
-    @property
-    def names(self) -> list[str]:
-        """Names of the providers, the default first."""
-        return list(self._places)
-
-    def add(self, name: str, place: str) -> None:
-        """Name a provider.
-
-        Args:
-            name: What ``--grammar-backend`` calls it.
-            place: ``module:function``; the function takes a :class:`Vocabulary` and returns a
-                :class:`GrammarProvider`. It is imported when the first grammar comes, in the
-                engine and in the process that compiles.
-
-        Raises:
-            PluginError: The name is taken, or the place is no ``module:function``.
-        """
-        if name in self._places:
-            raise PluginError(
-                f"Two plugins register a grammar provider {name!r}.",
-                remedy="Pass --disable-plugin for one of them.",
-            )
-        module, separator, function = place.partition(":")
-        if not (module and separator and function):
-            raise PluginError(
-                f"Grammar provider {name!r} is at {place!r}.",
-                remedy="Its plugin must register it as module:function.",
-            )
-        self._places[name] = place
-
-    def place(self, name: str) -> str | None:
-        """Return where a provider is, or None."""
-        return self._places.get(name)
+    __slots__ = ()
+    kind = "grammar provider"
 
 
 def open_provider(place: str, vocabulary: Vocabulary) -> GrammarProvider:

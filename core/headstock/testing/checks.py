@@ -41,11 +41,13 @@ class Verdict:
         num_checked: Cases that it accepted.
         findings: Those that it got wrong.
         refusals: Why it refused the others; distinct reasons.
+        kinds: Features and layouts of the accepted cases.
     """
 
     num_checked: int
     findings: list[Finding]
     refusals: list[str]
+    kinds: frozenset[str] = frozenset()
 
 
 def judge(op: Op[..., Any], implementation: Implementation, benches: list[Bench]) -> Verdict:
@@ -65,12 +67,14 @@ def judge(op: Op[..., Any], implementation: Implementation, benches: list[Bench]
 def _judge_on(op: Op[..., Any], implementation: Implementation, bench: Bench) -> Verdict:
     assert op.cases is not None, f"op {op.name} has no cases"
     num_checked, findings, refusals = 0, list[Finding](), dict[str, None]()
+    kinds: set[str] = set()
     for case in op.cases(bench):
         reason = implementation.requires.reason_against(case.spec, bench.device.capabilities)
         if reason is not None:
             refusals[reason] = None
             continue
         num_checked += 1
+        kinds |= {case.spec.layout, *case.spec.features} - {""}
         error = wrong_outcome(op, implementation, case)
         if error is not None:
             findings.append(
@@ -82,7 +86,7 @@ def _judge_on(op: Op[..., Any], implementation: Implementation, bench: Bench) ->
                     error=error,
                 )
             )
-    return Verdict(num_checked, findings, list(refusals))
+    return Verdict(num_checked, findings, list(refusals), frozenset(kinds))
 
 
 def wrong_outcome(op: Op[..., Any], implementation: Implementation, case: Case) -> str | None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-SUITE = "headstock/testing/suite"
+SUITES = ("headstock/testing/suite", "headstock/testing/models")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the ``--headstock-*`` options."""
-    group = parser.getgroup("headstock", "conformance kit for Headstock backends")
+    group = parser.getgroup("headstock", "conformance kits for Headstock's backends and models")
     group.addoption("--headstock-backend", metavar="NAME", help="backend to certify")
     group.addoption(
         "--headstock-plugin",
@@ -22,6 +22,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--headstock-device", metavar="INDEX", type=int, default=0, help="which of its devices"
+    )
+    group.addoption(
+        "--headstock-option",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="option of the backend, as --backend-option; may be given several times",
+    )
+    group.addoption(
+        "--headstock-model",
+        metavar="MODULE",
+        help="module with a list CASES of headstock.testing.oracle.case.ModelCase, to compare with"
+        " transformers; or MODULE:LIST",
     )
     group.addoption(
         "--headstock-report",
@@ -49,7 +62,8 @@ class _Report:
         """What the suite knows of the backend; its fixtures fill it in."""
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        self._own = {item.nodeid for item in session.items if SUITE in item.path.as_posix()}
+        paths = {item.nodeid: item.path.as_posix() for item in session.items}
+        self._own = {name for name, path in paths.items() if any(s in path for s in SUITES)}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.nodeid not in self._own:
@@ -72,6 +86,7 @@ class _Report:
             counts[result["outcome"]] = counts.get(result["outcome"], 0) + 1
         report = {
             "backend": self._config.getoption("--headstock-backend"),
+            "model": self._config.getoption("--headstock-model"),
             **self.facts,
             "counts": counts,
             "results": self._results,

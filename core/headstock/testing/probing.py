@@ -9,11 +9,11 @@ from typing import Any
 
 def observe(backend: str) -> dict[str, Any]:
     """Load and probe ``backend``, and say what that imported and how long it took."""
-    from headstock.plugins.loader import State, discover
+    from headstock.plugins.loader import BACKENDS, State, discover
 
     known = set(sys.modules)
     begin = time.monotonic()
-    plugins = discover(backend=backend)
+    plugins = discover(backend=backend, only=[(BACKENDS, backend)])  # others import what they like
     record = next(r for r in plugins.backends if r.name == backend and r.state is State.LOADED)
     first = plugins.probe(record)
     seconds = time.monotonic() - begin

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from headstock.ops.attention import attention
 from headstock.ops.base import REFERENCE, Implementation, Op, OpRegistry, Resolver
 from headstock.ops.cases.attention import plain_spec
 from headstock.ops.cases.base import Bench
-from headstock.plugins.chosen import Chosen
+from headstock.plugins.chosen import Chosen, backend_options
 from headstock.plugins.device import Device
 from headstock.plugins.loader import BACKENDS, Plugins
 from headstock.plugins.probe import Probe, Status
@@ -34,11 +35,13 @@ class Target:
         chosen: The backend and all plugins.
         device: Its device.
         registry: What it and the plugins offer.
+        options: What it was opened with, as ``--backend-option`` has it.
     """
 
     chosen: Chosen
     device: Device = field(repr=False)
     registry: OpRegistry = field(repr=False)
+    options: tuple[str, ...] = ()
 
     def claims(self, op: Op[..., Any]) -> list[Implementation]:
         """Return what is offered for ``op`` besides its reference."""
@@ -83,12 +86,13 @@ def expose(backend: str, module: str, folder: Path) -> None:
 
     Args:
         backend: The name to find it by.
-        module: Importable by what is on ``sys.path``.
+        module: Importable by what is on ``sys.path``; or ``module:object``.
         folder: Empty; the record of the pretended installation goes there.
     """
-    record = folder / f"{module}-0.dist-info"
+    name = module.partition(":")[0]
+    record = folder / f"{name}-0.dist-info"
     record.mkdir()
-    (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 0\n")
+    (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0\n")
     (record / "entry_points.txt").write_text(f"[{BACKENDS}]\n{backend} = {module}\n")
     sys.path.insert(0, str(folder))
 
@@ -110,10 +114,17 @@ def probe(plugins: Plugins, backend: str) -> Probe:
     return plugins.probe(loaded[0])
 
 
-def open_target(plugins: Plugins, backend: str, index: int) -> Target:
+def open_target(plugins: Plugins, backend: str, index: int, options: Sequence[str] = ()) -> Target:
     """Open the backend's device and collect its ops.
 
+    Args:
+        plugins: What is installed.
+        backend: Its name.
+        index: Which of its devices.
+        options: As ``--backend-option`` has them.
+
     Raises:
+        ConfigError: It refuses an option.
         PluginError: It does not load, cannot run here, or one of its hooks raised.
     """
     answer = probe(plugins, backend)
@@ -125,5 +136,5 @@ def open_target(plugins: Plugins, backend: str, index: int) -> Target:
     load_all_ops()
     record = next(r for r in plugins.backends if r.name == backend and r.state.name == "LOADED")
     chosen = Chosen(record, answer, plugins)
-    device = chosen.open_device(index, 0)
-    return Target(chosen, device, chosen.offer_ops(device))
+    device = chosen.open_device(index, 0, backend_options(options))
+    return Target(chosen, device, chosen.offer_ops(device), tuple(options))

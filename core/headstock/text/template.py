@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headstock.errors import ConfigError, RequestError
-from headstock.text.render_pool import CPU_LIMIT_S, MEMORY_LIMIT, RenderLostError, RenderPool
+from headstock.sandbox import LostError
+from headstock.text.render_pool import CPU_LIMIT_S, MEMORY_LIMIT, RenderPool
 
 RESERVED = frozenset(
     {
@@ -40,7 +41,7 @@ class ChatTemplate:
         self._pool = RenderPool(source)
         try:
             answer = self._pool.compile()
-        except RenderLostError:
+        except LostError:
             answer = {"error": "exhausted"}
         except OSError as error:
             raise ConfigError(
@@ -91,7 +92,7 @@ class ChatTemplate:
         }
         try:
             answer = self._pool.render(variables)
-        except RenderLostError:
+        except LostError:
             answer = {"error": "exhausted"}
         except OSError as error:
             raise RequestError(

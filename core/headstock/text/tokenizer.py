@@ -6,10 +6,12 @@ Knows no model: where the files are is the checkpoint room's business.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import tokenizers
+import tokenizers.models
 
 from headstock.text import gguf_vocab
 from headstock.text.folder import read_file, read_folder
@@ -42,8 +44,8 @@ class Tokenizer:
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
         added = backend.get_added_tokens_decoder()
         self.special_ids = frozenset(index for index, token in added.items() if token.special)
-        self.longest_token = max(map(len, backend.get_vocab()), default=1)
-        """Characters of the longest token: so many a token can stand for, at most."""
+        self.longest_token = _longest_token(backend)
+        """Characters that a token can stand for, at most."""
         self.pieces = PieceTable(self)
         eos = self.special_id("eos_token")
         self.end_ids: tuple[int, ...] = tuple(
@@ -111,6 +113,26 @@ class Tokenizer:
         """Return the token ids of ``text``."""
         return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
 
+    def encode_parts(
+        self, texts: Sequence[str], *, keep_first: int | None = None, type_stride: int = 0
+    ) -> list[int]:
+        """Return the token ids of a text, or of a pair of texts, with what stands round them.
+
+        Args:
+            texts: One or two.
+            keep_first: Most tokens; of a pair the longer text is cut. None: all are kept.
+            type_stride: Added to ids once for each step of their token's type.
+        """
+        parts = [self.backend.encode(text, add_special_tokens=False) for text in texts]
+        if keep_first is not None:
+            room = keep_first - self.backend.num_special_tokens_to_add(len(parts) > 1)
+            for part, length in zip(parts, _shares([len(p) for p in parts], room), strict=True):
+                part.truncate(length)
+        first, *others = parts
+        whole = self.backend.post_process(first, others[0] if others else None)
+        pairs = zip(whole.ids, whole.type_ids, strict=True)
+        return [token_id + type_stride * kind for token_id, kind in pairs]
+
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Return the text of ``token_ids``; bytes that are no UTF-8 become U+FFFD."""
         rows = [list(token_ids)]
@@ -136,3 +158,26 @@ class Tokenizer:
         """Return the id of a named special token such as ``eos_token``, or None."""
         text = self.special.get(name)
         return None if text is None else self.token_id(text)
+
+
+def _shares(lengths: list[int], room: int) -> list[int]:
+    """Return how much of each of one or two lengths fits into ``room`` together."""
+    room = max(0, room)
+    if len(lengths) == 1:
+        return [min(lengths[0], room)]
+    first, second = lengths
+    if first <= room // 2:
+        return [first, min(second, room - first)]
+    if second <= room // 2:
+        return [min(first, room - second), second]
+    if first + second <= room:
+        return lengths
+    more, less = room - room // 2, room // 2
+    return [more, less] if first > second else [less, more]
+
+
+def _longest_token(backend: tokenizers.Tokenizer) -> int:
+    """Return the characters that a token can stand for: without end where words may be unknown."""
+    if isinstance(backend.model, tokenizers.models.WordPiece):
+        return sys.maxsize
+    return max(map(len, backend.get_vocab()), default=1)

@@ -7,14 +7,35 @@ request gets exactly one :class:`Ended`.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from headstock.requests import FinishReason, Grammar, SamplingParams
+from headstock.wire.media import MediaItem
 from headstock.wire.steps import RunnerLimits
+
+PauseMode = Literal["abort", "retract", "in_place"]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknown_fields=True):
     """Base of every message."""
+
+
+class ThoughtLimit(msgspec.Struct, frozen=True, array_like=True):
+    """How long a request may think.
+
+    Attributes:
+        budget: Tokens of thoughts; then their end is drawn.
+        end_id: The id that ends thoughts.
+        begin_ids: The ids that begin them in the output.
+        is_open: Whether the prompt has begun them.
+    """
+
+    budget: int
+    end_id: int
+    begin_ids: list[int]
+    is_open: bool
 
 
 class Submit(Message, frozen=True, kw_only=True, tag=True):
@@ -29,6 +50,9 @@ class Submit(Message, frozen=True, kw_only=True, tag=True):
         stop_ids: Ids that end it, the model's EOS ids included unless ``ignore_eos``.
         namespace: Requests share cached prefixes only within one; "" is the common one.
         priority: Larger is served first, where the policy looks at it.
+        payer: Whom it counts against, where the policy shares among those; "": all such are one.
+        share: Weight of that one's requests.
+        user: Who of those that it counts against sends it; they share among themselves.
         logprobs: -1: none; k: the drawn token's and the top k's.
         prompt_logprobs_from: Prompt position from which logprobs are wanted; None: none are.
         asked_ids: Ids whose logprobs are wanted at each of those positions.
@@ -36,6 +60,11 @@ class Submit(Message, frozen=True, kw_only=True, tag=True):
         pool: It yields one pooled vector instead of tokens.
         adapter: Generation id of its LoRA adapter; "": none. Its prefixes are its own.
         grammar: What the output must look like; None: anything.
+        media: Images of the prompt, in its order.
+        allowed_ids: Ids that may be drawn, those that end it among them; none: all.
+        banned: Sequences of ids that the output must not have.
+        thoughts: How long it may think; None: without end.
+        is_told: Whether its :class:`Story` is wanted at its end.
     """
 
     id: str
@@ -46,6 +75,9 @@ class Submit(Message, frozen=True, kw_only=True, tag=True):
     stop_ids: list[int] = []
     namespace: str = ""
     priority: int = 0
+    payer: str = ""
+    share: int = 1
+    user: str = ""
     logprobs: int = -1
     prompt_logprobs_from: int | None = None
     asked_ids: list[int] = []
@@ -53,6 +85,21 @@ class Submit(Message, frozen=True, kw_only=True, tag=True):
     pool: bool = False
     adapter: str = ""
     grammar: Grammar | None = None
+    media: list[MediaItem] = []
+    allowed_ids: list[int] = []
+    banned: list[list[int]] = []
+    thoughts: ThoughtLimit | None = None
+    is_told: bool = False
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether each of its draws obeys a mask."""
+        return self.grammar is not None or self.has_rules
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether lists or limits of the caller's, not a grammar, say what may be drawn."""
+        return bool(self.allowed_ids or self.banned) or self.thoughts is not None
 
 
 class Abort(Message, frozen=True, kw_only=True, tag=True):
@@ -91,7 +138,57 @@ class AskState(Message, frozen=True, kw_only=True, tag=True):
     call: int
 
 
-ToEngine = Submit | Abort | AbortAll | Cut | FlushCache | AskState
+class Pause(Message, frozen=True, kw_only=True, tag=True):
+    """Compute no more steps until :class:`Resume`; what is submitted waits. Answered by a State.
+
+    Attributes:
+        mode: What becomes of the requests that are here: they end (``abort``), give their pages
+            back and wait again (``retract``), or stay as they are (``in_place``).
+    """
+
+    call: int
+    mode: PauseMode
+
+
+class Resume(Message, frozen=True, kw_only=True, tag=True):
+    """Go on after a :class:`Pause`. Answered by a State."""
+
+    call: int
+
+
+class LoadAdapter(Message, frozen=True, kw_only=True, tag=True):
+    """Read a LoRA adapter, so that requests may name it. Answered by :class:`AdapterReply`.
+
+    Attributes:
+        adapter: Its generation id: another one each time that an adapter is loaded, so that what
+            was computed with one of the same name is never taken for this one's.
+        path: Its folder.
+    """
+
+    call: int
+    adapter: str
+    path: str
+
+
+class UnloadAdapter(Message, frozen=True, kw_only=True, tag=True):
+    """Forget an adapter; what still runs with it ends. Answered by :class:`AdapterReply`."""
+
+    call: int
+    adapter: str
+
+
+ToEngine = (
+    Submit
+    | Abort
+    | AbortAll
+    | Cut
+    | FlushCache
+    | AskState
+    | Pause
+    | Resume
+    | LoadAdapter
+    | UnloadAdapter
+)
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -139,6 +236,30 @@ class Vector(Message, frozen=True, kw_only=True, tag=True):
     values: bytes
 
 
+class Story(msgspec.Struct, frozen=True, array_like=True):
+    """What became of a request in the engine.
+
+    Attributes:
+        waits: Seconds that it waited for admission, by what for: ``slots``, ``pages``, ``step``
+            (the next one), ``prefix`` (another request computes it), ``grammar``, ``pause``, or a
+            budget.
+        evicted_pages: Pages that were evicted when it was admitted.
+        shared_tokens: Cached prompt tokens that running requests used when it was admitted.
+        chunk_steps: Steps that computed a chunk of its prompt, after retractions again.
+        chunk_ends: Where those chunks end. Tokens.
+        chunk_times_s: When they were planned, after it came to the scheduler. Seconds.
+        last_step: The last step launched with it; 0: none was.
+    """
+
+    waits: dict[str, float]
+    evicted_pages: int
+    shared_tokens: int
+    chunk_steps: list[int]
+    chunk_ends: list[int]
+    chunk_times_s: list[float]
+    last_step: int
+
+
 class Ended(Message, frozen=True, kw_only=True, tag=True):
     """A request is over; the one and only such message of its attempt.
 
@@ -147,6 +268,9 @@ class Ended(Message, frozen=True, kw_only=True, tag=True):
         cached_tokens: Prompt tokens whose KV came from the cache when it was first admitted.
         num_retractions: How often it lost its pages to others.
         queue_s: How long it waited for admission. Seconds.
+        num_drafted: Drafts of it that steps have verified.
+        num_accepted: Of these, right.
+        story: Where the request asked for it.
     """
 
     id: str
@@ -156,6 +280,9 @@ class Ended(Message, frozen=True, kw_only=True, tag=True):
     cached_tokens: int = 0
     num_retractions: int = 0
     queue_s: float = 0.0
+    num_drafted: int = 0
+    num_accepted: int = 0
+    story: Story | None = None
 
 
 class Started(Message, frozen=True, kw_only=True, tag=True):
@@ -198,6 +325,15 @@ class Flushed(Message, frozen=True, kw_only=True, tag=True):
     was_idle: bool
 
 
+class GroupPages(msgspec.Struct, frozen=True):
+    """The pages of a group of layers: held by requests, held by the cache alone, and all."""
+
+    kind: str
+    held: int
+    cached: int
+    total: int
+
+
 class State(Message, frozen=True, kw_only=True, tag=True):
     """Answer to :class:`AskState`, and sent once a second: counters for health and metrics.
 
@@ -205,7 +341,9 @@ class State(Message, frozen=True, kw_only=True, tag=True):
         call: The call answered, or 0.
         received: Messages taken from the API process since the start; None: not told.
         steps: Steps settled since the start: progress, for the watchdog.
+        is_paused: Whether steps wait for a :class:`Resume`.
         totals: Monotonic counters by metric name (``prompt_tokens``, ``cached_tokens`` …).
+        groups: Pages of each group of layers.
     """
 
     call: int = 0
@@ -216,7 +354,22 @@ class State(Message, frozen=True, kw_only=True, tag=True):
     free_pages: int
     cached_pages: int
     total_pages: int
+    is_paused: bool = False
     totals: dict[str, float] = {}
+    groups: list[GroupPages] = []
 
 
-FromEngine = Tokens | Vector | Ended | Started | Loading | Crashed | Flushed | State
+class AdapterReply(Message, frozen=True, kw_only=True, tag=True):
+    """Answer to :class:`LoadAdapter` and :class:`UnloadAdapter`.
+
+    Attributes:
+        problem: Why it could not be done; "": it is done.
+        remedy: What the operator can do about it.
+    """
+
+    call: int
+    problem: str = ""
+    remedy: str = ""
+
+
+FromEngine = Tokens | Vector | Ended | Started | Loading | Crashed | Flushed | State | AdapterReply

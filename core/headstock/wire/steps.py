@@ -12,6 +12,8 @@ from typing import Protocol
 
 import msgspec
 
+from headstock.wire.media import Encode, Features, MediaLimits, MediaSpan
+
 FROM_HOST = 0
 FROM_DEVICE = 1
 NULL_PAGE = 0
@@ -23,6 +25,10 @@ DRAW = 1
 """A row yields drawn ids."""
 POOL = 2
 """A row yields one pooled vector, and its request ends without drawing."""
+
+DRAFT_ROWS = 64
+"""Rows of a step that verifies drafts, at most, unless a runner says otherwise: with more of them a
+step is bound by arithmetic, which drafts add to, and their logits take gigabytes."""
 
 STATE_IN = 0
 """Table entry of a ``state`` group: the page that the row's next step reads its state from."""
@@ -57,6 +63,7 @@ class Admit(msgspec.Struct, frozen=True, array_like=True):
         asked_ids: Ids whose logprobs it wants at every position.
         adapter: Place of its LoRA adapter on the device; 0: none.
         drafts: Whether tokens may be drafted for it.
+        media: Its images, in the order of the prompt.
     """
 
     slot: int
@@ -81,6 +88,7 @@ class Admit(msgspec.Struct, frozen=True, array_like=True):
     asked_ids: list[int] = []
     adapter: int = 0
     drafts: bool = False
+    media: list[MediaSpan] = []
 
 
 class Rows(msgspec.Struct, frozen=True, array_like=True):
@@ -148,7 +156,8 @@ class TreeNodes(msgspec.Struct, frozen=True, array_like=True):
 class StepPlan(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """One forward pass.
 
-    Applied in this order: ``leave``, ``admit``, ``append``, ``copies``, then the forward pass.
+    Applied in this order: ``adapters``, ``leave``, ``admit``, ``append``, ``features``, ``encode``,
+    ``copies``, then the forward pass.
 
     Attributes:
         step: Its number; results settle in this order.
@@ -162,6 +171,10 @@ class StepPlan(msgspec.Struct, frozen=True, array_like=True, tag=True):
         tree: Shared prefixes; None: the same as in the previous plan.
         masked: Slots whose draws obey a mask. Where there are any, :meth:`Runner.launch` queues the
             forward pass alone, and :meth:`Runner.sample` the rest.
+        adapters: Places that hold another LoRA adapter from now on, and its generation id.
+        encode: Images whose features rows of this step or later ones need.
+        features: Where the features of slots' images lie; named before the first row that needs
+            them, and again where they lie elsewhere.
     """
 
     step: int
@@ -174,6 +187,9 @@ class StepPlan(msgspec.Struct, frozen=True, array_like=True, tag=True):
     steady: bool = False
     tree: TreeNodes | None = None
     masked: list[int] = []
+    adapters: list[tuple[int, str]] = []
+    encode: list[Encode] = []
+    features: list[Features] = []
 
 
 class Masks(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -237,6 +253,8 @@ class StepResult(msgspec.Struct, frozen=True, array_like=True):
         logprobs: For the slots that asked.
         faults: Rows that failed.
         pooled: Of the rows that were pooled.
+        drafts: Tokens that the device has drafted for the next row of each of ``slots``; empty when
+            it drafts for none of them.
     """
 
     step: int
@@ -247,6 +265,7 @@ class StepResult(msgspec.Struct, frozen=True, array_like=True):
     logprobs: list[Logprobs] = []
     faults: list[Fault] = []
     pooled: list[Pooled] = []
+    drafts: list[int] = []
 
 
 class PageGroup(msgspec.Struct, frozen=True, array_like=True):
@@ -289,6 +308,8 @@ class RunnerLimits(msgspec.Struct, frozen=True, array_like=True):
         yields: What rows may yield: ``draw``, ``pool``.
         is_causal: Whether tokens see only what is before them; if not, a prompt is computed whole,
             in one step, and nothing of it is shared or kept.
+        max_draft_rows: Rows of a step in which any row has drafts, at most.
+        media: What it takes of images; None: it takes none.
     """
 
     num_slots: int
@@ -301,6 +322,8 @@ class RunnerLimits(msgspec.Struct, frozen=True, array_like=True):
     num_adapters: int = 0
     yields: tuple[str, ...] = ("draw",)
     is_causal: bool = True
+    max_draft_rows: int = DRAFT_ROWS
+    media: MediaLimits | None = None
 
 
 class StepHandle(Protocol):

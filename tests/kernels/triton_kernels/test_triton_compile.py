@@ -14,8 +14,22 @@ if importlib.util.find_spec("triton") is None:  # importing it would choose for 
 SCRIPT = Path(__file__).parent / "triton_cross_compile.py"
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
-    ("kind", "arch"), [("cuda", "80"), ("cuda", "90"), ("cuda", "100"), ("hip", "gfx942")]
+    ("kind", "arch"),
+    [
+        pytest.param("cuda", "80", marks=SLOW),
+        ("cuda", "90"),
+        pytest.param("cuda", "100", marks=SLOW),
+        pytest.param("cuda", "120", marks=SLOW),
+        pytest.param("hip", "gfx90a", marks=SLOW),
+        ("hip", "gfx942"),
+        pytest.param("hip", "gfx950", marks=SLOW),
+        pytest.param("hip", "gfx1100", marks=SLOW),
+        pytest.param("hip", "gfx1201", marks=SLOW),
+    ],
 )
 def test_every_kernel_compiles_for(kind, arch, tmp_path):
     done = subprocess.run(

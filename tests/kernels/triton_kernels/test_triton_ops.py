@@ -28,6 +28,8 @@ def all_cases():
         for dtype in DTYPES:
             bench = Bench(resolver=resolver(), dtype=dtype, page_sizes=(16, 64))
             for case in op.cases(bench):
+                if is_too_large(case.label):
+                    continue
                 for implementation in offered:
                     if implementation.requires.reason_against(case.spec, frozenset()) is None:
                         label = f"{name}-{str(dtype)[6:]}-{case.label}"
@@ -35,12 +37,31 @@ def all_cases():
                         yield pytest.param(op, implementation, case, id=label, marks=marks)
 
 
+HUGE = ("8200", "33000", "14336")
+LARGE = ("1030", "4608", "an input at a time", "a long prompt", "a long cache")
+"""What labels of cases say whose sizes only a device computes in no time."""
+
+
+def is_too_large(label: str) -> bool:
+    """Whether to leave a case to a device: the interpreter takes minutes for it."""
+    return not HAS_GPU and any(size in label for size in HUGE)
+
+
 def is_slow(name: str, label: str) -> bool:
     """Whether to leave a case to the long run: the interpreter takes seconds for it."""
     if HAS_GPU:
         return False
+    if any(size in label for size in LARGE):
+        return True
     if name in ("attention", "latent_attention"):
         slow = ("pages of 64", "long", "sizes of", "a prompt of some length")
+        return any(what in label for what in slow)
+    if "by channel" in label:
+        return any(what in label for what in ("decay", "sizes of", "heads", "verification"))
+    if name == "short_convolution":
+        return "features" in label
+    if name == "mamba2":
+        slow = ("sizes of", "decay", "heads in", "convolution over", "whole chunks")
         return any(what in label for what in slow)
     return name == "draw_tokens" and ("of 49152" in label or "17 rows" in label)
 

@@ -6,15 +6,18 @@ import pytest
 import torch
 from triton_here import Here
 
+from headstock.ops import drafts
 from headstock.ops import steps as ops
 from headstock.ops.base import OpRegistry, Resolver
 from headstock.ops.cases.base import Bench
 from headstock.ops.cases.steps import NULL_SLOT, _copy, _inputs, _slots
+from headstock_triton.drafts import Drafts
 from headstock_triton.steps import Steps
 from headstock_triton.target import Target
 
 WHERE = Here.torch_device
 KERNELS = Steps(Target.of(Here()))
+DRAFTS = Drafts(Target.of(Here()))
 BENCH = Bench(resolver=Resolver(OpRegistry(), Here()), dtype=torch.float32)
 NAMES = ("place_step", "last_of_rows", "mark_faults", "advance_lengths", "settle_step")
 
@@ -27,6 +30,26 @@ def test_kernels_compute_what_the_references_do(name):
     for case in cases:
         for ours, right in zip(case.outcome(run), case.outcome(op.reference), strict=True):
             torch.testing.assert_close(ours, right, rtol=0, atol=0, equal_nan=True, msg=case.label)
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        ops.accept_drafts,
+        ops.spread_draws,
+        drafts.append_outputs,
+        drafts.draft_ngrams,
+        drafts.enter_drafts,
+    ],
+    ids=lambda op: op.name,
+)
+def test_drafting_computes_what_the_references_do(op):
+    cases = list(op.cases(BENCH))
+    assert len(cases) >= 2
+    for case in cases:
+        ours = case.outcome(getattr(DRAFTS, op.name))
+        for got, right in zip(ours, case.outcome(op.reference), strict=True):
+            torch.testing.assert_close(got, right, rtol=0, atol=0, msg=case.label)
 
 
 @pytest.mark.parametrize(("num_null_rows", "num_draws"), [(0, 1), (3, 1), (140, 1), (140, 4)])

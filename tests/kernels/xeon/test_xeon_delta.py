@@ -19,6 +19,7 @@ from headstock.ops.cases.linear_attention import (
     pages_of,
     plain_linear_spec,
 )
+from headstock.ops.linear_attention import LinearAttentionSpec
 from headstock.testing.checks import judge
 from headstock_xeon.kernels.delta import NativeLinearAttention
 from headstock_xeon.kernels.register import register
@@ -26,6 +27,9 @@ from headstock_xeon.kernels.register import register
 CPU = torch.device("cpu")
 SPEC = plain_linear_spec(torch.float32)
 LENGTH = 150
+
+
+BY_CHANNEL = replace(SPEC, decays_by_channel=True)
 
 
 @pytest.mark.parametrize("name", ["linear_attention", "gated_norm", "gate_features"])
@@ -40,10 +44,10 @@ def test_it_equals_the_reference(device, name: str) -> None:
     assert not verdict.findings, "\n".join(map(str, verdict.findings))
 
 
-def cut(device, cuts: list[int]) -> Tensor:
+def cut(device, cuts: list[int], spec: LinearAttentionSpec = SPEC) -> Tensor:
     """Compute the same tokens in steps that end at ``cuts``, each with a state on a new page."""
-    provider = NativeLinearAttention(SPEC, device)
-    inputs = make_delta_inputs(SPEC, [(LENGTH, LENGTH)], CPU)
+    provider = NativeLinearAttention(spec, device)
+    inputs = make_delta_inputs(spec, [(LENGTH, LENGTH)], CPU)
     kv = torch.full(provider.kv_shape(len(cuts) + 2), torch.nan)
     outs: list[Tensor] = []
     for number, (begin, end) in enumerate(zip([0, *cuts], [*cuts, LENGTH], strict=True)):
@@ -63,12 +67,14 @@ def step_of(begin: int, end: int, number: int) -> StepBatch:
     return replace(batch, page_table_RP=pages_of([(number, number + 1)], CPU), groups=())
 
 
+@pytest.mark.parametrize("spec", [SPEC, BY_CHANNEL], ids=["by-head", "by-channel"])
 @pytest.mark.parametrize("cuts", [[1], [2, 3], [32], [31, 64, 65], list(range(1, LENGTH))])
-def test_a_token_has_the_same_bits_wherever_its_prompt_is_cut(device, cuts: list[int]) -> None:
-    assert torch.equal(cut(device, cuts), cut(device, []))
+def test_a_token_has_the_same_bits_wherever_its_prompt_is_cut(device, cuts, spec) -> None:
+    assert torch.equal(cut(device, cuts, spec), cut(device, [], spec))
 
 
-def test_results_have_the_same_bits_on_any_number_of_threads(open_device) -> None:
-    one, two, three = (cut(open_device(n), [40]) for n in (1, 2, 3))
+@pytest.mark.parametrize("spec", [SPEC, BY_CHANNEL], ids=["by-head", "by-channel"])
+def test_results_have_the_same_bits_on_any_number_of_threads(open_device, spec) -> None:
+    one, two, three = (cut(open_device(n), [40], spec) for n in (1, 2, 3))
     assert torch.equal(one, two)
     assert torch.equal(one, three)

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
+import headstock
 from headstock.ops.base import OpRegistry, Resolver
 from headstock_xeon.kernels.register import PROVIDER, register
 from tests.models.conftest import Save, save  # noqa: F401 - a fixture
 from tests.models.harness import context, load
 
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 128,
+    "max_position_embeddings": 64,
+    "type_vocab_size": 2,
+}
 FAMILIES = {
     "gemma2": {"head_dim": 32},
     "gemma3": {},
@@ -30,3 +43,26 @@ def test_the_logits_are_those_of_transformers(device, save: Save, family: str) -
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * want.abs().max().item())
     plain = {r.op for r in ctx.ops.resolutions if r.provider != PROVIDER}
     assert not plain, f"{plain} have no kernel of their own"
+
+
+POOLED = {
+    "an encoder": {"architectures": ["BertModel"], "num_attention_heads": 4},
+    "a cross-encoder": {"architectures": ["RobertaForSequenceClassification"], "pad_token_id": 1},
+    "a decoder": {"architectures": ["Qwen3Model"], "num_key_value_heads": 2, "head_dim": 16},
+}
+
+
+@pytest.mark.parametrize("name", POOLED)
+def test_vectors_are_those_of_the_reference(device, tmp_path: Path, name: str) -> None:
+    config = POOLED[name] | SIZES
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    texts = [[5, 6, 7], [8] * 50, [9], list(range(10, 45))]
+    found: dict[str, torch.Tensor] = {}
+    for backend in ("reference", "xeon"):
+        settings = {"load_format": "dummy", "skip_tokenizer_init": True, "dtype": "float32"}
+        with headstock.Engine(model=str(tmp_path), backend=backend, **settings) as engine:
+            answers = engine.embed(input_ids=texts)
+            found[backend] = torch.tensor([answer["embedding"] for answer in answers])
+            facts = engine.started.model_facts
+    torch.testing.assert_close(found["xeon"], found["reference"], rtol=1e-4, atol=1e-5)
+    assert facts["attention"] == PROVIDER

@@ -28,26 +28,31 @@ class ToyGraph:
     def __init__(self, key: GraphKey, step: Callable[[], None]) -> None:
         self._key = key
         self._step = step
-        self._calls = _watch(step)
+        self._calls = self._watch()
+
+    @staticmethod
+    def place(value: Tensor, *, is_made: bool) -> str:
+        """Return what is baked in of where a tensor lies."""
+        return "made here" if is_made else f"at {value.data_ptr():#x}"
 
     def replay(self) -> None:
-        calls = _watch(self._step)
+        calls = self._watch()
         for index, (then, now) in enumerate(zip(self._calls, calls, strict=False)):
             assert then == now, f"{self._key}: call {index} was {then} at capture and is {now}"
         assert len(calls) == len(self._calls), f"{self._key}: other calls than at capture"
 
-
-def _watch(step: Callable[[], None]) -> list[str]:
-    with torch.inference_mode(), _Calls() as watched:
-        step()
-    return watched.calls
+    def _watch(self) -> list[str]:
+        with torch.inference_mode(), _Calls(self.place) as watched:
+            self._step()
+        return watched.calls
 
 
 class _Calls(TorchDispatchMode):
     """Notes every call as text, with the addresses of tensors that the step did not make."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: Callable[..., str]) -> None:
         super().__init__()
+        self._place = place
         self.calls: list[str] = []
         self._made: dict[int, Tensor] = {}
 
@@ -62,12 +67,17 @@ class _Calls(TorchDispatchMode):
         result = func(*args, **kwargs)
         for made in tree_leaves(result):
             if isinstance(made, Tensor):
-                self._made.setdefault(made.untyped_storage().data_ptr(), made)
+                self._made.setdefault(_address(made), made)
         return result
 
     def _note(self, value: Any) -> str:
         if not isinstance(value, Tensor):
             return repr(value)
-        address = value.untyped_storage().data_ptr()
-        where = "made here" if address in self._made else f"at {value.data_ptr():#x}"
+        where = self._place(value, is_made=_address(value) in self._made)
         return f"{value.dtype} {list(value.shape)} {where}"
+
+
+def _address(value: Tensor) -> int:
+    """Return where a tensor's memory begins, past whatever a toy's own tensors say of it."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return value.untyped_storage().data_ptr()

@@ -1,4 +1,4 @@
-"""Attention of rows with several queries: blocks of queries scan their row's pages, causally.
+"""Attention of rows with several queries: blocks of queries scan their row's pages.
 
 The heads that share a key/value head are packed into a block: row m of it is query ``m // group``
 and head ``m % group``, so that one pass over the keys serves them all.
@@ -41,6 +41,7 @@ def attend_queries(
     BLOCK_N: tl.constexpr,
     WINDOW: tl.constexpr,
     IS_CAPPED: tl.constexpr,
+    IS_CAUSAL: tl.constexpr,
     HAS_SINKS: tl.constexpr,
     TMA: tl.constexpr,
     STAGES: tl.constexpr,
@@ -68,6 +69,8 @@ def attend_queries(
     inside_M = (query_M < num_queries) & (m < block_queries * group)
     # Rows that stand for no query see what the last one sees, so that nothing becomes NaN.
     limit_M = length - num_queries + tl.minimum(query_M, num_queries - 1)
+    if not IS_CAUSAL:
+        limit_M = limit_M * 0 + length - 1
     line_M = (start + query_M).to(tl.int64) * HEADS + head * group + m % group
     columns_D = tl.arange(0, BLOCK_D)
     inside_MD = inside_M[:, None] & (columns_D < D)[None, :]
@@ -80,6 +83,9 @@ def attend_queries(
     whole = seen_by_all // BLOCK_N * BLOCK_N
     last_query = tl.minimum(first_query + block_queries, num_queries)
     last = length - num_queries + last_query
+    if not IS_CAUSAL:
+        last = length
+        whole = length // BLOCK_N * BLOCK_N
     pages = page_table + row.to(tl.int64) * page_stride
     low = 0
     begin_whole = 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from headstock.ops.attention import AttentionSpec, KVLayout, StepBatch
+from headstock.ops.attention import BIDIRECTIONAL, AttentionSpec, KVLayout, StepBatch
 from headstock_triton.attention.decode import (
     LOG2_E,
     NODE_COLUMNS,
@@ -82,7 +82,7 @@ def hopper_kernel(spec: AttentionSpec, target: Target, group: int) -> ModuleType
 
 
 class PagedAttention:
-    """Causal attention over pages, and over the tree that the step's rows form.
+    """Attention over pages, and over the tree that the step's rows form.
 
     With a window the tree is left out: what rows see of a shared prefix is bounded, and passes.
 
@@ -106,11 +106,11 @@ class PagedAttention:
         page_sizes: tuple[int, ...] = PAGE_SIZES,
     ) -> None:
         self.spec = spec
-        self.tuning = tuning or choose_tuning(spec.dtype, spec.head_dim)
+        self._target = Target.of(device)
+        self.tuning = tuning or choose_tuning(spec.dtype, spec.head_dim, self._target)
         self._queries, self._decodes = queries, decodes
         self._uncompiled = [other for other in (queries, decodes) if other is not None]
         self._page_sizes = page_sizes
-        self._target = Target.of(device)
         self._group = spec.num_heads // spec.num_kv_heads
         self._block_d = max(16, next_power_of_2(spec.head_dim))
         self._window, self._cap = spec.window or 0, spec.soft_cap or 0.0
@@ -343,9 +343,10 @@ class PagedAttention:
             BLOCK_N=block_n,
             WINDOW=self._window,
             IS_CAPPED=self._cap > 0,
+            IS_CAUSAL=BIDIRECTIONAL not in self.spec.features,
             HAS_SINKS=sinks is not None,
             TMA=use_tma,
-            STAGES=stages,
+            STAGES=self._target.stages(stages),
             **self._shape,
             **self._target.launch(warps, registers),
         )
@@ -397,7 +398,7 @@ class PagedAttention:
             BLOCK_N=block_n,
             IS_CAPPED=self._cap > 0,
             TMA=use_tma,
-            STAGES=stages,
+            STAGES=self._target.stages(stages),
             **self._shape,
             **self._target.launch(warps),
         )
@@ -435,7 +436,7 @@ class PagedAttention:
             IS_CAPPED=self._cap > 0,
             HAS_SINKS=sinks is not None,
             TMA=use_tma,
-            STAGES=stages,
+            STAGES=self._target.stages(stages),
             **self._shape,
             **self._target.launch(warps),
         )

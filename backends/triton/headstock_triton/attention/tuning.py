@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from headstock_triton.target import Target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +75,29 @@ WIDE = Tuning(
 """Heads of 256: smaller tiles, so that what is in flight has room in shared memory."""
 
 
-def choose_tuning(dtype: torch.dtype, head_dim: int) -> Tuning:
-    """Return the block shapes for heads of a kind."""
+SMALL_BLOCKS = Tuning(prefill=(64, 64, 4, 2), node=(64, 64, 4, 2))
+"""For multiprocessors with 100 KiB of shared memory, as on cards for desktops."""
+
+SMALL_WARPS = Tuning(
+    prefill=(32, 32, 4, 1),
+    long_prefill=(64, 32, 8, 1),
+    long_registers=None,
+    tail=(16, 2, 1),
+    short_tail=(16, 2, 1),
+    node=(32, 32, 4, 1),
+)
+"""For AMD's warps of 32, which have 256 registers a thread, and keep operands there."""
+
+SMALL_WIDE = replace(SMALL_WARPS, prefill=(16, 16, 8, 1), long_prefill=(32, 16, 8, 1))
+
+
+def choose_tuning(dtype: torch.dtype, head_dim: int, target: Target) -> Tuning:
+    """Return the block shapes for heads of a kind on ``target``."""
     if dtype == torch.float32:
         return FLOAT32
-    return Tuning() if head_dim <= 128 else WIDE
+    is_wide = head_dim > 128
+    if target.has_small_warps:
+        return SMALL_WIDE if is_wide else SMALL_WARPS
+    if is_wide:
+        return WIDE
+    return SMALL_BLOCKS if target.kind == "cuda" and not target.has_large_blocks else Tuning()

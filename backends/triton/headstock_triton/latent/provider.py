@@ -218,7 +218,7 @@ class PagedLatentAttention:
             batch.num_rows,
             BLOCK_M=self._heads,
             BLOCK_N=block_n,
-            STAGES=stages,
+            STAGES=self._target.stages(stages),
             **self._shape(batch),
             **self._target.launch(warps),
         )
@@ -258,7 +258,7 @@ class PagedLatentAttention:
             BLOCK_H=self._heads,
             BLOCK_M=self._heads * self._queries,
             BLOCK_N=block_n,
-            STAGES=stages,
+            STAGES=self._target.stages(stages),
             **self._shape(batch),
             **self._target.launch(warps),
         )

@@ -1,4 +1,4 @@
-"""What changes logits before a draw: penalties and biases. In place.
+"""What changes logits before a draw: penalties and biases, in place, and masks.
 
 Shapes: S rows, V ids, B biases of a row.
 """
@@ -8,6 +8,7 @@ Shapes: S rows, V ids, B biases of a row.
 # pyright: reportArgumentType=false
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -98,8 +99,23 @@ def add_bias_kernel(
     tl.store(logits + own_ids, x + total, mask=is_first)
 
 
+@triton.jit
+def apply_masks_kernel(
+    logits, words, masked, stride, words_stride, V, BLOCK: tl.constexpr, PDL: tl.constexpr
+):
+    """Write BLOCK logits of row ``program_id(0)``, -inf where an id's bit is not set."""
+    begin(PDL)
+    row = tl.program_id(0).to(tl.int64)
+    ids = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = ids < V
+    word = tl.load(words + row * words_stride + ids // 32, mask=inside, other=0)
+    x = tl.load(logits + row * stride + ids, mask=inside, other=0.0)
+    is_set = (word >> (ids % 32)) & 1
+    tl.store(masked + row * V + ids, tl.where(is_set != 0, x, float("-inf")), mask=inside)
+
+
 class Shaping:
-    """Penalties and biases on one target."""
+    """Penalties, biases and masks on one target."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -131,6 +147,23 @@ class Shaping:
                 **self._target.launch(4),
             )
         return logits_SV
+
+    def apply_masks(self, logits_RV: Tensor, words_RW: Tensor) -> Tensor:
+        """See :func:`headstock.ops.steps.apply_masks`."""
+        num_rows, size = logits_RV.shape
+        masked_RV = torch.empty((num_rows, size), dtype=logits_RV.dtype, device=logits_RV.device)
+        if num_rows:
+            apply_masks_kernel[(num_rows, cdiv(size, PENALTY_BLOCK))](
+                logits_RV,
+                words_RW,
+                masked_RV,
+                logits_RV.stride(0),
+                words_RW.stride(0),
+                size,
+                BLOCK=PENALTY_BLOCK,
+                **self._target.launch(4),
+            )
+        return masked_RV
 
     def add_bias(self, logits_SV: Tensor, ids_SB: Tensor, biases_SB: Tensor) -> Tensor:
         """See :func:`headstock.ops.sampling.add_bias`."""

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from headstock.ops.attention import AttentionSpec, KVLayout, StepBatch
+from headstock.ops.attention import (
+    BIDIRECTIONAL,
+    CHUNKED,
+    AttentionSpec,
+    KVLayout,
+    StepBatch,
+)
 from headstock.ops.int8_pages import SCALE_BYTES
 from headstock_xeon.stream import as_bits
 
@@ -24,7 +30,7 @@ TAG = "pages-kdt-vtd"
 In 8 bits the scales of the tokens, float32, follow the keys and follow the values.
 """
 PAGE_SIZES = (16, 32, 64, 128)
-FEATURES = frozenset({"sliding_window", "sinks", "soft_cap", "int8_pages"})
+FEATURES = frozenset({"sliding_window", "sinks", "soft_cap", "int8_pages", BIDIRECTIONAL, CHUNKED})
 MAX_GROUP = 64
 """Query heads that may share a key/value head: they are one tile."""
 ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
@@ -48,6 +54,8 @@ class NativeAttention:
         self._attend, self._attend_plan = kernel("attend"), kernel("attend_plan")
         self._write = kernel("write")
         calls = device.library.calls
+        window = spec.window or 0
+        window = -window if CHUNKED in spec.features else window
         self._plan = calls.hs_attention_new(
             device.stream.engine,
             spec.max_tokens,
@@ -56,10 +64,11 @@ class NativeAttention:
             spec.num_kv_heads,
             spec.head_dim,
             spec.max_length,
-            spec.window or 0,
+            window,
+            int(BIDIRECTIONAL not in spec.features),
         )
         weakref.finalize(self, calls.hs_attention_free, self._plan).atexit = False
-        self._options = (as_bits(spec.scale), as_bits(spec.soft_cap or 0.0), spec.window or 0)
+        self._options = (as_bits(spec.scale), as_bits(spec.soft_cap or 0.0), window)
         self._geometry = (
             ELEMENTS[spec.kv_dtype],
             spec.page_size,

@@ -52,14 +52,14 @@ class NativeLinearAttention:
         self,
         qkv_TC: Tensor,
         b_TV: Tensor,
-        a_TV: Tensor,
+        a_TG: Tensor,
         weights: DeltaWeights,
         kv: Tensor,
         batch: StepBatch,
     ) -> Tensor:
         """Convolve, update the rows' states and read them. [T, V, Dv]"""
         spec, stream = self.spec, self._stream
-        qkv_TC, b_TV, a_TV = rows_of(qkv_TC), rows_of(b_TV), rows_of(a_TV)
+        qkv_TC, b_TV, a_TG = rows_of(qkv_TC), rows_of(b_TV), rows_of(a_TG)
         num_tokens = qkv_TC.shape[0]
         mixed_TC = stream.empty((num_tokens, spec.conv_size))
         y_TVd = stream.empty((num_tokens, spec.num_value_heads, spec.value_size))
@@ -70,11 +70,11 @@ class NativeLinearAttention:
             qkv_TC.stride(0),
             b_TV.data_ptr(),
             b_TV.stride(0),
-            a_TV.data_ptr(),
-            a_TV.stride(0),
+            a_TG.data_ptr(),
+            a_TG.stride(0),
             weights.conv_CW.data_ptr(),
             weights.decay_V.data_ptr(),
-            weights.bias_V.data_ptr(),
+            weights.bias_G.data_ptr(),
             kv.data_ptr(),
             batch.page_table_RP.data_ptr(),
             batch.page_table_RP.stride(0),
@@ -88,6 +88,7 @@ class NativeLinearAttention:
             spec.key_size,
             spec.value_size,
             spec.kernel_size,
+            int(spec.decays_by_channel),
         )
         return y_TVd
 
@@ -97,7 +98,9 @@ class GateKernels:
 
     def __init__(self, device: XeonDevice) -> None:
         self._stream = device.stream
-        self._norm, self._gate = device.stream.kernel("gated_norm"), device.stream.kernel("gate")
+        kernel = device.stream.kernel
+        self._norm, self._group_norm = kernel("gated_norm"), kernel("gated_group_norm")
+        self._gate, self._silu = kernel("gate"), kernel("gate_by_silu")
 
     def gated_norm(
         self, x_THD: Tensor, gate_THD: Tensor, weight_D: Tensor, *, eps: float
@@ -125,10 +128,48 @@ class GateKernels:
 
     def gate_features(self, x_TC: Tensor, gate_TC: Tensor) -> Tensor:
         """Return x · sigmoid(gate)."""
+        return self._emit_gate(self._gate, x_TC, gate_TC)
+
+    def gate_by_silu(self, x_TC: Tensor, gate_TC: Tensor) -> Tensor:
+        """Return x · silu(gate)."""
+        return self._emit_gate(self._silu, x_TC, gate_TC)
+
+    def gated_group_norm(
+        self,
+        x_TC: Tensor,
+        gate_TC: Tensor,
+        weight_C: Tensor,
+        *,
+        num_groups: int,
+        eps: float,
+        is_gated_first: bool,
+    ) -> Tensor:
+        """Gate by silu, and normalise each group of features."""
+        x_TC, gate_TC = rows_of(x_TC), rows_of(gate_TC)
+        num_tokens, size = x_TC.shape
+        y_TC = self._stream.empty((num_tokens, size))
+        self._stream.hold(weight_C)
+        self._stream.emit(
+            self._group_norm,
+            x_TC.data_ptr(),
+            x_TC.stride(0),
+            gate_TC.data_ptr(),
+            gate_TC.stride(0),
+            weight_C.data_ptr(),
+            y_TC.data_ptr(),
+            num_tokens,
+            num_groups,
+            size // num_groups,
+            as_bits(eps),
+            int(is_gated_first),
+        )
+        return y_TC
+
+    def _emit_gate(self, kernel: int, x_TC: Tensor, gate_TC: Tensor) -> Tensor:
         x_TC, gate_TC = rows_of(x_TC), rows_of(gate_TC)
         y_TC = self._stream.empty(tuple(x_TC.shape))
         self._stream.emit(
-            self._gate,
+            kernel,
             x_TC.data_ptr(),
             x_TC.stride(0),
             gate_TC.data_ptr(),

@@ -35,7 +35,7 @@ class NativeExperts:
         self._stream = device.stream
         self._experts = device.stream.kernel("experts")
         size, between = spec.hidden_size, spec.intermediate_size
-        self._gate_up = self._pack(device, size, 2 * between)
+        self._gate_up = self._pack(device, size, spec.inner_size)
         self._down = self._pack(device, between, size)
         activation = spec.activation
         parameters = activation.padded[:MAX_PARAMETERS]
@@ -54,21 +54,20 @@ class NativeExperts:
 
     def load(self, part: CanonicalWeight, expert: int, matrix: Matrix, row_begin: int) -> None:
         """Pack the canonical rows ``part``."""
-        size, between = self.spec.hidden_size, self.spec.intermediate_size
         if matrix == "down":
-            self._down.load(part, expert * whole_panels(size) + row_begin)
+            first = expert * whole_panels(self.spec.hidden_size)
+            self._down.load(part, first + row_begin)
         else:
-            above = between if matrix == "up" else 0
-            self._gate_up.load(part, expert * whole_panels(2 * between) + above + row_begin)
+            first = expert * whole_panels(self.spec.inner_size) + self.spec.above(matrix)
+            self._gate_up.load(part, first + row_begin)
 
     def load_bias(self, bias: Tensor, expert: int, matrix: Matrix, begin: int) -> None:
         """Set the bias of one of an expert's matrices. [rows]"""
-        size, between = self.spec.hidden_size, self.spec.intermediate_size
         if matrix == "down":
-            self._down.load_bias(bias, expert * whole_panels(size) + begin)
+            self._down.load_bias(bias, expert * whole_panels(self.spec.hidden_size) + begin)
         else:
-            above = between if matrix == "up" else 0
-            self._gate_up.load_bias(bias, expert * whole_panels(2 * between) + above + begin)
+            first = expert * whole_panels(self.spec.inner_size) + self.spec.above(matrix)
+            self._gate_up.load_bias(bias, first + begin)
 
     def __call__(self, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor) -> Tensor:
         """Return each token's weighted sum over its experts, first choice first. [T, D]"""
@@ -83,21 +82,17 @@ class NativeExperts:
         return y_TD
 
     def _emit(self, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor, y_TD: Tensor) -> None:
-        size, between, number = (
-            self.spec.hidden_size,
-            self.spec.intermediate_size,
-            self.spec.num_experts,
-        )
+        size, inner, number = self.spec.hidden_size, self.spec.inner_size, self.spec.num_experts
         num_tokens, k = experts_Tk.shape
         num_choices = num_tokens * k
         rows_ND = self._stream.empty((num_choices, size))
-        between_NG = self._stream.empty((num_choices, 2 * between))
+        inner_NG = self._stream.empty((num_choices, inner))
         lists = self._stream.empty((2 * number + 1 + 2 * num_choices,), torch.int32)
-        rows, gated = rows_ND.data_ptr(), between_NG.data_ptr()
+        rows, gated = rows_ND.data_ptr(), inner_NG.data_ptr()
         self._stream.emit(
             self._experts,
-            *(self._gate_up.handle, rows, size, gated, 2 * between, num_choices),
-            *(self._down.handle, gated, 2 * between, rows, size, num_choices),
+            *(self._gate_up.handle, rows, size, gated, inner, num_choices),
+            *(self._down.handle, gated, inner, rows, size, num_choices),
             x_TD.data_ptr(),
             x_TD.stride(0),
             weights_Tk.data_ptr(),

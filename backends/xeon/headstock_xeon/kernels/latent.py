@@ -53,6 +53,7 @@ class NativeLatentAttention:
             spec.latent_size,
             spec.max_length,
             0,
+            1,
         )
         weakref.finalize(self, calls.hs_attention_free, self._plan).atexit = False
         sizes = (spec.latent_size, spec.rotary_size)

@@ -124,6 +124,7 @@ class LayerKernels:
         head_dim: int,
         eps: float,
         is_interleaved: bool,
+        is_normed_last: bool = False,
     ) -> Tensor:
         """Split the fused projection, norm and rotate queries and keys, store keys and values."""
         assert isinstance(provider, NativeAttention), f"{provider} has another layout"
@@ -138,7 +139,7 @@ class LayerKernels:
             qkv_TC.stride(0),
             0 if cos_sin_LC is None else cos_sin_LC.data_ptr(),
             0 if cos_sin_LC is None else cos_sin_LC.shape[1],
-            int(is_interleaved),
+            int(is_interleaved) + 2 * int(is_normed_last),
             0 if q_norm_D is None else q_norm_D.data_ptr(),
             0 if k_norm_D is None else k_norm_D.data_ptr(),
             as_bits(eps),

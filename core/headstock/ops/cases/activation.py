@@ -35,7 +35,16 @@ FP8_STEP = (7e-2, 1e-2)
 def gated_cases(bench: Bench) -> Iterator[Case]:
     """Yield gate and up features: token counts, sizes, views, extreme gates and padding."""
     draw, dtype = bench.draw(), bench.dtype
-    for num_tokens, size in ((1, 64), (2, 1536), (17, 64), (3, 1), (5, 7), (130, 96)):
+    for num_tokens, size in (
+        (1, 64),
+        (2, 1536),
+        (17, 64),
+        (3, 1),
+        (5, 7),
+        (130, 96),
+        (8200, 8),
+        (2, 14336),
+    ):
         gate_up_TG = draw.normal(num_tokens, 2 * size, dtype=dtype)
         yield _case(bench, f"{num_tokens} tokens of {size}", gate_up_TG)
     yield _case(bench, "columns of a wider tensor", draw.normal(5, 192, dtype=dtype)[:, 32:160])
@@ -52,6 +61,32 @@ def gated_cases(bench: Bench) -> Iterator[Case]:
         yield _case(bench, f"{label}, tiny", tiny, activation)
         extreme = draw.normal(4, 128, dtype=dtype, scale=50)
         yield _case(bench, f"{label}, extreme", extreme, activation)
+
+
+def plain_cases(bench: Bench) -> Iterator[Case]:
+    """Yield activations of one argument: token counts, sizes, views, extremes and padding."""
+    draw, dtype = bench.draw(), bench.dtype
+    kinds = {"silu": SILU} | {name: KINDS[name] for name in ("gelu", "gelu-tanh", "relu2", "xielu")}
+    padded = draw.normal(6, 64, dtype=dtype)
+    padded[3:] = torch.nan
+    inputs: list[tuple[str, Tensor, int | None]] = [
+        ("1 token of 64", draw.normal(1, 64, dtype=dtype), None),
+        ("17 tokens of 7", draw.normal(17, 7, dtype=dtype, scale=3), None),
+        ("130 tokens of 96", draw.normal(130, 96, dtype=dtype), None),
+        ("columns of a wider tensor", draw.normal(5, 192, dtype=dtype)[:, 32:96], None),
+        ("extreme", draw.normal(4, 128, dtype=dtype, scale=50), None),
+        ("padding", padded, 3),
+    ]
+    for kind, activation in kinds.items():
+        for label, x_TF, num_real in inputs:
+            spec = replace(bench.spec({"size": x_TF.shape[1]}), features=activation.features)
+            yield Case(
+                label=f"{kind}, {label}",
+                spec=spec,
+                args=(x_TF,),
+                kwargs={} if activation is SILU else {"activation": activation},
+                num_real=num_real,
+            )
 
 
 def grouped_cases(bench: Bench) -> Iterator[Case]:

@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headstock.ops.attention import AttentionProvider, AttentionSpec, StepBatch
+from headstock.ops.attention import (
+    BIDIRECTIONAL,
+    BOTH_SIDES,
+    CHUNKED,
+    AttentionProvider,
+    AttentionSpec,
+    StepBatch,
+)
 from headstock.ops.cases.base import Bench, Case, Draw
 from headstock.ops.cases.batches import Step, make_step
 from headstock.ops.device import OpDevice
@@ -55,12 +62,16 @@ def attention_cases(bench: Bench) -> Iterator[Case]:
     for head_dim in (32, 80, 96, 128):
         spec = replace(plain, head_dim=head_dim, scale=head_dim**-0.5)
         yield attention_case(f"head size {head_dim}", spec, mixed, device)
+    for label, spec, rows in _far_steps(plain):
+        yield attention_case(label, spec, rows, device)
     for label, spec in _feature_specs(plain):
         yield attention_case(f"{label}, mixed", spec, mixed, device)
         decodes = [(1, length) for length in (1, 4, page, 4 * page + 3)]
         yield attention_case(f"{label}, decode", spec, decodes, device, num_padding_rows=2)
     for label, spec, rows, options in _window_steps(plain):
         options = {"window": spec.window, **options}
+        yield attention_case(label, spec, rows, device, **options)
+    for label, spec, rows, options in _whole_steps(plain):
         yield attention_case(label, spec, rows, device, **options)
     for label, spec, rows, options in _shared_steps(plain):
         yield attention_case(f"{label}, shared prefix", spec, rows, device, **options)
@@ -169,9 +180,11 @@ def dense_attention(spec: AttentionSpec, rows: Rows, inputs: AttentionInputs) ->
         scores_HQL = q_HQD @ k_HLD.transpose(1, 2) * spec.scale
         if spec.soft_cap is not None:
             scores_HQL = spec.soft_cap * torch.tanh(scores_HQL / spec.soft_cap)
-        seen_QL = torch.ones(length, length, device=k_HLD.device).tril()
+        seen_QL = torch.ones(length, length, device=k_HLD.device)
+        if BIDIRECTIONAL not in spec.features:
+            seen_QL = seen_QL.tril()
         if spec.window is not None:
-            seen_QL = seen_QL.triu(1 - spec.window)
+            seen_QL = seen_QL * _within(spec, length, k_HLD.device)
         scores_HQL = scores_HQL.masked_fill(seen_QL[-num_queries:] == 0, -torch.inf)
         if inputs.sinks_H is not None:
             sinks_HQ1 = inputs.sinks_H.double()[:, None, None].expand(-1, num_queries, 1)
@@ -232,12 +245,16 @@ def row_mixes(page_size: int) -> Iterator[tuple[str, Rows, dict[str, Any]]]:
     yield "long decode", [(1, 1000), (1, 3)], {}
 
 
+IN_CHUNKS = frozenset({CHUNKED})
 WINDOW, SINKS, CAP = (frozenset({name}) for name in ("sliding_window", "sinks", "soft_cap"))
 
 
 def _feature_specs(plain: AttentionSpec) -> Iterator[tuple[str, AttentionSpec]]:
     yield "window of 4", replace(plain, features=WINDOW, window=4)
     yield "window of one", replace(plain, features=WINDOW, window=1)
+    for chunk in (4, 7, 4096):
+        yield f"chunks of {chunk}", replace(plain, features=IN_CHUNKS, window=chunk)
+    yield "chunks and int8", replace(plain, features=IN_CHUNKS, window=5, kv_dtype=torch.int8)
     yield "wide window", replace(plain, features=WINDOW, window=4096)
     yield "sinks", replace(plain, features=SINKS)
     yield "soft cap", replace(plain, features=CAP, soft_cap=2.0)
@@ -247,6 +264,29 @@ def _feature_specs(plain: AttentionSpec) -> Iterator[tuple[str, AttentionSpec]]:
     yield "window and sinks", replace(plain, features=WINDOW | SINKS, window=5)
     yield "window and soft cap", replace(plain, features=WINDOW | CAP, window=5, soft_cap=2.0)
     yield "heads of 256", replace(plain, head_dim=256, features=WINDOW, window=20, scale=256**-0.5)
+
+
+def _within(spec: AttentionSpec, length: int, device: torch.device) -> Tensor:
+    """Return which tokens, later ones too, lie in each query's window or chunk. bool. [L, L]"""
+    assert spec.window is not None, "every token is seen"
+    tokens_L = torch.arange(length, device=device)
+    if CHUNKED in spec.features:
+        return tokens_L[None, :] // spec.window == tokens_L[:, None] // spec.window
+    if BOTH_SIDES in spec.features:
+        return (tokens_L[None, :] - tokens_L[:, None]).abs() < spec.window
+    return tokens_L[None, :] > tokens_L[:, None] - spec.window
+
+
+def _far_steps(plain: AttentionSpec) -> Iterator[tuple[str, AttentionSpec, Rows]]:
+    """Yield a scale that does not follow from the head size, and more tokens than most steps."""
+    page = plain.page_size
+    scaled = replace(plain, scale=0.3)
+    yield "a scale of its own, mixed", scaled, [(7, 7), (1, page + 1), (5, 3 * page), (1, 1)]
+    yield "a scale of its own, decode", scaled, [(1, 4), (1, page), (1, 3 * page + 1)]
+    few = replace(plain, num_heads=2, num_kv_heads=1, head_dim=32, scale=32**-0.5)
+    yield "a long cache", replace(few, max_length=5000), [(1, 4500), (1, 2), (3, 2100)]
+    long = replace(few, max_length=2048, max_tokens=2048)
+    yield "a long prompt", long, [(1, 40), (1200, 1250)]
 
 
 def _window_steps(
@@ -260,11 +300,37 @@ def _window_steps(
         yield f"decode past a window of {window}", spec, decodes, {"num_padding_rows": 1}
         chunks = [(page + 3, 6 * page), (5, window + 5), (3, 5 * page + 1), (1, 4 * page)]
         yield f"chunks past a window of {window}", spec, chunks, {"num_padding_rows": 1}
+    for chunk in (page, 3 * page + 1):
+        spec = replace(plain, features=IN_CHUNKS, window=chunk)
+        decodes = [(1, max(1, chunk + n)) for n in (-1, 0, 1, page, 5 * page)]
+        yield f"decode past a chunk of {chunk}", spec, decodes, {"num_padding_rows": 1}
+        prompts = [(page + 3, 6 * page), (5, chunk + 5), (3, 5 * page + 1), (1, 4 * page)]
+        yield f"prompts past a chunk of {chunk}", spec, prompts, {"num_padding_rows": 1}
     few = replace(plain, features=WINDOW | SINKS, window=300)
     long: Rows = [(1, 1000), (1, 301), (4, 700), (1, 3)]
     yield "long, a window and sinks", few, long, {}
     narrow = replace(plain, features=WINDOW, window=40, kv_dtype=torch.int8)
     yield "int8 pages past a window", narrow, [(1, 200), (9, 150), (1, 30)], {}
+
+
+def _whole_steps(
+    plain: AttentionSpec,
+) -> Iterator[tuple[str, AttentionSpec, Rows, dict[str, Any]]]:
+    """Yield whole texts whose tokens see each other, before and behind."""
+    page, both = plain.page_size, frozenset({BIDIRECTIONAL})
+    spec = replace(plain, features=both, num_kv_heads=4)
+    texts: Rows = [(7, 7), (1, 1), (page + 3, page + 3), (2, 2), (2 * page, 2 * page)]
+    yield "both ways, texts", spec, texts, {"num_padding_rows": 2}
+    yield "both ways, one text", spec, [(37, 37)], {}
+    yield "both ways, one token", spec, [(1, 1), (1, 1)], {}
+    yield "both ways, long", spec, [(300, 300), (5, 5)], {}
+    small = replace(spec, head_dim=32, scale=32**-0.5)
+    yield "both ways, heads of 32", small, texts, {"num_padding_rows": 1}
+    yield "both ways, shared kv heads", replace(spec, num_kv_heads=2), texts, {}
+    near = replace(spec, features=both | {BOTH_SIDES}, window=5)
+    yield "both ways, near tokens", near, texts, {"num_padding_rows": 2}
+    yield "both ways, own tokens", replace(near, window=1), texts, {}
+    yield "both ways, near tokens of a long text", replace(near, window=page + 1), [(300, 300)], {}
 
 
 def _shared_steps(

@@ -31,11 +31,13 @@ class LatentInputs:
         q_THQ: Padding tokens included, as not-a-numbers.
         cached_rows: Of each real row, all its tokens. [kv length, X]
         up_HUC: Of every head.
+        chosen_Tk: What queries read; None: all tokens.
     """
 
     q_THQ: Tensor
     cached_rows: list[Tensor]
     up_HUC: Tensor
+    chosen_Tk: Tensor | None = None
 
 
 def plain_latent_spec(dtype: torch.dtype, page_size: int) -> LatentSpec:
@@ -76,6 +78,12 @@ def latent_cases(bench: Bench) -> Iterator[Case]:
     sizes = {"latent_size": 256, "rotary_size": 64, "key_size": 64, "value_size": 128}
     yield latent_case("sizes of Mistral 4", replace(plain, **sizes), mixed, device)
     yield latent_case("a prompt of some length", plain, [(300, 420), (1, 77)], device)
+    ragged: Rows = [(6, 6), (1, 40), (page, 3 * page), (1, 1), (3, 2 * page + 1)]
+    for count in (1, 5, 2048):
+        spec = replace(plain, num_chosen=count)
+        yield latent_case(f"{count} chosen tokens", spec, ragged, device, num_padding_rows=3)
+    chosen = replace(large, num_chosen=24)
+    yield latent_case("chosen tokens in the sizes of DeepSeek V3.2", chosen, mixed, device)
 
 
 def latent_case(label: str, spec: LatentSpec, rows: Rows, device: OpDevice, **options: Any) -> Case:
@@ -117,7 +125,18 @@ def make_latent_inputs(
         dtype=dtype,
         scale=spec.latent_size**-0.5,
     )
-    return LatentInputs(q_THQ=q_THQ, cached_rows=rows, up_HUC=up_HUC)
+    chosen_Tk = draw_choices(spec, step, draw) if spec.num_chosen else None
+    return LatentInputs(q_THQ=q_THQ, cached_rows=rows, up_HUC=up_HUC, chosen_Tk=chosen_Tk)
+
+
+def draw_choices(spec: LatentSpec, step: Step, draw: Draw) -> Tensor:
+    """Return some tokens for each query, of those up to itself; -1 where there are too few."""
+    most = min(spec.num_chosen, step.batch.max_kv)
+    chosen_Tk = torch.full((step.batch.num_tokens, most), -1, dtype=torch.int32)
+    for token, position in enumerate(step.batch.positions_T.tolist()):
+        order = torch.randperm(position + 1, generator=draw.generator)[:most]
+        chosen_Tk[token, : len(order)] = order
+    return chosen_Tk.to(draw.device)
 
 
 def filled_latent_pages(provider: LatentProvider, step: Step, inputs: LatentInputs) -> Tensor:
@@ -147,7 +166,10 @@ def attend_latents(
     padding = newest[0].new_full((num_padding, newest[0].shape[1]), torch.nan)
     provider.plan(step.batch)
     _write(provider, torch.cat([*newest, padding]), inputs, kv, step.batch)
-    return provider.run(inputs.q_THQ, inputs.up_HUC, kv, step.batch)
+    args = (inputs.q_THQ, inputs.up_HUC, kv, step.batch)
+    if inputs.chosen_Tk is None:
+        return provider.run(*args)
+    return provider.run(*args, chosen_Tk=inputs.chosen_Tk)
 
 
 def _write(
@@ -170,6 +192,11 @@ def dense_latent_attention(spec: LatentSpec, rows: Rows, inputs: LatentInputs) -
         q_HTQ = inputs.q_THQ[begin : begin + num_queries].double().transpose(0, 1)
         scores_HTL = q_HTQ @ k_HLQ.transpose(1, 2) * spec.scale
         seen_TL = torch.ones(length, length, device=scores_HTL.device).tril()[-num_queries:]
+        if inputs.chosen_Tk is not None:
+            chosen_Tk = inputs.chosen_Tk[begin : begin + num_queries].long()
+            marked = torch.zeros(num_queries, length + 1, device=scores_HTL.device)
+            marked.scatter_(1, torch.where(chosen_Tk < 0, length, chosen_Tk), 1.0)
+            seen_TL = marked[:, :length]
         probs_HTL = scores_HTL.masked_fill(seen_TL == 0, -torch.inf).softmax(dim=-1)
         outs.append((probs_HTL @ v_HLV).transpose(0, 1))
         begin += num_queries

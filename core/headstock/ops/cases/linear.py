@@ -20,13 +20,16 @@ from headstock.ops.canonical import (
     quantize_mxfp4,
 )
 from headstock.ops.cases.base import Bench, Case, Draw
+from headstock.ops.cases.storage import addresses, load_and_spoil
 from headstock.ops.device import OpDevice
 from headstock.ops.linear import (
+    DENSE,
     FP8_GROUP,
     INT4_GROUP,
     INT8_GROUP,
     MXFP4,
     CanonicalWeight,
+    GatedLinearProvider,
     GroupedActivations,
     LinearProvider,
     LinearSpec,
@@ -40,6 +43,8 @@ QUANTISED_ROWS = (2e-3, 1e-3)
 FP8_PRODUCT = (5e-2, 0.2)
 """Of products in 8-bit floating point: providers may quantise activations to 3 bits of mantissa, an
 error of some 2.6% of each, hence of the sum's deviation, which is a unit."""
+MANY_TOKENS = (1030, 8200)
+"""Tokens of a long prompt's step, and a few more than a step has unless it is set."""
 NUM_PARTS = 3
 """Row ranges that a weight is loaded in, as the checkpoint streams by."""
 
@@ -50,21 +55,29 @@ def linear_cases(bench: Bench) -> Iterator[Case]:
     dense = LinearSpec(in_features=64, out_features=96, dtype=bench.dtype)
     for num_tokens in (1, 2, 7, 16, 33):
         yield _product(f"{num_tokens} tokens", dense, num_tokens, device)
-    for size_in, size_out in ((1, 1), (3, 5), (576, 192), (100, 257), (1536, 64)):
+    sizes = ((1, 1), (3, 5), (576, 192), (100, 257), (1536, 64), (14336, 24), (32, 33_000))
+    for size_in, size_out in sizes:
         spec = replace(dense, in_features=size_in, out_features=size_out)
         yield _product(f"{size_in} in, {size_out} out", spec, 5, device)
+    for num_tokens in MANY_TOKENS:
+        yield _product(f"{num_tokens} tokens", dense, num_tokens, device)
     yield _product("bias", replace(dense, has_bias=True), 5, device)
     for size_in, size_out, num_tokens in ((64, 96, 1), (64, 256, 5), (128, 512, 140), (192, 6, 3)):
         gated = replace(dense, in_features=size_in, out_features=size_out, is_gated=True)
         yield _product(f"gated, {size_out} out, {num_tokens} tokens", gated, num_tokens, device)
+    for num_tokens in (3, 140):
+        both = replace(dense, out_features=256, is_gated=True, has_product=True)
+        yield _ungated(f"gated and not, {num_tokens} tokens", both, num_tokens, device)
     for activation in (GELU_TANH, clipped_swiglu(0.8, 1.702)):
         spec = replace(dense, out_features=256, is_gated=True, activation=activation)
         yield _product(f"gated by {activation.kind}", spec, 5, device)
-    for layout, group_size in _GROUPS:
+    for layout, group_size in GROUPS:
         grouped = replace(dense, in_features=192, layout=layout, group_size=group_size)
         for num_tokens in (1, 4, 19):
             label = f"{layout} of {group_size}, {num_tokens} tokens"
             yield _product(label, grouped, num_tokens, device)
+        long = replace(grouped, in_features=1152 * group_size // 32, out_features=24)
+        yield _product(f"{layout} of {group_size}, {long.in_features} in", long, 3, device)
         odd = replace(grouped, out_features=37, has_bias=True)
         yield _product(f"{layout} of {group_size}, 37 out, bias", odd, 3, device)
     for num_tokens in (1, 4, 19, 130):
@@ -77,14 +90,20 @@ def linear_cases(bench: Bench) -> Iterator[Case]:
     for num_tokens in (2, 19):
         spec = replace(blocks, takes_groups=True)
         yield _product(f"{FP8_GROUP} inputs, {num_tokens} tokens", spec, num_tokens, device)
-    for layout, group_size in (("dense", 0), *_GROUPS):
+    for layout, group_size in ((DENSE, 0), *GROUPS, (FP8_GROUP, 128)):
+        spec = replace(dense, in_features=384, layout=layout, group_size=group_size)
+        yield _each_input(f"{layout} of {group_size}, an input at a time", spec, device)
+        yield _loaded_again(f"{layout} of {group_size}, loaded again", spec, device)
+    many = replace(dense, in_features=128, layout=INT8_GROUP, group_size=64)
+    yield _product(f"{INT8_GROUP}, {MANY_TOKENS[0]} tokens", many, MANY_TOKENS[0], device)
+    for layout, group_size in ((DENSE, 0), *GROUPS):
         table = replace(dense, layout=layout, group_size=group_size, needs_rows=True)
         yield _lookup(f"lookup, {layout}", replace(table, in_features=192), device)
         scaled = replace(table, in_features=192, row_scale=1.75)
         yield _lookup(f"scaled lookup, {layout}", scaled, device)
 
 
-_GROUPS = (
+GROUPS = (
     (INT8_GROUP, 32),
     (INT8_GROUP, 64),
     (INT8_GROUP, 192),
@@ -138,6 +157,64 @@ def _product(label: str, spec: LinearSpec, num_tokens: int, device: OpDevice) ->
         return silu_and_mul.reference(out_MO, activation=spec.activation)
 
     return _case(label, spec, device, use, expected, QUANTISED_PRODUCT)
+
+
+def _each_input(label: str, spec: LinearSpec, device: OpDevice) -> Case:
+    """Return a product in which each row has one input: it shows the weight as it was packed.
+
+    Providers that quantise activations lose nothing of one number in a group, so that a scale
+    which is a little off cannot hide behind their rounding.
+    """
+    weight = make_weight(spec, Draw(device.torch_device, seed=2))
+    x_MI = torch.eye(spec.in_features, dtype=spec.dtype, device=device.torch_device)
+
+    def use(provider: LinearProvider) -> Tensor:
+        load_in_parts(provider, weight, None)
+        return provider(x_MI)
+
+    def expected() -> Tensor:
+        return dequantize(spec.layout, weight, torch.float64).T
+
+    wide = spec.dtype != torch.float32
+    case = _case(label, spec, device, use, expected, QUANTISED_ROWS)
+    return replace(case, tolerance=None if wide or not spec.group_size else QUANTISED_ROWS)
+
+
+def _loaded_again(label: str, spec: LinearSpec, device: OpDevice) -> Case:
+    """Return a product after an update of the weights; what was loaded is overwritten at once."""
+    draw = Draw(device.torch_device, seed=2)
+    first, weight = make_weight(spec, draw), make_weight(spec, draw)
+    x_MI = draw.normal(5, spec.in_features, dtype=spec.dtype)
+
+    def use(provider: LinearProvider) -> Tensor:
+        load_and_spoil(first, lambda part: load_in_parts(provider, part, None))
+        before = addresses(provider)
+        load_and_spoil(weight, lambda part: load_in_parts(provider, part, None))
+        assert addresses(provider) == before, "loading again has moved the packed storage"
+        return provider(x_MI)
+
+    def expected() -> Tensor:
+        return x_MI.double() @ dequantize(spec.layout, weight, torch.float64).T
+
+    return _case(label, spec, device, use, expected, QUANTISED_PRODUCT)
+
+
+def _ungated(label: str, spec: LinearSpec, num_tokens: int, device: OpDevice) -> Case:
+    """Return a product that is wanted gated and as it is."""
+    draw = Draw(device.torch_device, seed=2)
+    weight = make_weight(spec, draw)
+    x_MI = draw.normal(num_tokens, spec.in_features, dtype=spec.dtype)
+
+    def call(build: Callable[..., GatedLinearProvider]) -> tuple[Tensor, Tensor]:
+        provider = build(spec, device)
+        load_in_parts(provider, weight, None)
+        return provider(x_MI), provider.product(x_MI)
+
+    def expected() -> tuple[Tensor, Tensor]:
+        out_MO = x_MI.double() @ dequantize(spec.layout, weight, torch.float64).T
+        return silu_and_mul.reference(out_MO), out_MO
+
+    return Case(label=label, spec=spec.as_spec(), call=call, expected=expected)
 
 
 def _grouped(x_MI: Tensor, group_size: int) -> Any:

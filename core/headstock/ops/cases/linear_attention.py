@@ -35,7 +35,7 @@ class DeltaInputs:
     Attributes:
         qkv_rows: Of each row. [tokens, C]
         b_rows: [tokens, V]
-        a_rows: [tokens, V]
+        a_rows: [tokens, G]
         weights: The layer's.
     """
 
@@ -94,6 +94,28 @@ def linear_attention_cases(bench: Bench) -> Iterator[Case]:
     yield linear_case("rows that go on from one state", plain, shared, device, is_shared=True)
     yield linear_case("slow decay", plain, [(200, 200), (1, 150)], device, speed=-6.0)
     yield linear_case("fast decay", plain, [(200, 200), (1, 150)], device, speed=4.0)
+    yield from _cases_by_channel(replace(plain, decays_by_channel=True), device)
+
+
+def _cases_by_channel(plain: LinearAttentionSpec, device: OpDevice) -> Iterator[Case]:
+    """Yield what decays by channel could get wrong."""
+    mixes: dict[str, tuple[Rows, dict[str, Any]]] = {
+        "one token": ([(1, 1)], {}),
+        "a prompt longer than a chunk": ([(83, 83)], {}),
+        "decode with padding rows": ([(1, 5), (1, 70)], {"num_padding_rows": 6}),
+        "ragged with padding rows": ([(6, 6), (1, 40), (16, 48)], {"num_padding_rows": 3}),
+        "verification": ([(4, 4 + n) for n in (0, 8, 16, 50)], {}),
+    }
+    for label, (rows, options) in mixes.items():
+        yield linear_case(f"by channel: {label}", plain, rows, device, **options)
+    mixed: Rows = [(7, 7), (1, 17), (66, 70), (1, 1)]
+    large = replace(plain, num_key_heads=2, num_value_heads=2, key_size=128, value_size=128)
+    yield linear_case("by channel: sizes of Kimi Linear", large, mixed, device)
+    heads = replace(plain, num_key_heads=5, num_value_heads=5, key_size=32, value_size=16)
+    yield linear_case("by channel: 5 heads", heads, mixed, device)
+    for label, speed in (("slow", -6.0), ("fast", 4.0), ("very fast", 8.0)):
+        rows: Rows = [(200, 200), (1, 150)]
+        yield linear_case(f"by channel: {label} decay", plain, rows, device, speed=speed)
 
 
 def linear_case(
@@ -139,12 +161,12 @@ def make_delta_inputs(
     weights = DeltaWeights(
         conv_CW=draw.normal(spec.conv_size, spec.kernel_size, dtype=spec.dtype, scale=0.5),
         decay_V=draw.uniform(heads, low=-2, high=1) + speed,
-        bias_V=draw.normal(heads),
+        bias_G=draw.normal(spec.num_decays),
     )
     return DeltaInputs(
         qkv_rows=[draw.normal(n, spec.conv_size, dtype=spec.dtype) for _, n in rows],
         b_rows=[draw.normal(n, heads, dtype=spec.dtype) for _, n in rows],
-        a_rows=[draw.normal(n, heads, dtype=spec.dtype) for _, n in rows],
+        a_rows=[draw.normal(n, spec.num_decays, dtype=spec.dtype) for _, n in rows],
         weights=weights,
     )
 
@@ -225,7 +247,7 @@ def dense_linear_attention(
 
 
 def _dense_row(
-    spec: LinearAttentionSpec, weights: DeltaWeights, qkv_LC: Tensor, b_LV: Tensor, a_LV: Tensor
+    spec: LinearAttentionSpec, weights: DeltaWeights, qkv_LC: Tensor, b_LV: Tensor, a_LG: Tensor
 ) -> tuple[Tensor, Tensor]:
     width, each = spec.kernel_size, spec.num_value_heads // spec.num_key_heads
     padded = torch.nn.functional.pad(qkv_LC, (0, 0, width - 1, 0))
@@ -240,14 +262,16 @@ def _dense_row(
         for x in (q, k)
     )
     v = v.unflatten(1, (-1, spec.value_size))
-    gate = torch.nn.functional.softplus(a_LV + weights.bias_V.double())
-    kept_LV, beta_LV = (-weights.decay_V.double().exp() * gate).exp(), b_LV.sigmoid()
+    gate_LG = torch.nn.functional.softplus(a_LG + weights.bias_G.double())
+    gate_LVc = gate_LG.unflatten(1, (spec.num_value_heads, -1))
+    kept_LVc = (-weights.decay_V.double().exp().unsqueeze(1) * gate_LVc).exp()
+    beta_LV = b_LV.sigmoid()
     state = torch.zeros(
         spec.num_value_heads, spec.key_size, spec.value_size, dtype=torch.float64, device=v.device
     )
     outs: list[Tensor] = []
     for t in range(len(qkv_LC)):
-        state = state * kept_LV[t, :, None, None]
+        state = state * kept_LVc[t].unsqueeze(2)
         held_Vd = (state * k[t].unsqueeze(2)).sum(1)
         written_Vd = (v[t] - held_Vd) * beta_LV[t].unsqueeze(1)
         state = state + k[t].unsqueeze(2) * written_Vd.unsqueeze(1)

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from headstock.ops.activation_kinds import GELU_TANH, clipped_swiglu
+from headstock.ops.activation_kinds import GELU_TANH, RELU2, clipped_swiglu
 from headstock.ops.canonical import dequantize
 from headstock.ops.cases.base import Bench, Case, Draw
 from headstock.ops.cases.linear import FP8_PRODUCT, QUANTISED_PRODUCT, make_weight
+from headstock.ops.cases.storage import addresses, load_and_spoil
 from headstock.ops.linear import FP8_GROUP, INT4_GROUP, INT8_GROUP, MXFP4, LinearSpec
 
 if TYPE_CHECKING:
     from headstock.ops.device import OpDevice
     from headstock.ops.moe import ExpertsProvider, ExpertsSpec, Matrix
 
-MATRICES: tuple[Matrix, ...] = ("gate", "up", "down")
 Weights = Mapping[tuple[int, "Matrix"], Mapping[str, Tensor]]
 
 
@@ -38,7 +38,14 @@ def route_cases(bench: Bench) -> Iterator[Case]:
                 num_real=num_real,
             )
 
-    for num_tokens, num_experts, k in ((1, 8, 2), (5, 128, 8), (33, 60, 4), (2, 1, 1), (3, 6, 6)):
+    for num_tokens, num_experts, k in (
+        (1, 8, 2),
+        (5, 128, 8),
+        (33, 60, 4),
+        (2, 1, 1),
+        (3, 6, 6),
+        (1030, 16, 2),
+    ):
         # Distinct in any dtype, so that an expert's rank does not hang on a rounding.
         order = torch.rand(num_tokens, num_experts, generator=draw.generator).argsort(dim=1)
         logits_TE = (order / 16).to(bench.dtype).to(draw.device)
@@ -71,7 +78,7 @@ def expert_cases(bench: Bench) -> Iterator[Case]:
         dtype=bench.dtype,
     )
     device = bench.device
-    for num_tokens in (1, 2, 16, 37, 130):
+    for num_tokens in (1, 2, 16, 37, 130, 1030):
         routes = ragged(dense, num_tokens, device)
         yield _case(f"{num_tokens} tokens", dense, routes, device)
     for size, between, number, k in ((64, 48, 4, 1), (32, 96, 4, 4), (40, 24, 5, 3), (1, 1, 1, 1)):
@@ -100,12 +107,21 @@ def expert_cases(bench: Bench) -> Iterator[Case]:
     for activation in (GELU_TANH, clipped_swiglu(0.8, 1.702)):
         spec = replace(dense, activation=activation)
         yield _case(activation.kind, spec, ragged(spec, 19, device), device)
+    plain = replace(dense, is_gated=False, activation=RELU2)
+    for number, tokens in ((8, 1), (5, 19)):
+        spec = replace(plain, num_experts=number)
+        yield _case(f"no gates, {tokens} tokens", spec, ragged(spec, tokens, device), device)
+    grouped = replace(plain, hidden_size=128, has_bias=True, layout=INT8_GROUP, group_size=32)
+    yield _case("no gates, int8-group", grouped, ragged(grouped, 9, device), device)
     biased = replace(dense, has_bias=True, activation=clipped_swiglu(7.0, 1.702))
     for num_tokens in (1, 40):
         routes = ragged(biased, num_tokens, device)
         yield _case(f"biases, {num_tokens} tokens", biased, routes, device)
     grouped = replace(biased, hidden_size=128, layout=INT8_GROUP, group_size=32)
     yield _case("biases, int8-group", grouped, ragged(grouped, 9, device), device)
+    yield _case("loaded again", dense, ragged(dense, 9, device), device, is_again=True)
+    wide = replace(dense, hidden_size=4608, intermediate_size=16, num_experts=2)
+    yield _case("4608 inputs", wide, ragged(wide, 3, device), device)
     yield from _quantized_cases(replace(dense, hidden_size=128, intermediate_size=64), device)
 
 
@@ -131,11 +147,16 @@ def ragged(spec: ExpertsSpec, num_tokens: int, device: OpDevice) -> Tensor:
     return order_TE[:, : spec.experts_per_token].to(torch.int32)
 
 
+def matrices_of(spec: ExpertsSpec) -> tuple[Matrix, ...]:
+    """Return the matrices that an expert has."""
+    return ("gate", "up", "down") if spec.is_gated else ("up", "down")
+
+
 def draw_experts(spec: ExpertsSpec, draw: Draw) -> Weights:
     """Draw the canonical matrices of every expert; what comes out of them has unit deviation."""
     drawn: dict[tuple[int, Matrix], Mapping[str, Tensor]] = {}
     for expert in range(spec.num_experts):
-        for matrix in MATRICES:
+        for matrix in matrices_of(spec):
             sizes = (spec.hidden_size, spec.intermediate_size)
             size_in, size_out = sizes[::-1] if matrix == "down" else sizes
             drawn[expert, matrix] = make_weight(
@@ -157,7 +178,7 @@ def draw_biases(spec: ExpertsSpec, draw: Draw) -> dict[tuple[int, Matrix], Tenso
     return {
         (expert, matrix): draw.normal(sizes[matrix], dtype=spec.dtype, scale=0.3)
         for expert in range(spec.num_experts if spec.has_bias else 0)
-        for matrix in MATRICES
+        for matrix in matrices_of(spec)
     }
 
 
@@ -172,12 +193,20 @@ def load_experts(provider: ExpertsProvider, weights: Weights) -> None:
                 provider.load(rows, expert, matrix, begin)
 
 
+def _load_others(provider: ExpertsProvider, spec: ExpertsSpec, device: OpDevice) -> None:
+    """Load what the weights replace that come after; copies that are overwritten at once."""
+    for at, weight in draw_experts(spec, Draw(device.torch_device, seed=6)).items():
+        load_and_spoil(weight, lambda part, at=at: load_experts(provider, {at: part}))
+
+
 def _case(
     label: str,
     spec: ExpertsSpec,
     experts_Tk: Tensor,
     device: OpDevice,
     num_real: int | None = None,
+    *,
+    is_again: bool = False,
 ) -> Case:
     draw = Draw(device.torch_device, seed=5)
     weights = draw_experts(spec, draw)
@@ -189,7 +218,11 @@ def _case(
 
     def call(build: Callable[..., ExpertsProvider]) -> Tensor:
         provider = build(spec, device)
+        if is_again:
+            _load_others(provider, spec, device)
+        before = addresses(provider)
         load_experts(provider, weights)
+        assert addresses(provider) == before, "loading has moved the packed storage"
         for (expert, matrix), bias in biases.items():
             provider.load_bias(bias[:3], expert, matrix, 0)
             provider.load_bias(bias[3:], expert, matrix, 3)
@@ -232,7 +265,9 @@ def _in_float64(
             if expert < 0:
                 continue
             x_D = x_TD[token].double()
-            gate_F, up_F = product(expert, "gate", x_D), product(expert, "up", x_D)
-            y_D = product(expert, "down", spec.activation.join(gate_F, up_F))
+            up_F = product(expert, "up", x_D)
+            gate_F = product(expert, "gate", x_D) if spec.is_gated else up_F
+            between_F = spec.activation.join(gate_F, up_F if spec.is_gated else up_F * 0 + 1)
+            y_D = product(expert, "down", between_F)
             sums_TD[token] += weights_Tk[token, rank].double() * y_D
     return sums_TD

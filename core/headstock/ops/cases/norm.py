@@ -15,7 +15,17 @@ EPS = 1e-5
 def rms_norm_cases(bench: Bench) -> Iterator[Case]:
     """Yield token counts, sizes, views, heads, extreme values and padding."""
     draw, dtype = bench.draw(), bench.dtype
-    for num_tokens, size in ((1, 64), (2, 576), (17, 64), (3, 1), (5, 7), (4, 4096), (130, 128)):
+    for num_tokens, size in (
+        (1, 64),
+        (2, 576),
+        (17, 64),
+        (3, 1),
+        (5, 7),
+        (4, 4096),
+        (130, 128),
+        (1030, 16),
+        (8200, 8),
+    ):
         x_TD, weight_D = draw.normal(num_tokens, size, dtype=dtype), draw.normal(size, dtype=dtype)
         yield _case(bench, f"{num_tokens} tokens of {size}", x_TD, weight_D)
     weight_D = draw.normal(64, dtype=dtype)
@@ -50,6 +60,57 @@ def add_rms_norm_cases(bench: Bench) -> Iterator[Case]:
                 writes=frozenset({1}),
                 num_real=case.num_real,
             )
+
+
+def layer_norm_cases(bench: Bench) -> Iterator[Case]:
+    """Yield token counts, sizes, views, no shift, rows far from zero, equal values and padding."""
+    draw, dtype = bench.draw(), bench.dtype
+
+    def case(label: str, x_TD: torch.Tensor, num_real: int | None = None) -> Case:
+        size = x_TD.shape[1]
+        weight_D, bias_D = draw.normal(size, dtype=dtype), draw.normal(size, dtype=dtype)
+        return Case(
+            label=label,
+            spec=bench.spec({"size": size}),
+            args=(x_TD, weight_D, None if "no shift" in label else bias_D),
+            kwargs={"eps": EPS},
+            num_real=num_real,
+        )
+
+    for num_tokens, size in (
+        (1, 64),
+        (2, 384),
+        (17, 64),
+        (5, 7),
+        (4, 1024),
+        (130, 128),
+        (1030, 16),
+    ):
+        for label in ("", ", no shift"):
+            x_TD = draw.normal(num_tokens, size, dtype=dtype)
+            yield case(f"{num_tokens} tokens of {size}{label}", x_TD)
+    yield case("columns of a wider tensor", draw.normal(5, 192, dtype=dtype)[:, 64:128])
+    yield case("every other row", draw.normal(10, 64, dtype=dtype)[::2])
+    yield case("far from zero", draw.normal(3, 64, dtype=dtype) + 4)
+    yield case("equal values", torch.ones_like(draw.normal(3, 64, dtype=dtype)))
+    padded = draw.normal(6, 64, dtype=dtype)
+    padded[4:] = torch.nan
+    yield case("padding", padded, num_real=4)
+
+
+def add_layer_norm_cases(bench: Bench) -> Iterator[Case]:
+    """Yield the sums of pairs of what :func:`layer_norm_cases` normalises."""
+    for case in layer_norm_cases(bench):
+        x_TD, weight_D, bias_D = case.args
+        residual_TD = bench.draw(1).normal(*x_TD.shape, dtype=bench.dtype)
+        yield Case(
+            label=case.label,
+            spec=case.spec,
+            args=(x_TD, residual_TD, weight_D, bias_D),
+            kwargs=case.kwargs,
+            writes=frozenset({1}),
+            num_real=case.num_real,
+        )
 
 
 def _case(

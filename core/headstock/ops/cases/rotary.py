@@ -27,6 +27,7 @@ class _Variant:
     has_wide_norm: bool = False
     rotary_size: int = 64
     is_interleaved: bool = False
+    is_normed_last: bool = False
 
 
 def rotate_and_write_cases(bench: Bench) -> Iterator[Case]:
@@ -41,12 +42,18 @@ def rotate_and_write_cases(bench: Bench) -> Iterator[Case]:
     if bench.dtype != torch.float32:
         wide = replace(mixed, has_norm=True, has_wide_norm=True)
         yield _case(bench, "norms with float32 weights", plain, wide)
+    last = replace(mixed, has_norm=True, is_normed_last=True)
+    yield _case(bench, "norms behind the rotation", plain, last)
+    partly = replace(last, rotary_size=32, is_interleaved=True)
+    yield _case(bench, "norms behind the rotation of neighbours", plain, partly)
     yield _case(bench, "no rotation", plain, replace(mixed, rotary_size=0))
     yield _case(bench, "half of the features", plain, replace(mixed, rotary_size=32))
     yield _case(bench, "neighbours as pairs", plain, replace(mixed, is_interleaved=True))
     for heads, kv_heads in ((1, 1), (9, 3), (8, 1)):
         spec = replace(plain, num_heads=heads, num_kv_heads=kv_heads)
         yield _case(bench, f"{heads} heads, {kv_heads} kv", spec, mixed)
+    long = replace(plain, num_heads=2, num_kv_heads=1, max_length=2048, max_tokens=2048)
+    yield _case(bench, "a long prompt", long, replace(mixed, rows=[(1, 40), (1200, 1250)]))
     large = replace(plain, head_dim=128)
     yield _case(bench, "head size 128", large, replace(mixed, rotary_size=128, has_norm=True))
 
@@ -80,7 +87,8 @@ def _case(bench: Bench, label: str, spec: AttentionSpec, variant: _Variant) -> C
         "page_size": spec.page_size,
     }
     asked = bench.spec(sizes, provider.layout.tag)
-    features = frozenset({"wide-weight"}) if variant.has_wide_norm else frozenset[str]()
+    known = {"wide-weight": variant.has_wide_norm, "normed-last": variant.is_normed_last}
+    features = frozenset(name for name, is_asked in known.items() if is_asked)
     return Case(label=label, spec=replace(asked, features=features), call=call)
 
 
@@ -92,7 +100,8 @@ def _arguments(bench: Bench, spec: AttentionSpec, variant: _Variant, step: Step)
     size = variant.rotary_size
     norm_dtype = torch.float32 if variant.has_wide_norm else spec.dtype
     norms = [draw.normal(spec.head_dim, dtype=norm_dtype) for _ in "qk"]
-    return {
+    order = {"is_normed_last": True} if variant.is_normed_last else {}
+    return order | {
         "qkv_TC": qkv_TC,
         "cos_sin_LC": rotary_table(spec.max_length, size, where) if size else None,
         "q_norm_D": norms[0] if variant.has_norm else None,

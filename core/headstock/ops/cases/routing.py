@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from headstock.ops.cases.base import Bench, Case
+from headstock.ops.cases.base import Bench, Case, Draw
+from headstock.ops.moe import NO_EXPERT
 
 if TYPE_CHECKING:
     from headstock.ops.routing import Routing
@@ -48,7 +49,7 @@ def route_cases(bench: Bench) -> Iterator[Case]:
 
     sigmoid = Routing(k=4, scores="sigmoid", is_normalized=True, factor=2.5)
     softmax = Routing(k=3, factor=16.0)
-    for num_tokens, num_experts in ((1, 32), (17, 60), (3, 384)):
+    for num_tokens, num_experts in ((1, 32), (17, 60), (3, 384), (1030, 16)):
         logits_TE = logits(num_tokens, num_experts)
         bias_E = draw.uniform(num_experts, low=-0.2, high=0.2)
         what = f"{num_tokens} tokens, {num_experts} experts"
@@ -76,7 +77,7 @@ def shared_cases(bench: Bench) -> Iterator[Case]:
     """Yield sizes, with and without a gate, views and padding."""
     draw, dtype = bench.draw(), bench.dtype
     spec = bench.spec({})
-    for num_tokens, size in ((1, 64), (5, 7), (33, 576), (2, 7168)):
+    for num_tokens, size in ((1, 64), (5, 7), (33, 576), (2, 7168), (1030, 16)):
         both = [draw.normal(num_tokens, size, dtype=dtype) for _ in "ab"]
         gate_T1 = draw.normal(num_tokens, 1, dtype=dtype)
         what = f"{num_tokens} tokens of {size}"
@@ -89,3 +90,49 @@ def shared_cases(bench: Bench) -> Iterator[Case]:
     padded[4:] = torch.nan
     args = (padded, padded.clone(), None)
     yield Case(label="padding", spec=spec, args=args, writes=frozenset({0}), num_real=4)
+
+
+def _mixed_experts(draw: Draw, num_tokens: int, num_experts: int, k: int) -> Tensor:
+    """Return k different numbers a token, of as many again as there are experts. int32. [T, k]"""
+    order = torch.rand(num_tokens, 2 * num_experts, generator=draw.generator).argsort(dim=1)
+    return order[:, :k].to(torch.int32).to(draw.device)
+
+
+def drop_cases(bench: Bench) -> Iterator[Case]:
+    """Yield token counts, and rows that go nowhere."""
+    draw, spec = bench.draw(), bench.spec({})
+    for num_tokens, num_experts, k in ((1, 4, 2), (17, 60, 3), (1030, 512, 12)):
+        experts_Tk = _mixed_experts(draw, num_tokens, num_experts, k)
+        experts_Tk[-1:, -1] = NO_EXPERT
+        what = f"{num_tokens} tokens, {k} of {num_experts} experts"
+        kwargs = {"num_experts": num_experts}
+        yield Case(label=what, spec=spec, args=(experts_Tk,), kwargs=kwargs)
+
+
+def identity_cases(bench: Bench) -> Iterator[Case]:
+    """Yield sizes, tokens that chose no expert with matrices, views and padding."""
+    draw, dtype, spec = bench.draw(), bench.dtype, bench.spec({})
+    for num_tokens, size, num_experts, k in ((1, 64, 4, 2), (33, 40, 6, 2), (5, 6144, 512, 12)):
+        experts_Tk = _mixed_experts(draw, num_tokens, num_experts, k)
+        routed_TD = draw.normal(num_tokens, size, dtype=dtype)
+        routed_TD[(experts_Tk >= num_experts).all(dim=1)] = torch.nan
+        wide_TD = draw.normal(num_tokens, size + 8, dtype=dtype)
+        yield Case(
+            label=f"{num_tokens} tokens of {size}, {k} of {num_experts} experts",
+            spec=spec,
+            args=(routed_TD, wide_TD[:, 8:], draw.uniform(num_tokens, k), experts_Tk),
+            kwargs={"num_experts": num_experts},
+            writes=frozenset({0}),
+        )
+    none = torch.full((6, 2), 9, dtype=torch.int32, device=draw.device)
+    none[4:] = NO_EXPERT
+    padded = draw.normal(6, 40, dtype=dtype)
+    padded[4:] = torch.nan
+    yield Case(
+        label="none with matrices, and padding",
+        spec=spec,
+        args=(torch.full_like(padded, torch.nan), padded, draw.uniform(6, 2), none),
+        kwargs={"num_experts": 4},
+        writes=frozenset({0}),
+        num_real=4,
+    )

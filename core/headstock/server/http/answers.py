@@ -37,9 +37,32 @@ class ErrorDetail(msgspec.Struct):
 
 
 class ErrorAnswer(msgspec.Struct):
-    """Every error of every route."""
+    """Every error of every route but those of the protocols below."""
 
     error: ErrorDetail
+
+
+class AnthropicErrorDetail(msgspec.Struct):
+    """What went wrong, as Anthropic's clients read it."""
+
+    type: str
+    message: str
+
+
+class AnthropicErrorAnswer(msgspec.Struct):
+    """Every error of Anthropic's routes."""
+
+    type: str
+    error: AnthropicErrorDetail
+
+
+class OllamaErrorAnswer(msgspec.Struct):
+    """Every error of Ollama's routes."""
+
+    error: str
+
+
+Envelope = ErrorAnswer | AnthropicErrorAnswer | OllamaErrorAnswer
 
 
 def json_answer(
@@ -75,15 +98,21 @@ def error_answer(error: RequestError, path: str = "") -> Response:
     return json_answer(_enveloped(error, path), status=status_of(error.code), headers=headers)
 
 
-def _enveloped(error: RequestError, path: str) -> Any:
-    if path.startswith("/v1/messages"):
+def _enveloped(error: RequestError, path: str) -> Envelope:
+    kind = envelope_of(path)
+    if kind is AnthropicErrorAnswer:
         return anthropic_error(error)
-    if path.startswith("/api/"):
-        return {"error": message_of(error)}
-    return error_value(error)
+    return OllamaErrorAnswer(message_of(error)) if kind is OllamaErrorAnswer else error_value(error)
 
 
-def anthropic_error(error: RequestError) -> dict[str, Any]:
+def envelope_of(path: str) -> type[Envelope]:
+    """Return what errors of a route are written in: each protocol has an envelope of its own."""
+    if path.startswith("/v1/messages"):
+        return AnthropicErrorAnswer
+    return OllamaErrorAnswer if path.startswith("/api/") else ErrorAnswer
+
+
+def anthropic_error(error: RequestError) -> AnthropicErrorAnswer:
     """Return the envelope of ``error`` on Anthropic's routes."""
     kind = _ANTHROPIC_TYPES.get(status_of(error.code), "api_error")
-    return {"type": "error", "error": {"type": kind, "message": message_of(error)}}
+    return AnthropicErrorAnswer("error", AnthropicErrorDetail(kind, message_of(error)))

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
 import time
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+)
+from functools import partial
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -15,19 +26,32 @@ from starlette.routing import Route
 
 from headstock import __version__
 from headstock.config.schema import ServeSettings
-from headstock.errors import RequestError
+from headstock.errors import PluginError, RequestError
 from headstock.observe.metrics import Metrics
+from headstock.server.batch_runner import BatchRunner
+from headstock.server.batches import BatchBook
+from headstock.server.files import FileBook
 from headstock.server.frontdoor import Frontdoor
 from headstock.server.http import (
     routes_absent,
     routes_anthropic,
+    routes_batches,
+    routes_cloud,
     routes_control,
+    routes_decisions,
+    routes_embeddings,
+    routes_files,
+    routes_info,
+    routes_lora,
     routes_native,
     routes_ollama,
     routes_openai,
-    routes_page,
     routes_programs,
+    routes_ranking,
+    routes_requests,
     routes_responses,
+    routes_sessions,
+    routes_tokenizer,
     schema,
 )
 from headstock.server.http.answers import error_answer
@@ -35,15 +59,20 @@ from headstock.server.http.context import Serving
 from headstock.server.http.cors import Cors
 from headstock.server.http.gate import Gate
 from headstock.server.http.hosts import AllowedHosts
+from headstock.server.http.inside import ask_inside
 from headstock.server.keys import KeyRing, read_keys
+from headstock.server.protocols import embeddings, ranking
 from headstock.server.protocols.anthropic import CountBody, MessagesBody
-from headstock.server.protocols.native import GenerateBody
+from headstock.server.protocols.decisions import DecisionsBody
+from headstock.server.protocols.native_bodies import GenerateBody
 from headstock.server.protocols.ollama import OllamaChatBody, OllamaGenerateBody
 from headstock.server.protocols.openai_answers import ChatAnswer, TextAnswer
 from headstock.server.protocols.openai_bodies import ChatBody, CompletionBody
 from headstock.server.protocols.parameters import MAX_SHOWN
 from headstock.server.protocols.programs import ProgramAnswer, ProgramBody
 from headstock.server.protocols.responses import ResponsesBody
+from headstock.server.sessions import Sessions
+from headstock.server.store import StateFolder
 
 BODIES = (
     ChatBody,
@@ -55,14 +84,35 @@ BODIES = (
     routes_ollama.ShowBody,
     CountBody,
     GenerateBody,
-    routes_native.TokenizeBody,
-    routes_native.DetokenizeBody,
-    routes_native.ParseBody,
-    routes_native.SeparateBody,
+    routes_tokenizer.TokenizeBody,
+    routes_tokenizer.DetokenizeBody,
+    routes_tokenizer.ParseBody,
+    routes_tokenizer.SeparateBody,
     routes_control.AbortBody,
+    routes_control.PauseBody,
+    routes_control.ContinueBody,
+    routes_batches.BatchBody,
+    routes_cloud.PredictBody,
+    DecisionsBody,
+    routes_sessions.OpenSessionBody,
+    routes_sessions.CloseSessionBody,
+    routes_lora.LoadBody,
+    routes_lora.UnloadBody,
     ProgramBody,
+    embeddings.EmbeddingsBody,
+    embeddings.CohereEmbedBody,
+    embeddings.OllamaEmbedBody,
+    embeddings.OllamaEmbeddingsBody,
+    embeddings.EncodeBody,
+    ranking.RerankBody,
+    ranking.ScoreBody,
+    ranking.ClassifyBody,
 )
 """What clients may send."""
+_ANSWERS = (ChatAnswer, TextAnswer, ProgramAnswer, embeddings.EmbeddingsAnswer)
+log = logging.getLogger(__name__)
+
+RouterMaker = Callable[[Serving], APIRouter]
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -73,6 +123,8 @@ def create_app(
     *,
     keys: KeyRing | None = None,
     admin_port: int | None = None,
+    state: StateFolder | None = None,
+    routers: Mapping[str, RouterMaker] | None = None,
 ) -> FastAPI:
     """Return the application that serves ``frontdoor``.
 
@@ -82,23 +134,29 @@ def create_app(
         metrics: What ``/metrics`` shows; the front door's observer.
         keys: Who may enter; None: as the settings say.
         admin_port: Where the routes of control are; None: with the others.
+        state: Whose store the front door has; None: it keeps what callers store in memory.
+        routers: Make further routes, those of plugins, by name; one that raises, or has a path that
+            is taken, is passed over, and logged.
 
     Raises:
         ConfigError: The API keys cannot be read.
     """
-    app = FastAPI(title="Headstock", version=__version__, docs_url=None, redoc_url=None)
-    serving = Serving(frontdoor, settings, metrics, time.time())
-    app.include_router(routes_openai.make_router(serving))
-    app.include_router(routes_openai.make_invocations(serving))
-    app.include_router(routes_ollama.make_router(serving))
-    app.include_router(routes_absent.make_router())
-    app.include_router(routes_responses.make_router(serving))
-    app.include_router(routes_anthropic.make_router(serving))
-    app.include_router(routes_native.make_router(serving))
-    app.include_router(routes_programs.make_router(serving))
-    app.include_router(routes_page.make_router())
-    app.include_router(routes_control.make_probes(serving))
-    app.include_router(routes_control.make_router(serving))
+    keys = read_keys(settings.server) if keys is None else keys
+    app = FastAPI(
+        title="Headstock",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_lifespan,
+    )
+    serving = Serving(frontdoor, settings, metrics, time.time(), frontdoor.store, state)
+    _include_routes(app, serving)
+    _include_batches(app, serving, keys)
+    for name, make in (routers or {}).items():
+        try:
+            _include(app, make, serving)
+        except Exception:  # the boundary to foreign code: without it, all else is served
+            log.exception("Router %r of a plugin is passed over:", name)
 
     async def refuse(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestError), f"{error!r} is no RequestError"
@@ -112,15 +170,84 @@ def create_app(
     app.add_exception_handler(Exception, _fail)
     app.add_middleware(
         Gate,
-        keys=read_keys(settings.server) if keys is None else keys,
+        keys=keys,
         metrics=metrics,
         hosts=AllowedHosts(settings.server.host, settings.server.allowed_host),
         admin_port=admin_port,
     )
     if settings.server.cors_origin:  # the outermost: a preflight carries no key
         app.add_middleware(Cors, origins=settings.server.cors_origin)
-    schema.install(app, (*BODIES, ChatAnswer, TextAnswer, ProgramAnswer), frontdoor.card.vocab_size)
+    schema.install(app, (*BODIES, *_ANSWERS), frontdoor.card.vocab_size)
     return app
+
+
+def _include_routes(app: FastAPI, serving: Serving) -> None:
+    """Give ``app`` every route."""
+    app.include_router(routes_openai.make_router(serving))
+    app.include_router(routes_cloud.make_router(serving))
+    app.include_router(routes_decisions.make_router(serving))
+    app.include_router(routes_ollama.make_router(serving))
+    app.include_router(routes_embeddings.make_router(serving))
+    app.include_router(routes_embeddings.make_ollama_router(serving))
+    app.include_router(routes_ranking.make_router(serving))
+    app.include_router(routes_absent.make_router())
+    app.include_router(routes_responses.make_router(serving))
+    app.include_router(routes_anthropic.make_router(serving))
+    sessions = Sessions(time.monotonic)
+    app.include_router(routes_native.make_router(serving, sessions))
+    app.include_router(routes_sessions.make_router(serving, sessions))
+    app.include_router(routes_tokenizer.make_router(serving))
+    app.include_router(routes_tokenizer.make_parsers(serving))
+    app.include_router(routes_programs.make_router(serving))
+    app.include_router(routes_lora.make_router(serving))
+    app.include_router(routes_requests.make_router(serving))
+    app.include_router(routes_control.make_probes(serving))
+    app.include_router(routes_control.make_router(serving))
+    app.include_router(routes_control.make_pauses(serving))
+    app.include_router(routes_info.make_router(serving))
+
+
+def _include(app: FastAPI, make: RouterMaker, serving: Serving) -> None:
+    """Add the routes of a plugin, none of which may stand before or behind another's.
+
+    Raises:
+        PluginError: A path is taken.
+    """
+    router = make(serving)
+    routes = flat_routes(app.routes)
+    taken = {(route.path, each) for route in routes for each in route.methods or ()}
+    for route in flat_routes(router.routes):
+        clashing = sorted(each for each in route.methods or () if (route.path, each) in taken)
+        if clashing:
+            raise PluginError(
+                f"A plugin brings a route {clashing[0]} {route.path}, which there is already.",
+                remedy="Pass --disable-plugin for one that brings it.",
+            )
+    app.include_router(router)
+
+
+def _include_batches(app: FastAPI, serving: Serving, keys: KeyRing) -> None:
+    """Give ``app`` the routes of files and batches, and what works these off."""
+    files = FileBook(serving.store, serving.settings.server.max_file_bytes)
+    batches = BatchBook(serving.store)
+    runner = BatchRunner(
+        batches, files, partial(ask_inside, app), keys.holder, serving.frontdoor.num_spare
+    )
+    app.state.batch_runner = runner
+    app.include_router(routes_files.make_router(serving, files))
+    app.include_router(routes_batches.make_router(serving, batches, files, runner))
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
+    """Work batches off while the server runs."""
+    working = asyncio.create_task(app.state.batch_runner.run())
+    try:
+        yield
+    finally:
+        working.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await working
 
 
 class _Unroutable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -30,7 +30,12 @@ Body = TypeVar("Body", bound=msgspec.Struct)
 
 
 async def read_body(
-    request: Request, kind: type[Body], max_bytes: int, *, is_any_type: bool = False
+    request: Request,
+    kind: type[Body],
+    max_bytes: int,
+    *,
+    is_any_type: bool = False,
+    may_be_empty: bool = False,
 ) -> Body:
     """Return the request's JSON body as a ``kind``.
 
@@ -39,23 +44,39 @@ async def read_body(
         kind: What it is decoded to.
         max_bytes: Largest one.
         is_any_type: Whether it may come under any content type.
+        may_be_empty: Whether no body at all is one with every default.
 
     Raises:
         RequestError: Not JSON, too large, too deep, too slow, or not of this shape.
         ClientDisconnect: The client left before the body was there.
     """
-    content_type = request.headers.get("content-type", "")
-    if not is_any_type and content_type.partition(";")[0].strip().lower() != "application/json":
-        raise RequestError(
-            f"The content type is {content_type[:64]!r}.",
-            remedy="Send JSON with Content-Type: application/json.",
-            code="invalid_content_type",
-        )
+    if not is_any_type and not (may_be_empty and "content-type" not in request.headers):
+        _check_json(request)
+    body = await _read(request, max_bytes)
+    if may_be_empty and not body:
+        body = b"{}"
+    request.scope[BODY_BYTES] = len(body)
+    return await _decoded(request, body, kind)
+
+
+async def read_one_of(
+    request: Request, kinds: Mapping[str, type[msgspec.Struct]], max_bytes: int
+) -> msgspec.Struct:
+    """Return the request's JSON body as the kind whose key it has.
+
+    Args:
+        request: Whose.
+        kinds: The kinds, each by a key that the others do not have.
+        max_bytes: Largest body.
+
+    Raises:
+        RequestError: It has none of the keys, or several; and as :func:`read_body`.
+    """
+    _check_json(request)
     body = await _read(request, max_bytes)
     request.scope[BODY_BYTES] = len(body)
-    value = await off_loop(len(body), _decode, body, kind)
-    request.scope[IGNORED] = await off_loop(len(body), _unknown, body, kind)
-    return value
+    kind = kinds[await off_loop(len(body), _one_key, body, tuple(kinds))]
+    return await _decoded(request, body, kind)
 
 
 async def off_loop(num_bytes: int, function: Callable[..., Value], *args: Any) -> Value:
@@ -76,6 +97,39 @@ async def off_loop(num_bytes: int, function: Callable[..., Value], *args: Any) -
 def body_bytes(request: Request) -> int:
     """Return the size of the body that :func:`read_body` read."""
     return request.scope[BODY_BYTES]
+
+
+def _check_json(request: Request) -> None:
+    content_type = request.headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise RequestError(
+            f"The content type is {content_type[:64]!r}.",
+            remedy="Send JSON with Content-Type: application/json.",
+            code="invalid_content_type",
+        )
+
+
+async def _decoded(request: Request, body: bytes, kind: type[Body]) -> Body:
+    value = await off_loop(len(body), _decode, body, kind)
+    request.scope[IGNORED] = await off_loop(len(body), _unknown, body, kind)
+    return value
+
+
+def _one_key(body: bytes, keys: tuple[str, ...]) -> str:
+    """Return the one of ``keys`` that the JSON object ``body`` has."""
+    try:
+        sent = _KEYS.decode(body)
+    except msgspec.DecodeError:
+        return keys[0]  # its kind's decoder says what is wrong
+    found = [key for key in keys if key in sent]
+    if len(found) != 1:
+        raise RequestError(
+            f"The body has {' and '.join(found) if found else 'none'} of {', '.join(keys)}.",
+            remedy="Send exactly one of these.",
+            field=found[-1] if found else keys[0],
+            code="missing_prompt",
+        )
+    return found[0]
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:

@@ -4,44 +4,74 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from headstock.config.schema import ServeSettings
+from headstock.errors import RequestError
 from headstock.observe.metrics import Metrics
 from headstock.server.completion import Delta
 from headstock.server.frontdoor import Frontdoor
 from headstock.server.generation import Generation
+from headstock.server.http.resuming import FIELD, Numbered, last_event, resume
 from headstock.server.http.streaming import EventStream, Watch, Writer
+from headstock.server.journal import Head, Keeping
 from headstock.server.keys import Caller
+from headstock.server.payers import Payer
+from headstock.server.records import Call
 from headstock.server.request import GenerateRequest
+from headstock.server.store import StateFolder, Store
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """The parts that the routes work with."""
+    """The parts that the routes work with.
+
+    Attributes:
+        store: What callers asked to keep: in ``state``, or in memory.
+        state: The folder of --state-dir; None: there is none.
+    """
 
     frontdoor: Frontdoor
     settings: ServeSettings
     metrics: Metrics
     started_at: float
+    store: Store
+    state: StateFolder | None = None
 
     @property
     def max_body_bytes(self) -> int:
         """Largest body. Bytes."""
         return self.settings.server.max_body_bytes
 
-    async def whole(self, request: Request, requests: Sequence[GenerateRequest]) -> Generation:
+    async def whole(
+        self,
+        request: Request,
+        requests: Sequence[GenerateRequest],
+        keeping: Keeping | None = None,
+    ) -> Generation:
         """Generate to the end, or until the client leaves.
+
+        Args:
+            request: Whose client is watched.
+            requests: What to generate.
+            keeping: What is to be written down of the call; None: nothing.
 
         Raises:
             RequestError: A request is at fault, or could not be served.
         """
         generation = await self.frontdoor.generate(
-            requests, is_streamed=False, owner=tenant_of(request)
+            requests,
+            is_streamed=False,
+            owner=tenant_of(request),
+            payer=payer_of(request),
+            keeping=keeping,
+            call=call_of(request),
         )
         async with Watch(request.receive, generation):
             await generation.finished()
@@ -52,6 +82,7 @@ class Serving:
         request: Request,
         requests: Sequence[GenerateRequest],
         make: Callable[[Generation], Writer],
+        keeping: Keeping | None = None,
     ) -> Response:
         """Stream a generation; errors before its first token are plain HTTP ones.
 
@@ -59,12 +90,19 @@ class Serving:
             request: Whose client is watched.
             requests: What to generate.
             make: From the generation, how its events are written.
+            keeping: What is to be written down of the call, so that it can be gone on with; None:
+                nothing.
 
         Raises:
             RequestError: A request is at fault, or could not be served.
         """
         generation = await self.frontdoor.generate(
-            requests, is_streamed=True, owner=tenant_of(request)
+            requests,
+            is_streamed=True,
+            owner=tenant_of(request),
+            payer=payer_of(request),
+            keeping=keeping,
+            call=call_of(request),
         )
         watch = Watch(request.receive, generation).start()
         try:
@@ -76,7 +114,84 @@ class Serving:
         except BaseException:
             watch.stop()
             raise
-        return EventStream(generation, first, watch, make(generation))
+        writer = make(generation)
+        journals = self.frontdoor.journals
+        journal = None if keeping is None else journals.peek(keeping.owner, keeping.name)
+        if journal is not None and keeping is not None:
+            journal.is_told = True
+            writer = Numbered(writer, keeping.name).wrap()
+        return EventStream(generation, first, watch, writer)
+
+    async def resumed(
+        self, request: Request, route: str, make: Callable[[Head, Generation], Writer]
+    ) -> Response | None:
+        """Go on with the stream that a client names by Last-Event-ID; None: it names none.
+
+        Args:
+            request: Of the client that comes back.
+            route: Which protocol writes the stream.
+            make: From the beginning of the journal and the completions, how events are written.
+
+        Raises:
+            RequestError: There is no such stream any more, or streams cannot be resumed.
+        """
+        named = last_event(request)
+        if named is None:
+            return None
+        if not self.frontdoor.journals.is_durable:
+            raise RequestError(
+                f"{FIELD} is sent; this server does not keep streams that end early.",
+                remedy="Start it with --state-dir, or send the request without the header.",
+                field=FIELD,
+                code="not_supported",
+            )
+        return await self.resumed_at(request, route, *named, make)
+
+    async def resumed_at(
+        self,
+        request: Request,
+        route: str,
+        name: str,
+        seen: int,
+        make: Callable[[Head, Generation], Writer],
+    ) -> Response:
+        """Go on with a stream after its event ``seen``; -1: from its beginning.
+
+        Raises:
+            RequestError: There is no such stream any more.
+        """
+        return await resume(
+            self.frontdoor,
+            request,
+            route=route,
+            owner=owner_of(request),
+            name=name,
+            seen=seen,
+            make=make,
+        )
+
+    def keeping(
+        self, request: Request, route: str, body: msgspec.Struct, call_id: str, created: int
+    ) -> Keeping | None:
+        """Return what is written down of a streamed call; None: nothing is.
+
+        Args:
+            request: Whose it is.
+            route: Which protocol writes the stream.
+            body: What was asked.
+            call_id: Of the answer.
+            created: Seconds since 1970.
+        """
+        if not self.frontdoor.journals.is_durable:
+            return None
+        return Keeping(
+            route=route,
+            name=uuid.uuid4().hex,
+            owner=owner_of(request),
+            body=msgspec.json.encode(body),
+            call_id=call_id,
+            created=created,
+        )
 
 
 def now() -> int:
@@ -92,6 +207,28 @@ def clock() -> float:
 def tenant_of(request: Request) -> str:
     """Return the prefix of the cache namespaces of whoever asks; "" when there is one key only."""
     return caller_of(request).tenant
+
+
+def payer_of(request: Request) -> Payer:
+    """Return whom a request counts against."""
+    return caller_of(request).payer
+
+
+def owner_of(request: Request) -> str:
+    """Return whose what a request stores is."""
+    return caller_of(request).owner
+
+
+def call_of(request: Request) -> Call:
+    """Return the call that a request's generations belong to."""
+    scope = request.scope
+    return Call(
+        id=scope["headstock.request_id"],
+        name=scope["headstock.shown_id"],
+        owner=tenant_of(request),
+        route=getattr(scope.get("route"), "path", ""),
+        traceparent=request.headers.get("traceparent", ""),
+    )
 
 
 def caller_of(request: Request) -> Caller:

@@ -15,6 +15,7 @@ from headstock.observe.metrics import Metrics
 from headstock.server.http.answers import error_answer
 from headstock.server.http.bodies import IGNORED
 from headstock.server.http.hosts import AllowedHosts, is_cross_site
+from headstock.server.http.inside import CALLER
 from headstock.server.http.routes_page import PAGE_PATHS
 from headstock.server.http.streaming import Message, Receive, Send
 from headstock.server.keys import Caller, KeyRing
@@ -22,11 +23,17 @@ from headstock.server.keys import Caller, KeyRing
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-OPEN_PATHS = frozenset({"/live", "/ready", "/health", "/ping"})
+OPEN_PATHS = frozenset({
+    "/live", "/ready", "/health", "/ping", "/v2/health/live", "/v2/health/ready",
+})  # fmt: skip
 """Routes that need no key: probes cannot send one."""
 KEYLESS_PATHS = OPEN_PATHS | PAGE_PATHS
 """And the page, which asks for a key itself."""
-ADMIN_ONLY_PATHS = frozenset({"/flush_cache"})
+ADMIN_ONLY_PATHS = frozenset({
+    "/flush_cache", "/reset_prefix_cache", "/pause_generation", "/continue_generation",
+    "/load_lora_adapter", "/unload_lora_adapter",
+    "/v1/load_lora_adapter", "/v1/unload_lora_adapter",
+})  # fmt: skip
 """Routes that change something for everybody."""
 ADMIN_PATHS = ADMIN_ONLY_PATHS | {"/abort_request"}
 """Routes of control: a user may end its own requests."""
@@ -71,11 +78,15 @@ class Gate:
             return
         if scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}  # the connection knows to send no body
+        if CALLER in scope:  # the server asks itself, and has said all that is said here
+            await self._app(scope, receive, send)
+            return
         headers = dict(scope["headers"])
         request_id = uuid.uuid4().hex.encode()
         named = headers.get(b"x-request-id", b"")
         shown = named if _SANE_ID.fullmatch(named) else request_id
         scope["headstock.request_id"] = request_id.decode()
+        scope["headstock.shown_id"] = shown.decode()
 
         async def tagged(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -94,7 +105,8 @@ class Gate:
             await self._serve(scope, receive, tagged, authorization)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, authorization: str) -> None:
-        caller = self._keys.caller(authorization)
+        client = scope.get("client")
+        caller = self._keys.caller(authorization, client[0] if client else None)
         refusal = self._refusal(scope, caller)
         if scope["path"].rstrip("/") in ADMIN_PATHS:
             send = _audited(scope, caller, send)
@@ -102,7 +114,7 @@ class Gate:
             self._metrics.refused(refusal.code)
             await error_answer(refusal, scope["path"])(scope, receive, send)
             return
-        scope["headstock.caller"] = caller
+        scope[CALLER] = caller
         try:
             await self._app(scope, receive, send)
         except asyncio.CancelledError:

@@ -2,47 +2,176 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from headstock.errors import RequestError
 
-_EMBED = "This version serves models that generate; use a server of embedding models."
-_RANK = "Score each document with /generate: return_logprob, and token_ids_logprob of the labels."
-_ABSENT = {
-    "/v1/embeddings": ("embeddings", _EMBED),
-    "/v2/embed": ("embeddings", _EMBED),
-    "/api/embed": ("embeddings", _EMBED),
-    "/api/embeddings": ("embeddings", _EMBED),
-    "/encode": ("embeddings", _EMBED),
-    "/classify": ("classification", _EMBED),
-    "/v1/classify": ("classification", _EMBED),
-    "/rerank": ("reranking", _RANK),
-    "/v1/rerank": ("reranking", _RANK),
-    "/v2/rerank": ("reranking", _RANK),
-    "/v1/score": ("scoring", _RANK),
-    "/v1/audio/transcriptions": ("transcription", "Use a server of speech models."),
-    "/v1/images/generations": ("making images", "Use a server of image models."),
-    "/v1/moderations": ("moderation", "Ask a guard model with /v1/chat/completions."),
-    "/open_session": ("sessions", "Send the whole prompt again: what is equal is cached."),
-    "/close_session": ("sessions", "Send the whole prompt again: what is equal is cached."),
-    "/load_lora_adapter": ("adapters", "Serve a checkpoint with the adapter merged into it."),
-    "/unload_lora_adapter": ("adapters", "Serve a checkpoint with the adapter merged into it."),
-    "/update_weights_from_disk": ("changing weights", "Start another server on the new weights."),
-    "/pause_generation": ("pausing", "Abort with /abort_request and send the requests again."),
-    "/continue_generation": ("pausing", "Abort with /abort_request and send the requests again."),
-}
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Routes that other servers have for one purpose.
+
+    Attributes:
+        what: What this version has none of.
+        remedy: What to use instead.
+        routes: Paths, each with its methods.
+    """
+
+    what: str
+    remedy: str
+    routes: dict[str, tuple[str, ...]]
+
+
+def _post(*paths: str) -> dict[str, tuple[str, ...]]:
+    return dict.fromkeys(paths, ("POST",))
+
+
+def _both(*paths: str) -> dict[str, tuple[str, ...]]:
+    return dict.fromkeys(paths, ("GET", "POST"))
+
+
+ABSENT = (
+    Absent(
+        "transcription",
+        "Use a server of speech models.",
+        _post("/v1/audio/transcriptions", "/v1/audio/translations"),
+    ),
+    Absent("speech", "Use a server of speech models.", _post("/v1/audio/speech")),
+    Absent(
+        "live transcription",
+        "Use a server of speech models.",
+        {"/v1/realtime": ("GET",)},
+    ),
+    Absent(
+        "making of images",
+        "Use a server of image models.",
+        _post("/v1/images/generations", "/v1/images/edits"),
+    ),
+    Absent("moderation", "Ask a guard model with /v1/chat/completions.", _post("/v1/moderations")),
+    Absent(
+        "decisions of models trained for them",
+        "Ask any model with /v1/decisions.",
+        _post("/v1/systemone"),
+    ),
+    Absent(
+        "changing of weights while the server runs",
+        "Start another server on the new weights, then end this one: its streams finish.",
+        _post(
+            "/update_weights_from_disk",
+            "/update_weights_from_tensor",
+            "/update_weights_from_distributed",
+            "/update_weights_from_ipc",
+            "/init_weights_update_group",
+            "/destroy_weights_update_group",
+            "/begin_weight_update",
+            "/end_weight_update",
+            "/update_weight_version",
+        ),
+    ),
+    Absent(
+        "sending of weights",
+        "Read them from the model's folder, which GET /model_info names.",
+        {
+            **_both("/get_weights_by_name", "/weights_checker"),
+            **_post(
+                "/init_weights_send_group_for_remote_instance",
+                "/send_weights_to_remote_instance",
+            ),
+            "/remote_instance_transfer_engine_info": ("GET",),
+        },
+    ),
+    Absent(
+        "giving back of memory while the model stays loaded",
+        "End the server, and start it again; to hold requests back use /pause_generation.",
+        {
+            **_post("/sleep", "/wake_up"),
+            "/is_sleeping": ("GET",),
+            **_both("/release_memory_occupation", "/resume_memory_occupation"),
+        },
+    ),
+    Absent(
+        "adapters from tensors",
+        "Write the adapter to a folder and use /load_lora_adapter.",
+        _post("/load_lora_adapter_from_tensors"),
+    ),
+    Absent(
+        "profiler over HTTP",
+        "Use headstock bench, or a profiler of the device on the engine's process.",
+        _both("/start_profile", "/stop_profile"),
+    ),
+    Absent(
+        "settings that change while the server runs",
+        "Start it with other flags; /server_info has those at hand.",
+        {"/set_internal_state": ("POST", "PUT"), **_both("/configure_logging", "/set_trace_level")},
+    ),
+    Absent(
+        "switch for its garbage collector or its speed",
+        "Leave it out: what was loaded is kept out of collections from the start on.",
+        _both("/freeze_gc", "/slow_down"),
+    ),
+    Absent(
+        "record of which experts are used",
+        "Leave it out.",
+        _both(
+            "/start_expert_distribution_record",
+            "/stop_expert_distribution_record",
+            "/dump_expert_distribution_record",
+        ),
+    ),
+    Absent(
+        "change of roles of prefill and decode",
+        "Start a server in the other role.",
+        _post("/pd_role_switch"),
+    ),
+    Absent(
+        "attaching of cache tiers while the server runs",
+        "Set the tiers with flags at the start.",
+        {
+            "/hicache/storage-backend": ("GET", "PUT", "DELETE"),
+            **_post("/hicache/storage-backend/clear"),
+            "/get_hicache_l3_cache_layout": ("GET",),
+        },
+    ),
+    Absent(
+        "corpus for drafts",
+        "Drafts come from each request's own text with --speculation ngram.",
+        {
+            **_post("/add_external_corpus", "/remove_external_corpus"),
+            "/list_external_corpora": ("GET",),
+        },
+    ),
+    Absent(
+        "registry of models",
+        "Name the model when the server is started; headstock pull gets one.",
+        {
+            **_post("/api/pull", "/api/push", "/api/create", "/api/copy"),
+            "/api/delete": ("DELETE",),
+            "/api/blobs/{digest}": ("POST",),
+        },
+    ),
+    Absent("page of the API", "Read /openapi.json.", {"/docs": ("GET",), "/redoc": ("GET",)}),
+)
 
 
 def make_router() -> APIRouter:
     """Return the routes: each answers 501."""
     router = APIRouter(tags=["absent"])
-
-    async def absent(request: Request) -> Response:
-        what, remedy = _ABSENT[request.scope["path"].rstrip("/")]
-        raise RequestError(f"This version has no {what}.", remedy=remedy, code="not_implemented")
-
-    for path in _ABSENT:
-        router.add_api_route(path, absent, methods=["POST"], include_in_schema=False)
+    for absent in ABSENT:
+        answer = _answerer(absent)
+        for path, methods in absent.routes.items():
+            router.add_api_route(path, answer, methods=list(methods), include_in_schema=False)
     return router
+
+
+def _answerer(absent: Absent) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        raise RequestError(
+            f"This version has no {absent.what}.", remedy=absent.remedy, code="not_implemented"
+        )
+
+    return answer

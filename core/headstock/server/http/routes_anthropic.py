@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,7 +16,7 @@ from headstock.server.http.schema import body_of
 from headstock.server.http.streaming import Writer
 from headstock.server.protocols import anthropic
 from headstock.server.protocols.named_events import named_event
-from headstock.server.protocols.openai_bodies import check_model
+from headstock.server.protocols.served_model import check_model
 
 
 def make_router(serving: Serving) -> APIRouter:
@@ -29,7 +30,8 @@ def make_router(serving: Serving) -> APIRouter:
         body = await read_body(request, anthropic.MessagesBody, serving.max_body_bytes)
         tokenizer = tokenizer_of(serving)
         dialect = frontdoor.prompter.dialect
-        call = anthropic.read_messages(body, frontdoor.card, dialect, tenant_of(request))
+        card = frontdoor.adapters.card_of(body.model)
+        call = anthropic.read_messages(body, card, dialect, tenant_of(request))
         if call.is_streamed:
             return await serving.stream(
                 request,
@@ -48,7 +50,7 @@ def make_router(serving: Serving) -> APIRouter:
     async def count_tokens(request: Request) -> Response:
         """Return how many tokens a chat has."""
         body = await read_body(request, anthropic.CountBody, serving.max_body_bytes)
-        check_model(body.model, frontdoor.card)
+        check_model(body.model, frontdoor.adapters.card_of(body.model))
         prompt, _ = anthropic.read_prompt(body, frontdoor.prompter.dialect)
         return json_answer({"input_tokens": len(await frontdoor.encode(prompt))})
 
@@ -56,4 +58,4 @@ def make_router(serving: Serving) -> APIRouter:
 
 
 def _fail(error: RequestError) -> bytes:
-    return named_event(anthropic_error(error))
+    return named_event(msgspec.to_builtins(anthropic_error(error)))

@@ -1,25 +1,33 @@
-"""Probes, information, and control of the running engine."""
+"""Probes, and control of the running engine."""
 
 from __future__ import annotations
-
-import time
-from typing import Any
 
 import msgspec
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
-from headstock import __version__
 from headstock.errors import RequestError
-from headstock.observe.metrics import CONTENT_TYPE
 from headstock.server.http.answers import error_answer, json_answer
 from headstock.server.http.bodies import read_body
 from headstock.server.http.context import Serving, caller_of
 from headstock.server.http.gate import not_admin
 from headstock.server.http.schema import body_of
+from headstock.wire.messages import PauseMode
 
 ENGINE_ANSWER_S = 10.0
+
+
+class PauseBody(msgspec.Struct):
+    """Body of ``/pause_generation``."""
+
+    mode: PauseMode = "abort"
+
+
+class ContinueBody(msgspec.Struct):
+    """Body of ``/continue_generation``; memory caches of libraries are left to them."""
+
+    torch_empty_cache: bool = True
 
 
 class AbortBody(msgspec.Struct):
@@ -34,6 +42,7 @@ def make_probes(serving: Serving) -> APIRouter:
     router = APIRouter(tags=["probes"])
     frontdoor = serving.frontdoor
 
+    @router.get("/v2/health/live")
     @router.get("/live")
     async def live() -> Response:
         """Tell that the event loop turns."""
@@ -45,7 +54,7 @@ def make_probes(serving: Serving) -> APIRouter:
             return json_answer({"status": "ready"})
         return error_answer(frontdoor.unavailable())
 
-    for path in ("/ready", "/health", "/ping"):
+    for path in ("/ready", "/health", "/ping", "/v2/health/ready"):
         router.add_api_route(path, ready, methods=["GET"])
     return router
 
@@ -61,14 +70,6 @@ def make_router(serving: Serving) -> APIRouter:
         if frontdoor.is_ready:
             return json_answer({"status": "ready"})
         return error_answer(frontdoor.unavailable())
-
-    async def model_info() -> Response:
-        """Describe the model."""
-        return json_answer(_model_info(serving))
-
-    async def server_info() -> Response:
-        """Describe the server: its settings, limits and counters."""
-        return json_answer(_server_info(serving))
 
     async def flush_cache(timeout: float = 0.0) -> Response:
         """Forget every cached prefix; refused while requests run."""
@@ -95,91 +96,31 @@ def make_router(serving: Serving) -> APIRouter:
         owner = None if caller.is_admin else caller.tenant
         return json_answer({"aborted": frontdoor.abort(body.rid or "", owner)})
 
-    async def metrics() -> Response:
-        """Return the metrics as Prometheus reads them."""
-        return Response(serving.metrics.render(), media_type=CONTENT_TYPE)
-
-    async def version() -> Response:
-        """Return the version."""
-        return json_answer({"version": __version__})
-
-    for path in ("/model_info", "/get_model_info"):
-        router.add_api_route(path, model_info, methods=["GET"])
-    for path in ("/server_info", "/get_server_info"):
-        router.add_api_route(path, server_info, methods=["GET"])
-    router.add_api_route("/flush_cache", flush_cache, methods=["POST"])
+    for path in ("/flush_cache", "/reset_prefix_cache"):
+        router.add_api_route(path, flush_cache, methods=["POST"])
     router.add_api_route(
         "/abort_request", abort_request, methods=["POST"], openapi_extra=body_of(AbortBody)
     )
-    router.add_api_route("/metrics", metrics, methods=["GET"], response_class=PlainTextResponse)
-    router.add_api_route("/version", version, methods=["GET"])
     return router
 
 
-def _model_info(serving: Serving) -> dict[str, Any]:
-    card = serving.frontdoor.card
-    return {
-        "model_path": card.model_path,
-        "served_model_name": card.name,
-        "tokenizer_path": card.tokenizer_path,
-        "is_generation": True,
-        "preferred_sampling_params": card.sampling_defaults,
-        "weight_version": "default",
-        "load_format": serving.settings.model.load_format,
-        "reasoning_parser": None,
-        "tool_call_parser": None,
-        "disaggregation_mode": "null",
-        "has_image_understanding": False,
-        "has_audio_understanding": False,
-        "model_type": card.model_type,
-        "architectures": card.architectures,
-        "max_model_len": serving.frontdoor.max_length,
-        "dtype": card.dtype,
-        "quantization": card.quantization or None,
-    }
-
-
-def _attention(serving: Serving) -> str | None:
-    """Return who computes attention."""
-    started = serving.frontdoor.status.started
-    return None if started is None else started.model_facts.get("attention")
-
-
-def _server_info(serving: Serving) -> dict[str, Any]:
+def make_pauses(serving: Serving) -> APIRouter:
+    """Return the routes that hold generation back."""
+    router = APIRouter(tags=["control"])
     frontdoor = serving.frontdoor
-    status = frontdoor.status
-    settings: dict[str, Any] = msgspec.to_builtins(serving.settings)
-    for secret in ("api_keys", "api_key_file"):
-        settings["server"].pop(secret, None)
-    flat = {key: value for section in settings.values() for key, value in section.items()}
-    limits = status.started.limits if status.started is not None else None
-    info: dict[str, Any] = {
-        **flat,
-        "model_path": frontdoor.card.model_path,
-        "served_model_name": frontdoor.card.name,
-        "tokenizer_path": frontdoor.card.tokenizer_path,
-        "context_length": frontdoor.max_length,
-        "disable_radix_cache": not serving.settings.cache.prefix_cache,
-        "schedule_policy": serving.settings.scheduler.policy,
-        "mem_fraction_static": serving.settings.cache.memory_fraction,
-        "attention_backend": _attention(serving),
-        "dp_size": 1,
-    }
-    if limits is not None:
-        pages = limits.groups[0] if limits.groups else None
-        info |= {
-            "max_total_num_tokens": pages.page_tokens * (pages.num_pages - 1) if pages else 0,
-            "max_req_input_len": frontdoor.max_length - 1,
-            "max_running_requests": limits.num_slots,
-            "page_size": pages.page_tokens if pages else None,
-        }
-    state: dict[str, Any] = msgspec.to_builtins(status.state) if status.state is not None else {}
-    return info | {
-        "settings": settings,
-        "model_facts": status.started.model_facts if status.started is not None else {},
-        "engine": {"phase": status.phase, "starts": status.num_starts},
-        "live_requests": frontdoor.num_live,
-        "uptime_s": time.time() - serving.started_at,
-        "internal_states": [state],
-        "version": __version__,
-    }
+
+    @router.post("/pause_generation", openapi_extra=body_of(PauseBody))
+    async def pause(request: Request) -> Response:
+        """Compute no more steps: requests are taken, and wait."""
+        body = await read_body(request, PauseBody, serving.max_body_bytes, may_be_empty=True)
+        await frontdoor.pause(body.mode, ENGINE_ANSWER_S)
+        return json_answer({"message": "Generation is paused.", "status": "ok"})
+
+    @router.post("/continue_generation", openapi_extra=body_of(ContinueBody))
+    async def resume(request: Request) -> Response:
+        """Go on after a pause."""
+        await read_body(request, ContinueBody, serving.max_body_bytes, may_be_empty=True)
+        await frontdoor.unpause(ENGINE_ANSWER_S)
+        return json_answer({"message": "Generation goes on.", "status": "ok"})
+
+    return router

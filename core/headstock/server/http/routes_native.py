@@ -1,227 +1,130 @@
-"""``/generate`` and the tokenizer's routes."""
+"""``/generate``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any
+import time
+from collections.abc import Callable, Sequence
 
 import msgspec
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from headstock.errors import RequestError
-from headstock.requests.sampling import TokenId, check_token_id
 from headstock.server.completion import Delta
 from headstock.server.frontdoor import Frontdoor
+from headstock.server.generation import Generation
 from headstock.server.http.answers import json_answer
 from headstock.server.http.bodies import body_bytes, off_loop, read_body
-from headstock.server.http.context import Serving, clock, tenant_of
+from headstock.server.http.context import Serving, now, tenant_of
 from headstock.server.http.schema import body_of
 from headstock.server.http.streaming import DONE, Writer, fail_openai
-from headstock.server.protocols import native
-from headstock.server.protocols.messages import ChatMessage, Tool, flat_messages, read_tools
-from headstock.server.request import ChatPrompt, Prompt, TextPrompt
-from headstock.server.speech import parted
-from headstock.text.parsers import CALL_FORMATS, REASONING_FORMATS
-from headstock.text.parsers.formats import Format, find_format
+from headstock.server.journal import Head
+from headstock.server.protocols import native_answers, native_bodies
+from headstock.server.protocols.parameters import not_yet
+from headstock.server.request import TokensPrompt
+from headstock.server.sessions import Continuation, Sessions
 
-MAX_DETOKENIZE = 1_000_000
-
-
-class TokenizeBody(msgspec.Struct):
-    """Body of ``/tokenize``: a prompt or messages."""
-
-    prompt: str | list[str] | None = None
-    messages: list[ChatMessage] | None = None
-    add_special_tokens: bool = True
-    add_generation_prompt: bool = True
-    chat_template_kwargs: dict[str, Any] | None = None
-    tools: list[Tool] | None = None
+_ROUTE = "generate"
 
 
-class DetokenizeBody(msgspec.Struct):
-    """Body of ``/detokenize``."""
-
-    tokens: Annotated[list[TokenId | list[TokenId]], msgspec.Meta(max_length=MAX_DETOKENIZE)]
-    skip_special_tokens: bool = True
-
-
-class ParseBody(msgspec.Struct):
-    """Body of ``/parse_function_call``."""
-
-    text: str
-    tool_call_parser: str
-    tools: list[Tool] = []
-
-
-class SeparateBody(msgspec.Struct):
-    """Body of ``/separate_reasoning``."""
-
-    text: str
-    reasoning_parser: str
-
-
-def make_router(serving: Serving) -> APIRouter:
-    """Return the routes."""
+def make_router(serving: Serving, sessions: Sessions) -> APIRouter:
+    """Return the route; ``sessions`` are those that requests go on with."""
     router = APIRouter(tags=["native"])
-    frontdoor = serving.frontdoor
+    tokenizer = serving.frontdoor.prompter.tokenizer
 
-    @router.put("/generate", include_in_schema=False)
-    @router.post("/generate", openapi_extra=body_of(native.GenerateBody))
+    @router.put("/generate", openapi_extra=body_of(native_bodies.GenerateBody))
+    @router.post("/generate", openapi_extra=body_of(native_bodies.GenerateBody))
     async def generate(request: Request) -> Response:
         """Go on from one prompt or several."""
-        begun_s = clock()
-        body = await read_body(request, native.GenerateBody, serving.max_body_bytes)
-        call = await off_loop(body_bytes(request), native.read, body, tenant_of(request))
+
+        def again(head: Head, generation: Generation) -> Writer:
+            return _written_again(serving, head, generation)
+
+        if (resumed := await serving.resumed(request, _ROUTE, again)) is not None:
+            return resumed
+        begun_s = time.monotonic()
+        body = await read_body(request, native_bodies.GenerateBody, serving.max_body_bytes)
+        call = await off_loop(body_bytes(request), _read, body, tenant_of(request))
+        place = None
+        if body.session_params is not None:
+            place = sessions.go_on(tenant_of(request), body.session_params)
+            call = await _in_session(serving.frontdoor, call, place)
         rids = [item.rid or "" for item in call.requests for _ in range(item.params.n)]
-        tokenizer = frontdoor.prompter.tokenizer
+
+        def writer(generation: Generation) -> Writer:
+            stream = native_answers.NativeStream(call, generation.completions, rids, tokenizer)
+            return _writer(stream, begun_s, lambda: _record(place, rids, generation))
+
         if call.is_streamed:
-            return await serving.stream(
-                request,
-                call.requests,
-                lambda generation: _writer(
-                    native.NativeStream(call, generation.completions, rids, tokenizer), begun_s
-                ),
-            )
+            keeping = serving.keeping(request, _ROUTE, body, "", now())
+            return await serving.stream(request, call.requests, writer, keeping)
         generation = await serving.whole(request, call.requests)
+        _record(place, rids, generation)
         answers = [
-            native.answer(
+            native_answers.answer(
                 completion,
                 rid,
                 tokenizer,
                 wants_text=call.wants_text,
                 wants_prompt_ids=call.wants_prompt_ids,
-                elapsed_s=clock() - begun_s,
+                elapsed_s=time.monotonic() - begun_s,
             )
             for completion, rid in zip(generation.completions, rids, strict=True)
         ]
         return json_answer(answers if call.is_batch else answers[0])
 
-    @router.post("/tokenize", openapi_extra=body_of(TokenizeBody))
-    @router.post("/v1/tokenize", openapi_extra=body_of(TokenizeBody))
-    async def tokenize(request: Request) -> Response:
-        """Return the token ids of a prompt or of messages."""
-        body = await read_body(request, TokenizeBody, serving.max_body_bytes)
-        prompts, is_list = await off_loop(body_bytes(request), _prompts, body)
-        rows = [await frontdoor.encode(prompt) for prompt in prompts]
-        counts = [len(row) for row in rows]
-        return json_answer(
-            {
-                "tokens": rows if is_list else rows[0],
-                "count": counts if is_list else counts[0],
-                "max_model_len": frontdoor.max_length,
-            }
-        )
-
-    @router.post("/detokenize", openapi_extra=body_of(DetokenizeBody))
-    @router.post("/v1/detokenize", openapi_extra=body_of(DetokenizeBody))
-    async def detokenize(request: Request) -> Response:
-        """Return the text of token ids."""
-        body = await read_body(request, DetokenizeBody, serving.max_body_bytes)
-        return await off_loop(body_bytes(request), _detokenize, frontdoor, body)
-
-    @router.post("/parse_function_call", openapi_extra=body_of(ParseBody))
-    async def parse_function_call(request: Request) -> Response:
-        """Return the calls in a text, and what is left of it."""
-        body = await read_body(request, ParseBody, serving.max_body_bytes)
-        calls = _format(CALL_FORMATS, "tool_call_parser", body.tool_call_parser)
-        tools = {tool["function"]["name"]: tool["function"] for tool in read_tools(body.tools)}
-        schemas = {name: function["parameters"] for name, function in tools.items()}
-        text, _, found = parted(body.text, None, calls, schemas)
-        order = list(tools)
-        return json_answer(
-            {
-                "normal_text": text,
-                "calls": [
-                    {
-                        "tool_index": order.index(call.name) if call.name in tools else -1,
-                        "name": call.name,
-                        "parameters": call.arguments,
-                    }
-                    for call in found
-                ],
-            }
-        )
-
-    @router.post("/separate_reasoning", openapi_extra=body_of(SeparateBody))
-    async def separate_reasoning(request: Request) -> Response:
-        """Return the thoughts in a text, and the rest."""
-        body = await read_body(request, SeparateBody, serving.max_body_bytes)
-        reasoning = _format(REASONING_FORMATS, "reasoning_parser", body.reasoning_parser)
-        is_thinking = reasoning.begin not in body.text and reasoning.end in body.text
-        text, thoughts, _ = parted(body.text, reasoning, None, {}, is_thinking=is_thinking)
-        return json_answer({"reasoning_text": thoughts, "text": text})
-
     return router
 
 
-def _format(formats: tuple[Format, ...], field: str, name: str) -> Format:
-    found = find_format(name, formats)
-    if found is None:
-        raise RequestError(
-            f"{field} is {name[:64]!r}.",
-            remedy=f"Use one of {', '.join(known.name for known in formats)}.",
-            field=field,
-        )
-    return found
+def _read(body: native_bodies.GenerateBody, tenant: str) -> native_bodies.NativeCall:
+    return native_bodies.read(body, tenant, has_sessions=True)
 
 
-def _detokenize(frontdoor: Frontdoor, body: DetokenizeBody) -> Response:
+async def _in_session(
+    frontdoor: Frontdoor, call: native_bodies.NativeCall, place: Continuation
+) -> native_bodies.NativeCall:
+    """Return the call with the session's tokens before its prompt."""
+    request = call.requests[0]
+    if call.is_batch or request.prompt.images:
+        what = "images" if request.prompt.images else "a batch or n over 1"
+        raise not_yet("session_params", f"session_params with {what}")
     tokenizer = frontdoor.prompter.tokenizer
-    if tokenizer is None:
-        raise RequestError(
-            "This server was started without a tokenizer.",
-            remedy="Start it without --skip-tokenizer-init.",
-            code="no_tokenizer",
-        )
-    rows, is_list = native.id_rows("tokens", body.tokens)
-    if len(rows) > native.MAX_PROMPTS:
-        raise RequestError(
-            f"tokens has {len(rows)} lists; at most {native.MAX_PROMPTS}.",
-            remedy="Send several requests.",
-            field="tokens",
-        )
-    for row in rows:
-        for token_id in row:
-            check_token_id("tokens", token_id, frontdoor.card.vocab_size)
-    texts = tokenizer.decode_rows(rows, skip_special_tokens=body.skip_special_tokens)
-    return json_answer({"text": texts if is_list else texts[0]})
+    bos_id = None if tokenizer is None else tokenizer.special_id("bos_token")
+    token_ids = place.prompt(await frontdoor.encode(request.prompt), bos_id)
+    request = msgspec.structs.replace(request, prompt=TokensPrompt(token_ids))
+    return msgspec.structs.replace(call, requests=[request])
 
 
-def _prompts(body: TokenizeBody) -> tuple[list[Prompt], bool]:
-    """Return the prompts, and whether they came as a list."""
-    if (body.prompt is None) == (body.messages is None):
-        raise RequestError(
-            "Give exactly one of prompt and messages.",
-            remedy="Send text, or a chat.",
-            field="prompt",
-            code="missing_prompt",
-        )
-    if body.messages is not None:
-        chat = ChatPrompt(
-            flat_messages(body.messages),
-            tools=read_tools(body.tools),
-            extra=body.chat_template_kwargs or {},
-            add_generation_prompt=body.add_generation_prompt,
-        )
-        return [chat], False
-    texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt or []
-    if not 1 <= len(texts) <= native.MAX_PROMPTS:
-        raise RequestError(
-            f"prompt has {len(texts)} items; 1 to {native.MAX_PROMPTS} are allowed.",
-            remedy="Send several requests.",
-            field="prompt",
-        )
-    prompts: list[Prompt] = [TextPrompt(text, body.add_special_tokens) for text in texts]
-    return prompts, not isinstance(body.prompt, str)
+def _record(place: Continuation | None, rids: Sequence[str], generation: Generation) -> None:
+    """Keep a turn of a session for those who go on from it."""
+    completion = generation.completions[0]
+    if place is None or completion.end is None or completion.end.reason.kind == "abort":
+        return
+    place.record(rids[0], completion.submit.prompt_ids, completion.output_ids)
 
 
-def _writer(stream: native.NativeStream, begun_s: float) -> Writer:
+def _written_again(serving: Serving, head: Head, generation: Generation) -> Writer:
+    """Return what writes the stream of a journal."""
+    body = msgspec.json.decode(head.keeping.body, type=native_bodies.GenerateBody)
+    rids = [name or "" for name in head.names]
+    tokenizer = serving.frontdoor.prompter.tokenizer
+    stream = native_answers.NativeStream(_read(body, ""), generation.completions, rids, tokenizer)
+    begun_s = time.monotonic() - max(0.0, time.time() - head.keeping.created)
+    return _writer(stream, begun_s)
+
+
+def _writer(
+    stream: native_answers.NativeStream, begun_s: float, over: Callable[[], None] | None = None
+) -> Writer:
     def elapsed_s() -> float:
-        return clock() - begun_s
+        return time.monotonic() - begun_s
 
     def write(deltas: Sequence[Delta]) -> bytes:
         return b"".join([stream.write(delta, elapsed_s) for delta in deltas])
 
-    return Writer(write, lambda: DONE, fail_openai)
+    def last() -> bytes:
+        if over is not None:
+            over()
+        return DONE
+
+    return Writer(write, last, fail_openai, is_cumulative=True)

@@ -21,6 +21,7 @@ from headstock.server.http.context import Serving, clock, tenant_of
 from headstock.server.http.routes_openai import tokenizer_of
 from headstock.server.http.schema import body_of
 from headstock.server.http.streaming import Writer
+from headstock.server.model_card import ModelCard
 from headstock.server.protocols import ollama
 
 _NDJSON = b"application/x-ndjson"
@@ -39,12 +40,16 @@ def make_router(serving: Serving) -> APIRouter:
     router = APIRouter(prefix="/api", tags=["ollama"])
     frontdoor = serving.frontdoor
 
+    def card_of(name: str) -> ModelCard:
+        """Return the card of the model, or adapter, of that name as Ollama's clients write it."""
+        return frontdoor.adapters.card_of(name.removesuffix(":latest"))
+
     @router.post("/chat", openapi_extra=body_of(ollama.OllamaChatBody))
     async def chat(request: Request) -> Response:
         """Answer a chat."""
         body = await _read(serving, request, ollama.OllamaChatBody)
         dialect = frontdoor.prompter.dialect
-        call = ollama.read_chat(body, frontdoor.card, dialect, tenant_of(request))
+        call = ollama.read_chat(body, card_of(body.model), dialect, tenant_of(request))
         return await _answer(serving, request, call)
 
     @router.post("/generate", openapi_extra=body_of(ollama.OllamaGenerateBody))
@@ -52,13 +57,14 @@ def make_router(serving: Serving) -> APIRouter:
         """Answer a prompt."""
         body = await _read(serving, request, ollama.OllamaGenerateBody)
         dialect = frontdoor.prompter.dialect
-        call = ollama.read_generate(body, frontdoor.card, dialect, tenant_of(request))
+        call = ollama.read_generate(body, card_of(body.model), dialect, tenant_of(request))
         return await _answer(serving, request, call)
 
     @router.get("/tags")
     async def tags() -> Response:
-        """List the served model."""
-        return json_answer({"models": [ollama.describe(frontdoor.card)]})
+        """List the served model, and the adapters that it is served with."""
+        names = [frontdoor.card.name, *(adapter.name for adapter in frontdoor.adapters.all)]
+        return json_answer({"models": [ollama.describe(card_of(name)) for name in names]})
 
     @router.get("/ps")
     async def running() -> Response:
@@ -116,7 +122,7 @@ def _shown(serving: Serving) -> dict[str, Any]:
     card, prompter = serving.frontdoor.card, serving.frontdoor.prompter
     dialect = prompter.dialect
     has_tools = dialect.calls is not None and dialect.takes_tools
-    capabilities = ["completion"]
+    capabilities = ["completion" if card.task == "generate" else "embedding"]
     capabilities += ["tools"] if has_tools else []
     capabilities += ["thinking"] if dialect.reasoning is not None else []
     return {

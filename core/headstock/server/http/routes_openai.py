@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import msgspec
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from headstock.errors import RequestError
+from headstock.server.adapters import Adapter
 from headstock.server.completion import Delta
 from headstock.server.generation import Generation
 from headstock.server.http.answers import json_answer
@@ -16,6 +20,8 @@ from headstock.server.http.bodies import body_bytes, off_loop, read_body
 from headstock.server.http.context import Serving, now, tenant_of
 from headstock.server.http.schema import body_of
 from headstock.server.http.streaming import DONE, Writer, fail_openai
+from headstock.server.journal import Head
+from headstock.server.model_card import ModelCard
 from headstock.server.protocols.events import event
 from headstock.server.protocols.openai_answers import (
     ChatAnswer,
@@ -25,17 +31,12 @@ from headstock.server.protocols.openai_answers import (
     TextAnswer,
     TextShape,
 )
-from headstock.server.protocols.openai_bodies import (
-    ChatBody,
-    CompletionBody,
-    OpenAICall,
-    read_chat,
-    read_completion,
-    unknown_model,
-)
+from headstock.server.protocols.openai_bodies import ChatBody, CompletionBody, OpenAICall
+from headstock.server.protocols.openai_calls import read_chat, read_completion
 from headstock.server.protocols.openai_logprobs import Alternatives
+from headstock.server.protocols.served_model import unknown_model
 from headstock.server.request import TextPrompt
-from headstock.server.speech import Answer
+from headstock.server.speech import Answer, Dialect
 from headstock.text import Tokenizer
 
 
@@ -46,15 +47,20 @@ def make_router(serving: Serving) -> APIRouter:
 
     @router.get("/models")
     async def list_models() -> Response:
-        """List the served model."""
-        return json_answer({"object": "list", "data": [_model_entry(serving)]})
+        """List the served model, and the adapters that it is served with."""
+        entries = [_model_entry(serving)]
+        entries += [_adapter_entry(serving, adapter) for adapter in frontdoor.adapters.all]
+        return json_answer({"object": "list", "data": entries})
 
     @router.get("/models/{name:path}")
     async def get_model(name: str) -> Response:
         """Describe one model."""
-        if name != frontdoor.card.name:
-            raise unknown_model(name, frontdoor.card)
-        return json_answer(_model_entry(serving))
+        if name == frontdoor.card.name:
+            return json_answer(_model_entry(serving))
+        for adapter in frontdoor.adapters.all:
+            if adapter.name == name:
+                return json_answer(_adapter_entry(serving, adapter))
+        raise unknown_model(name, frontdoor.card)
 
     @router.post("/chat/completions", openapi_extra=body_of(ChatBody, ChatAnswer))
     async def chat(request: Request) -> Response:
@@ -64,74 +70,122 @@ def make_router(serving: Serving) -> APIRouter:
     @router.post("/completions", openapi_extra=body_of(CompletionBody, TextAnswer))
     async def complete(request: Request) -> Response:
         """Go on from a prompt."""
-        body = await read_body(request, CompletionBody, serving.max_body_bytes)
-        call = await off_loop(
-            body_bytes(request), read_completion, body, frontdoor.card, tenant_of(request)
-        )
-        tokenizer = tokenizer_of(serving)
-        alternatives = _alternatives(call, tokenizer)
-
-        def shape(generation: Generation) -> TextShape:
-            return TextShape(alternatives, _echoes(call, generation, tokenizer))
-
-        return await _answer(serving, request, call, tokenizer, shape)
+        return await answer_text(serving, request)
 
     return router
 
 
-def make_invocations(serving: Serving) -> APIRouter:
-    """Return the route by which a SageMaker endpoint asks for chats."""
-    router = APIRouter(tags=["sagemaker"])
-
-    async def invoke(request: Request) -> Response:
-        """Answer a chat."""
-        return await answer_chat(serving, request)
-
-    router.add_api_route(
-        "/invocations", invoke, methods=["POST"], openapi_extra=body_of(ChatBody, ChatAnswer)
-    )
-    return router
-
-
-async def answer_chat(serving: Serving, request: Request) -> Response:
+async def answer_chat(serving: Serving, request: Request, body: ChatBody | None = None) -> Response:
     """Answer a chat.
+
+    Args:
+        serving: What serves it.
+        request: Whose.
+        body: As it was sent; None: it is still to be read.
 
     Raises:
         RequestError: It is at fault, or cannot be served.
     """
-    frontdoor = serving.frontdoor
-    body = await read_body(request, ChatBody, serving.max_body_bytes)
-    dialect = frontdoor.prompter.dialect
-    call = await off_loop(
-        body_bytes(request), read_chat, body, frontdoor.card, dialect, tenant_of(request)
-    )
-    tokenizer = tokenizer_of(serving)
-    shape = ChatShape(_alternatives(call, tokenizer))
-    return await _answer(serving, request, call, tokenizer, lambda _: shape)
+    return await _answer(serving, request, _CHAT, body)
+
+
+async def answer_text(
+    serving: Serving, request: Request, body: CompletionBody | None = None
+) -> Response:
+    """Go on from a prompt.
+
+    Args:
+        serving: What serves it.
+        request: Whose.
+        body: As it was sent; None: it is still to be read.
+
+    Raises:
+        RequestError: It is at fault, or cannot be served.
+    """
+    return await _answer(serving, request, _COMPLETIONS, body)
+
+
+@dataclass(frozen=True, slots=True)
+class _Protocol:
+    """What one of the two protocols has of its own.
+
+    Attributes:
+        name: In journals.
+        body: What is sent.
+        read: Body, model card, dialect and tenant to what is asked.
+        shape: How answers are written.
+    """
+
+    name: str
+    body: type[ChatBody | CompletionBody]
+    read: Callable[[Any, ModelCard, Dialect, str], OpenAICall]
+    shape: Callable[[OpenAICall, Generation, Tokenizer], Shape]
+
+
+def _read_completion(
+    body: CompletionBody, card: ModelCard, dialect: Dialect, tenant: str
+) -> OpenAICall:
+    return read_completion(body, card, tenant)
+
+
+def _chat_shape(call: OpenAICall, generation: Generation, tokenizer: Tokenizer) -> Shape:
+    return ChatShape(_alternatives(call, tokenizer))
+
+
+def _text_shape(call: OpenAICall, generation: Generation, tokenizer: Tokenizer) -> Shape:
+    return TextShape(_alternatives(call, tokenizer), _echoes(call, generation, tokenizer))
+
+
+_CHAT = _Protocol("chat", ChatBody, read_chat, _chat_shape)
+_COMPLETIONS = _Protocol("completions", CompletionBody, _read_completion, _text_shape)
 
 
 async def _answer(
     serving: Serving,
     request: Request,
-    call: OpenAICall,
-    tokenizer: Tokenizer,
-    make_shape: Callable[[Generation], Shape],
+    protocol: _Protocol,
+    body: ChatBody | CompletionBody | None,
 ) -> Response:
     """Generate, and answer whole or streamed in the shape of the route."""
+
+    def again(head: Head, generation: Generation) -> Writer:
+        return _written_again(serving, protocol, head, generation)
+
+    if (resumed := await serving.resumed(request, protocol.name, again)) is not None:
+        return resumed
+    frontdoor = serving.frontdoor
+    if body is None:
+        body = await read_body(request, protocol.body, serving.max_body_bytes)
+    card = frontdoor.adapters.card_of(body.model, body.lora_path)
+    call = await off_loop(
+        body_bytes(request),
+        protocol.read, body, card, frontdoor.prompter.dialect, tenant_of(request),
+    )  # fmt: skip
+    tokenizer = tokenizer_of(serving)
     created = now()
     if call.is_streamed:
         return await serving.stream(
             request,
             call.requests,
-            lambda generation: _writer(
-                OpenAIStream(
-                    call, generation.completions, make_shape(generation), tokenizer, created
-                )
-            ),
+            lambda generation: _writer(protocol, call, generation, tokenizer, created),
+            serving.keeping(request, protocol.name, body, call.id, created),
         )
     generation = await serving.whole(request, call.requests)
     answers = [Answer.whole(one, call.speech, tokenizer) for one in generation.completions]
-    return json_answer(make_shape(generation).whole(call, answers, created))
+    shape = protocol.shape(call, generation, tokenizer)
+    return json_answer(shape.whole(call, answers, created))
+
+
+def _written_again(
+    serving: Serving, protocol: _Protocol, head: Head, generation: Generation
+) -> Writer:
+    """Return what writes the stream of a journal."""
+    frontdoor, keeping = serving.frontdoor, head.keeping
+    body = msgspec.json.decode(keeping.body, type=protocol.body)
+    card = frontdoor.adapters.card_of(body.model, body.lora_path)
+    call = protocol.read(body, card, frontdoor.prompter.dialect, "")
+    call = msgspec.structs.replace(call, id=keeping.call_id)
+    return _writer(protocol, call, generation, tokenizer_of(serving), keeping.created)
 
 
 def _model_entry(serving: Serving) -> dict[str, object]:
@@ -144,6 +198,15 @@ def _model_entry(serving: Serving) -> dict[str, object]:
         "root": card.name,
         "parent": None,
         "max_model_len": serving.frontdoor.max_length,
+    }
+
+
+def _adapter_entry(serving: Serving, adapter: Adapter) -> dict[str, object]:
+    return _model_entry(serving) | {
+        "id": adapter.name,
+        "created": adapter.created,
+        "root": adapter.path,
+        "parent": serving.frontdoor.card.name,
     }
 
 
@@ -182,11 +245,20 @@ def _echoes(call: OpenAICall, generation: Generation, tokenizer: Tokenizer) -> l
     ]
 
 
-def _writer(stream: OpenAIStream) -> Writer:
+def _writer(
+    protocol: _Protocol,
+    call: OpenAICall,
+    generation: Generation,
+    tokenizer: Tokenizer,
+    created: int,
+) -> Writer:
+    shape = protocol.shape(call, generation, tokenizer)
+    stream = OpenAIStream(call, generation.completions, shape, tokenizer, created)
+
     def write(deltas: Sequence[Delta]) -> bytes:
         return b"".join([stream.write(delta) for delta in deltas])
 
     def last() -> bytes:
-        return (event(stream.last()) if stream.call.include_usage else b"") + DONE
+        return (event(stream.last()) if call.include_usage else b"") + DONE
 
     return Writer(write, last, fail_openai)

@@ -8,12 +8,16 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from headstock.errors import RequestError
+from headstock.server.http.context import Serving
 
 FILES = {
     "index.html": "text/html; charset=utf-8",
     "page.css": "text/css; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
     "chat.js": "text/javascript; charset=utf-8",
+    "turn.js": "text/javascript; charset=utf-8",
+    "attachments.js": "text/javascript; charset=utf-8",
+    "inspector.js": "text/javascript; charset=utf-8",
     "panel.js": "text/javascript; charset=utf-8",
 }
 PAGE_PATHS = frozenset({"/", *(f"/page/{name}" for name in FILES if name != "index.html")})
@@ -29,8 +33,9 @@ HEADERS = {
 }
 
 
-def make_router() -> APIRouter:
-    """Return the routes."""
+def make_router(serving: Serving) -> APIRouter:
+    """Return the routes, which need nothing of what is served."""
+    del serving
     router = APIRouter(tags=["page"])
     folder = resources.files("headstock.server").joinpath("page")
     bodies = {name: folder.joinpath(name).read_bytes() for name in FILES}

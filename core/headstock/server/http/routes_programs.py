@@ -16,12 +16,12 @@ from headstock.programs import Event, Limits, Outcome, check, run_program
 from headstock.programs.events import ProgramEnd
 from headstock.server.http.answers import json_answer
 from headstock.server.http.bodies import read_body
-from headstock.server.http.context import Serving, now, tenant_of
+from headstock.server.http.context import Serving, call_of, now, payer_of, tenant_of
 from headstock.server.http.schema import body_of
 from headstock.server.http.streaming import DONE, Receive, Send, error_event
 from headstock.server.program_model import DoorModel
 from headstock.server.protocols.events import event
-from headstock.server.protocols.openai_bodies import check_model
+from headstock.server.protocols.parameters import join_namespace
 from headstock.server.protocols.programs import (
     ProgramAnswer,
     ProgramBody,
@@ -29,6 +29,7 @@ from headstock.server.protocols.programs import (
     new_id,
     usage_of,
 )
+from headstock.server.protocols.served_model import check_model
 
 PING_S = 15.0
 _PING = b": ping\n\n"
@@ -51,17 +52,25 @@ def limits_of(settings: ServerSettings) -> Limits:
 def make_router(serving: Serving) -> APIRouter:
     """Return the route."""
     router = APIRouter(prefix="/v1", tags=["programs"])
-    card = serving.frontdoor.card
+    frontdoor = serving.frontdoor
     limits = limits_of(serving.settings.server)
 
     @router.post("/programs", openapi_extra=body_of(ProgramBody, ProgramAnswer))
     async def run(request: Request) -> Response:
         """Run a program: gens, selects, forks, joins and conditions, without round trips."""
         body = await read_body(request, ProgramBody, serving.max_body_bytes)
+        card = frontdoor.adapters.card_of(body.model)
         check_model(body.model, card)
         check(body, limits)
-        namespace = tenant_of(request) + body.cache_salt
-        model = DoorModel(serving.frontdoor, namespace=namespace, priority=body.priority)
+        namespace = join_namespace(tenant_of(request), body.cache_salt)
+        model = DoorModel(
+            frontdoor,
+            namespace=namespace,
+            priority=body.priority,
+            adapter=card.adapter,
+            payer=payer_of(request),
+            call=call_of(request),
+        )
         program_id = new_id()
         if body.stream:
             events: asyncio.Queue[Event] = asyncio.Queue()

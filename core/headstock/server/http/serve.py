@@ -60,7 +60,7 @@ async def serve(
             app,
             http=cast("Any", protocol),
             ws="none",
-            lifespan="off",
+            lifespan="auto",
             log_config=None,
             access_log=False,
             server_header=False,

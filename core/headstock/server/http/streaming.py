@@ -40,6 +40,7 @@ class Writer:
         fail: The bytes that end a stream with an error.
         content_type: Of the stream.
         ping: Sent after a long silence; b"": nothing can be.
+        is_cumulative: Whether an event tells all that those before it told, one for each delta.
     """
 
     write: Callable[[Sequence[Delta]], bytes]
@@ -47,6 +48,7 @@ class Writer:
     fail: Callable[[RequestError], bytes]
     content_type: bytes = b"text/event-stream; charset=utf-8"
     ping: bytes = b": ping\n\n"
+    is_cumulative: bool = False
 
 
 class Watch:
@@ -93,16 +95,23 @@ class EventStream(Response):
         first: Its first deltas, already taken.
         watch: Watching its client; stopped when the stream ends.
         writer: How its protocol writes.
+        lead: What is sent before them.
     """
 
     def __init__(
-        self, generation: Generation, first: list[Delta], watch: Watch, writer: Writer
+        self,
+        generation: Generation,
+        first: list[Delta],
+        watch: Watch,
+        writer: Writer,
+        lead: bytes = b"",
     ) -> None:
         super().__init__()
         self._generation = generation
         self._first = first
         self._watch = watch
         self._writer = writer
+        self._lead = lead
         self._is_silent = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -115,6 +124,8 @@ class EventStream(Response):
         try:
             headers = [(b"content-type", self._writer.content_type), *_HEADERS]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
+            if self._lead:
+                self._put(self._lead)
             self._write_events(self._first)
             self._generation.listen(self._push)
             self._connection.on_writable = self._push

@@ -1,4 +1,5 @@
 // A conversation: what was said, and the answer that is streaming.
+import { Turn } from "./turn.js";
 
 const ROUTE = "v1/chat/completions";
 
@@ -17,20 +18,19 @@ export async function* events(response) {
   }
 }
 
-// Texts and fenced code in turn: text is never read as markup.
-export function show(target, text) {
-  target.replaceChildren(
-    ...text.split(/^```[^\n]*\n?/m).map((part, index) => {
-      const piece = document.createElement(index % 2 ? "pre" : "p");
-      piece.textContent = index % 2 ? part.replace(/\n$/, "") : part.trim();
-      return piece;
-    }),
-  );
+// Joins the parts of streamed calls, by their index.
+export function addCalls(calls, parts) {
+  for (const part of parts ?? []) {
+    const call = (calls[part.index] ??= { id: "", name: "", arguments: "" });
+    call.id = part.id ?? call.id;
+    call.name += part.function?.name ?? "";
+    call.arguments += part.function?.arguments ?? "";
+  }
 }
 
 export class Chat {
-  constructor({ log, headers, sampling, system, onError, onBusy }) {
-    Object.assign(this, { log, headers, sampling, system, onError, onBusy });
+  constructor({ log, headers, extras, system, onError, onBusy, onInspect }) {
+    Object.assign(this, { log, headers, extras, system, onError, onBusy, onInspect });
     this.said = [];
     this.turns = [];
     this.aborting = null;
@@ -40,11 +40,22 @@ export class Chat {
     return this.aborting !== null;
   }
 
-  // Says something and streams the answer.
-  async say(text) {
-    this.add("user", text);
-    this.said.push({ role: "user", content: text });
+  // Says something, with images as data URLs, and streams the answer.
+  async say(text, images = []) {
+    const parts = images.map((url) => ({ type: "image_url", image_url: { url } }));
+    const content = parts.length ? [...parts, { type: "text", text }] : text;
+    this.add("user").showText(text, images);
+    this.said.push({ role: "user", content });
     await this.answer();
+  }
+
+  // Answers a call of a function, and goes on once all calls of its turn are answered.
+  async returnResult(id, result) {
+    this.said.push({ role: "tool", tool_call_id: id, content: result });
+    this.add("tool").showText(result);
+    const asked = this.said.findLast((message) => message.tool_calls)?.tool_calls ?? [];
+    const answered = new Set(this.said.map((message) => message.tool_call_id));
+    if (asked.every((call) => answered.has(call.id))) await this.answer();
   }
 
   // Drops the last answer and asks for another.
@@ -67,64 +78,67 @@ export class Chat {
     this.turns.splice(0).forEach((turn) => turn.remove());
   }
 
-  add(role, text) {
-    const turn = document.createElement("article");
-    turn.className = `turn ${role}`;
-    const who = document.createElement("div");
-    who.className = "who";
-    who.textContent = role === "user" ? "You" : "Model";
-    const body = document.createElement("div");
-    show(body, text);
-    turn.append(who, body);
-    this.log.append(turn);
+  add(role) {
+    const turn = new Turn(role);
+    this.log.append(turn.element);
     this.turns.push(turn);
-    turn.scrollIntoView({ block: "end" });
-    return { turn, who, body };
+    turn.element.scrollIntoView({ block: "end" });
+    return turn;
   }
 
   async answer() {
-    const { turn, who, body } = this.add("assistant", "");
+    const turn = this.add("assistant");
     const said = this.said;
     const aborting = (this.aborting = new AbortController());
     const begun = performance.now();
-    let text = "";
-    let usage = null;
-    turn.classList.add("busy");
+    const got = { text: "", thoughts: "", calls: [], usage: null, id: "" };
+    turn.setBusy(true);
     this.onError("");
     this.onBusy(true);
     try {
-      for await (const part of this.parts(aborting.signal)) {
-        if (part.usage) usage = part.usage;
-        const piece = part.choices?.[0]?.delta?.content ?? "";
-        if (!piece) continue;
-        text += piece;
+      for await (const part of this.parts(aborting.signal, got)) {
+        if (part.usage) got.usage = part.usage;
+        const delta = part.choices?.[0]?.delta ?? {};
+        got.text += delta.content ?? "";
+        got.thoughts += delta.reasoning_content ?? "";
+        addCalls(got.calls, delta.tool_calls);
         const isAtEnd = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 80;
-        show(body, text);
+        turn.showAnswer(got);
         if (isAtEnd) this.log.scrollTop = this.log.scrollHeight;
       }
     } catch (error) {
       if (error.name !== "AbortError") this.onError(error.message);
     }
-    const seconds = (performance.now() - begun) / 1000;
-    if (usage) {
-      const rate = usage.completion_tokens / seconds;
-      const cached = usage.prompt_tokens_details?.cached_tokens ?? 0;
-      who.textContent += ` · ${usage.completion_tokens} tokens in ${seconds.toFixed(1)} s`
-        + ` (${rate.toFixed(0)}/s) · ${cached} of ${usage.prompt_tokens} prompt tokens cached`;
-    }
-    turn.classList.remove("busy");
-    if (said === this.said) {
-      if (text) said.push({ role: "assistant", content: text });
-      else this.turns.splice(this.turns.indexOf(turn), 1)[0]?.remove();
-    }
+    turn.setBusy(false);
+    turn.showUsage(got.usage, (performance.now() - begun) / 1000);
+    if (said === this.said) this.keep(turn, got);
     if (this.aborting === aborting) {
       this.aborting = null;
       this.onBusy(false);
     }
   }
 
+  // Keeps an answer that has something in it, and drops one that has not.
+  keep(turn, got) {
+    if (!got.text && !got.calls.length) {
+      if (!got.thoughts) this.turns.splice(this.turns.indexOf(turn), 1)[0]?.remove();
+      return;
+    }
+    const message = { role: "assistant", content: got.text };
+    if (got.calls.length) {
+      message.tool_calls = got.calls.map(({ id, name, arguments: given }) => ({
+        id,
+        type: "function",
+        function: { name, arguments: given },
+      }));
+      turn.askResults(got.calls, (id, result) => this.returnResult(id, result));
+    }
+    this.said.push(message);
+    turn.addInspect(() => this.onInspect(got.id));
+  }
+
   // Yields the chunks of an answer; throws what the server refuses.
-  async *parts(signal) {
+  async *parts(signal, got) {
     const system = this.system();
     const messages = system ? [{ role: "system", content: system }, ...this.said] : this.said;
     const stream = { stream: true, stream_options: { include_usage: true } };
@@ -132,8 +146,9 @@ export class Chat {
       method: "POST",
       signal,
       headers: { "content-type": "application/json", ...this.headers() },
-      body: JSON.stringify({ messages, ...stream, ...this.sampling() }),
+      body: JSON.stringify({ messages, ...stream, ...this.extras() }),
     });
+    got.id = response.headers.get("x-request-id") ?? "";
     if (!response.ok) {
       const refusal = await response.json().catch(() => null);
       throw new Error(refusal?.error?.message ?? `The server answers with status ${response.status}.`);

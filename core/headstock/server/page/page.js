@@ -1,10 +1,12 @@
-// The page: wires the conversation, the settings and the panel to the elements of index.html.
+// The page: wires conversation, settings, panel and inspector to the elements of index.html.
+import { Attachments } from "./attachments.js";
 import { Chat } from "./chat.js";
+import { Inspector } from "./inspector.js";
 import { Panel } from "./panel.js";
 
 const element = (id) => document.getElementById(id);
 const FIELDS = ["temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens", "seed"];
-const KEPT = [...FIELDS, "stop-text", "system"];
+const KEPT = [...FIELDS, "stop-text", "system", "schema", "tools"];
 
 function headers() {
   const key = element("key").value.trim();
@@ -20,6 +22,31 @@ function sampling() {
   return found;
 }
 
+// Returns a field's JSON; undefined where it is empty.
+function parsed(id, what) {
+  const text = element(id).value.trim();
+  if (!text) return undefined;
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new Error(`${what} is not JSON: ${error.message}`);
+  }
+}
+
+// What the answer must look like, and the functions that it may call.
+function form() {
+  const found = {};
+  const schema = parsed("schema", "The schema");
+  if (schema !== undefined) {
+    found.response_format = { type: "json_schema", json_schema: { name: "answer", schema } };
+  }
+  const tools = parsed("tools", "The list of functions");
+  if (tools !== undefined) {
+    found.tools = [tools].flat().map((tool) => (tool.type ? tool : { type: "function", function: tool }));
+  }
+  return found;
+}
+
 function showError(text) {
   element("error").textContent = text;
   element("error").hidden = !text;
@@ -28,7 +55,7 @@ function showError(text) {
 const chat = new Chat({
   log: element("log"),
   headers,
-  sampling,
+  extras: () => ({ ...sampling(), ...form() }),
   system: () => element("system").value.trim(),
   onError: showError,
   onBusy: (isBusy) => {
@@ -36,15 +63,34 @@ const chat = new Chat({
     element("stop").hidden = !isBusy;
     element("again").disabled = isBusy;
   },
+  onInspect: (id) => inspector.show(id),
+});
+const inspector = new Inspector({
+  dialog: element("inspector"),
+  title: element("inspector-title"),
+  content: element("inspector-content"),
+  headers,
+});
+const attachments = new Attachments({
+  list: element("attachments"),
+  input: element("images"),
+  drop: element("ask"),
+  onError: showError,
 });
 
 function send() {
   const text = element("input").value.trim();
-  if (!text || chat.isBusy) return;
+  if ((!text && !attachments.urls.length) || chat.isBusy) return;
+  try {
+    form();
+  } catch (error) {
+    showError(error.message);
+    return;
+  }
   element("input").value = "";
   fit();
   element("hint").hidden = true;
-  chat.say(text);
+  chat.say(text, attachments.take());
 }
 
 function fit() {
@@ -72,6 +118,9 @@ element("input").addEventListener("keydown", (event) => {
     send();
   }
 });
+element("attach").addEventListener("click", () => element("images").click());
+element("requests").addEventListener("click", () => inspector.list());
+element("inspector-close").addEventListener("click", () => element("inspector").close());
 element("stop").addEventListener("click", () => chat.stop());
 element("again").addEventListener("click", () => chat.again());
 element("clear").addEventListener("click", () => {
@@ -100,6 +149,7 @@ document.addEventListener("keydown", (event) => {
     event.preventDefault();
     element("input").focus();
   }
+  if (event.key === "?" && !isTyping && !element("inspector").open) inspector.list();
 });
 for (const id of KEPT) {
   element(id).value = localStorage.getItem(id) ?? "";

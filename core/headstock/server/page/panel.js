@@ -1,5 +1,7 @@
 // The live panel: what /server_info says, every two seconds while the page is seen.
 
+import { make } from "./turn.js";
+
 const EVERY_MS = 2000;
 
 export class Panel {
@@ -45,6 +47,19 @@ export class Panel {
     const used = total - (state.free_pages ?? 0) - (state.cached_pages ?? 0);
     this.set("pages", total ? `${used} of ${total}` : "–");
     this.element("p-meter").value = total ? used / total : 0;
+    this.showGroups(state.groups ?? []);
+  }
+
+  // The pages of each group of layers, where there are several.
+  showGroups(groups) {
+    const list = this.element("groups");
+    list.hidden = groups.length < 2;
+    list.replaceChildren(
+      ...groups.flatMap(({ kind, held, cached, total }) => [
+        make("dt", "", `${kind} pages`),
+        make("dd", "", `${held} used, ${cached} cached, of ${total}`),
+      ]),
+    );
   }
 
   rate(tokens) {

@@ -10,11 +10,15 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 
 from headstock.errors import RequestError
+from headstock.multimodal import Source
 from headstock.requests.sampling import Int64
 from headstock.server.completion import Completion, Delta
 from headstock.server.model_card import ModelCard
+from headstock.server.protocols.choices import ANY, AUTO, OFF, Choice
 from headstock.server.protocols.messages import (
+    BareImage,
     ChatMessage,
+    ContentPart,
     Function,
     FunctionCall,
     Tool,
@@ -22,13 +26,16 @@ from headstock.server.protocols.messages import (
     flat_messages,
     read_tools,
     speech_of,
+    spoken,
+    strict_names,
     thinking_variables,
 )
 from headstock.server.protocols.named_events import named_event
-from headstock.server.protocols.openai_bodies import check_model, spoken
 from headstock.server.protocols.parameters import CHANGE_ANSWERS, not_yet, to_params
+from headstock.server.protocols.served_model import check_model
 from headstock.server.request import ChatPrompt, GenerateRequest
 from headstock.server.speech import Answer, Dialect, Speech, count
+from headstock.server.thought_budget import ThoughtBudget
 from headstock.text import Tokenizer
 from headstock.text.parsers import Part
 
@@ -42,6 +49,14 @@ class ResultBlock(msgspec.Struct):
     text: str | None = None
 
 
+class ImageSource(msgspec.Struct):
+    """Where an image is: ``base64`` with data, or ``url``."""
+
+    type: str
+    data: str | None = None
+    url: str | None = None
+
+
 class Block(msgspec.Struct):
     """A piece of content; ``cache_control`` changes nothing: equal prefixes are always cached."""
 
@@ -53,6 +68,7 @@ class Block(msgspec.Struct):
     input: dict[str, Any] | None = None
     tool_use_id: str | None = None
     content: str | list[ResultBlock] | None = None
+    source: ImageSource | None = None
 
 
 class Message(msgspec.Struct):
@@ -76,11 +92,12 @@ class ToolChoice(msgspec.Struct):
     """Whether the model calls functions."""
 
     type: str
+    name: str | None = None
     disable_parallel_tool_use: bool | None = None
 
 
 class ThinkingBlock(msgspec.Struct):
-    """Whether the model thinks before it answers; ``budget_tokens`` is a target, not a limit."""
+    """Whether the model thinks before it answers, and for how many tokens."""
 
     type: str
     budget_tokens: Int64 | None = None
@@ -148,6 +165,9 @@ def read_messages(
         is_clipped=True,  # the context's end has a stop reason of its own
         namespace=tenant,
         names=_NAMES,
+        adapter=card.adapter,
+        speech=speech,
+        thoughts=_budget(body, dialect),
     )
     return MessagesCall(
         id=call_id,
@@ -167,27 +187,68 @@ def read_prompt(body: CountBody, dialect: Dialect) -> tuple[ChatPrompt, Speech |
     """
     if body.output_config not in (None, {}):
         raise not_yet("output_config")
-    choice = body.tool_choice or ToolChoice("auto")
-    if choice.type not in ("auto", "none"):
-        raise not_yet("tool_choice", f"tool_choice of type {choice.type[:64]!r}")
-    tools = [] if choice.type == "none" else read_tools(_tools(body.tools or []))
+    given = body.tool_choice or ToolChoice("auto")
+    choice, shown = _choice(given), _tools(body.tools or [])
+    tools = [] if choice.is_off else read_tools(shown)
     is_continued = body.messages[-1].role == "assistant" if body.messages else False
     speech = speech_of(
         dialect,
         tools,
-        has_parallel_calls=not choice.disable_parallel_tool_use,
+        choice=choice,
+        strict=strict_names(shown),
+        has_parallel_calls=not given.disable_parallel_tool_use,
         is_continued=is_continued,
     )
-    messages = [message for turn in body.messages for message in _messages(turn)]
+    messages = [m for index, turn in enumerate(body.messages) for m in _messages(index, turn)]
+    images: list[Source] = []
     if body.system:
         messages.insert(0, ChatMessage("system", _text("system", body.system)))
     prompt = ChatPrompt(
-        flat_messages(messages, dialect),
+        flat_messages(messages, dialect, images),
+        images=images,
         tools=tools,
         extra=_thinking(body.thinking, dialect),
         continue_final=is_continued,
     )
     return prompt, speech
+
+
+def _budget(body: MessagesBody, dialect: Dialect) -> ThoughtBudget | None:
+    """Return for how many tokens the model may think: a target, enforced where it can be."""
+    thinking = body.thinking
+    if thinking is None or thinking.type != "enabled" or thinking.budget_tokens is None:
+        return None
+    if thinking.budget_tokens < 0 or dialect.reasoning is None:
+        raise RequestError(
+            f"thinking.budget_tokens is {thinking.budget_tokens}.",
+            remedy="Give the number of tokens, 0 or more.",
+            field="thinking",
+        )
+    return ThoughtBudget(
+        tokens=thinking.budget_tokens,
+        reasoning=dialect.reasoning,
+        field="thinking",
+        is_target=True,
+        is_continued=body.messages[-1].role == "assistant",
+    )
+
+
+def _choice(given: ToolChoice) -> Choice:
+    match given.type:
+        case "auto":
+            return AUTO
+        case "none":
+            return OFF
+        case "any":
+            return ANY
+        case "tool" if given.name:
+            return Choice(must_call=True, only=frozenset([given.name]))
+        case _:
+            raise RequestError(
+                f"tool_choice is of type {given.type[:64]!r}, or names no tool.",
+                remedy="Use auto, none, any, or tool with a name.",
+                field="tool_choice",
+            )
 
 
 def _thinking(thinking: ThinkingBlock | None, dialect: Dialect) -> dict[str, Any]:
@@ -217,7 +278,7 @@ def _tools(tools: Sequence[ClientTool]) -> list[Tool]:
     ]
 
 
-def _messages(turn: Message) -> list[ChatMessage]:
+def _messages(index: int, turn: Message) -> list[ChatMessage]:
     """Return a turn as messages of a chat: results of calls come as messages of their own."""
     if turn.role not in ("user", "assistant"):
         raise RequestError(
@@ -238,11 +299,10 @@ def _messages(turn: Message) -> list[ChatMessage]:
         if block.type == "tool_use"
     ]
     thoughts = [block.thinking or "" for block in turn.content if block.type == "thinking"]
-    handled = ("tool_result", "tool_use", "thinking", "redacted_thinking")
-    words = [block for block in turn.content if block.type not in handled]
+    words = [block for block in turn.content if block.type not in HANDLED]
     said = ChatMessage(
         turn.role,
-        _text("messages", words) if words else None,
+        _said(index, turn.content) if words else None,
         tool_calls=calls or None,
         reasoning_content="\n".join(thoughts) if thoughts else None,
     )
@@ -250,6 +310,28 @@ def _messages(turn: Message) -> list[ChatMessage]:
     if is_needed and said.content is None and turn.role == "user":
         said.content = ""
     return [*results, said] if is_needed else results
+
+
+HANDLED = ("tool_result", "tool_use", "thinking", "redacted_thinking")
+
+
+def _said(index: int, blocks: Sequence[Block]) -> str | list[ContentPart]:
+    """Return what a turn says: text, or parts where there are images among it."""
+    words = [block for block in blocks if block.type not in HANDLED]
+    if all(block.type != "image" for block in words):
+        return _text("messages", words)
+    parts: list[ContentPart] = []
+    for place, block in enumerate(blocks):
+        source = block.source
+        if block.type in HANDLED:
+            continue
+        if block.type == "image" and source is not None:
+            url = source.data if source.type == "base64" else source.url
+            where = f"messages[{index}].content[{place}].source"
+            parts.append(BareImage("image_url", image_url=url or "", where=where))
+        else:
+            parts.append(ContentPart("text", _text("messages", [block])))
+    return parts
 
 
 def _text(field: str, content: str | Sequence[Block | ResultBlock]) -> str:
@@ -279,6 +361,7 @@ def message(call: MessagesCall, completion: Completion, tokenizer: Tokenizer) ->
             "input": json.loads(named.call.arguments),
         }
         for named in answer.calls
+        if named.is_whole
     ]
     return _head(call, completion, content, len(completion.output_ids)) | _stop(call, answer)
 
@@ -351,8 +434,12 @@ class MessagesStream:
             self._num_calls += 1
             block = {"type": "tool_use", "id": named.id.replace("call_", "toolu_")}
             block |= {"name": part.call.name, "input": {}}
-            delta = {"type": "input_json_delta", "partial_json": part.call.arguments}
-            return [*self._begin("call", block), self._delta(delta), *self._close()]
+            begin = self._begin("call", block)
+            if part.is_open:
+                return begin
+            return [*begin, self._input(part.call.arguments), *self._close()]
+        if part.kind == "arguments":
+            return [self._input(part.text), *(self._close() if part.is_last else [])]
         if part.kind == "reasoning":
             block = {"type": "thinking", "thinking": "", "signature": ""}
             delta = {"type": "thinking_delta", "thinking": part.text}
@@ -361,6 +448,9 @@ class MessagesStream:
             delta = {"type": "text_delta", "text": part.text}
         begin = [] if self._open == part.kind else self._begin(part.kind, block)
         return [*begin, self._delta(delta)]
+
+    def _input(self, text: str) -> dict[str, Any]:
+        return self._delta({"type": "input_json_delta", "partial_json": text})
 
     def _begin(self, kind: str, block: dict[str, Any]) -> list[dict[str, Any]]:
         closed = self._close()

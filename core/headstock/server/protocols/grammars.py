@@ -79,7 +79,7 @@ def openai_grammar(body: GrammarFields) -> Grammar | None:
     """
     found: list[Grammar] = []
     if body.response_format is not None and body.response_format.type != "text":
-        found.append(_response_format(body.response_format))
+        found.append(response_grammar(body.response_format))
     found += [
         _grammar(kind, name, value)
         for name, kind in _OPENAI.items()
@@ -101,27 +101,35 @@ def _only(found: list[Grammar]) -> Grammar | None:
     return found[0] if found else None
 
 
-def _response_format(wanted: ResponseFormat) -> Grammar:
+def response_grammar(wanted: ResponseFormat, field: str = "response_format") -> Grammar:
+    """Return the grammar of a form other than ``text``.
+
+    Args:
+        wanted: The form.
+        field: What the caller calls it.
+
+    Raises:
+        RequestError: It is not known, or its schema is missing.
+    """
     match wanted.type:
         case "json_object":
-            return Grammar("json_object", "", "response_format")
+            return Grammar("json_object", "", field)
         case "json_schema":
-            return _response_schema(wanted.json_schema)
+            return _response_schema(wanted.json_schema, field)
         case "structural_tag":
             if wanted.format is not None:
-                raise not_yet("response_format.format")
+                raise not_yet(f"{field}.format")
             tags = {"structures": wanted.structures, "triggers": wanted.triggers}
-            return _grammar("structural_tag", "response_format", tags)
+            return _grammar("structural_tag", field, tags)
         case _:
             raise RequestError(
-                f"response_format.type is {wanted.type[:64]!r}.",
+                f"{field}.type is {wanted.type[:64]!r}.",
                 remedy="Use text, json_object, json_schema or structural_tag.",
-                field="response_format",
+                field=field,
             )
 
 
-def _response_schema(described: Any) -> Grammar:
-    field = "response_format"
+def _response_schema(described: Any, field: str) -> Grammar:
     if not isinstance(described, dict):
         raise _wrong_type(f"{field}.json_schema", "an object with schema", field)
     schema = cast("dict[str, Any]", described).get("schema")

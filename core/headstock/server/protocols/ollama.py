@@ -11,24 +11,30 @@ from typing import Any, ClassVar
 import msgspec
 
 from headstock.errors import RequestError
+from headstock.multimodal import Source
+from headstock.requests import Grammar
 from headstock.requests.sampling import Int64
 from headstock.server.completion import Completion, Delta
 from headstock.server.model_card import ModelCard
 from headstock.server.protocols.events import encode
 from headstock.server.protocols.messages import (
+    BareImage,
     ChatMessage,
+    ContentPart,
     FunctionCall,
     Tool,
     ToolCall,
     flat_messages,
     read_tools,
     speech_of,
+    spoken,
+    strict_names,
     thinking_variables,
 )
-from headstock.server.protocols.openai_bodies import check_model, spoken
 from headstock.server.protocols.parameters import not_yet, to_params
+from headstock.server.protocols.served_model import check_model
 from headstock.server.request import ChatPrompt, GenerateRequest, Prompt, TextPrompt
-from headstock.server.speech import Answer, Dialect, Speech
+from headstock.server.speech import Answer, Dialect, Speech, whole_calls
 from headstock.text import Tokenizer
 from headstock.text.parsers import Part
 
@@ -60,13 +66,14 @@ class Turn(msgspec.Struct):
 class OllamaBody(msgspec.Struct, kw_only=True):
     """What chats and completions have in common."""
 
-    REFUSES: ClassVar[frozenset[str]] = frozenset({"logprobs", "top_logprobs", "format"})
+    REFUSES: ClassVar[frozenset[str]] = frozenset({"logprobs", "top_logprobs"})
 
     model: str
     options: dict[str, Any] | None = None
     stream: bool | None = None
     think: bool | str | None = None
     keep_alive: Int64 | float | str | None = None
+    format: str | dict[str, Any] | None = None
 
 
 class OllamaChatBody(OllamaBody, kw_only=True):
@@ -123,22 +130,23 @@ def read_chat(
     """
     check_name(body.model, card)
     tools = read_tools(body.tools)
-    speech = speech_of(dialect, tools, separates=body.think is not False)
+    how: dict[str, Any] = {"strict": strict_names(body.tools)}
+    how["separates"] = body.think is not False
+    speech = speech_of(dialect, tools, **how)
     if not body.messages:
         return _call(body, None, speech, is_chat=True)
-    for index, turn in enumerate(body.messages):
-        if turn.images:
-            raise not_yet("messages", f"messages[{index}].images")
-    messages = [_message(turn) for turn in body.messages]
+    images: list[Source] = []
+    messages = [_message(index, turn) for index, turn in enumerate(body.messages)]
     is_continued = messages[-1].role == "assistant" and not messages[-1].tool_calls
     prompt = ChatPrompt(
-        flat_messages(messages, dialect),
+        flat_messages(messages, dialect, images),
+        images=images,
         tools=tools,
         extra=_thinking(body.think, dialect),
         continue_final=is_continued,
     )
     if speech is not None and is_continued:
-        speech = speech_of(dialect, tools, separates=body.think is not False, is_continued=True)
+        speech = speech_of(dialect, tools, **how, is_continued=True)
     request = _request(body, prompt, card, speech, dialect, tenant)
     return _call(body, request, speech, is_chat=True)
 
@@ -206,13 +214,36 @@ def _request(
         is_clipped=True,
         namespace=tenant,
         names=_NAMES,
+        adapter=card.adapter,
+        speech=speech,
+        grammar=_grammar(body.format),
     )
 
 
-def _message(turn: Turn) -> ChatMessage:
+def _grammar(wanted: str | dict[str, Any] | None) -> Grammar | None:
+    """Return what the output must look like: any JSON object, or JSON of a schema."""
+    if not wanted:
+        return None
+    if wanted == "json":
+        return Grammar("json_object", "", "format")
+    if isinstance(wanted, str):
+        raise RequestError(
+            f"format is {wanted[:64]!r}.", remedy="Use json, or a JSON schema.", field="format"
+        )
+    return Grammar("json_schema", encode(wanted).decode(), "format")
+
+
+def _message(index: int, turn: Turn) -> ChatMessage:
+    content: str | list[ContentPart] = turn.content
+    if turn.images:
+        content = [
+            BareImage("image_url", image_url=image, where=f"messages[{index}].images[{place}]")
+            for place, image in enumerate(turn.images)
+        ]
+        content.append(ContentPart("text", turn.content))
     return ChatMessage(
         turn.role,
-        turn.content,
+        content,
         name=turn.tool_name,
         tool_calls=[
             ToolCall(FunctionCall(call.function.name, call.function.arguments), call.id)
@@ -247,7 +278,8 @@ class OllamaStream:
         """Return the lines that ``deltas`` make."""
         lines: list[bytes] = []
         for delta in deltas:
-            lines += [self._line(self._told(part)) for part in self._answer.read(delta)]
+            parts = whole_calls(self._answer, self._answer.read(delta))
+            lines += [self._line(self._told(part)) for part in parts]
             if delta.end is not None:
                 lines.append(self._line(self._told(), self._end(now_s)))
         return b"".join(lines)
@@ -259,7 +291,9 @@ class OllamaStream:
         told = self._words("".join(answer.text), "".join(answer.reasoning))
         if answer.calls:
             told["message"]["tool_calls"] = [
-                _function(named.call.name, named.call.arguments) for named in answer.calls
+                _function(named.name, named.call.arguments)
+                for named in answer.calls
+                if named.is_whole
             ]
         return self._line(told, self._end(now_s))
 

@@ -31,6 +31,8 @@ class OutputDetails(msgspec.Struct):
     """What the output's tokens were."""
 
     reasoning_tokens: int = 0
+    accepted_prediction_tokens: int | msgspec.UnsetType = msgspec.UNSET
+    rejected_prediction_tokens: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class Usage(msgspec.Struct):
@@ -44,18 +46,18 @@ class Usage(msgspec.Struct):
 
 
 class FunctionAnswer(msgspec.Struct):
-    """A function to call."""
+    """A function to call; in streams, more of its arguments."""
 
-    name: str
-    arguments: str
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    arguments: str = ""
 
 
 class CallAnswer(msgspec.Struct, omit_defaults=True):
-    """A call that the model wants made; ``index`` in streams."""
+    """A call that the model wants made, or more of one; ``index`` in streams."""
 
-    id: str
-    type: str
-    function: FunctionAnswer
+    id: str | msgspec.UnsetType = msgspec.UNSET
+    type: str | msgspec.UnsetType = msgspec.UNSET
+    function: FunctionAnswer | msgspec.UnsetType = msgspec.UNSET
     index: int | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -150,8 +152,15 @@ def usage_of(answers: Sequence[Answer], num_outputs: int | None = None) -> Usage
     tokens = count([answer.completion for answer in answers], num_outputs)
     total = tokens.prompt + tokens.output
     usage = Usage(tokens.prompt, tokens.output, total, PromptDetails(tokens.cached))
-    if thought := sum(answer.reasoning_tokens for answer in answers):
-        usage.completion_tokens_details = OutputDetails(thought)
+    thought = sum(answer.reasoning_tokens for answer in answers)
+    ends = [answer.completion.end for answer in answers]
+    drafted = sum(end.num_drafted for end in ends if end is not None)
+    if thought or drafted:
+        details = usage.completion_tokens_details = OutputDetails(thought)
+        if drafted:
+            accepted = sum(end.num_accepted for end in ends if end is not None)
+            details.accepted_prediction_tokens = accepted
+            details.rejected_prediction_tokens = drafted - accepted
     return usage
 
 
@@ -264,10 +273,13 @@ def _deltas(span: Span) -> list[ChatDelta]:
     at = len(span.answer.calls) - sum(part.call is not None for part in span.parts)
     for part in span.parts:
         if part.call is not None:
-            call = _call(span.answer.calls[at])
-            call.index = at
+            function = FunctionAnswer(part.call.name, part.call.arguments)
+            call = CallAnswer(span.answer.calls[at].id, "function", function, index=at)
             at += 1
             deltas.append(ChatDelta(tool_calls=[call]))
+        elif part.kind == "arguments":
+            more = CallAnswer(function=FunctionAnswer(arguments=part.text), index=at - 1)
+            deltas.append(ChatDelta(tool_calls=[more]))
         elif part.kind == "reasoning":
             deltas.append(ChatDelta(reasoning_content=part.text))
         else:

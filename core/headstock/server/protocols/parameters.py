@@ -22,11 +22,14 @@ CHANGE_ANSWERS = frozenset(
         "json_schema", "kv_transfer_params", "logits_processors", "max_thinking_tokens",
         "mirostat", "prompt_embeds", "regex", "repeat_penalty", "response_format",
         "return_bytes", "return_tokens_as_token_ids", "sampling_logprobs_mode",
-        "structural_tag", "structured_outputs", "thinking_budget", "typical_p",
+        "structural_tag", "structured_outputs", "thinking_budget", "thinking_token_budget",
+        "typical_p",
         "use_beam_search", "xtc_probability",
     }
 )  # fmt: skip
 """Keys of other servers' bodies that change the answer: refused, unless they ask for nothing."""
+MAX_NAMESPACE = 256
+"""Longest cache salt or extra key. Characters."""
 MAX_SHOWN = 64
 """Characters of a refused value that its error repeats."""
 _PATH = re.compile(r" - at (?:`key` in )?`\$\.?([^`]*)`$")
@@ -161,7 +164,19 @@ def join_namespace(tenant: str, *parts: str | None) -> str:
     Args:
         tenant: Prefix that the caller's key gives.
         parts: What the caller sent; None and "": nothing.
+
+    Raises:
+        RequestError: A part is too long.
     """
     if not any(parts):
         return tenant
+    for part in parts:
+        if part and len(part) > MAX_NAMESPACE:
+            raise RequestError(
+                f"A cache salt or extra key has {len(part):,} characters; at most"
+                f" {MAX_NAMESPACE:,} are taken.",
+                remedy="Send a digest of it.",
+                field="cache_salt" if part is parts[-1] else "extra_key",
+                code="invalid_value",
+            )
     return tenant + "".join(f"{len(part)}:{part}" if part else "-" for part in parts)

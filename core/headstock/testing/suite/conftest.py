@@ -39,7 +39,8 @@ def target(pytestconfig: pytest.Config, plugins: Plugins, backend: str) -> Itera
     if answer.status is not Status.AVAILABLE:
         pytest.skip(f"{backend} is {answer.status.value}: {answer.reason}")
     index: int = pytestconfig.getoption("--headstock-device") or 0
-    opened = open_target(plugins, backend, index)
+    options: list[str] = pytestconfig.getoption("--headstock-option") or []
+    opened = open_target(plugins, backend, index, options)
     report = pytestconfig.pluginmanager.get_plugin("headstock-report")
     if report is not None:
         record = opened.chosen.record

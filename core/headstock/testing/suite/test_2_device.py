@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
+from headstock.plugins.device import Device
 from headstock.testing.target import Target
+
+BLOCK_BYTES = 64 << 20
+MOST_BLOCKS = 12
+SETTLE_S = 0.5
+"""How long a system may take to count memory that was taken."""
 
 
 def test_it_has_a_name_and_a_depth(target: Target) -> None:
@@ -18,6 +26,23 @@ def test_memory_figures_fit_together(target: Target) -> None:
     memory = target.device.memory()
     assert 0 < memory.free <= memory.total
     assert memory.peak >= 0
+
+
+def test_free_memory_falls_while_memory_is_held(target: Target) -> None:
+    """The cache is sized by it. Systems may count late, and others use memory meanwhile."""
+    device, held = target.device, list[torch.Tensor]()
+    size = min(device.memory().free // (2 * MOST_BLOCKS), BLOCK_BYTES)
+    for _ in range(MOST_BLOCKS):
+        before = device.memory().free
+        held.append(device.empty((size,), torch.uint8).fill_(1))
+        device.synchronize()
+        if _falls(device, before - size // 2):
+            return
+    pytest.fail(
+        f"memory().free is {device.memory().free}: it fell {MOST_BLOCKS} times by less than half"
+        f" of the {size} bytes that were taken each time",
+        pytrace=False,
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int32, torch.uint8])
@@ -54,3 +79,13 @@ def test_every_step_captured_in_advance_is_its_own_bucket(target: Target) -> Non
     policy = target.device.graph_policy
     for num_tokens, num_rows, is_uniform in policy.warm_up(256, 32):
         assert policy.bucket(num_tokens, num_rows, is_uniform) == (num_tokens, num_rows)
+
+
+def _falls(device: Device, limit: int) -> bool:
+    """Whether free memory is under ``limit``, now or soon."""
+    deadline = time.monotonic() + SETTLE_S
+    while device.memory().free > limit:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True

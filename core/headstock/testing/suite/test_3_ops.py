@@ -47,6 +47,7 @@ def test_it_equals_its_reference(
     num_checked = sum(verdict.num_checked for verdict in verdicts)
     record_property("dtype", dtype_name(dtype))
     record_property("num_cases", num_checked)
+    record_property("kinds", sorted(frozenset[str]().union(*(v.kinds for v in verdicts))))
     record_property("findings", [str(finding) for finding in findings])
     if not num_checked:
         refusals = {reason: None for verdict in verdicts for reason in verdict.refusals}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from difflib import SequenceMatcher
 from typing import Any
 
 import pytest
@@ -14,6 +16,9 @@ from headstock.ops.base import Implementation, Op, Resolver, Spec
 from headstock.testing.target import Target
 
 OPS = sorted(load_all_ops().items())
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+LIKELY = 0.85
+"""How alike letters are of which one is taken for the other misspelt."""
 
 
 @pytest.fixture(params=[op for _, op in OPS], ids=[name for name, _ in OPS])
@@ -52,6 +57,48 @@ def test_every_required_size_is_one_that_the_op_is_resolved_with(
         )
 
 
+def test_every_required_feature_is_one_that_the_op_knows(
+    target: Target, op: Op[..., Any], claimed: list[Implementation]
+) -> None:
+    asked = {name for spec in _case_specs(target, op) for name in spec.features}
+    known = asked | op.features
+    for implementation in claimed:
+        unknown = implementation.requires.features - known
+        assert not unknown, (
+            f"{implementation.provider} declares features {sorted(unknown)}, which are never"
+            f" asked; the op's features are {sorted(known)}"
+        )
+
+
+def test_every_required_layout_is_one_that_there_is(
+    target: Target, op: Op[..., Any], claimed: list[Implementation]
+) -> None:
+    known = {spec.layout for spec in _case_specs(target, op)} - {""}
+    if not known or op.name.startswith("rotate_and_write"):
+        pytest.skip("no layouts, or tags of pages: refused where nobody has them")
+    known |= {name for name, kind in vars(torch).items() if isinstance(kind, torch.dtype)}
+    for implementation in claimed:
+        unknown = implementation.requires.layouts - known
+        assert not unknown, (
+            f"{implementation.provider} requires layouts {sorted(unknown)}, which are never asked;"
+            f" those of the cases are {sorted(known)}"
+        )
+
+
+def test_every_required_capability_is_one_that_the_device_has(
+    target: Target, claimed: list[Implementation]
+) -> None:
+    """One of another generation's device is skipped, by name; a misspelt one is an error."""
+    has = target.device.capabilities
+    lacking = {word for each in claimed for word in each.requires.capabilities - has}
+    misspelt = [(word, meant) for word in lacking for meant in has if _is_likely(word, meant)]
+    assert not misspelt, "; ".join(
+        f"the device lacks {word!r}; did you mean {meant!r}?" for word, meant in sorted(misspelt)
+    )
+    if lacking:
+        pytest.skip(f"the device lacks {', '.join(sorted(lacking))}: what needs it was not tried")
+
+
 def test_an_unknown_feature_is_refused(target: Target, claimed: list[Implementation]) -> None:
     for implementation in claimed:
         spec = Spec(dtype="float32", features=frozenset({"a_feature_of_tomorrow"}))
@@ -69,12 +116,24 @@ def test_a_forced_provider_refuses_what_its_requirements_exclude(
         dtype = specs[0].dtype if specs[0].dtype in dtypes or not dtypes else min(dtypes)
         features = specs[0].features | {"a_feature_of_tomorrow"}
         excluded = replace(specs[0], dtype=dtype, features=features)
+        if implementation.requires.capabilities - target.device.capabilities:
+            continue  # refused for that; test_every_required_capability_… names it
         resolver = Resolver(target.registry, target.device, {op.name: implementation.provider})
         with pytest.raises(UnsupportedError, match="a_feature_of_tomorrow"):
             resolver.resolve(op, excluded)
 
 
 def _case_specs(target: Target, op: Op[..., Any]) -> list[Spec]:
+    """Return what the op's cases are resolved for, in dtypes that are narrower, too."""
     if op.cases is None:
         return []
-    return [case.spec for case in op.cases(target.benches(torch.float32)[0])]
+    benches = [bench for dtype in DTYPES for bench in target.benches(dtype)[:1]]
+    return [case.spec for bench in benches for case in op.cases(bench)]
+
+
+def _is_likely(word: str, meant: str) -> bool:
+    """Whether ``word`` is ``meant`` misspelt: the same numbers, and next to the same letters."""
+    if re.findall(r"\d+", word) != re.findall(r"\d+", meant):
+        return False  # another generation
+    one, other = (re.sub(r"[^a-z]", "", text.lower()) for text in (word, meant))
+    return SequenceMatcher(None, one, other).ratio() > LIKELY

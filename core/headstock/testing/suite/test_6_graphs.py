@@ -27,8 +27,10 @@ from headstock.testing.target import Target
 NUM_REPLAYS = 30
 SIZE = 64
 NUM_ROWS = 3
-MAX_LENGTH = 96
+MAX_LENGTH = 1000
 """Tokens that rows may grow to."""
+GROWTH = 31
+"""Tokens by which rows are longer at each replay: past every power of two under their bound."""
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,7 @@ def dtype(target: Target) -> torch.dtype:
     return target.device.default_dtype or torch.bfloat16
 
 
+@torch.inference_mode()  # as the runner calls a device
 def test_replays_equal_eager_runs_of_a_feed_forward_layer(
     target: Target, resolver: Resolver, bucket: int, dtype: torch.dtype
 ) -> None:
@@ -66,12 +69,13 @@ def test_replays_equal_eager_runs_of_a_feed_forward_layer(
         _compare(out_TD, layer(x_TD.clone()), dtype)
 
 
+@torch.inference_mode()  # as the runner calls a device
 def test_replays_equal_eager_runs_of_attention_over_growing_rows(
     target: Target, resolver: Resolver, bucket: int, dtype: torch.dtype
 ) -> None:
     decode = _Decode.build(target, resolver, bucket, dtype)
     for step in range(NUM_REPLAYS):
-        lengths = [1 + step, 20 + step, 41 + step]
+        lengths = [1 + step, 20 + GROWTH * step, 41 + 2 * step]
         decode.enter(lengths)
         wanted = decode.run(decode.pages.clone()).clone()
         decode.replay()

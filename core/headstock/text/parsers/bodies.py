@@ -6,6 +6,7 @@ import ast
 import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 from headstock.text.parsers.parts import Call, Tools
@@ -13,6 +14,9 @@ from headstock.text.parsers.parts import Call, Tools
 _ARGUMENTS = ("arguments", "parameters")
 _DECODER = json.JSONDecoder()
 _MAX_CALLS = 128
+_MAX_PYTHON = 1 << 16
+"""Longest text that is parsed as Python, whose tree takes a hundred times as much. Characters."""
+_SPACE = re.compile(r"\s*")
 
 
 def read_json(body: str, tools: Tools) -> list[Call] | None:
@@ -79,28 +83,70 @@ def read_named(body: str, heads: Iterable[re.Pattern[str]], tail: re.Pattern[str
     return calls
 
 
-def read_tagged(
-    body: str, tools: Tools, call: re.Pattern[str], parameter: re.Pattern[str]
-) -> list[Call] | None:
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """How something begins and ends in a text.
+
+    Its end is looked for as it stands: an expression that runs to an end which is missing is tried
+    again from every beginning, and takes the square of the text's length.
+
+    Attributes:
+        head: Group ``name``; ``is_text`` where the tag tells. Begins with what is rare, and is
+            bounded.
+        end: What follows; "": the text's own end.
+        is_trimmed: Whether a line's end before it belongs to it.
+    """
+
+    head: re.Pattern[str]
+    end: str
+    is_trimmed: bool = False
+
+    def inner(self, text: str, head: re.Match[str]) -> tuple[str, int] | None:
+        """Return what stands between ``head`` and the end, and where that is; None: nowhere."""
+        at = text.find(self.end, head.end()) if self.end else len(text)
+        if at < 0:
+            return None
+        inner = text[head.end() : at]
+        return inner.removesuffix("\n") if self.is_trimmed else inner, at + len(self.end)
+
+
+def read_tagged(body: str, tools: Tools, call: Tag, parameter: Tag) -> list[Call] | None:
     """Read calls whose parameters stand in tags of their own.
 
     Args:
-        body: What the marks enclose.
+        body: What the marks enclose: calls, and white space.
         tools: Their schemas tell text from numbers.
-        call: Groups ``name`` and ``body``.
-        parameter: Groups ``name`` and ``value``, and ``is_text`` where the tag tells.
+        call: How a call is written.
+        parameter: How each of its parameters is.
     """
     calls: list[Call] = []
-    for found in call.finditer(body):
-        name = found.group("name").strip()
-        properties = _properties(tools, name)
-        values = {
-            item.group("name").strip(): _value(item, properties)
-            for item in parameter.finditer(found.group("body"))
-        }
-        calls.append(Call(name, _written(values)))
-    is_whole = not call.sub("", body).strip()
-    return calls if calls and is_whole and len(calls) <= _MAX_CALLS else None
+    at = _past_space(body, 0)
+    while at < len(body):
+        head = call.head.match(body, at)
+        found = call.inner(body, head) if head is not None else None
+        if head is None or found is None or len(calls) == _MAX_CALLS:
+            return None
+        name = head.group("name").strip()
+        calls.append(
+            Call(name, _written(_parameters(found[0], _properties(tools, name), parameter)))
+        )
+        at = _past_space(body, found[1])
+    return calls or None
+
+
+def _parameters(text: str, properties: Mapping[str, Any], tag: Tag) -> dict[str, object]:
+    values: dict[str, object] = {}
+    at = 0
+    while (head := tag.head.search(text, at)) and (found := tag.inner(text, head)):
+        values[head.group("name").strip()] = _value(head, found[0], properties)
+        at = found[1]
+    return values
+
+
+def _past_space(text: str, at: int) -> int:
+    """Return where the white space that begins at ``at`` ends."""
+    space = _SPACE.match(text, at)
+    return space.end() if space else at
 
 
 def _properties(tools: Tools, name: str) -> Mapping[str, Any]:
@@ -108,11 +154,10 @@ def _properties(tools: Tools, name: str) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", properties) if isinstance(properties, Mapping) else {}
 
 
-def _value(item: re.Match[str], properties: Mapping[str, Any]) -> object:
-    text = item.group("value")
-    told = item.groupdict().get("is_text")
+def _value(head: re.Match[str], text: str, properties: Mapping[str, Any]) -> object:
+    told = head.groupdict().get("is_text")
     if told is None:
-        schema: object = properties.get(item.group("name").strip())
+        schema: object = properties.get(head.group("name").strip())
         fields = cast("Mapping[str, Any]", schema) if isinstance(schema, Mapping) else None
         is_text = fields is None or fields.get("type") == "string"
     else:
@@ -127,6 +172,8 @@ def _value(item: re.Match[str], properties: Mapping[str, Any]) -> object:
 
 def read_python(body: str, tools: Tools) -> list[Call] | None:
     """Read ``[f(a=1), g(b="x")]``: calls with literal keyword arguments."""
+    if len(body) > _MAX_PYTHON:
+        return None
     try:
         tree = ast.parse(body.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -137,11 +184,25 @@ def read_python(body: str, tools: Tools) -> list[Call] | None:
         if not isinstance(node, ast.Call) or node.args or len(calls) == _MAX_CALLS:
             return None
         try:
-            values = {str(word.arg): ast.literal_eval(word.value) for word in node.keywords}
+            values = {str(word.arg): _literal(word.value) for word in node.keywords}
             calls.append(Call(ast.unparse(node.func), _written(values)))
         except (ValueError, TypeError, RecursionError):
             return None
     return calls or None
+
+
+_JSON_NAMES = {"true": True, "false": False, "null": None}
+
+
+class _JsonNames(ast.NodeTransformer):
+    """Takes JSON's names for what Python calls True, False and None."""
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.Constant(_JSON_NAMES[node.id]) if node.id in _JSON_NAMES else node
+
+
+def _literal(node: ast.expr) -> object:
+    return ast.literal_eval(cast("ast.expr", _JsonNames().visit(node)))
 
 
 def read_bare(body: str, tools: Tools) -> list[Call] | None:

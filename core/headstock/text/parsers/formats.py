@@ -9,12 +9,22 @@ import re
 from typing import TypeVar
 
 from headstock.text.parsers.bodies import (
+    Tag,
     read_bare,
     read_json,
     read_named,
     read_tagged,
 )
-from headstock.text.parsers.parts import Call, CallFormat, ReasoningFormat, Tools
+from headstock.text.parsers.gemma import read_gemma
+from headstock.text.parsers.parts import (
+    NUMBER,
+    Call,
+    CallFormat,
+    ReasoningFormat,
+    Tagged,
+    Tools,
+    Writing,
+)
 
 _NAME = r"\s*(?:functions\.)?([\w.\-/]+)"
 _DSML = "｜DSML｜"
@@ -25,22 +35,29 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 
 _QWEN_XML = (
-    _pattern(r"\s*<function=(?P<name>[^>\n]+)>(?P<body>.*?)</function>\s*"),
-    _pattern(r"<parameter=(?P<name>[^>\n]+)>\n?(?P<value>.*?)\n?</parameter>"),
+    Tag(_pattern(r"<function=(?P<name>[^>\n]{1,256})>"), "</function>"),
+    Tag(_pattern(r"<parameter=(?P<name>[^>\n]{1,256})>\n?"), "</parameter>", is_trimmed=True),
 )
 _GLM = (
-    _pattern(r"\A\s*(?P<name>[\w.\-/]+)\s*(?P<body>(?:<arg_key>.*)?)\Z"),
-    _pattern(r"<arg_key>(?P<name>.*?)</arg_key>\s*<arg_value>(?P<value>.*?)</arg_value>"),
+    Tag(_pattern(r"(?P<name>[\w.\-/]{1,256})\s*(?=<arg_key>|\Z)"), ""),
+    Tag(_pattern(r"<arg_key>(?P<name>[^<]{1,256})</arg_key>\s*<arg_value>"), "</arg_value>"),
 )
 _MINIMAX = (
-    _pattern(r'\s*<invoke name="?(?P<name>[^">\n]+)"?>(?P<body>.*?)</invoke>\s*'),
-    _pattern(r'<parameter name="?(?P<name>[^">\n]+)"?>\n?(?P<value>.*?)\n?</parameter>'),
+    Tag(_pattern(r'<invoke name="?(?P<name>[^">\n]{1,256})"?>'), "</invoke>"),
+    Tag(
+        _pattern(r'<parameter name="?(?P<name>[^">\n]{1,256})"?>\n?'),
+        "</parameter>",
+        is_trimmed=True,
+    ),
 )
 _DEEPSEEK_32 = (
-    _pattern(rf'\s*<{_DSML}invoke name="(?P<name>[^"]+)">(?P<body>.*?)</{_DSML}invoke>\s*'),
-    _pattern(
-        rf'<{_DSML}parameter name="(?P<name>[^"]+)"(?: string="(?P<is_text>true|false)")?>'
-        rf"(?P<value>.*?)</{_DSML}parameter>"
+    Tag(_pattern(rf'<{_DSML}invoke name="(?P<name>[^"]{{1,256}})">'), f"</{_DSML}invoke>"),
+    Tag(
+        _pattern(
+            rf'<{_DSML}parameter name="(?P<name>[^"]{{1,256}})"'
+            r'(?: string="(?P<is_text>true|false)")?>'
+        ),
+        f"</{_DSML}parameter>",
     ),
 )
 _DEEPSEEK_HEADS = (
@@ -53,6 +70,8 @@ _KIMI_HEAD = _pattern(
 )
 _KIMI_TAIL = _pattern(r"\s*<\|tool_call_end\|>\s*")
 _MISTRAL_HEAD = _pattern(rf"\s*(?:\[TOOL_CALLS\])?{_NAME}(?:\[CALL_ID\]\w+)?\s*\[ARGS\]\s*(?=\{{)")
+_GEMMA_QUOTE = '<|"|>'
+_ESCAPE = "<escape>"
 _NOTHING = _pattern(r"\s*")
 _HARMONY_HEAD = _pattern(rf"{_NAME}[^{{]*?<\|message\|>\s*(?=\{{)")
 
@@ -85,10 +104,32 @@ def _mistral(body: str, tools: Tools) -> list[Call] | None:
     return read_json(body, tools) or read_named(body, (_MISTRAL_HEAD,), _NOTHING) or None
 
 
+def _gemma4(body: str, tools: Tools) -> list[Call] | None:
+    return read_gemma(body, _GEMMA_QUOTE)
+
+
+def _function_gemma(body: str, tools: Tools) -> list[Call] | None:
+    return read_gemma(body, _ESCAPE)
+
+
+def _gemma_writing(quote: str) -> Writing:
+    return Writing(
+        head="call:",
+        named="{",
+        tagged=Tagged(named=f":{quote}", named_json=":", after=quote, after_json="", between=","),
+        tail="}",
+        apart="",
+    )
+
+
 def _harmony(body: str, tools: Tools) -> list[Call] | None:
     return read_named(body, (_HARMONY_HEAD,), _NOTHING) or None
 
 
+_LIST = Writing(
+    opens="[", head='{"name": "', named='", "arguments": ', tail="}", between=", ", closes="]"
+)
+_LLAMA = Writing(head='{"name": "', named='", "parameters": ', tail="}", between="; ")
 CALL_FORMATS = (
     CallFormat(
         name="harmony",
@@ -96,6 +137,7 @@ CALL_FORMATS = (
         end="<|call|>",
         read=_harmony,
         marks=("<|channel|>", "<|message|>", "commentary"),
+        writings=(Writing(named=" <|constrain|>json<|message|>"),),
     ),
     CallFormat(
         name="deepseek_v32",
@@ -103,6 +145,24 @@ CALL_FORMATS = (
         end=f"</{_DSML}function_calls>",
         read=_deepseek_32,
         marks=(f"<{_DSML}",),
+        writings=(
+            Writing(
+                opens="\n",
+                head=f'<{_DSML}invoke name="',
+                named='">\n',
+                tagged=Tagged(
+                    before=f'<{_DSML}parameter name="',
+                    named='" string="true">',
+                    named_json='" string="false">',
+                    after=f"</{_DSML}parameter>",
+                    space="\n",
+                    never=(f"</{_DSML}invoke>",),
+                ),
+                tail=f"</{_DSML}invoke>",
+                between="\n",
+                closes="\n",
+            ),
+        ),
     ),
     CallFormat(
         name="deepseek_v3",
@@ -110,6 +170,20 @@ CALL_FORMATS = (
         end="<｜tool▁calls▁end｜>",
         read=_deepseek,
         marks=("<｜tool▁calls▁begin｜>",),
+        writings=(
+            Writing(
+                head="<｜tool▁call▁begin｜>",
+                named="<｜tool▁sep｜>",
+                tail="<｜tool▁call▁end｜>",
+                between="",
+            ),
+            Writing(
+                head="<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
+                named="\n```json\n",
+                tail="\n```<｜tool▁call▁end｜>",
+                between="\n",
+            ),
+        ),
     ),
     CallFormat(
         name="kimi_k2",
@@ -117,6 +191,14 @@ CALL_FORMATS = (
         end="<|tool_calls_section_end|>",
         read=_kimi,
         marks=("<|tool_calls_section_begin|>",),
+        writings=(
+            Writing(
+                head="<|tool_call_begin|>functions.",
+                named=f":{NUMBER}<|tool_call_argument_begin|>",
+                tail="<|tool_call_end|>",
+                between="",
+            ),
+        ),
     ),
     CallFormat(
         name="minimax_m2",
@@ -124,6 +206,23 @@ CALL_FORMATS = (
         end="</minimax:tool_call>",
         read=_minimax,
         marks=("<invoke name=",),
+        writings=(
+            Writing(
+                opens="\n",
+                head='<invoke name="',
+                named='">\n',
+                tagged=Tagged(
+                    before='<parameter name="',
+                    named='">',
+                    after="</parameter>",
+                    space="\n",
+                    never=("</invoke>",),
+                ),
+                tail="</invoke>",
+                between="\n",
+                closes="\n",
+            ),
+        ),
     ),
     CallFormat(
         name="qwen3_xml",
@@ -131,6 +230,23 @@ CALL_FORMATS = (
         end="</tool_call>",
         read=_qwen_xml,
         marks=("<tool_call>", "<function="),
+        writings=(
+            Writing(
+                opens="\n",
+                head="<function=",
+                named=">\n",
+                tagged=Tagged(
+                    before="<parameter=",
+                    named=">\n",
+                    after="</parameter>",
+                    space="\n",
+                    never=("</function>",),
+                ),
+                tail="</function>",
+                closes="\n",
+                apart="\n",
+            ),
+        ),
     ),
     CallFormat(
         name="glm45",
@@ -138,6 +254,18 @@ CALL_FORMATS = (
         end="</tool_call>",
         read=_glm,
         marks=("<tool_call>", "<arg_key>"),
+        writings=(
+            Writing(
+                named="\n",
+                tagged=Tagged(
+                    before="<arg_key>",
+                    named="</arg_key>\n<arg_value>",
+                    after="</arg_value>",
+                    space="\n",
+                ),
+                apart="\n",
+            ),
+        ),
     ),
     CallFormat(
         name="hermes",
@@ -145,6 +273,32 @@ CALL_FORMATS = (
         end="</tool_call>",
         read=read_json,
         marks=("<tool_call>",),
+        writings=(
+            Writing(
+                opens="\n",
+                head='{"name": "',
+                named='", "arguments": ',
+                tail="}",
+                closes="\n",
+                apart="\n",
+            ),
+        ),
+    ),
+    CallFormat(
+        name="gemma4",
+        begin="<|tool_call>",
+        end="<tool_call|>",
+        read=_gemma4,
+        marks=("<|tool_call>",),
+        writings=(_gemma_writing(_GEMMA_QUOTE),),
+    ),
+    CallFormat(
+        name="function_gemma",
+        begin="<start_function_call>",
+        end="<end_function_call>",
+        read=_function_gemma,
+        marks=("<start_function_call>",),
+        writings=(_gemma_writing(_ESCAPE),),
     ),
     CallFormat(
         name="granite",
@@ -152,6 +306,7 @@ CALL_FORMATS = (
         end="",
         read=read_json,
         marks=("<|tool_call|>",),
+        writings=(_LIST,),
     ),
     CallFormat(
         name="mistral",
@@ -159,6 +314,10 @@ CALL_FORMATS = (
         end="",
         read=_mistral,
         marks=("[TOOL_CALLS]",),
+        writings=(
+            Writing(named="[ARGS]", between="[TOOL_CALLS]"),
+            _LIST,
+        ),
     ),
     CallFormat(
         name="llama3",
@@ -166,6 +325,7 @@ CALL_FORMATS = (
         end="",
         read=read_bare,
         marks=("tools", "parameters", "<|start_header_id|>"),
+        writings=(_LLAMA,),
     ),
     CallFormat(
         name="llama4",
@@ -173,8 +333,25 @@ CALL_FORMATS = (
         end="",
         read=read_bare,
         marks=("tools", "<|header_start|>"),
+        writings=(_LLAMA,),
     ),
-    CallFormat(name="pythonic", begin="", end="", read=read_bare, marks=("tools", "func_name1(")),
+    CallFormat(
+        name="pythonic",
+        begin="",
+        end="",
+        read=read_bare,
+        marks=("tools", "func_name1("),
+        writings=(
+            Writing(
+                opens="[",
+                named="(",
+                tagged=Tagged(named="=", between=", ", is_python=True),
+                tail=")",
+                between=", ",
+                closes="]",
+            ),
+        ),
+    ),
 )
 REASONING_FORMATS = (
     ReasoningFormat(
@@ -182,8 +359,21 @@ REASONING_FORMATS = (
         begin="<|channel|>analysis<|message|>",
         end="<|end|>",
         marks=("<|channel|>", "<|message|>", "analysis"),
-        drops=("<|start|>assistant", "<|channel|>final<|message|>"),
+        drops=(
+            "<|start|>assistant",
+            "<|channel|>final<|message|>",
+            "<|channel|>commentary<|message|>",  # said before a call
+            "<|end|>",
+        ),
+        follows="<|start|>assistant",
     ),
+    ReasoningFormat(
+        name="gemma4",
+        begin="<|channel>thought",
+        end="<channel|>",
+        marks=("<|channel>", "<channel|>"),
+    ),
+    ReasoningFormat(name="mistral", begin="[THINK]", end="[/THINK]", marks=("[THINK]", "[/THINK]")),
     ReasoningFormat(name="kimi", begin="◁think▷", end="◁/think▷", marks=("◁think▷", "◁/think▷")),
     ReasoningFormat(name="think", begin="<think>", end="</think>", marks=("<think>",)),
 )
@@ -192,7 +382,8 @@ ALIASES = {
     "glm45": "think", "minimax": "think", "nemotron": "think", "gpt-oss": "harmony",
     "qwen": "hermes", "qwen25": "hermes", "qwen3_coder": "qwen3_xml", "deepseekv3": "deepseek_v3",
     "deepseekv31": "deepseek_v3", "deepseekv32": "deepseek_v32", "glm": "glm45",
-    "minimax-m2": "minimax_m2",
+    "minimax-m2": "minimax_m2", "functiongemma": "function_gemma", "magistral": "mistral",
+    "gemma": "gemma4",
 }  # fmt: skip
 """Names that other engines have for these formats."""
 Format = TypeVar("Format", CallFormat, ReasoningFormat)

@@ -10,7 +10,14 @@ from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Literal
 
+from headstock.text.parsers.bound import BoundCalls, can_stream
 from headstock.text.parsers.parts import CallFormat, Part, ReasoningFormat, Tools
+
+_MAX_ENDS = 16
+"""End marks that are tried for one call: one may stand in an argument, many are no call."""
+_MAX_BROKEN = 16
+"""Begun calls that turned out to be none, after which an answer is read for words only. Both bound
+what reading costs, which otherwise grows with the cube of what a client makes the model repeat."""
 
 
 class _State(Enum):
@@ -29,6 +36,8 @@ class PartReader:
         tools: Functions that may be called.
         is_thinking: Whether the prompt has begun the thoughts.
         max_calls: Calls after which the rest is dropped; None: no bound.
+        is_bound: Whether a grammar makes calls be written as the format describes them: then their
+            arguments are told as they come, where the format allows it.
     """
 
     def __init__(
@@ -39,11 +48,15 @@ class PartReader:
         *,
         is_thinking: bool = False,
         max_calls: int | None = None,
+        is_bound: bool = False,
     ) -> None:
         self._reasoning = reasoning
         self._calls = calls
         self._tools = tools
         self._left = max_calls
+        self._bound: BoundCalls | None = None
+        if calls is not None and is_bound and can_stream(calls):
+            self._bound = BoundCalls(calls)
         self._state = _State.THOUGHT if is_thinking and reasoning is not None else _State.START
         self._pending = ""
         self._searched = 0
@@ -51,6 +64,8 @@ class PartReader:
         self._is_fresh = self._state is _State.THOUGHT
         """Whether white space that comes is dropped: a part has just ended."""
         self._is_last = False
+        self._num_ends = 0
+        self._num_broken = 0
         self.num_calls = 0
 
     @property
@@ -104,7 +119,7 @@ class PartReader:
         if not mark:
             return self._part("text", said, holds=bool(marks))
         if self._calls is not None and mark == self._calls.begin:
-            self._state, self._searched = _State.CALL, 0
+            self._begin_call()
         elif self._reasoning is not None and mark == self._reasoning.begin:
             self._state = _State.THOUGHT
         return self._part("text", said, mark)
@@ -136,6 +151,8 @@ class PartReader:
     def _call(self) -> list[Part] | None:
         """Read the calls up to the first end mark that leaves whole ones."""
         assert self._calls is not None, "a call without a format"
+        if self._bound is not None:
+            return self._bound_call(self._bound)
         end = self._calls.end
         while end and (at := self._pending.find(end, self._searched)) >= 0:
             self._searched = at + 1
@@ -143,6 +160,9 @@ class PartReader:
             if parts is not None:
                 self._pending = self._pending[at + len(end) :]
                 return parts
+            self._num_ends += 1
+            if self._num_ends == _MAX_ENDS:
+                return self._no_call()
         if not self._is_last:
             self._searched = max(self._searched, len(self._pending) - len(end))
             return None
@@ -150,10 +170,30 @@ class PartReader:
         if parts is not None:
             self._pending = ""
             return parts
-        # No call after all: its mark is text, and so is what follows, unless a call follows.
+        return self._no_call()
+
+    def _no_call(self) -> list[Part]:
+        """Take the mark of what is no call for text, and what follows, unless a call follows."""
+        assert self._calls is not None, "a call without a format"
+        self._num_broken += 1
         self._state, self._is_fresh = _State.TEXT, False
         begin = self._calls.begin
         return [Part("text", begin)] if begin else []
+
+    def _bound_call(self, bound: BoundCalls) -> list[Part] | None:
+        """Read calls that a grammar bound, as far as they have come."""
+        parts, self._pending, is_over = bound.read(self._pending)
+        for part in parts:
+            self.num_calls += part.call is not None
+            if part.is_last and self._left is not None:
+                self._left -= 1
+        if is_over:
+            self._state, self._is_fresh = _State.TEXT, True
+        elif self._is_last and bound.has_begun:
+            self._pending = ""  # cut short: what has been told of the call is all there is
+        elif self._is_last:
+            return self._no_call()
+        return parts if parts or is_over else None
 
     def _read(self, body: str) -> list[Part] | None:
         assert self._calls is not None, "a call without a format"
@@ -175,8 +215,11 @@ class PartReader:
         return is_begin and self._pending.lstrip()[:1] in ("[", "{")
 
     def _begin_bare(self) -> list[Part]:
-        self._state, self._searched = _State.CALL, 0
+        self._begin_call()
         return []
+
+    def _begin_call(self) -> None:
+        self._state, self._searched, self._num_ends = _State.CALL, 0, 0
 
     def _before(self, marks: Sequence[str]) -> tuple[str, str]:
         """Return the pending text before the first mark, and the mark.
@@ -193,7 +236,8 @@ class PartReader:
         return pending[: min(_partial(pending, mark) for mark in marks) if marks else None], ""
 
     def _marks(self) -> list[str]:
-        marks = [self._calls.begin] if self._calls is not None and self._calls.begin else []
+        calls = self._calls if self._num_broken < _MAX_BROKEN else None
+        marks = [calls.begin] if calls is not None and calls.begin else []
         if self._reasoning is not None:
             marks += self._reasoning.drops
             if self._state is _State.START or self._reasoning.drops:

@@ -1,0 +1,149 @@
+"""A served model as an operator starts it: its process, its log, its children."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+
+T = TypeVar("T")
+START_S = 180.0
+SMALL = ("--cache-tokens", "16384", "--max-model-len", "2048")
+"""Enough for every trial, and little memory."""
+
+
+def wait_for(look: Callable[[], T | None], timeout_s: float, what: str) -> T:
+    """Look until something is there, and return it."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := look()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {timeout_s:.0f} s for {what}")
+        time.sleep(0.02)
+    return found
+
+
+class Server:
+    """`headstock serve` on a free port of loopback, ready.
+
+    Args:
+        flags: Its arguments.
+        environment: Variables for it; None: this process's.
+        nice: Added to its niceness.
+    """
+
+    def __init__(
+        self, *flags: str, environment: dict[str, str] | None = None, nice: int = 0
+    ) -> None:
+        command = [sys.executable, "-m", "headstock.cli", "serve", "--port", "0", *flags]
+        begin_s = time.monotonic()
+        self.process = subprocess.Popen(
+            ["nice", "-n", str(nice), *command] if nice else command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        try:
+            self.url = wait_for(self._find_url, START_S, "the banner's address")[1]
+            wait_for(self.is_ready, START_S, "readiness")
+        except BaseException:
+            self.close()
+            raise
+        self.start_s = time.monotonic() - begin_s
+
+    @property
+    def log(self) -> str:
+        """What it wrote so far."""
+        return "".join(self.lines)
+
+    @property
+    def engine_pid(self) -> int:
+        """The engine's process."""
+        children = psutil.Process(self.process.pid).children()
+        (pid,) = (c.pid for c in children if "engine_process" in " ".join(c.cmdline()))
+        return pid
+
+    def get(self, path: str, **more: Any) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=30, **more)
+
+    def post(self, path: str, body: dict[str, Any], **more: Any) -> httpx.Response:
+        return httpx.post(self.url + path, json=body, timeout=60, **more)
+
+    def is_ready(self) -> bool:
+        try:
+            return self.get("/ready").status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def idle_state(self, timeout_s: float = 120.0) -> dict[str, Any]:
+        """Wait until nothing waits or runs, and return a heartbeat from then."""
+        seen: list[int] = []
+
+        def look() -> dict[str, Any] | None:
+            info = self.get("/server_info").json()
+            (state,) = info["internal_states"]
+            is_idle = not info["live_requests"] and state and not state["running"]
+            if not is_idle or state["waiting"]:
+                seen.clear()
+                return None
+            if not seen or state["received"] != seen[0]:
+                seen[:] = [state["received"]]
+            return state
+
+        wait_for(look, timeout_s, "an idle engine")
+        time.sleep(1.2)  # a heartbeat a second: the next one is surely of an idle engine
+        return wait_for(look, timeout_s, "an idle engine")
+
+    def lost_pages(self) -> int:
+        """Return how many pages are neither free nor cached once nothing runs."""
+        state = self.idle_state()
+        return state["total_pages"] - state["free_pages"] - state["cached_pages"]
+
+    def terminate(self, timeout_s: float = 60.0) -> int:
+        """Send SIGTERM and return the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout_s)
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(30)
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self._reader.join(5)
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)  # extend would show nothing until the end
+
+    def _find_url(self) -> re.Match[str] | None:
+        if self.process.poll() is not None:
+            raise RuntimeError(f"the server ended:\n{self.log}")
+        return re.search(r"url \.+ (http://\S+)", self.log)
+
+
+@contextlib.contextmanager
+def served(*flags: str, **more: Any) -> Iterator[Server]:
+    """Serve while the block runs."""
+    server = Server(*flags, **more)
+    try:
+        yield server
+    finally:
+        server.close()

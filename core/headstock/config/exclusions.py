@@ -1,0 +1,108 @@
+"""What excludes what, in one place: checked at the start and for each request.
+
+A feature that is not named here with another works along with it, and a test shows so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+from headstock.errors import ConfigError
+
+SPECULATION = "speculation"
+GRAMMAR = "grammar"
+MASKS = "masks"
+POOLING = "pooling"
+LOGPROBS = "logprobs"
+STATES = "recurrent state"
+WHOLE_PROMPTS = "bidirectional attention"
+PREFIX_CACHE = "prefix cache"
+
+Effect = Literal["refused at start", "off for the request", "off for the model"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exclusion:
+    """Two things that do not go together.
+
+    Attributes:
+        feature: What gives way.
+        other: What it gives way to: a trait of the model, or something that a request asks.
+        effect: ``refused at start``: the server does not start with both. ``off for the request``:
+            a request that asks for ``other`` is served right, without the feature. ``off for the
+            model``: a model that has ``other`` is.
+        reason: Why, in one sentence.
+    """
+
+    feature: str
+    other: str
+    effect: Effect
+    reason: str
+
+
+EXCLUSIONS = (
+    Exclusion(
+        feature=SPECULATION,
+        other=STATES,
+        effect="refused at start",
+        reason="A step writes one state a row, after all of its tokens: wrong drafts would stay in"
+        " it.",
+    ),
+    Exclusion(
+        feature=SPECULATION,
+        other=POOLING,
+        effect="refused at start",
+        reason="A model that yields vectors draws no tokens.",
+    ),
+    Exclusion(
+        feature=SPECULATION,
+        other=MASKS,
+        effect="off for the request",
+        reason="A grammar's mask of a drafted position depends on the drafts before it, which the"
+        " host does not know in time; allowed ids and bad words are masks, too.",
+    ),
+    Exclusion(
+        feature=SPECULATION,
+        other=LOGPROBS,
+        effect="off for the request",
+        reason="A step keeps the logprobs of one position a row.",
+    ),
+    Exclusion(
+        feature=PREFIX_CACHE,
+        other=WHOLE_PROMPTS,
+        effect="off for the model",
+        reason="What a token is depends on the tokens after it, so that no prefix can be shared.",
+    ),
+)
+
+
+def off_for(feature: str) -> frozenset[str]:
+    """Return what a request may ask that takes ``feature`` from it."""
+    return frozenset(
+        entry.other
+        for entry in EXCLUSIONS
+        if entry.feature == feature and entry.effect == "off for the request"
+    )
+
+
+def check_start(features: Collection[str], traits: Collection[str], remedy: str) -> None:
+    """Refuse to start with features that the model's traits exclude.
+
+    Args:
+        features: What is switched on.
+        traits: What the model is.
+        remedy: What the operator can do.
+
+    Raises:
+        ConfigError: Naming the first two that exclude each other.
+    """
+    for entry in EXCLUSIONS:
+        is_met = entry.feature in features and entry.other in traits
+        if is_met and entry.effect == "refused at start":
+            raise ConfigError(
+                f"{entry.feature} is on and the model has {entry.other}, which exclude each other:"
+                f" {entry.reason}",
+                remedy=remedy,
+            )

@@ -1,0 +1,333 @@
+"""What a family of models makes of an image, read off the files beside its weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from headstock.errors import CheckpointError
+
+MERGED_PATCHES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen3_5_moe")
+"""Model types that cut an image into patches, and make one token of a square of them."""
+STILL = ("qwen2_vl", "qwen2_5_vl")
+"""Those whose videos are not cut here."""
+SQUARES = ("gemma3",)
+"""Model types that resize every image to one square."""
+ROWS = ("mistral3",)
+"""Model types that keep an image's size where they can, with a mark after each row of tokens."""
+CROPPED = ("llava",)
+"""Model types that see the square in the middle of an image."""
+FILES = ("preprocessor_config.json", "processor_config.json")
+VIDEO_FILES = ("video_preprocessor_config.json", "processor_config.json")
+Channels = tuple[float, float, float]
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFamily:
+    """How videos are sampled and cut: as images are, but for this.
+
+    Attributes:
+        token_id: Id that stands for a video in a tokenised prompt, once before it is expanded.
+        begin_id: Id before the tokens of each frame.
+        end_id: Id after them.
+        fps: Frames to look at a second.
+        min_frames: Fewest frames to look at.
+        max_frames: Most.
+        min_pixels: Fewest pixels of all frames together.
+        max_pixels: Most.
+        frame_tokens: Most tokens of a frame; None: as many as the pixels allow.
+        scale: Multiplies the pixels of each channel.
+        shift: Added to them then.
+    """
+
+    token_id: int
+    begin_id: int
+    end_id: int
+    fps: float
+    min_frames: int
+    max_frames: int
+    min_pixels: int
+    max_pixels: int
+    frame_tokens: int | None
+    scale: tuple[float, float, float]
+    shift: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """How an image is written in text, where that is more than its placeholder.
+
+    Attributes:
+        mark_id: Id of the token that chat templates write for an image.
+        end_id: Id of the one after the image's tokens, which follow the mark.
+        around: Text before the mark and behind the end.
+    """
+
+    mark_id: int
+    end_id: int
+    around: str
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How images are cut, and which id stands for them.
+
+    Attributes:
+        token_id: Id that stands for an image in a tokenised prompt, once before it is expanded.
+        patch_size: Pixels of a patch in height and width.
+        frames: Times that an image is repeated in a patch, as if it were a video.
+        merge: Patches in height and width that become one token.
+        min_pixels: Fewest pixels that an image is resized to.
+        max_pixels: Most.
+        resample: Number of the filter that resizes: 3 is bicubic, 2 bilinear, 1 Lanczos.
+        scale: Multiplies the pixels of each channel.
+        shift: Added to them then.
+        video: What it makes of videos; None: it takes none.
+        size: Height and width in pixels that each image is resized to, whatever its aspect; None:
+            as ``min_pixels`` and ``max_pixels`` allow.
+        written: How text has images; None: the placeholder stands there.
+        is_cropped: Whether an image keeps its aspect and covers ``size``, which is then cut out of
+            its middle.
+        longest: Pixels of the longer side at most, where images are never made larger; None: as
+            the other fields say.
+        row_marks: Tokens after each row of an image's, and after the last one instead; None: there
+            are none.
+    """
+
+    token_id: int
+    patch_size: int
+    frames: int
+    merge: int
+    min_pixels: int
+    max_pixels: int
+    resample: int
+    scale: tuple[float, float, float]
+    shift: tuple[float, float, float]
+    video: VideoFamily | None = None
+    size: tuple[int, int] | None = None
+    written: Written | None = None
+    is_cropped: bool = False
+    longest: int | None = None
+    row_marks: tuple[str, str] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return asdict(self)
+
+
+def find_family(config: Settings, folder: Path) -> Family | None:
+    """Return what the model in ``folder`` makes of images; None: it takes none that we know.
+
+    Raises:
+        CheckpointError: The settings of its image processor are missing, or ask for what we do not
+            compute.
+    """
+    kind = str(config.get("model_type"))
+    if kind not in _MAKERS:
+        return None
+    token_id = config.get("image_token_id", config.get("image_token_index"))
+    if not isinstance(token_id, int):
+        raise _wrong(folder, "config.json has no image_token_id")
+    given = _read(folder, FILES, "image_processor")
+    if given is None:
+        raise _wrong(folder, f"there is neither {FILES[0]} nor {FILES[1]} of an image processor")
+    for switch in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
+        if given.get(switch) is False:
+            raise _wrong(folder, f"{switch} is false")
+    return _MAKERS[kind](folder, config, given, token_id)
+
+
+def _merged_patches(folder: Path, config: Settings, given: Settings, token_id: int) -> Family:
+    """Return what is made of images by models that keep their aspect."""
+    size = given.get("size") or {}
+    vision = config.get("vision_config") or {}
+    scale, shift = _scales(folder, given)
+    return Family(
+        token_id=token_id,
+        patch_size=int(given.get("patch_size") or vision.get("patch_size") or _patch_size(config)),
+        frames=int(given.get("temporal_patch_size") or vision.get("temporal_patch_size") or 2),
+        merge=int(given.get("merge_size") or vision.get("spatial_merge_size") or 2),
+        min_pixels=int(given.get("min_pixels") or size.get("shortest_edge") or 56 * 56),
+        max_pixels=int(given.get("max_pixels") or size.get("longest_edge") or 28 * 28 * 1280),
+        resample=int(given.get("resample") or 3),
+        scale=scale,
+        shift=shift,
+        video=_video(config, folder) if config.get("model_type") not in STILL else None,
+    )
+
+
+def _patch_size(config: Settings) -> int:
+    """Return the pixels of a patch where no file says."""
+    return 14 if config.get("model_type") in STILL else 16
+
+
+def _square(folder: Path, config: Settings, given: Settings, token_id: int) -> Family:
+    """Return what is made of images by Gemma 3: as many tokens of each, between two marks.
+
+    Raises:
+        CheckpointError: The processor's size is not the encoder's, or images are to be cut up.
+    """
+    if given.get("do_pan_and_scan"):
+        raise _wrong(folder, "do_pan_and_scan is true, and images are not cut into crops here")
+    vision = config.get("vision_config") or {}
+    side, patch_size = int(vision.get("image_size") or 224), int(vision.get("patch_size") or 16)
+    size = given.get("size") or {}
+    if (size.get("height"), size.get("width")) != (side, side):
+        raise _wrong(folder, f"images are resized to {size}; the encoder takes {side} x {side}")
+    per_side = round(int(config.get("mm_tokens_per_image") or 256) ** 0.5)
+    scale, shift = _scales(folder, given)
+    return Family(
+        token_id=token_id,
+        patch_size=patch_size,
+        frames=1,
+        merge=side // patch_size // per_side,
+        min_pixels=side * side,
+        max_pixels=side * side,
+        resample=int(given.get("resample") or 2),
+        scale=scale,
+        shift=shift,
+        size=(side, side),
+        written=Written(
+            mark_id=int(config.get("boi_token_index") or 255_999),
+            end_id=int(config.get("eoi_token_index") or 256_000),
+            around="\n\n",
+        ),
+    )
+
+
+def _cropped(folder: Path, config: Settings, given: Settings, token_id: int) -> Family:
+    """Return what is made of images by LLaVA: the square in the middle, a token a patch.
+
+    With Pixtral's encoder all of an image, in rows.
+
+    Raises:
+        CheckpointError: The processor's size is not the encoder's.
+    """
+    vision = config.get("vision_config") or {}
+    if vision.get("model_type") == "pixtral":
+        return _rows(folder, {"spatial_merge_size": 1, **config}, given, token_id)
+    side, patch_size = int(vision.get("image_size") or 336), int(vision.get("patch_size") or 14)
+    size, crop = given.get("size") or {}, given.get("crop_size") or {}
+    shortest = size.get("shortest_edge") if isinstance(size, dict) else size
+    cut = (crop.get("height"), crop.get("width")) if isinstance(crop, dict) else (crop, crop)
+    if shortest != side or cut != (side, side) or given.get("do_center_crop") is False:
+        raise _wrong(
+            folder,
+            f"images are resized to {size} and cut to {crop}; the encoder takes {side} x {side}",
+        )
+    scale, shift = _scales(folder, given)
+    return Family(
+        token_id=token_id,
+        patch_size=patch_size,
+        frames=1,
+        merge=1,
+        min_pixels=side * side,
+        max_pixels=side * side,
+        resample=int(given.get("resample") or 3),
+        scale=scale,
+        shift=shift,
+        size=(side, side),
+        is_cropped=True,
+    )
+
+
+def _rows(folder: Path, config: Settings, given: Settings, token_id: int) -> Family:
+    """Return what is made of images by Mistral 3: as large as they are, in rows with marks."""
+    vision = config.get("vision_config") or {}
+    size = given.get("size") or {}
+    patch_size = int(vision.get("patch_size") or 16)
+    named = _read_whole(folder, "processor_config.json")
+    marks = [str(named.get(f"image_{n}_token") or f"[IMG_{n.upper()}]") for n in ("break", "end")]
+    scale, shift = _scales(folder, given)
+    return Family(
+        token_id=token_id,
+        patch_size=patch_size,
+        frames=1,
+        merge=int(config.get("spatial_merge_size") or 2),
+        min_pixels=0,
+        max_pixels=0,
+        resample=int(given.get("resample") or 3),
+        scale=scale,
+        shift=shift,
+        longest=int(size.get("longest_edge") or vision.get("image_size") or 1024),
+        row_marks=(marks[0], marks[1]),
+    )
+
+
+_MAKERS: Mapping[str, Callable[[Path, Settings, Settings, int], Family]] = {
+    **dict.fromkeys(MERGED_PATCHES, _merged_patches),
+    **dict.fromkeys(SQUARES, _square),
+    **dict.fromkeys(CROPPED, _cropped),
+    **dict.fromkeys(ROWS, _rows),
+}
+"""What makes a family of the files beside a model, by its type."""
+
+
+def _video(config: Settings, folder: Path) -> VideoFamily | None:
+    """Return what the model makes of videos; None: its files do not say."""
+    given = _read(folder, VIDEO_FILES, "video_processor")
+    ids = [config.get(f"{name}_token_id") for name in ("video", "vision_start", "vision_end")]
+    if given is None or not all(isinstance(i, int) for i in ids):
+        return None
+    size = given.get("size") or {}
+    scale, shift = _scales(folder, given)
+    is_capped = bool(given.get("cap_pixels_per_frame"))
+    return VideoFamily(
+        *cast("list[int]", ids),
+        fps=float(given.get("fps") or 2),
+        min_frames=int(given.get("min_frames") or 4),
+        max_frames=int(given.get("max_frames") or 768),
+        min_pixels=int(size.get("shortest_edge") or 128 * 32 * 32),
+        max_pixels=int(size.get("longest_edge") or 32 * 32 * 768),
+        frame_tokens=int(given.get("max_video_tokens") or 768) if is_capped else None,
+        scale=scale,
+        shift=shift,
+    )
+
+
+def _scales(folder: Path, given: Settings) -> tuple[Channels, Channels]:
+    """Return what the pixels of each channel are multiplied by, and what is added then."""
+    mean, std = (_channels(folder, given, name) for name in ("image_mean", "image_std"))
+    factor = float(given.get("rescale_factor") or 1 / 255)
+    red, green, blue = (factor / s for s in std)
+    shifts = [-m / s for m, s in zip(mean, std, strict=True)]
+    return (red, green, blue), (shifts[0], shifts[1], shifts[2])
+
+
+def _read(folder: Path, names: Sequence[str], part: str) -> Settings | None:
+    """Return the settings of a processor, from whichever file has them; None: none has."""
+    for name in names:
+        given = _read_whole(folder, name)
+        inner = given if name.startswith(("pre", "video_pre")) else given.get(part)
+        if isinstance(inner, dict) and inner:
+            return cast("dict[str, Any]", inner)
+    return None
+
+
+def _read_whole(folder: Path, name: str) -> Settings:
+    """Return what a file has; {}: there is none, or it holds no object."""
+    path = folder / name
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _wrong(folder, f"{name} cannot be read") from error
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+
+
+def _channels(folder: Path, given: Settings, name: str) -> list[float]:
+    values = given.get(name) or [0.5, 0.5, 0.5]
+    if len(values) != 3 or not all(isinstance(value, int | float) for value in values):
+        raise _wrong(folder, f"{name} is {values!r}")
+    return [float(value) for value in values]
+
+
+def _wrong(folder: Path, problem: str) -> CheckpointError:
+    return CheckpointError(
+        f"{folder}: {problem}.", remedy="Compare the files with the model's original."
+    )

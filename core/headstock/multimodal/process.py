@@ -1,0 +1,320 @@
+"""The process that decodes images: a file may be made to fill all memory, or to break a decoder.
+
+It reads frames from its standard input and answers each on its standard output: four bytes of
+length, then JSON of a length given in four more bytes, then bytes. The first frame says what images
+become and what decoding may take; each later one is ``image`` or ``video``, and a file. Once it has
+met every format it can open nothing any more, neither files nor connections.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import resource
+import signal
+import sys
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from headstock.multimodal.patches import (
+    MAX_ASPECT,
+    bounded_size,
+    cut,
+    fitting_size,
+    fitting_video_size,
+    sample,
+)
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+STILL_OF_MANY = "MPO"
+"""Photographs with a second picture of the same scene; the first is the photograph."""
+DEEP_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+ORIENTATION = 0x0112
+DEFAULT_FPS = 24
+"""Of videos that do not say how long their frames are shown."""
+FRAMES_AT_ONCE = 8
+"""Times the pixels of the largest image that all frames of a video may have together."""
+
+
+class RefusedError(Exception):
+    """An image is not taken; ``kind`` says why, the other values what is allowed."""
+
+    def __init__(self, kind: str, **values: Any) -> None:
+        super().__init__(kind)
+        self.answer = {"error": kind, **values}
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    hello = read_frame(sys.stdin.buffer)
+    if hello is None:
+        return
+    setup, _ = parted(hello)
+    warm_up()
+    confine(setup["memory_bytes"])
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    write_frame(sys.stdout.buffer, {})
+    while (frame := read_frame(sys.stdin.buffer)) is not None:
+        signal.setitimer(signal.ITIMER_PROF, setup["cpu_s"])
+        kind, data = parted(frame)
+        answer, pixels = decode(kind, data, setup)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        write_frame(sys.stdout.buffer, answer, pixels)
+
+
+def decode(kind: str, data: bytes, setup: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """Return what is answered to a file: grid, digests and patches, or an ``error``.
+
+    Of a video there is a digest and a time for each pair of frames.
+    """
+    family = setup["family"]
+    try:
+        if kind == "video":
+            return decode_video(data, setup)
+        image = open_image(data, setup["max_pixels"])
+        grid, patches = to_patches(image, family)
+    except RefusedError as refusal:
+        return refusal.answer, b""
+    except (MemoryError, RecursionError, OverflowError):
+        return {"error": "exhausted"}, b""
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, ArithmeticError):
+        return {"error": "damaged"}, b""  # whatever a decoder says of it, is no business of others
+    pixels = patches.tobytes()
+    return {"grid": grid, "digests": [digest_of(pixels, grid, family)], "times": []}, pixels
+
+
+def decode_video(data: bytes, setup: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """Return what is answered to a file of several frames.
+
+    Raises:
+        RefusedError: It has one frame, or too many; or as for an image.
+    """
+    family, video = setup["family"], setup["family"]["video"]
+    image = open_file(data, setup["max_pixels"])
+    total = getattr(image, "n_frames", 1)
+    if total < 2:
+        raise RefusedError("still")
+    per_frame = image.width * image.height
+    if total * per_frame > FRAMES_AT_ONCE * setup["max_pixels"]:
+        limit = FRAMES_AT_ONCE * setup["max_pixels"] // per_frame
+        raise RefusedError("frames", frames=total, limit=limit)
+    frames, seconds = read_frames(image, total)
+    chosen = sample(
+        total, seconds, fps=video["fps"], least=video["min_frames"], most=video["max_frames"]
+    )
+    if len(chosen) > setup["max_frames"]:
+        raise RefusedError("frames", frames=len(chosen), limit=setup["max_frames"])
+    unit = family["patch_size"] * family["merge"]
+    most = video["max_pixels"]
+    if video["frame_tokens"] is not None:
+        share = min(video["frame_tokens"] * unit**2, most // len(chosen))
+        most = max(share, int(video["min_pixels"] * 1.05)) * len(chosen)
+    height, width = fitting_video_size(
+        len(chosen),
+        image.height,
+        image.width,
+        unit=unit,
+        min_pixels=video["min_pixels"],
+        max_pixels=most,
+    )
+    grid = [1, height // family["patch_size"], width // family["patch_size"]]
+    check_tokens(grid, family)
+    filter_ = Image.Resampling(family["resample"])
+    shown = [np.asarray(frames[place].resize((width, height), filter_)) for place in chosen]
+    shown += [shown[-1]] * (-len(shown) % family["frames"])
+    times = [place * seconds / total for place in chosen]
+    times += [times[-1]] * (len(shown) - len(times))
+    settings = {name: family[name] for name in ("patch_size", "merge", "frames")} | video
+    digests: list[str] = []
+    pixels: list[bytes] = []
+    begins = range(0, len(shown), family["frames"])
+    for begin in begins:
+        pair = np.stack(shown[begin : begin + family["frames"]])
+        pixels.append(cut(pair, patch_size=family["patch_size"], merge=family["merge"]).tobytes())
+        digests.append(digest_of(pixels[-1], grid, settings))
+    middles = [(times[at] + times[at + family["frames"] - 1]) / 2 for at in begins]
+    return {"grid": grid, "digests": digests, "times": middles}, b"".join(pixels)
+
+
+def read_frames(image: Image.Image, total: int) -> tuple[list[Image.Image], float]:
+    """Return all frames, and how long they are shown together. Seconds."""
+    frames: list[Image.Image] = []
+    duration_ms = 0.0
+    for place in range(total):
+        image.seek(place)
+        frames.append(image.convert("RGB"))
+        duration_ms += float(image.info.get("duration") or 0)
+    return frames, duration_ms / 1000 or total / DEFAULT_FPS
+
+
+def open_file(data: bytes, max_pixels: int) -> Image.Image:
+    """Return what is in ``data``, not decoded yet.
+
+    Raises:
+        RefusedError: It is of no format that is taken, or too large.
+    """
+    Image.MAX_IMAGE_PIXELS = None  # what is allowed is checked below, before anything is decoded
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise RefusedError("type") from None
+    width, height = image.size
+    if width * height > max_pixels:
+        raise RefusedError("pixels", width=width, height=height, limit=max_pixels)
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise RefusedError("aspect", width=width, height=height, limit=MAX_ASPECT)
+    return image
+
+
+def open_image(data: bytes, max_pixels: int) -> Image.Image:
+    """Return the image in ``data``, upright, in 8 bits of red, green and blue.
+
+    Raises:
+        RefusedError: It is of no format that is taken, too large, or moves.
+    """
+    image = open_file(data, max_pixels)
+    if image.format != STILL_OF_MANY and getattr(image, "is_animated", False):
+        raise RefusedError("animated", frames=getattr(image, "n_frames", 2))
+    image.load()
+    if image.mode in DEEP_GREY:
+        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8))
+    return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def to_patches(image: Image.Image, family: dict[str, Any]) -> tuple[list[int], np.ndarray]:
+    """Return the grid of an image and its patches, resized as the family has it.
+
+    Raises:
+        RefusedError: It would have more tokens than the server takes.
+    """
+    patch_size, merge = family["patch_size"], family["merge"]
+    height, width = target_size(image, family)
+    grid = [1, height // patch_size, width // patch_size]
+    check_tokens(grid, family)
+    filter_ = Image.Resampling(family["resample"])
+    if family["is_cropped"]:
+        image = cropped(image, height, width, filter_)
+    elif (image.width, image.height) != (width, height):
+        image = image.resize((width, height), filter_)
+    frames_FHWC = np.stack([np.asarray(image)] * family["frames"])
+    return grid, cut(frames_FHWC, patch_size=patch_size, merge=merge)
+
+
+def target_size(image: Image.Image, family: dict[str, Any]) -> tuple[int, int]:
+    """Return the height and the width that an image is brought to."""
+    unit = family["patch_size"] * family["merge"]
+    if family["size"]:
+        return family["size"]
+    if family["longest"]:
+        return bounded_size(image.height, image.width, unit=unit, longest=family["longest"])
+    return fitting_size(
+        image.height,
+        image.width,
+        unit=unit,
+        min_pixels=family["min_pixels"],
+        max_pixels=family["max_pixels"],
+    )
+
+
+def cropped(image: Image.Image, height: int, width: int, filter_: Image.Resampling) -> Image.Image:
+    """Return the middle of an image, resized so that its shorter side fits."""
+    short, long = sorted(image.size)
+    side = min(height, width)
+    far = int(side * long / short)
+    size = (side, far) if image.width <= image.height else (far, side)
+    if image.size != size:
+        image = image.resize(size, filter_)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def check_tokens(grid: list[int], family: dict[str, Any]) -> None:
+    """Refuse what would have more tokens than the server takes.
+
+    Raises:
+        RefusedError: It would.
+    """
+    tokens = grid[1] * grid[2] // family["merge"] ** 2
+    if family["row_marks"]:
+        tokens += grid[1] // family["merge"]
+    if tokens > family["max_tokens"]:
+        raise RefusedError("tokens", tokens=tokens, limit=family["max_tokens"])
+
+
+def digest_of(pixels: bytes, grid: list[int], family: dict[str, Any]) -> str:
+    """Return 128 bits that are equal where the encoder would make the same of two images."""
+    settings = json.dumps([grid, family], sort_keys=True).encode()
+    found = hashlib.blake2b(digest_size=16, person=b"headstock-image")
+    found.update(len(settings).to_bytes(8, "big") + settings)
+    found.update(pixels)
+    return found.hexdigest()
+
+
+def warm_up() -> None:
+    """Meet every format once, so that nothing is imported any more."""
+    image = Image.new("RGB", (4, 4))
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    for name in ("PNG", "JPEG", "WEBP"):
+        stream = io.BytesIO()
+        image.save(stream, name, exif=exif)
+        open_image(stream.getvalue(), 16)
+    stream = io.BytesIO()
+    image.convert("P").save(stream, "GIF")
+    open_image(stream.getvalue(), 16).resize((2, 2), Image.Resampling.BICUBIC)
+    for name in ("PNG", "WEBP", "GIF"):
+        stream = io.BytesIO()
+        image.save(stream, name, save_all=True, append_images=[Image.new("RGB", (4, 4), "red")])
+        read_frames(open_file(stream.getvalue(), 16), 2)
+    stream = io.BytesIO()
+    image.convert("CMYK").save(stream, "JPEG")
+    open_image(stream.getvalue(), 16)
+    with contextlib.suppress(RefusedError):
+        open_image(b"no image", 16)
+
+
+def confine(memory_bytes: int) -> None:
+    """Take from this process what decoding does not need."""
+    if not sys.platform.startswith("linux"):  # elsewhere memory counts that is only reserved
+        return
+    with open("/proc/self/statm", encoding="ascii") as file:
+        taken = int(file.read().split()[0]) * resource.getpagesize()
+    most = taken + memory_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))  # no file, no connection
+
+
+def read_frame(stream: BinaryIO) -> bytes | None:
+    """Return the next frame, or None at the end of the stream."""
+    head = stream.read(4)
+    if len(head) < 4:
+        return None
+    size = int.from_bytes(head, "big")
+    body = stream.read(size)
+    return body if len(body) == size else None
+
+
+def parted(frame: bytes) -> tuple[Any, bytes]:
+    """Return the JSON that a frame begins with, and the bytes after it."""
+    size = 4 + int.from_bytes(frame[:4], "big")
+    return json.loads(frame[4:size]), frame[size:]
+
+
+def write_frame(stream: BinaryIO, answer: dict[str, Any], data: bytes = b"") -> None:
+    """Write an answer and the bytes that belong to it as one frame."""
+    head = json.dumps(answer).encode()
+    size = 4 + len(head) + len(data)
+    stream.write(size.to_bytes(4, "big") + len(head).to_bytes(4, "big") + head)
+    stream.write(data)
+    stream.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""Cases of embeddings with learned positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from headstock.ops.cases.base import Bench, Case
+
+
+def place_cases(bench: Bench) -> Iterator[Case]:
+    """Yield token counts, sizes, one type and two, and places that begin later."""
+    draw, dtype = bench.draw(), bench.dtype
+    for num_tokens, size, types, first in ((1, 64, 1, 0), (17, 384, 2, 0), (130, 7, 2, 2)):
+        tables = (
+            draw.normal(50, size, dtype=dtype),
+            draw.normal(40, size, dtype=dtype),
+            draw.normal(types, size, dtype=dtype),
+        )
+        ids_T = draw.integers(num_tokens, high=50 * types)
+        positions_T = draw.integers(num_tokens, high=40 - first)
+        yield Case(
+            label=f"{num_tokens} tokens of {size}, {types} types",
+            spec=bench.spec({"size": size}),
+            args=(ids_T, positions_T, *tables),
+            kwargs={"first_place": first},
+        )

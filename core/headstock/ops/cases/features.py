@@ -1,0 +1,57 @@
+"""Cases of sums and factors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from headstock.ops.cases.base import Bench, Case
+
+SHAPES = ((1, 64), (5, 7), (33, 576), (2, 4096))
+
+
+def add_cases(bench: Bench) -> Iterator[Case]:
+    """Yield token counts, sizes, columns of wider tensors, and padding."""
+    draw, dtype, spec = bench.draw(), bench.dtype, bench.spec({})
+    for num_tokens, size in SHAPES:
+        wide_TY = draw.normal(num_tokens, 2 * size, dtype=dtype)
+        args = (draw.normal(num_tokens, size, dtype=dtype), wide_TY[:, size:])
+        yield Case(label=f"{num_tokens} tokens of {size}", spec=spec, args=args)
+    padded = draw.normal(6, 40, dtype=dtype)
+    padded[4:] = torch.nan
+    yield Case(label="padding", spec=spec, args=(padded, padded.clone()), num_real=4)
+
+
+def scale_cases(bench: Bench) -> Iterator[Case]:
+    """Yield token counts, sizes and factors."""
+    draw, dtype, spec = bench.draw(), bench.dtype, bench.spec({})
+    for (num_tokens, size), factor in zip(SHAPES, (0.22, 12.0, 1.0, -0.5), strict=True):
+        args, label = (draw.normal(num_tokens, size, dtype=dtype),), f"{num_tokens} by {factor}"
+        yield Case(label=label, spec=spec, args=args, kwargs={"factor": factor})
+
+
+def position_cases(bench: Bench) -> Iterator[Case]:
+    """Yield token counts, heads of fused projections, and positions in any order."""
+    draw, dtype, spec = bench.draw(), bench.dtype, bench.spec({})
+    for num_tokens, heads, size in ((1, 4, 64), (17, 5, 16), (3, 32, 128)):
+        fused = draw.normal(num_tokens, heads + 2, size, dtype=dtype)
+        args = (fused[:, :heads], draw.integers(num_tokens, high=50), draw.uniform(50, low=0.5))
+        yield Case(label=f"{num_tokens} tokens, {heads} heads of {size}", spec=spec, args=args)
+
+
+def weigh_cases(bench: Bench) -> Iterator[Case]:
+    """Yield token counts, sizes, and columns of wider tensors."""
+    draw, dtype, spec = bench.draw(), bench.dtype, bench.spec({})
+    for num_tokens, size in SHAPES:
+        wide_TY = draw.normal(num_tokens, 2 * size, dtype=dtype)
+        args = (wide_TY[:, size:], draw.normal(size, dtype=dtype))
+        yield Case(label=f"{num_tokens} tokens of {size}", spec=spec, args=args)
+
+
+def token_cases(bench: Bench) -> Iterator[Case]:
+    """Yield token counts and sizes."""
+    draw, dtype, spec = bench.draw(), bench.dtype, bench.spec({})
+    for num_tokens, size in SHAPES:
+        args = (draw.normal(num_tokens, size, dtype=dtype), draw.uniform(num_tokens, 1))
+        yield Case(label=f"{num_tokens} tokens of {size}", spec=spec, args=args)

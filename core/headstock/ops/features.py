@@ -1,0 +1,83 @@
+"""Sums and factors of features, where no product or norm is joined with them.
+
+Shapes: T tokens, A and D features, H heads, L positions.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from headstock.ops.base import op
+from headstock.ops.cases.features import (
+    add_cases,
+    position_cases,
+    scale_cases,
+    token_cases,
+    weigh_cases,
+)
+
+
+@op(cases=add_cases)
+def add_features(x_TD: Tensor, y_TD: Tensor) -> Tensor:
+    """Return the sum, such as of the residual stream and what a layer adds to it.
+
+    Args:
+        x_TD: [T, D]
+        y_TD: In the same dtype. [T, D]
+
+    Returns:
+        [T, D]
+    """
+    return x_TD + y_TD
+
+
+@op(cases=scale_cases)
+def scale_features(x_TA: Tensor, *, factor: float) -> Tensor:
+    """Return factor · x, rounded once. [T, A]"""
+    return x_TA * factor
+
+
+@op(cases=position_cases)
+def scale_by_position(x_THD: Tensor, positions_T: Tensor, scale_L: Tensor) -> Tensor:
+    """Multiply each token's heads by what the table has for its position.
+
+    Args:
+        x_THD: Queries. [T, H, D]
+        positions_T: int64. [T]
+        scale_L: float32; rounded to the dtype of ``x_THD`` first. [L]
+
+    Returns:
+        [T, H, D]
+
+    Source:
+        ``get_llama_4_attn_scale`` of Hugging Face transformers.
+    """
+    return x_THD * scale_L[positions_T].to(x_THD.dtype)[:, None, None]
+
+
+@op(cases=weigh_cases)
+def weigh_features(x_TA: Tensor, weight_A: Tensor) -> Tensor:
+    """Multiply each feature by its weight.
+
+    Args:
+        x_TA: [T, A]
+        weight_A: In the same dtype. [A]
+
+    Returns:
+        [T, A]
+    """
+    return x_TA * weight_A
+
+
+@op(cases=token_cases)
+def scale_tokens(x_TA: Tensor, factors_T1: Tensor) -> Tensor:
+    """Multiply each token's features by its factor.
+
+    Args:
+        x_TA: [T, A]
+        factors_T1: float32; rounded to the dtype of ``x_TA`` first. [T, 1]
+
+    Returns:
+        [T, A]
+    """
+    return x_TA * factors_T1.to(x_TA.dtype)

@@ -1,0 +1,1 @@
+"""The tests of the oracle kit; see :mod:`headstock.testing.oracle`."""

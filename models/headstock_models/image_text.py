@@ -1,0 +1,135 @@
+"""What families have in common whose tokens of images have features instead of embeddings.
+
+An encoder (``vision_tower``), a projector and a decoder of text, whose positions have one axis.
+
+Shapes: T tokens, D hidden size; N patches, M tokens of images, F features of a token.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from headstock.checkpoint.files import StoredTensor
+from headstock.graph.context import Context
+from headstock.graph.embedding import Embedding
+from headstock.graph.module import Module
+from headstock.graph.vision import Grid, Send
+from headstock.ops.attention import StepBatch
+from headstock.ops.media import place_features
+
+NAMES: Sequence[tuple[str, str]] = (
+    (r"^(language_model\.|model\.language_model\.)lm_head\.", "lm_head."),
+    (r"^(model\.)?language_model\.(model\.)?", "model.language_model."),
+    (r"^(model\.)?vision_tower\.(vision_model\.)?", "model.vision_tower."),
+    (r"^(model\.)?multi_modal_projector\.", "model.multi_modal_projector."),
+)
+"""What checkpoints call tensors, old ones and new, to what they are called here."""
+
+
+def image_text_names(index: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:
+    """Return a checkpoint's tensors by the names of :class:`ImageTextModel`'s leaves."""
+    named: dict[str, StoredTensor] = {}
+    for name, tensor in index.items():
+        for old, new in NAMES:
+            name, count = re.subn(old, new, name)
+            if count:
+                break
+        named[name] = tensor
+    return named
+
+
+Encode = Callable[[Tensor, Sequence[Grid], Tensor, Tensor, Send], Tensor]
+"""See :meth:`headstock.graph.vision.MediaModel.encode`."""
+
+
+class TextDecoder(Protocol):
+    """What a family's decoder of text is made of."""
+
+    embed: Embedding
+    layers: list[Any]
+    norm: Any
+
+
+class ImageDecoder(Module):
+    """A decoder of text; tokens of images have features instead of embeddings."""
+
+    def __init__(self, ctx: Context, decoder: TextDecoder, size: int) -> None:
+        self.embed, self.layers, self.norm = decoder.embed, decoder.layers, decoder.norm
+        self._place = ctx.ops.resolve(place_features, ctx.spec(size=size))
+
+    def forward(self, ids_T: Tensor, batch: StepBatch) -> Tensor:
+        x_TD, sum_TD = self.embed(ids_T), None
+        if batch.media is not None:
+            x_TD = self._place(x_TD, batch.media.features_MF, batch.media.rows_T)
+        for layer in self.layers:
+            x_TD, sum_TD = layer(x_TD, sum_TD, batch)
+        return self.norm(x_TD, sum_TD)[0]
+
+
+class ImageTextModel(Module):
+    def __init__(self, tower: Module, projector: Module, decoder: Module) -> None:
+        self.vision_tower = tower
+        self.multi_modal_projector = projector
+        self.language_model = decoder
+
+    def forward(self, ids_T: Tensor, batch: StepBatch) -> Tensor:
+        return self.language_model(ids_T, batch)
+
+    def encode(self, pixels_NP: Tensor, grids: Sequence[Grid], *more: Any) -> Tensor:
+        """Return features of tokens, of the pixels and what the tower takes beside them. [M, F]"""
+        return self.multi_modal_projector(self.vision_tower(pixels_NP, grids, *more))
+
+
+class PlainMedia:
+    """How the runner feeds images to a model whose positions have one axis.
+
+    See :class:`headstock.graph.vision.MediaModel`.
+
+    Args:
+        encode: Pixels to features, as there.
+        feature_size: F.
+        merge: Patches in height and width that become one token.
+        patch_bytes: Of a patch.
+        max_side: Most patches in height or width.
+        sees_spans: Whether tokens of an image see all of it.
+        row_tokens: Tokens after each row of an image's, which have no features.
+    """
+
+    num_axes = 0
+
+    def __init__(
+        self,
+        encode: Encode,
+        *,
+        feature_size: int,
+        merge: int,
+        patch_bytes: int,
+        max_side: int,
+        sees_spans: bool = False,
+        row_tokens: int = 0,
+    ) -> None:
+        self._encode = encode
+        self.feature_size = feature_size
+        self.patches_per_token = merge**2
+        self.patch_bytes = patch_bytes
+        self.max_side = max_side
+        self.sees_spans = sees_spans
+        self.row_tokens = row_tokens
+
+    def encode(
+        self,
+        pixels_NP: Tensor,
+        grids: Sequence[Grid],
+        scale_C: Tensor,
+        shift_C: Tensor,
+        send: Send,
+    ) -> Tensor:
+        return self._encode(pixels_NP, grids, scale_C, shift_C, send)
+
+    def shifts(self, begins: Sequence[int], grids: Sequence[Grid]) -> tuple[np.ndarray, int]:
+        return np.zeros((0, 0), np.int32), 0

@@ -1,0 +1,41 @@
+"""The page of reliability is what its script makes of the newest results, and names what exists."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "reliability.md"
+SHOW = """
+import json, sys
+sys.path.insert(0, "benchmarks")
+from reliability_parts import page
+from reliability_parts.goals import GOALS
+path = page.newest()
+print(json.dumps({
+    "page": page.render(json.loads(path.read_text(encoding="utf-8")), path.name),
+    "goals": {key: [goal.tests, goal.trial, goal.missing] for key, goal in GOALS.items()},
+}))
+"""
+
+
+def test_the_page_is_made_of_the_newest_results_and_all_that_it_names_exists() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SHOW], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    made = json.loads(done.stdout)
+    assert PAGE.read_text(encoding="utf-8") == made["page"], (
+        "write it again: python benchmarks/reliability.py --page"
+    )
+    assert list(made["goals"]) == [f"R{number}" for number in range(1, 29)]
+    for key, (tests, trial, missing) in made["goals"].items():
+        assert tests or trial or missing, f"{key} shows nothing and does not say so"
+        for path in tests.split():
+            assert (ROOT / path).exists(), f"{key} names {path}"
+        if trial and trial != "soak":
+            module, _, name = trial.partition(".")
+            source = ROOT / "benchmarks" / "reliability_parts" / f"{module}.py"
+            assert f"def {name}(" in source.read_text(encoding="utf-8"), f"{key} names {trial}"

@@ -1,0 +1,95 @@
+"""A model that thinks until it is made to answer: random weights, and marks that are tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import AddedToken
+
+import headstock
+from tests.e2e.tiny import CONFIG
+from tests.server.toy_tokenizer import toy_backend
+
+TEMPLATE = (
+    "{% for message in messages %}{{ message.role + ':' + message.content }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% if enable_thinking %}<think>{% endif %}{% endif %}"
+)
+WORDS: dict[str, Any] = {"messages": [{"role": "user", "content": "How many?"}]}
+WORDS |= {"max_tokens": 60, "temperature": 1, "seed": 5, "return_token_ids": True}
+WORDS |= {"logit_bias": {"260": -1e6}}  # no end of thoughts by itself
+THINKS: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": True}}
+BUDGETS = ("thinking_budget", "thinking_token_budget", "max_thinking_tokens")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("thinking")
+    backend = toy_backend()
+    backend.add_tokens([AddedToken(text, special=False) for text in ("<think>", "</think>")])
+    backend.save(str(path / "tokenizer.json"))
+    config = CONFIG | {"vocab_size": backend.get_vocab_size(), "eos_token_id": 1}
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> Iterator[headstock.Engine]:
+    with headstock.Engine(
+        model=str(folder),
+        load_format="dummy",
+        backend="reference",
+        dtype="float32",
+        cache_tokens=2048,
+    ) as made:
+        yield made
+
+
+def ask(engine: headstock.Engine, path: str = "/v1/chat/completions", **more: Any) -> Any:
+    status, answer = asyncio.run(engine.async_request(path, {**WORDS, **more}))
+    assert status == 200, answer
+    return answer
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_thoughts_end_at_their_budget(engine: headstock.Engine, folder: Path, name: str) -> None:
+    end = json.loads((folder / "tokenizer.json").read_text())["added_tokens"][-1]
+    assert end["content"] == "</think>"
+    free = ask(engine, **THINKS)["choices"][0]["token_ids"]
+    assert end["id"] not in free
+    for budget in (0, 7):
+        answer = ask(engine, **THINKS, **{name: budget})
+        ids = answer["choices"][0]["token_ids"]
+        assert ids[: budget + 1] == [*free[:budget], end["id"]]
+        assert ids.count(end["id"]) == 1
+        details = answer["usage"]["completion_tokens_details"]
+        assert details["reasoning_tokens"] == budget + 1
+
+
+def test_a_budget_inside_thinking_and_with_a_form_of_the_answer(engine: headstock.Engine) -> None:
+    form = {"type": "json_schema", "json_schema": {"schema": {"enum": [1, 2, 3]}}}
+    thinking = {"type": "enabled", "budget_tokens": 5}
+    answer = ask(engine, **THINKS, thinking=thinking, response_format=form)
+    message = answer["choices"][0]["message"]
+    assert message["content"].strip() in ("1", "2", "3")
+    assert message["reasoning_content"]
+
+
+def test_an_effort_of_none_thinks_nothing(engine: headstock.Engine) -> None:
+    on = ask(engine, thinking={"type": "enabled"})["usage"]["prompt_tokens"]
+    off = ask(engine, reasoning_effort="none")["usage"]["prompt_tokens"]
+    assert on == off + 1
+
+
+def test_a_budget_that_cannot_be_is_refused(engine: headstock.Engine) -> None:
+    for more in ({"thinking_budget": -1}, {"thinking_budget": 1, "max_thinking_tokens": 2}):
+        status, answer = asyncio.run(
+            engine.async_request("/v1/chat/completions", {**WORDS, **more})
+        )
+        assert status == 400
+        assert answer["error"]["param"] in BUDGETS

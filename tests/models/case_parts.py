@@ -1,0 +1,76 @@
+"""What cases are made of: a family by its name, and edits of what is saved."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import transformers
+from safetensors.torch import load_file, save_file
+
+from headstock.testing.oracle.case import ModelCase
+from tests.models.harness import REGISTRY
+
+
+def family(
+    stem: str,
+    options: Mapping[str, Any] | None = None,
+    variants: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    name: str = "",
+    config: str = "",
+    **given: Any,
+) -> ModelCase:
+    """Return the case of ``{stem}ForCausalLM``."""
+    config_type = getattr(transformers, config or f"{stem}Config")
+    return ModelCase(
+        name=name or stem.lower(),
+        model=REGISTRY.load(f"{stem}ForCausalLM"),
+        config=config_type,
+        oracle=getattr(transformers, f"{stem}ForCausalLM"),
+        options=options or {},
+        variants=variants or {},
+        **given,
+    )
+
+
+def longrope(original: int) -> Mapping[str, Any]:
+    """Return options whose factors are the long ones past ``original`` tokens."""
+    factors = {"short_factor": [1.0, 1.1, 1.3, 2.0] * 2, "long_factor": [1.0, 2.0, 4.0, 9.0] * 2}
+    rope = {"rope_type": "longrope", "rope_theta": 100.0, **factors}
+    return {"rope_parameters": rope, "original_max_position_embeddings": original}
+
+
+def rewrite(**keys: Any) -> Any:
+    """Return what gives ``config.json`` other keys; those with None are removed."""
+
+    def edit(folder: Path) -> None:
+        path = folder / "config.json"
+        config = json.loads(path.read_text()) | keys
+        path.write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+
+    return edit
+
+
+def rename(pattern: str, name: str) -> Any:
+    """Return what gives tensors other names: those of the hub."""
+
+    def edit(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        tensors = {re.sub(pattern, name, key): x for key, x in load_file(path).items()}
+        save_file(tensors, path, metadata={"format": "pt"})
+
+    return edit
+
+
+def in_turn(*edits: Any) -> Any:
+    """Return what makes several changes."""
+
+    def edit(folder: Path) -> None:
+        for each in edits:
+            each(folder)
+
+    return edit

@@ -1,0 +1,59 @@
+"""Writes the tables of docs/models.md from what the tests try: `python -m tests.models.table`."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+from headstock.testing.oracle.case import ModelCase
+from tests.models.cases import CASES
+from tests.models.harness import REGISTRY
+from tests.models.test_fallback import FAMILIES, MORE
+
+PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+BLOCK = "<!-- {0}: python -m tests.models.table -->\n\n{1}\n\n<!-- end -->"
+
+
+def own_files() -> str:
+    """Return the architectures with a file of ours, and what is compared of each."""
+    cases: dict[type, list[ModelCase]] = {}
+    for case in CASES:
+        cases.setdefault(case.model, []).append(case)
+    rows = ["| architecture | file | compared besides the plain configuration |", "|---|---|---|"]
+    for name in REGISTRY.names:
+        model = REGISTRY.load(name)
+        path = Path(inspect.getfile(model)).name
+        if model not in cases:
+            rows.append(f"| `{name}` | `{path}` | {_elsewhere(name)} |")
+            continue
+        tried = [case.name.partition("-")[2] for case in cases[model] if "-" in case.name]
+        tried += [variant for case in cases[model] for variant in case.variants]
+        rows.append(f"| `{name}` | `{path}` | {', '.join(tried) or '-'} |")
+    return "\n".join(rows)
+
+
+def _elsewhere(name: str) -> str:
+    """Return what is compared of architectures that do not take text alone to text."""
+    if name.endswith("ForConditionalGeneration"):
+        return "images and text: `tests/vision`"
+    is_modern = name.startswith("ModernBert")
+    return f"vectors and scores: `tests/models/test_{'sentence' if is_modern else 'pooled'}.py`"
+
+
+def fallback() -> str:
+    """Return the architectures that are compared through transformers' own class."""
+    names = sorted(f"`{stem}ForCausalLM`" for stem in (*FAMILIES, *MORE))
+    return ", ".join(names) + "."
+
+
+def page(text: str) -> str:
+    """Return the page with its tables as they are now."""
+    for mark, made in (("files", own_files()), ("fallback", fallback())):
+        whole = BLOCK.format(mark, made)
+        text = re.sub(rf"<!-- {mark}: .*?<!-- end -->", lambda _, w=whole: w, text, flags=re.DOTALL)
+    return text
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,194 @@
+"""Models that see images token by token, through the whole engine, against transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers.image_utils import ChannelDimension
+from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_output_image_size
+
+import headstock
+from headstock.errors import CheckpointError, UnsupportedError
+from headstock.graph.build import build_model
+from headstock.multimodal.family import find_family
+from headstock.multimodal.patches import bounded_size
+from headstock_models.llava import LlavaForConditionalGeneration
+from tests.models.harness import context
+from tests.vision.claims import (
+    CASES,
+    COUNT,
+    IMAGE,
+    ONE,
+    SETTINGS,
+    TWO,
+    ask,
+    ask_all,
+    check_hit,
+    check_logprobs,
+    check_retraction,
+)
+from tests.vision.conftest import PAD, picture
+from tests.vision.still import (
+    NEW,
+    OLD,
+    StillModel,
+    ask_as_client,
+    chat_ids,
+    features,
+    rewrite,
+    text_of,
+)
+from tests.vision.still_families import MAKERS
+
+IMAGE_INPUTS = ("pixel_values", "image_grid_thw", "image_sizes")
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> StillModel:
+    return MAKERS[request.param](tmp_path_factory.mktemp("still") / "tiny-still")
+
+
+@pytest.fixture(scope="module")
+def engine(model: StillModel) -> Iterator[headstock.Engine]:
+    with headstock.Engine(model=str(model.path), **SETTINGS) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def wanted(model: StillModel) -> dict[str, list[int]]:
+    return {name: model.generate(*case, COUNT) for name, case in CASES.items()}
+
+
+def test_features_of_images_are_those_of_transformers(model: StillModel) -> None:
+    given = model.prepare([PAD, PAD], [ONE, TWO])
+    given = {name: value for name, value in given.items() if name in IMAGE_INPUTS}
+    with torch.no_grad():
+        found = model.oracle.model.get_image_features(**given).pooler_output
+    want = torch.cat(list(found)) if not isinstance(found, torch.Tensor) else found.flatten(0, -2)
+    torch.testing.assert_close(features(model.path, [ONE, TWO]), want, rtol=1e-4, atol=1e-4)
+
+
+def test_greedy_ids_are_those_of_transformers(
+    engine: headstock.Engine, wanted: dict[str, list[int]]
+) -> None:
+    engine.flush_cache()
+    assert ask_all(engine, list(CASES.values())) == list(wanted.values())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_logprobs_of_the_prompt_are_those_of_transformers(
+    engine: headstock.Engine, model: StillModel, name: str
+) -> None:
+    check_logprobs(engine, model, name)
+
+
+def test_chunks_and_neighbours_change_nothing(
+    model: StillModel, wanted: dict[str, list[int]]
+) -> None:
+    """Chunks of 7 tokens end within images; all requests run beside each other."""
+    settings = SETTINGS | {"chunked_prefill_size": 7, "prefix_cache": False}
+    with headstock.Engine(model=str(model.path), **settings) as engine:
+        assert ask_all(engine, list(CASES.values())) == list(wanted.values())
+
+
+@pytest.mark.parametrize("extra", [0, 3])
+def test_a_hit_may_end_before_within_and_after_an_image(
+    engine: headstock.Engine, model: StillModel, extra: int
+) -> None:
+    check_hit(engine, model, extra, num_tokens=9)
+    lead = list(range(70, 70 + extra))
+    pixels = ([*lead, *IMAGE, 80, 81, 90, 91], [picture(24, 32, 9)])
+    assert ask(engine, pixels)["meta_info"]["cached_tokens"] <= len(lead) + 1
+
+
+def test_a_retraction_changes_nothing(model: StillModel, wanted: dict[str, list[int]]) -> None:
+    check_retraction(model, wanted, max_model_len=48, cache_tokens=60, chunked_prefill_size=24)
+
+
+@pytest.mark.parametrize("style", [OLD, NEW])
+def test_old_and_new_names_are_taken(
+    model: StillModel, tmp_path: Path, wanted: dict[str, list[int]], style: str
+) -> None:
+    rewrite(model.path, tmp_path, style)
+    with headstock.Engine(model=str(tmp_path), **SETTINGS) as engine:
+        assert ask(engine, CASES["one image"])["output_ids"] == wanted["one image"]
+
+
+@pytest.mark.slow
+def test_two_ranks_draw_the_ids_of_transformers(
+    model: StillModel, wanted: dict[str, list[int]]
+) -> None:
+    names = ["text alone", "one image", "an image, text, an image"]
+    settings = SETTINGS | {"tp_size": 2, "chunked_prefill_size": 16}
+    with headstock.Engine(model=str(model.path), **settings) as engine:
+        assert ask_all(engine, [CASES[name] for name in names]) == [wanted[n] for n in names]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("crop_size", {"height": 8, "width": 16}, "cut to"),
+        ("do_center_crop", False, "cut to"),
+        ("size", {"shortest_edge": 20}, "resized to"),
+    ],
+)
+def test_processors_that_do_otherwise_are_refused(
+    tmp_path: Path, key: str, value: object, named: str
+) -> None:
+    model = MAKERS["llava"](tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    config = json.loads((model.path / "config.json").read_text())
+    with pytest.raises(CheckpointError, match=named):
+        find_family(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("vision_feature_layer", [-2, -1]),
+        ("vision_feature_layer", -9),
+        ("vision_feature_select_strategy", "full"),
+        ("multimodal_projector_bias", False),
+    ],
+)
+def test_configurations_that_ask_for_more_are_refused(
+    tmp_path: Path, key: str, value: object
+) -> None:
+    config = json.loads((MAKERS["llava"](tmp_path).path / "config.json").read_text())
+    with pytest.raises(UnsupportedError, match=key):
+        build_model(LlavaForConditionalGeneration, context(), config | {key: value})
+
+
+def test_a_tokenizer_without_a_mark_after_rows_is_refused(tmp_path: Path) -> None:
+    model = MAKERS["mistral3"](tmp_path)
+    (model.path / "processor_config.json").write_text(json.dumps({"image_break_token": "~~"}))
+    with pytest.raises(CheckpointError, match="2 tokens of '~~'"):
+        headstock.Engine(model=str(model.path), **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("size", "want"),
+    [((24, 32), (24, 32)), ((25, 32), (32, 32)), ((64, 10), (32, 8)), ((1, 1), (8, 8))],
+)
+def test_sizes_under_a_bound_are_those_of_transformers(
+    size: tuple[int, int], want: tuple[int, int]
+) -> None:
+    assert bounded_size(*size, unit=8, longest=32) == want
+    blank = np.zeros((3, *size), np.uint8)
+    assert get_resize_output_image_size(blank, 32, 8, ChannelDimension.FIRST) == want
+
+
+@pytest.mark.parametrize("name", ["llava", "mistral3", "qwen2.5-vl"])
+def test_a_chat_with_images_answers_as_transformers(tmp_path: Path, name: str) -> None:
+    model = MAKERS[name](tmp_path / "tiny-still")
+    images = [picture(24, 32, 3), picture(16, 40, 4)]
+    ids = chat_ids(model, "What is this?", 2, ("", ""))
+    content, num_prompt = ask_as_client(model, "What is this?", images, 8)
+    assert content == text_of(model, model.generate(ids, images, 8))
+    assert num_prompt == model.prepare(ids, images)["input_ids"].shape[1]
