@@ -125,6 +125,7 @@ def fill(config: dict[str, Any], whole: headstock.Engine, length: int) -> dict[s
     engine = whole._loop._loop._engine
     page_size = engine.scheduler.cache.page_tokens
     full, window = request_bytes(config, length)
+    unbounded = window * length / min(length, config["sliding_window"])
     room = arena_bytes(config, engine, page_size)
     possible = room / (full + window)
     draw = random.Random(length)
@@ -144,16 +145,12 @@ def fill(config: dict[str, Any], whole: headstock.Engine, length: int) -> dict[s
         "requests": count,
         "arena_gib": round(room / 2**30, 3),
         "possible": round(possible, 2),
-        "without_windows": round(room / (full + window * length / min(length, window_of(config))), 2),
+        "without_windows": round(room / (full + unbounded), 2),
         "ran_at_once": most,
         "share": round(most / int(possible), 3),
         "retractions": engine.state().totals.get("retractions", 0.0) - retractions,
         "wall_s": round(time.monotonic() - begin, 1),
     }
-
-
-def window_of(config: dict[str, Any]) -> int:
-    return config["sliding_window"]
 
 
 if __name__ == "__main__":
