@@ -49,25 +49,38 @@ def pack_awq(q_OI: Tensor, zero_OG: Tensor, scale_OG: Tensor) -> dict[str, Tenso
     }
 
 
-def gptq_packer(bits: int, zero_offset: int) -> Pack:
+def groups_of(num_features: int, *, is_scattered: bool) -> Tensor:
+    """Return each input feature's group."""
+    runs = torch.arange(num_features) // GROUP
+    if not is_scattered:
+        return runs
+    return runs[torch.randperm(num_features, generator=torch.Generator().manual_seed(3))]
+
+
+def gptq_packer(bits: int, zero_offset: int, *, is_scattered: bool = False) -> Pack:
     def pack(q_OI: Tensor, zero_OG: Tensor, scale_OG: Tensor) -> dict[str, Tensor]:
         return {
             "qweight": as_words(q_OI, bits).T.contiguous(),
             "qzeros": as_words(zero_OG.T - zero_offset, bits),
             "scales": scale_OG.T.contiguous().half(),
-            "g_idx": (torch.arange(q_OI.shape[1]) // GROUP).int(),
+            "g_idx": groups_of(q_OI.shape[1], is_scattered=is_scattered).int(),
         }
 
     return pack
 
 
-def compressed_packer(bits: int) -> Pack:
+def compressed_packer(bits: int, *, has_zeros: bool = False, is_scattered: bool = False) -> Pack:
     def pack(q_OI: Tensor, zero_OG: Tensor, scale_OG: Tensor) -> dict[str, Tensor]:
-        return {
+        parts = {
             "weight_packed": as_words(q_OI, bits),
             "weight_scale": scale_OG.bfloat16(),
             "weight_shape": torch.tensor(q_OI.shape),
         }
+        if has_zeros:
+            parts["weight_zero_point"] = as_words(zero_OG.T, bits).T.contiguous()
+        if is_scattered:
+            parts["weight_g_idx"] = groups_of(q_OI.shape[1], is_scattered=True).int()
+        return parts
 
     return pack
 
@@ -82,10 +95,24 @@ FORMATS: dict[str, tuple[dict[str, Any], Pack, int, bool]] = {
     "gptq": (GPTQ, gptq_packer(4, 1), 4, False),
     "gptq v2": (GPTQ | {"checkpoint_format": "gptq_v2"}, gptq_packer(4, 0), 4, False),
     "gptq 8 bits": (GPTQ8, gptq_packer(8, 1), 8, True),
+    "gptq 8 bits asymmetric": (GPTQ8, gptq_packer(8, 1), 8, False),
+    "gptq act-order": (GPTQ | {"desc_act": True}, gptq_packer(4, 1, is_scattered=True), 4, False),
+    "gptq 8 bits act-order": (GPTQ8, gptq_packer(8, 1, is_scattered=True), 8, True),
     "compressed 4 bits": (COMPRESSED, compressed_packer(4), 4, True),
     "compressed 8 bits": (COMPRESSED, compressed_packer(8), 8, True),
+    "compressed 4 bits asymmetric": (COMPRESSED, compressed_packer(4, has_zeros=True), 4, False),
+    "compressed 8 bits asymmetric": (COMPRESSED, compressed_packer(8, has_zeros=True), 8, False),
+    "compressed act-order": (
+        COMPRESSED,
+        compressed_packer(4, has_zeros=True, is_scattered=True),
+        4,
+        False,
+    ),
 }
 """Configuration, packer, bits, and whether zeros are the midpoint."""
+ACT_ORDER = [name for name in FORMATS if "act-order" in name]
+DENSE_FORMATS = [*ACT_ORDER, "gptq 8 bits asymmetric", "compressed 8 bits asymmetric"]
+"""Of those that have no canonical layout in their bits."""
 
 
 def draw(rows: int, columns: int, bits: int, is_symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,8 +139,8 @@ def quantize(saved: Saved, name: str, *, kept: Sequence[str] = ()) -> None:
         q_OI, zero_OG, scale_OG = draw(*value.shape, bits, is_symmetric)
         module = key.removesuffix("weight")
         written |= {module + part: t for part, t in pack(q_OI, zero_OG, scale_OG).items()}
-        step_OI = scale_OG.float().repeat_interleave(GROUP, dim=1)
-        value.copy_(step_OI * (q_OI - zero_OG.repeat_interleave(GROUP, dim=1)))
+        group_I = groups_of(value.shape[1], is_scattered=name in ACT_ORDER)
+        value.copy_(scale_OG.float()[:, group_I] * (q_OI - zero_OG[:, group_I]))
     saved.oracle.load_state_dict(tensors, strict=False)
     save_file({key: value.contiguous() for key, value in written.items()}, file)
     configure(saved, config | {"modules_to_not_convert": list(kept) or None})
@@ -141,7 +168,8 @@ def test_a_checkpoint_has_the_logits_of_its_dequantised_weights(save: Save, name
     loaded = load(saved.path)
     got = loaded.step(a=IDS)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * want.abs().max().item())
-    assert weight_bytes(loaded.model) < 0.7 * sum(p.nbytes for p in saved.oracle.parameters())
+    if name not in DENSE_FORMATS:
+        assert weight_bytes(loaded.model) < 0.7 * sum(p.nbytes for p in saved.oracle.parameters())
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -152,7 +180,8 @@ def test_any_rows_are_exactly_what_the_file_stands_for(
     saved = save("qwen3", **SIZES)
     quantize(saved, name)
     stored = open_folder(saved.path).index[f"{UP}.weight"]
-    assert stored.layout == (INT4_GROUP if FORMATS[name][2] == 4 else INT8_GROUP)
+    packed = INT4_GROUP if FORMATS[name][2] == 4 else INT8_GROUP
+    assert stored.layout == ("dense" if name in DENSE_FORMATS else packed)
     parts = {n: torch.from_numpy(p.copy()) for n, p in stored.read(begin, end).items()}
     want = saved.oracle.state_dict()[f"{UP}.weight"][begin:end]
     got = dequantize(stored.layout, parts, torch.float32)
@@ -243,9 +272,6 @@ def test_compressed_groups_that_are_runs_may_say_so(save: Save, is_unset: bool) 
     torch.testing.assert_close(
         load(saved.path).step(a=IDS), saved.logits(IDS), rtol=1e-4, atol=1e-3
     )
-    change(saved, lambda tensors: tensors[f"{UP}.weight_g_idx"].copy_(group_of_I.roll(1) + 1))
-    with pytest.raises(UnsupportedError, match=r"up_proj\.weight_g_idx"):
-        open_folder(saved.path)
 
 
 def test_biases_of_zeros_that_gptq_adds_are_left_out(save: Save) -> None:
@@ -257,29 +283,22 @@ def test_biases_of_zeros_that_gptq_adds_are_left_out(save: Save) -> None:
     )
 
 
-def test_scattered_groups_are_refused_by_name(save: Save) -> None:
+@pytest.mark.parametrize("name", ["gptq act-order", "compressed act-order"])
+@pytest.mark.parametrize("group", [-1, 4])
+def test_groups_that_are_not_there_are_refused_by_name(save: Save, name: str, group: int) -> None:
     saved = save("qwen3", **SIZES)
-    quantize(saved, "gptq")
-    change(saved, lambda tensors: tensors[f"{UP}.g_idx"].copy_(tensors[f"{UP}.g_idx"].flip(0)))
-    with pytest.raises(UnsupportedError, match=r"layers\.0\.mlp\.up_proj\.g_idx.*desc_act"):
+    quantize(saved, name)
+    part = "g_idx" if "gptq" in name else "weight_g_idx"
+    change(saved, lambda tensors: tensors[f"{UP}.{part}"][3].fill_(group))
+    with pytest.raises(CheckpointError, match=rf"up_proj\.{part} holds groups from .*there are 4"):
         open_folder(saved.path)
 
 
-def test_asymmetric_8_bits_are_refused_by_name(save: Save) -> None:
+def test_a_scattered_checkpoint_is_made_small_again_where_asked(save: Save) -> None:
     saved = save("qwen3", **SIZES)
-    quantize(saved, "gptq 8 bits")
-    change(saved, lambda tensors: tensors[f"{UP}.qzeros"][0].copy_(torch.tensor(0x7F7F7F7E)))
-    with pytest.raises(UnsupportedError, match=r"up_proj\.qzeros holds zeros from 127 to 128"):
-        open_folder(saved.path)
-
-
-def test_asymmetric_compressed_tensors_are_refused_by_name(save: Save) -> None:
-    saved = save("qwen3", **SIZES)
-    quantize(saved, "compressed 4 bits")
-    zero = torch.zeros(12, 4, dtype=torch.int32)
-    change(saved, lambda tensors: tensors.update({f"{UP}.weight_zero_point": zero}))
-    with pytest.raises(UnsupportedError, match=r"up_proj\.weight_zero_point"):
-        open_folder(saved.path)
+    quantize(saved, "gptq act-order")
+    kept, small = (load(saved.path, context(quantization=q)) for q in (None, "int4"))
+    assert weight_bytes(small.model) < 0.5 * weight_bytes(kept.model)
 
 
 @pytest.mark.parametrize(
@@ -317,7 +336,15 @@ def test_a_group_size_that_does_not_fit_the_scales_is_refused(save: Save, name: 
         (AWQ | {"bits": 8}, "version 'gemm' with 8 bits"),
         (GPTQ | {"bits": 3}, "3 bits"),
         (GPTQ | {"checkpoint_format": "marlin"}, "'marlin'"),
-        (COMPRESSED | {"format": "float-quantized"}, "'float-quantized'"),
+        (COMPRESSED | {"format": "marlin-24"}, "format 'marlin-24'"),
+        (
+            COMPRESSED | {"sparsity_config": {"format": "sparse-24-bitmask"}},
+            r"sparsity_config\.format 'sparse-24-bitmask'",
+        ),
+        (
+            COMPRESSED | {"transform_config": {"config_groups": {"R1": {"type": "hadamard"}}}},
+            "transform_config .*hadamard",
+        ),
     ],
 )
 def test_forms_that_we_cannot_read_are_refused(

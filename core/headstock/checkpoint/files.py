@@ -243,8 +243,29 @@ def dense_reader(array: Array) -> Callable[[int, int], Mapping[str, Array]]:
     return read
 
 
+EXPONENT_BIAS = 127
+"""Of float8_e8m0fnu: a byte stands for 2 to the power of what is left."""
+
+
 def as_float32(dtype: str, values: Array) -> Array:
-    """Widen floating point ``values``; of bfloat16 they are the bits."""
+    """Widen floating point ``values``; of types that numpy lacks they are the bits."""
     if dtype == "bfloat16":
         return (values.astype(np.uint32) << 16).view(np.float32)
+    if dtype == "float8_e8m0fnu":
+        return np.ldexp(np.float32(1), values.astype(np.int32) - EXPONENT_BIAS)
+    if dtype == "float8_e4m3fn":
+        return E4M3_VALUES[values]
     return values.astype(np.float32)
+
+
+def _e4m3_values() -> Array:
+    """Return what each byte of a float8_e4m3fn stands for."""
+    code = np.arange(256)
+    exponent, mantissa = (code >> 3) & 15, code & 7
+    normal = np.ldexp(1 + mantissa / 8, exponent - 7)
+    magnitude = np.where(exponent > 0, normal, np.ldexp(mantissa / 8, -6))
+    magnitude[(code & 127) == 127] = np.nan
+    return np.where(code < 128, magnitude, -magnitude).astype(np.float32)
+
+
+E4M3_VALUES = _e4m3_values()

@@ -35,6 +35,7 @@ DTYPES: dict[str, tuple[str, type[np.generic]]] = {
     "BOOL": ("bool", np.bool_),
     "F8_E4M3": ("float8_e4m3fn", np.uint8),
     "F8_E5M2": ("float8_e5m2", np.uint8),
+    "F8_E8M0": ("float8_e8m0fnu", np.uint8),
 }
 """Name in the file to our name and the numpy type that holds the bits."""
 

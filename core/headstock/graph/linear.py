@@ -30,7 +30,13 @@ from headstock.ops.linear import (
 )
 from headstock.ops.outputs import join_features
 from headstock.quantization.convert import convert, narrow_inputs
-from headstock.quantization.plan import Layout, Role, choose_layout
+from headstock.quantization.plan import (
+    GROUP_UNIT,
+    Layout,
+    Role,
+    choose_layout,
+    layout_of_share,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,11 +274,13 @@ class Linear(Layer):
                 place.provider.load_bias(bias.to(self._ctx.dtype), place.begin)
             return
         for offset, part in read_span(source, rows):
+            stored = place.stored
             if self._inputs.size < self._in_features:
-                part = narrow_inputs(part, place.stored, self._inputs.begin, self._inputs.end)
-            if place.kept != place.stored:
+                part = narrow_inputs(part, stored, self._inputs.begin, self._inputs.end)
+                stored = layout_of_share(stored, self._inputs.size)
+            if place.kept != stored:
                 part = {n: t.to(self._ctx.device.torch_device) for n, t in part.items()}
-            part = convert(part, place.stored, place.kept, self._ctx.dtype)
+            part = convert(part, stored, place.kept, self._ctx.dtype)
             place.provider.load(part, place.begin + offset)
 
     @property
@@ -316,15 +324,16 @@ def layout_on_rank(
     """Return the layout to keep a matrix in, of which this rank has ``in_features``.
 
     Raises:
-        ConfigError: They are no whole groups of the checkpoint's layout.
+        ConfigError: They cut the groups of the checkpoint's layout too small.
     """
-    if stored.group_size and in_features % stored.group_size:
+    share = layout_of_share(stored, in_features)
+    if share != stored and share.group_size % GROUP_UNIT:
         raise ConfigError(
             f"tp_size is {ctx.tp.size}, which leaves {name} {in_features} input"
             f" features a rank; the checkpoint's groups have {stored.group_size}.",
             remedy="Lower --tp-size, or serve an unquantised checkpoint.",
         )
-    return choose_layout(role, stored, in_features, ctx.quantization)
+    return choose_layout(role, share, in_features, ctx.quantization)
 
 
 def _joined(
