@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from headstock.checkpoint import (
     awq,
+    bitsandbytes,
     compressed_tensors,
     fp8,
     gptq,
@@ -26,6 +27,7 @@ as the model has them, by name, each of which reads rows in a canonical layout."
 
 OWN: dict[str, Join] = {
     "awq": awq.join_awq,
+    "bitsandbytes": bitsandbytes.join_bitsandbytes,
     "compressed-tensors": compressed_tensors.join_compressed,
     "fbgemm_fp8": fp8.join_fp8,
     "fp8": fp8.join_fp8,
