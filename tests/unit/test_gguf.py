@@ -17,9 +17,12 @@ from headstock.errors import CheckpointError, UnsupportedError
 from tests.unit.gguf_files import HIDDEN, TOKENS, VOCAB, llama_tensors, write_gguf
 
 EXACT = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0", "Q5_0", "Q4_K", "Q6_K"]
+EXACT += ["Q2_K", "Q3_K", "IQ4_NL", "IQ4_XS", "MXFP4"]
 ROUNDED = ["Q5_1", "Q5_K"]
 HALVES = {"Q4_0": (0,), "Q4_1": (0, 2), "Q8_0": (0,), "Q5_0": (0,), "Q5_1": (0, 2)}
-HALVES |= {"Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
+HALVES |= {"Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "Q2_K": (80, 82), "Q3_K": (108,)}
+HALVES |= {"IQ4_NL": (0,), "IQ4_XS": (0,), "MXFP4": ()}
+FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 
 
 def random_blocks(name: str, num_rows: int = 5, seed: int = 0) -> NDArray[np.uint8]:
@@ -33,6 +36,8 @@ def random_blocks(name: str, num_rows: int = 5, seed: int = 0) -> NDArray[np.uin
     for begin in HALVES[name]:
         scales = draw.standard_normal(blocks.shape[:2]).astype(np.float16)
         blocks[..., begin : begin + 2] = scales[..., None].view(np.uint8)
+    if name == "MXFP4":
+        blocks[..., 0] = draw.integers(0, 140, blocks.shape[:2])
     return blocks.reshape(num_rows, -1)
 
 
@@ -41,8 +46,10 @@ def values(name: str, parts: Parts) -> NDArray[np.float32]:
     weight = parts["weight"]
     if name == "BF16":
         return (weight.astype(np.uint32) << 16).view(np.float32)
-    if BLOCKS[Type[name]].layout == "int4-group":
+    if BLOCKS[Type[name]].layout in ("int4-group", "mxfp4"):
         weight = np.stack((weight & 15, weight >> 4), axis=-1).reshape(len(weight), -1)
+    if name == "MXFP4":
+        weight = FP4[weight]
     if "scale" not in parts:
         return weight.astype(np.float32)
     groups = weight.reshape(*parts["scale"].shape, -1).astype(np.float32)
