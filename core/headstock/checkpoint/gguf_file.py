@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ class TensorInfo:
         block: How its elements are packed.
         begin: First byte, from the start of the file.
         num_bytes: How many there are.
+        data: The bytes of its file, which may be another than that of the metadata.
     """
 
     name: str
@@ -61,6 +62,7 @@ class TensorInfo:
     block: Block
     begin: int
     num_bytes: int
+    data: Array = field(repr=False, compare=False)
 
 
 class GGUFFile:
@@ -120,7 +122,7 @@ class GGUFFile:
 
     def blocks(self, tensor: TensorInfo) -> Array:
         """Return a tensor's bytes, a view of the file: [rows, bytes of a row], both maybe 1."""
-        data = self._cursor.data[tensor.begin : tensor.begin + tensor.num_bytes]
+        data = tensor.data[tensor.begin : tensor.begin + tensor.num_bytes]
         num_rows = math.prod(tensor.shape[:-1])
         return data.reshape(num_rows, -1) if tensor.num_bytes else data.reshape(num_rows, 0)
 
@@ -260,7 +262,7 @@ def _place(
         begin = data_begin + offset
         if offset % alignment or num_bytes > cursor.size - begin:
             raise cursor.damaged(f"{name} takes {num_bytes} bytes at byte {begin} of {cursor.size}")
-        placed.append(TensorInfo(name, shape, block, begin, num_bytes))
+        placed.append(TensorInfo(name, shape, block, begin, num_bytes, cursor.data))
     placed.sort(key=lambda tensor: (tensor.begin, tensor.num_bytes))
     for before, after in pairwise(placed):
         if before.begin + before.num_bytes > after.begin:
