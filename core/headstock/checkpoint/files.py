@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from headstock.checkpoint.mapping import MappedFile
 from headstock.checkpoint.sentence import SentenceFiles
 from headstock.errors import CheckpointError
 from headstock.ops.linear import DENSE
@@ -39,6 +40,7 @@ class StoredTensor:
         num_bytes: What it takes in the file.
         read: Rows [begin, end) to canonical parts; a view of the file where no conversion is
             needed.
+        file: That has it, or most of it; None where it is in none.
     """
 
     name: str
@@ -48,6 +50,7 @@ class StoredTensor:
     group_size: int = 0
     num_bytes: int
     read: Callable[[int, int], Mapping[str, Array]] = field(repr=False, compare=False)
+    file: MappedFile | None = field(default=None, repr=False, compare=False)
 
     def read_all(self) -> Mapping[str, Array]:
         """Return the parts of the whole tensor."""

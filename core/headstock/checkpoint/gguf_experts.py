@@ -44,6 +44,7 @@ def split_experts(file: GGUFFile, info: TensorInfo, name: str) -> Iterator[Store
             layout=info.block.layout,
             group_size=info.block.group_size,
             num_bytes=info.num_bytes // num_experts,
+            file=info.file,
             read=partial(_read, file, info, expert),
         )
 

@@ -99,6 +99,7 @@ def _stored(file: GGUFFile, info: TensorInfo, config: Mapping[str, Any]) -> Iter
         layout=info.block.layout,
         group_size=info.block.group_size,
         num_bytes=info.num_bytes,
+        file=info.file,
         read=partial(_read_rows, file, info, order, offset),
     )
 

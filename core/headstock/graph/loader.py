@@ -22,6 +22,8 @@ from headstock.graph.source import CheckpointSource, RandomSource, is_equal
 from headstock.quantization.plan import Layout, Role
 
 log = logging.getLogger(__name__)
+BYTES_AT_ONCE = 1 << 28
+"""Of a file, until the pages that were read are given back."""
 SHOWN = 12
 """Tensor names that an error lists of each kind."""
 
@@ -151,16 +153,27 @@ def settle_ties(model: Model, index: Mapping[str, StoredTensor]) -> None:
 def reload_weights(
     model: Model, tensors: Iterable[StoredTensor], total: int, progress: Progress | None = None
 ) -> None:
-    """Stream ``tensors`` into weights that are allocated, at their fixed addresses."""
+    """Stream ``tensors`` into weights that are allocated, at their fixed addresses.
+
+    Of the files this process has one in memory at a time, and of that about
+    :data:`BYTES_AT_ONCE` at most.
+    """
     expected = expected_leaves(model)
-    done = 0
+    done, kept, file = 0, 0, None
     for tensor in tensors:
+        if file is not None and (file is not tensor.file or kept >= BYTES_AT_ONCE):
+            file.release()
+            kept = 0
+        file = tensor.file
         if tensor.name in expected:
             layer, leaf = expected[tensor.name]
             layer.load(leaf.name, CheckpointSource(tensor))
         done += tensor.num_bytes
+        kept += tensor.num_bytes
         if progress is not None:
             progress(done, total)
+    if file is not None:
+        file.release()
 
 
 def allocate(model: Model, index: Mapping[str, StoredTensor]) -> None:
