@@ -16,12 +16,14 @@ from torch import Tensor
 
 from headstock.checkpoint.folder import open_folder
 from headstock.errors import CheckpointError, UnsupportedError
-from headstock.graph.loader import weight_bytes
+from headstock.graph.estimate import estimate_weight_bytes
+from headstock.graph.loader import reload_weights, weight_bytes
 from headstock.ops.canonical import dequantize
 from headstock.ops.linear import INT4_GROUP, INT8_GROUP
 from headstock.testing.oracle.ranks import ThreadGroup, on_ranks
 from tests.models.conftest import Save, Saved
-from tests.models.harness import context, load
+from tests.models.harness import build, context, load
+from tests.models.quantized_folders import write_quantized
 
 IDS = [5, 9, 1, 77, 31]
 GROUP = 16
@@ -168,7 +170,7 @@ def test_a_checkpoint_has_the_logits_of_its_dequantised_weights(save: Save, name
     loaded = load(saved.path)
     got = loaded.step(a=IDS)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * want.abs().max().item())
-    if name not in DENSE_FORMATS:
+    if name not in DENSE_FORMATS or name in ACT_ORDER:
         assert weight_bytes(loaded.model) < 0.7 * sum(p.nbytes for p in saved.oracle.parameters())
 
 
@@ -294,11 +296,87 @@ def test_groups_that_are_not_there_are_refused_by_name(save: Save, name: str, gr
         open_folder(saved.path)
 
 
-def test_a_scattered_checkpoint_is_made_small_again_where_asked(save: Save) -> None:
+def scatter_anew(saved: Saved, module: str) -> None:
+    """Give a matrix of a checkpoint another order of its input features, and the oracle too."""
+    tensors = load_file(saved.path / "model.safetensors")
+    old_I = tensors[f"{module}.g_idx"].long()
+    new_I = old_I[torch.randperm(len(old_I))]
+    unpacked = open_folder(saved.path).index[f"{module}.weight"].ordered
+    assert unpacked is not None
+    parts = {n: torch.from_numpy(p.copy()) for n, p in unpacked.tensor.read_all().items()}
+    weight_OI = torch.empty(unpacked.tensor.shape)
+    weight_OI[:, new_I.argsort(stable=True)] = dequantize(INT4_GROUP, parts, torch.float32)
+    integers_OI = torch.stack((parts["weight"] & 15, parts["weight"] >> 4), dim=-1).flatten(1)
+    scattered_OI = torch.empty_like(integers_OI)
+    scattered_OI[:, new_I.argsort(stable=True)] = integers_OI
+    words = as_words(scattered_OI, 4).T.contiguous()
+    edited = {f"{module}.g_idx": new_I.int(), f"{module}.qweight": words}
+    change(saved, lambda found: found.update(edited))
+    saved.oracle.state_dict()[f"{module}.weight"].copy_(weight_OI)
+
+
+def test_matrices_of_one_product_may_have_orders_of_their_own(save: Save) -> None:
     saved = save("qwen3", **SIZES)
     quantize(saved, "gptq act-order")
-    kept, small = (load(saved.path, context(quantization=q)) for q in (None, "int4"))
-    assert weight_bytes(small.model) < 0.5 * weight_bytes(kept.model)
+    for module in ("model.layers.0.self_attn.v_proj", UP):
+        scatter_anew(saved, module)
+    want = saved.logits(IDS)
+    loaded = load(saved.path)
+    got = loaded.step(a=IDS)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * want.abs().max().item())
+    assert weight_bytes(loaded.model) < 0.7 * sum(p.nbytes for p in saved.oracle.parameters())
+
+
+@pytest.mark.parametrize("name", ["gptq act-order", "gptq 8 bits act-order"])
+def test_groups_of_several_sizes_are_kept_dense(save: Save, name: str) -> None:
+    saved = save("qwen3", **SIZES)
+    quantize(saved, name)
+    change(saved, lambda tensors: tensors[f"{UP}.g_idx"].fill_(0))
+    stored = open_folder(saved.path).index[f"{UP}.weight"]
+    assert (stored.layout, stored.ordered) == ("dense", None)
+    assert load(saved.path).step(a=IDS).isfinite().all()
+
+
+def test_scattered_experts_are_what_the_file_stands_for(save: Save) -> None:
+    saved = save("deepseek_v2", moe_intermediate_size=48)
+
+    def scattered(weight_OI: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        q_OI, zero_OG, scale_OG = draw(*weight_OI.shape, 4, is_symmetric=False)
+        group_I = groups_of(weight_OI.shape[1], is_scattered=True)
+        parts = gptq_packer(4, 1, is_scattered=True)(q_OI, zero_OG, scale_OG)
+        return parts, scale_OG.float()[:, group_I] * (q_OI - zero_OG[:, group_I])
+
+    write_quantized(saved, scattered, FORMATS["gptq act-order"][0], marker="experts.")
+    want = saved.logits(IDS)
+    got = load(saved.path).step(a=IDS)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * want.abs().max().item())
+
+
+@pytest.mark.parametrize("asked", ["int8", "int4"])
+def test_a_scattered_checkpoint_may_be_quantised_again(save: Save, asked: str) -> None:
+    saved = save("qwen3", **SIZES)
+    quantize(saved, "gptq 8 bits act-order")
+    want = saved.logits(IDS)
+    got = load(saved.path, context(quantization=asked)).step(a=IDS)
+    assert 0 < (got - want).norm() / want.norm() < {"int8": 0.02, "int4": 0.4}[asked]
+
+
+def test_the_estimate_of_a_scattered_checkpoint_is_what_it_takes(save: Save) -> None:
+    saved = save("qwen3", **SIZES)
+    quantize(saved, "gptq act-order")
+    files, ctx = open_folder(saved.path), context()
+    estimate = estimate_weight_bytes(build(files, ctx), files.index, ctx)
+    assert estimate == pytest.approx(weight_bytes(load(saved.path).model), rel=0.05)
+
+
+def test_an_update_in_another_order_is_refused(save: Save) -> None:
+    saved = save("qwen3", **SIZES)
+    quantize(saved, "gptq act-order")
+    loaded = load(saved.path)
+    change(saved, lambda tensors: tensors[f"{UP}.g_idx"].copy_(tensors[f"{UP}.g_idx"].flip(0)))
+    files = open_folder(saved.path)
+    with pytest.raises(CheckpointError, match=r"up_proj.weight comes with .* another order"):
+        reload_weights(loaded.model, files.tensors(), files.num_bytes)
 
 
 @pytest.mark.parametrize(

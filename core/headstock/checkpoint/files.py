@@ -41,6 +41,7 @@ class StoredTensor:
         read: Rows [begin, end) to canonical parts; a view of the file where no conversion is
             needed.
         file: That has it, or most of it; None where it is in none.
+        ordered: What else it can be had as, by who puts activations in that order; or None.
     """
 
     name: str
@@ -51,10 +52,24 @@ class StoredTensor:
     num_bytes: int
     read: Callable[[int, int], Mapping[str, Array]] = field(repr=False, compare=False)
     file: MappedFile | None = field(default=None, repr=False, compare=False)
+    ordered: OrderedInputs | None = field(default=None, repr=False, compare=False)
 
     def read_all(self) -> Mapping[str, Array]:
         """Return the parts of the whole tensor."""
         return self.read(0, self.shape[0] if self.shape else 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderedInputs:
+    """The same matrix in a smaller layout, its input features in another order.
+
+    Attributes:
+        order_I: The input feature that each column of ``tensor`` belongs to. int64. [I]
+        tensor: The matrix in that order.
+    """
+
+    order_I: Array
+    tensor: StoredTensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,8 @@ A module has ``qweight`` int32 [I / n, O], n = 32 / bits neighbouring input feat
 ``qzeros`` int32 [G, O / n]; ``scales`` [G, O]; and mostly ``g_idx`` int32 [I], the group of each
 input feature. What it stands for is scale * (q - zero). Zeros are stored less 1, but for the format
 ``gptq_v2``. With activation ordering (``desc_act``) ``g_idx`` scatters the input features over the
-groups; such a matrix becomes ``dense``, and so does one of 8 bits whose zeros are not all 128.
+groups; such a matrix is ``dense``, or in its bits where activations are put in order. One of 8 bits
+whose zeros are not all 128 is ``dense``.
 
 Shapes: O output features, I input features, R of the output features, G groups along I, W words.
 

@@ -6,7 +6,8 @@ the configuration leaves out need no list: they have a plain ``name.weight``.
 
 Two kinds of matrices have no canonical layout in their bits, and become ``dense``: those whose
 groups are scattered over the input features (activation ordering), and 8-bit ones whose zeros are
-others than the midpoint.
+others than the midpoint. The former can be had in their bits with the input features sorted by
+group, by layers that put activations in that order.
 
 Shapes: O output features, I input features, R of the output features, G groups along I, W words.
 """
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from headstock.checkpoint.files import Array, StoredTensor, as_float32
+from headstock.checkpoint.files import Array, OrderedInputs, StoredTensor, as_float32
 from headstock.errors import CheckpointError, UnsupportedError
 from headstock.ops.linear import INT4_GROUP, INT8_GROUP
 
@@ -129,9 +130,21 @@ def as_stored(
     """
     shape = (matrix.out_features, matrix.in_features)
     num_bytes = sum(tensor.num_bytes for tensor in found)
-    if matrix.group_of_I is not None or _is_lopsided(matrix):
-        read = partial(_read_dense, matrix)
-        return replace(main, shape=shape, dtype="float32", num_bytes=num_bytes, read=read)
+    is_lopsided = _is_lopsided(matrix)
+    if matrix.group_of_I is not None or is_lopsided:
+        dense = replace(
+            main,
+            shape=shape,
+            dtype="float32",
+            num_bytes=num_bytes,
+            read=partial(_read_dense, matrix),
+        )
+        order_I = None if is_lopsided else _order(matrix)
+        if order_I is None:
+            return dense
+        inner = replace(matrix, weight=partial(_read_ordered, matrix, order_I), group_of_I=None)
+        ordered = OrderedInputs(order_I=order_I, tensor=as_stored(main, inner, found))
+        return replace(dense, ordered=ordered)
     return replace(
         main,
         shape=shape,
@@ -140,6 +153,25 @@ def as_stored(
         num_bytes=num_bytes,
         read=partial(_read_groups, matrix),
     )
+
+
+def _order(matrix: PackedMatrix) -> Array | None:
+    """Return the input features sorted by group; None where groups differ in size."""
+    assert matrix.group_of_I is not None, "groups that are runs need no order"
+    num_groups = matrix.in_features // matrix.group_size
+    sizes = np.bincount(matrix.group_of_I, minlength=num_groups)
+    if not (sizes == matrix.group_size).all():
+        return None
+    return np.argsort(matrix.group_of_I, kind="stable").astype(np.int64)
+
+
+def _read_ordered(matrix: PackedMatrix, order_I: Array, begin: int, end: int) -> Array:
+    """Return the integers of some rows, their columns in order."""
+    rows = matrix.weight(begin, end)
+    if matrix.bits == 8:
+        return rows[:, order_I]
+    ordered = np.stack((rows & 15, rows >> 4), axis=-1).reshape(end - begin, -1)[:, order_I]
+    return ordered[:, 0::2] | (ordered[:, 1::2] << 4)
 
 
 def _is_lopsided(matrix: PackedMatrix) -> bool:

@@ -17,6 +17,7 @@ from headstock.errors import CheckpointError
 from headstock.graph.build import Model
 from headstock.graph.context import Context
 from headstock.graph.embedding import LMHead
+from headstock.graph.linear import Linear
 from headstock.graph.module import Layer, Leaf, find_layers
 from headstock.graph.source import CheckpointSource, RandomSource, is_equal
 from headstock.quantization.plan import Layout, Role
@@ -179,12 +180,26 @@ def reload_weights(
 def allocate(model: Model, index: Mapping[str, StoredTensor]) -> None:
     """Make room for the weights, in the layouts that ``index`` has; dense where it has none."""
     for prefix, layer in find_layers(model):
-        layouts = {leaf.name: Layout() for leaf in layer.leaves()}
-        for name in layouts:
-            stored = index.get(prefix + name)
-            if stored is not None:
-                layouts[name] = Layout(stored.layout, stored.group_size)
-        layer.allocate(layouts)
+        allocate_layer(layer, prefix, index)
+
+
+def allocate_layer(layer: Layer, prefix: str, index: Mapping[str, StoredTensor]) -> None:
+    """Make room for one layer's weights.
+
+    Args:
+        layer: Not allocated yet.
+        prefix: Of its leaves' names.
+        index: Of the checkpoint.
+    """
+    found = {leaf.name: index.get(prefix + leaf.name) for leaf in layer.leaves()}
+    if isinstance(layer, Linear):
+        layer.offer({n: t.ordered for n, t in found.items() if t is not None and t.ordered})
+    layer.allocate(
+        {
+            name: Layout() if stored is None else Layout(stored.layout, stored.group_size)
+            for name, stored in found.items()
+        }
+    )
 
 
 def load_random(model: Model, ctx: Context, progress: Progress | None = None) -> None:
