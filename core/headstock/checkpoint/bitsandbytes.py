@@ -23,7 +23,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -194,7 +194,7 @@ def _read_state(weight: StoredTensor, index: Mapping[str, StoredTensor]) -> _Sta
 def _count(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 31:
         raise ValueError(f"{value!r} is no count")
-    return cast("int", value)
+    return value
 
 
 def _join_eight_bits(weight: StoredTensor, index: Mapping[str, StoredTensor]) -> StoredTensor:
