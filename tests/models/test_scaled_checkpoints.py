@@ -319,6 +319,11 @@ def test_compressed_modules_may_have_formats_of_their_own(save: Save) -> None:
             r"weight_scale is \[3\], of a weight \[96, 64\]; one, one for each row",
         ),
         (
+            "fp8, one scale",
+            lambda t: t.update({f"{UP}.weight": torch.ones(0, 64).to(E4M3)}),
+            r"up_proj.weight is \[0, 64\], which has no elements",
+        ),
+        (
             "compressed int, channels",
             lambda t: t.pop(f"{UP}.weight_scale"),
             "weight_scale is not there",
@@ -402,7 +407,18 @@ def test_forms_that_we_cannot_read_are_refused_by_name(
         (
             compressed("float-quantized", block_structure=[32]),
             CheckpointError,
-            r"block_structure \[32\]",
+            r"block_structure '\[32\]'",
+        ),
+        (compressed("float-quantized", block_structure=[0, 3]), CheckpointError, "block_structure"),
+        (FLOATS | {"format": ["float-quantized"]}, UnsupportedError, "format "),
+        (FLOATS | {"config_groups": [1]}, CheckpointError, "config_groups"),
+        (FLOATS | {"config_groups": {"a": 3}}, CheckpointError, "a '3'"),
+        (FLOATS | {"sparsity_config": "dense"}, CheckpointError, "sparsity_config 'dense'"),
+        (MODELOPT | {"quant_algo": ["FP8"]}, UnsupportedError, "quant_algo"),
+        (
+            MODELOPT | {"quant_algo": "MIXED_PRECISION", "quantized_layers": {"a": 1}},
+            UnsupportedError,
+            "quantized_layers a 1",
         ),
     ],
 )

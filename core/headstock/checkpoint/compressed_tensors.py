@@ -108,16 +108,15 @@ def _is_quantized(module: str, index: Mapping[str, StoredTensor]) -> bool:
 
 def _check(quantization: Mapping[str, Any]) -> None:
     """Refuse what changes the weights, or the activations, beyond what is read."""
-    sparsity: Any = quantization.get("sparsity_config") or {}
-    sparse = cast("dict[str, Any]", sparsity).get("format", "dense")
-    transform: Any = quantization.get("transform_config") or {}
-    asked = {
-        "format": quantization.get("format"),
-        "sparsity_config.format": None if sparse == "dense" else sparse,
-        "transform_config": cast("dict[str, Any]", transform).get("config_groups") or None,
-    }
-    for key, value in asked.items():
-        if value is not None if key != "format" else value not in FORMATS:
+    form = quantization.get("format")
+    sparse = _inside(quantization, "sparsity_config").get("format", "dense")
+    rotated = _inside(quantization, "transform_config").get("config_groups")
+    for key, value, is_read in (
+        ("format", form, isinstance(form, str) and form in FORMATS),
+        ("sparsity_config.format", sparse, sparse == "dense"),
+        ("transform_config", rotated, not rotated),
+    ):
+        if not is_read:
             raise UnsupportedError(
                 f"The compressed-tensors checkpoint has {key} {str(value)[:80]!r}, which cannot be"
                 " read.",
@@ -128,10 +127,9 @@ def _check(quantization: Mapping[str, Any]) -> None:
 
 def _block_structures(quantization: Mapping[str, Any]) -> Iterator[Block]:
     """Yield the rows and columns of the blocks that ``config_groups`` speak of."""
-    groups: Any = quantization.get("config_groups")
-    for group in cast("dict[str, Any]", groups).values() if isinstance(groups, dict) else ():
-        weights: Any = cast("dict[str, Any]", group).get("weights") or {}
-        found: Any = cast("dict[str, Any]", weights).get("block_structure")
+    groups = _inside(quantization, "config_groups")
+    for name in groups:
+        found: Any = _inside(_inside(groups, name), "weights").get("block_structure")
         if found is None:
             continue
         sizes = cast("list[Any]", found.split("x") if isinstance(found, str) else found)
@@ -144,9 +142,21 @@ def _block_structures(quantization: Mapping[str, Any]) -> Iterator[Block]:
         yield rows, columns
 
 
+def _inside(settings: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return an object of the configuration; empty where there is none.
+
+    Raises:
+        CheckpointError: It is something else.
+    """
+    found = settings.get(key)
+    if found is not None and not isinstance(found, dict):
+        raise _malformed(key, found)
+    return cast("dict[str, Any]", found or {})
+
+
 def _malformed(key: str, value: object) -> CheckpointError:
     return CheckpointError(
-        f"quantization_config has {key} {value!r}, which is no size of blocks.",
+        f"quantization_config has {key} {str(value)[:80]!r}, which is none.",
         remedy="Download config.json again.",
     )
 

@@ -73,9 +73,11 @@ def join_scale(
             " tensors can be read as matrices only.",
             remedy="Use a checkpoint with a tensor for each expert, or the unquantised one.",
         )
-    if scale is None:
+    if scale is None or 0 in weight.shape:
         raise CheckpointError(
-            f"{name} is not there, and {weight.name} is quantised.",
+            f"{name} is not there, and {weight.name} is quantised."
+            if scale is None
+            else f"{weight.name} is {list(weight.shape)}, which has no elements.",
             remedy="Check that the files belong together, and download them again.",
         )
     if zero is not None and zero.shape != scale.shape:
