@@ -31,6 +31,20 @@ def scale_cases(bench: Bench) -> Iterator[Case]:
         yield Case(label=label, spec=spec, args=args, kwargs={"factor": factor})
 
 
+def order_cases(bench: Bench) -> Iterator[Case]:
+    """Yield token counts, sizes, orders, columns of wider tensors, and padding."""
+    draw, dtype, spec = bench.draw(), bench.dtype, bench.spec({})
+    for num_tokens, size in SHAPES:
+        wide_TY = draw.normal(num_tokens, 2 * size, dtype=dtype)
+        order_A = draw.uniform(size).argsort()
+        args = (wide_TY[:, size:], order_A)
+        yield Case(label=f"{num_tokens} tokens of {size}", spec=spec, args=args)
+    padded = draw.normal(6, 40, dtype=dtype)
+    padded[4:] = torch.nan
+    args = (padded, draw.uniform(40).argsort())
+    yield Case(label="padding", spec=spec, args=args, num_real=4)
+
+
 def position_cases(bench: Bench) -> Iterator[Case]:
     """Yield token counts, heads of fused projections, and positions in any order."""
     draw, dtype, spec = bench.draw(), bench.dtype, bench.spec({})
