@@ -37,6 +37,7 @@ CLASSES = {
     "granite_hybrid": ("GraniteMoeHybridForCausalLM",),
     "hunyuan": ("HunYuanDenseV1ForCausalLM", "HunYuanMoEV1ForCausalLM"),
     "hy_v3": ("HYV3ForCausalLM",),
+    "kimi_k25": ("KimiK25ForConditionalGeneration",),
     "kimi_linear": ("KimiLinearForCausalLM",),
     "lfm2": ("Lfm2ForCausalLM", "Lfm2MoeForCausalLM"),
     "llama": ("LlamaForCausalLM",),
@@ -69,6 +70,7 @@ CLASSES = {
 OTHER_NAMES = {
     "XLMRobertaForSequenceClassification": "bert:RobertaForSequenceClassification",
     "XLMRobertaModel": "bert:RobertaModel",
+    "Kimi_K25ForConditionalGeneration": "kimi_k25:KimiK25ForConditionalGeneration",
     "Ernie4_5ForCausalLM": "ernie4_5:Ernie45ForCausalLM",
     "Ernie4_5_MoeForCausalLM": "ernie4_5:Ernie45MoeForCausalLM",
     "Qwen2_5_VLForConditionalGeneration": "qwen2_vl:Qwen25VLForConditionalGeneration",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,36 @@ def family(
     variants: Mapping[str, Mapping[str, Any]] | None = None,
     *,
     name: str = "",
-    config: str = "",
+    config: str | Callable[..., Any] = "",
+    oracle: str = "",
     **given: Any,
 ) -> ModelCase:
-    """Return the case of ``{stem}ForCausalLM``."""
-    config_type = getattr(transformers, config or f"{stem}Config")
+    """Return the case of ``{stem}ForCausalLM``, or of the architecture that is called ``oracle``.
+
+    ``config`` makes its configuration, or is what transformers calls what does.
+    """
+    architecture = oracle or f"{stem}ForCausalLM"
+    if isinstance(config, str):
+        config = getattr(transformers, config or f"{stem}Config")
     return ModelCase(
         name=name or stem.lower(),
-        model=REGISTRY.load(f"{stem}ForCausalLM"),
-        config=config_type,
-        oracle=getattr(transformers, f"{stem}ForCausalLM"),
+        model=REGISTRY.load(architecture),
+        config=config,
+        oracle=getattr(transformers, architecture),
         options=options or {},
         variants=variants or {},
         **given,
     )
+
+
+def inside_text(config: str, **beside: Any) -> Callable[..., Any]:
+    """Return what makes a configuration of images and text, options being those of the text."""
+
+    def make(*, attn_implementation: str, **text: Any) -> Any:
+        kind = getattr(transformers, config)
+        return kind(text_config=text, attn_implementation=attn_implementation, **beside)
+
+    return make
 
 
 def longrope(original: int) -> Mapping[str, Any]:
@@ -51,6 +67,16 @@ def rewrite(**keys: Any) -> Any:
         path = folder / "config.json"
         config = json.loads(path.read_text()) | keys
         path.write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+
+    return edit
+
+
+def rewrite_text(**keys: Any) -> Any:
+    """Return what gives ``text_config`` other keys."""
+
+    def edit(folder: Path) -> None:
+        text = json.loads((folder / "config.json").read_text())["text_config"] | keys
+        rewrite(text_config={k: v for k, v in text.items() if v is not None})(folder)
 
     return edit
 

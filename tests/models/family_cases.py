@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from headstock.testing.oracle.case import SIZES, ModelCase
-from tests.models.case_parts import family, in_turn, longrope, rename
-from tests.models.conftest import FAMILIES
+from tests.models.case_parts import family, in_turn, inside_text, longrope, rename
+from tests.models.conftest import FAMILIES, V3
 from tests.models.harness import REGISTRY
 
 SLIDING, FULL = "sliding_attention", "full_attention"
@@ -312,6 +312,34 @@ SPARSE += [
             },
         },
         refused={"indexer_types": ["shared", "full", "full"]},
+    ),
+]
+KIMI_K25 = inside_text(
+    "Kimi_K25Config",
+    vision_config={
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "pos_emb_height": 4,
+        "pos_emb_width": 4,
+    },
+    projection_hidden_size=32,
+    tie_word_embeddings=False,
+)
+KIMI_TEXT = V3 | {
+    "model_type": "deepseek_v3",
+    "n_group": 1,
+    "topk_group": 1,
+    "rope_parameters": {**YARN, "rope_theta": 1000.0, "mscale": 1.0, "mscale_all_dim": 1.0},
+}
+SPARSE += [
+    family(
+        "KimiK25",
+        KIMI_TEXT,
+        {"groups": {"n_group": 4, "topk_group": 2}},
+        config=KIMI_K25,
+        oracle="Kimi_K25ForConditionalGeneration",
     ),
 ]
 LONGCAT = LATENT | {

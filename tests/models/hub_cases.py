@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from tests.models.case_parts import family, in_turn, rename, rewrite
+from tests.models.case_parts import family, in_turn, rename, rewrite, rewrite_text
 from tests.models.family_cases import (
     CONVOLUTIONS,
     FULL,
     INDEXED,
+    KIMI_K25,
     KIMI_LINEAR,
+    KIMI_TEXT,
     LINEAR,
     LONGCAT,
     LONGCAT_SIZES,
@@ -171,6 +173,33 @@ HUB = [
             norm_topk_prob=False,
             head_dim=None,
             **OLD_ROPE,
+        ),
+    ),
+    family(
+        "KimiK25",
+        KIMI_TEXT,
+        name="kimik25-hub",
+        config=KIMI_K25,
+        oracle="Kimi_K25ForConditionalGeneration",
+        edit=in_turn(
+            rename(r"^language_model\.model\.blocks\.", "language_model.model.layers."),
+            rewrite_text(
+                model_type="kimi_k2",
+                scoring_func="sigmoid",
+                topk_method="noaux_tc",
+                moe_layer_freq=1,
+                rope_parameters=None,
+                rope_theta=1000.0,
+                rope_scaling={
+                    "type": "yarn",
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 16,
+                    "beta_fast": 32.0,
+                    "beta_slow": 1.0,
+                    "mscale": 1.0,
+                    "mscale_all_dim": 1.0,
+                },
+            ),
         ),
     ),
     family(
