@@ -10,6 +10,7 @@ from typing import Any
 
 import transformers
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from headstock.testing.oracle.case import ModelCase
 from tests.models.harness import REGISTRY
@@ -88,6 +89,16 @@ def rename(pattern: str, name: str) -> Any:
         path = folder / "model.safetensors"
         tensors = {re.sub(pattern, name, key): x for key, x in load_file(path).items()}
         save_file(tensors, path, metadata={"format": "pt"})
+
+    return edit
+
+
+def add(name: str, tensor: Tensor) -> Any:
+    """Return what puts a tensor more into the file, such as old ones have."""
+
+    def edit(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        save_file({**load_file(path), name: tensor}, path, metadata={"format": "pt"})
 
     return edit
 

@@ -145,6 +145,37 @@ DENSE = [
         refused={"norm_type": "rms_norm"},
     ),
 ]
+GPT2 = {
+    "n_embd": 64,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 256,
+    "vocab_size": 128,
+    "initializer_range": 0.2,
+}
+DENSE += [
+    family(
+        "GPT2",
+        {},
+        {
+            "inner": {"n_inner": 96, "activation_function": "gelu", **UNTIED},
+            "scales": {"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True},
+            "unscaled": {"scale_attn_weights": False},
+        },
+        oracle="GPT2LMHeadModel",
+        sizes=GPT2,
+        refused={"add_cross_attention": True, "activation_function": "quick_gelu"},
+    ),
+    family(
+        "GPTBigCode",
+        {},
+        {
+            "own-heads": {"multi_query": False, "n_inner": 96},
+            "untied": {"scale_attn_weights": False, **UNTIED},
+        },
+        sizes=GPT2,
+    ),
+]
 SPARSE = [
     family(
         "Qwen2Moe",

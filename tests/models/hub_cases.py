@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from tests.models.case_parts import family, in_turn, rename, rewrite, rewrite_text
+import torch
+
+from tests.models.case_parts import add, family, in_turn, rename, rewrite, rewrite_text
 from tests.models.family_cases import (
     CONVOLUTIONS,
     FULL,
+    GPT2,
     INDEXED,
     KIMI_K25,
     KIMI_LINEAR,
@@ -21,6 +24,19 @@ from tests.models.family_cases import (
 
 OLD_ROPE = {"rope_parameters": None, "rope_theta": 500.0}
 HUB = [
+    family(
+        "GPT2",
+        {},
+        name="gpt2-hub",
+        oracle="GPT2LMHeadModel",
+        sizes=GPT2,
+        edit=in_turn(
+            rename(r"^transformer\.", ""),
+            add("h.0.attn.bias", torch.ones(1, 1, 8, 8)),
+            add("h.1.attn.masked_bias", torch.tensor(-1e4)),
+            rewrite(n_ctx=256, task_specific_params={"text-generation": {"max_length": 50}}),
+        ),
+    ),
     family(
         "Qwen2",
         {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": 7, **PLAIN_ROPE},
