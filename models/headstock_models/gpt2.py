@@ -1,7 +1,8 @@
 """GPT-2, and what BigCode made of it (StarCoder, SantaCoder): learned positions, biases, no gates.
 
 Shapes: T tokens in the step, D hidden size. Sources: Radford et al. 2019, "Language Models are
-Unsupervised Multitask Learners"; Li et al. 2023, "StarCoder"; names as in Hugging Face transformers.
+Unsupervised Multitask Learners"; Li et al. 2023, "StarCoder"; names as in Hugging Face
+transformers.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 HOOK_API = (2, 1)
 
 CLASSES = {
+    "afmoe": ("AfmoeForCausalLM",),
     "bamba": ("BambaForCausalLM",),
     "bert": (
         "BertForSequenceClassification",

@@ -303,6 +303,27 @@ SPARSE = [
         ),
     ),
 ]
+AFMOE = {
+    "num_hidden_layers": 4,
+    "head_dim": 16,
+    "sliding_window": 7,
+    "moe_intermediate_size": 48,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "route_scale": 2.5,
+    "mup_enabled": True,
+}
+SPARSE += [
+    family(
+        "Afmoe",
+        AFMOE,
+        {
+            "layers": {"layer_types": [FULL, SLIDING, SLIDING, FULL], "num_dense_layers": 2},
+            "unscaled": {"mup_enabled": False, "num_shared_experts": 1, **TIED},
+        },
+        refused={"attention_bias": True, "n_group": 2, "route_norm": False},
+    ),
+]
 LATENT = {
     "num_key_value_heads": 4,
     "kv_lora_rank": 32,

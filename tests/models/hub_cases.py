@@ -6,6 +6,7 @@ import torch
 
 from tests.models.case_parts import add, family, in_turn, rename, rewrite, rewrite_text
 from tests.models.family_cases import (
+    AFMOE,
     CONVOLUTIONS,
     FULL,
     GPT2,
@@ -188,6 +189,23 @@ HUB = [
             router_bias=False,
             norm_topk_prob=False,
             head_dim=None,
+            **OLD_ROPE,
+        ),
+    ),
+    family(
+        "Afmoe",
+        AFMOE | PLAIN_ROPE,
+        name="afmoe-hub",
+        edit=rewrite(
+            layer_types=None,
+            score_func="sigmoid",
+            route_norm=True,
+            n_group=1,
+            topk_group=1,
+            num_limited_groups=1,
+            load_balance_coeff=0.001,
+            use_grouped_mm=True,
+            rope_scaling=None,
             **OLD_ROPE,
         ),
     ),
