@@ -47,6 +47,7 @@ CLASSES = {
     "llama4": ("Llama4ForCausalLM",),
     "longcat_flash": ("LongcatFlashForCausalLM",),
     "mamba2": ("Mamba2ForCausalLM",),
+    "mimo_v2_flash": ("MiMoV2FlashForCausalLM",),
     "minimax_m2": ("MiniMaxM2ForCausalLM",),
     "mistral": ("MistralForCausalLM", "Ministral3ForCausalLM"),
     "mistral3": ("Mistral3ForConditionalGeneration",),

@@ -324,6 +324,43 @@ SPARSE += [
         refused={"attention_bias": True, "n_group": 2, "route_norm": False},
     ),
 ]
+MIMO = {
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 1,
+    "head_dim": 24,
+    "v_head_dim": 16,
+    "sliding_window": 7,
+    "moe_intermediate_size": 48,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "rope_parameters": {
+        FULL: {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.334},
+        SLIDING: {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.334},
+    },
+}
+SPARSE += [
+    family(
+        "MiMoV2Flash",
+        MIMO,
+        {
+            "two-kv-heads": {"num_key_value_heads": 2, "mlp_layer_types": ["sparse"] * 3},
+            "groups": {"n_group": 4, "topk_group": 2, "routed_scaling_factor": 1.5, **TIED},
+            "unscaled": {
+                "layer_types": [SLIDING, FULL, FULL],
+                "attention_value_scale": None,
+                "attention_bias": True,
+                "norm_topk_prob": False,
+            },
+        },
+        refused={
+            "swa_head_dim": 32,
+            "swa_num_key_value_heads": 8,
+            "add_full_attention_sink_bias": True,
+            "scoring_func": "softmax",
+            "rope_scaling": {"rope_type": "yarn", "factor": 4.0},
+        },
+    ),
+]
 LATENT = {
     "num_key_value_heads": 4,
     "kv_lora_rank": 32,
