@@ -67,6 +67,7 @@ CLASSES = {
     "seed_oss": ("SeedOssForCausalLM",),
     "smollm3": ("SmolLM3ForCausalLM",),
     "solar_open": ("SolarOpenForCausalLM",),
+    "step3p5": ("Step3p5ForCausalLM", "Step3p7ForConditionalGeneration"),
     "starcoder2": ("Starcoder2ForCausalLM",),
 }
 """Classes by module; each is named as the architecture that it serves."""

@@ -24,20 +24,22 @@ def family(
     name: str = "",
     config: str | Callable[..., Any] = "",
     oracle: str = "",
+    architecture: str = "",
     **given: Any,
 ) -> ModelCase:
-    """Return the case of ``{stem}ForCausalLM``, or of the architecture that is called ``oracle``.
+    """Return the case of ``{stem}ForCausalLM``.
 
-    ``config`` makes its configuration, or is what transformers calls what does.
+    ``oracle`` is what transformers calls it otherwise, ``architecture`` what we do, and ``config``
+    makes its configuration, or is what transformers calls what does.
     """
-    architecture = oracle or f"{stem}ForCausalLM"
-    if isinstance(config, str):
-        config = getattr(transformers, config or f"{stem}Config")
+    oracle = oracle or f"{stem}ForCausalLM"
+    known = config or f"{stem}Config"
+    make: Any = getattr(transformers, known) if isinstance(known, str) else known
     return ModelCase(
         name=name or stem.lower(),
-        model=REGISTRY.load(architecture),
-        config=config,
-        oracle=getattr(transformers, architecture),
+        model=REGISTRY.load(architecture or oracle),
+        config=make,
+        oracle=getattr(transformers, oracle),
         options=options or {},
         variants=variants or {},
         **given,
@@ -47,7 +49,7 @@ def family(
 def inside_text(config: str, **beside: Any) -> Callable[..., Any]:
     """Return what makes a configuration of images and text, options being those of the text."""
 
-    def make(*, attn_implementation: str, **text: Any) -> Any:
+    def make(*, attn_implementation: str = "eager", **text: Any) -> Any:
         kind = getattr(transformers, config)
         return kind(text_config=text, attn_implementation=attn_implementation, **beside)
 
@@ -101,6 +103,15 @@ def add(name: str, tensor: Tensor) -> Any:
         save_file({**load_file(path), name: tensor}, path, metadata={"format": "pt"})
 
     return edit
+
+
+def text_alone(folder: Path) -> None:
+    """Leave a model's text as if it had never had images, its configuration beside nothing."""
+    path, file = folder / "config.json", folder / "model.safetensors"
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps({"architectures": whole["architectures"], **whole["text_config"]}))
+    kept = {k: x for k, x in load_file(file).items() if k.startswith(("model.", "lm_head."))}
+    save_file(kept, file, metadata={"format": "pt"})
 
 
 def in_turn(*edits: Any) -> Any:

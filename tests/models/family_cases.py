@@ -361,6 +361,55 @@ SPARSE += [
         },
     ),
 ]
+STEP = {
+    "num_hidden_layers": 3,
+    "head_dim": 16,
+    "layer_types": [FULL, SLIDING, SLIDING],
+    "sliding_window": 7,
+    "num_sliding_attention_heads": 6,
+    "mlp_layer_types": ["dense", "sparse", "sparse"],
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 48,
+    "share_expert_dim": 40,
+    "moe_router_scaling_factor": 3.0,
+    "swiglu_limits": [0.0, None, 0.2],
+    "swiglu_limits_shared": [0.3, 0.0, 0.2],
+    "rope_parameters": {
+        FULL: {
+            "rope_type": "llama3",
+            "rope_theta": 500.0,
+            "factor": 2.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 32.0,
+            "original_max_position_embeddings": 32,
+            "partial_rotary_factor": 0.5,
+        },
+        SLIDING: {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 1.0},
+    },
+}
+STEP_IMAGES = inside_text(
+    "Step3p7Config",
+    vision_config={
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+    },
+)
+SPARSE += [
+    family(
+        "Step3p7",
+        STEP,
+        {
+            "full": {"layer_types": [FULL] * 3, "query_pre_attn_scalar": 9},
+            "unbounded": {"swiglu_limits": None, "swiglu_limits_shared": None},
+        },
+        config=STEP_IMAGES,
+        oracle="Step3p7ForConditionalGeneration",
+    ),
+]
 LATENT = {
     "num_key_value_heads": 4,
     "kv_lora_rank": 32,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tests.models.case_parts import add, family, in_turn, rename, rewrite, rewrite_text
+from tests.models.case_parts import add, family, in_turn, rename, rewrite, rewrite_text, text_alone
 from tests.models.family_cases import (
     AFMOE,
     CONVOLUTIONS,
@@ -21,6 +21,8 @@ from tests.models.family_cases import (
     PLAIN_ROPE,
     SIGMOID_MOE,
     SLIDING,
+    STEP,
+    STEP_IMAGES,
     YARN,
 )
 
@@ -242,6 +244,67 @@ HUB = [
                 attention_chunk_size=128,
             ),
         ),
+    ),
+    family(
+        "Step3p5",
+        STEP,
+        name="step3p5-hub",
+        config=STEP_IMAGES,
+        oracle="Step3p7ForConditionalGeneration",
+        architecture="Step3p5ForCausalLM",
+        edit=in_turn(
+            text_alone,
+            add("model.layers.3.eh_proj.weight", torch.ones(64, 128)),
+            rewrite(
+                layer_types=[FULL, SLIDING, SLIDING, SLIDING],
+                mlp_layer_types=None,
+                moe_layers_enum="1,2",
+                num_key_value_heads=None,
+                num_attention_groups=2,
+                n_routed_experts=None,
+                moe_num_experts=8,
+                num_experts_per_tok=None,
+                moe_top_k=2,
+                num_sliding_attention_heads=None,
+                attention_other_setting={
+                    "attention_type": SLIDING,
+                    "num_attention_heads": 6,
+                    "num_attention_groups": 2,
+                    "head_dim": 16,
+                    "true_head_dim": 16,
+                },
+                query_pre_attn_scalar=None,
+                per_layer_config=None,
+                num_nextn_predict_layers=1,
+                swiglu_limits=[0.0, 0.0, 0.2, 0.0],
+                swiglu_limits_shared=[0.3, 0.0, 0.2, 0.0],
+                rope_parameters=None,
+                rope_theta=[500.0, 100.0, 100.0, 100.0],
+                partial_rotary_factors=[0.5, 1.0, 1.0, 1.0],
+                rope_scaling={
+                    "rope_type": "llama3",
+                    "factor": 2.0,
+                    "low_freq_factor": 1.0,
+                    "high_freq_factor": 32.0,
+                    "original_max_position_embeddings": 32,
+                },
+                yarn_only_types=[FULL],
+                use_rope_layers=[],
+                use_head_wise_attn_gate=True,
+                use_moe_router_bias=True,
+                need_fp32_gate=True,
+                moe_router_activation="sigmoid",
+                norm_expert_weight=True,
+                zero_centered=True,
+            ),
+        ),
+        refused={
+            "use_head_wise_attn_gate": False,
+            "moe_router_activation": "softmax",
+            "attention_bias": True,
+            "attention_other_setting": {"num_attention_heads": 6, "head_dim": 32},
+            "rope_theta": [500.0, 100.0, 200.0, 100.0],
+        },
     ),
     family(
         "KimiK25",
