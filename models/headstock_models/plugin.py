@@ -13,6 +13,7 @@ HOOK_API = (2, 1)
 
 CLASSES = {
     "afmoe": ("AfmoeForCausalLM",),
+    "apertus": ("ApertusForCausalLM",),
     "bamba": ("BambaForCausalLM",),
     "bert": (
         "BertForSequenceClassification",
@@ -26,6 +27,7 @@ CLASSES = {
     "deepseek_v32": ("DeepseekV32ForCausalLM",),
     "dots1": ("Dots1ForCausalLM",),
     "exaone4": ("Exaone4ForCausalLM",),
+    "exaone_moe": ("ExaoneMoeForCausalLM",),
     "falcon_h1": ("FalconH1ForCausalLM",),
     "gemma2": ("Gemma2ForCausalLM",),
     "gemma3": ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),

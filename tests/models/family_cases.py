@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
+
+import transformers
 
 from headstock.testing.oracle.case import SIZES, ModelCase
 from tests.models.case_parts import family, in_turn, inside_text, longrope, rename
@@ -176,6 +179,24 @@ DENSE += [
         sizes=GPT2,
     ),
 ]
+
+
+def _apertus(config: Any) -> Any:
+    """Return a model whose layers have each its own activation, as learned ones have."""
+    model = transformers.ApertusForCausalLM(config)
+    for number, layer in enumerate(model.model.layers):
+        layer.mlp.act_fn.alpha_p.data.fill_(0.3 + number)
+        layer.mlp.act_fn.alpha_n.data.fill_(-0.5 * number)
+    return model
+
+
+APERTUS = family(
+    "Apertus",
+    {"pad_token_id": 0},
+    {"biases": {"attention_bias": True, **TIED}, "plain-angles": PLAIN_ROPE},
+    refused={"hidden_act": "silu", "sliding_window": 8},
+)
+DENSE += [replace(APERTUS, oracle=_apertus)]
 SPARSE = [
     family(
         "Qwen2Moe",
@@ -408,6 +429,29 @@ SPARSE += [
         },
         config=STEP_IMAGES,
         oracle="Step3p7ForConditionalGeneration",
+    ),
+]
+EXAONE_MOE = {
+    "num_hidden_layers": 4,
+    "head_dim": 16,
+    "sliding_window": 7,
+    "moe_intermediate_size": 48,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+}
+SPARSE += [
+    family(
+        "ExaoneMoe",
+        EXAONE_MOE,
+        {
+            "groups": {"n_group": 4, "topk_group": 2, "num_shared_experts": 2, **TIED},
+            "layers": {
+                "layer_types": [FULL, SLIDING, SLIDING, FULL],
+                "mlp_layer_types": ["sparse", "dense", "sparse", "dense"],
+                "norm_topk_prob": False,
+            },
+        },
+        refused={"scoring_func": "softmax", "attention_bias": True},
     ),
 ]
 LATENT = {

@@ -8,6 +8,7 @@ from tests.models.case_parts import add, family, in_turn, rename, rewrite, rewri
 from tests.models.family_cases import (
     AFMOE,
     CONVOLUTIONS,
+    EXAONE_MOE,
     FULL,
     GPT2,
     INDEXED,
@@ -305,6 +306,59 @@ HUB = [
             "attention_other_setting": {"num_attention_heads": 6, "head_dim": 32},
             "rope_theta": [500.0, 100.0, 200.0, 100.0],
         },
+    ),
+    family(
+        "ExaoneMoe",
+        EXAONE_MOE | PLAIN_ROPE,
+        name="exaonemoe-hub",
+        edit=in_turn(
+            rename(r"mlp\.gate\.e_score_correction_bias", "mlp.e_score_correction_bias"),
+            add("mtp.norm.weight", torch.ones(64)),
+            rewrite(
+                layer_types=None,
+                mlp_layer_types=None,
+                sliding_window_pattern="LLLG",
+                scoring_func="sigmoid",
+                topk_method="noaux_tc",
+                rope_scaling=None,
+                **OLD_ROPE,
+            ),
+        ),
+    ),
+    family(
+        "ExaoneMoe",
+        EXAONE_MOE,
+        name="exaonemoe-transformers-names",
+        edit=rename(r"mlp\.e_score_correction_bias", "mlp.gate.e_score_correction_bias"),
+    ),
+    family(
+        "Apertus",
+        {
+            "pad_token_id": 0,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 500.0,
+                "factor": 8.0,
+                "original_max_position_embeddings": 32,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+            },
+        },
+        name="apertus-hub",
+        edit=rewrite(
+            rope_scaling={
+                "type": "llama3",
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "original_max_position_embeddings": 32,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+            },
+            post_norm=False,
+            qk_norm=True,
+            mlp_bias=False,
+            **OLD_ROPE,
+        ),
     ),
     family(
         "KimiK25",

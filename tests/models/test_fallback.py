@@ -56,9 +56,7 @@ MORE: Mapping[str, Mapping[str, Any]] = {
     "Gemma3n": GEMMA
     | {"intermediate_size": [96] * 4, "activation_sparsity_pattern": [0.0] * 4, "laurel_rank": 8},
     "Gemma4": GEMMA | {"global_head_dim": 32},
-    "Apertus": {"pad_token_id": 0},
     "Cwm": {"sliding_window": 7, "pad_token_id": 0},
-    "ExaoneMoe": MOE | {"num_experts": 8, "head_dim": 16, "sliding_window": 7, "pad_token_id": 0},
     "Gemma": {"head_dim": 16},
     "Helium": {"head_dim": 16, "pad_token_id": 0},
     "Laguna": {"pad_token_id": 0},
