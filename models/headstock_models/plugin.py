@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 HOOK_API = (2, 1)
 
 CLASSES = {
+    "afmoe": ("AfmoeForCausalLM",),
+    "apertus": ("ApertusForCausalLM",),
     "bamba": ("BambaForCausalLM",),
     "bert": (
         "BertForSequenceClassification",
@@ -25,6 +27,7 @@ CLASSES = {
     "deepseek_v32": ("DeepseekV32ForCausalLM",),
     "dots1": ("Dots1ForCausalLM",),
     "exaone4": ("Exaone4ForCausalLM",),
+    "exaone_moe": ("ExaoneMoeForCausalLM",),
     "falcon_h1": ("FalconH1ForCausalLM",),
     "gemma2": ("Gemma2ForCausalLM",),
     "gemma3": ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
@@ -32,11 +35,13 @@ CLASSES = {
     "glm4_moe": ("Glm4MoeForCausalLM",),
     "glm4_moe_lite": ("Glm4MoeLiteForCausalLM",),
     "glm_moe_dsa": ("GlmMoeDsaForCausalLM",),
+    "gpt2": ("GPT2LMHeadModel", "GPTBigCodeForCausalLM"),
     "gpt_oss": ("GptOssForCausalLM",),
     "granite": ("GraniteForCausalLM",),
     "granite_hybrid": ("GraniteMoeHybridForCausalLM",),
     "hunyuan": ("HunYuanDenseV1ForCausalLM", "HunYuanMoEV1ForCausalLM"),
     "hy_v3": ("HYV3ForCausalLM",),
+    "kimi_k25": ("KimiK25ForConditionalGeneration",),
     "kimi_linear": ("KimiLinearForCausalLM",),
     "lfm2": ("Lfm2ForCausalLM", "Lfm2MoeForCausalLM"),
     "llama": ("LlamaForCausalLM",),
@@ -44,6 +49,7 @@ CLASSES = {
     "llama4": ("Llama4ForCausalLM",),
     "longcat_flash": ("LongcatFlashForCausalLM",),
     "mamba2": ("Mamba2ForCausalLM",),
+    "mimo_v2_flash": ("MiMoV2FlashForCausalLM",),
     "minimax_m2": ("MiniMaxM2ForCausalLM",),
     "mistral": ("MistralForCausalLM", "Ministral3ForCausalLM"),
     "mistral3": ("Mistral3ForConditionalGeneration",),
@@ -63,12 +69,14 @@ CLASSES = {
     "seed_oss": ("SeedOssForCausalLM",),
     "smollm3": ("SmolLM3ForCausalLM",),
     "solar_open": ("SolarOpenForCausalLM",),
+    "step3p5": ("Step3p5ForCausalLM", "Step3p7ForConditionalGeneration"),
     "starcoder2": ("Starcoder2ForCausalLM",),
 }
 """Classes by module; each is named as the architecture that it serves."""
 OTHER_NAMES = {
     "XLMRobertaForSequenceClassification": "bert:RobertaForSequenceClassification",
     "XLMRobertaModel": "bert:RobertaModel",
+    "Kimi_K25ForConditionalGeneration": "kimi_k25:KimiK25ForConditionalGeneration",
     "Ernie4_5ForCausalLM": "ernie4_5:Ernie45ForCausalLM",
     "Ernie4_5_MoeForCausalLM": "ernie4_5:Ernie45MoeForCausalLM",
     "Qwen2_5_VLForConditionalGeneration": "qwen2_vl:Qwen25VLForConditionalGeneration",

@@ -19,7 +19,7 @@ from headstock.graph.context import Context
 from headstock.graph.lora import LowRank
 from headstock.graph.module import Layer, Leaf
 from headstock.graph.source import CheckpointSource, Source, read_span
-from headstock.graph.split import Span, split_evenly, split_or_replicate
+from headstock.graph.split import Gap, Span, split_evenly, split_or_replicate
 from headstock.ops.activation import silu_and_mul, silu_and_mul_groups
 from headstock.ops.activation_kinds import SILU, Activation
 from headstock.ops.features import order_features
@@ -259,7 +259,7 @@ class Linear(Layer):
         space = adapters.space
         return space.num_places * space.rank * numbers * self._ctx.dtype.itemsize
 
-    def _spans_of(self, name: str) -> Iterable[Span]:
+    def _spans_of(self, name: str) -> Iterable[Span | Gap]:
         """Return this rank's rows of a checkpoint matrix, in the order of the outputs."""
         return (self._outputs[name],)
 

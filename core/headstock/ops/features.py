@@ -34,7 +34,7 @@ def add_features(x_TD: Tensor, y_TD: Tensor) -> Tensor:
 
 @op(cases=scale_cases)
 def scale_features(x_TA: Tensor, *, factor: float) -> Tensor:
-    """Return factor · x, rounded once. [T, A]"""
+    """Return factor · x, rounded once. Of columns of a wider tensor too. [T, A]"""
     return x_TA * factor
 
 
