@@ -41,6 +41,10 @@ CLASSES = {
     "lfm2": ("Lfm2ForCausalLM", "Lfm2MoeForCausalLM"),
     "llama": ("LlamaForCausalLM",),
     "llava": ("LlavaForConditionalGeneration",),
+    "llava_next": (
+        "LlavaNextForConditionalGeneration",
+        "LlavaOnevisionForConditionalGeneration",
+    ),
     "llama4": ("Llama4ForCausalLM",),
     "longcat_flash": ("LongcatFlashForCausalLM",),
     "mamba2": ("Mamba2ForCausalLM",),

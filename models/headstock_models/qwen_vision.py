@@ -32,6 +32,7 @@ from headstock.graph.vision import (
     PlainMLP,
     PositionTable,
     Send,
+    View,
     encoder_context,
     place_patches,
 )
@@ -261,6 +262,7 @@ class QwenMedia:
     max_side = MAX_SIDE
     sees_spans = False
     row_tokens = 0
+    tile_side = 0
 
     def __init__(self, encoder: Encoder, feature_size: int) -> None:
         self._encoder = encoder
@@ -275,7 +277,9 @@ class QwenMedia:
         scale_C: Tensor,
         shift_C: Tensor,
         send: Send,
+        views: Sequence[View | None] = (),
     ) -> Tensor:
+        assert not any(views), "images have no views where there are no tiles"
         return self._encoder.forward(pixels_NP, grids, scale_C, shift_C, send)
 
     def shifts(self, begins: Sequence[int], grids: Sequence[Grid]) -> tuple[np.ndarray, int]:

@@ -25,6 +25,7 @@ from headstock.graph.vision import (
     place_patches,
 )
 from headstock.ops.activation_kinds import BY_CONFIG_NAME
+from headstock.ops.features import add_features
 from headstock.ops.vision import pixel_values
 
 
@@ -66,12 +67,12 @@ class SiglipEmbeddings(Module):
 
 
 class SiglipLayers(Module):
-    def __init__(self, ctx: Context, c: SiglipConfig) -> None:
+    def __init__(self, ctx: Context, c: SiglipConfig, count: int) -> None:
         sizes = (c.hidden_size, c.num_attention_heads, c.intermediate_size)
         activation = BY_CONFIG_NAME[c.hidden_act]
         self.layers = [
             EncoderLayer(ctx, *sizes, activation, eps=c.layer_norm_eps, names=APART)
-            for _ in range(c.num_hidden_layers)
+            for _ in range(count)
         ]
 
     def forward(self, x_ND: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor | None]:
@@ -83,18 +84,26 @@ class SiglipLayers(Module):
 
 
 class SiglipEncoder(Module):
-    """Patches to hidden states, normalised.
+    """Patches to hidden states, normalised, or to what some layer makes of them.
 
     Args:
         ctx: What to build with.
         c: Sizes.
         merge: Patches in height and width that lie together.
+        num_layers: Layers that are computed, and nothing is normalised; None: all, and it is.
     """
 
-    def __init__(self, ctx: Context, c: SiglipConfig, *, merge: int) -> None:
+    def __init__(
+        self, ctx: Context, c: SiglipConfig, *, merge: int, num_layers: int | None = None
+    ) -> None:
         self.embeddings = SiglipEmbeddings(ctx, c)
-        self.encoder = SiglipLayers(ctx, c)
-        self.norm = LayerNorm(ctx, c.hidden_size, leaf="post_layernorm", eps=c.layer_norm_eps)
+        count = c.num_hidden_layers if num_layers is None else num_layers
+        self.encoder = SiglipLayers(ctx, c, count)
+        self.norm = None
+        if num_layers is None:
+            eps = c.layer_norm_eps
+            self.norm = LayerNorm(ctx, c.hidden_size, leaf="post_layernorm", eps=eps)
+        self._add = ctx.ops.resolve(add_features, ctx.spec(size=c.hidden_size))
         self._merge, self._dtype = merge, ctx.dtype
         self._pixels = ctx.ops.resolve(pixel_values, ctx.spec())
 
@@ -111,4 +120,7 @@ class SiglipEncoder(Module):
         places = [place_patches(grid, self._merge) for grid in grids]
         x_ND = self.embeddings(values_NP, np.concatenate(places, axis=1), send)
         lengths = [h * w for t, h, w in grids for _ in range(t)]
-        return self.norm(*self.encoder(x_ND, lengths))[0]
+        x_ND, sum_ND = self.encoder(x_ND, lengths)
+        if self.norm is not None:
+            return self.norm(x_ND, sum_ND)[0]
+        return x_ND if sum_ND is None else self._add(x_ND, sum_ND)

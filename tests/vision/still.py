@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from headstock.checkpoint.folder import open_folder
 from headstock.graph.build import build_model
 from headstock.graph.loader import load_weights
 from headstock.multimodal.family import find_family
-from headstock.multimodal.process import to_patches
+from headstock.multimodal.process import to_pieces
+from headstock.wire.media import View
 from tests.e2e.served import served
 from tests.models.conftest import randomize
 from tests.models.harness import REGISTRY, context
@@ -40,6 +41,7 @@ WORDS = {
     "initializer_range": 0.2,
     "eos_token_id": ID_OF["<|im_end|>"],
 }
+ROOM = {"max_model_len": 48, "cache_tokens": 60, "chunked_prefill_size": 24}
 
 
 @dataclass
@@ -50,11 +52,13 @@ class StillModel:
         path: Of the checkpoint.
         oracle: The model.
         prepare: Makes its inputs.
+        room: What is too little for several requests at once.
     """
 
     path: Path
     oracle: transformers.PreTrainedModel
     prepare: Prepare
+    room: dict[str, int] = field(default_factory=lambda: dict(ROOM))
 
     def logprobs(self, ids: Sequence[int], images: Sequence[Image.Image]) -> Tensor:
         """Return the logprob of every id but the first of an expanded prompt. [T - 1]"""
@@ -109,12 +113,15 @@ def features(path: Path, images: Sequence[Image.Image]) -> Tensor:
     family = find_family(files.config, path)
     assert family is not None
     assert model.media is not None
-    cut = [to_patches(image, family.as_dict() | {"max_tokens": 1 << 20}) for image in images]
-    frames = [tuple(grid) for grid, _ in cut]
-    pixels = torch.from_numpy(np.concatenate([patches for _, patches in cut]))
+    settings = family.as_dict() | {"max_tokens": 1 << 20}
+    is_alone = len(images) == 1
+    cut = [piece for image in images for piece in to_pieces(image, settings, is_alone=is_alone)]
+    frames = [tuple(piece.grid) for piece in cut]
+    views = [None if piece.view is None else View(*piece.view) for piece in cut]
+    pixels = torch.from_numpy(np.concatenate([piece.patches for piece in cut]))
     scales = (torch.tensor(family.scale), torch.tensor(family.shift))
     with torch.inference_mode():
-        return model.media.encode(pixels, frames, *scales, torch.from_numpy)
+        return model.media.encode(pixels, frames, *scales, torch.from_numpy, views)
 
 
 OLD = "old"
@@ -137,7 +144,7 @@ def _tower_name(name: str, style: str) -> str:
     name = re.sub(r"^(model\.)?(language_model\.)?lm_head\.", "lm_head.", name)
     name = re.sub(r"^(model\.)?language_model\.(model\.)?", "language_model.", name)
     name = re.sub(r"^(model\.)?vision_tower\.(vision_model\.)?", "vision_tower.", name)
-    name = re.sub(r"^(model\.)?multi_modal_projector\.", "multi_modal_projector.", name)
+    name = re.sub(r"^(model\.)?(multi_modal_projector\.|image_newline$)", r"\2", name)
     if style == NEW:
         return name if name.startswith("lm_head.") else f"model.{name}"
     name = re.sub(r"^language_model\.", "language_model.model.", name)

@@ -11,11 +11,18 @@ import torch
 import transformers
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import (
+    LlavaNextImageProcessorPil,
+)
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
+    LlavaOnevisionImageProcessorPil,
+)
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from tests.vision.claims import CASES, COUNT
 from tests.vision.conftest import ALPHABET, END, ID_OF, PAD, START
-from tests.vision.still import WORDS, StillModel, expanded, save
+from tests.vision.still import WORDS, Prepare, StillModel, expanded, save
 
 CLIP = {
     "model_type": "clip_vision_model",
@@ -54,6 +61,83 @@ def make_llava_mistral(path: Path) -> StillModel:
 
 def make_llava_qwen2(path: Path) -> StillModel:
     return make_llava(path, "qwen2")
+
+
+SIGLIP = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 12,
+    "patch_size": 4,
+    "vision_use_head": False,
+}
+SIZES = [[12 * tall, 12 * wide] for tall in (1, 2, 3) for wide in (1, 2, 3)]
+
+
+def make_llava_next(path: Path) -> StillModel:
+    """Return LLaVA-Next, whose tiles are 3 x 3 tokens."""
+    sizes = [size for size in SIZES if size not in ([12, 12], [36, 36], [24, 36], [36, 24])]
+    config = transformers.LlavaNextConfig(
+        text_config=WORDS | {"model_type": "llama"},
+        vision_config=CLIP | {"image_size": 12},
+        image_token_index=PAD,
+        image_grid_pinpoints=sizes,
+    )
+    processor = LlavaNextImageProcessorPil(
+        size={"shortest_edge": 12},
+        crop_size={"height": 12, "width": 12},
+        image_grid_pinpoints=sizes,
+    )
+    return in_mosaics(path, save(path, config, "LlavaNext", processor), processor)
+
+
+def make_llava_onevision(path: Path) -> StillModel:
+    """Return LLaVA-OneVision, whose mosaics have the tokens of two tiles at most."""
+    config = transformers.LlavaOnevisionConfig(
+        text_config=WORDS | {"model_type": "qwen2"},
+        vision_config=SIGLIP,
+        image_token_index=PAD,
+        video_token_index=ID_OF["<|video_pad|>"],
+        image_grid_pinpoints=SIZES,
+        vision_aspect_ratio="anyres_max_2",
+    )
+    processor = LlavaOnevisionImageProcessorPil(
+        size={"height": 12, "width": 12}, image_grid_pinpoints=SIZES
+    )
+    return in_mosaics(path, save(path, config, "LlavaOnevision", processor), processor)
+
+
+def in_mosaics(path: Path, oracle: Any, processor: Any) -> StillModel:
+    """Return a model whose images have as many tokens as the oracle makes features."""
+
+    def prepare(ids: list[int], images: Sequence[Image.Image]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        counts: list[int] = []
+        if images:
+            several = "batch_num_images" in processor.model_input_names
+            given = [list(images)] if several else list(images)
+            found = dict(processor(given, return_tensors="pt"))
+            with torch.no_grad():
+                counts = [
+                    len(made) for made in oracle.model.get_image_features(**found).pooler_output
+                ]
+        return {"input_ids": expanded(ids, counts), **found}
+
+    return StillModel(path, oracle, prepare, room_for(prepare))
+
+
+def room_for(prepare: Prepare) -> dict[str, int]:
+    """Return room for the prompts of :func:`tests.vision.claims.check_retraction`, and no more."""
+    names = ("one image", "an image at the end")
+    lengths = [prepare(*CASES[name])["input_ids"].shape[1] for name in names]
+    longest = -(-(max(lengths) + COUNT) // 16) * 16
+    return {
+        "max_model_len": longest,
+        "cache_tokens": max(sum(lengths) + 16, longest + 4),
+        "chunked_prefill_size": 24,
+    }
 
 
 QWEN2_WORDS = WORDS | {
@@ -178,6 +262,8 @@ MAKERS: dict[str, Callable[[Path], StillModel]] = {
     "llava": make_llava,
     "llava-mistral": make_llava_mistral,
     "llava-qwen2": make_llava_qwen2,
+    "llava-next": make_llava_next,
+    "llava-onevision": make_llava_onevision,
     "mistral3": make_mistral3,
     "ministral3": make_ministral3,
     "pixtral": make_pixtral,

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers.image_utils import ChannelDimension
 from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_output_image_size
 
 import headstock
-from headstock.errors import CheckpointError, UnsupportedError
+from headstock.errors import CheckpointError, RequestError, UnsupportedError
 from headstock.graph.build import build_model
 from headstock.multimodal.family import find_family
 from headstock.multimodal.patches import bounded_size
@@ -45,7 +46,7 @@ from tests.vision.still import (
 )
 from tests.vision.still_families import MAKERS
 
-IMAGE_INPUTS = ("pixel_values", "image_grid_thw", "image_sizes")
+IMAGE_INPUTS = ("pixel_values", "image_grid_thw", "image_sizes", "batch_num_images")
 
 
 @pytest.fixture(scope="module", params=MAKERS)
@@ -64,13 +65,16 @@ def wanted(model: StillModel) -> dict[str, list[int]]:
     return {name: model.generate(*case, COUNT) for name, case in CASES.items()}
 
 
-def test_features_of_images_are_those_of_transformers(model: StillModel) -> None:
-    given = model.prepare([PAD, PAD], [ONE, TWO])
+@pytest.mark.parametrize("images", [[ONE, TWO], [ONE], [TWO]])
+def test_features_of_images_are_those_of_transformers(
+    model: StillModel, images: list[Image.Image]
+) -> None:
+    given = model.prepare([PAD] * len(images), images)
     given = {name: value for name, value in given.items() if name in IMAGE_INPUTS}
     with torch.no_grad():
         found = model.oracle.model.get_image_features(**given).pooler_output
     want = torch.cat(list(found)) if not isinstance(found, torch.Tensor) else found.flatten(0, -2)
-    torch.testing.assert_close(features(model.path, [ONE, TWO]), want, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(features(model.path, images), want, rtol=1e-4, atol=1e-4)
 
 
 def test_greedy_ids_are_those_of_transformers(
@@ -107,7 +111,7 @@ def test_a_hit_may_end_before_within_and_after_an_image(
 
 
 def test_a_retraction_changes_nothing(model: StillModel, wanted: dict[str, list[int]]) -> None:
-    check_retraction(model, wanted, max_model_len=48, cache_tokens=60, chunked_prefill_size=24)
+    check_retraction(model, wanted, **model.room)
 
 
 @pytest.mark.parametrize("style", [OLD, NEW])
@@ -184,7 +188,9 @@ def test_sizes_under_a_bound_are_those_of_transformers(
     assert get_resize_output_image_size(blank, 32, 8, ChannelDimension.FIRST) == want
 
 
-@pytest.mark.parametrize("name", ["llava", "mistral3", "qwen2.5-vl"])
+@pytest.mark.parametrize(
+    "name", ["llava", "llava-next", "llava-onevision", "mistral3", "qwen2.5-vl"]
+)
 def test_a_chat_with_images_answers_as_transformers(tmp_path: Path, name: str) -> None:
     model = MAKERS[name](tmp_path / "tiny-still")
     images = [picture(24, 32, 3), picture(16, 40, 4)]
@@ -192,3 +198,29 @@ def test_a_chat_with_images_answers_as_transformers(tmp_path: Path, name: str) -
     content, num_prompt = ask_as_client(model, "What is this?", images, 8)
     assert content == text_of(model, model.generate(ids, images, 8))
     assert num_prompt == model.prepare(ids, images)["input_ids"].shape[1]
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value", "named"),
+    [
+        ("preprocessor_config.json", "size", {"height": 8, "width": 12}, "tiles are resized to"),
+        ("preprocessor_config.json", "image_grid_pinpoints", [[12, 24]], "other image_grid"),
+        ("config.json", "vision_aspect_ratio", "square", "vision_aspect_ratio is 'square'"),
+    ],
+)
+def test_mosaics_that_do_not_fit_are_refused(
+    tmp_path: Path, file: str, key: str, value: object, named: str
+) -> None:
+    path = MAKERS["llava-onevision"](tmp_path).path / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    config = json.loads((tmp_path / "config.json").read_text())
+    with pytest.raises(CheckpointError, match=named):
+        find_family(config, tmp_path)
+
+
+def test_an_image_with_more_tokens_than_the_server_takes_is_refused(tmp_path: Path) -> None:
+    model = MAKERS["llava-next"](tmp_path)
+    with headstock.Engine(model=str(model.path), **(SETTINGS | {"encoder_tokens": 32})) as engine:
+        with pytest.raises(RequestError, match="37 tokens; 32 are allowed"):
+            ask(engine, CASES["one image"])
+        assert ask(engine, CASES["text alone"])["output_ids"]

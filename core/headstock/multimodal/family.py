@@ -20,6 +20,12 @@ ROWS = ("mistral3",)
 """Model types that keep an image's size where they can, with a mark after each row of tokens."""
 CROPPED = ("llava",)
 """Model types that see the square in the middle of an image."""
+MOSAICS = ("llava_next", "llava_onevision")
+"""Model types that see all of an image small, and a mosaic of its parts."""
+NEXT_SIZES = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+"""Sizes of LLaVA-Next's mosaics where no file says."""
+ANY_RESOLUTION = "anyres_max_"
+"""Before the most tiles of a mosaic, in ``vision_aspect_ratio``."""
 FILES = ("preprocessor_config.json", "processor_config.json")
 VIDEO_FILES = ("video_preprocessor_config.json", "processor_config.json")
 Channels = tuple[float, float, float]
@@ -73,6 +79,22 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
+class Mosaic:
+    """How an image becomes a small picture of all of it, and a mosaic of tiles.
+
+    Attributes:
+        sizes: Heights and widths in pixels that a mosaic may have.
+        max_tiles: As in :func:`headstock.multimodal.mosaic.shown_of`.
+        several: Where a request has several images, they have no mosaics, and this colour around
+            them makes them squares; None: each has a mosaic.
+    """
+
+    sizes: list[tuple[int, int]]
+    max_tiles: int | None
+    several: tuple[int, int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Family:
     """How images are cut, and which id stands for them.
 
@@ -96,6 +118,7 @@ class Family:
             the other fields say.
         row_marks: Tokens after each row of an image's, and after the last one instead; None: there
             are none.
+        mosaic: How it is cut into tiles of ``size``; None: it is not.
     """
 
     token_id: int
@@ -113,6 +136,7 @@ class Family:
     is_cropped: bool = False
     longest: int | None = None
     row_marks: tuple[str, str] | None = None
+    mosaic: Mosaic | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON has it."""
@@ -235,6 +259,65 @@ def _cropped(folder: Path, config: Settings, given: Settings, token_id: int) -> 
     )
 
 
+def _mosaic(folder: Path, config: Settings, given: Settings, token_id: int) -> Family:
+    """Return what is made of images by LLaVA-Next and LLaVA-OneVision: a picture and a mosaic.
+
+    Raises:
+        CheckpointError: The processor's sizes are not the encoder's.
+    """
+    vision = config.get("vision_config") or {}
+    is_next = config.get("model_type") == "llava_next"
+    side = int(vision.get("image_size") or (336 if is_next else 384))
+    size, crop = given.get("size") or {}, given.get("crop_size") or {}
+    edges = {size.get(edge) for edge in ("height", "width", "shortest_edge")} - {None}
+    if given.get("do_center_crop"):
+        edges |= {crop.get("height"), crop.get("width")}
+    if edges != {side}:
+        raise _wrong(folder, f"tiles are resized to {size}; the encoder takes {side} x {side}")
+    sizes = given.get("image_grid_pinpoints") or (NEXT_SIZES if is_next else _all_sizes(side))
+    if sizes != (config.get("image_grid_pinpoints") or sizes):
+        raise _wrong(folder, "config.json has other image_grid_pinpoints than the processor")
+    if any(len(each) != 2 or min(each) < side or max(each) % side for each in sizes):
+        raise _wrong(folder, f"image_grid_pinpoints are no multiples of {side}")
+    scale, shift = _scales(folder, given)
+    mean = _channels(folder, given, "image_mean")
+    return Family(
+        token_id=token_id,
+        patch_size=int(vision.get("patch_size") or 14),
+        frames=1,
+        merge=1,
+        min_pixels=side * side,
+        max_pixels=side * side,
+        resample=int(given.get("resample") or 3),
+        scale=scale,
+        shift=shift,
+        size=(side, side),
+        mosaic=Mosaic(
+            sizes=[(tall, wide) for tall, wide in sizes],
+            max_tiles=None if is_next else _max_tiles(folder, config),
+            several=None if is_next else cast("Any", tuple(int(m * 255) for m in mean)),
+        ),
+    )
+
+
+def _all_sizes(side: int) -> list[list[int]]:
+    """Return the sizes of LLaVA-OneVision's mosaics where no file says: up to six tiles a side."""
+    return [[side * tall, side * wide] for tall in range(1, 7) for wide in range(1, 7)]
+
+
+def _max_tiles(folder: Path, config: Settings) -> int:
+    """Return the tiles that a mosaic's tokens are resampled to.
+
+    Raises:
+        CheckpointError: The configuration does otherwise.
+    """
+    given = str(config.get("vision_aspect_ratio") or "anyres_max_9")
+    count = given.removeprefix(ANY_RESOLUTION)
+    if not given.startswith(ANY_RESOLUTION) or not count.isdecimal() or int(count) < 1:
+        raise _wrong(folder, f"vision_aspect_ratio is {given!r}, not {ANY_RESOLUTION} and a number")
+    return int(count)
+
+
 def _rows(folder: Path, config: Settings, given: Settings, token_id: int) -> Family:
     """Return what is made of images by Mistral 3: as large as they are, in rows with marks."""
     vision = config.get("vision_config") or {}
@@ -262,6 +345,7 @@ _MAKERS: Mapping[str, Callable[[Path, Settings, Settings, int], Family]] = {
     **dict.fromkeys(MERGED_PATCHES, _merged_patches),
     **dict.fromkeys(SQUARES, _square),
     **dict.fromkeys(CROPPED, _cropped),
+    **dict.fromkeys(MOSAICS, _mosaic),
     **dict.fromkeys(ROWS, _rows),
 }
 """What makes a family of the files beside a model, by its type."""
