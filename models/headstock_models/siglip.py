@@ -54,13 +54,15 @@ class SiglipConfig(ModelConfig, frozen=True, kw_only=True):
 class SiglipEmbeddings(Module):
     """Patches to hidden states, with the positions added that they have in the square."""
 
-    def __init__(self, ctx: Context, c: SiglipConfig) -> None:
+    def __init__(self, ctx: Context, c: SiglipConfig, places_L: np.ndarray | None) -> None:
         kernel = (c.num_channels, c.patch_size, c.patch_size)
         self.patches = PatchEmbedding(ctx, kernel, c.hidden_size, leaf="patch_embedding")
+        self._places_L = np.arange(c.side) if places_L is None else places_L
         self.positions = PositionTable(ctx, c.side**2, c.hidden_size, leaf="position_embedding")
 
     def forward(self, values_NP: Tensor, places_2N: np.ndarray, send: Send) -> Tensor:
-        rows_N = places_2N[0] * self.positions.side + places_2N[1]
+        tall_N, wide_N = self._places_L[places_2N]
+        rows_N = tall_N * self.positions.side + wide_N
         weights_N1 = np.ones((len(rows_N), 1), np.float32)
         rows_N1 = rows_N.astype(np.int64)[:, None]
         return self.positions(self.patches(values_NP), send(rows_N1), send(weights_N1))
@@ -91,12 +93,19 @@ class SiglipEncoder(Module):
         c: Sizes.
         merge: Patches in height and width that lie together.
         num_layers: Layers that are computed, and nothing is normalised; None: all, and it is.
+        places_L: Place in the table of positions of each row and column of patches; None: its own.
     """
 
     def __init__(
-        self, ctx: Context, c: SiglipConfig, *, merge: int, num_layers: int | None = None
+        self,
+        ctx: Context,
+        c: SiglipConfig,
+        *,
+        merge: int,
+        num_layers: int | None = None,
+        places_L: np.ndarray | None = None,
     ) -> None:
-        self.embeddings = SiglipEmbeddings(ctx, c)
+        self.embeddings = SiglipEmbeddings(ctx, c, places_L)
         count = c.num_hidden_layers if num_layers is None else num_layers
         self.encoder = SiglipLayers(ctx, c, count)
         self.norm = None

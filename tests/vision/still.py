@@ -82,14 +82,21 @@ class StillModel:
         return drawn
 
 
-def save(path: Path, config: Any, name: str, processor: Any, template: str = TEMPLATE) -> Any:
+def save(
+    path: Path,
+    config: Any,
+    name: str,
+    processor: Any,
+    template: str = TEMPLATE,
+    more: Sequence[str] = (),
+) -> Any:
     """Save a model of random weights with its tokenizer and processor; returns the model."""
     torch.manual_seed(0)
     kind = getattr(transformers, f"{name}ForConditionalGeneration")
     oracle = kind._from_config(config, attn_implementation="eager").eval()
     randomize(oracle)
     oracle.save_pretrained(path)
-    save_tokenizer(path, template)
+    save_tokenizer(path, template, more)
     processor.save_pretrained(path)
     return oracle
 
@@ -134,6 +141,8 @@ def rewrite(source: Path, target: Path, style: str) -> None:
         (target / file.name).write_bytes(file.read_bytes())
     weights = load_file(source / "model.safetensors")
     rename = _qwen2_name if any("visual." in name for name in weights) else _tower_name
+    if any("text_model." in name for name in weights):
+        rename = _same_name
     named = {rename(name, style): tensor for name, tensor in weights.items()}
     save_file(named, target / "model.safetensors")
     if style == OLD and rename is _qwen2_name:
@@ -150,6 +159,11 @@ def _tower_name(name: str, style: str) -> str:
     name = re.sub(r"^language_model\.", "language_model.model.", name)
     name = re.sub(r"^lm_head\.", "language_model.lm_head.", name)
     return re.sub(r"^vision_tower\.", "vision_tower.vision_model.", name)
+
+
+def _same_name(name: str, style: str) -> str:
+    """Return the name itself: these families have always had the same ones."""
+    return name
 
 
 def _qwen2_name(name: str, style: str) -> str:

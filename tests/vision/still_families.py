@@ -11,6 +11,7 @@ import torch
 import transformers
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import (
     LlavaNextImageProcessorPil,
 )
@@ -19,6 +20,8 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 )
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
 from tests.vision.claims import CASES, COUNT
 from tests.vision.conftest import ALPHABET, END, ID_OF, PAD, START
@@ -126,6 +129,67 @@ def in_mosaics(path: Path, oracle: Any, processor: Any) -> StillModel:
         return {"input_ids": expanded(ids, counts), **found}
 
     return StillModel(path, oracle, prepare, room_for(prepare))
+
+
+SPLIT_TOKENS = (
+    "<fake_token_around_image>",
+    "<global-img>",
+    *(f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)),
+)
+
+
+def make_idefics3(path: Path, name: str = "Idefics3", side: int = 16, **more: Any) -> StillModel:
+    """Return Idefics3, or SmolVLM, with a token of a tile for each 8 x 8 pixels."""
+    config = getattr(transformers, f"{name}Config")(
+        text_config=WORDS | {"model_type": "llama"},
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": side,
+            "patch_size": 4,
+        },
+        image_token_id=PAD,
+        scale_factor=2,
+    )
+    kind = Idefics3ImageProcessorPil if name == "Idefics3" else SmolVLMImageProcessorPil
+    processor = kind(size={"longest_edge": 32}, max_image_size={"longest_edge": side}, **more)
+    oracle = save(path, config, name, processor, more=SPLIT_TOKENS)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    pad = tokenizer.decode([PAD])
+
+    def prepare(ids: list[int], images: Sequence[Image.Image]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        made: list[list[int]] = []
+        if images:
+            found = dict(processor([list(images)], return_row_col_info=True, return_tensors="pt"))
+            for row, column in zip(found.pop("rows")[0], found.pop("cols")[0], strict=True):
+                text = get_image_prompt_string(
+                    row, column, (side // 8) ** 2, SPLIT_TOKENS[0], pad, SPLIT_TOKENS[1]
+                )
+                made.append(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return {"input_ids": replaced(ids, made), **found}
+
+    return StillModel(path, oracle, prepare, room_for(prepare))
+
+
+def make_smolvlm(path: Path) -> StillModel:
+    return make_idefics3(path, "SmolVLM")
+
+
+def make_smolvlm_uncut(path: Path) -> StillModel:
+    return make_idefics3(path, "SmolVLM", side=24, do_image_splitting=False)
+
+
+def replaced(ids: Sequence[int], made: Sequence[list[int]]) -> torch.Tensor:
+    """Return ids with what each image becomes in its place. [1, T]"""
+    left = list(made)
+    whole: list[int] = []
+    for token in ids:
+        whole += left.pop(0) if token == PAD else [token]
+    assert not left, "the ids have fewer places than there are images"
+    return torch.tensor([whole])
 
 
 def room_for(prepare: Prepare) -> dict[str, int]:
@@ -246,10 +310,7 @@ def in_rows(path: Path, oracle: Any, processor: Any, unit: int) -> StillModel:
             for height, width in found["image_sizes"].tolist():
                 row = [*[PAD] * (width // unit), row_mark]
                 made.append([*(row * (height // unit))[:-1], end_mark])
-        whole: list[int] = []
-        for token in ids:
-            whole += made.pop(0) if token == PAD else [token]
-        return {"input_ids": torch.tensor([whole]), **found}
+        return {"input_ids": replaced(ids, made), **found}
 
     return StillModel(path, oracle, prepare)
 
@@ -259,6 +320,9 @@ def make_ministral3(path: Path) -> StillModel:
 
 
 MAKERS: dict[str, Callable[[Path], StillModel]] = {
+    "idefics3": make_idefics3,
+    "smolvlm": make_smolvlm,
+    "smolvlm-uncut": make_smolvlm_uncut,
     "llava": make_llava,
     "llava-mistral": make_llava_mistral,
     "llava-qwen2": make_llava_qwen2,

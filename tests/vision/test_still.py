@@ -11,13 +11,20 @@ import pytest
 import torch
 from PIL import Image
 from transformers.image_utils import ChannelDimension
-from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_output_image_size
+from transformers.models.pixtral.image_processing_pil_pixtral import (
+    get_resize_output_image_size as get_rows_size,
+)
+from transformers.models.smolvlm.image_processing_pil_smolvlm import (
+    SmolVLMImageProcessorPil,
+    get_resize_output_image_size,
+)
 
 import headstock
 from headstock.errors import CheckpointError, RequestError, UnsupportedError
 from headstock.graph.build import build_model
 from headstock.multimodal.family import find_family
 from headstock.multimodal.patches import bounded_size
+from headstock.multimodal.tiles import split_plan
 from headstock_models.llava import LlavaForConditionalGeneration
 from tests.models.harness import context
 from tests.vision.claims import (
@@ -46,7 +53,13 @@ from tests.vision.still import (
 )
 from tests.vision.still_families import MAKERS
 
-IMAGE_INPUTS = ("pixel_values", "image_grid_thw", "image_sizes", "batch_num_images")
+IMAGE_INPUTS = (
+    "pixel_values",
+    "image_grid_thw",
+    "image_sizes",
+    "batch_num_images",
+    "pixel_attention_mask",
+)
 
 
 @pytest.fixture(scope="module", params=MAKERS)
@@ -185,11 +198,11 @@ def test_sizes_under_a_bound_are_those_of_transformers(
 ) -> None:
     assert bounded_size(*size, unit=8, longest=32) == want
     blank = np.zeros((3, *size), np.uint8)
-    assert get_resize_output_image_size(blank, 32, 8, ChannelDimension.FIRST) == want
+    assert get_rows_size(blank, 32, 8, ChannelDimension.FIRST) == want
 
 
 @pytest.mark.parametrize(
-    "name", ["llava", "llava-next", "llava-onevision", "mistral3", "qwen2.5-vl"]
+    "name", ["idefics3", "llava", "llava-next", "llava-onevision", "mistral3", "qwen2.5-vl"]
 )
 def test_a_chat_with_images_answers_as_transformers(tmp_path: Path, name: str) -> None:
     model = MAKERS[name](tmp_path / "tiny-still")
@@ -216,6 +229,39 @@ def test_mosaics_that_do_not_fit_are_refused(
     config = json.loads((tmp_path / "config.json").read_text())
     with pytest.raises(CheckpointError, match=named):
         find_family(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "named"),
+    [
+        ("idefics3", "max_image_size", {"longest_edge": 8}, "tiles have"),
+        ("idefics3", "size", {"height": 32, "width": 32}, "not to a longest_edge"),
+    ],
+)
+def test_tiles_that_do_not_fit_are_refused(
+    tmp_path: Path, name: str, key: str, value: object, named: str
+) -> None:
+    path = MAKERS[name](tmp_path).path / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    config = json.loads((tmp_path / "config.json").read_text())
+    with pytest.raises(CheckpointError, match=named):
+        find_family(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [(24, 32), (40, 16), (333, 500), (500, 333), (8, 8), (1, 90), (4200, 30), (1001, 1000)],
+)
+@pytest.mark.parametrize(("side", "longest"), [(16, 32), (364, 1456), (512, 2048), (512, 5000)])
+def test_splits_are_those_of_transformers(size: tuple[int, int], side: int, longest: int) -> None:
+    settings = {"longest": longest, "is_cut": True}
+    plan = split_plan(*size, side, settings)
+    blank = np.zeros((1, *size), np.uint8)
+    assert plan.sizes[0] == get_resize_output_image_size(blank, longest)
+    processor = SmolVLMImageProcessorPil()
+    asked = {"size": {"longest_edge": longest}, "max_image_size": {"longest_edge": side}}
+    _, rows, columns = processor.get_number_of_image_patches(*size, asked)
+    assert (plan.rows, plan.columns) == (rows, columns)
 
 
 def test_an_image_with_more_tokens_than_the_server_takes_is_refused(tmp_path: Path) -> None:

@@ -34,12 +34,16 @@ class Piece:
         digest: Of what the encoder is given.
         pixels: Patch after patch. uint8.
         view: What its tokens show of them; None: all.
+        lead: Text before its tokens.
+        trail: Text behind them.
     """
 
     grid: tuple[int, int, int]
     digest: bytes
     pixels: bytes
     view: View | None = None
+    lead: str = ""
+    trail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +138,16 @@ class Decoder:
         for told in answer["pieces"]:
             end = begin + told["size"]
             frames, height, width = told["grid"]
-            view = None if told["view"] is None else View(*told["view"])
-            digest, grid = bytes.fromhex(told["digest"]), (frames, height, width)
-            pieces.append(Piece(grid, digest, pixels[begin:end], view))
+            view = View(*told["view"]) if told.get("view") else None
+            piece = Piece(
+                grid=(frames, height, width),
+                digest=bytes.fromhex(told["digest"]),
+                pixels=pixels[begin:end],
+                view=view,
+                lead=told.get("lead", ""),
+                trail=told.get("trail", ""),
+            )
+            pieces.append(piece)
             begin = end
         return Decoded(pieces, answer["times"])
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from headstock.errors import CheckpointError
+from headstock.multimodal.tiles import SPLITS
 
 MERGED_PATCHES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen3_5_moe")
 """Model types that cut an image into patches, and make one token of a square of them."""
@@ -22,6 +23,15 @@ CROPPED = ("llava",)
 """Model types that see the square in the middle of an image."""
 MOSAICS = ("llava_next", "llava_onevision")
 """Model types that see all of an image small, and a mosaic of its parts."""
+SPLIT = ("idefics3", "smolvlm")
+"""Model types that see tiles between words that say where they are, and then all of an image."""
+SPLIT_WORDS = {
+    "around": "<fake_token_around_image>",
+    "whole": "<global-img>",
+    "place": "<row_{row}_col_{column}>",
+    "row_end": "\n",
+    "before_whole": "\n",
+}
 NEXT_SIZES = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 """Sizes of LLaVA-Next's mosaics where no file says."""
 ANY_RESOLUTION = "anyres_max_"
@@ -95,6 +105,24 @@ class Mosaic:
 
 
 @dataclass(frozen=True, slots=True)
+class Tiles:
+    """How an image becomes tiles that stand in the prompt one after another.
+
+    Attributes:
+        layout: Which of :data:`headstock.multimodal.tiles.LAYOUTS`.
+        words: Text around them, by the names that the layout has for it.
+        is_cut: Whether an image is cut at all; otherwise it is one tile.
+        longest: Pixels that the longer side is brought to before the image is cut, if the layout
+            does so.
+    """
+
+    layout: str
+    words: Mapping[str, str]
+    is_cut: bool = True
+    longest: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Family:
     """How images are cut, and which id stands for them.
 
@@ -118,7 +146,8 @@ class Family:
             the other fields say.
         row_marks: Tokens after each row of an image's, and after the last one instead; None: there
             are none.
-        mosaic: How it is cut into tiles of ``size``; None: it is not.
+        mosaic: How it is cut into tiles of ``size`` whose rows join; None: it is not.
+        tiles: How it is cut into tiles of ``size`` one after another; None: it is not.
     """
 
     token_id: int
@@ -137,6 +166,7 @@ class Family:
     longest: int | None = None
     row_marks: tuple[str, str] | None = None
     mosaic: Mosaic | None = None
+    tiles: Tiles | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON has it."""
@@ -300,6 +330,41 @@ def _mosaic(folder: Path, config: Settings, given: Settings, token_id: int) -> F
     )
 
 
+def _split(folder: Path, config: Settings, given: Settings, token_id: int) -> Family:
+    """Return what is made of images by Idefics3 and SmolVLM: tiles, and all of an image.
+
+    Raises:
+        CheckpointError: The processor's size is not the encoder's.
+    """
+    vision = config.get("vision_config") or {}
+    side = int(vision.get("image_size") or 224)
+    tile = given.get("max_image_size") or {"longest_edge": 364}
+    if tile.get("longest_edge") != side:
+        raise _wrong(folder, f"tiles have {tile}; the encoder takes {side} x {side}")
+    longest = (given.get("size") or {"longest_edge": 4 * 364}).get("longest_edge")
+    if not isinstance(longest, int):
+        raise _wrong(folder, f"images are resized to {given.get('size')}, not to a longest_edge")
+    scale, shift = _scales(folder, given)
+    return Family(
+        token_id=token_id,
+        patch_size=int(vision.get("patch_size") or 32),
+        frames=1,
+        merge=int(config.get("scale_factor") or 2),
+        min_pixels=side * side,
+        max_pixels=side * side,
+        resample=int(given.get("resample") or 1),
+        scale=scale,
+        shift=shift,
+        size=(side, side),
+        tiles=Tiles(
+            layout=SPLITS,
+            words=SPLIT_WORDS,
+            is_cut=given.get("do_image_splitting") is not False,
+            longest=longest,
+        ),
+    )
+
+
 def _all_sizes(side: int) -> list[list[int]]:
     """Return the sizes of LLaVA-OneVision's mosaics where no file says: up to six tiles a side."""
     return [[side * tall, side * wide] for tall in range(1, 7) for wide in range(1, 7)]
@@ -346,6 +411,7 @@ _MAKERS: Mapping[str, Callable[[Path, Settings, Settings, int], Family]] = {
     **dict.fromkeys(SQUARES, _square),
     **dict.fromkeys(CROPPED, _cropped),
     **dict.fromkeys(MOSAICS, _mosaic),
+    **dict.fromkeys(SPLIT, _split),
     **dict.fromkeys(ROWS, _rows),
 }
 """What makes a family of the files beside a model, by its type."""

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from headstock.multimodal import mosaic
+from headstock.multimodal import mosaic, tiles
 from headstock.multimodal.patches import (
     MAX_ASPECT,
     bounded_size,
@@ -50,11 +50,15 @@ class Piece:
         grid: Patches in time, height and width.
         patches: One after another. uint8. [N, P]
         view: As in :class:`headstock.wire.media.View`; None: its tokens are its patches.
+        lead: Text before its tokens.
+        trail: Text behind them.
     """
 
     grid: list[int]
     patches: np.ndarray
     view: list[int] | None = None
+    lead: str = ""
+    trail: str = ""
 
 
 class RefusedError(Exception):
@@ -111,6 +115,8 @@ def answer_of(pieces: list[Piece], family: dict[str, Any]) -> tuple[dict[str, An
         {
             "grid": piece.grid,
             "view": piece.view,
+            "lead": piece.lead,
+            "trail": piece.trail,
             "size": len(data),
             "digest": digest_of(data, [piece.grid, piece.view], family),
         }
@@ -168,7 +174,7 @@ def decode_video(data: bytes, setup: dict[str, Any]) -> tuple[dict[str, Any], by
         pair = np.stack(shown[begin : begin + family["frames"]])
         pixels.append(cut(pair, patch_size=family["patch_size"], merge=family["merge"]).tobytes())
         digest = digest_of(pixels[-1], grid, settings)
-        told.append({"grid": grid, "view": None, "size": len(pixels[-1]), "digest": digest})
+        told.append({"grid": grid, "size": len(pixels[-1]), "digest": digest})
     middles = [(times[at] + times[at + family["frames"] - 1]) / 2 for at in begins]
     return {"pieces": told, "times": middles}, b"".join(pixels)
 
@@ -227,6 +233,8 @@ def to_pieces(image: Image.Image, family: dict[str, Any], *, is_alone: bool) -> 
     """
     if family["mosaic"]:
         return _mosaic_pieces(image, family, is_alone=is_alone)
+    if family["tiles"]:
+        return _tile_pieces(image, family)
     return [Piece(*to_patches(image, family))]
 
 
@@ -251,6 +259,20 @@ def _mosaic_pieces(image: Image.Image, family: dict[str, Any], *, is_alone: bool
     return [
         Piece([1, side, side], _cut(small, family)),
         Piece([1, *grid], patches, view),
+    ]
+
+
+def _tile_pieces(image: Image.Image, family: dict[str, Any]) -> list[Piece]:
+    """Return the tiles of an image."""
+    settings, side = family["tiles"], family["size"][0]
+    make_plan, cut_up = tiles.LAYOUTS[settings["layout"]]
+    plan = make_plan(image.height, image.width, side, settings)
+    patches = side // family["patch_size"]
+    limit_tokens(plan.count * patches**2 // family["merge"] ** 2, family)
+    filter_ = Image.Resampling(family["resample"])
+    return [
+        Piece([1, patches, patches], _cut(tile.image, family), None, tile.lead, tile.trail)
+        for tile in cut_up(image, plan, side, filter_, settings["words"])
     ]
 
 

@@ -76,6 +76,8 @@ def _expand(
         if video is not None:
             # As the model was trained: each moment between marks of its own, after its time.
             expanded += [*encode(f"<{media.times[number]:.1f} seconds>"), video.begin_id]
+        if piece.lead:
+            expanded += encode(piece.lead)
         source = family if video is None else video
         if family.row_marks is None or video is not None:
             tokens = [source.token_id] * _count(piece, family)
@@ -93,6 +95,8 @@ def _expand(
         )
         items.append(item)
         expanded += tokens
+        if piece.trail:
+            expanded += encode(piece.trail)
         if video is not None:
             expanded.append(video.end_id)
 

@@ -1,0 +1,130 @@
+"""Images cut into tiles, each between words of its own. Runs in the decoding process.
+
+A tile is a square that the encoder takes. Large images have several, and one of all of the image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+MAX_SIDE = 4096
+"""Pixels of a side that images are resized to at most, before they are cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A square of an image.
+
+    Attributes:
+        image: In the size that the encoder takes.
+        lead: Text before its tokens.
+        trail: Text behind them.
+    """
+
+    image: Image.Image
+    lead: str = ""
+    trail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Into what an image is cut.
+
+    Attributes:
+        rows: Of tiles; 0: the image is one tile.
+        columns: Likewise.
+        sizes: Heights and widths that it is resized to, one after another, before it is cut.
+    """
+
+    rows: int
+    columns: int
+    sizes: list[tuple[int, int]]
+
+    @property
+    def count(self) -> int:
+        """Tiles, with the one of all of the image."""
+        return self.rows * self.columns + 1
+
+
+def split_plan(height: int, width: int, side: int, settings: Mapping[str, Any]) -> Plan:
+    """Return how Idefics3 and SmolVLM cut an image: first it is made as large as is allowed.
+
+    Source:
+        ``Idefics3ImageProcessor`` of Hugging Face transformers.
+    """
+    tall, wide = _bounded(*_stretched(height, width, settings["longest"]))
+    if not settings["is_cut"]:
+        return Plan(0, 0, [(tall, wide), (side, side)])
+    ratio = wide / tall
+    if wide >= tall:
+        across = math.ceil(wide / side) * side
+        down = math.ceil(int(across / ratio) / side) * side
+    else:
+        down = math.ceil(tall / side) * side
+        across = math.ceil(int(down * ratio) / side) * side
+    is_large = max(down, across) > side
+    rows, columns = (down // side, across // side) if is_large else (0, 0)
+    return Plan(rows, columns, [(tall, wide), (down, across)])
+
+
+def _stretched(height: int, width: int, longest: int) -> tuple[int, int]:
+    """Return the size whose longer side has ``longest`` pixels, the other an even number."""
+    ratio = width / height
+    if width >= height:
+        other = int(longest / ratio)
+        return max(other + other % 2, 1), longest
+    other = int(longest * ratio)
+    return longest, max(other + other % 2, 1)
+
+
+def _bounded(height: int, width: int) -> tuple[int, int]:
+    """Return the size with sides of at most :data:`MAX_SIDE` pixels."""
+    ratio = width / height
+    if width >= height and width > MAX_SIDE:
+        return max(int(MAX_SIDE / ratio), 1), MAX_SIDE
+    if height > width and height > MAX_SIDE:
+        return MAX_SIDE, max(int(MAX_SIDE * ratio), 1)
+    return height, width
+
+
+def split_tiles(
+    image: Image.Image, plan: Plan, side: int, filter_: Image.Resampling, words: Mapping[str, str]
+) -> list[Tile]:
+    """Return the tiles row by row, then all of the image, with the words around each."""
+    for size in plan.sizes:
+        image = resized(image, size, filter_)
+    around, whole = words["around"], words["whole"]
+    tiles: list[Tile] = []
+    for row in range(plan.rows):
+        for column in range(plan.columns):
+            lead = around + words["place"].format(row=row + 1, column=column + 1)
+            lead = words["row_end"] + lead if row and not column else lead
+            tiles.append(Tile(cropped(image, row, column, side), lead))
+    lead = around + whole
+    if tiles:
+        lead = words["row_end"] + words["before_whole"] + lead
+    return [*tiles, Tile(resized(image, (side, side), filter_), lead, around)]
+
+
+def resized(image: Image.Image, size: tuple[int, int], filter_: Image.Resampling) -> Image.Image:
+    """Return an image with a height and a width."""
+    height, width = size
+    return image.resize((width, height), filter_)
+
+
+def cropped(image: Image.Image, row: int, column: int, side: int) -> Image.Image:
+    """Return a tile of an image."""
+    left, top = column * side, row * side
+    return image.crop((left, top, left + side, top + side))
+
+
+Planner = Callable[[int, int, int, Mapping[str, Any]], Plan]
+Cutter = Callable[[Image.Image, Plan, int, Image.Resampling, Mapping[str, str]], list[Tile]]
+SPLITS = "splits"
+LAYOUTS: Mapping[str, tuple[Planner, Cutter]] = {SPLITS: (split_plan, split_tiles)}
+"""By the name of a layout: what plans, knowing sizes only, and what cuts."""
