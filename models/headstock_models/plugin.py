@@ -38,6 +38,7 @@ CLASSES = {
     "hunyuan": ("HunYuanDenseV1ForCausalLM", "HunYuanMoEV1ForCausalLM"),
     "hy_v3": ("HYV3ForCausalLM",),
     "idefics3": ("Idefics3ForConditionalGeneration",),
+    "internvl": ("InternVLForConditionalGeneration",),
     "kimi_linear": ("KimiLinearForCausalLM",),
     "lfm2": ("Lfm2ForCausalLM", "Lfm2MoeForCausalLM"),
     "llama": ("LlamaForCausalLM",),

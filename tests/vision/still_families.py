@@ -11,6 +11,9 @@ import torch
 import transformers
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import (
+    GotOcr2ImageProcessorPil,
+)
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import (
     LlavaNextImageProcessorPil,
@@ -154,7 +157,7 @@ def make_idefics3(path: Path, name: str = "Idefics3", side: int = 16, **more: An
         scale_factor=2,
     )
     kind = Idefics3ImageProcessorPil if name == "Idefics3" else SmolVLMImageProcessorPil
-    processor = kind(size={"longest_edge": 32}, max_image_size={"longest_edge": side}, **more)
+    processor: Any = kind(size={"longest_edge": 32}, max_image_size={"longest_edge": side}, **more)
     oracle = save(path, config, name, processor, more=SPLIT_TOKENS)
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
     pad = tokenizer.decode([PAD])
@@ -180,6 +183,50 @@ def make_smolvlm(path: Path) -> StillModel:
 
 def make_smolvlm_uncut(path: Path) -> StillModel:
     return make_idefics3(path, "SmolVLM", side=24, do_image_splitting=False)
+
+
+def make_internvl(path: Path, text: str = "qwen2", **more: Any) -> StillModel:
+    """Return InternVL 3, whose tiles are 2 x 2 tokens."""
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": [16, 16],
+        "patch_size": [4, 4],
+    }
+    config = transformers.InternVLConfig(
+        text_config=WORDS | {"model_type": text, "head_dim": 16},
+        vision_config=vision | more,
+        image_token_id=PAD,
+        image_seq_length=4,
+    )
+    processor = GotOcr2ImageProcessorPil(size={"height": 16, "width": 16}, max_patches=4)
+    oracle = save(path, config, "InternVL", processor, more=("<img>", "</img>"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    begin, end = tokenizer.convert_tokens_to_ids(["<img>", "</img>"])
+
+    def prepare(ids: list[int], images: Sequence[Image.Image]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        made: list[list[int]] = []
+        if images:
+            found = dict(processor(list(images), crop_to_patches=True, return_tensors="pt"))
+            made = [[begin, *[PAD] * 4 * count, end] for count in found.pop("num_patches")]
+        return {"input_ids": replaced(ids, made), **found}
+
+    return StillModel(path, oracle, prepare, room_for(prepare))
+
+
+def make_internvl_large(path: Path) -> StillModel:
+    """Return InternVL 3.5 with what the largest encoder has: other norms, and more of them."""
+    return make_internvl(
+        path,
+        "qwen3",
+        use_qk_norm=True,
+        norm_type="rms_norm",
+        attention_bias=True,
+        use_mean_pooling=False,
+    )
 
 
 def replaced(ids: Sequence[int], made: Sequence[list[int]]) -> torch.Tensor:
@@ -323,6 +370,8 @@ MAKERS: dict[str, Callable[[Path], StillModel]] = {
     "idefics3": make_idefics3,
     "smolvlm": make_smolvlm,
     "smolvlm-uncut": make_smolvlm_uncut,
+    "internvl": make_internvl,
+    "internvl-large": make_internvl_large,
     "llava": make_llava,
     "llava-mistral": make_llava_mistral,
     "llava-qwen2": make_llava_qwen2,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from headstock.errors import CheckpointError
-from headstock.multimodal.tiles import SPLITS
+from headstock.multimodal.tiles import CANVAS, SPLITS
 
 MERGED_PATCHES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen3_5_moe")
 """Model types that cut an image into patches, and make one token of a square of them."""
@@ -32,6 +32,8 @@ SPLIT_WORDS = {
     "row_end": "\n",
     "before_whole": "\n",
 }
+CANVASES = ("internvl",)
+"""Model types that see tiles in the shape that comes nearest the image's, then all of it."""
 NEXT_SIZES = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 """Sizes of LLaVA-Next's mosaics where no file says."""
 ANY_RESOLUTION = "anyres_max_"
@@ -114,12 +116,16 @@ class Tiles:
         is_cut: Whether an image is cut at all; otherwise it is one tile.
         longest: Pixels that the longer side is brought to before the image is cut, if the layout
             does so.
+        min_tiles: Fewest that an image is cut into, without the one of all of it.
+        max_tiles: Most.
     """
 
     layout: str
     words: Mapping[str, str]
     is_cut: bool = True
     longest: int = 0
+    min_tiles: int = 1
+    max_tiles: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,6 +371,55 @@ def _split(folder: Path, config: Settings, given: Settings, token_id: int) -> Fa
     )
 
 
+def _canvas(folder: Path, config: Settings, given: Settings, token_id: int) -> Family:
+    """Return what is made of images by InternVL: tiles, and all of an image, between two marks.
+
+    Its processor cuts images whatever the settings of the image processor say.
+
+    Raises:
+        CheckpointError: The processor's size is not the encoder's.
+    """
+    vision = config.get("vision_config") or {}
+    side, patch_size = (
+        _first(vision.get(key)) or default
+        for key, default in (("image_size", 448), ("patch_size", 14))
+    )
+    size = given.get("size") or {}
+    if (size.get("height"), size.get("width")) != (side, side):
+        raise _wrong(folder, f"tiles are resized to {size}; the encoder takes {side} x {side}")
+    named = _read_whole(folder, "tokenizer_config.json")
+    words = {
+        "begin": str(named.get("start_image_token") or "<img>"),
+        "end": str(named.get("end_image_token") or "</img>"),
+    }
+    most = int(given.get("max_patches") or 12)
+    scale, shift = _scales(folder, given)
+    return Family(
+        token_id=token_id,
+        patch_size=patch_size,
+        frames=1,
+        merge=2,
+        min_pixels=side * side,
+        max_pixels=side * side,
+        resample=int(given.get("resample") or 3),
+        scale=scale,
+        shift=shift,
+        size=(side, side),
+        tiles=Tiles(
+            layout=CANVAS,
+            words=words,
+            is_cut=most > 1,
+            min_tiles=int(given.get("min_patches") or 1),
+            max_tiles=most,
+        ),
+    )
+
+
+def _first(given: Any) -> int:
+    """Return a side of a square that is given by one side, or both; 0: it is not given."""
+    return int(given[0] if isinstance(given, list) else given or 0)
+
+
 def _all_sizes(side: int) -> list[list[int]]:
     """Return the sizes of LLaVA-OneVision's mosaics where no file says: up to six tiles a side."""
     return [[side * tall, side * wide] for tall in range(1, 7) for wide in range(1, 7)]
@@ -412,6 +467,7 @@ _MAKERS: Mapping[str, Callable[[Path, Settings, Settings, int], Family]] = {
     **dict.fromkeys(CROPPED, _cropped),
     **dict.fromkeys(MOSAICS, _mosaic),
     **dict.fromkeys(SPLIT, _split),
+    **dict.fromkeys(CANVASES, _canvas),
     **dict.fromkeys(ROWS, _rows),
 }
 """What makes a family of the files beside a model, by its type."""
