@@ -201,7 +201,7 @@ def make_internvl(path: Path, text: str = "qwen2", **more: Any) -> StillModel:
         image_token_id=PAD,
         image_seq_length=4,
     )
-    processor = GotOcr2ImageProcessorPil(size={"height": 16, "width": 16}, max_patches=4)
+    processor: Any = GotOcr2ImageProcessorPil(size={"height": 16, "width": 16}, max_patches=4)
     oracle = save(path, config, "InternVL", processor, more=("<img>", "</img>"))
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
     begin, end = tokenizer.convert_tokens_to_ids(["<img>", "</img>"])

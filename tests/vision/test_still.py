@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from transformers.image_utils import ChannelDimension
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 from transformers.models.pixtral.image_processing_pil_pixtral import (
     get_resize_output_image_size as get_rows_size,
 )
@@ -24,7 +25,7 @@ from headstock.errors import CheckpointError, RequestError, UnsupportedError
 from headstock.graph.build import build_model
 from headstock.multimodal.family import find_family
 from headstock.multimodal.patches import bounded_size
-from headstock.multimodal.tiles import split_plan
+from headstock.multimodal.tiles import canvas_plan, split_plan
 from headstock_models.llava import LlavaForConditionalGeneration
 from tests.models.harness import context
 from tests.vision.claims import (
@@ -202,7 +203,8 @@ def test_sizes_under_a_bound_are_those_of_transformers(
 
 
 @pytest.mark.parametrize(
-    "name", ["idefics3", "llava", "llava-next", "llava-onevision", "mistral3", "qwen2.5-vl"]
+    "name",
+    ["idefics3", "internvl", "llava", "llava-next", "llava-onevision", "mistral3", "qwen2.5-vl"],
 )
 def test_a_chat_with_images_answers_as_transformers(tmp_path: Path, name: str) -> None:
     model = MAKERS[name](tmp_path / "tiny-still")
@@ -236,6 +238,7 @@ def test_mosaics_that_do_not_fit_are_refused(
     [
         ("idefics3", "max_image_size", {"longest_edge": 8}, "tiles have"),
         ("idefics3", "size", {"height": 32, "width": 32}, "not to a longest_edge"),
+        ("internvl", "size", {"height": 8, "width": 8}, "tiles are resized to"),
     ],
 )
 def test_tiles_that_do_not_fit_are_refused(
@@ -262,6 +265,16 @@ def test_splits_are_those_of_transformers(size: tuple[int, int], side: int, long
     asked = {"size": {"longest_edge": longest}, "max_image_size": {"longest_edge": side}}
     _, rows, columns = processor.get_number_of_image_patches(*size, asked)
     assert (plan.rows, plan.columns) == (rows, columns)
+
+
+@pytest.mark.parametrize("size", [(24, 32), (40, 16), (333, 500), (8, 8), (1, 90), (900, 900)])
+@pytest.mark.parametrize(("side", "most"), [(16, 4), (448, 12), (100, 7), (448, 1)])
+def test_canvases_are_those_of_transformers(size: tuple[int, int], side: int, most: int) -> None:
+    plan = canvas_plan(*size, side, {"is_cut": True, "min_tiles": 1, "max_tiles": most})
+    columns, rows = get_optimal_tiled_canvas(size, (side, side), 1, most)
+    assert (plan.rows * plan.columns or 1) == rows * columns
+    if plan.sizes:
+        assert (plan.rows, plan.columns) == (rows, columns)
 
 
 def test_an_image_with_more_tokens_than_the_server_takes_is_refused(tmp_path: Path) -> None:

@@ -380,10 +380,7 @@ def _canvas(folder: Path, config: Settings, given: Settings, token_id: int) -> F
         CheckpointError: The processor's size is not the encoder's.
     """
     vision = config.get("vision_config") or {}
-    side, patch_size = (
-        _first(vision.get(key)) or default
-        for key, default in (("image_size", 448), ("patch_size", 14))
-    )
+    side = _first(vision.get("image_size")) or 448
     size = given.get("size") or {}
     if (size.get("height"), size.get("width")) != (side, side):
         raise _wrong(folder, f"tiles are resized to {size}; the encoder takes {side} x {side}")
@@ -396,7 +393,7 @@ def _canvas(folder: Path, config: Settings, given: Settings, token_id: int) -> F
     scale, shift = _scales(folder, given)
     return Family(
         token_id=token_id,
-        patch_size=patch_size,
+        patch_size=_first(vision.get("patch_size")) or 14,
         frames=1,
         merge=2,
         min_pixels=side * side,
