@@ -48,6 +48,7 @@ CLASSES = {
         "LlavaOnevisionForConditionalGeneration",
     ),
     "llama4": ("Llama4ForCausalLM",),
+    "llama4_vision": ("Llama4ForConditionalGeneration",),
     "longcat_flash": ("LongcatFlashForCausalLM",),
     "mamba2": ("Mamba2ForCausalLM",),
     "minimax_m2": ("MiniMaxM2ForCausalLM",),

@@ -53,18 +53,36 @@ class StillModel:
         oracle: The model.
         prepare: Makes its inputs.
         room: What is too little for several requests at once.
+        encode: Returns the oracle's features of what was prepared; None: as most models do.
+        forward: Returns the oracle's logits of what was prepared; None: as most models do.
     """
 
     path: Path
     oracle: transformers.PreTrainedModel
     prepare: Prepare
     room: dict[str, int] = field(default_factory=lambda: dict(ROOM))
+    encode: Callable[..., Tensor] | None = None
+    forward: Callable[..., Tensor] | None = None
+
+    def logits(self, **given: Any) -> Tensor:
+        """Return the logits of all tokens of a prompt. [T, V]"""
+        with torch.no_grad():
+            if self.forward is not None:
+                return self.forward(**given)[0]
+            return self.oracle(**given, use_cache=False).logits[0]
+
+    def features(self, **given: Any) -> Tensor:
+        """Return the features of images' tokens, of what was prepared of them. [M, F]"""
+        with torch.no_grad():
+            if self.encode is not None:
+                return self.encode(**given)
+            found = self.oracle.model.get_image_features(**given).pooler_output
+        return torch.cat(list(found)) if not isinstance(found, Tensor) else found.flatten(0, -2)
 
     def logprobs(self, ids: Sequence[int], images: Sequence[Image.Image]) -> Tensor:
         """Return the logprob of every id but the first of an expanded prompt. [T - 1]"""
         given = self.prepare(list(ids), images)
-        with torch.no_grad():
-            logits = self.oracle(**given, use_cache=False).logits[0]
+        logits = self.logits(**given)
         return logits[:-1].log_softmax(-1).gather(1, given["input_ids"][0, 1:, None])[:, 0]
 
     def generate(self, ids: Sequence[int], images: Sequence[Image.Image], count: int) -> list[int]:
@@ -72,8 +90,7 @@ class StillModel:
         given = self.prepare(list(ids), images)
         drawn: list[int] = []
         for _ in range(count):
-            with torch.no_grad():
-                drawn.append(int(self.oracle(**given, use_cache=False).logits[0, -1].argmax()))
+            drawn.append(int(self.logits(**given)[-1].argmax()))
             types = ("token_type_ids", "mm_token_type_ids")
             for name, value in (("input_ids", drawn[-1]), *((name, 0) for name in types)):
                 if name in given:
@@ -89,6 +106,7 @@ def save(
     processor: Any,
     template: str = TEMPLATE,
     more: Sequence[str] = (),
+    image: str = "<|image_pad|>",
 ) -> Any:
     """Save a model of random weights with its tokenizer and processor; returns the model."""
     torch.manual_seed(0)
@@ -96,7 +114,7 @@ def save(
     oracle = kind._from_config(config, attn_implementation="eager").eval()
     randomize(oracle)
     oracle.save_pretrained(path)
-    save_tokenizer(path, template, more)
+    save_tokenizer(path, template, more, image)
     processor.save_pretrained(path)
     return oracle
 
@@ -141,7 +159,7 @@ def rewrite(source: Path, target: Path, style: str) -> None:
         (target / file.name).write_bytes(file.read_bytes())
     weights = load_file(source / "model.safetensors")
     rename = _qwen2_name if any("visual." in name for name in weights) else _tower_name
-    if any("text_model." in name for name in weights):
+    if any(re.match(r"model\.text_model\.|vision_model\.", name) for name in weights):
         rename = _same_name
     named = {rename(name, style): tensor for name, tensor in weights.items()}
     save_file(named, target / "model.safetensors")

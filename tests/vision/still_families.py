@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 import transformers
 from PIL import Image
@@ -15,6 +16,7 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import (
     GotOcr2ImageProcessorPil,
 )
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.llama4.processing_llama4 import Llama4Processor
 from transformers.models.llava_next.image_processing_pil_llava_next import (
     LlavaNextImageProcessorPil,
 )
@@ -229,6 +231,90 @@ def make_internvl_large(path: Path) -> StillModel:
     )
 
 
+LLAMA4_TOKENS = ("<|patch|>", "<|image_start|>", "<|image_end|>")
+LLAMA4_SEPARATORS = ("<|tile_x_separator|>", "<|tile_y_separator|>")
+
+
+def make_llama4(path: Path) -> StillModel:
+    """Return Llama 4, whose tiles are 2 x 2 tokens.
+
+    The processor of transformers needs a package that is not installed: what it does to images is
+    done again here.
+    """
+    patch_id = ID_OF["<|video_pad|>"] + 1
+    words = {
+        "num_hidden_layers": 4,
+        "head_dim": 16,
+        "intermediate_size_mlp": 80,
+        "num_local_experts": 6,
+        "attention_chunk_size": 32,
+        "interleave_moe_layer_step": 2,
+    }
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 16,
+        "patch_size": 4,
+        "projector_input_dim": 40,
+        "projector_output_dim": 40,
+        "vision_output_dim": 40,
+    }
+    config = transformers.Llama4Config(
+        text_config=WORDS | words, vision_config=vision, image_token_index=patch_id
+    )
+    size = {"height": 16, "width": 16}
+    processor = GotOcr2ImageProcessorPil(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    tokens = (*LLAMA4_TOKENS, *LLAMA4_SEPARATORS)
+    oracle = save(path, config, "Llama4", processor, more=tokens, image="<|image|>")
+    asked = {"size": size, "resample": 2, "max_patches": 4, "image_mean": [0.5] * 3}
+    (path / "preprocessor_config.json").write_text(json.dumps(asked))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+
+    def prepare(ids: list[int], images: Sequence[Image.Image]) -> dict[str, Any]:
+        made: list[list[int]] = []
+        tiles: list[Image.Image] = []
+        for image in images:
+            shape, cut = llama4_tiles(image)
+            tiles += cut
+            text = Llama4Processor._prompt_split_image(cast("Any", None), shape, 4)
+            made.append(tokenizer(text, add_special_tokens=False)["input_ids"])
+        found: dict[str, Any] = {}
+        if images:
+            found = dict(processor(tiles, resample=2, return_tensors="pt"))
+            del found["num_patches"]
+        return {"input_ids": replaced(ids, made), **found}
+
+    def encode(**given: Any) -> torch.Tensor:
+        seen = oracle.get_image_features(**given).last_hidden_state
+        return oracle.multi_modal_projector(seen.flatten(0, 1))
+
+    def forward(input_ids: torch.Tensor, **given: Any) -> torch.Tensor:
+        # The whole model's own forward pass fails in transformers 5.24.
+        words = oracle.language_model.get_input_embeddings()(input_ids)
+        if given:
+            mask = (input_ids == patch_id)[..., None].expand_as(words)
+            words = words.masked_scatter(mask, encode(**given))
+        return oracle.language_model(inputs_embeds=words, use_cache=False).logits
+
+    return StillModel(path, oracle, prepare, room_for(prepare), encode, forward)
+
+
+def llama4_tiles(image: Image.Image) -> tuple[tuple[int, int], list[Image.Image]]:
+    """Return rows and columns of tiles of 16 pixels, and the tiles, of images of tests."""
+    shape = {(32, 24): (2, 2), (16, 40): (3, 1), (40, 16): (1, 3)}[image.size]
+    wide, tall = image.size
+    canvas = np.zeros((shape[0] * 16, shape[1] * 16, 3), np.uint8)
+    canvas[:tall, :wide] = np.asarray(image)
+    cut = [
+        Image.fromarray(canvas[top : top + 16, left : left + 16])
+        for top in range(0, len(canvas), 16)
+        for left in range(0, canvas.shape[1], 16)
+    ]
+    return shape, [*cut, image.resize((16, 16), Image.Resampling.BILINEAR)]
+
+
 def replaced(ids: Sequence[int], made: Sequence[list[int]]) -> torch.Tensor:
     """Return ids with what each image becomes in its place. [1, T]"""
     left = list(made)
@@ -372,6 +458,7 @@ MAKERS: dict[str, Callable[[Path], StillModel]] = {
     "smolvlm-uncut": make_smolvlm_uncut,
     "internvl": make_internvl,
     "internvl-large": make_internvl_large,
+    "llama4": make_llama4,
     "llava": make_llava,
     "llava-mistral": make_llava_mistral,
     "llava-qwen2": make_llava_qwen2,

@@ -25,7 +25,7 @@ from headstock.errors import CheckpointError, RequestError, UnsupportedError
 from headstock.graph.build import build_model
 from headstock.multimodal.family import find_family
 from headstock.multimodal.patches import bounded_size
-from headstock.multimodal.tiles import canvas_plan, split_plan
+from headstock.multimodal.tiles import canvas_plan, fit_plan, split_plan
 from headstock_models.llava import LlavaForConditionalGeneration
 from tests.models.harness import context
 from tests.vision.claims import (
@@ -85,9 +85,7 @@ def test_features_of_images_are_those_of_transformers(
 ) -> None:
     given = model.prepare([PAD] * len(images), images)
     given = {name: value for name, value in given.items() if name in IMAGE_INPUTS}
-    with torch.no_grad():
-        found = model.oracle.model.get_image_features(**given).pooler_output
-    want = torch.cat(list(found)) if not isinstance(found, torch.Tensor) else found.flatten(0, -2)
+    want = model.features(**given)
     torch.testing.assert_close(features(model.path, images), want, rtol=1e-4, atol=1e-4)
 
 
@@ -204,7 +202,16 @@ def test_sizes_under_a_bound_are_those_of_transformers(
 
 @pytest.mark.parametrize(
     "name",
-    ["idefics3", "internvl", "llava", "llava-next", "llava-onevision", "mistral3", "qwen2.5-vl"],
+    [
+        "idefics3",
+        "internvl",
+        "llama4",
+        "llava",
+        "llava-next",
+        "llava-onevision",
+        "mistral3",
+        "qwen2.5-vl",
+    ],
 )
 def test_a_chat_with_images_answers_as_transformers(tmp_path: Path, name: str) -> None:
     model = MAKERS[name](tmp_path / "tiny-still")
@@ -239,6 +246,8 @@ def test_mosaics_that_do_not_fit_are_refused(
         ("idefics3", "max_image_size", {"longest_edge": 8}, "tiles have"),
         ("idefics3", "size", {"height": 32, "width": 32}, "not to a longest_edge"),
         ("internvl", "size", {"height": 8, "width": 8}, "tiles are resized to"),
+        ("llama4", "size", {"height": 8, "width": 8}, "tiles are resized to"),
+        ("llama4", "resize_to_max_canvas", True, "resize_to_max_canvas"),
     ],
 )
 def test_tiles_that_do_not_fit_are_refused(
@@ -275,6 +284,23 @@ def test_canvases_are_those_of_transformers(size: tuple[int, int], side: int, mo
     assert (plan.rows * plan.columns or 1) == rows * columns
     if plan.sizes:
         assert (plan.rows, plan.columns) == (rows, columns)
+
+
+@pytest.mark.parametrize(
+    ("size", "shape", "resized_to"),
+    [
+        ((24, 32), (1, 1), (252, 336)),
+        ((200, 300), (1, 1), (224, 336)),
+        ((900, 300), (3, 1), (900, 300)),
+    ],
+)
+def test_canvases_that_fit_are_those_of_transformers(
+    size: tuple[int, int], shape: tuple[int, int], resized_to: tuple[int, int]
+) -> None:
+    """``get_best_fit`` and ``get_max_res_without_distortion`` made these of sides of 336, by 5."""
+    plan = fit_plan(*size, 336, {"max_tiles": 5})
+    assert (plan.rows, plan.columns) == shape
+    assert plan.sizes == [resized_to]
 
 
 def test_an_image_with_more_tokens_than_the_server_takes_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from headstock.errors import CheckpointError
-from headstock.multimodal.tiles import CANVAS, SPLITS
+from headstock.multimodal.tiles import CANVAS, FIT, SPLITS
 
 MERGED_PATCHES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen3_5_moe")
 """Model types that cut an image into patches, and make one token of a square of them."""
@@ -34,6 +34,15 @@ SPLIT_WORDS = {
 }
 CANVASES = ("internvl",)
 """Model types that see tiles in the shape that comes nearest the image's, then all of it."""
+FITS = ("llama4",)
+"""Model types that see tiles of the canvas that an image fits best, then all of it."""
+FIT_WORDS = {
+    "begin": "<|image_start|>",
+    "beside": "<|tile_x_separator|>",
+    "below": "<|tile_y_separator|>",
+    "whole": "<|image|>",
+    "end": "<|image_end|>",
+}
 NEXT_SIZES = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 """Sizes of LLaVA-Next's mosaics where no file says."""
 ANY_RESOLUTION = "anyres_max_"
@@ -154,6 +163,7 @@ class Family:
             are none.
         mosaic: How it is cut into tiles of ``size`` whose rows join; None: it is not.
         tiles: How it is cut into tiles of ``size`` one after another; None: it is not.
+        feature_id: Id of the tokens that have its features; None: ``token_id``.
     """
 
     token_id: int
@@ -173,6 +183,7 @@ class Family:
     row_marks: tuple[str, str] | None = None
     mosaic: Mosaic | None = None
     tiles: Tiles | None = None
+    feature_id: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON has it."""
@@ -412,6 +423,50 @@ def _canvas(folder: Path, config: Settings, given: Settings, token_id: int) -> F
     )
 
 
+def _fit(folder: Path, config: Settings, given: Settings, token_id: int) -> Family:
+    """Return what is made of images by Llama 4: tiles, and all of an image, with marks between.
+
+    In text stands another token for an image than those that have its features.
+
+    Raises:
+        CheckpointError: The processor's size is not the encoder's, or it enlarges images.
+    """
+    vision = config.get("vision_config") or {}
+    side = int(vision.get("image_size") or 448)
+    size = given.get("size") or {}
+    if (size.get("height"), size.get("width")) != (side, side):
+        raise _wrong(folder, f"tiles are resized to {size}; the encoder takes {side} x {side}")
+    if given.get("resize_to_max_canvas"):
+        raise _wrong(folder, "resize_to_max_canvas is true, and images are not enlarged here")
+    scale, shift = _scales(folder, given)
+    return Family(
+        token_id=_id_of(folder, FIT_WORDS["whole"]),
+        feature_id=token_id,
+        patch_size=int(vision.get("patch_size") or 14),
+        frames=1,
+        merge=2,
+        min_pixels=side * side,
+        max_pixels=side * side,
+        resample=int(given.get("resample") or 2),
+        scale=scale,
+        shift=shift,
+        size=(side, side),
+        tiles=Tiles(layout=FIT, words=FIT_WORDS, max_tiles=int(given.get("max_patches") or 16)),
+    )
+
+
+def _id_of(folder: Path, text: str) -> int:
+    """Return the id of a token that was added to the vocabulary.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    for token in _read_whole(folder, "tokenizer.json").get("added_tokens") or ():
+        if token.get("content") == text:
+            return int(token["id"])
+    raise _wrong(folder, f"tokenizer.json has no added token {text!r}, which stands for an image")
+
+
 def _first(given: Any) -> int:
     """Return a side of a square that is given by one side, or both; 0: it is not given."""
     return int(given[0] if isinstance(given, list) else given or 0)
@@ -465,6 +520,7 @@ _MAKERS: Mapping[str, Callable[[Path, Settings, Settings, int], Family]] = {
     **dict.fromkeys(MOSAICS, _mosaic),
     **dict.fromkeys(SPLIT, _split),
     **dict.fromkeys(CANVASES, _canvas),
+    **dict.fromkeys(FITS, _fit),
     **dict.fromkeys(ROWS, _rows),
 }
 """What makes a family of the files beside a model, by its type."""

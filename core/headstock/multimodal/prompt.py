@@ -79,8 +79,11 @@ def _expand(
         if piece.lead:
             expanded += encode(piece.lead)
         source = family if video is None else video
+        feature_id = source.token_id
+        if video is None and family.feature_id is not None:
+            feature_id = family.feature_id
         if family.row_marks is None or video is not None:
-            tokens = [source.token_id] * _count(piece, family)
+            tokens = [feature_id] * _count(piece, family)
         else:
             tokens = _in_rows(family, piece.grid, encode)
         item = MediaItem(

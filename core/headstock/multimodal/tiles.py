@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 MAX_SIDE = 4096
@@ -36,7 +37,7 @@ class Plan:
     """Into what an image is cut.
 
     Attributes:
-        rows: Of tiles; 0: the image is one tile.
+        rows: Of tiles; 0: there is only the one of all of the image.
         columns: Likewise.
         sizes: Heights and widths that it is resized to, one after another, before it is cut.
     """
@@ -47,8 +48,9 @@ class Plan:
 
     @property
     def count(self) -> int:
-        """Tiles, with the one of all of the image."""
-        return self.rows * self.columns + 1
+        """Tiles, with the one of all of the image, where it does not have one alone."""
+        count = self.rows * self.columns
+        return 1 if count == 1 else count + 1
 
 
 def split_plan(height: int, width: int, side: int, settings: Mapping[str, Any]) -> Plan:
@@ -160,6 +162,59 @@ def canvas_tiles(
     ]
 
 
+def fit_plan(height: int, width: int, side: int, settings: Mapping[str, Any]) -> Plan:
+    """Return how Llama 4 cuts an image: into the canvas of tiles that shrinks it least.
+
+    Source:
+        ``get_best_fit`` and ``Llama4ImageProcessor`` of Hugging Face transformers.
+    """
+    shapes = canvases(settings["max_tiles"])
+    # Scales that differ by less than float32 tells are equal.
+    down = np.array([rows * side for rows, _ in shapes], np.float32) / np.float32(height)
+    across = np.array([columns * side for _, columns in shapes], np.float32) / np.float32(width)
+    scales = np.minimum(down, across)
+    larger = scales[scales >= 1]
+    best = larger.min() if len(larger) else scales.max()
+    chosen = [shape for shape, scale in zip(shapes, scales, strict=True) if scale == best]
+    rows, columns = min(chosen, key=math.prod)
+    tall = min(max(height, side), rows * side)
+    wide = min(max(width, side), columns * side)
+    by_height, by_width = tall / height, wide / width
+    if by_width < by_height:
+        tall = min(math.floor(height * by_width), tall)
+    else:
+        wide = min(math.floor(width * by_height), wide)
+    return Plan(rows, columns, [(max(tall, 1), max(wide, 1))])
+
+
+def canvases(most: int) -> list[tuple[int, int]]:
+    """Return all rows and columns of at most so many tiles, those of one shape together."""
+    shapes: dict[float, list[tuple[int, int]]] = {}
+    for count in range(most, 0, -1):
+        for rows in range(1, count + 1):
+            if count % rows == 0:
+                shapes.setdefault(rows / (count // rows), []).append((rows, count // rows))
+    return [shape for same in shapes.values() for shape in same]
+
+
+def fit_tiles(
+    image: Image.Image, plan: Plan, side: int, filter_: Image.Resampling, words: Mapping[str, str]
+) -> list[Tile]:
+    """Return the tiles row by row, words between them; behind several, all of the image."""
+    canvas = Image.new("RGB", (plan.columns * side, plan.rows * side))
+    canvas.paste(resized(image, plan.sizes[0], filter_), (0, 0))
+    if plan.rows * plan.columns == 1:
+        return [Tile(canvas, words["begin"] + words["whole"], words["end"])]
+    tiles: list[Tile] = []
+    lead = words["begin"]
+    for row in range(plan.rows):
+        for column in range(plan.columns):
+            tiles.append(Tile(cropped(canvas, row, column, side), lead))
+            lead = words["beside"] if column < plan.columns - 1 else words["below"]
+    whole = resized(image, (side, side), filter_)
+    return [*tiles, Tile(whole, lead + words["whole"], words["end"])]
+
+
 def resized(image: Image.Image, size: tuple[int, int], filter_: Image.Resampling) -> Image.Image:
     """Return an image with a height and a width."""
     height, width = size
@@ -176,8 +231,10 @@ Planner = Callable[[int, int, int, Mapping[str, Any]], Plan]
 Cutter = Callable[[Image.Image, Plan, int, Image.Resampling, Mapping[str, str]], list[Tile]]
 SPLITS = "splits"
 CANVAS = "canvas"
+FIT = "fit"
 LAYOUTS: Mapping[str, tuple[Planner, Cutter]] = {
     SPLITS: (split_plan, split_tiles),
     CANVAS: (canvas_plan, canvas_tiles),
+    FIT: (fit_plan, fit_tiles),
 }
 """By the name of a layout: what plans, knowing sizes only, and what cuts."""
