@@ -29,6 +29,11 @@ CLASSES = {
     "gemma2": ("Gemma2ForCausalLM",),
     "gemma3": ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
     "glm4": ("GlmForCausalLM", "Glm4ForCausalLM"),
+    "glm4v": (
+        "Glm4vForConditionalGeneration",
+        "Glm4vMoeForConditionalGeneration",
+        "Glm46VForConditionalGeneration",
+    ),
     "glm4_moe": ("Glm4MoeForCausalLM",),
     "glm4_moe_lite": ("Glm4MoeLiteForCausalLM",),
     "glm_moe_dsa": ("GlmMoeDsaForCausalLM",),

@@ -319,6 +319,7 @@ class VisualForConditionalGeneration(Model):
 
     vision_type: type[QwenVisionConfig]
     default_sections: Sequence[int]
+    is_interleaved = False
 
     def read_text(self, text: dict[str, Any]) -> TextConfig:
         """Return the configuration of the decoder."""
@@ -354,7 +355,8 @@ class VisualForConditionalGeneration(Model):
         _check(c, vision)
         sections = rotary_parameters(text).get("mrope_section") or self.default_sections
         axes = self.axes(sections)
-        rotary = AxialRotary(ctx, self.rotary_dim(text, c), text, axes)
+        size = self.rotary_dim(text, c)
+        rotary = AxialRotary(ctx, size, text, axes, is_interleaved=self.is_interleaved)
         num_deep = len(vision.deepstack_visual_indexes)
         encoder: Any = self.make_encoder(encoder_context(ctx), vision)
         decoder = self.make_decoder(ctx, c, rotary)

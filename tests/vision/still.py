@@ -141,12 +141,12 @@ def features(path: Path, images: Sequence[Image.Image]) -> Tensor:
     settings = family.as_dict() | {"max_tokens": 1 << 20}
     is_alone = len(images) == 1
     cut = [piece for image in images for piece in to_pieces(image, settings, is_alone=is_alone)]
-    frames = [tuple(piece.grid) for piece in cut]
+    grids = [(piece.grid[0], piece.grid[1], piece.grid[2]) for piece in cut]
     views = [None if piece.view is None else View(*piece.view) for piece in cut]
     pixels = torch.from_numpy(np.concatenate([piece.patches for piece in cut]))
     scales = (torch.tensor(family.scale), torch.tensor(family.shift))
     with torch.inference_mode():
-        return model.media.encode(pixels, frames, *scales, torch.from_numpy, views)
+        return model.media.encode(pixels, grids, *scales, torch.from_numpy, views)
 
 
 OLD = "old"
@@ -159,6 +159,8 @@ def rewrite(source: Path, target: Path, style: str) -> None:
         (target / file.name).write_bytes(file.read_bytes())
     weights = load_file(source / "model.safetensors")
     rename = _qwen2_name if any("visual." in name for name in weights) else _tower_name
+    if any("post_conv_layernorm" in name for name in weights):
+        rename = _same_name
     if any(re.match(r"model\.text_model\.|vision_model\.", name) for name in weights):
         rename = _same_name
     named = {rename(name, style): tensor for name, tensor in weights.items()}

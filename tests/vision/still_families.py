@@ -12,6 +12,7 @@ import torch
 import transformers
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import (
     GotOcr2ImageProcessorPil,
 )
@@ -375,6 +376,11 @@ def make_qwen2_vl(path: Path, name: str = "Qwen2VL") -> StillModel:
         patch_size=4, size={"shortest_edge": 64, "longest_edge": 1024}
     )
     oracle = save(path, config, name, processor)
+    return StillModel(path, oracle, in_squares(processor))
+
+
+def in_squares(processor: Any) -> Prepare:
+    """Return what prepares inputs of models that make a token of each square of patches."""
 
     def prepare(ids: list[int], images: Sequence[Image.Image]) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -386,7 +392,60 @@ def make_qwen2_vl(path: Path, name: str = "Qwen2VL") -> StillModel:
         whole = expanded(ids, counts)
         return {"input_ids": whole, "mm_token_type_ids": (whole == PAD).int(), **found}
 
-    return StillModel(path, oracle, prepare)
+    return prepare
+
+
+GLM4V_WORDS = WORDS | {
+    "pad_token_id": 0,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "mrope_section": [2, 1, 1],
+        "partial_rotary_factor": 0.5,
+    },
+}
+GLM4V_EXPERTS = {
+    "n_routed_experts": 6,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 48,
+    "first_k_dense_replace": 1,
+    "n_group": 1,
+    "topk_group": 1,
+}
+
+
+def make_glm4v(path: Path, name: str = "Glm4v", **words: Any) -> StillModel:
+    """Return GLM-4.1V, 4.5V or 4.6V; positions of 5 x 5 patches are resampled."""
+    config = getattr(transformers, f"{name}Config")(
+        text_config=GLM4V_WORDS | words,
+        vision_config={
+            "depth": 2,
+            "hidden_size": 32,
+            "num_heads": 2,
+            "patch_size": 4,
+            "image_size": 20,
+            "out_hidden_size": 64,
+            "intermediate_size": 48,
+        },
+        image_token_id=PAD,
+        video_token_id=ID_OF["<|video_pad|>"],
+        image_start_token_id=START,
+        image_end_token_id=END,
+    )
+    processor = Glm4vImageProcessorPil(
+        patch_size=4, size={"shortest_edge": 512, "longest_edge": 1600}
+    )
+    oracle = save(path, config, name, processor)
+    return StillModel(path, oracle, in_squares(processor))
+
+
+def make_glm4v_moe(path: Path) -> StillModel:
+    return make_glm4v(path, "Glm4vMoe", **GLM4V_EXPERTS)
+
+
+def make_glm46v(path: Path) -> StillModel:
+    return make_glm4v(path, "Glm46V", model_type="glm4v_moe_text", **GLM4V_EXPERTS)
 
 
 def make_qwen2_5_vl(path: Path) -> StillModel:
@@ -453,6 +512,9 @@ def make_ministral3(path: Path) -> StillModel:
 
 
 MAKERS: dict[str, Callable[[Path], StillModel]] = {
+    "glm4v": make_glm4v,
+    "glm4v-moe": make_glm4v_moe,
+    "glm46v": make_glm46v,
     "idefics3": make_idefics3,
     "smolvlm": make_smolvlm,
     "smolvlm-uncut": make_smolvlm_uncut,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 from transformers.image_utils import ChannelDimension
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 from transformers.models.pixtral.image_processing_pil_pixtral import (
@@ -23,9 +24,11 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import (
 import headstock
 from headstock.errors import CheckpointError, RequestError, UnsupportedError
 from headstock.graph.build import build_model
+from headstock.graph.vision import place_patches
 from headstock.multimodal.family import find_family
 from headstock.multimodal.patches import bounded_size
 from headstock.multimodal.tiles import canvas_plan, fit_plan, split_plan
+from headstock_models.glm4v import resample_cubic
 from headstock_models.llava import LlavaForConditionalGeneration
 from tests.models.harness import context
 from tests.vision.claims import (
@@ -203,6 +206,7 @@ def test_sizes_under_a_bound_are_those_of_transformers(
 @pytest.mark.parametrize(
     "name",
     [
+        "glm4v",
         "idefics3",
         "internvl",
         "llama4",
@@ -301,6 +305,25 @@ def test_canvases_that_fit_are_those_of_transformers(
     plan = fit_plan(*size, 336, {"max_tiles": 5})
     assert (plan.rows, plan.columns) == shape
     assert plan.sizes == [resized_to]
+
+
+@pytest.mark.parametrize("grid", [(1, 4, 4), (1, 2, 6), (1, 10, 8), (1, 5, 5)])
+def test_positions_are_resampled_as_pytorch_does(grid: tuple[int, int, int]) -> None:
+    side = 5
+    table_LD = torch.randn(side**2, 3)
+    places_2N = place_patches(grid, 1)
+    rows, weights = resample_cubic(places_2N, grid, side)
+    got = (table_LD[torch.from_numpy(rows)] * torch.from_numpy(weights)[..., None]).sum(dim=1)
+    high, wide = (torch.from_numpy(place) + 0.5 for place in places_2N)
+    where = torch.stack((wide / grid[2] * 2 - 1, high / grid[1] * 2 - 1), dim=-1).float()
+    want = functional.grid_sample(
+        table_LD.T.view(1, 3, side, side),
+        where[None, :, None],
+        mode="bicubic",
+        padding_mode="border",
+        align_corners=False,
+    )
+    torch.testing.assert_close(got, want[0, :, :, 0].T, rtol=1e-5, atol=1e-5)
 
 
 def test_an_image_with_more_tokens_than_the_server_takes_is_refused(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ MERGED_PATCHES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen3_5_moe"
 """Model types that cut an image into patches, and make one token of a square of them."""
 STILL = ("qwen2_vl", "qwen2_5_vl")
 """Those whose videos are not cut here."""
+COUNTED = ("glm4v", "glm4v_moe", "glm46v")
+"""Of these, those whose bounds are of all pixels that patches have, an image's twice."""
 SQUARES = ("gemma3",)
 """Model types that resize every image to one square."""
 ROWS = ("mistral3",)
@@ -163,6 +165,7 @@ class Family:
             are none.
         mosaic: How it is cut into tiles of ``size`` whose rows join; None: it is not.
         tiles: How it is cut into tiles of ``size`` one after another; None: it is not.
+        is_counted: Whether each of an image's ``frames`` counts against the bounds of pixels.
         feature_id: Id of the tokens that have its features; None: ``token_id``.
     """
 
@@ -184,6 +187,7 @@ class Family:
     mosaic: Mosaic | None = None
     tiles: Tiles | None = None
     feature_id: int | None = None
+    is_counted: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON has it."""
@@ -214,7 +218,7 @@ def find_family(config: Settings, folder: Path) -> Family | None:
 
 def _merged_patches(folder: Path, config: Settings, given: Settings, token_id: int) -> Family:
     """Return what is made of images by models that keep their aspect."""
-    size = given.get("size") or {}
+    size, kind = given.get("size") or {}, config.get("model_type")
     vision = config.get("vision_config") or {}
     scale, shift = _scales(folder, given)
     return Family(
@@ -227,13 +231,14 @@ def _merged_patches(folder: Path, config: Settings, given: Settings, token_id: i
         resample=int(given.get("resample") or 3),
         scale=scale,
         shift=shift,
-        video=_video(config, folder) if config.get("model_type") not in STILL else None,
+        video=_video(config, folder) if kind not in (*STILL, *COUNTED) else None,
+        is_counted=kind in COUNTED,
     )
 
 
 def _patch_size(config: Settings) -> int:
     """Return the pixels of a patch where no file says."""
-    return 14 if config.get("model_type") in STILL else 16
+    return 14 if config.get("model_type") in (*STILL, *COUNTED) else 16
 
 
 def _square(folder: Path, config: Settings, given: Settings, token_id: int) -> Family:
@@ -514,7 +519,7 @@ def _rows(folder: Path, config: Settings, given: Settings, token_id: int) -> Fam
 
 
 _MAKERS: Mapping[str, Callable[[Path, Settings, Settings, int], Family]] = {
-    **dict.fromkeys(MERGED_PATCHES, _merged_patches),
+    **dict.fromkeys((*MERGED_PATCHES, *COUNTED), _merged_patches),
     **dict.fromkeys(SQUARES, _square),
     **dict.fromkeys(CROPPED, _cropped),
     **dict.fromkeys(MOSAICS, _mosaic),

@@ -306,6 +306,15 @@ def target_size(image: Image.Image, family: dict[str, Any]) -> tuple[int, int]:
         return family["size"]
     if family["longest"]:
         return bounded_size(image.height, image.width, unit=unit, longest=family["longest"])
+    if family["is_counted"]:
+        return fitting_video_size(
+            family["frames"],
+            image.height,
+            image.width,
+            unit=unit,
+            min_pixels=family["min_pixels"],
+            max_pixels=family["max_pixels"],
+        )
     return fitting_size(
         image.height,
         image.width,
