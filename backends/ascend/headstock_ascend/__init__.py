@@ -5,20 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from headstock.plugins.hooks import ConfigPatch, hookimpl
+from headstock.plugins.hooks import ConfigPatch, Finding, GroupInfo, hookimpl
 from headstock.plugins.probe import Probe
-from headstock_ascend.probe import probe
+from headstock_ascend.probe import findings, probe
 
 if TYPE_CHECKING:
     from headstock.ops.base import OpRegistry
+    from headstock.ops.communication import Group
+    from headstock.plugins.device import Device
 
 HOOK_API = (2, 3)
 
 
 @hookimpl
 def headstock_probe() -> Probe:
-    """Look for the NPU driver's device files."""
+    """Look for the driver's device files, for torch-npu, and for CANN's libraries."""
     return probe()
+
+
+@hookimpl
+def headstock_device(index: int) -> Device:
+    """Open NPU ``index``."""
+    from headstock_ascend.open import open_device
+
+    return open_device(index)
 
 
 @hookimpl
@@ -34,3 +44,17 @@ def headstock_register_ops(registry: OpRegistry) -> None:
     from headstock_ascend.register import register_ops
 
     register_ops(registry)
+
+
+@hookimpl
+def headstock_communication(group: GroupInfo, device: Device) -> Group:
+    """Join the NPUs of one host by HCCL."""
+    from headstock_ascend.communication import HcclGroup
+
+    return HcclGroup(group, device.torch_device)
+
+
+@hookimpl
+def headstock_doctor() -> Iterable[Finding]:
+    """Say what of the software is here, where the driver shows an NPU."""
+    return findings() if probe().devices else ()

@@ -52,6 +52,6 @@ def headstock_configure() -> Iterable[ConfigPatch]:
 
 @hookimpl
 def headstock_communication(group: GroupInfo, device: Device) -> Group:
-    from headstock_npu_on_cpu.device import join
+    from headstock_npu_on_cpu.device import GlooGroup
 
-    return join(group, device)
+    return GlooGroup(group, device.torch_device)

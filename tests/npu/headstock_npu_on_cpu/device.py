@@ -9,15 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from headstock.plugins.hooks import GroupInfo
 from headstock.plugins.host import HostDevice
+from headstock_ascend.communication import HcclGroup
 from headstock_ascend.device import AscendDevice
 from headstock_npu_on_cpu import kernels
 
@@ -145,3 +149,18 @@ class NpuOnCpu(AscendDevice):
 
 def _place(x: Tensor) -> int:
     return x.untyped_storage().data_ptr()
+
+
+def connect_gloo(store: Any, info: GroupInfo, device: torch.device, timeout: timedelta) -> Any:
+    """Join by PyTorch's library for hosts, whose process groups are called alike."""
+    library: Any = dist
+    return library.ProcessGroupGloo(store, info.rank, info.size, timeout)
+
+
+class GlooGroup(HcclGroup):
+    """The backend's group. The made-up graphs do not see calls of process groups."""
+
+    is_capturable = False
+
+    def __init__(self, info: GroupInfo, device: torch.device) -> None:
+        super().__init__(info, device, connect=connect_gloo)
