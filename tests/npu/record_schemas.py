@@ -25,10 +25,8 @@ def recorded() -> str:
     """Return their schemas as the installed torch-npu has them, a line each."""
     import torch_npu
 
-    lines = [f"# torch-npu {torch_npu.__version__}"]
-    for name in called():
-        lines.append(str(getattr(torch.ops.npu, name).default._schema))
-    return "\n".join(lines) + "\n"
+    schemas = [str(getattr(torch.ops.npu, name).default._schema) for name in called()]
+    return "\n".join([f"# torch-npu {torch_npu.__version__}", *schemas]) + "\n"
 
 
 if __name__ == "__main__":

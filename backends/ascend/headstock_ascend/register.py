@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 from headstock.ops.activation import silu_and_mul
 from headstock.ops.attention import BIDIRECTIONAL, attention
 from headstock.ops.base import Requires, Sizes
+from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, linear
+from headstock.ops.moe import experts, route_topk
 from headstock.ops.norm import add_rms_norm, rms_norm
 from headstock.ops.rotary import NORMED_LAST, rotate_and_write
-from headstock_ascend import layers
+from headstock.ops.routing import route_experts
+from headstock_ascend import layers, moe
 from headstock_ascend.attention import PAGE_SIZES, build_attention
+from headstock_ascend.linear import build_linear
 
 if TYPE_CHECKING:
     from headstock.ops.base import OpRegistry
@@ -20,8 +24,19 @@ NARROW = ("float16", "bfloat16")
 FLOATS = frozenset({*NARROW, "float32"})
 
 
+MOST = Sizes(at_least=1, at_most=65535)
+"""Features on either side of a quantised product."""
+
+
 def register_ops(registry: OpRegistry) -> None:
-    """Offer the layers of a model."""
+    """Offer what CANN computes."""
+    register_layers(registry)
+    register_products(registry)
+    register_experts(registry)
+
+
+def register_layers(registry: OpRegistry) -> None:
+    """Offer attention, and what lies between it and the products."""
     floats = Requires(dtypes=FLOATS)
     registry.add(rms_norm, PROVIDER, layers.rms_norm, requires=floats)
     registry.add(add_rms_norm, PROVIDER, layers.add_rms_norm, requires=floats)
@@ -34,6 +49,30 @@ def register_ops(registry: OpRegistry) -> None:
     )
     for dtype in NARROW:
         registry.add(attention, PROVIDER, build_attention, requires=paged(dtype))
+
+
+def register_products(registry: OpRegistry) -> None:
+    """Offer products with quantised weights; PyTorch multiplies dense ones by CANN as well."""
+    quantised = Requires(
+        dtypes=frozenset(NARROW),
+        layouts=frozenset({INT8_GROUP, INT4_GROUP}),
+        sizes={
+            "in_features": MOST,
+            "out_features": MOST,
+            "group_size": Sizes(multiple_of=32, at_least=32),
+        },
+    )
+    registry.add(linear, PROVIDER, build_linear, requires=quantised)
+
+
+def register_experts(registry: OpRegistry) -> None:
+    """Offer routing to experts, and dense experts."""
+    some = {"num_experts": Sizes(at_most=2048), "experts_per_token": Sizes(at_most=1024)}
+    routes = Requires(dtypes=FLOATS, sizes=some)
+    registry.add(route_topk, PROVIDER, moe.route_topk, requires=routes)
+    registry.add(route_experts, PROVIDER, moe.route_experts, requires=routes)
+    dense = Requires(dtypes=FLOATS, layouts=frozenset({DENSE}), sizes=some)
+    registry.add(experts, PROVIDER, moe.build_experts, requires=dense)
 
 
 def paged(dtype: str) -> Requires:

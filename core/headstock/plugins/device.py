@@ -45,8 +45,8 @@ class DeviceFacts:
         compiles_sizes: Whatever runs is compiled for each size that it is met with: sizes are
             padded to few, and all that serving can meet is met before.
         needs_host_lengths: Attention's kernels take the lengths of rows from the host. Every batch
-            then has ``host_rows``, captured ones too, and attention plans before every replay. Needs
-            a depth of 1: lengths are exact only where no step is in flight.
+            has ``host_rows`` then, captured ones too, and attention plans before every replay.
+            Needs a depth of 1: lengths are exact only where no step is in flight.
     """
 
     shares_host_memory: bool = False

@@ -11,31 +11,26 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from headstock_npu_on_cpu import products
+from headstock_npu_on_cpu.refusals import FLOATS, need
+
 SCHEMAS = Path(__file__).parent / "schemas.txt"
-FLOATS = {torch.float16, torch.bfloat16, torch.float32}
-NARROW = {torch.float16, torch.bfloat16}
 
 
 @cache
 def install() -> None:
     """Register the schemas, and what computes them here."""
-    library = torch.library.Library("npu", "DEF")  # noqa: TOR901 - lives as long as the process
+    library = torch.library.Library("npu", "DEF")
     for line in SCHEMAS.read_text().splitlines():
         if not line.startswith("#"):
             schema = line.removeprefix("npu::")
             library.define(schema)
             name = schema.partition("(")[0]
-            library.impl(name, globals()[name], "CPU")
+            library.impl(name, globals().get(name) or getattr(products, name), "CPU")
     _kept.append(library)
 
 
 _kept: list[torch.library.Library] = []
-
-
-def need(is_so: bool, what: str) -> None:
-    """Refuse as the kernel would."""
-    if not is_so:
-        raise RuntimeError(f"an NPU refuses this call: {what}")
 
 
 def npu_rms_norm(input: Tensor, gamma: Tensor, epsilon: float = 1e-6) -> tuple[Tensor, Tensor]:
