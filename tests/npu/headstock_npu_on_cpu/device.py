@@ -137,7 +137,7 @@ class NpuOnCpu(AscendDevice):
     """The backend's device, in the host's memory."""
 
     facts = replace(
-        AscendDevice.facts, shares_host_memory=True, default_slots=32, default_step_tokens=512
+        AscendDevice.facts, shares_host_memory=True, default_slots=8, default_step_tokens=512
     )
     default_dtype = torch.float32
 
