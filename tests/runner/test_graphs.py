@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import copy
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
+
+from tests.runner.conftest import StaticAttention
 
 PROMPTS = [[3, 14, 15, 9, 26, 5], [35, 8, 9], [7] * 11, [2], [50, 28, 8, 41, 9, 7, 16, 9, 39]]
 DRAWN = {"temperature": 0.9, "top_k": 20, "top_p": 0.9, "min_p": 0.02}
@@ -145,3 +148,26 @@ def test_small_ragged_steps_find_a_bucket_with_room_for_padding():
 
     shape = captured_shape(Policy(), PaddedSizes(128, 32), 20, 4, 64)
     assert (shape.num_tokens, shape.num_rows) == (64, 32)
+
+
+def test_a_device_that_needs_lengths_has_them_before_every_replay(
+    static_kit, tape_device, monkeypatch
+):
+    kit, device, seen = static_kit, tape_device(), []
+    device.facts = replace(device.facts, needs_host_lengths=True)
+    monkeypatch.setattr(StaticAttention, "plan", lambda self, batch: seen.append(batch.host_rows))
+    runner = kit.runner(kit.model, device, depth=1, captures=True)
+    jobs = [kit.job([3, 1, 4], 5), kit.job([5, 9], 5), kit.job([2], 5)]
+    seen.clear()
+    kit.driver(runner, chunk=48).run(*jobs)
+    assert [job.outputs for job in jobs] == [job.outputs for job in _again(kit)]
+    assert device.replays
+    decodes = [rows for rows, _ in itertools.groupby(seen) if [q for q, _ in rows] == [1] * 4]
+    wanted = [[(1, 4 + n), (1, 3 + n), (1, 2 + n), (1, 1)] for n in range(4)]
+    assert decodes == wanted, "three rows, and one of padding"
+
+
+def _again(kit):
+    jobs = [kit.job([3, 1, 4], 5), kit.job([5, 9], 5), kit.job([2], 5)]
+    kit.serve(*jobs)
+    return jobs

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from headstock import __version__
 from headstock.cli.commands import COMMANDS, EXAMPLES, plugin_commands
 from headstock.cli.frame import USAGE_ERROR, run_command, show_error
+from headstock.config.environment import hold_back_torch_backends
 from headstock.errors import ConfigError, did_you_mean
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``headstock`` on ``argv``, the process's own by default; return the exit code."""
+    hold_back_torch_backends()
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print(help_text(), end="")

@@ -24,6 +24,8 @@ OTHERS = {
     CACHE_DIR: "Where pulled models are kept; `$XDG_CACHE_HOME/headstock` when not set.",
 }
 
+TORCH_AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
+
 # Kubernetes sets these in every pod for each service, and a service may be called headstock.
 _SERVICE_LINK = re.compile(r"SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP)(_\w+)?")
 
@@ -94,6 +96,15 @@ def variable(name: str) -> str | None:
     """Return a variable that :data:`OTHERS` documents; None: not set, or empty."""
     assert name in OTHERS, f"{name} is not documented"
     return os.environ.get(name) or None
+
+
+def hold_back_torch_backends() -> None:
+    """Keep ``import torch`` from loading packages of devices, unless the operator wants it to.
+
+    One that is installed and broken would take every backend down. A backend imports its own
+    package when its device is opened.
+    """
+    os.environ.setdefault(TORCH_AUTOLOAD, "0")
 
 
 def child_environment(**changes: str) -> dict[str, str]:

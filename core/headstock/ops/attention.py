@@ -180,7 +180,8 @@ class StepBatch:
         tree_N4: (row_begin, row_end, kv_begin, kv_end) of prefixes that rows share; a hint.
             int32. [N, 4]
         host_rows: For providers that loop over rows on the host, as the reference does: upper
-            bounds (query tokens, kv tokens) of each row. Not available under capture.
+            bounds (query tokens, kv tokens) of each row. Not available under capture, and exact in
+            steps captured or not where the device's facts say ``needs_host_lengths``.
         wants_last: Whether the hidden states of each row's last token are all that is wanted: a
             model may then leave out the others once no layer needs them, and return [R, D].
         adapters_R: Place of each row's LoRA adapter, 0: none; None: there are no adapters. int32.

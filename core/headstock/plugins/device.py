@@ -44,6 +44,9 @@ class DeviceFacts:
             before serving is captured when it is first met. Others run such steps eagerly.
         compiles_sizes: Whatever runs is compiled for each size that it is met with: sizes are
             padded to few, and all that serving can meet is met before.
+        needs_host_lengths: Attention's kernels take the lengths of rows from the host. Every batch
+            has ``host_rows`` then, captured ones too, and attention plans before every replay.
+            Needs a depth of 1: lengths are exact only where no step is in flight.
     """
 
     shares_host_memory: bool = False
@@ -53,6 +56,7 @@ class DeviceFacts:
     has_strided_pages: bool = False
     captures_on_use: bool = False
     compiles_sizes: bool = False
+    needs_host_lengths: bool = False
 
 
 @dataclass(frozen=True, slots=True)

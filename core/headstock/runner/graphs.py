@@ -100,6 +100,7 @@ class StepGraphs:
         self._pools_last = pools_last
         self._captures_on_use = device.facts.captures_on_use
         self._compiles_sizes = device.facts.compiles_sizes
+        self._needs_host_lengths = device.facts.needs_host_lengths
         self._batches: dict[StepShape, tuple[StepBatch, StepInputs]] = {}
         self._prepared: Prepared | None = None
         self._graphs: dict[GraphKey, Graph] = {}
@@ -264,11 +265,14 @@ class StepGraphs:
     def _prepare(self, shape: StepShape, rows: RowSet, bounds: Rows, *, is_same: bool) -> Prepared:
         """Have attention prepare, unless all that it knows of the step is as it was."""
         last, self._prepared = self._prepared, None  # lost should planning fail
-        if is_same and shape.is_captured and last is not None and last.shape == shape:
+        is_known = is_same and last is not None and last.shape == shape
+        if is_known and shape.is_captured and not self._needs_host_lengths:
             self._prepared = last
             return last
         if shape.is_captured:
             batch, inputs = self._batch(shape)
+            if self._needs_host_lengths:
+                _enter_lengths(batch, bounds, shape.max_query if shape.is_uniform else 1)
         else:
             is_exact = shape.num_rows == len(rows.queries)
             pairs = zip(bounds.query_max, bounds.kv_max, strict=True)
@@ -342,6 +346,14 @@ def few_kinds(kinds: frozenset[str]) -> frozenset[str]:
     if not others:
         return kinds
     return (MASKED if MASKS in kinds else SHAPED) | (kinds & {DRAFTS})
+
+
+def _enter_lengths(batch: StepBatch, bounds: Rows, query: int) -> None:
+    """Let a captured batch have the rows' own lengths; padding rows have ``query`` tokens alone."""
+    own = list(zip(bounds.query_max, bounds.kv_max, strict=True))
+    host_rows = own + [(query, query)] * (batch.num_rows - len(own))
+    for view in batch.groups:
+        view.host_rows = host_rows
 
 
 def _graph_key(shape: StepShape, provider: tuple[int, ...]) -> GraphKey:

@@ -62,7 +62,8 @@ class Target:
 
     def _bench(self, dtype: torch.dtype, provider: str, page_sizes: tuple[int, ...]) -> Bench:
         resolver = Resolver(self.registry, self.device, {"attention": provider})
-        return Bench(resolver=resolver, dtype=dtype, page_sizes=page_sizes)
+        is_exact = self.device.facts.needs_host_lengths
+        return Bench(resolver=resolver, dtype=dtype, page_sizes=page_sizes, has_exact_rows=is_exact)
 
     def _page_sizes(self, dtype: torch.dtype, provider: str) -> tuple[int, ...]:
         """Return page sizes that ``provider`` takes, found as a model's layers would find them."""

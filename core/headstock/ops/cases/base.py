@@ -21,11 +21,13 @@ class Bench:
         resolver: Of the backend under test. Cases that need another op's provider ask it.
         dtype: Of the activations.
         page_sizes: Tokens a page may hold; cases that need one size take the first.
+        has_exact_rows: Whether the host knows the lengths of rows, as the device needs it to.
     """
 
     resolver: Resolver
     dtype: torch.dtype
     page_sizes: tuple[int, ...] = (16,)
+    has_exact_rows: bool = False
 
     @property
     def device(self) -> OpDevice:

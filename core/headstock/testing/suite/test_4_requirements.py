@@ -112,15 +112,18 @@ def test_a_forced_provider_refuses_what_its_requirements_exclude(
     if not specs:
         pytest.skip("the op has no cases")
     for implementation in claimed:
-        dtypes = implementation.requires.dtypes
-        dtype = specs[0].dtype if specs[0].dtype in dtypes or not dtypes else min(dtypes)
-        features = specs[0].features | {"a_feature_of_tomorrow"}
-        excluded = replace(specs[0], dtype=dtype, features=features)
+        taken = next((spec for spec in specs if _takes(implementation, spec)), specs[0])
+        excluded = replace(taken, features=taken.features | {"a_feature_of_tomorrow"})
         if implementation.requires.capabilities - target.device.capabilities:
             continue  # refused for that; test_every_required_capability_… names it
         resolver = Resolver(target.registry, target.device, {op.name: implementation.provider})
         with pytest.raises(UnsupportedError, match="a_feature_of_tomorrow"):
             resolver.resolve(op, excluded)
+
+
+def _takes(implementation: Implementation, spec: Spec) -> bool:
+    requires = implementation.requires
+    return requires.reason_against(spec, requires.capabilities) is None
 
 
 def _case_specs(target: Target, op: Op[..., Any]) -> list[Spec]:

@@ -138,6 +138,9 @@ class _Decode:
     def enter(self, lengths: list[int]) -> None:
         """Let the real rows have ``lengths`` with the token that they compute."""
         batch = self.batch
+        if self.target.device.facts.needs_host_lengths:
+            padding = [1] * (batch.num_rows - len(lengths))
+            batch.host_rows = [(1, length) for length in [*lengths, *padding]]
         for row, length in enumerate(lengths):
             batch.kv_lengths_R[row] = length
             batch.positions_T[row] = length - 1

@@ -1,0 +1,93 @@
+"""Which ops the kernels of CANN compute, and what each needs. The reference does the rest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from headstock.ops.activation import silu_and_mul
+from headstock.ops.attention import BIDIRECTIONAL, attention
+from headstock.ops.base import Requires, Sizes
+from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, linear
+from headstock.ops.moe import experts, route_topk
+from headstock.ops.norm import add_rms_norm, rms_norm
+from headstock.ops.rotary import NORMED_LAST, rotate_and_write
+from headstock.ops.routing import route_experts
+from headstock_ascend import layers, moe
+from headstock_ascend.attention import PAGE_SIZES, build_attention
+from headstock_ascend.linear import build_linear
+
+if TYPE_CHECKING:
+    from headstock.ops.base import OpRegistry
+
+PROVIDER = "cann"
+NARROW = ("float16", "bfloat16")
+FLOATS = frozenset({*NARROW, "float32"})
+
+
+MOST = Sizes(at_least=1, at_most=65535)
+"""Features on either side of a quantised product."""
+
+
+def register_ops(registry: OpRegistry) -> None:
+    """Offer what CANN computes."""
+    register_layers(registry)
+    register_products(registry)
+    register_experts(registry)
+
+
+def register_layers(registry: OpRegistry) -> None:
+    """Offer attention, and what lies between it and the products."""
+    floats = Requires(dtypes=FLOATS)
+    registry.add(rms_norm, PROVIDER, layers.rms_norm, requires=floats)
+    registry.add(add_rms_norm, PROVIDER, layers.add_rms_norm, requires=floats)
+    registry.add(silu_and_mul, PROVIDER, layers.silu_and_mul, requires=floats)
+    registry.add(
+        rotate_and_write,
+        PROVIDER,
+        layers.rotate_and_write,
+        requires=Requires(dtypes=FLOATS, features=frozenset({NORMED_LAST})),
+    )
+    for dtype in NARROW:
+        registry.add(attention, PROVIDER, build_attention, requires=paged(dtype))
+
+
+def register_products(registry: OpRegistry) -> None:
+    """Offer products with quantised weights; PyTorch multiplies dense ones by CANN as well."""
+    quantised = Requires(
+        dtypes=frozenset(NARROW),
+        layouts=frozenset({INT8_GROUP, INT4_GROUP}),
+        sizes={
+            "in_features": MOST,
+            "out_features": MOST,
+            "group_size": Sizes(multiple_of=32, at_least=32),
+        },
+    )
+    registry.add(linear, PROVIDER, build_linear, requires=quantised)
+
+
+def register_experts(registry: OpRegistry) -> None:
+    """Offer routing to experts, and dense experts."""
+    some = {"num_experts": Sizes(at_most=2048), "experts_per_token": Sizes(at_most=1024)}
+    routes = Requires(dtypes=FLOATS, sizes=some)
+    registry.add(route_topk, PROVIDER, moe.route_topk, requires=routes)
+    registry.add(route_experts, PROVIDER, moe.route_experts, requires=routes)
+    dense = Requires(dtypes=FLOATS, layouts=frozenset({DENSE}), sizes=some)
+    registry.add(experts, PROVIDER, moe.build_experts, requires=dense)
+
+
+def paged(dtype: str) -> Requires:
+    """Return what attention in ``dtype`` needs; pages are in the same one.
+
+    Heads times their size must stay under 65,535, so both are bounded.
+    """
+    return Requires(
+        dtypes=frozenset({dtype}),
+        layouts=frozenset({dtype}),
+        features=frozenset({BIDIRECTIONAL}),
+        sizes={
+            "page_size": Sizes(only=frozenset(PAGE_SIZES)),
+            "head_dim": Sizes(multiple_of=16, at_most=256),
+            "heads_per_kv_head": Sizes(at_most=64),
+            "num_heads": Sizes(at_most=255),
+        },
+    )

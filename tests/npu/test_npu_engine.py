@@ -1,0 +1,64 @@
+"""The engine on the ascend backend: ids are those of the reference backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from headstock.assemble.local import run_greedy
+from headstock.testing.suite.test_7_engine import CONFIGS, SMALL
+
+MOE = SMALL | {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "head_dim": 32,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "norm_topk_prob": True,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+}
+WINDOWS = SMALL | {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "use_sliding_window": True,
+    "sliding_window": 24,
+    "max_window_layers": 1,
+    "layer_types": ["full_attention", "sliding_attention"],
+}
+Agree = Callable[..., None]
+
+
+def test_drafts_change_no_id(agree: Agree, prompts: list[list[int]]) -> None:
+    """Their steps have several queries a row, and lengths that the host knows once they settle."""
+    agree(CONFIGS["llama"], prompts, 24, speculation="ngram", num_drafts=3)
+
+
+def test_experts_are_chosen_and_computed(agree: Agree, prompts: list[list[int]]) -> None:
+    agree(MOE, prompts)
+
+
+def test_layers_with_windows_are_left_to_the_reference(
+    agree: Agree, prompts: list[list[int]]
+) -> None:
+    agree(WINDOWS, prompts)
+
+
+def test_several_pages_a_request(agree: Agree) -> None:
+    long = CONFIGS["qwen3"] | {"max_position_embeddings": 512}
+    agree(long, [[3 + place % 251 for place in range(300)], [5]], 12, chunked_prefill_size=90)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_models_in_the_dtypes_of_an_npu_run(npu: object, dtype: str) -> None:
+    """Rounding differs, so the ids may: what is refused is refused here."""
+    settings: dict[str, Any] = {"backend": "npu", "dtype": dtype, "cache_tokens": 1024}
+    for quantization in ("none", "int8", "int4"):
+        for config in (CONFIGS["qwen3"], MOE):
+            ids = run_greedy(
+                config, [[3, 4, 5], [9] * 20], 4, quantization=quantization, **settings
+            )
+            assert [len(each) for each in ids] == [4, 4]
