@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from headstock.testing.oracle.case import ModelCase
 from tests.models.cases import CASES
 from tests.models.harness import REGISTRY
 from tests.models.test_fallback import FAMILIES, MORE
+from tests.models.wide import CLAIMS, REPORT, families
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 BLOCK = "<!-- {0}: python -m tests.models.table -->\n\n{1}\n\n<!-- end -->"
@@ -20,17 +22,28 @@ def own_files() -> str:
     cases: dict[type, list[ModelCase]] = {}
     for case in CASES:
         cases.setdefault(case.model, []).append(case)
-    rows = ["| architecture | file | compared besides the plain configuration |", "|---|---|---|"]
+    wide = json.loads(REPORT.read_text(encoding="utf-8"))
+    outcomes = {case.model: wide[case.name] for case in families()}
+    titles = ["architecture", "file", "ranks", *CLAIMS, "compared besides the plain configuration"]
+    rows = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for name in REGISTRY.names:
         model = REGISTRY.load(name)
         path = Path(inspect.getfile(model)).name
         if model not in cases:
-            rows.append(f"| `{name}` | `{path}` | {_elsewhere(name)} |")
+            cells = ["-"] * (1 + len(CLAIMS)) + [_elsewhere(name)]
+            rows.append(f"| `{name}` | `{path}` | {' | '.join(cells)} |")
             continue
         tried = [case.name.partition("-")[2] for case in cases[model] if "-" in case.name]
         tried += [variant for case in cases[model] for variant in case.variants]
-        rows.append(f"| `{name}` | `{path}` | {', '.join(tried) or '-'} |")
+        ranks = max(case.num_ranks for case in cases[model])
+        cells = [str(ranks), *(_word(outcome) for outcome in outcomes[model].values())]
+        rows.append(f"| `{name}` | `{path}` | {' | '.join(cells)} | {', '.join(tried) or '-'} |")
     return "\n".join(rows)
+
+
+def _word(outcome: str) -> str:
+    """Return an outcome without its reason."""
+    return outcome.partition(":")[0]
 
 
 def _elsewhere(name: str) -> str:

@@ -1,0 +1,135 @@
+"""What each family does beside plain text: drafts, weights in 8 bits, adapters.
+
+`python -m tests.models.wide` tries every family and writes what it found to docs/reports, from
+which docs/models.md has its columns. A family either does a thing right or refuses it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import headstock
+from headstock.errors import HeadstockError
+from headstock.testing.oracle.case import ModelCase, Saved, prompt
+from tests.models.adapters import ALL, adapt
+from tests.models.family_cases import PLAIN
+
+REPORT = Path(__file__).parents[2] / "docs" / "reports" / "models.json"
+PROMPTS = [[5, 9, 1, 77, 31] * 5, prompt(19, seed=1)]
+COUNT = 16
+LEAST_AGREEMENT = 0.99
+"""Cosine of log probabilities in 8 bits with those in float32."""
+YES, REFUSED, UNTRIED = "yes", "refused", "untried"
+
+
+def engine(saved: Saved, **settings: Any) -> headstock.Engine:
+    return headstock.Engine(
+        model=str(saved.folder),
+        backend="reference",
+        dtype="float32",
+        skip_tokenizer_init=True,
+        max_model_len=saved.case.max_length,
+        max_running_requests=4,
+        **settings,
+    )
+
+
+def greedy(saved: Saved, *, lora: str | None = None, **settings: Any) -> list[list[int]]:
+    """Return what follows the prompts."""
+    sampling = {"temperature": 0, "max_new_tokens": COUNT, "ignore_eos": True}
+    with engine(saved, **settings) as served:
+        results = served.generate(input_ids=PROMPTS, sampling_params=sampling, lora_name=lora)
+    return [result["output_ids"] for result in results]
+
+
+def log_probabilities(saved: Saved, **settings: Any) -> torch.Tensor:
+    """Return the log probabilities of the prompts' own tokens."""
+    sampling = {"temperature": 0, "max_new_tokens": 1, "ignore_eos": True}
+    found: list[float] = []
+    with engine(saved, **settings) as served:
+        for ids in PROMPTS:
+            result = served.generate(
+                input_ids=ids, sampling_params=sampling, return_logprob=True, logprob_start_len=0
+            )
+            entries = result["meta_info"]["input_token_logprobs"]
+            found += [value for value, *_ in entries if value is not None]
+    return torch.tensor(found)
+
+
+def drafts(saved: Saved) -> None:
+    """Drafts change no greedy token."""
+    assert greedy(saved, speculation="ngram", num_drafts=3) == greedy(saved)
+
+
+def eight_bits(saved: Saved) -> None:
+    """Weights in 8 bits say nearly what they say in float32."""
+    got, want = log_probabilities(saved, quantization="int8"), log_probabilities(saved)
+    agreement = torch.cosine_similarity(got, want, dim=0).item()
+    assert agreement > LEAST_AGREEMENT, f"cosine {agreement:.4f}"
+
+
+def adapters(saved: Saved) -> None:
+    """An adapter of the linear layers, but for experts, gives PEFT's greedy ids."""
+    linear = [n for n, m in saved.oracle.named_modules() if isinstance(m, torch.nn.Linear)]
+    has_experts = any(".experts" in name for name, _ in saved.oracle.named_parameters())
+    usual = ALL[:4] if has_experts else ALL  # PEFT adapts experts of the same names, too
+    targets = sorted({name.rpartition(".")[2] for name in linear}.intersection(usual))
+    if not targets:
+        pytest.skip("no linear layer of the usual names")
+    with tempfile.TemporaryDirectory() as folder:
+        oracle: transformers.PreTrainedModel = saved.oracle
+        adapter = adapt(oracle, Path(folder) / "a", seed=1, target_modules=targets)
+        got = greedy(saved, lora="a", loras={"a": str(adapter.path)}, max_lora_rank=8)
+        assert got == [adapter.greedy(ids, COUNT) for ids in PROMPTS]
+
+
+CLAIMS: dict[str, Callable[[Saved], None]] = {
+    "drafts": drafts,
+    "int8": eight_bits,
+    "adapters": adapters,
+}
+
+
+def outcome(saved: Saved, claim: str) -> str:
+    """Try one thing.
+
+    Returns:
+        "yes", "refused: why" or "untried: why".
+
+    Raises:
+        AssertionError: It is done wrong.
+    """
+    try:
+        CLAIMS[claim](saved)
+    except HeadstockError as error:
+        return f"{REFUSED}: {re.sub(r' in /[^ ]*', '', error.problem)}"
+    except pytest.skip.Exception as why:
+        return f"{UNTRIED}: {why}"
+    return YES
+
+
+def families() -> list[ModelCase]:
+    """Return the first case of each of our classes."""
+    return list({case.model: case for case in reversed(PLAIN)}.values())[::-1]
+
+
+def main() -> None:
+    report: dict[str, dict[str, str]] = {}
+    for case in families():
+        with tempfile.TemporaryDirectory() as folder:
+            saved = case.save(Path(folder))
+            report[case.name] = {claim: outcome(saved, claim) for claim in CLAIMS}
+    REPORT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
