@@ -15,9 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
-Way = Literal[
-    "hardware", "virtual device", "interpreted", "compiled", "stand-in kernels", "schema"
-]
+Way = Literal["hardware", "virtual device", "interpreted", "compiled", "stand-in kernels", "schema"]
 WAYS: dict[Way, str] = {
     "hardware": "on the device itself",
     "virtual device": "the vendor's runtime on the host's processor",
