@@ -21,8 +21,8 @@ WAYS: dict[Way, str] = {
     "virtual device": "the vendor's runtime on the host's processor",
     "interpreted": "kernels interpreted on the host's processor: right, and nothing said of speed",
     "compiled": "kernels compiled for the device and not run",
-    "stand-in kernels": "kernels written for the tests, under the vendor's signatures, on the host's"
-    " processor: the backend's own code runs, and nothing is said of the vendor's kernels",
+    "stand-in kernels": "kernels written for the tests, under the vendor's signatures, on the"
+    " host's processor: the backend's own code runs, and nothing is said of the vendor's kernels",
     "schema": "calls checked against the vendor's published signatures, not run",
 }
 GROUPS: dict[str, tuple[str, ...]] = {
