@@ -2,9 +2,9 @@
 
     python benchmarks/lora_decode.py --backend cuda [--rows 64] [--rank 16] [--adapters 8]
 
-Four loads: a server without adapters; one with room for them and no row that has any; all rows
-with one adapter; rows with all adapters in turn. A step's time is what more tokens a row
-take, over their number; the best of some runs.
+Loads: a server without adapters, first and once more at the end; one with room for them and no row
+that has any; all rows with one adapter; rows with all adapters in turn. A step's time is what more
+tokens a row take, over their number; the best of some runs.
 """
 
 from __future__ import annotations
@@ -149,6 +149,8 @@ def main() -> None:
                 (f"{len(loras)} adapters, every other row", [x for n in loras for x in (n, None)]),
             ):
                 report[label] = measure(engine, names, options)
+        with headstock.Engine(model=folder, **given) as engine:
+            report["without adapters, again"] = measure(engine, [None], options)
     base = report["without adapters"]["decode_step_us"]
     for label, figures in report.items():
         if isinstance(figures, dict):

@@ -7,16 +7,14 @@ transformers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from headstock.graph.context import Context
-from headstock.graph.module import Layer, Leaf, Module
+from headstock.graph.module import Module
 from headstock.graph.norm import LayerNorm
-from headstock.graph.source import Source
 from headstock.graph.vision import (
     APART,
     ENCODER_ACTIVATIONS,
@@ -29,7 +27,7 @@ from headstock.graph.vision import (
 )
 from headstock.ops.features import add_features
 from headstock.ops.vision import leave_out_first, pixel_values, put_before_runs
-from headstock.quantization.plan import Layout, Role
+from headstock_models.image_text import LearnedRow
 from headstock_models.siglip import SiglipConfig
 
 
@@ -39,29 +37,6 @@ class ClipConfig(SiglipConfig, frozen=True, kw_only=True):
     layer_norm_eps: float = 1e-5
 
 
-class ClassRow(Layer):
-    """The row that stands for an image as a whole, before its patches."""
-
-    def __init__(self, ctx: Context, size: int) -> None:
-        self.values_D = torch.empty(size, dtype=ctx.dtype, device=ctx.device.torch_device)
-
-    def leaves(self) -> Sequence[Leaf]:
-        """Return the row."""
-        return [Leaf("class_embedding", tuple(self.values_D.shape), Role.BIAS)]
-
-    def allocate(self, layouts: Mapping[str, Layout]) -> None:
-        """Do nothing: the row is small, and made at once."""
-
-    def load(self, name: str, source: Source) -> None:
-        """Copy the row."""
-        self.values_D.copy_(source.read(0, source.shape[0])["weight"])
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the row."""
-        return self.values_D.nbytes
-
-
 class ClipEmbeddings(Module):
     """Patches to hidden states, a row before those of each image, and positions added."""
 
@@ -69,7 +44,7 @@ class ClipEmbeddings(Module):
         kernel = (c.num_channels, c.patch_size, c.patch_size)
         size = c.hidden_size
         self.patches = PatchEmbedding(ctx, kernel, size, leaf="patch_embedding", has_bias=False)
-        self.first = ClassRow(ctx, size)
+        self.first = LearnedRow(ctx, size, leaf="class_embedding")
         self.positions = PositionTable(ctx, c.side**2 + 1, size, leaf="position_embedding")
         self._side = c.side
         self._put = ctx.ops.resolve(put_before_runs, ctx.spec(size=size))

@@ -90,7 +90,7 @@ class LlavaForConditionalGeneration(Model):
         require(config, vision_feature_select_strategy=("default",))
         require(vision, hidden_act=ENCODER_ACTIVATIONS)
         c = read_config(ClipConfig, vision)
-        num_layers = _num_layers(config.get("vision_feature_layer", -2), c.num_hidden_layers)
+        num_layers = num_layers_of(config.get("vision_feature_layer", -2), c.num_hidden_layers)
         unused = "|".join(str(n) for n in range(num_layers, c.num_hidden_layers))
         self.skip = {
             **Model.skip,
@@ -118,7 +118,7 @@ class LlavaForConditionalGeneration(Model):
         return image_text_names(index)
 
 
-def _num_layers(wanted: object, count: int) -> int:
+def num_layers_of(wanted: object, count: int) -> int:
     """Return how many layers there are up to the one whose output is wanted.
 
     Raises:

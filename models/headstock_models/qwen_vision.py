@@ -32,6 +32,7 @@ from headstock.graph.vision import (
     PlainMLP,
     PositionTable,
     Send,
+    View,
     encoder_context,
     place_patches,
 )
@@ -261,6 +262,7 @@ class QwenMedia:
     max_side = MAX_SIDE
     sees_spans = False
     row_tokens = 0
+    tile_side = 0
 
     def __init__(self, encoder: Encoder, feature_size: int) -> None:
         self._encoder = encoder
@@ -275,7 +277,9 @@ class QwenMedia:
         scale_C: Tensor,
         shift_C: Tensor,
         send: Send,
+        views: Sequence[View | None] = (),
     ) -> Tensor:
+        assert not any(views), "images have no views where there are no tiles"
         return self._encoder.forward(pixels_NP, grids, scale_C, shift_C, send)
 
     def shifts(self, begins: Sequence[int], grids: Sequence[Grid]) -> tuple[np.ndarray, int]:
@@ -315,6 +319,7 @@ class VisualForConditionalGeneration(Model):
 
     vision_type: type[QwenVisionConfig]
     default_sections: Sequence[int]
+    is_interleaved = False
 
     def read_text(self, text: dict[str, Any]) -> TextConfig:
         """Return the configuration of the decoder."""
@@ -350,7 +355,8 @@ class VisualForConditionalGeneration(Model):
         _check(c, vision)
         sections = rotary_parameters(text).get("mrope_section") or self.default_sections
         axes = self.axes(sections)
-        rotary = AxialRotary(ctx, self.rotary_dim(text, c), text, axes)
+        size = self.rotary_dim(text, c)
+        rotary = AxialRotary(ctx, size, text, axes, is_interleaved=self.is_interleaved)
         num_deep = len(vision.deepstack_visual_indexes)
         encoder: Any = self.make_encoder(encoder_context(ctx), vision)
         decoder = self.make_decoder(ctx, c, rotary)

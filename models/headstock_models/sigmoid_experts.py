@@ -43,7 +43,11 @@ class SigmoidExperts(Protocol):
 
 
 def sigmoid_moe(
-    ctx: Context, c: SigmoidExperts, *, names: Mapping[Matrix, str] = QWEN_NAMES
+    ctx: Context,
+    c: SigmoidExperts,
+    *,
+    names: Mapping[Matrix, str] = QWEN_NAMES,
+    bias_leaf: str = BIAS_LEAF,
 ) -> Module:
     """Return the feed-forward layer of a layer with experts, whose matrices are ``names``."""
     routing = Routing(
@@ -55,7 +59,7 @@ def sigmoid_moe(
         group_best=2 if c.n_group > 1 else 1,
         factor=c.routed_scaling_factor,
     )
-    return routed_moe(ctx, c, routing, bias_leaf=BIAS_LEAF, names=names)
+    return routed_moe(ctx, c, routing, bias_leaf=bias_leaf, names=names)
 
 
 def routed_moe(

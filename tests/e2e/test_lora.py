@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 import transformers
@@ -160,7 +161,7 @@ def test_ranks_hold_slices_of_adapters(tuned: Tuned) -> None:
 def test_adapters_come_back_with_the_engine_and_streams_go_on(tuned: Tuned) -> None:
     flags = ["--skip-tokenizer-init", "--backend", "reference", "--dtype", "float32"]
     flags += ["--cache-tokens", "1024", "--max-loras", "2", "--max-lora-rank", "8"]
-    params = PARAMS | {"max_new_tokens": 200}
+    params = PARAMS | {"max_new_tokens": 600}
     with served(str(tuned.folder), *flags) as server:
         for name in ("one", "two"):
             path = str(tuned.adapters[name].path)
@@ -168,14 +169,18 @@ def test_adapters_come_back_with_the_engine_and_streams_go_on(tuned: Tuned) -> N
             assert answer.status_code == 200, answer.text
         body = {"input_ids": PROMPTS[1], "sampling_params": params, "lora_path": "two"}
         whole = server.post("/generate", **body).json()["output_ids"]
-        pid = server.engine_pid
-        with ThreadPoolExecutor(1) as threads:
-            answer = threads.submit(server.post, "/generate", **body)
-            wait_for(lambda: server.state()["running"], 20, "the request")
-            os.kill(pid, signal.SIGKILL)
-            again = answer.result().json()
+        pid, again = server.engine_pid, []
+        asked = {"json": body | {"stream": True}, "timeout": 120}
+        with httpx.stream("POST", f"{server.url}/generate", **asked) as answer:
+            for line in answer.iter_lines():
+                if not line.startswith("data: {"):
+                    continue
+                if not again:
+                    os.kill(pid, signal.SIGKILL)
+                again = json.loads(line[6:])["output_ids"]
+        wait_for(server.is_ready, 60, "readiness")
         assert server.engine_pid != pid
-        assert again["output_ids"] == whole
+        assert again == whole
         assert whole[:NEW_TOKENS] == tuned.want("two", PROMPTS[1])
         late = server.post("/generate", **body | {"lora_path": "one", "sampling_params": PARAMS})
         assert late.json()["output_ids"] == tuned.want("one", PROMPTS[1])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import transformers
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from headstock.testing.oracle.case import ModelCase
 from tests.models.harness import REGISTRY
@@ -21,20 +22,38 @@ def family(
     variants: Mapping[str, Mapping[str, Any]] | None = None,
     *,
     name: str = "",
-    config: str = "",
+    config: str | Callable[..., Any] = "",
+    oracle: str = "",
+    architecture: str = "",
     **given: Any,
 ) -> ModelCase:
-    """Return the case of ``{stem}ForCausalLM``."""
-    config_type = getattr(transformers, config or f"{stem}Config")
+    """Return the case of ``{stem}ForCausalLM``.
+
+    ``oracle`` is what transformers calls it otherwise, ``architecture`` what we do, and ``config``
+    makes its configuration, or is what transformers calls what does.
+    """
+    oracle = oracle or f"{stem}ForCausalLM"
+    known = config or f"{stem}Config"
+    make: Any = getattr(transformers, known) if isinstance(known, str) else known
     return ModelCase(
         name=name or stem.lower(),
-        model=REGISTRY.load(f"{stem}ForCausalLM"),
-        config=config_type,
-        oracle=getattr(transformers, f"{stem}ForCausalLM"),
+        model=REGISTRY.load(architecture or oracle),
+        config=make,
+        oracle=getattr(transformers, oracle),
         options=options or {},
         variants=variants or {},
         **given,
     )
+
+
+def inside_text(config: str, **beside: Any) -> Callable[..., Any]:
+    """Return what makes a configuration of images and text, options being those of the text."""
+
+    def make(*, attn_implementation: str = "eager", **text: Any) -> Any:
+        kind = getattr(transformers, config)
+        return kind(text_config=text, attn_implementation=attn_implementation, **beside)
+
+    return make
 
 
 def longrope(original: int) -> Mapping[str, Any]:
@@ -55,6 +74,16 @@ def rewrite(**keys: Any) -> Any:
     return edit
 
 
+def rewrite_text(**keys: Any) -> Any:
+    """Return what gives ``text_config`` other keys."""
+
+    def edit(folder: Path) -> None:
+        text = json.loads((folder / "config.json").read_text())["text_config"] | keys
+        rewrite(text_config={k: v for k, v in text.items() if v is not None})(folder)
+
+    return edit
+
+
 def rename(pattern: str, name: str) -> Any:
     """Return what gives tensors other names: those of the hub."""
 
@@ -64,6 +93,25 @@ def rename(pattern: str, name: str) -> Any:
         save_file(tensors, path, metadata={"format": "pt"})
 
     return edit
+
+
+def add(name: str, tensor: Tensor) -> Any:
+    """Return what puts a tensor more into the file, such as old ones have."""
+
+    def edit(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        save_file({**load_file(path), name: tensor}, path, metadata={"format": "pt"})
+
+    return edit
+
+
+def text_alone(folder: Path) -> None:
+    """Leave a model's text as if it had never had images, its configuration beside nothing."""
+    path, file = folder / "config.json", folder / "model.safetensors"
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps({"architectures": whole["architectures"], **whole["text_config"]}))
+    kept = {k: x for k, x in load_file(file).items() if k.startswith(("model.", "lm_head."))}
+    save_file(kept, file, metadata={"format": "pt"})
 
 
 def in_turn(*edits: Any) -> Any:

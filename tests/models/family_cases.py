@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import transformers
+
 from headstock.testing.oracle.case import SIZES, ModelCase
-from tests.models.case_parts import family, in_turn, longrope, rename
-from tests.models.conftest import FAMILIES
+from tests.models.case_parts import family, in_turn, inside_text, longrope, rename
+from tests.models.conftest import FAMILIES, V3
 from tests.models.harness import REGISTRY
 
 SLIDING, FULL = "sliding_attention", "full_attention"
@@ -145,6 +148,55 @@ DENSE = [
         refused={"norm_type": "rms_norm"},
     ),
 ]
+GPT2 = {
+    "n_embd": 64,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 256,
+    "vocab_size": 128,
+    "initializer_range": 0.2,
+}
+DENSE += [
+    family(
+        "GPT2",
+        {},
+        {
+            "inner": {"n_inner": 96, "activation_function": "gelu", **UNTIED},
+            "scales": {"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True},
+            "unscaled": {"scale_attn_weights": False},
+        },
+        oracle="GPT2LMHeadModel",
+        sizes=GPT2,
+        refused={"add_cross_attention": True, "activation_function": "quick_gelu"},
+    ),
+    family(
+        "GPTBigCode",
+        {},
+        {
+            "own-heads": {"multi_query": False, "n_inner": 96},
+            "untied": {"scale_attn_weights": False, **UNTIED},
+        },
+        sizes=GPT2,
+    ),
+]
+
+
+def _apertus(config: Any) -> Any:
+    """Return a model whose layers have each its own activation, as learned ones have."""
+    model = transformers.ApertusForCausalLM(config)
+    for number, layer in enumerate(model.model.layers):
+        layer.mlp.act_fn.alpha_p.data.fill_(0.3 + number)
+        layer.mlp.act_fn.alpha_n.data.fill_(-0.5 * number)
+    return model
+
+
+APERTUS = family(
+    "Apertus",
+    {"pad_token_id": 0},
+    {"biases": {"attention_bias": True, **TIED}, "plain-angles": PLAIN_ROPE},
+    refused={"hidden_act": "silu", "sliding_window": 8},
+)
+DENSE += [replace(APERTUS, oracle=_apertus)]
 SPARSE = [
     family(
         "Qwen2Moe",
@@ -272,6 +324,136 @@ SPARSE = [
         ),
     ),
 ]
+AFMOE = {
+    "num_hidden_layers": 4,
+    "head_dim": 16,
+    "sliding_window": 7,
+    "moe_intermediate_size": 48,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "route_scale": 2.5,
+    "mup_enabled": True,
+}
+SPARSE += [
+    family(
+        "Afmoe",
+        AFMOE,
+        {
+            "layers": {"layer_types": [FULL, SLIDING, SLIDING, FULL], "num_dense_layers": 2},
+            "unscaled": {"mup_enabled": False, "num_shared_experts": 1, **TIED},
+        },
+        refused={"attention_bias": True, "n_group": 2, "route_norm": False},
+    ),
+]
+MIMO = {
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 1,
+    "head_dim": 24,
+    "v_head_dim": 16,
+    "sliding_window": 7,
+    "moe_intermediate_size": 48,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "rope_parameters": {
+        FULL: {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.334},
+        SLIDING: {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.334},
+    },
+}
+SPARSE += [
+    family(
+        "MiMoV2Flash",
+        MIMO,
+        {
+            "two-kv-heads": {"num_key_value_heads": 2, "mlp_layer_types": ["sparse"] * 3},
+            "groups": {"n_group": 4, "topk_group": 2, "routed_scaling_factor": 1.5, **TIED},
+            "unscaled": {
+                "layer_types": [SLIDING, FULL, FULL],
+                "attention_value_scale": None,
+                "attention_bias": True,
+                "norm_topk_prob": False,
+            },
+        },
+        refused={
+            "swa_head_dim": 32,
+            "swa_num_key_value_heads": 8,
+            "add_full_attention_sink_bias": True,
+            "scoring_func": "softmax",
+            "rope_scaling": {"rope_type": "yarn", "factor": 4.0},
+        },
+    ),
+]
+STEP = {
+    "num_hidden_layers": 3,
+    "head_dim": 16,
+    "layer_types": [FULL, SLIDING, SLIDING],
+    "sliding_window": 7,
+    "num_sliding_attention_heads": 6,
+    "mlp_layer_types": ["dense", "sparse", "sparse"],
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 48,
+    "share_expert_dim": 40,
+    "moe_router_scaling_factor": 3.0,
+    "swiglu_limits": [0.0, None, 0.2],
+    "swiglu_limits_shared": [0.3, 0.0, 0.2],
+    "rope_parameters": {
+        FULL: {
+            "rope_type": "llama3",
+            "rope_theta": 500.0,
+            "factor": 2.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 32.0,
+            "original_max_position_embeddings": 32,
+            "partial_rotary_factor": 0.5,
+        },
+        SLIDING: {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 1.0},
+    },
+}
+STEP_IMAGES = inside_text(
+    "Step3p7Config",
+    vision_config={
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+    },
+)
+SPARSE += [
+    family(
+        "Step3p7",
+        STEP,
+        {
+            "full": {"layer_types": [FULL] * 3, "query_pre_attn_scalar": 9},
+            "unbounded": {"swiglu_limits": None, "swiglu_limits_shared": None},
+        },
+        config=STEP_IMAGES,
+        oracle="Step3p7ForConditionalGeneration",
+    ),
+]
+EXAONE_MOE = {
+    "num_hidden_layers": 4,
+    "head_dim": 16,
+    "sliding_window": 7,
+    "moe_intermediate_size": 48,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+}
+SPARSE += [
+    family(
+        "ExaoneMoe",
+        EXAONE_MOE,
+        {
+            "groups": {"n_group": 4, "topk_group": 2, "num_shared_experts": 2, **TIED},
+            "layers": {
+                "layer_types": [FULL, SLIDING, SLIDING, FULL],
+                "mlp_layer_types": ["sparse", "dense", "sparse", "dense"],
+                "norm_topk_prob": False,
+            },
+        },
+        refused={"scoring_func": "softmax", "attention_bias": True},
+    ),
+]
 LATENT = {
     "num_key_value_heads": 4,
     "kv_lora_rank": 32,
@@ -312,6 +494,34 @@ SPARSE += [
             },
         },
         refused={"indexer_types": ["shared", "full", "full"]},
+    ),
+]
+KIMI_K25 = inside_text(
+    "Kimi_K25Config",
+    vision_config={
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "pos_emb_height": 4,
+        "pos_emb_width": 4,
+    },
+    projection_hidden_size=32,
+    tie_word_embeddings=False,
+)
+KIMI_TEXT = V3 | {
+    "model_type": "deepseek_v3",
+    "n_group": 1,
+    "topk_group": 1,
+    "rope_parameters": {**YARN, "rope_theta": 1000.0, "mscale": 1.0, "mscale_all_dim": 1.0},
+}
+SPARSE += [
+    family(
+        "KimiK25",
+        KIMI_TEXT,
+        {"groups": {"n_group": 4, "topk_group": 2}},
+        config=KIMI_K25,
+        oracle="Kimi_K25ForConditionalGeneration",
     ),
 ]
 LONGCAT = LATENT | {

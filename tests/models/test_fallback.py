@@ -32,7 +32,13 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "Nemotron": {"pad_token_id": 0},
     "GraniteMoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "VaultGemma": {"head_dim": 16, "sliding_window": 7},
-    "Afmoe": MOE | {"num_experts": 8, "head_dim": 16, "num_dense_layers": 1, "sliding_window": 7},
+    "Mellum": MOE
+    | {
+        "num_experts": 8,
+        "head_dim": 16,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "sliding_window": 7,
+    },
 }
 GEMMA = {
     "head_dim": 16,
@@ -50,9 +56,7 @@ MORE: Mapping[str, Mapping[str, Any]] = {
     "Gemma3n": GEMMA
     | {"intermediate_size": [96] * 4, "activation_sparsity_pattern": [0.0] * 4, "laurel_rank": 8},
     "Gemma4": GEMMA | {"global_head_dim": 32},
-    "Apertus": {"pad_token_id": 0},
     "Cwm": {"sliding_window": 7, "pad_token_id": 0},
-    "ExaoneMoe": MOE | {"num_experts": 8, "head_dim": 16, "sliding_window": 7, "pad_token_id": 0},
     "Gemma": {"head_dim": 16},
     "Helium": {"head_dim": 16, "pad_token_id": 0},
     "Laguna": {"pad_token_id": 0},
@@ -131,7 +135,7 @@ def test_gpt2_loads_by_the_names_that_the_hub_has(tmp_path: Path) -> None:
 
 
 def test_products_and_experts_are_quantised_by_their_role(kept: Any) -> None:
-    saved = kept("Afmoe")
+    saved = kept("Mellum")
     ids = prompt(9)
     sequences = load(saved.folder, context(quantization="int8"))
     want = saved.logits(ids)
@@ -141,7 +145,7 @@ def test_products_and_experts_are_quantised_by_their_role(kept: Any) -> None:
 
 
 def test_random_weights_fill_every_layer(kept: Any) -> None:
-    CLAIMS["random_weights"](kept("Afmoe"))
+    CLAIMS["random_weights"](kept("Mellum"))
 
 
 def test_in_bfloat16_the_angles_stay_exact(kept: Any) -> None:

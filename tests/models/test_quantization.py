@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from headstock.checkpoint.files import StoredTensor
+from headstock.checkpoint.files import ModelFiles, StoredTensor
 from headstock.checkpoint.folder import open_folder
 from headstock.errors import ConfigError
 from headstock.graph.loader import load_weights, weight_bytes
 from headstock.ops.canonical import dequantize, quantize_int4, quantize_int8
 from headstock.ops.linear import INT4_GROUP, INT8_GROUP
-from headstock.testing.oracle.ranks import ThreadGroup
+from headstock.testing.oracle.ranks import ThreadGroup, on_ranks
 from tests.models.conftest import Save, Saved
 from tests.models.harness import Sequences, build, context, load
 
@@ -21,14 +21,14 @@ IDS = [5, 9, 1, 77, 31]
 MAKERS = {INT8_GROUP: quantize_int8, INT4_GROUP: quantize_int4}
 
 
-def quantized(tensor: StoredTensor, layout: str) -> StoredTensor:
+def quantized(tensor: StoredTensor, layout: str, group_size: int = 32) -> StoredTensor:
     """Return the tensor as a checkpoint that has it quantised would."""
     whole = torch.from_numpy(tensor.read_all()["weight"])
-    parts = {name: part.numpy() for name, part in MAKERS[layout](whole, 32).items()}
+    parts = {name: part.numpy() for name, part in MAKERS[layout](whole, group_size).items()}
     return replace(
         tensor,
         layout=layout,
-        group_size=32,
+        group_size=group_size,
         read=lambda begin, end: {name: part[begin:end] for name, part in parts.items()},
     )
 
@@ -75,12 +75,37 @@ def test_quantised_weights_are_smaller(save: Save, asked: str, share: float) -> 
     assert weight_bytes(model) < share * files.num_bytes
 
 
-def test_groups_that_ranks_would_cut_are_refused(save: Save) -> None:
-    files = open_folder(save("llama").path)
+@pytest.mark.parametrize("layout", MAKERS)
+@pytest.mark.parametrize("group_size", [32, 96])
+def test_groups_that_ranks_cut_keep_their_scales(save: Save, layout: str, group_size: int) -> None:
+    saved = save("llama")
+
+    def files() -> ModelFiles:
+        found = open_folder(saved.path)
+        for name, tensor in found.index.items():
+            if "down_proj" in name:
+                found.index[name] = quantized(tensor, layout, group_size)
+        return found
+
+    dequantize_oracle(saved, files().index)
+    want = saved.logits(IDS)
+
+    def run(group: ThreadGroup) -> torch.Tensor:
+        ctx, here = context(tp=group), files()
+        model = build(here, ctx)
+        load_weights(model, here, ctx)
+        return Sequences(model, ctx).step(a=IDS)
+
+    for got in on_ranks(2, run):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_groups_that_ranks_would_cut_too_small_are_refused(save: Save) -> None:
+    files = open_folder(save("llama", intermediate_size=80).path)
     for name, tensor in files.index.items():
         if "down_proj" in name:
-            files.index[name] = quantized(tensor, INT4_GROUP)
-    group = ThreadGroup(0, 2, None, [])  # type: ignore[arg-type]
+            files.index[name] = quantized(tensor, INT4_GROUP, 16)
+    group = ThreadGroup(0, 4, None, [])  # type: ignore[arg-type]
     ctx = context(tp=group)
-    with pytest.raises(ConfigError, match=r"down_proj 48 input features .* groups have 32"):
+    with pytest.raises(ConfigError, match=r"down_proj 20 input features .* groups have 16"):
         load_weights(build(files, ctx), files, ctx)

@@ -39,6 +39,44 @@ def llama_tensors(num_layers: int = 1, seed: int = 0) -> dict[str, NDArray[np.fl
     }
 
 
+def split_gguf(
+    path: Path, name: str, num_claimed: int | None = None, repeated: str | None = None
+) -> list[Path]:
+    """Write a Llama in three parts, the first with metadata alone.
+
+    Args:
+        path: A folder.
+        name: Of the model.
+        num_claimed: What the first part says that all have.
+        repeated: A tensor that the last part has as well.
+    """
+    tensors = llama_tensors()
+    names = list(tensors)
+    shares = [[], names[:5], names[5:] + ([repeated] if repeated else [])]
+    paths = [path / f"{name}-{number:05}-of-00003.gguf" for number in (1, 2, 3)]
+    for number, (part, share) in enumerate(zip(paths, shares, strict=True)):
+        split: dict[str, Any] = {"split.no": number, "split.count": 3}
+        split["split.tensors.count"] = num_claimed or len(names)
+        chosen = {tensor: tensors[tensor] for tensor in share}
+        if number == 0:
+            write_gguf(part, chosen, num_layers=1, metadata=split)
+            continue
+        writer = GGUFWriter(part, "llama")
+        for key, value in split.items():
+            writer.add_uint16(key, value)
+        for tensor, data in chosen.items():
+            writer.add_tensor(tensor, data)
+        _write(writer)
+    return paths
+
+
+def _write(writer: GGUFWriter) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def write_gguf(
     path: Path,
     tensors: dict[str, NDArray[np.float32]] | None = None,
@@ -46,13 +84,15 @@ def write_gguf(
     architecture: str = "llama",
     types: dict[str, GGMLQuantizationType] | None = None,
     metadata: dict[str, Any] | None = None,
+    num_layers: int | None = None,
 ) -> Path:
     """Write a Llama's metadata and ``tensors``, those in ``types`` quantised."""
     from gguf import quantize
 
     tensors = llama_tensors() if tensors is None else tensors
     writer = GGUFWriter(path, architecture)
-    num_layers = sum(name.endswith("attn_q.weight") for name in tensors)
+    if num_layers is None:
+        num_layers = sum(name.endswith("attn_q.weight") for name in tensors)
     writer.add_block_count(num_layers)
     writer.add_context_length(512)
     writer.add_embedding_length(HIDDEN)
@@ -76,8 +116,5 @@ def write_gguf(
         kind = (types or {}).get(name, GGMLQuantizationType.F32)
         data = tensor if kind == GGMLQuantizationType.F32 else quantize(tensor, kind)
         writer.add_tensor(name, data, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    _write(writer)
     return path

@@ -47,9 +47,10 @@ def test_a_plugin_s_reader_reads_what_it_named() -> None:
     assert list(read({"a": tensor})) == ["a.mine"]
 
 
-def test_a_format_that_no_plugin_reads_is_refused_by_name() -> None:
+@pytest.mark.parametrize("config", [QUANTIZED, {"text_config": QUANTIZED}])
+def test_a_format_that_no_plugin_reads_is_refused_by_name(config: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedError, match="quantised by mine, which cannot be read yet"):
-        find_reader(Path("here"), QUANTIZED)
+        find_reader(Path("here"), config)
 
 
 def test_a_folder_that_is_not_quantised_asks_no_plugin() -> None:

@@ -14,12 +14,15 @@ from headstock.checkpoint.gguf_blocks import BLOCKS, Parts
 from headstock.checkpoint.gguf_file import GGUFFile
 from headstock.checkpoint.gguf_model import hugging_face_name, open_gguf
 from headstock.errors import CheckpointError, UnsupportedError
-from tests.unit.gguf_files import HIDDEN, TOKENS, VOCAB, llama_tensors, write_gguf
+from tests.unit.gguf_files import HIDDEN, TOKENS, VOCAB, llama_tensors, split_gguf, write_gguf
 
 EXACT = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0", "Q5_0", "Q4_K", "Q6_K"]
+EXACT += ["Q2_K", "Q3_K", "IQ4_NL", "IQ4_XS", "MXFP4"]
 ROUNDED = ["Q5_1", "Q5_K"]
 HALVES = {"Q4_0": (0,), "Q4_1": (0, 2), "Q8_0": (0,), "Q5_0": (0,), "Q5_1": (0, 2)}
-HALVES |= {"Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
+HALVES |= {"Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "Q2_K": (80, 82), "Q3_K": (108,)}
+HALVES |= {"IQ4_NL": (0,), "IQ4_XS": (0,), "MXFP4": ()}
+FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 
 
 def random_blocks(name: str, num_rows: int = 5, seed: int = 0) -> NDArray[np.uint8]:
@@ -33,6 +36,8 @@ def random_blocks(name: str, num_rows: int = 5, seed: int = 0) -> NDArray[np.uin
     for begin in HALVES[name]:
         scales = draw.standard_normal(blocks.shape[:2]).astype(np.float16)
         blocks[..., begin : begin + 2] = scales[..., None].view(np.uint8)
+    if name == "MXFP4":
+        blocks[..., 0] = draw.integers(0, 140, blocks.shape[:2])
     return blocks.reshape(num_rows, -1)
 
 
@@ -41,8 +46,10 @@ def values(name: str, parts: Parts) -> NDArray[np.float32]:
     weight = parts["weight"]
     if name == "BF16":
         return (weight.astype(np.uint32) << 16).view(np.float32)
-    if BLOCKS[Type[name]].layout == "int4-group":
+    if BLOCKS[Type[name]].layout in ("int4-group", "mxfp4"):
         weight = np.stack((weight & 15, weight >> 4), axis=-1).reshape(len(weight), -1)
+    if name == "MXFP4":
+        weight = FP4[weight]
     if "scale" not in parts:
         return weight.astype(np.float32)
     groups = weight.reshape(*parts["scale"].shape, -1).astype(np.float32)
@@ -200,7 +207,49 @@ def test_an_unknown_block_type_is_refused_with_those_that_are_known(tmp_path: Pa
         open_gguf(path)
 
 
-def test_a_part_of_a_split_file_is_refused(tmp_path: Path) -> None:
+def test_a_part_whose_name_has_no_number_is_refused(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "m.gguf", metadata={"split.count": 3})
-    with pytest.raises(UnsupportedError, match="one of 3 parts"):
+    with pytest.raises(CheckpointError, match="one of 3 parts of a model; its name says no number"):
         open_gguf(path)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_split_model_is_read_whole_whichever_part_is_named(tmp_path: Path, number: int) -> None:
+    whole = open_gguf(write_gguf(tmp_path / "w.gguf"))
+    parts = split_gguf(tmp_path, "m")
+    files = open_gguf(parts[number - 1])
+    assert files.name == "m"
+    assert files.config == whole.config
+    assert files.index.keys() == whole.index.keys()
+    for name, tensor in files.index.items():
+        np.testing.assert_array_equal(
+            tensor.read_all()["weight"], whole.index[name].read_all()["weight"]
+        )
+    assert files.read_tokenizer is not None
+    assert files.read_tokenizer().tokens == TOKENS
+
+
+def test_a_part_that_is_missing_is_named(tmp_path: Path) -> None:
+    parts = split_gguf(tmp_path, "m")
+    parts[1].unlink()
+    with pytest.raises(CheckpointError, match=r"1 are not there: m-00002-of-00003.gguf"):
+        open_gguf(parts[0])
+
+
+def test_a_part_under_the_name_of_another_is_refused(tmp_path: Path) -> None:
+    parts = split_gguf(tmp_path, "m")
+    parts[1].write_bytes(parts[2].read_bytes())
+    with pytest.raises(CheckpointError, match=r"says that it is part 2 of 3.*makes it 1 of 3"):
+        open_gguf(parts[0])
+
+
+def test_parts_that_lack_a_tensor_are_refused(tmp_path: Path) -> None:
+    parts = split_gguf(tmp_path, "m", num_claimed=99)
+    with pytest.raises(CheckpointError, match="all parts have 99 tensors; they have 12"):
+        open_gguf(parts[0])
+
+
+def test_parts_that_have_a_tensor_twice_are_refused(tmp_path: Path) -> None:
+    parts = split_gguf(tmp_path, "m", repeated="blk.0.attn_q.weight")
+    with pytest.raises(CheckpointError, match=r"has blk.0.attn_q.weight, which a part before"):
+        open_gguf(parts[0])

@@ -192,12 +192,19 @@ def make_model(family: str, path: Path) -> VisionModel:
     return VisionModel(path, oracle, processor)
 
 
-def save_tokenizer(path: Path, template: str) -> None:
-    """Save one that has a token for each byte, and the special ones."""
+def save_tokenizer(
+    path: Path, template: str, more: Sequence[str] = (), image: str = "<|image_pad|>"
+) -> None:
+    """Save one that has a token for each byte, the special ones, and ``more`` of them.
+
+    ``image`` is what it calls the placeholder of an image.
+    """
+    template = template.replace("<|image_pad|>", image)
+    specials = [image if token == "<|image_pad|>" else token for token in SPECIALS]
     tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(ALPHABET)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(SPECIALS)
+    tokenizer.add_special_tokens([*specials, *more])
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|im_end|>", chat_template=template
     )

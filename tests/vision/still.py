@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from headstock.checkpoint.folder import open_folder
 from headstock.graph.build import build_model
 from headstock.graph.loader import load_weights
 from headstock.multimodal.family import find_family
-from headstock.multimodal.process import to_patches
+from headstock.multimodal.process import to_pieces
+from headstock.wire.media import View
 from tests.e2e.served import served
 from tests.models.conftest import randomize
 from tests.models.harness import REGISTRY, context
@@ -40,6 +41,7 @@ WORDS = {
     "initializer_range": 0.2,
     "eos_token_id": ID_OF["<|im_end|>"],
 }
+ROOM = {"max_model_len": 48, "cache_tokens": 60, "chunked_prefill_size": 24}
 
 
 @dataclass
@@ -50,17 +52,37 @@ class StillModel:
         path: Of the checkpoint.
         oracle: The model.
         prepare: Makes its inputs.
+        room: What is too little for several requests at once.
+        encode: Returns the oracle's features of what was prepared; None: as most models do.
+        forward: Returns the oracle's logits of what was prepared; None: as most models do.
     """
 
     path: Path
     oracle: transformers.PreTrainedModel
     prepare: Prepare
+    room: dict[str, int] = field(default_factory=lambda: dict(ROOM))
+    encode: Callable[..., Tensor] | None = None
+    forward: Callable[..., Tensor] | None = None
+
+    def logits(self, **given: Any) -> Tensor:
+        """Return the logits of all tokens of a prompt. [T, V]"""
+        with torch.no_grad():
+            if self.forward is not None:
+                return self.forward(**given)[0]
+            return self.oracle(**given, use_cache=False).logits[0]
+
+    def features(self, **given: Any) -> Tensor:
+        """Return the features of images' tokens, of what was prepared of them. [M, F]"""
+        with torch.no_grad():
+            if self.encode is not None:
+                return self.encode(**given)
+            found = self.oracle.model.get_image_features(**given).pooler_output
+        return torch.cat(list(found)) if not isinstance(found, Tensor) else found.flatten(0, -2)
 
     def logprobs(self, ids: Sequence[int], images: Sequence[Image.Image]) -> Tensor:
         """Return the logprob of every id but the first of an expanded prompt. [T - 1]"""
         given = self.prepare(list(ids), images)
-        with torch.no_grad():
-            logits = self.oracle(**given, use_cache=False).logits[0]
+        logits = self.logits(**given)
         return logits[:-1].log_softmax(-1).gather(1, given["input_ids"][0, 1:, None])[:, 0]
 
     def generate(self, ids: Sequence[int], images: Sequence[Image.Image], count: int) -> list[int]:
@@ -68,8 +90,7 @@ class StillModel:
         given = self.prepare(list(ids), images)
         drawn: list[int] = []
         for _ in range(count):
-            with torch.no_grad():
-                drawn.append(int(self.oracle(**given, use_cache=False).logits[0, -1].argmax()))
+            drawn.append(int(self.logits(**given)[-1].argmax()))
             types = ("token_type_ids", "mm_token_type_ids")
             for name, value in (("input_ids", drawn[-1]), *((name, 0) for name in types)):
                 if name in given:
@@ -78,14 +99,22 @@ class StillModel:
         return drawn
 
 
-def save(path: Path, config: Any, name: str, processor: Any, template: str = TEMPLATE) -> Any:
+def save(
+    path: Path,
+    config: Any,
+    name: str,
+    processor: Any,
+    template: str = TEMPLATE,
+    more: Sequence[str] = (),
+    image: str = "<|image_pad|>",
+) -> Any:
     """Save a model of random weights with its tokenizer and processor; returns the model."""
     torch.manual_seed(0)
     kind = getattr(transformers, f"{name}ForConditionalGeneration")
     oracle = kind._from_config(config, attn_implementation="eager").eval()
     randomize(oracle)
     oracle.save_pretrained(path)
-    save_tokenizer(path, template)
+    save_tokenizer(path, template, more, image)
     processor.save_pretrained(path)
     return oracle
 
@@ -109,12 +138,15 @@ def features(path: Path, images: Sequence[Image.Image]) -> Tensor:
     family = find_family(files.config, path)
     assert family is not None
     assert model.media is not None
-    cut = [to_patches(image, family.as_dict() | {"max_tokens": 1 << 20}) for image in images]
-    frames = [tuple(grid) for grid, _ in cut]
-    pixels = torch.from_numpy(np.concatenate([patches for _, patches in cut]))
+    settings = family.as_dict() | {"max_tokens": 1 << 20}
+    is_alone = len(images) == 1
+    cut = [piece for image in images for piece in to_pieces(image, settings, is_alone=is_alone)]
+    grids = [(piece.grid[0], piece.grid[1], piece.grid[2]) for piece in cut]
+    views = [None if piece.view is None else View(*piece.view) for piece in cut]
+    pixels = torch.from_numpy(np.concatenate([piece.patches for piece in cut]))
     scales = (torch.tensor(family.scale), torch.tensor(family.shift))
     with torch.inference_mode():
-        return model.media.encode(pixels, frames, *scales, torch.from_numpy)
+        return model.media.encode(pixels, grids, *scales, torch.from_numpy, views)
 
 
 OLD = "old"
@@ -127,6 +159,10 @@ def rewrite(source: Path, target: Path, style: str) -> None:
         (target / file.name).write_bytes(file.read_bytes())
     weights = load_file(source / "model.safetensors")
     rename = _qwen2_name if any("visual." in name for name in weights) else _tower_name
+    if any("post_conv_layernorm" in name for name in weights):
+        rename = _same_name
+    if any(re.match(r"model\.text_model\.|vision_model\.", name) for name in weights):
+        rename = _same_name
     named = {rename(name, style): tensor for name, tensor in weights.items()}
     save_file(named, target / "model.safetensors")
     if style == OLD and rename is _qwen2_name:
@@ -137,12 +173,17 @@ def _tower_name(name: str, style: str) -> str:
     name = re.sub(r"^(model\.)?(language_model\.)?lm_head\.", "lm_head.", name)
     name = re.sub(r"^(model\.)?language_model\.(model\.)?", "language_model.", name)
     name = re.sub(r"^(model\.)?vision_tower\.(vision_model\.)?", "vision_tower.", name)
-    name = re.sub(r"^(model\.)?multi_modal_projector\.", "multi_modal_projector.", name)
+    name = re.sub(r"^(model\.)?(multi_modal_projector\.|image_newline$)", r"\2", name)
     if style == NEW:
         return name if name.startswith("lm_head.") else f"model.{name}"
     name = re.sub(r"^language_model\.", "language_model.model.", name)
     name = re.sub(r"^lm_head\.", "language_model.lm_head.", name)
     return re.sub(r"^vision_tower\.", "vision_tower.vision_model.", name)
+
+
+def _same_name(name: str, style: str) -> str:
+    """Return the name itself: these families have always had the same ones."""
+    return name
 
 
 def _qwen2_name(name: str, style: str) -> str:

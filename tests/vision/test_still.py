@@ -9,14 +9,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch.nn import functional
 from transformers.image_utils import ChannelDimension
-from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_output_image_size
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
+from transformers.models.pixtral.image_processing_pil_pixtral import (
+    get_resize_output_image_size as get_rows_size,
+)
+from transformers.models.smolvlm.image_processing_pil_smolvlm import (
+    SmolVLMImageProcessorPil,
+    get_resize_output_image_size,
+)
 
 import headstock
-from headstock.errors import CheckpointError, UnsupportedError
+from headstock.errors import CheckpointError, RequestError, UnsupportedError
 from headstock.graph.build import build_model
+from headstock.graph.vision import place_patches
 from headstock.multimodal.family import find_family
 from headstock.multimodal.patches import bounded_size
+from headstock.multimodal.tiles import canvas_plan, fit_plan, split_plan
+from headstock_models.glm4v import resample_cubic
 from headstock_models.llava import LlavaForConditionalGeneration
 from tests.models.harness import context
 from tests.vision.claims import (
@@ -45,7 +57,13 @@ from tests.vision.still import (
 )
 from tests.vision.still_families import MAKERS
 
-IMAGE_INPUTS = ("pixel_values", "image_grid_thw", "image_sizes")
+IMAGE_INPUTS = (
+    "pixel_values",
+    "image_grid_thw",
+    "image_sizes",
+    "batch_num_images",
+    "pixel_attention_mask",
+)
 
 
 @pytest.fixture(scope="module", params=MAKERS)
@@ -64,13 +82,14 @@ def wanted(model: StillModel) -> dict[str, list[int]]:
     return {name: model.generate(*case, COUNT) for name, case in CASES.items()}
 
 
-def test_features_of_images_are_those_of_transformers(model: StillModel) -> None:
-    given = model.prepare([PAD, PAD], [ONE, TWO])
+@pytest.mark.parametrize("images", [[ONE, TWO], [ONE], [TWO]])
+def test_features_of_images_are_those_of_transformers(
+    model: StillModel, images: list[Image.Image]
+) -> None:
+    given = model.prepare([PAD] * len(images), images)
     given = {name: value for name, value in given.items() if name in IMAGE_INPUTS}
-    with torch.no_grad():
-        found = model.oracle.model.get_image_features(**given).pooler_output
-    want = torch.cat(list(found)) if not isinstance(found, torch.Tensor) else found.flatten(0, -2)
-    torch.testing.assert_close(features(model.path, [ONE, TWO]), want, rtol=1e-4, atol=1e-4)
+    want = model.features(**given)
+    torch.testing.assert_close(features(model.path, images), want, rtol=1e-4, atol=1e-4)
 
 
 def test_greedy_ids_are_those_of_transformers(
@@ -107,7 +126,7 @@ def test_a_hit_may_end_before_within_and_after_an_image(
 
 
 def test_a_retraction_changes_nothing(model: StillModel, wanted: dict[str, list[int]]) -> None:
-    check_retraction(model, wanted, max_model_len=48, cache_tokens=60, chunked_prefill_size=24)
+    check_retraction(model, wanted, **model.room)
 
 
 @pytest.mark.parametrize("style", [OLD, NEW])
@@ -181,10 +200,23 @@ def test_sizes_under_a_bound_are_those_of_transformers(
 ) -> None:
     assert bounded_size(*size, unit=8, longest=32) == want
     blank = np.zeros((3, *size), np.uint8)
-    assert get_resize_output_image_size(blank, 32, 8, ChannelDimension.FIRST) == want
+    assert get_rows_size(blank, 32, 8, ChannelDimension.FIRST) == want
 
 
-@pytest.mark.parametrize("name", ["llava", "mistral3", "qwen2.5-vl"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "glm4v",
+        "idefics3",
+        "internvl",
+        "llama4",
+        "llava",
+        "llava-next",
+        "llava-onevision",
+        "mistral3",
+        "qwen2.5-vl",
+    ],
+)
 def test_a_chat_with_images_answers_as_transformers(tmp_path: Path, name: str) -> None:
     model = MAKERS[name](tmp_path / "tiny-still")
     images = [picture(24, 32, 3), picture(16, 40, 4)]
@@ -192,3 +224,111 @@ def test_a_chat_with_images_answers_as_transformers(tmp_path: Path, name: str) -
     content, num_prompt = ask_as_client(model, "What is this?", images, 8)
     assert content == text_of(model, model.generate(ids, images, 8))
     assert num_prompt == model.prepare(ids, images)["input_ids"].shape[1]
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value", "named"),
+    [
+        ("preprocessor_config.json", "size", {"height": 8, "width": 12}, "tiles are resized to"),
+        ("preprocessor_config.json", "image_grid_pinpoints", [[12, 24]], "other image_grid"),
+        ("config.json", "vision_aspect_ratio", "square", "vision_aspect_ratio is 'square'"),
+    ],
+)
+def test_mosaics_that_do_not_fit_are_refused(
+    tmp_path: Path, file: str, key: str, value: object, named: str
+) -> None:
+    path = MAKERS["llava-onevision"](tmp_path).path / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    config = json.loads((tmp_path / "config.json").read_text())
+    with pytest.raises(CheckpointError, match=named):
+        find_family(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "named"),
+    [
+        ("idefics3", "max_image_size", {"longest_edge": 8}, "tiles have"),
+        ("idefics3", "size", {"height": 32, "width": 32}, "not to a longest_edge"),
+        ("internvl", "size", {"height": 8, "width": 8}, "tiles are resized to"),
+        ("llama4", "size", {"height": 8, "width": 8}, "tiles are resized to"),
+        ("llama4", "resize_to_max_canvas", True, "resize_to_max_canvas"),
+    ],
+)
+def test_tiles_that_do_not_fit_are_refused(
+    tmp_path: Path, name: str, key: str, value: object, named: str
+) -> None:
+    path = MAKERS[name](tmp_path).path / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    config = json.loads((tmp_path / "config.json").read_text())
+    with pytest.raises(CheckpointError, match=named):
+        find_family(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [(24, 32), (40, 16), (333, 500), (500, 333), (8, 8), (1, 90), (4200, 30), (1001, 1000)],
+)
+@pytest.mark.parametrize(("side", "longest"), [(16, 32), (364, 1456), (512, 2048), (512, 5000)])
+def test_splits_are_those_of_transformers(size: tuple[int, int], side: int, longest: int) -> None:
+    settings = {"longest": longest, "is_cut": True}
+    plan = split_plan(*size, side, settings)
+    blank = np.zeros((1, *size), np.uint8)
+    assert plan.sizes[0] == get_resize_output_image_size(blank, longest)
+    processor = SmolVLMImageProcessorPil()
+    asked = {"size": {"longest_edge": longest}, "max_image_size": {"longest_edge": side}}
+    _, rows, columns = processor.get_number_of_image_patches(*size, asked)
+    assert (plan.rows, plan.columns) == (rows, columns)
+
+
+@pytest.mark.parametrize("size", [(24, 32), (40, 16), (333, 500), (8, 8), (1, 90), (900, 900)])
+@pytest.mark.parametrize(("side", "most"), [(16, 4), (448, 12), (100, 7), (448, 1)])
+def test_canvases_are_those_of_transformers(size: tuple[int, int], side: int, most: int) -> None:
+    plan = canvas_plan(*size, side, {"is_cut": True, "min_tiles": 1, "max_tiles": most})
+    columns, rows = get_optimal_tiled_canvas(size, (side, side), 1, most)
+    assert (plan.rows * plan.columns or 1) == rows * columns
+    if plan.sizes:
+        assert (plan.rows, plan.columns) == (rows, columns)
+
+
+@pytest.mark.parametrize(
+    ("size", "shape", "resized_to"),
+    [
+        ((24, 32), (1, 1), (252, 336)),
+        ((200, 300), (1, 1), (224, 336)),
+        ((900, 300), (3, 1), (900, 300)),
+    ],
+)
+def test_canvases_that_fit_are_those_of_transformers(
+    size: tuple[int, int], shape: tuple[int, int], resized_to: tuple[int, int]
+) -> None:
+    """``get_best_fit`` and ``get_max_res_without_distortion`` made these of sides of 336, by 5."""
+    plan = fit_plan(*size, 336, {"max_tiles": 5})
+    assert (plan.rows, plan.columns) == shape
+    assert plan.sizes == [resized_to]
+
+
+@pytest.mark.parametrize("grid", [(1, 4, 4), (1, 2, 6), (1, 10, 8), (1, 5, 5)])
+def test_positions_are_resampled_as_pytorch_does(grid: tuple[int, int, int]) -> None:
+    side = 5
+    table_LD = torch.randn(side**2, 3)
+    places_2N = place_patches(grid, 1)
+    rows, weights = resample_cubic(places_2N, grid, side)
+    got = (table_LD[torch.from_numpy(rows)] * torch.from_numpy(weights)[..., None]).sum(dim=1)
+    high, wide = (torch.from_numpy(place) + 0.5 for place in places_2N)
+    where = torch.stack((wide / grid[2] * 2 - 1, high / grid[1] * 2 - 1), dim=-1).float()
+    want = functional.grid_sample(
+        table_LD.T.view(1, 3, side, side),
+        where[None, :, None],
+        mode="bicubic",
+        padding_mode="border",
+        align_corners=False,
+    )
+    torch.testing.assert_close(got, want[0, :, :, 0].T, rtol=1e-5, atol=1e-5)
+
+
+def test_an_image_with_more_tokens_than_the_server_takes_is_refused(tmp_path: Path) -> None:
+    model = MAKERS["llava-next"](tmp_path)
+    with headstock.Engine(model=str(model.path), **(SETTINGS | {"encoder_tokens": 32})) as engine:
+        with pytest.raises(RequestError, match="37 tokens; 32 are allowed"):
+            ask(engine, CASES["one image"])
+        assert ask(engine, CASES["text alone"])["output_ids"]

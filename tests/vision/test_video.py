@@ -108,9 +108,12 @@ def test_patches_are_those_of_transformers(vl: VisionModel, kind: str, count: in
     (found,) = ours.read([Source("v", film_url(frames, kind), kind="video")])
     ours.close()
     patches, grid = prepared(frames, count / 4)
-    assert [len(found.digests), *found.grid[1:]] == grid
+    assert [len(found.pieces), *found.pieces[0].grid[1:]] == grid
     np.testing.assert_array_equal(
-        np.frombuffer(found.pixels, np.uint8).reshape(patches.shape), patches
+        np.frombuffer(b"".join(piece.pixels for piece in found.pieces), np.uint8).reshape(
+            patches.shape
+        ),
+        patches,
     )
 
 

@@ -17,10 +17,12 @@ from headstock_triton.target import Target, cdiv
 
 @triton.jit
 def clip(gate, up, p0, KIND: tl.constexpr):
-    """Bound gate and up features and add 1 to up, where the kind does; both float32."""
+    """Bound gate and up features, and add 1 to up, where the kind does; both float32."""
     if KIND == 4:  # clipped-swiglu
         gate = tl.minimum(gate, p0)
         up = tl.minimum(tl.maximum(up, -p0), p0) + 1
+    elif KIND == 6:  # bounded-swiglu; silu is bounded when it is made
+        up = tl.minimum(tl.maximum(up, -p0), p0)
     return gate, up
 
 
@@ -38,6 +40,8 @@ def activate(x, p0, p1, p2, p3, KIND: tl.constexpr):
         y = y * y
     elif KIND == 4:  # clipped-swiglu
         y = x * tl.sigmoid(p1 * x)
+    elif KIND == 6:  # bounded-swiglu
+        y = tl.minimum(x * tl.sigmoid(x), p0)
     else:  # xielu
         below = (tl.exp(tl.minimum(x, p3)) - 1 - x) * p1
         y = tl.where(x > 0, p0 * x * x, below) + p2 * x
@@ -65,7 +69,7 @@ def silu_and_mul_kernel(
     begin(PDL)
     gate = tl.load(gate_up + row * stride + columns, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(gate_up + row * stride + F + columns, mask=inside, other=0.0)
-    if KIND == 4:
+    if KIND == 4 or KIND == 6:
         gate, up = clip(gate, up.to(tl.float32), p0, KIND)
     activated = activate(gate, p0, p1, p2, p3, KIND).to(out.dtype.element_ty)
     tl.store(out + row * F + columns, activated * up, mask=inside)

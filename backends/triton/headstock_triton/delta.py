@@ -20,6 +20,9 @@ from headstock_triton.overlap import begin
 
 CHUNK = 16
 """Tokens of a chunk: the least that tensor cores take."""
+LEAST_DECAY = tl.constexpr(-64.0)
+"""Logarithm of what counts as nothing left: sums over a chunk stay small, so that differences of
+them keep their digits."""
 
 
 @triton.jit
@@ -33,7 +36,8 @@ def unit(x_MK, scale):
 def decays_of(a, decay, bias):
     """Return logarithms of decays. float32."""
     x = a.to(tl.float32) + bias
-    return -tl.exp(decay) * tl.where(x > 20.0, x, tl.log(1.0 + tl.exp(tl.minimum(x, 20.0))))
+    soft = tl.where(x > 20.0, x, tl.log(1.0 + tl.exp(tl.minimum(x, 20.0))))
+    return tl.maximum(-tl.exp(decay) * soft, LEAST_DECAY)
 
 
 @triton.jit
@@ -208,13 +212,13 @@ def chunk_kernel(
             a_MK = tl.load(at_MK, mask=inside_MK, other=0.0)
             g_MK = tl.where(inside_MK, decays_of(a_MK, decay_1, bias_K[None, :]), 0.0)
             since_MK = tl.cumsum(g_MK, axis=0)
-            last_K = tl.sum(g_MK, axis=0)
+            last_K = tl.sum(tl.where((m == BLOCK_M - 1)[:, None], since_MK, 0.0), axis=0)
             kk_MM, qk_MM = compare(q_MK, k_MK, since_MK, m, BLOCK_M)
         else:
             a_M = tl.load(a + token_M * a_stride + head, mask=is_there_M, other=0.0)
             g_M = tl.where(is_there_M, decays_of(a_M, decay_1, bias_1), 0.0)
             since_M = tl.cumsum(g_M, axis=0)
-            last = tl.sum(g_M, axis=0)
+            last = tl.sum(tl.where(m == BLOCK_M - 1, since_M, 0.0), axis=0)
             between_MM = tl.exp(tl.minimum(since_M[:, None] - since_M[None, :], 0.0))
             kk_MM = tl.dot(k_MK, tl.trans(k_MK), input_precision=PRECISION) * between_MM
         # The inverse of 1 + L, row by row: rows above are done when a row is.

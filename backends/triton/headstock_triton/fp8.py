@@ -169,6 +169,8 @@ class Fp8Linear:
         scales = (spec.in_features // GROUP, spec.out_features)
         self._scale_GO = torch.ones(scales, dtype=torch.float32, device=where)
         self._scale_b: Tensor | None = None
+        self._can_share = scales[0] % BLOCKS_UNIT == 0 and spec.out_features % GROUP == 0
+        self._is_shared = [False] * (spec.out_features // GROUP)
         self._bias_O: Tensor | None = None
         if spec.has_bias:
             self._bias_O = torch.zeros(spec.out_features, dtype=spec.dtype, device=where)
@@ -183,6 +185,17 @@ class Fp8Linear:
         self._weight_OI[row_begin:end].copy_(rows)
         self._scale_GO[:, row_begin:end].copy_(scale_RG.t())
         self._scale_b = None
+        if self._can_share:
+            self._look_at_blocks(row_begin // GROUP, -(-end // GROUP))
+
+    def _look_at_blocks(self, first: int, end: int) -> None:
+        """Note in which blocks of 128 rows, of ``first`` to ``end``, all rows have one scale.
+
+        Here, since a product may not wait for the device.
+        """
+        scale_GBR = self._scale_GO[:, first * GROUP : end * GROUP].unflatten(1, (-1, GROUP))
+        is_shared_B = (scale_GBR == scale_GBR[:, :, :1]).all(dim=2).all(dim=0)
+        self._is_shared[first:end] = is_shared_B.tolist()
 
     def load_bias(self, bias: Tensor, begin: int) -> None:
         """Copy the bias."""
@@ -208,17 +221,11 @@ class Fp8Linear:
         return out_MO if self._bias_O is None else out_MO + self._bias_O
 
     def _scales(self) -> Tensor:
-        """Return the scales of blocks of 128 rows, where rows share them; else of rows.
-
-        Found at the first product, which no graph captures.
-        """
+        """Return the scales of blocks of 128 rows, where rows share them; else of rows."""
         if self._scale_b is None:
             self._scale_b = self._scale_GO
-            num_groups, num_rows = self._scale_GO.shape
-            if num_groups % BLOCKS_UNIT == 0 and num_rows % GROUP == 0:
-                blocks_GB = self._scale_GO[:, ::GROUP]
-                if torch.equal(blocks_GB.repeat_interleave(GROUP, dim=1), self._scale_GO):
-                    self._scale_b = blocks_GB.t().contiguous().t()
+            if self._can_share and all(self._is_shared):
+                self._scale_b = self._scale_GO[:, ::GROUP].t().contiguous().t()
         return self._scale_b
 
     def rows(self, ids_T: Tensor, first: int) -> Tensor:

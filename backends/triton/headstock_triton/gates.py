@@ -54,16 +54,17 @@ def gate_kernel(
     gate_stride,
     C,
     IS_SILU: tl.constexpr,
+    SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Gate some features of token ``program_id(0)``."""
+    """Gate some features of token ``program_id(0)``; ``SIZE`` neighbours have one gate."""
     begin(PDL)
     token = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = c < C
     x32 = tl.load(x + token * x_stride + c, mask=inside, other=0.0).to(tl.float32)
-    g = tl.load(gate + token * gate_stride + c, mask=inside, other=0.0).to(tl.float32)
+    g = tl.load(gate + token * gate_stride + c // SIZE, mask=inside, other=0.0).to(tl.float32)
     y = x32 / (1.0 + tl.exp(-g))
     if IS_SILU:
         y *= g
@@ -138,6 +139,10 @@ class Gates:
         """See :func:`headstock.ops.gates.gate_features`."""
         return self._gate(x_TC, gate_TC, is_silu=False)
 
+    def gate_heads(self, x_TC: Tensor, gate_TH: Tensor) -> Tensor:
+        """See :func:`headstock.ops.gates.gate_heads`."""
+        return self._gate(x_TC, gate_TH, is_silu=False, size=x_TC.shape[1] // gate_TH.shape[1])
+
     def gate_by_silu(self, x_TC: Tensor, gate_TC: Tensor) -> Tensor:
         """See :func:`headstock.ops.gates.gate_by_silu`."""
         return self._gate(x_TC, gate_TC, is_silu=True)
@@ -174,19 +179,20 @@ class Gates:
         )
         return out_TC
 
-    def _gate(self, x_TC: Tensor, gate_TC: Tensor, *, is_silu: bool) -> Tensor:
+    def _gate(self, x_TC: Tensor, gate_TC: Tensor, *, is_silu: bool, size: int = 1) -> Tensor:
         x_TC = x_TC if x_TC.stride(1) == 1 else x_TC.contiguous()
         gate_TC = gate_TC if gate_TC.stride(1) == 1 else gate_TC.contiguous()
-        num_tokens, size = x_TC.shape
-        out_TC = torch.empty((num_tokens, size), dtype=x_TC.dtype, device=x_TC.device)
-        gate_kernel[(num_tokens, cdiv(size, GATE_BLOCK))](
+        num_tokens, width = x_TC.shape
+        out_TC = torch.empty((num_tokens, width), dtype=x_TC.dtype, device=x_TC.device)
+        gate_kernel[(num_tokens, cdiv(width, GATE_BLOCK))](
             x_TC,
             gate_TC,
             out_TC,
             x_TC.stride(0),
             gate_TC.stride(0),
-            size,
+            width,
             IS_SILU=is_silu,
+            SIZE=size,
             BLOCK=GATE_BLOCK,
             **self._target.launch(4),
         )

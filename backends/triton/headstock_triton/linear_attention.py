@@ -97,7 +97,7 @@ class TritonLinearAttention:
         if batch.max_query > 1:
             columns = min(CHUNK_COLUMNS, max(16, next_power_of_2(spec.value_size)))
             grid = (cdiv(spec.value_size, columns), spec.num_value_heads, batch.num_rows)
-            precision = self._target.precision(spec.dtype)
+            precision = self._target.state_precision(spec.dtype)
             chunk_kernel[grid](
                 *args,
                 BLOCK_M=CHUNK,

@@ -34,6 +34,9 @@ CHUNK = 32
 """Tokens of a chunk."""
 COLUMNS = 32
 """Columns of a matrix that a program has in registers."""
+LEAST_DECAY = tl.constexpr(-32.0)
+"""Logarithm of what counts as nothing left: sums over a chunk stay small, so that differences of
+them keep their digits."""
 
 
 @triton.jit
@@ -173,8 +176,8 @@ def chunk_kernel(
         dt_M = tl.load(dt + token_M * dt_stride + head, mask=is_there_M, other=0.0)
         # Tokens past the end leave the state as it is.
         step_M = tl.where(is_there_M, steps_of(dt_M, bias_1, least, largest), 0.0)
-        since_M = tl.cumsum(speed * step_M, axis=0)
-        last = tl.sum(speed * step_M, axis=0)
+        since_M = tl.cumsum(tl.maximum(speed * step_M, LEAST_DECAY), axis=0)
+        last = tl.sum(tl.where(m == BLOCK_M - 1, since_M, 0.0), axis=0)
         between_MM = tl.exp(tl.minimum(since_M[:, None] - since_M[None, :], 0.0))
         written_MP = x_MP * step_M[:, None]
         scores_MM = tl.dot(c_MN, tl.trans(b_MN), input_precision=PRECISION) * between_MM
@@ -253,7 +256,7 @@ class TritonMamba2:
         }
         grid = (cdiv(spec.head_dim, columns), spec.num_heads, batch.num_rows)
         if batch.max_query > 1:
-            precision = self._target.precision(spec.dtype)
+            precision = self._target.state_precision(spec.dtype)
             launch = self._target.launch(4)
             chunk_kernel[grid](*args, BLOCK_M=CHUNK, PRECISION=precision, **sizes, **launch)
         step_kernel[grid](*args, **sizes, **self._target.launch(4))

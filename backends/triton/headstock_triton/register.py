@@ -25,7 +25,13 @@ from headstock.ops.features import (
     scale_tokens,
     weigh_features,
 )
-from headstock.ops.gates import gate_by_silu, gate_features, gated_group_norm, gated_norm
+from headstock.ops.gates import (
+    gate_by_silu,
+    gate_features,
+    gate_heads,
+    gated_group_norm,
+    gated_norm,
+)
 from headstock.ops.latent import LatentSpec, latent_attention, rotate_and_write_latent
 from headstock.ops.linear import (
     DENSE,
@@ -180,6 +186,7 @@ def register_delta(registry: OpRegistry, target: Target) -> None:
     sizes = {"key_size": Sizes(at_most=128)}
     requires = Requires(dtypes=FLOATS, sizes=sizes, features=frozenset({BY_CHANNEL}))
     registry.add(linear_attention, PROVIDER, TritonLinearAttention, requires=requires)
+    registry.add(gate_heads, PROVIDER, gates.gate_heads, requires=floats)
     registry.add(gate_by_silu, PROVIDER, gates.gate_by_silu, requires=floats)
     registry.add(gated_group_norm, PROVIDER, gates.gated_group_norm, requires=floats)
     registry.add(short_convolution, PROVIDER, TritonShortConvolution, requires=floats)
@@ -200,7 +207,7 @@ def register_encoder(registry: OpRegistry, target: Target) -> None:
     registry.add(add_layer_norm, PROVIDER, encoders.add_layer_norm, requires=floats)
     registry.add(embed_places, PROVIDER, encoders.embed_places, requires=floats)
     registry.add(pool_rows, PROVIDER, encoders.pool_rows, requires=floats)
-    plain = Requires(dtypes=FLOATS, features=ACTIVATIONS - {"clipped-swiglu"})
+    plain = Requires(dtypes=FLOATS, features=ACTIVATIONS - {"clipped-swiglu", "bounded-swiglu"})
     registry.add(activate, PROVIDER, Activations(target).activate, requires=plain)
 
 

@@ -84,6 +84,14 @@ class Target:
         """
         return "tf32" if dtype != torch.float32 and self.kind != "hip" else "ieee"
 
+    def state_precision(self, dtype: torch.dtype) -> str:
+        """Return how products with states are made, which are float32 in every model.
+
+        TF32 has float16's digits: states and sums rounded to it would double float16's error.
+        """
+        precision = self.precision(dtype)
+        return "tf32x3" if precision == "tf32" and dtype == torch.float16 else precision
+
     def stages(self, wanted: int) -> int:
         """Return how many tiles a loop may have under way where ``wanted`` are best elsewhere.
 

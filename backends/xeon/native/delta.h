@@ -62,6 +62,18 @@ struct GatedNormArgs {
     double eps;
 };
 
+// The op gate_heads: as gate_features, with a gate for each head.
+struct GateHeadsArgs {
+    const float* x;
+    int64_t x_stride;
+    const float* gate;    // [rows, heads]
+    int64_t gate_stride;
+    float* y;             // [rows, size]
+    int64_t rows;
+    int64_t size;
+    int64_t heads;
+};
+
 // The op gate_features.
 struct GateArgs {
     const float* x;
@@ -78,5 +90,6 @@ static_assert(sizeof(DeltaArgs) <= kMaxArgs * 8, "kMaxArgs is too small");
 void plan_delta(const int64_t* args, PhaseList& list);
 void plan_gated_norm(const int64_t* args, PhaseList& list);
 void plan_gate(const int64_t* args, PhaseList& list);
+void plan_gate_heads(const int64_t* args, PhaseList& list);
 
 }  // namespace headstock

@@ -195,6 +195,20 @@ void run_gate(const void* untyped, int64_t chunk, const Worker&) {
     }
 }
 
+void run_gate_heads(const void* untyped, int64_t chunk, const Worker&) {
+    const auto& args = *static_cast<const GateHeadsArgs*>(untyped);
+    const int64_t last = min64((chunk + 1) * kRowsPerChunk, args.rows);
+    const int64_t size = args.size / args.heads;
+    for (int64_t row = chunk * kRowsPerChunk; row < last; ++row) {
+        const float *x = args.x + row * args.x_stride, *gate = args.gate + row * args.gate_stride;
+        float* y = args.y + row * args.size;
+        for (int64_t head = 0; head < args.heads; ++head) {
+            const float factor = sigmoid(gate[head]);
+            for (int64_t i = head * size; i < (head + 1) * size; ++i) y[i] = x[i] * factor;
+        }
+    }
+}
+
 }  // namespace
 
 void plan_delta(const int64_t* untyped, PhaseList& list) {
@@ -211,6 +225,10 @@ void plan_gated_norm(const int64_t* args, PhaseList& list) {
 
 void plan_gate(const int64_t* args, PhaseList& list) {
     list.add_rows(run_gate, args, as<GateArgs>(args).rows, kRowsPerChunk);
+}
+
+void plan_gate_heads(const int64_t* args, PhaseList& list) {
+    list.add_rows(run_gate_heads, args, as<GateHeadsArgs>(args).rows, kRowsPerChunk);
 }
 
 }  // namespace headstock

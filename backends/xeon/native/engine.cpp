@@ -60,6 +60,7 @@ constexpr Kernel kKernels[] = {
     {"delta", plan_delta},
     {"gated_norm", plan_gated_norm},
     {"gate", plan_gate},
+    {"gate_heads", plan_gate_heads},
     {"gate_by_silu", plan_gate_by_silu},
     {"gated_group_norm", plan_gated_group_norm},
     {"mamba2", plan_mamba2},

@@ -26,7 +26,8 @@ struct NormArgs {
 };
 
 enum class ActivationKind : int64_t {
-    kSilu = 0, kGeluTanh = 1, kGelu = 2, kRelu2 = 3, kClippedSwiglu = 4, kXielu = 5
+    kSilu = 0, kGeluTanh = 1, kGelu = 2, kRelu2 = 3, kClippedSwiglu = 4, kXielu = 5,
+    kBoundedSwiglu = 6
 };
 
 // How gate and up features are joined. `parameters`: what the kind takes.

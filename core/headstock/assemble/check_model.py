@@ -17,7 +17,13 @@ from headstock.errors import HeadstockError
 from headstock.graph.build import Model
 from headstock.graph.embedding import Embedding, LMHead
 from headstock.graph.linear import Linear
-from headstock.graph.loader import Mismatch, adopt_names, compare, settle_ties
+from headstock.graph.loader import (
+    Mismatch,
+    adopt_names,
+    allocate_layer,
+    compare,
+    settle_ties,
+)
 from headstock.graph.module import find_layers
 from headstock.graph.moe import Experts
 from headstock.ops.base import Op, Resolution, Spec
@@ -25,7 +31,6 @@ from headstock.ops.linear import linear
 from headstock.ops.moe import experts
 from headstock.plugins.models import ChosenModel
 from headstock.plugins.resolved import describe_spec
-from headstock.quantization.plan import Layout
 
 KEEPS_WEIGHTS = (linear.name, experts.name)
 """Ops whose providers make room for weights when they are built."""
@@ -192,12 +197,7 @@ def _choose_products(model: Model, index: Mapping[str, StoredTensor]) -> None:
     for prefix, layer in find_layers(model):
         if not isinstance(layer, Linear | Embedding | LMHead | Experts):
             continue
-        layouts = {leaf.name: Layout() for leaf in layer.leaves()}
-        for name in layouts:
-            stored = index.get(prefix + name)
-            if stored is not None:
-                layouts[name] = Layout(stored.layout, stored.group_size)
-        layer.allocate(layouts)
+        allocate_layer(layer, prefix, index)
 
 
 def _ops(resolutions: list[Resolution]) -> tuple[CheckedOp, ...]:

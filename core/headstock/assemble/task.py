@@ -17,7 +17,9 @@ CLASSIFIER = "ForSequenceClassification"
 DECODER = "ForCausalLM"
 BASE = "Model"
 MASKED = "ForMaskedLM"
-_HEADS = (CLASSIFIER, DECODER, MASKED, BASE)
+OLD_DECODER = "LMHeadModel"
+"""What GPT-2 ends in."""
+_HEADS = (CLASSIFIER, DECODER, MASKED, OLD_DECODER, BASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,8 @@ def find_task(files: ModelFiles, settings: ModelSettings, registry: ModelRegistr
     known = frozenset(registry.names)
     stems = [stem for name in names for stem in _stems(name)]
     own = [name for stem in stems if (name := stem + wanted) in known]
-    decoders = [name for stem in stems if (name := stem + DECODER) in known]
+    heads = (DECODER, OLD_DECODER)
+    decoders = [name for stem in stems for head in heads if (name := stem + head) in known]
     if not own and not decoders:
         asked = ", ".join(names) or "none"
         raise UnsupportedError(
@@ -127,7 +130,8 @@ def _kind(files: ModelFiles, settings: ModelSettings, names: Sequence[str]) -> K
         return "classify"
     if files.sentence is not None and files.sentence.verdict_ids:
         return "generate"
-    if files.sentence is not None or (names and names[0].endswith(BASE)):
+    is_bare = bool(names) and names[0].endswith(BASE) and not names[0].endswith(OLD_DECODER)
+    if files.sentence is not None or is_bare:
         return "embed"
     return "generate"
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from headstock.checkpoint.mapping import MappedFile
 from headstock.checkpoint.sentence import SentenceFiles
 from headstock.errors import CheckpointError
 from headstock.ops.linear import DENSE
@@ -39,6 +40,8 @@ class StoredTensor:
         num_bytes: What it takes in the file.
         read: Rows [begin, end) to canonical parts; a view of the file where no conversion is
             needed.
+        file: That has it, or most of it; None where it is in none.
+        ordered: What else it can be had as, by who puts activations in that order; or None.
     """
 
     name: str
@@ -48,10 +51,25 @@ class StoredTensor:
     group_size: int = 0
     num_bytes: int
     read: Callable[[int, int], Mapping[str, Array]] = field(repr=False, compare=False)
+    file: MappedFile | None = field(default=None, repr=False, compare=False)
+    ordered: OrderedInputs | None = field(default=None, repr=False, compare=False)
 
     def read_all(self) -> Mapping[str, Array]:
         """Return the parts of the whole tensor."""
         return self.read(0, self.shape[0] if self.shape else 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderedInputs:
+    """The same matrix in a smaller layout, its input features in another order.
+
+    Attributes:
+        order_I: The input feature that each column of ``tensor`` belongs to. int64. [I]
+        tensor: The matrix in that order.
+    """
+
+    order_I: Array
+    tensor: StoredTensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,8 +261,29 @@ def dense_reader(array: Array) -> Callable[[int, int], Mapping[str, Array]]:
     return read
 
 
+EXPONENT_BIAS = 127
+"""Of float8_e8m0fnu: a byte stands for 2 to the power of what is left."""
+
+
 def as_float32(dtype: str, values: Array) -> Array:
-    """Widen floating point ``values``; of bfloat16 they are the bits."""
+    """Widen floating point ``values``; of types that numpy lacks they are the bits."""
     if dtype == "bfloat16":
         return (values.astype(np.uint32) << 16).view(np.float32)
+    if dtype == "float8_e8m0fnu":
+        return np.ldexp(np.float32(1), values.astype(np.int32) - EXPONENT_BIAS)
+    if dtype == "float8_e4m3fn":
+        return E4M3_VALUES[values]
     return values.astype(np.float32)
+
+
+def _e4m3_values() -> Array:
+    """Return what each byte of a float8_e4m3fn stands for."""
+    code = np.arange(256)
+    exponent, mantissa = (code >> 3) & 15, code & 7
+    normal = np.ldexp(1 + mantissa / 8, exponent - 7)
+    magnitude = np.where(exponent > 0, normal, np.ldexp(mantissa / 8, -6))
+    magnitude[(code & 127) == 127] = np.nan
+    return np.where(code < 128, magnitude, -magnitude).astype(np.float32)
+
+
+E4M3_VALUES = _e4m3_values()

@@ -22,8 +22,12 @@ CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
-OLD_QUANTIZATION = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
-"""Files that AutoGPTQ and AutoAWQ wrote before ``config.json`` had it; and their methods."""
+OLD_QUANTIZATION = {
+    "quantize_config.json": "gptq",
+    "quant_config.json": "awq",
+    "hf_quant_config.json": "modelopt",
+}
+"""Files that AutoGPTQ, AutoAWQ and ModelOpt wrote before ``config.json`` had it; their methods."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 

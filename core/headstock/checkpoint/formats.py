@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from headstock.checkpoint import awq, compressed_tensors, fp8_blocks, gptq, stacked_experts
+from headstock.checkpoint import (
+    awq,
+    bitsandbytes,
+    compressed_tensors,
+    fp8,
+    gptq,
+    modelopt,
+    stacked_experts,
+)
 from headstock.checkpoint.files import StoredTensor
 
 Index = Mapping[str, StoredTensor]
@@ -19,9 +27,13 @@ as the model has them, by name, each of which reads rows in a canonical layout."
 
 OWN: dict[str, Join] = {
     "awq": awq.join_awq,
+    "bitsandbytes": bitsandbytes.join_bitsandbytes,
     "compressed-tensors": compressed_tensors.join_compressed,
-    "fp8": fp8_blocks.join_scales,
+    "fbgemm_fp8": fp8.join_fp8,
+    "fp8": fp8.join_fp8,
     "gptq": gptq.join_gptq,
+    "modelopt": modelopt.join_modelopt,
+    "modelopt_fp4": modelopt.join_modelopt,
     "mxfp4": stacked_experts.keep_stacked,
 }
 

@@ -4,8 +4,9 @@ A file's row is a run of blocks; a block packs 32 or 256 elements with their sca
 becomes:
 
 - F32, F16, BF16: ``dense``.
-- Q4_0, Q4_1, Q4_K: ``int4-group`` of 32, exactly.
-- Q8_0, Q5_0: ``int8-group`` of 32; Q6_K: ``int8-group`` of 16; exactly.
+- Q4_0, Q4_1, Q4_K: ``int4-group`` of 32, exactly. Q2_K: of 16.
+- Q8_0, Q5_0, IQ4_NL, IQ4_XS: ``int8-group`` of 32; Q3_K, Q6_K: ``int8-group`` of 16; exactly.
+- MXFP4: ``mxfp4``.
 - Q5_1, Q5_K: ``int8-group`` of 32, *rounded*: their 5 bits come with a minimum, which that layout
   lacks. The rounding is at most 1/254 of a group's largest magnitude, well under the 1/62 of its
   range that the 5 bits themselves may be off.
@@ -24,9 +25,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from headstock.checkpoint.files import Array
-from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP
+from headstock.checkpoint.gguf_bits import Parts, halves, repack_nibbles, split_blocks
+from headstock.checkpoint.gguf_small_blocks import iq4_nl, iq4_xs, mxfp4, q2_k, q3_k
+from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, MXFP4
 
-Parts = dict[str, Array]
 _F32 = np.float32
 
 
@@ -57,50 +59,23 @@ def _dense(numpy_type: str) -> Callable[[Array], Parts]:
     return lambda rows: {"weight": rows.view(numpy_type)}
 
 
-def _halves(blocks_RBn: Array, begin: int) -> Array:
-    """Read the float16 at byte ``begin`` of each block as float32. [R, B]"""
-    return blocks_RBn[..., begin : begin + 2].copy().view(np.float16)[..., 0].astype(_F32)
-
-
-def _blocks(rows: Array, num_bytes: int) -> Array:
-    return rows.reshape(rows.shape[0], -1, num_bytes)
-
-
-def _repack_nibbles(low_high: Array) -> Array:
-    """Turn nibbles (element i low, element i + n high in byte i) to neighbours in one byte.
-
-    Two bytes are worked on at a time, as one little-endian word: its low nibbles are elements
-    2 j and 2 j + 1, and so are its high ones of the second half.
-
-    Args:
-        low_high: n bytes, n even. uint8. [..., n]
-
-    Returns:
-        The first n elements in n / 2 bytes, then the others. uint8. [..., n]
-    """
-    words = np.ascontiguousarray(low_high).view("<u2")
-    first = (words & 0x000F) | ((words >> 4) & 0x00F0)
-    second = ((words >> 4) & 0x000F) | ((words >> 8) & 0x00F0)
-    return np.concatenate((first.astype(np.uint8), second.astype(np.uint8)), axis=-1)
-
-
 def _q4_0(rows: Array) -> Parts:
-    blocks = _blocks(rows, 18)
-    scale = _halves(blocks, 0)
-    weight = _repack_nibbles(blocks[..., 2:]).reshape(rows.shape[0], -1)
+    blocks = split_blocks(rows, 18)
+    scale = halves(blocks, 0)
+    weight = repack_nibbles(blocks[..., 2:]).reshape(rows.shape[0], -1)
     return {"weight": weight, "scale": scale, "minimum": scale * _F32(-8)}
 
 
 def _q4_1(rows: Array) -> Parts:
-    blocks = _blocks(rows, 20)
-    weight = _repack_nibbles(blocks[..., 4:]).reshape(rows.shape[0], -1)
-    return {"weight": weight, "scale": _halves(blocks, 0), "minimum": _halves(blocks, 2)}
+    blocks = split_blocks(rows, 20)
+    weight = repack_nibbles(blocks[..., 4:]).reshape(rows.shape[0], -1)
+    return {"weight": weight, "scale": halves(blocks, 0), "minimum": halves(blocks, 2)}
 
 
 def _q8_0(rows: Array) -> Parts:
-    blocks = _blocks(rows, 34)
+    blocks = split_blocks(rows, 34)
     weight = blocks[..., 2:].reshape(rows.shape[0], -1).view(np.int8)
-    return {"weight": weight, "scale": _halves(blocks, 0)}
+    return {"weight": weight, "scale": halves(blocks, 0)}
 
 
 def _five_bits(low_high: Array, fifth: Array) -> Array:
@@ -110,15 +85,15 @@ def _five_bits(low_high: Array, fifth: Array) -> Array:
 
 
 def _q5_0(rows: Array) -> Parts:
-    blocks = _blocks(rows, 22)
+    blocks = split_blocks(rows, 22)
     weight = _five_bits(blocks[..., 6:], blocks[..., 2:6]).view(np.int8) - np.int8(16)
-    return {"weight": weight.reshape(rows.shape[0], -1), "scale": _halves(blocks, 0)}
+    return {"weight": weight.reshape(rows.shape[0], -1), "scale": halves(blocks, 0)}
 
 
 def _q5_1(rows: Array) -> Parts:
-    blocks = _blocks(rows, 24)
+    blocks = split_blocks(rows, 24)
     quants = _five_bits(blocks[..., 8:], blocks[..., 4:8]).astype(_F32)
-    scale, minimum = _halves(blocks, 0), _halves(blocks, 2)
+    scale, minimum = halves(blocks, 0), halves(blocks, 2)
     return _round_to_int8(quants * scale[..., None] + minimum[..., None])
 
 
@@ -145,15 +120,15 @@ def _k_scales(packed: Array) -> tuple[Array, Array]:
 def _k_group_scales(blocks: Array) -> tuple[Array, Array]:
     """Return scale and minimum of each group of 32 of Q4_K or Q5_K blocks. [R, B, 8] each"""
     scales, minima = _k_scales(blocks[..., 4:16])
-    return scales * _halves(blocks, 0)[..., None], minima * -_halves(blocks, 2)[..., None]
+    return scales * halves(blocks, 0)[..., None], minima * -halves(blocks, 2)[..., None]
 
 
 def _q4_k(rows: Array) -> Parts:
-    blocks = _blocks(rows, 144)
+    blocks = split_blocks(rows, 144)
     num_rows = rows.shape[0]
     scale, minimum = _k_group_scales(blocks)
     chunks = blocks[..., 16:].reshape(num_rows, -1, 32)
-    weight = _repack_nibbles(chunks).reshape(num_rows, -1)
+    weight = repack_nibbles(chunks).reshape(num_rows, -1)
     return {
         "weight": weight,
         "scale": scale.reshape(num_rows, -1),
@@ -162,7 +137,7 @@ def _q4_k(rows: Array) -> Parts:
 
 
 def _q5_k(rows: Array) -> Parts:
-    blocks = _blocks(rows, 176)
+    blocks = split_blocks(rows, 176)
     num_rows = rows.shape[0]
     scale, minimum = _k_group_scales(blocks)
     chunks = blocks[..., 48:].reshape(num_rows, -1, 4, 32)
@@ -174,7 +149,7 @@ def _q5_k(rows: Array) -> Parts:
 
 
 def _q6_k(rows: Array) -> Parts:
-    blocks = _blocks(rows, 210)
+    blocks = split_blocks(rows, 210)
     num_rows = rows.shape[0]
     low = blocks[..., :128].reshape(num_rows, -1, 2, 2, 32)
     low = np.stack((low & 15, low >> 4), axis=3)
@@ -182,7 +157,7 @@ def _q6_k(rows: Array) -> Parts:
     shifts = np.array([0, 2, 4, 6], np.uint8).reshape(4, 1)
     high = ((high >> shifts) & 3).reshape(num_rows, -1, 2, 2, 2, 32)
     weight = (low | (high << 4)).view(np.int8) - np.int8(32)
-    scales = blocks[..., 192:208].view(np.int8).astype(_F32) * _halves(blocks, 208)[..., None]
+    scales = blocks[..., 192:208].view(np.int8).astype(_F32) * halves(blocks, 208)[..., None]
     return {"weight": weight.reshape(num_rows, -1), "scale": scales.reshape(num_rows, -1)}
 
 
@@ -194,9 +169,14 @@ BLOCKS: dict[int, Block] = {
     6: Block("Q5_0", 32, 22, "", INT8_GROUP, 32, _q5_0),
     7: Block("Q5_1", 32, 24, "", INT8_GROUP, 32, _q5_1),
     8: Block("Q8_0", 32, 34, "", INT8_GROUP, 32, _q8_0),
+    10: Block("Q2_K", 256, 84, "", INT4_GROUP, 16, q2_k),
+    11: Block("Q3_K", 256, 110, "", INT8_GROUP, 16, q3_k),
     12: Block("Q4_K", 256, 144, "", INT4_GROUP, 32, _q4_k),
     13: Block("Q5_K", 256, 176, "", INT8_GROUP, 32, _q5_k),
     14: Block("Q6_K", 256, 210, "", INT8_GROUP, 16, _q6_k),
+    20: Block("IQ4_NL", 32, 18, "", INT8_GROUP, 32, iq4_nl),
+    23: Block("IQ4_XS", 256, 136, "", INT8_GROUP, 32, iq4_xs),
     30: Block("BF16", 1, 2, "bfloat16", DENSE, 0, _dense("<u2")),
+    39: Block("MXFP4", 32, 17, "", MXFP4, 32, mxfp4),
 }
 """By the format's type number."""

@@ -30,6 +30,14 @@ class Family:
     """What the file's norm weights have more than Hugging Face's."""
     names: Mapping[str, str] = field(default_factory=dict[str, str])
     """Tensors of a layer that are called otherwise than in the family llama."""
+    experts: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Stacked tensors of a layer, to the names of one expert's, with ``{}`` for its number."""
+    rope: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Rotary parameters that the file does not have."""
+    sizes: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Hugging Face's keys of counts that other families have not, to the file's."""
+    fixed: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Hugging Face's keys that the file does not have, since all of the family are so."""
 
 
 GEMMA_NAMES = {
@@ -37,11 +45,57 @@ GEMMA_NAMES = {
     "post_attention_norm": "post_attention_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
+
+
+def _experts(prefix: str, gate: str, up: str, down: str) -> dict[str, str]:
+    matrices = {"ffn_gate_exps": gate, "ffn_up_exps": up, "ffn_down_exps": down}
+    return {name: f"{prefix}.experts.{{}}.{matrix}" for name, matrix in matrices.items()}
+
+
+_QWEN_EXPERTS = _experts("mlp", "gate_proj", "up_proj", "down_proj")
 FAMILIES = {
     "gemma3": Family("gemma3_text", "Gemma3ForCausalLM", norm_offset=1.0, names=GEMMA_NAMES),
+    "gpt-oss": Family(
+        "gpt_oss",
+        "GptOssForCausalLM",
+        names={
+            "post_attention_norm": "post_attention_layernorm",
+            "attn_sinks": "self_attn.sinks",
+            "ffn_gate_inp": "mlp.router",
+        },
+        experts=_QWEN_EXPERTS,
+        rope={"truncate": False},
+        sizes={
+            "intermediate_size": "expert_feed_forward_length",
+            "num_local_experts": "expert_count",
+            "num_experts_per_tok": "expert_used_count",
+            "sliding_window": "attention.sliding_window",
+        },
+    ),
     "llama": Family("llama", "LlamaForCausalLM", is_rope_interleaved=True),
     "qwen3": Family("qwen3", "Qwen3ForCausalLM"),
+    "qwen3moe": Family(
+        "qwen3_moe",
+        "Qwen3MoeForCausalLM",
+        names={"ffn_gate_inp": "mlp.gate"},
+        experts=_QWEN_EXPERTS,
+        sizes={
+            "moe_intermediate_size": "expert_feed_forward_length",
+            "num_experts": "expert_count",
+            "num_experts_per_tok": "expert_used_count",
+        },
+        fixed={"norm_topk_prob": True},
+    ),
 }
+MIXTRAL = Family(
+    "mixtral",
+    "MixtralForCausalLM",
+    is_rope_interleaved=True,
+    names={"ffn_gate_inp": "block_sparse_moe.gate"},
+    experts=_experts("block_sparse_moe", "w1", "w3", "w2"),
+    sizes={"num_local_experts": "expert_count", "num_experts_per_tok": "expert_used_count"},
+)
+"""What the architecture llama is where its files have experts."""
 
 
 def family_of(file: GGUFFile) -> Family:
@@ -58,7 +112,9 @@ def family_of(file: GGUFFile) -> Family:
             remedy=f"GGUF files can be of: {', '.join(sorted(FAMILIES))}."
             " Use the model's Hugging Face folder instead.",
         )
-    return FAMILIES[name]
+    return (
+        MIXTRAL if name == "llama" and file.metadata.get("llama.expert_count") else FAMILIES[name]
+    )
 
 
 def read_config(file: GGUFFile) -> dict[str, Any]:
@@ -66,13 +122,13 @@ def read_config(file: GGUFFile) -> dict[str, Any]:
 
     Raises:
         CheckpointError: A value that every model needs is missing or of the wrong type.
-        UnsupportedError: The architecture is not known, or is a mixture of experts.
+        UnsupportedError: The architecture is not known, or has experts where we know none.
     """
     family, numbers = family_of(file), _Numbers(file)
-    if numbers.size("expert_count", 0):
+    if numbers.size("expert_count", 0) and not family.experts:
         raise UnsupportedError(
             f"{file.path} has {numbers.size('expert_count')} experts a layer.",
-            remedy="Serve a dense model.",
+            remedy="Use the model's Hugging Face folder instead.",
         )
     hidden_size, num_heads = numbers.size("embedding_length"), numbers.size("attention.head_count")
     head_dim = numbers.size("attention.key_length", hidden_size // max(num_heads, 1))
@@ -95,11 +151,12 @@ def read_config(file: GGUFFile) -> dict[str, Any]:
         "attention_bias": "blk.0.attn_q.bias" in file.tensors,
         "mlp_bias": "blk.0.ffn_up.bias" in file.tensors,
         "tie_word_embeddings": "output.weight" not in file.tensors,
-        "rope_parameters": _rope(file, numbers, head_dim),
+        "rope_parameters": _rope(file, numbers, head_dim) | dict(family.rope),
         "bos_token_id": file.metadata.get("tokenizer.ggml.bos_token_id"),
         "pad_token_id": file.metadata.get("tokenizer.ggml.padding_token_id"),
         "eos_token_id": _eos_ids(file),
     }
+    config |= {key: numbers.size(name) for key, name in family.sizes.items()} | dict(family.fixed)
     return config | (_of_gemma3(numbers, config) if family.model_type == "gemma3_text" else {})
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import numpy as np
 
 from headstock.checkpoint.files import Array
 from headstock.checkpoint.gguf_blocks import BLOCKS, Block
-from headstock.checkpoint.mapping import map_file
+from headstock.checkpoint.mapping import MappedFile
 from headstock.errors import CheckpointError
 
 MAGIC = b"GGUF"
@@ -54,6 +54,7 @@ class TensorInfo:
         block: How its elements are packed.
         begin: First byte, from the start of the file.
         num_bytes: How many there are.
+        file: That has it, which may be another than that of the metadata.
     """
 
     name: str
@@ -61,6 +62,7 @@ class TensorInfo:
     block: Block
     begin: int
     num_bytes: int
+    file: MappedFile = field(repr=False, compare=False)
 
 
 class GGUFFile:
@@ -75,7 +77,7 @@ class GGUFFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        cursor = _Cursor(path, map_file(path))
+        cursor = _Cursor(path, MappedFile(path))
         if cursor.take(4) != MAGIC:
             raise cursor.damaged("it does not begin with GGUF")
         version = cursor.number("<I")
@@ -120,7 +122,7 @@ class GGUFFile:
 
     def blocks(self, tensor: TensorInfo) -> Array:
         """Return a tensor's bytes, a view of the file: [rows, bytes of a row], both maybe 1."""
-        data = self._cursor.data[tensor.begin : tensor.begin + tensor.num_bytes]
+        data = tensor.file.data[tensor.begin : tensor.begin + tensor.num_bytes]
         num_rows = math.prod(tensor.shape[:-1])
         return data.reshape(num_rows, -1) if tensor.num_bytes else data.reshape(num_rows, 0)
 
@@ -128,10 +130,10 @@ class GGUFFile:
 class _Cursor:
     """Reads forward through the header, never past the end."""
 
-    def __init__(self, path: Path, data: Array) -> None:
+    def __init__(self, path: Path, file: MappedFile) -> None:
         self.path = path
-        self.data = data
-        self.view = memoryview(data.data)
+        self.file = file
+        self.view = memoryview(file.data.data)
         self.size = len(self.view)
         self.at = 0
 
@@ -260,7 +262,7 @@ def _place(
         begin = data_begin + offset
         if offset % alignment or num_bytes > cursor.size - begin:
             raise cursor.damaged(f"{name} takes {num_bytes} bytes at byte {begin} of {cursor.size}")
-        placed.append(TensorInfo(name, shape, block, begin, num_bytes))
+        placed.append(TensorInfo(name, shape, block, begin, num_bytes, cursor.file))
     placed.sort(key=lambda tensor: (tensor.begin, tensor.num_bytes))
     for before, after in pairwise(placed):
         if before.begin + before.num_bytes > after.begin:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,11 @@ import numpy as np
 
 from headstock.checkpoint.files import Array, ModelFiles, StoredTensor
 from headstock.checkpoint.gguf_config import ROPE_FACTORS, family_of, read_config, read_tokenizer
+from headstock.checkpoint.gguf_experts import split_experts
 from headstock.checkpoint.gguf_file import GGUFFile, TensorInfo
+from headstock.checkpoint.gguf_parts import model_name, open_parts
 from headstock.checkpoint.ranges import check_ranges
-from headstock.errors import CheckpointError, UnsupportedError
+from headstock.errors import CheckpointError
 
 WHOLE = {
     "token_embd": "model.embed_tokens",
@@ -34,35 +36,32 @@ IN_LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+BARE = ("self_attn.sinks",)
+"""Ends of names that have no ``.weight`` after them."""
 _LAYER_TENSOR = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
 
 
 def open_gguf(path: Path) -> ModelFiles:
-    """Return the model in ``path``.
+    """Return the model in ``path``, which may be any part of a split one.
 
     Raises:
-        CheckpointError: The file is damaged or lacks what every model has.
-        UnsupportedError: It is a part of a split file, or of an architecture we do not know.
+        CheckpointError: The file is damaged or lacks what every model has; or it is a part, and
+            another is missing.
+        UnsupportedError: It is of an architecture that we do not know.
     """
-    file = GGUFFile(path)
-    num_parts = file.metadata.get("split.count", 1)
-    if num_parts not in (0, 1):
-        raise UnsupportedError(
-            f"{path} is one of {num_parts} parts of a model.",
-            remedy="Merge them first: llama-gguf-split --merge FIRST_PART OUT.gguf",
-        )
+    file = open_parts(path)
     config = read_config(file)
     check_ranges(path, config)
     tensors = [t for name, t in file.tensors.items() if name != ROPE_FACTORS]
-    index = {tensor.name: tensor for tensor in (_stored(file, info, config) for info in tensors)}
+    index = {t.name: t for info in tensors for t in _stored(file, info, config)}
     return ModelFiles(
         kind="gguf",
         path=path,
-        name=path.stem,
+        name=model_name(path),
         config=config,
         generation_config={},
         index=index,
-        read_tokenizer=lambda: read_tokenizer(GGUFFile(path)),
+        read_tokenizer=lambda: read_tokenizer(GGUFFile(file.path)),
     )
 
 
@@ -79,21 +78,28 @@ def hugging_face_name(name: str, names: Mapping[str, str] | None = None) -> str:
         return f"{WHOLE[stem]}.{kind}"
     match = _LAYER_TENSOR.fullmatch(name)
     if match and match[2] in in_layer:
-        return f"model.layers.{match[1]}.{in_layer[match[2]]}.{match[3]}"
+        found = f"model.layers.{match[1]}.{in_layer[match[2]]}"
+        return found if found.endswith(BARE) else f"{found}.{match[3]}"
     return name
 
 
-def _stored(file: GGUFFile, info: TensorInfo, config: Mapping[str, Any]) -> StoredTensor:
+def _stored(file: GGUFFile, info: TensorInfo, config: Mapping[str, Any]) -> Iterator[StoredTensor]:
     family = family_of(file)
+    match = _LAYER_TENSOR.fullmatch(info.name)
+    if match is not None and match[2] in family.experts:
+        one = f"model.layers.{match[1]}.{family.experts[match[2]]}.{match[3]}"
+        yield from split_experts(file, info, one)
+        return
     order = _row_order(file, info, config)
     offset = family.norm_offset if info.name.endswith("norm.weight") else 0.0
-    return StoredTensor(
+    yield StoredTensor(
         name=hugging_face_name(info.name, family.names),
         shape=info.shape,
         dtype=info.block.dtype,
         layout=info.block.layout,
         group_size=info.block.group_size,
         num_bytes=info.num_bytes,
+        file=info.file,
         read=partial(_read_rows, file, info, order, offset),
     )
 

@@ -3,7 +3,9 @@
 A module has ``qweight`` int32 [I / n, O], n = 32 / bits neighbouring input features to a word;
 ``qzeros`` int32 [G, O / n]; ``scales`` [G, O]; and mostly ``g_idx`` int32 [I], the group of each
 input feature. What it stands for is scale * (q - zero). Zeros are stored less 1, but for the format
-``gptq_v2``.
+``gptq_v2``. With activation ordering (``desc_act``) ``g_idx`` scatters the input features over the
+groups; such a matrix is ``dense``, or in its bits where activations are put in order. One of 8 bits
+whose zeros are not all 128 is ``dense``.
 
 Shapes: O output features, I input features, R of the output features, G groups along I, W words.
 
@@ -23,16 +25,15 @@ import numpy as np
 from headstock.checkpoint.files import Array, StoredTensor
 from headstock.checkpoint.packed_ints import (
     LAYOUTS,
-    MIDPOINTS,
     WORD_BITS,
     PackedMatrix,
     Parts,
     as_signed,
     check_groups,
-    check_order,
     columns_as_float32,
     config_integer,
     join_modules,
+    scattered_groups,
     unpack_columns,
     whole,
 )
@@ -54,8 +55,7 @@ def join_gptq(
 
     Raises:
         CheckpointError: A module lacks a tensor, or has one of another shape.
-        UnsupportedError: The bits or the format are others, groups are not runs of input features,
-            or 8-bit integers have another zero than 128.
+        UnsupportedError: The bits or the format are others.
     """
     form = quantization.get("checkpoint_format") or "gptq"
     bits = config_integer(quantization, "bits")
@@ -83,13 +83,10 @@ def _join(bits: int, group_size: int, zero_offset: int, parts: Parts) -> PackedM
     num_groups = in_features // group_size
     qzeros = parts.take("qzeros", (num_groups, -(-out_features // per_word)))
     scales = parts.take("scales", (num_groups, out_features))
-    check_order(parts, "g_idx", in_features, group_size)
 
     def zero(begin: int, end: int) -> Array:
         return unpack_columns(whole(qzeros), bits, begin, end).astype(np.int16) + zero_offset
 
-    if bits == 8:
-        _check_midpoint(parts.module, zero(0, out_features))
     return PackedMatrix(
         out_features=out_features,
         in_features=in_features,
@@ -98,6 +95,7 @@ def _join(bits: int, group_size: int, zero_offset: int, parts: Parts) -> PackedM
         weight=lambda begin, end: _rows(whole(qweight), bits, begin, end),
         scale=partial(columns_as_float32, scales),
         zero=zero,
+        group_of_I=scattered_groups(parts, "g_idx", in_features, group_size),
     )
 
 
@@ -105,13 +103,3 @@ def _rows(words_WO: Array, bits: int, begin: int, end: int) -> Array:
     """Return output features [begin, end): a word's bytes are canonical as they stand."""
     rows = np.ascontiguousarray(words_WO[:, begin:end].T).view(np.uint8)
     return rows if bits == 4 else as_signed(rows)
-
-
-def _check_midpoint(module: str, zero_OG: Array) -> None:
-    """Refuse integers that are not symmetric: int8-group has no minimum."""
-    if zero_OG.size and not (zero_OG == MIDPOINTS[8]).all():
-        raise UnsupportedError(
-            f"{module}.qzeros holds zeros from {zero_OG.min()} to {zero_OG.max()}; of 8-bit weights"
-            f" only symmetric ones can be read, whose zeros are all {MIDPOINTS[8]}.",
-            remedy="Use a checkpoint that was quantised with sym true, or with 4 bits.",
-        )

@@ -4,6 +4,11 @@ A format keeps a matrix as several tensors named after one module (``name.qweigh
 ``name.scales`` …). Which modules are quantised is read off the tensors themselves, so modules that
 the configuration leaves out need no list: they have a plain ``name.weight``.
 
+Two kinds of matrices have no canonical layout in their bits, and become ``dense``: those whose
+groups are scattered over the input features (activation ordering), and 8-bit ones whose zeros are
+others than the midpoint. The former can be had in their bits with the input features sorted by
+group, by layers that put activations in that order.
+
 Shapes: O output features, I input features, R of the output features, G groups along I, W words.
 """
 
@@ -11,11 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from headstock.checkpoint.files import Array, StoredTensor, as_float32
+from headstock.checkpoint.files import Array, OrderedInputs, StoredTensor, as_float32
 from headstock.errors import CheckpointError, UnsupportedError
 from headstock.ops.linear import INT4_GROUP, INT8_GROUP
 
@@ -75,6 +81,7 @@ class PackedMatrix:
         weight: Rows [begin, end) to what the canonical layout calls ``weight``.
         scale: Likewise to float32 scales. [R, G]
         zero: Likewise to the integers that stand for 0; None where it is the midpoint. [R, G]
+        group_of_I: Each input feature's group; None where groups are runs of neighbours.
     """
 
     out_features: int
@@ -84,6 +91,7 @@ class PackedMatrix:
     weight: Callable[[int, int], Array]
     scale: Callable[[int, int], Array]
     zero: Callable[[int, int], Array] | None = None
+    group_of_I: Array | None = None
 
 
 def join_modules(
@@ -103,34 +111,99 @@ def join_modules(
         module, _, part = name.rpartition(".")
         if part == main:
             found = {p: index[f"{module}.{p}"] for p in parts if f"{module}.{p}" in index}
-            weight = _as_stored(tensor, join(Parts(module, found)), list(found.values()))
+            weight = as_stored(tensor, join(Parts(module, found)), list(found.values()))
             joined[f"{module}.weight"] = replace(weight, name=f"{module}.weight")
         elif part not in parts or f"{module}.{main}" not in index:
             joined[name] = tensor
     return joined
 
 
-def _as_stored(
+def as_stored(
     main: StoredTensor, matrix: PackedMatrix, found: Sequence[StoredTensor]
 ) -> StoredTensor:
-    midpoint = MIDPOINTS[matrix.bits]
+    """Return a matrix as a tensor.
 
-    def read(begin: int, end: int) -> dict[str, Array]:
-        scale_RG = matrix.scale(begin, end)
-        parts = {"weight": matrix.weight(begin, end), "scale": scale_RG}
-        if matrix.bits == 4:
-            zero = midpoint if matrix.zero is None else matrix.zero(begin, end)
-            parts["minimum"] = scale_RG * -np.asarray(zero, np.float32)
-        return parts
-
+    Args:
+        main: The tensor of its integers, which it is named after.
+        matrix: What it is.
+        found: Every tensor that it is made of.
+    """
+    shape = (matrix.out_features, matrix.in_features)
+    num_bytes = sum(tensor.num_bytes for tensor in found)
+    is_lopsided = _is_lopsided(matrix)
+    if matrix.group_of_I is not None or is_lopsided:
+        dense = replace(
+            main,
+            shape=shape,
+            dtype="float32",
+            num_bytes=num_bytes,
+            read=partial(_read_dense, matrix),
+        )
+        order_I = None if is_lopsided else _order(matrix)
+        if order_I is None:
+            return dense
+        inner = replace(matrix, weight=partial(_read_ordered, matrix, order_I), group_of_I=None)
+        ordered = OrderedInputs(order_I=order_I, tensor=as_stored(main, inner, found))
+        return replace(dense, ordered=ordered)
     return replace(
         main,
-        shape=(matrix.out_features, matrix.in_features),
+        shape=shape,
         layout=LAYOUTS[matrix.bits],
         group_size=matrix.group_size,
-        num_bytes=sum(tensor.num_bytes for tensor in found),
-        read=read,
+        num_bytes=num_bytes,
+        read=partial(_read_groups, matrix),
     )
+
+
+def _order(matrix: PackedMatrix) -> Array | None:
+    """Return the input features sorted by group; None where groups differ in size."""
+    assert matrix.group_of_I is not None, "groups that are runs need no order"
+    num_groups = matrix.in_features // matrix.group_size
+    sizes = np.bincount(matrix.group_of_I, minlength=num_groups)
+    if not (sizes == matrix.group_size).all():
+        return None
+    return np.argsort(matrix.group_of_I, kind="stable").astype(np.int64)
+
+
+def _read_ordered(matrix: PackedMatrix, order_I: Array, begin: int, end: int) -> Array:
+    """Return the integers of some rows, their columns in order."""
+    rows = matrix.weight(begin, end)
+    if matrix.bits == 8:
+        return rows[:, order_I]
+    ordered = np.stack((rows & 15, rows >> 4), axis=-1).reshape(end - begin, -1)[:, order_I]
+    return ordered[:, 0::2] | (ordered[:, 1::2] << 4)
+
+
+def _is_lopsided(matrix: PackedMatrix) -> bool:
+    """Whether some 8-bit integers have another zero than the midpoint: there is no minimum."""
+    if matrix.bits != 8 or matrix.zero is None:
+        return False
+    return bool((matrix.zero(0, matrix.out_features) != MIDPOINTS[8]).any())
+
+
+def _read_groups(matrix: PackedMatrix, begin: int, end: int) -> dict[str, Array]:
+    scale_RG = matrix.scale(begin, end)
+    parts = {"weight": matrix.weight(begin, end), "scale": scale_RG}
+    if matrix.bits == 4:
+        zero = MIDPOINTS[4] if matrix.zero is None else matrix.zero(begin, end)
+        parts["minimum"] = scale_RG * -np.asarray(zero, np.float32)
+    return parts
+
+
+def _read_dense(matrix: PackedMatrix, begin: int, end: int) -> dict[str, Array]:
+    """Return what the rows stand for, in float32."""
+    group_of_I = matrix.group_of_I
+    if group_of_I is None:
+        group_of_I = np.arange(matrix.in_features) // matrix.group_size
+    rows = matrix.weight(begin, end)
+    if matrix.bits == 4:
+        integers_RI = np.stack((rows & 15, rows >> 4), axis=-1).reshape(end - begin, -1)
+    else:
+        integers_RI = rows.astype(np.int16) + MIDPOINTS[8]
+    zero_RI = np.float32(MIDPOINTS[matrix.bits])
+    if matrix.zero is not None:
+        zero_RI = matrix.zero(begin, end).astype(np.float32)[:, group_of_I]
+    return {"weight": matrix.scale(begin, end)[:, group_of_I] * (integers_RI - zero_RI)}
 
 
 def check_groups(module: str, in_features: int, group_size: int) -> int:
@@ -149,25 +222,27 @@ def check_groups(module: str, in_features: int, group_size: int) -> int:
     return size
 
 
-def check_order(parts: Parts, part: str, in_features: int, group_size: int) -> None:
-    """Refuse groups that are no runs of neighbouring input features.
+def scattered_groups(parts: Parts, part: str, in_features: int, group_size: int) -> Array | None:
+    """Return the group of each input feature, where groups are no runs of neighbours; else None.
 
-    The tensor ``part`` has each input feature's group; without it, or where it holds -1 only, they
-    are runs.
+    The tensor ``part`` has them; without it, or where it holds -1 only, they are runs.
 
     Raises:
-        UnsupportedError: They are not.
+        CheckpointError: There is no such group.
     """
     if part not in parts.tensors:
-        return
-    group_of_I = whole(parts.take(part, (in_features,)))
+        return None
+    group_of_I, num_groups = whole(parts.take(part, (in_features,))), in_features // group_size
     runs_I = np.arange(in_features) // group_size
-    if not np.array_equal(group_of_I, runs_I) and not (group_of_I == -1).all():
-        raise UnsupportedError(
-            f"{parts.module}.{part} scatters the input features over the groups (activation"
-            " ordering, desc_act), which cannot be read.",
-            remedy="Use a checkpoint that was quantised without it, or the unquantised one.",
+    if np.array_equal(group_of_I, runs_I) or (group_of_I == -1).all():
+        return None
+    if group_of_I.min() < 0 or group_of_I.max() >= num_groups:
+        raise CheckpointError(
+            f"{parts.module}.{part} holds groups from {group_of_I.min()} to {group_of_I.max()};"
+            f" there are {num_groups}.",
+            remedy="Check that the files and their configuration belong together.",
         )
+    return group_of_I
 
 
 def whole(tensor: StoredTensor) -> Array:

@@ -17,14 +17,16 @@ def find_reader(
 
     Args:
         path: The folder, for errors.
-        config: The model's configuration.
+        config: The model's configuration; models of images may say it of their text.
         formats: Returns the formats that can be read.
 
     Raises:
         PluginError: The reader does not import.
         UnsupportedError: The weights are quantised by a method that we cannot read.
     """
-    given = config.get("quantization_config")
+    text = config.get("text_config")
+    inside = cast("dict[str, Any]", text) if isinstance(text, dict) else {}
+    given = config.get("quantization_config") or inside.get("quantization_config")
     if not given:
         return lambda index: index
     quantization = cast("dict[str, Any]", given) if isinstance(given, dict) else {}

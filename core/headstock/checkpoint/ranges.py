@@ -36,7 +36,7 @@ NUMBERS: Mapping[str, tuple[float, float]] = {
 """Likewise; the least value itself is refused."""
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 DTYPES = frozenset({"auto", "float64", "float32", "float16", "bfloat16", "float8_e4m3fn"})
-_BY_LAYER = ("intermediate_size", "num_attention_heads", "num_key_value_heads")
+_BY_LAYER = ("intermediate_size", "num_attention_heads", "num_key_value_heads", "rope_theta")
 """Keys that may hold a list, of one number a layer."""
 _NESTED = ("text_config", "llm_config", "language_config")
 
@@ -61,8 +61,11 @@ def check_ranges(path: Path, config: Mapping[str, Any]) -> None:
             raise _wrong(path, key, each, f"an integer from {least} to {most}")
     for key, (low, most) in NUMBERS.items():
         value = config.get(key)
-        if value is not None and not (_is_number(value) and low < value <= most):
-            raise _wrong(path, key, value, f"a number over {low:g}, up to {most:g}")
+        each = [value]
+        if isinstance(value, list) and value and key in _BY_LAYER:
+            each = cast("list[Any]", value)
+        if value is not None and not all(_is_number(v) and low < v <= most for v in each):
+            raise _wrong(path, key, each, f"a number over {low:g}, up to {most:g}")
     for key in IDS:
         check_ids(path, key, config.get(key))
     for key in ("torch_dtype", "dtype"):

@@ -18,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 
 from headstock.checkpoint.files import Array, StoredTensor, dense_reader
-from headstock.checkpoint.mapping import map_file
+from headstock.checkpoint.mapping import MappedFile
 from headstock.errors import CheckpointError
 
 MAX_HEADER_BYTES = 100_000_000
@@ -35,6 +35,7 @@ DTYPES: dict[str, tuple[str, type[np.generic]]] = {
     "BOOL": ("bool", np.bool_),
     "F8_E4M3": ("float8_e4m3fn", np.uint8),
     "F8_E5M2": ("float8_e5m2", np.uint8),
+    "F8_E8M0": ("float8_e8m0fnu", np.uint8),
 }
 """Name in the file to our name and the numpy type that holds the bits."""
 
@@ -45,7 +46,8 @@ def read_safetensors(path: Path) -> Iterator[StoredTensor]:
     Raises:
         CheckpointError: The file is damaged, or holds a dtype that is not known.
     """
-    data = map_file(path)
+    file = MappedFile(path)
+    data = file.data
     if data.size < 8:
         raise _damaged(path, f"it has {data.size} bytes, a header needs 8")
     header_bytes = int.from_bytes(data[:8].tobytes(), "little")
@@ -60,7 +62,7 @@ def read_safetensors(path: Path) -> Iterator[StoredTensor]:
     header = cast("dict[str, Any]", found)
     header.pop("__metadata__", None)
     body = data[8 + header_bytes :]
-    entries = [_entry(path, name, entry, body) for name, entry in header.items()]
+    entries = [_entry(path, name, entry, body, file) for name, entry in header.items()]
     entries.sort(key=lambda entry: (entry[0], entry[1].num_bytes))
     end, before = 0, ""
     for begin, tensor in entries:
@@ -71,7 +73,9 @@ def read_safetensors(path: Path) -> Iterator[StoredTensor]:
         yield tensor
 
 
-def _entry(path: Path, name: str, entry: Any, body: Array) -> tuple[int, StoredTensor]:
+def _entry(
+    path: Path, name: str, entry: Any, body: Array, file: MappedFile
+) -> tuple[int, StoredTensor]:
     """Check one entry of the header against the file; return its offset with it."""
     try:
         shape = tuple(int(size) for size in entry["shape"])
@@ -95,7 +99,12 @@ def _entry(path: Path, name: str, entry: Any, body: Array) -> tuple[int, StoredT
     except (ValueError, OverflowError) as error:  # empty, and of sizes that no array has
         raise _damaged(path, f"{name} has the shape {list(shape)}") from error
     return begin, StoredTensor(
-        name=name, shape=shape, dtype=dtype, num_bytes=num_bytes, read=dense_reader(array)
+        name=name,
+        shape=shape,
+        dtype=dtype,
+        num_bytes=num_bytes,
+        read=dense_reader(array),
+        file=file,
     )
 
 

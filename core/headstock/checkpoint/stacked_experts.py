@@ -19,15 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from headstock.checkpoint.files import Array, StoredTensor
+from headstock.checkpoint.files import Array, StoredTensor, as_float32
 from headstock.errors import CheckpointError
 from headstock.ops.linear import MXFP4
 
 MODEL_TYPES = frozenset({"gpt_oss"})
 """Of the configurations whose experts are stacked so."""
 GROUP = 32
-EXPONENT_BIAS = 127
-"""Of a scale's byte: it stands for 2 to the power of what is left."""
 _STACKED = re.compile(r"(.*\.experts)\.(gate_up_proj|down_proj)(_bias|_blocks|_scales)?")
 _MATRICES = {
     "gate_up_proj": {"gate_proj": slice(0, None, 2), "up_proj": slice(1, None, 2)},
@@ -110,8 +108,7 @@ def _quantized(
 
     def read(expert: int) -> Mapping[str, Array]:
         bytes_OGb = blocks.read(expert, expert + 1)["weight"][0]
-        exponent_OG = scales.read(expert, expert + 1)["weight"][0].astype(np.int32) - EXPONENT_BIAS
-        scale_OG = np.ldexp(np.float32(1), exponent_OG).astype(np.float32)
+        scale_OG = as_float32("float8_e8m0fnu", scales.read(expert, expert + 1)["weight"][0])
         return {"weight": bytes_OGb.reshape(size, -1), "scale": scale_OG}
 
     prefix, _, stacked = name.rpartition(".")

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from headstock.graph.context import Context
 from headstock.graph.linear import Linear, Part
 from headstock.graph.source import Source
-from headstock.graph.split import Span, split_evenly, split_or_replicate
+from headstock.graph.split import Gap, Span, split_evenly, split_or_replicate
 from headstock.ops.activation_kinds import Activation
 from headstock.ops.communication import Group
 from headstock.quantization.convert import convert
-from headstock.quantization.plan import Role
+from headstock.quantization.plan import Layout, Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,7 @@ class Rows:
         stride: From those of one head to those of the next.
         num_heads: Heads, over all ranks.
         is_shared: Whether ranks may hold the same heads when there are too few for all.
+        padding: Zeros among the outputs behind each head's.
     """
 
     first: int
@@ -36,6 +39,7 @@ class Rows:
     stride: int
     num_heads: int
     is_shared: bool = False
+    padding: int = 0
 
     def heads(self, name: str, tp: Group) -> Span:
         """Return this rank's heads."""
@@ -43,15 +47,17 @@ class Rows:
         span = split(name, self.num_heads * self.size, tp, unit=self.size)
         return Span(span.begin // self.size, span.end // self.size)
 
-    def spans(self, name: str, tp: Group) -> Iterator[Span]:
+    def spans(self, name: str, tp: Group) -> Iterator[Span | Gap]:
         """Yield the rows of this rank, those that are neighbours together."""
         heads = self.heads(name, tp)
-        if self.stride == self.size:
+        if self.stride == self.size and not self.padding:
             yield Span(self.first + heads.begin * self.size, self.first + heads.end * self.size)
             return
         for head in range(heads.begin, heads.end):
             begin = self.first + head * self.stride
             yield Span(begin, begin + self.size)
+            if self.padding:
+                yield Gap(self.padding)
 
 
 def features(size: int, first: int = 0) -> Rows:
@@ -96,25 +102,28 @@ class ArrangedLinear(Linear):
         )
 
     def _rows_of(self, name: str, part: Part) -> Span:
-        sizes = (rows.heads(name, self._ctx.tp).size * rows.size for rows in self._kinds[name])
-        return Span(0, sum(sizes))
+        tp, kinds = self._ctx.tp, self._kinds[name]
+        return Span(0, sum(k.heads(name, tp).size * (k.size + k.padding) for k in kinds))
 
-    def _spans_of(self, name: str) -> Iterator[Span]:
+    def _spans_of(self, name: str) -> Iterator[Span | Gap]:
         return (s for kind in self._kinds[name] for s in kind.spans(name, self._ctx.tp))
 
     def load(self, name: str, source: Source) -> None:
         """Take this rank's rows of a matrix or a bias, kind by kind."""
         part_name, _, what = name.rpartition(".")
-        place = self._places[part_name]
+        place, dtype = self._places[part_name], self._ctx.dtype
         begin = place.begin
-        for kind in self._kinds[part_name]:
-            for rows in kind.spans(part_name, self._ctx.tp):
-                part = source.read(rows.begin, rows.end)
-                if what == "bias":
-                    place.provider.load_bias(part["weight"].to(self._ctx.dtype), begin)
-                else:
-                    if place.kept != place.stored:
-                        part = {n: t.to(self._ctx.device.torch_device) for n, t in part.items()}
-                    part = convert(part, place.stored, place.kept, self._ctx.dtype)
-                    place.provider.load(part, begin)
-                begin += rows.size
+        for rows in self._spans_of(part_name):
+            if isinstance(rows, Gap):
+                zeros = torch.zeros((rows.size, *source.shape[1:]), dtype=dtype)
+                part, stored = {"weight": zeros}, Layout()
+            else:
+                part, stored = source.read(rows.begin, rows.end), place.stored
+            if what == "bias":
+                place.provider.load_bias(part["weight"].to(dtype), begin)
+            else:
+                if place.kept != stored:
+                    part = {n: t.to(self._ctx.device.torch_device) for n, t in part.items()}
+                part = convert(part, stored, place.kept, dtype)
+                place.provider.load(part, begin)
+            begin += rows.size

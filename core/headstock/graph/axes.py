@@ -28,12 +28,19 @@ class AxialRotary(Rotary):
         rotary_dim: C.
         config: In Hugging Face keys.
         axes: Axis of each frequency. [F]
+        is_interleaved: Whether neighbours are rotated, not halves.
     """
 
     def __init__(
-        self, ctx: Context, rotary_dim: int, config: Mapping[str, Any], axes: Sequence[int]
+        self,
+        ctx: Context,
+        rotary_dim: int,
+        config: Mapping[str, Any],
+        axes: Sequence[int],
+        *,
+        is_interleaved: bool = False,
     ) -> None:
-        super().__init__(ctx, rotary_dim, config)
+        super().__init__(ctx, rotary_dim, config, is_interleaved=is_interleaved)
         assert len(axes) == rotary_dim // 2, f"{len(axes)} axes for {rotary_dim // 2} frequencies"
         where = ctx.device.torch_device
         self._axis_F = torch.tensor(axes, dtype=torch.int64, device=where)

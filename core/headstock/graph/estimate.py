@@ -29,8 +29,10 @@ def estimate_weight_bytes(model: Model, index: Mapping[str, StoredTensor], ctx: 
         ctx: What the model was built with.
     """
     total = 0
-    for name, (_, leaf) in expected_leaves(model).items():
+    for name, (layer, leaf) in expected_leaves(model).items():
         stored = index.get(name)
+        if stored and stored.ordered and isinstance(layer, Linear) and layer.takes_orders:
+            stored = stored.ordered.tensor
         layout = Layout(stored.layout, stored.group_size) if stored else Layout()
         total += _leaf_bytes(leaf, layout, ctx)
     layers = (layer for _, layer in find_layers(model))

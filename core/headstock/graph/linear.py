@@ -8,18 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
+import torch
 from torch import Tensor
 
-from headstock.errors import ConfigError
+from headstock.checkpoint.files import OrderedInputs
+from headstock.errors import CheckpointError, ConfigError
 from headstock.graph.context import Context
 from headstock.graph.lora import LowRank
 from headstock.graph.module import Layer, Leaf
-from headstock.graph.source import Source, read_span
-from headstock.graph.split import Span, split_evenly, split_or_replicate
+from headstock.graph.source import CheckpointSource, Source, read_span
+from headstock.graph.split import Gap, Span, split_evenly, split_or_replicate
 from headstock.ops.activation import silu_and_mul, silu_and_mul_groups
 from headstock.ops.activation_kinds import SILU, Activation
+from headstock.ops.features import order_features
 from headstock.ops.linear import (
     FP8_GROUP,
     GatedLinearProvider,
@@ -30,7 +33,13 @@ from headstock.ops.linear import (
 )
 from headstock.ops.outputs import join_features
 from headstock.quantization.convert import convert, narrow_inputs
-from headstock.quantization.plan import Layout, Role, choose_layout
+from headstock.quantization.plan import (
+    GROUP_UNIT,
+    Layout,
+    Role,
+    choose_layout,
+    layout_of_share,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,18 @@ class _Place:
     begin: int
     stored: Layout
     kept: Layout
+
+
+class _Product(NamedTuple):
+    """What multiplies activations by a provider's matrices.
+
+    Attributes:
+        multiply: As the provider does.
+        before_gate: Without the gate that is joined to it.
+    """
+
+    multiply: Callable[[Any], Tensor]
+    before_gate: Callable[[Any], Tensor]
 
 
 class Linear(Layer):
@@ -110,6 +131,8 @@ class Linear(Layer):
         self.input_group = 0
         self.low_rank: LowRank | None = None
         self._places: dict[str, _Place] = {}
+        self._ordered: Mapping[str, OrderedInputs] = {}
+        self._orders: list[Tensor] = []
         self._run: Callable[[Any], Any] = _not_loaded
 
     def _rows_of(self, name: str, part: Part) -> Span:
@@ -141,18 +164,42 @@ class Linear(Layer):
                 found.append(Leaf(f"{name}.bias", (part.size,), Role.BIAS))
         return found
 
+    @property
+    def takes_orders(self) -> bool:
+        """Whether it can have its matrices with input features in another order.
+
+        Ranks that have some of them cannot, and layers that load in a way of their own do not.
+        """
+        is_plain = type(self).load is Linear.load and self._role is Role.MATRIX
+        return is_plain and self._inputs.size == self._in_features
+
+    def offer(self, ordered: Mapping[str, OrderedInputs]) -> None:
+        """Have matrices in smaller layouts, before they are allocated, where it can.
+
+        Args:
+            ordered: What else the checkpoint has matrices as, by the leaf's name.
+        """
+        if self.takes_orders:
+            self._ordered = {n.removesuffix(".weight"): found for n, found in ordered.items()}
+
+    def _stored_layout(self, name: str, layouts: Mapping[str, Layout]) -> Layout:
+        ordered = self._ordered.get(name)
+        if ordered is None:
+            return layouts[f"{name}.weight"]
+        return Layout(ordered.tensor.layout, ordered.tensor.group_size)
+
     def allocate(self, layouts: Mapping[str, Layout]) -> None:
         """Build a provider for each run of matrices in equal layouts."""
         self.low_rank = self._make_low_rank()
-        stored = {name: layouts[f"{name}.weight"] for name in self._parts}
+        stored = {name: self._stored_layout(name, layouts) for name in self._parts}
         kept = {name: self._kept(name, layout) for name, layout in stored.items()}
         runs: list[list[str]] = []
         for name in self._parts:
-            if runs and kept[runs[-1][-1]] == kept[name]:
+            if runs and kept[last := runs[-1][-1]] == kept[name] and self._is_alike(last, name):
                 runs[-1].append(name)
             else:
                 runs.append([name])
-        providers: list[LinearProvider] = []
+        products: list[_Product] = []
         is_gated = False
         for run in runs:
             size = sum(self._outputs[name].size for name in run)
@@ -160,12 +207,32 @@ class Linear(Layer):
             provider = self._ctx.ops.resolve(linear, spec.as_spec())(spec, self._ctx.device)
             is_gated |= spec.is_gated
             self.input_group = spec.group_size if spec.takes_groups else 0
-            providers.append(provider)
+            products.append(self._product(provider, run[0]))
             begin = 0
             for name in run:
                 self._places[name] = _Place(provider, begin, stored[name], kept[name])
                 begin += self._outputs[name].size
-        self._run = self._make_run(providers, is_gated=is_gated)
+        self._run = self._make_run(products, is_gated=is_gated)
+
+    def _is_alike(self, one: str, other: str) -> bool:
+        """Whether two matrices have their input features in one order."""
+        orders = [self._ordered.get(name) for name in (one, other)]
+        first, second = (None if o is None else o.order_I.tobytes() for o in orders)
+        return first == second
+
+    def _product(self, provider: LinearProvider, name: str) -> _Product:
+        """Return what multiplies by the matrices of a provider, of which ``name`` is one."""
+        gated = cast("GatedLinearProvider", provider)
+        ordered = self._ordered.get(name)
+        if ordered is None:
+            return _Product(provider, lambda x_TI: gated.product(x_TI))
+        order_I = torch.from_numpy(ordered.order_I).to(self._ctx.device.torch_device)
+        self._orders.append(order_I)
+        arrange = self._ctx.ops.resolve(order_features, self._ctx.spec())
+        return _Product(
+            lambda x_TI: provider(arrange(x_TI, order_I)),
+            lambda x_TI: gated.product(arrange(x_TI, order_I)),
+        )
 
     def _make_low_rank(self) -> LowRank | None:
         """Return the room for adapters; None where no matrix is to have any."""
@@ -192,7 +259,7 @@ class Linear(Layer):
         space = adapters.space
         return space.num_places * space.rank * numbers * self._ctx.dtype.itemsize
 
-    def _spans_of(self, name: str) -> Iterable[Span]:
+    def _spans_of(self, name: str) -> Iterable[Span | Gap]:
         """Return this rank's rows of a checkpoint matrix, in the order of the outputs."""
         return (self._outputs[name],)
 
@@ -228,21 +295,19 @@ class Linear(Layer):
         """Of ranks whose results are summed, only the first adds the bias."""
         return not self._is_split_in or self._ctx.tp.rank == 0
 
-    def _make_run(
-        self, providers: Sequence[LinearProvider], *, is_gated: bool
-    ) -> Callable[[Any], Any]:
+    def _make_run(self, products: Sequence[_Product], *, is_gated: bool) -> Callable[[Any], Any]:
         """Return what the layer computes; in steps whose rows have adapters, that and theirs."""
-        multiply: Callable[[Any], Tensor] = providers[0]
-        if len(providers) > 1:
+        multiply = products[0].multiply
+        if len(products) > 1:
             join = self._ctx.ops.resolve(join_features, self._ctx.spec())
-            multiply = _joined(providers, join)
+            multiply = _joined([product.multiply for product in products], join)
         plain = self._finish(multiply, is_gated=is_gated, into=self._into)
         adapters, low_rank, into = self._ctx.adapters, self.low_rank, self._into
         is_followed = into is not None and into.low_rank is not None
         if adapters is None or (low_rank is None and not is_followed):
             return plain
         if low_rank is not None:
-            product = cast("GatedLinearProvider", providers[0]).product if is_gated else multiply
+            product = products[0].before_gate if is_gated else multiply
             multiply, is_gated = _adapted(product, low_rank), False
         adapted = self._finish(multiply, is_gated=is_gated, into=None)
         return lambda x_TI: adapted(x_TI) if adapters.is_used else plain(x_TI)
@@ -267,19 +332,34 @@ class Linear(Layer):
                 bias = source.read(rows.begin, rows.end)["weight"]
                 place.provider.load_bias(bias.to(self._ctx.dtype), place.begin)
             return
+        if part_name in self._ordered:
+            source = self._in_order(part_name, source)
         for offset, part in read_span(source, rows):
+            stored = place.stored
             if self._inputs.size < self._in_features:
-                part = narrow_inputs(part, place.stored, self._inputs.begin, self._inputs.end)
-            if place.kept != place.stored:
+                part = narrow_inputs(part, stored, self._inputs.begin, self._inputs.end)
+                stored = layout_of_share(stored, self._inputs.size)
+            if place.kept != stored:
                 part = {n: t.to(self._ctx.device.torch_device) for n, t in part.items()}
-            part = convert(part, place.stored, place.kept, self._ctx.dtype)
+            part = convert(part, stored, place.kept, self._ctx.dtype)
             place.provider.load(part, place.begin + offset)
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the providers' storage, and of adapters."""
+        """Bytes of the providers' storage, of orders and of adapters."""
         providers = {id(place.provider): place.provider for place in self._places.values()}
-        return self.adapter_bytes + sum(provider.num_bytes for provider in providers.values())
+        packed = sum(provider.num_bytes for provider in providers.values())
+        return self.adapter_bytes + packed + sum(order_I.nbytes for order_I in self._orders)
+
+    def _in_order(self, name: str, source: Source) -> Source:
+        """Return the matrix with its input features in the order that there is room for."""
+        found = source.stored.ordered if isinstance(source, CheckpointSource) else None
+        if found is None or (found.order_I != self._ordered[name].order_I).any():
+            raise CheckpointError(
+                f"{name}.weight comes with its input features in another order than before.",
+                remedy="Start again with the new weights.",
+            )
+        return CheckpointSource(found.tensor)
 
 
 class QKVLinear(Linear):
@@ -316,26 +396,27 @@ def layout_on_rank(
     """Return the layout to keep a matrix in, of which this rank has ``in_features``.
 
     Raises:
-        ConfigError: They are no whole groups of the checkpoint's layout.
+        ConfigError: They cut the groups of the checkpoint's layout too small.
     """
-    if stored.group_size and in_features % stored.group_size:
+    share = layout_of_share(stored, in_features)
+    if share != stored and share.group_size % GROUP_UNIT:
         raise ConfigError(
             f"tp_size is {ctx.tp.size}, which leaves {name} {in_features} input"
             f" features a rank; the checkpoint's groups have {stored.group_size}.",
             remedy="Lower --tp-size, or serve an unquantised checkpoint.",
         )
-    return choose_layout(role, stored, in_features, ctx.quantization)
+    return choose_layout(role, share, in_features, ctx.quantization)
 
 
 def _joined(
-    providers: Sequence[LinearProvider], join: Callable[[Tensor, Tensor], Tensor]
+    products: Sequence[Callable[[Any], Tensor]], join: Callable[[Tensor, Tensor], Tensor]
 ) -> Callable[[Tensor], Tensor]:
-    first, *others = providers
+    first, *others = products
 
     def run(x_TI: Tensor) -> Tensor:
         out_TO = first(x_TI)
-        for provider in others:
-            out_TO = join(out_TO, provider(x_TI))
+        for multiply in others:
+            out_TO = join(out_TO, multiply(x_TI))
         return out_TO
 
     return run

@@ -17,11 +17,14 @@ from headstock.errors import CheckpointError
 from headstock.graph.build import Model
 from headstock.graph.context import Context
 from headstock.graph.embedding import LMHead
+from headstock.graph.linear import Linear
 from headstock.graph.module import Layer, Leaf, find_layers
 from headstock.graph.source import CheckpointSource, RandomSource, is_equal
 from headstock.quantization.plan import Layout, Role
 
 log = logging.getLogger(__name__)
+BYTES_AT_ONCE = 1 << 28
+"""Of a file, until the pages that were read are given back."""
 SHOWN = 12
 """Tensor names that an error lists of each kind."""
 
@@ -151,27 +154,52 @@ def settle_ties(model: Model, index: Mapping[str, StoredTensor]) -> None:
 def reload_weights(
     model: Model, tensors: Iterable[StoredTensor], total: int, progress: Progress | None = None
 ) -> None:
-    """Stream ``tensors`` into weights that are allocated, at their fixed addresses."""
+    """Stream ``tensors`` into weights that are allocated, at their fixed addresses.
+
+    Of the files this process has one in memory at a time, and of that about
+    :data:`BYTES_AT_ONCE` at most.
+    """
     expected = expected_leaves(model)
-    done = 0
+    done, kept, file = 0, 0, None
     for tensor in tensors:
+        if file is not None and (file is not tensor.file or kept >= BYTES_AT_ONCE):
+            file.release()
+            kept = 0
+        file = tensor.file
         if tensor.name in expected:
             layer, leaf = expected[tensor.name]
             layer.load(leaf.name, CheckpointSource(tensor))
         done += tensor.num_bytes
+        kept += tensor.num_bytes
         if progress is not None:
             progress(done, total)
+    if file is not None:
+        file.release()
 
 
 def allocate(model: Model, index: Mapping[str, StoredTensor]) -> None:
     """Make room for the weights, in the layouts that ``index`` has; dense where it has none."""
     for prefix, layer in find_layers(model):
-        layouts = {leaf.name: Layout() for leaf in layer.leaves()}
-        for name in layouts:
-            stored = index.get(prefix + name)
-            if stored is not None:
-                layouts[name] = Layout(stored.layout, stored.group_size)
-        layer.allocate(layouts)
+        allocate_layer(layer, prefix, index)
+
+
+def allocate_layer(layer: Layer, prefix: str, index: Mapping[str, StoredTensor]) -> None:
+    """Make room for one layer's weights.
+
+    Args:
+        layer: Not allocated yet.
+        prefix: Of its leaves' names.
+        index: Of the checkpoint.
+    """
+    found = {leaf.name: index.get(prefix + leaf.name) for leaf in layer.leaves()}
+    if isinstance(layer, Linear):
+        layer.offer({n: t.ordered for n, t in found.items() if t is not None and t.ordered})
+    layer.allocate(
+        {
+            name: Layout() if stored is None else Layout(stored.layout, stored.group_size)
+            for name, stored in found.items()
+        }
+    )
 
 
 def load_random(model: Model, ctx: Context, progress: Progress | None = None) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from headstock.graph.split import Span
+from headstock.graph.split import Gap, Span
 from headstock.ops.base import Spec
 from headstock.ops.lora import RANK_UNIT, add_lora
 from headstock.ops.steps import take_rows
@@ -111,7 +111,9 @@ class LowRank:
         rows: Of each checkpoint matrix its rows on this rank, in the order of the outputs.
     """
 
-    def __init__(self, ctx: Context, inputs: Span, rows: Mapping[str, Sequence[Span]]) -> None:
+    def __init__(
+        self, ctx: Context, inputs: Span, rows: Mapping[str, Sequence[Span | Gap]]
+    ) -> None:
         assert ctx.adapters is not None, "a model without adapters has no such matrices"
         self._adapters, self._inputs = ctx.adapters, inputs
         self._parts = list(rows)
@@ -158,8 +160,9 @@ class LowRank:
         inputs = self._inputs
         down_KI[first : first + rank].copy_(down_RI[:, inputs.begin : inputs.end])
         for span in self._rows[part]:
-            rows_OR = up_OR[span.begin : span.end]
-            up_OK[begin : begin + span.size, :rank].copy_(rows_OR)
+            if isinstance(span, Span):
+                rows_OR = up_OR[span.begin : span.end]
+                up_OK[begin : begin + span.size, :rank].copy_(rows_OR)
             begin += span.size
 
     def place(self, place: int, packed: tuple[Tensor, Tensor] | None) -> None:

@@ -15,7 +15,7 @@ from headstock.graph.split import Span, split_evenly
 from headstock.ops.activation_kinds import SILU, Activation
 from headstock.ops.moe import ExpertsProvider, ExpertsSpec, Matrix, experts, route_topk
 from headstock.quantization.convert import convert, narrow_inputs
-from headstock.quantization.plan import Layout, Role
+from headstock.quantization.plan import Layout, Role, layout_of_share, shared_layout
 
 QWEN_NAMES: Mapping[Matrix, str] = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
 """What most families call an expert's matrices."""
@@ -146,7 +146,7 @@ class Experts(Layer):
             layout_on_rank(self._ctx, name, layouts[f"{name}.weight"], self._inputs_of(matrix).size)
             for name, (_, matrix) in self._places.items()
         }
-        self._kept = kept.pop() if len(kept) == 1 else Layout()
+        self._kept = shared_layout(kept)
         spec = ExpertsSpec(
             hidden_size=self._hidden_size,
             intermediate_size=self._between.size,
@@ -168,11 +168,12 @@ class Experts(Layer):
         if kind == "bias":
             self._load_bias(source, expert, matrix)
             return
-        stored, inputs = self._stored[name], self._inputs_of(matrix)
+        whole_layout, inputs = self._stored[name], self._inputs_of(matrix)
+        stored = layout_of_share(whole_layout, inputs.size)
         rows = Span(0, self._hidden_size) if matrix == "down" else self._between
         for offset, part in read_span(source, rows):
             if inputs.size < source.shape[1]:
-                part = narrow_inputs(part, stored, inputs.begin, inputs.end)
+                part = narrow_inputs(part, whole_layout, inputs.begin, inputs.end)
             if self._kept != stored:
                 part = {n: t.to(self._ctx.device.torch_device) for n, t in part.items()}
             part = convert(part, stored, self._kept, self._ctx.dtype)

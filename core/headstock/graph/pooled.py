@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headstock.checkpoint.files import StoredTensor
 from headstock.checkpoint.sentence import PREFIX, Dense, Pooling
 from headstock.errors import UnsupportedError
 from headstock.graph.attention import Attention
@@ -145,12 +146,18 @@ class PooledDecoder(PooledModel):
             r"^lm_head\.": "logits are not computed: hidden states are pooled",
         }
         self.base_prefix = whole.base_prefix
+        self._named = whole.named
         self.model = whole.model
         self.pooler = Pooler(ctx, ctx.pooling or Pooling("last", is_normalized=not is_classifier))
         self.score: Linear | None = None
         if is_classifier:
             leaves = {"score": num_labels(config)}
-            self.score = head(ctx, config["hidden_size"], leaves, has_bias=False)
+            size = config["hidden_size"] if "hidden_size" in config else config["n_embd"]
+            self.score = head(ctx, size, leaves, has_bias=False)
+
+    def named(self, index: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:
+        """Return a checkpoint's tensors by the names that the decoder has for them."""
+        return self._named(index)
 
     def pool(self, hidden_TD: Tensor, batch: StepBatch, rows_P: Tensor) -> Tensor:
         """Return the vectors, or what the labels get of them. float32. [P, D] or [P, labels]"""

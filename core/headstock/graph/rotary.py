@@ -75,13 +75,13 @@ def rotary_parameters(config: Mapping[str, Any], layer_kind: str | None = None) 
     given = dict(config.get("rope_scaling") or {}) | dict(config.get("rope_parameters") or {})
     if isinstance(given.get(layer_kind or ""), Mapping):
         given = dict(given[layer_kind or ""])
-    if any(isinstance(value, Mapping) for value in given.values()):
+    theta = given.get("rope_theta") or config.get("rope_theta") or 10000.0
+    if isinstance(theta, list) or any(isinstance(value, Mapping) for value in given.values()):
         raise UnsupportedError(
-            "The configuration's rope_parameters differ from layer to layer.",
+            "The configuration's rotary parameters differ from layer to layer.",
             remedy="Serve another model: this architecture has one table for all layers.",
         )
     kind = given.get("rope_type") or given.get("type") or "default"
-    theta = given.get("rope_theta") or config.get("rope_theta") or 10000.0
     # The length before scaling may stand beside the scaling, where it comes first.
     original = config.get(ORIGINAL) or given.get(ORIGINAL) or config.get("max_position_embeddings")
     return given | {"rope_type": str(kind), "rope_theta": float(theta), ORIGINAL: original}

@@ -73,6 +73,9 @@ class CheckpointSource:
     Args:
         stored: The tensor.
 
+    Attributes:
+        stored: Likewise.
+
     Raises:
         CheckpointError: Its dtype is no floating point of ours.
     """
@@ -80,7 +83,7 @@ class CheckpointSource:
     def __init__(self, stored: StoredTensor) -> None:
         self.layout = Layout(stored.layout, stored.group_size)
         self.shape = stored.shape
-        self._stored = stored
+        self.stored = stored
         is_float = stored.dtype.startswith(("float", "bfloat"))
         if self.layout == Layout() and not is_float:
             raise CheckpointError(
@@ -90,10 +93,10 @@ class CheckpointSource:
 
     def read(self, begin: int, end: int) -> CanonicalWeight:
         """Return rows [begin, end); views of the file where it has them as they are."""
-        parts = self._stored.read(begin, end)
+        parts = self.stored.read(begin, end)
         tensors = {name: torch.from_numpy(array) for name, array in parts.items()}
-        if self._stored.dtype in BIT_DTYPES:
-            tensors["weight"] = tensors["weight"].view(BIT_DTYPES[self._stored.dtype])
+        if self.stored.dtype in BIT_DTYPES:
+            tensors["weight"] = tensors["weight"].view(BIT_DTYPES[self.stored.dtype])
         return tensors
 
 

@@ -21,6 +21,17 @@ class Span:
         return self.end - self.begin
 
 
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Outputs that no row of a checkpoint's matrix makes: zeros.
+
+    Attributes:
+        size: How many.
+    """
+
+    size: int
+
+
 def split_evenly(name: str, size: int, tp: Group, *, unit: int = 1) -> Span:
     """Return this rank's share of ``size`` entries, whole units each.
 

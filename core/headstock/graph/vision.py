@@ -38,6 +38,30 @@ Send = Callable[[np.ndarray], Tensor]
 """Copies an array to the device."""
 
 
+class View(Protocol):
+    """What the tokens of an image show of its patches, row by row.
+
+    Attributes:
+        rows: Of patches, from the middle of the grid.
+        columns: Likewise.
+        tall: Rows of tokens that these are resampled to.
+        wide: Tokens of a row.
+        marks: Tokens beside these that are the same in every image: one after each row, or one
+            after the last.
+    """
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def columns(self) -> int: ...
+    @property
+    def tall(self) -> int: ...
+    @property
+    def wide(self) -> int: ...
+    @property
+    def marks(self) -> int: ...
+
+
 class MediaModel(Protocol):
     """What the runner calls of a model that takes images.
 
@@ -50,6 +74,8 @@ class MediaModel(Protocol):
         sees_spans: Whether tokens of an image see all of it: then none is computed without the
             others, and steps say where they are (:class:`headstock.ops.attention.StepSpan`).
         row_tokens: Tokens after each row of an image's, which have embeddings like those of text.
+        tile_side: Patches in height and width of the squares that the encoder takes, one after
+            another; 0: it takes an image as it is, and images have no views.
     """
 
     num_axes: int
@@ -59,6 +85,7 @@ class MediaModel(Protocol):
     max_side: int
     sees_spans: bool
     row_tokens: int
+    tile_side: int
 
     def encode(
         self,
@@ -67,6 +94,7 @@ class MediaModel(Protocol):
         scale_C: Tensor,
         shift_C: Tensor,
         send: Send,
+        views: Sequence[View | None] = (),
     ) -> Tensor:
         """Return the features of the tokens of images or videos, one after another. [tokens, F]
 
@@ -76,6 +104,7 @@ class MediaModel(Protocol):
             scale_C: Multiplies the pixels of each channel. float32. [C]
             shift_C: Added to them then. float32. [C]
             send: Brings what follows from the grids to the device, without waiting.
+            views: What tokens show of each grid; None, or none given: all of it.
         """
         ...
 

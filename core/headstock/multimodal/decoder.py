@@ -10,6 +10,7 @@ from typing import Any
 from headstock.errors import RequestError
 from headstock.multimodal.source import Source, wrong
 from headstock.sandbox import LostError, Pool, Process
+from headstock.wire.media import View
 
 CPU_LIMIT_S = 10.0
 """Processor time that one image may take. Seconds."""
@@ -19,7 +20,30 @@ BYTES_A_PIXEL = 16
 """Memory that decoding, turning and resizing a pixel takes at most, with room to spare."""
 BASE_BYTES = 256 * 2**20
 MAX_IDLE = 2
+SEVERAL = "one of several"
+"""What the process is told of an image that is not alone in its request."""
 TOO_MUCH = "Send a smaller image."
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What the encoder takes by itself: an image, a part of one, or a moment of a video.
+
+    Attributes:
+        grid: Patches in time, height and width.
+        digest: Of what the encoder is given.
+        pixels: Patch after patch. uint8.
+        view: What its tokens show of them; None: all.
+        lead: Text before its tokens.
+        trail: Text behind them.
+    """
+
+    grid: tuple[int, int, int]
+    digest: bytes
+    pixels: bytes
+    view: View | None = None
+    lead: str = ""
+    trail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +51,13 @@ class Decoded:
     """An image, or a video, as the encoder takes it.
 
     Attributes:
-        grid: Patches in time, height and width, of an image or of a moment of a video.
-        digests: Of what the encoder is given: one, or one for each moment.
-        times: When each moment is, in the middle of its frames; of an image none. Seconds.
-        pixels: Patch after patch. uint8.
+        pieces: One or more, in the order of their tokens.
+        times: When each moment of a video is, in the middle of its frames; of an image none.
+            Seconds.
     """
 
-    grid: tuple[int, int, int]
-    digests: list[bytes]
+    pieces: list[Piece]
     times: list[float]
-    pixels: bytes
 
 
 class _Worker:
@@ -94,21 +115,41 @@ class Decoder:
         }
         self._pool = Pool(lambda: _Worker(setup), MAX_IDLE)
 
-    def decode(self, data: bytes, source: Source) -> Decoded:
+    def decode(self, data: bytes, source: Source, *, is_alone: bool = True) -> Decoded:
         """Return the image in ``data``.
+
+        Args:
+            data: A file.
+            source: Where it comes from.
+            is_alone: Whether it is the only image of its request.
 
         Raises:
             RequestError: Naming the part of the request, what is wrong and what is allowed.
         """
         try:
-            answer, pixels = self._pool.call(lambda worker: worker.decode(source.kind, data))
+            kind = SEVERAL if source.kind == "image" and not is_alone else source.kind
+            answer, pixels = self._pool.call(lambda worker: worker.decode(kind, data))
         except LostError as error:
             raise _refusal({"error": "exhausted"}, source) from error
         if "error" in answer:
             raise _refusal(answer, source)
-        frames, height, width = answer["grid"]
-        digests = [bytes.fromhex(digest) for digest in answer["digests"]]
-        return Decoded((frames, height, width), digests, answer["times"], pixels)
+        pieces: list[Piece] = []
+        begin = 0
+        for told in answer["pieces"]:
+            end = begin + told["size"]
+            frames, height, width = told["grid"]
+            view = View(*told["view"]) if told.get("view") else None
+            piece = Piece(
+                grid=(frames, height, width),
+                digest=bytes.fromhex(told["digest"]),
+                pixels=pixels[begin:end],
+                view=view,
+                lead=told.get("lead", ""),
+                trail=told.get("trail", ""),
+            )
+            pieces.append(piece)
+            begin = end
+        return Decoded(pieces, answer["times"])
 
     def close(self) -> None:
         """End the processes that are idle."""

@@ -9,17 +9,46 @@ from pathlib import Path
 from typing import Any, cast
 
 from headstock.errors import CheckpointError
+from headstock.multimodal.tiles import CANVAS, FIT, SPLITS
 
 MERGED_PATCHES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen3_5_moe")
 """Model types that cut an image into patches, and make one token of a square of them."""
 STILL = ("qwen2_vl", "qwen2_5_vl")
 """Those whose videos are not cut here."""
+COUNTED = ("glm4v", "glm4v_moe", "glm46v")
+"""Of these, those whose bounds are of all pixels that patches have, an image's twice."""
 SQUARES = ("gemma3",)
 """Model types that resize every image to one square."""
 ROWS = ("mistral3",)
 """Model types that keep an image's size where they can, with a mark after each row of tokens."""
 CROPPED = ("llava",)
 """Model types that see the square in the middle of an image."""
+MOSAICS = ("llava_next", "llava_onevision")
+"""Model types that see all of an image small, and a mosaic of its parts."""
+SPLIT = ("idefics3", "smolvlm")
+"""Model types that see tiles between words that say where they are, and then all of an image."""
+SPLIT_WORDS = {
+    "around": "<fake_token_around_image>",
+    "whole": "<global-img>",
+    "place": "<row_{row}_col_{column}>",
+    "row_end": "\n",
+    "before_whole": "\n",
+}
+CANVASES = ("internvl",)
+"""Model types that see tiles in the shape that comes nearest the image's, then all of it."""
+FITS = ("llama4",)
+"""Model types that see tiles of the canvas that an image fits best, then all of it."""
+FIT_WORDS = {
+    "begin": "<|image_start|>",
+    "beside": "<|tile_x_separator|>",
+    "below": "<|tile_y_separator|>",
+    "whole": "<|image|>",
+    "end": "<|image_end|>",
+}
+NEXT_SIZES = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+"""Sizes of LLaVA-Next's mosaics where no file says."""
+ANY_RESOLUTION = "anyres_max_"
+"""Before the most tiles of a mosaic, in ``vision_aspect_ratio``."""
 FILES = ("preprocessor_config.json", "processor_config.json")
 VIDEO_FILES = ("video_preprocessor_config.json", "processor_config.json")
 Channels = tuple[float, float, float]
@@ -73,6 +102,44 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
+class Mosaic:
+    """How an image becomes a small picture of all of it, and a mosaic of tiles.
+
+    Attributes:
+        sizes: Heights and widths in pixels that a mosaic may have.
+        max_tiles: As in :func:`headstock.multimodal.mosaic.shown_of`.
+        several: Where a request has several images, they have no mosaics, and this colour around
+            them makes them squares; None: each has a mosaic.
+    """
+
+    sizes: list[tuple[int, int]]
+    max_tiles: int | None
+    several: tuple[int, int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """How an image becomes tiles that stand in the prompt one after another.
+
+    Attributes:
+        layout: Which of :data:`headstock.multimodal.tiles.LAYOUTS`.
+        words: Text around them, by the names that the layout has for it.
+        is_cut: Whether an image is cut at all; otherwise it is one tile.
+        longest: Pixels that the longer side is brought to before the image is cut, if the layout
+            does so.
+        min_tiles: Fewest that an image is cut into, without the one of all of it.
+        max_tiles: Most.
+    """
+
+    layout: str
+    words: Mapping[str, str]
+    is_cut: bool = True
+    longest: int = 0
+    min_tiles: int = 1
+    max_tiles: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Family:
     """How images are cut, and which id stands for them.
 
@@ -96,6 +163,10 @@ class Family:
             the other fields say.
         row_marks: Tokens after each row of an image's, and after the last one instead; None: there
             are none.
+        mosaic: How it is cut into tiles of ``size`` whose rows join; None: it is not.
+        tiles: How it is cut into tiles of ``size`` one after another; None: it is not.
+        is_counted: Whether each of an image's ``frames`` counts against the bounds of pixels.
+        feature_id: Id of the tokens that have its features; None: ``token_id``.
     """
 
     token_id: int
@@ -113,6 +184,10 @@ class Family:
     is_cropped: bool = False
     longest: int | None = None
     row_marks: tuple[str, str] | None = None
+    mosaic: Mosaic | None = None
+    tiles: Tiles | None = None
+    feature_id: int | None = None
+    is_counted: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON has it."""
@@ -143,7 +218,7 @@ def find_family(config: Settings, folder: Path) -> Family | None:
 
 def _merged_patches(folder: Path, config: Settings, given: Settings, token_id: int) -> Family:
     """Return what is made of images by models that keep their aspect."""
-    size = given.get("size") or {}
+    size, kind = given.get("size") or {}, config.get("model_type")
     vision = config.get("vision_config") or {}
     scale, shift = _scales(folder, given)
     return Family(
@@ -156,13 +231,14 @@ def _merged_patches(folder: Path, config: Settings, given: Settings, token_id: i
         resample=int(given.get("resample") or 3),
         scale=scale,
         shift=shift,
-        video=_video(config, folder) if config.get("model_type") not in STILL else None,
+        video=_video(config, folder) if kind not in (*STILL, *COUNTED) else None,
+        is_counted=kind in COUNTED,
     )
 
 
 def _patch_size(config: Settings) -> int:
     """Return the pixels of a patch where no file says."""
-    return 14 if config.get("model_type") in STILL else 16
+    return 14 if config.get("model_type") in (*STILL, *COUNTED) else 16
 
 
 def _square(folder: Path, config: Settings, given: Settings, token_id: int) -> Family:
@@ -235,6 +311,190 @@ def _cropped(folder: Path, config: Settings, given: Settings, token_id: int) -> 
     )
 
 
+def _mosaic(folder: Path, config: Settings, given: Settings, token_id: int) -> Family:
+    """Return what is made of images by LLaVA-Next and LLaVA-OneVision: a picture and a mosaic.
+
+    Raises:
+        CheckpointError: The processor's sizes are not the encoder's.
+    """
+    vision = config.get("vision_config") or {}
+    is_next = config.get("model_type") == "llava_next"
+    side = int(vision.get("image_size") or (336 if is_next else 384))
+    size, crop = given.get("size") or {}, given.get("crop_size") or {}
+    edges = {size.get(edge) for edge in ("height", "width", "shortest_edge")} - {None}
+    if given.get("do_center_crop"):
+        edges |= {crop.get("height"), crop.get("width")}
+    if edges != {side}:
+        raise _wrong(folder, f"tiles are resized to {size}; the encoder takes {side} x {side}")
+    sizes = given.get("image_grid_pinpoints") or (NEXT_SIZES if is_next else _all_sizes(side))
+    if sizes != (config.get("image_grid_pinpoints") or sizes):
+        raise _wrong(folder, "config.json has other image_grid_pinpoints than the processor")
+    if any(len(each) != 2 or min(each) < side or max(each) % side for each in sizes):
+        raise _wrong(folder, f"image_grid_pinpoints are no multiples of {side}")
+    scale, shift = _scales(folder, given)
+    mean = _channels(folder, given, "image_mean")
+    return Family(
+        token_id=token_id,
+        patch_size=int(vision.get("patch_size") or 14),
+        frames=1,
+        merge=1,
+        min_pixels=side * side,
+        max_pixels=side * side,
+        resample=int(given.get("resample") or 3),
+        scale=scale,
+        shift=shift,
+        size=(side, side),
+        mosaic=Mosaic(
+            sizes=[(tall, wide) for tall, wide in sizes],
+            max_tiles=None if is_next else _max_tiles(folder, config),
+            several=None if is_next else cast("Any", tuple(int(m * 255) for m in mean)),
+        ),
+    )
+
+
+def _split(folder: Path, config: Settings, given: Settings, token_id: int) -> Family:
+    """Return what is made of images by Idefics3 and SmolVLM: tiles, and all of an image.
+
+    Raises:
+        CheckpointError: The processor's size is not the encoder's.
+    """
+    vision = config.get("vision_config") or {}
+    side = int(vision.get("image_size") or 224)
+    tile = given.get("max_image_size") or {"longest_edge": 364}
+    if tile.get("longest_edge") != side:
+        raise _wrong(folder, f"tiles have {tile}; the encoder takes {side} x {side}")
+    longest = (given.get("size") or {"longest_edge": 4 * 364}).get("longest_edge")
+    if not isinstance(longest, int):
+        raise _wrong(folder, f"images are resized to {given.get('size')}, not to a longest_edge")
+    scale, shift = _scales(folder, given)
+    return Family(
+        token_id=token_id,
+        patch_size=int(vision.get("patch_size") or 32),
+        frames=1,
+        merge=int(config.get("scale_factor") or 2),
+        min_pixels=side * side,
+        max_pixels=side * side,
+        resample=int(given.get("resample") or 1),
+        scale=scale,
+        shift=shift,
+        size=(side, side),
+        tiles=Tiles(
+            layout=SPLITS,
+            words=SPLIT_WORDS,
+            is_cut=given.get("do_image_splitting") is not False,
+            longest=longest,
+        ),
+    )
+
+
+def _canvas(folder: Path, config: Settings, given: Settings, token_id: int) -> Family:
+    """Return what is made of images by InternVL: tiles, and all of an image, between two marks.
+
+    Its processor cuts images whatever the settings of the image processor say.
+
+    Raises:
+        CheckpointError: The processor's size is not the encoder's.
+    """
+    vision = config.get("vision_config") or {}
+    side = _first(vision.get("image_size")) or 448
+    size = given.get("size") or {}
+    if (size.get("height"), size.get("width")) != (side, side):
+        raise _wrong(folder, f"tiles are resized to {size}; the encoder takes {side} x {side}")
+    named = _read_whole(folder, "tokenizer_config.json")
+    words = {
+        "begin": str(named.get("start_image_token") or "<img>"),
+        "end": str(named.get("end_image_token") or "</img>"),
+    }
+    most = int(given.get("max_patches") or 12)
+    scale, shift = _scales(folder, given)
+    return Family(
+        token_id=token_id,
+        patch_size=_first(vision.get("patch_size")) or 14,
+        frames=1,
+        merge=2,
+        min_pixels=side * side,
+        max_pixels=side * side,
+        resample=int(given.get("resample") or 3),
+        scale=scale,
+        shift=shift,
+        size=(side, side),
+        tiles=Tiles(
+            layout=CANVAS,
+            words=words,
+            is_cut=most > 1,
+            min_tiles=int(given.get("min_patches") or 1),
+            max_tiles=most,
+        ),
+    )
+
+
+def _fit(folder: Path, config: Settings, given: Settings, token_id: int) -> Family:
+    """Return what is made of images by Llama 4: tiles, and all of an image, with marks between.
+
+    In text stands another token for an image than those that have its features.
+
+    Raises:
+        CheckpointError: The processor's size is not the encoder's, or it enlarges images.
+    """
+    vision = config.get("vision_config") or {}
+    side = int(vision.get("image_size") or 448)
+    size = given.get("size") or {}
+    if (size.get("height"), size.get("width")) != (side, side):
+        raise _wrong(folder, f"tiles are resized to {size}; the encoder takes {side} x {side}")
+    if given.get("resize_to_max_canvas"):
+        raise _wrong(folder, "resize_to_max_canvas is true, and images are not enlarged here")
+    scale, shift = _scales(folder, given)
+    return Family(
+        token_id=_id_of(folder, FIT_WORDS["whole"]),
+        feature_id=token_id,
+        patch_size=int(vision.get("patch_size") or 14),
+        frames=1,
+        merge=2,
+        min_pixels=side * side,
+        max_pixels=side * side,
+        resample=int(given.get("resample") or 2),
+        scale=scale,
+        shift=shift,
+        size=(side, side),
+        tiles=Tiles(layout=FIT, words=FIT_WORDS, max_tiles=int(given.get("max_patches") or 16)),
+    )
+
+
+def _id_of(folder: Path, text: str) -> int:
+    """Return the id of a token that was added to the vocabulary.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    for token in _read_whole(folder, "tokenizer.json").get("added_tokens") or ():
+        if token.get("content") == text:
+            return int(token["id"])
+    raise _wrong(folder, f"tokenizer.json has no added token {text!r}, which stands for an image")
+
+
+def _first(given: Any) -> int:
+    """Return a side of a square that is given by one side, or both; 0: it is not given."""
+    return int(given[0] if isinstance(given, list) else given or 0)
+
+
+def _all_sizes(side: int) -> list[list[int]]:
+    """Return the sizes of LLaVA-OneVision's mosaics where no file says: up to six tiles a side."""
+    return [[side * tall, side * wide] for tall in range(1, 7) for wide in range(1, 7)]
+
+
+def _max_tiles(folder: Path, config: Settings) -> int:
+    """Return the tiles that a mosaic's tokens are resampled to.
+
+    Raises:
+        CheckpointError: The configuration does otherwise.
+    """
+    given = str(config.get("vision_aspect_ratio") or "anyres_max_9")
+    count = given.removeprefix(ANY_RESOLUTION)
+    if not given.startswith(ANY_RESOLUTION) or not count.isdecimal() or int(count) < 1:
+        raise _wrong(folder, f"vision_aspect_ratio is {given!r}, not {ANY_RESOLUTION} and a number")
+    return int(count)
+
+
 def _rows(folder: Path, config: Settings, given: Settings, token_id: int) -> Family:
     """Return what is made of images by Mistral 3: as large as they are, in rows with marks."""
     vision = config.get("vision_config") or {}
@@ -259,9 +519,13 @@ def _rows(folder: Path, config: Settings, given: Settings, token_id: int) -> Fam
 
 
 _MAKERS: Mapping[str, Callable[[Path, Settings, Settings, int], Family]] = {
-    **dict.fromkeys(MERGED_PATCHES, _merged_patches),
+    **dict.fromkeys((*MERGED_PATCHES, *COUNTED), _merged_patches),
     **dict.fromkeys(SQUARES, _square),
     **dict.fromkeys(CROPPED, _cropped),
+    **dict.fromkeys(MOSAICS, _mosaic),
+    **dict.fromkeys(SPLIT, _split),
+    **dict.fromkeys(CANVASES, _canvas),
+    **dict.fromkeys(FITS, _fit),
     **dict.fromkeys(ROWS, _rows),
 }
 """What makes a family of the files beside a model, by its type."""

@@ -15,11 +15,13 @@ import json
 import resource
 import signal
 import sys
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from headstock.multimodal import mosaic, tiles
 from headstock.multimodal.patches import (
     MAX_ASPECT,
     bounded_size,
@@ -38,6 +40,25 @@ DEFAULT_FPS = 24
 """Of videos that do not say how long their frames are shown."""
 FRAMES_AT_ONCE = 8
 """Times the pixels of the largest image that all frames of a video may have together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of an image that the encoder takes by itself.
+
+    Attributes:
+        grid: Patches in time, height and width.
+        patches: One after another. uint8. [N, P]
+        view: As in :class:`headstock.wire.media.View`; None: its tokens are its patches.
+        lead: Text before its tokens.
+        trail: Text behind them.
+    """
+
+    grid: list[int]
+    patches: np.ndarray
+    view: list[int] | None = None
+    lead: str = ""
+    trail: str = ""
 
 
 class RefusedError(Exception):
@@ -67,24 +88,41 @@ def main() -> None:
 
 
 def decode(kind: str, data: bytes, setup: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-    """Return what is answered to a file: grid, digests and patches, or an ``error``.
+    """Return what is answered to a file: its pieces and their patches, or an ``error``.
 
-    Of a video there is a digest and a time for each pair of frames.
+    ``kind`` is ``image``, ``one of several`` images of a request, or ``video``. Of a video there
+    is a piece and a time for each pair of frames.
     """
     family = setup["family"]
     try:
         if kind == "video":
             return decode_video(data, setup)
         image = open_image(data, setup["max_pixels"])
-        grid, patches = to_patches(image, family)
+        pieces = to_pieces(image, family, is_alone=kind == "image")
     except RefusedError as refusal:
         return refusal.answer, b""
     except (MemoryError, RecursionError, OverflowError):
         return {"error": "exhausted"}, b""
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, ArithmeticError):
         return {"error": "damaged"}, b""  # whatever a decoder says of it, is no business of others
-    pixels = patches.tobytes()
-    return {"grid": grid, "digests": [digest_of(pixels, grid, family)], "times": []}, pixels
+    return answer_of(pieces, family)
+
+
+def answer_of(pieces: list[Piece], family: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """Return what is answered to an image, and its pixels."""
+    pixels = [piece.patches.tobytes() for piece in pieces]
+    told = [
+        {
+            "grid": piece.grid,
+            "view": piece.view,
+            "lead": piece.lead,
+            "trail": piece.trail,
+            "size": len(data),
+            "digest": digest_of(data, [piece.grid, piece.view], family),
+        }
+        for piece, data in zip(pieces, pixels, strict=True)
+    ]
+    return {"pieces": told, "times": []}, b"".join(pixels)
 
 
 def decode_video(data: bytes, setup: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
@@ -129,15 +167,16 @@ def decode_video(data: bytes, setup: dict[str, Any]) -> tuple[dict[str, Any], by
     times = [place * seconds / total for place in chosen]
     times += [times[-1]] * (len(shown) - len(times))
     settings = {name: family[name] for name in ("patch_size", "merge", "frames")} | video
-    digests: list[str] = []
+    told: list[dict[str, Any]] = []
     pixels: list[bytes] = []
     begins = range(0, len(shown), family["frames"])
     for begin in begins:
         pair = np.stack(shown[begin : begin + family["frames"]])
         pixels.append(cut(pair, patch_size=family["patch_size"], merge=family["merge"]).tobytes())
-        digests.append(digest_of(pixels[-1], grid, settings))
+        digest = digest_of(pixels[-1], grid, settings)
+        told.append({"grid": grid, "size": len(pixels[-1]), "digest": digest})
     middles = [(times[at] + times[at + family["frames"] - 1]) / 2 for at in begins]
-    return {"grid": grid, "digests": digests, "times": middles}, b"".join(pixels)
+    return {"pieces": told, "times": middles}, b"".join(pixels)
 
 
 def read_frames(image: Image.Image, total: int) -> tuple[list[Image.Image], float]:
@@ -186,23 +225,78 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
     return ImageOps.exif_transpose(image).convert("RGB")
 
 
+def to_pieces(image: Image.Image, family: dict[str, Any], *, is_alone: bool) -> list[Piece]:
+    """Return what the encoder takes of an image, alone in its request or not.
+
+    Raises:
+        RefusedError: It would have more tokens than the server takes.
+    """
+    if family["mosaic"]:
+        return _mosaic_pieces(image, family, is_alone=is_alone)
+    if family["tiles"]:
+        return _tile_pieces(image, family)
+    return [Piece(*to_patches(image, family))]
+
+
+def _mosaic_pieces(image: Image.Image, family: dict[str, Any], *, is_alone: bool) -> list[Piece]:
+    """Return a small picture and a mosaic; where several images are small ones, that alone."""
+    settings, filter_ = family["mosaic"], Image.Resampling(family["resample"])
+    pixels = family["size"][0]
+    side = pixels // family["patch_size"]
+    if settings["several"] is not None and not is_alone:
+        limit_tokens(side**2 + 1, family)
+        square = mosaic.padded_square(image, tuple(settings["several"]))
+        small = square.resize((pixels, pixels), filter_)
+        return [Piece([1, side, side], _cut(small, family), [side] * 4 + [1])]
+    tall, wide = mosaic.best_size(image.height, image.width, settings["sizes"])
+    grid = tall // family["patch_size"], wide // family["patch_size"]
+    shown = mosaic.shown_of(image.height, image.width, grid, side, settings["max_tiles"])
+    limit_tokens(side**2 + shown.count, family)
+    tiles = mosaic.tiles_of(mosaic.mosaic_of(image, (tall, wide), filter_), pixels)
+    patches = np.concatenate([_cut(tile, family) for tile in tiles])
+    view = [shown.rows, shown.columns, shown.tall, shown.wide, shown.tall]
+    small = image.resize((pixels, pixels), filter_)
+    return [
+        Piece([1, side, side], _cut(small, family)),
+        Piece([1, *grid], patches, view),
+    ]
+
+
+def _tile_pieces(image: Image.Image, family: dict[str, Any]) -> list[Piece]:
+    """Return the tiles of an image."""
+    settings, side = family["tiles"], family["size"][0]
+    make_plan, cut_up = tiles.LAYOUTS[settings["layout"]]
+    plan = make_plan(image.height, image.width, side, settings)
+    patches = side // family["patch_size"]
+    limit_tokens(plan.count * patches**2 // family["merge"] ** 2, family)
+    filter_ = Image.Resampling(family["resample"])
+    return [
+        Piece([1, patches, patches], _cut(tile.image, family), None, tile.lead, tile.trail)
+        for tile in cut_up(image, plan, side, filter_, settings["words"])
+    ]
+
+
+def _cut(image: Image.Image, family: dict[str, Any]) -> np.ndarray:
+    """Return the patches of an image that has its size already."""
+    frames_FHWC = np.stack([np.asarray(image)] * family["frames"])
+    return cut(frames_FHWC, patch_size=family["patch_size"], merge=family["merge"])
+
+
 def to_patches(image: Image.Image, family: dict[str, Any]) -> tuple[list[int], np.ndarray]:
     """Return the grid of an image and its patches, resized as the family has it.
 
     Raises:
         RefusedError: It would have more tokens than the server takes.
     """
-    patch_size, merge = family["patch_size"], family["merge"]
     height, width = target_size(image, family)
-    grid = [1, height // patch_size, width // patch_size]
+    grid = [1, height // family["patch_size"], width // family["patch_size"]]
     check_tokens(grid, family)
     filter_ = Image.Resampling(family["resample"])
     if family["is_cropped"]:
         image = cropped(image, height, width, filter_)
     elif (image.width, image.height) != (width, height):
         image = image.resize((width, height), filter_)
-    frames_FHWC = np.stack([np.asarray(image)] * family["frames"])
-    return grid, cut(frames_FHWC, patch_size=patch_size, merge=merge)
+    return grid, _cut(image, family)
 
 
 def target_size(image: Image.Image, family: dict[str, Any]) -> tuple[int, int]:
@@ -212,6 +306,15 @@ def target_size(image: Image.Image, family: dict[str, Any]) -> tuple[int, int]:
         return family["size"]
     if family["longest"]:
         return bounded_size(image.height, image.width, unit=unit, longest=family["longest"])
+    if family["is_counted"]:
+        return fitting_video_size(
+            family["frames"],
+            image.height,
+            image.width,
+            unit=unit,
+            min_pixels=family["min_pixels"],
+            max_pixels=family["max_pixels"],
+        )
     return fitting_size(
         image.height,
         image.width,
@@ -242,11 +345,20 @@ def check_tokens(grid: list[int], family: dict[str, Any]) -> None:
     tokens = grid[1] * grid[2] // family["merge"] ** 2
     if family["row_marks"]:
         tokens += grid[1] // family["merge"]
+    limit_tokens(tokens, family)
+
+
+def limit_tokens(tokens: int, family: dict[str, Any]) -> None:
+    """Refuse what has so many tokens, if the server takes fewer.
+
+    Raises:
+        RefusedError: It does.
+    """
     if tokens > family["max_tokens"]:
         raise RefusedError("tokens", tokens=tokens, limit=family["max_tokens"])
 
 
-def digest_of(pixels: bytes, grid: list[int], family: dict[str, Any]) -> str:
+def digest_of(pixels: bytes, grid: list[Any], family: dict[str, Any]) -> str:
     """Return 128 bits that are equal where the encoder would make the same of two images."""
     settings = json.dumps([grid, family], sort_keys=True).encode()
     found = hashlib.blake2b(digest_size=16, person=b"headstock-image")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from headstock.errors import CheckpointError, RequestError
-from headstock.multimodal.decoder import Decoded
+from headstock.multimodal.decoder import Decoded, Piece
 from headstock.multimodal.family import Family
 from headstock.wire.media import MediaItem
 
@@ -72,32 +72,44 @@ def _expand(
 ) -> None:
     """Add the tokens of an image or of all moments of a video, and the items that they are."""
     video = family.video if media.times else None
-    frames, height, width = media.grid
-    count = frames * height * width // family.merge**2
-    if family.row_marks is not None and video is None:
-        count += frames * height // family.merge
-    size = len(media.pixels) // len(media.digests)
-    for number, digest in enumerate(media.digests):
+    for number, piece in enumerate(media.pieces):
         if video is not None:
             # As the model was trained: each moment between marks of its own, after its time.
             expanded += [*encode(f"<{media.times[number]:.1f} seconds>"), video.begin_id]
+        if piece.lead:
+            expanded += encode(piece.lead)
         source = family if video is None else video
+        feature_id = source.token_id
+        if video is None and family.feature_id is not None:
+            feature_id = family.feature_id
+        if family.row_marks is None or video is not None:
+            tokens = [feature_id] * _count(piece, family)
+        else:
+            tokens = _in_rows(family, piece.grid, encode)
         item = MediaItem(
             begin=len(expanded),
-            count=count,
-            digest=digest,
-            grid=media.grid,
+            count=len(tokens),
+            digest=piece.digest,
+            grid=piece.grid,
             scale=list(source.scale),
             shift=list(source.shift),
-            pixels=media.pixels[number * size : (number + 1) * size],
+            pixels=piece.pixels,
+            view=piece.view,
         )
         items.append(item)
-        if family.row_marks is None or video is not None:
-            expanded += [source.token_id] * count
-        else:
-            expanded += _in_rows(family, media.grid, encode)
+        expanded += tokens
+        if piece.trail:
+            expanded += encode(piece.trail)
         if video is not None:
             expanded.append(video.end_id)
+
+
+def _count(piece: Piece, family: Family) -> int:
+    """Return the tokens of a piece without marks after its rows."""
+    if piece.view is not None:
+        return piece.view.num_tokens
+    frames, height, width = piece.grid
+    return frames * height * width // family.merge**2
 
 
 def _in_rows(family: Family, grid: tuple[int, int, int], encode: Encode) -> list[int]:

@@ -71,7 +71,11 @@ class MediaReader:
                     "Send images.",
                     "not_supported",
                 )
-        return [self._decoder.decode(self._bytes_of(source), source) for source in sources]
+        is_alone = sum(source.kind == "image" for source in sources) == 1
+        return [
+            self._decoder.decode(self._bytes_of(source), source, is_alone=is_alone)
+            for source in sources
+        ]
 
     def close(self) -> None:
         """End the processes that decode."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-KINDS = ("silu", "gelu-tanh", "gelu", "relu2", "clipped-swiglu", "xielu")
+KINDS = ("silu", "gelu-tanh", "gelu", "relu2", "clipped-swiglu", "xielu", "bounded-swiglu")
 """Every kind there is; kernels know them by their place here."""
 FEATURES = frozenset(KINDS[1:])
 """What ops that take an activation may be asked beyond the plain op."""
@@ -83,6 +83,18 @@ def clipped_swiglu(limit: float, alpha: float) -> Activation:
     return Activation("clipped-swiglu", (limit, alpha))
 
 
+def bounded_swiglu(limit: float) -> Activation:
+    """Return silu(gate) · up, where what silu makes and up are bounded.
+
+    Args:
+        limit: Largest silu(gate), and largest magnitude of up.
+
+    Source:
+        Step 3.5; ``Step3p7MLP`` of Hugging Face transformers.
+    """
+    return Activation("bounded-swiglu", (limit,))
+
+
 def xielu(alpha_p: float, alpha_n: float, beta: float, eps: float) -> Activation:
     """Return xIELU: a square over 0, an exponential's integral below.
 
@@ -126,6 +138,12 @@ def _clipped_swiglu(gate: Tensor, up: Tensor, limit: float, alpha: float) -> Ten
     return (up + 1) * (gate * (gate * alpha).sigmoid())
 
 
+def _bounded_swiglu(gate: Tensor, up: Tensor, limit: float) -> Tensor:
+    from torch.nn.functional import silu
+
+    return silu(gate).clamp(max=limit) * up.clamp(-limit, limit)
+
+
 def _xielu(
     gate: Tensor, up: Tensor, alpha_p: float, alpha_n: float, beta: float, eps: float
 ) -> Tensor:
@@ -143,4 +161,5 @@ _JOINS: Mapping[str, Callable[..., Tensor]] = {
     "relu2": _relu2,
     "clipped-swiglu": _clipped_swiglu,
     "xielu": _xielu,
+    "bounded-swiglu": _bounded_swiglu,
 }

@@ -10,6 +10,7 @@ from torch import Tensor
 from headstock.ops.base import op
 from headstock.ops.cases.features import (
     add_cases,
+    order_cases,
     position_cases,
     scale_cases,
     token_cases,
@@ -33,8 +34,22 @@ def add_features(x_TD: Tensor, y_TD: Tensor) -> Tensor:
 
 @op(cases=scale_cases)
 def scale_features(x_TA: Tensor, *, factor: float) -> Tensor:
-    """Return factor · x, rounded once. [T, A]"""
+    """Return factor · x, rounded once. Of columns of a wider tensor too. [T, A]"""
     return x_TA * factor
+
+
+@op(cases=order_cases)
+def order_features(x_TA: Tensor, order_A: Tensor) -> Tensor:
+    """Return the features in another order: as the weight that multiplies them has them.
+
+    Args:
+        x_TA: [T, A]
+        order_A: Which feature comes to each place, every one once. int64. [A]
+
+    Returns:
+        [T, A]
+    """
+    return x_TA.index_select(-1, order_A)
 
 
 @op(cases=position_cases)

@@ -29,6 +29,12 @@ def _gate_cases(bench: Bench) -> Iterator[Case]:
     return gate_cases(bench)
 
 
+def _head_cases(bench: Bench) -> Iterator[Case]:
+    from headstock.ops.cases.gates import head_cases
+
+    return head_cases(bench)
+
+
 def _grouped_cases(bench: Bench) -> Iterator[Case]:
     from headstock.ops.cases.gates import grouped_cases
 
@@ -73,6 +79,24 @@ def gate_features(x_TC: Tensor, gate_TC: Tensor) -> Tensor:
         In the dtype of ``x_TC``. [T, C]
     """
     return (x_TC.float() * gate_TC.float().sigmoid()).to(x_TC.dtype)
+
+
+@op(cases=_head_cases)
+def gate_heads(x_TC: Tensor, gate_TH: Tensor) -> Tensor:
+    """Return x · sigmoid(gate), where a head's features have one gate. Resolved with ``size``: D.
+
+    Args:
+        x_TC: Output of attention. [T, H D]
+        gate_TH: Logits, perhaps columns of a wider tensor. [T, H]
+
+    Returns:
+        In the dtype of ``x_TC``. [T, H D]
+
+    Source:
+        ``Step3p7Attention`` of Hugging Face transformers.
+    """
+    x_THD = x_TC.unflatten(1, (gate_TH.shape[1], -1)).float()
+    return (x_THD * gate_TH.float().sigmoid().unsqueeze(2)).flatten(1).to(x_TC.dtype)
 
 
 @op(cases=_silu_cases)

@@ -18,6 +18,7 @@ from headstock.ops.cases.vision import (
     behind_cases,
     lead_cases,
     mean_cases,
+    mix_cases,
     pixel_cases,
     resample_cases,
     take_cases,
@@ -59,6 +60,22 @@ def add_resampled(x_ND: Tensor, table_LD: Tensor, rows_NB: Tensor, weights_NB: T
     """
     found_NBD = table_LD.index_select(0, rows_NB.flatten()).unflatten(0, rows_NB.shape)
     return x_ND + (found_NBD * weights_NB.unsqueeze(-1)).sum(dim=1).to(x_ND.dtype)
+
+
+@op(cases=mix_cases)
+def mix_patches(x_ND: Tensor, rows_MB: Tensor, weights_MB: Tensor) -> Tensor:
+    """Return weighted sums of patches, such as those of an image in another size.
+
+    Args:
+        x_ND: [N, D]
+        rows_MB: int64. [M, B]
+        weights_MB: float32. [M, B]
+
+    Returns:
+        In the dtype of ``x_ND``; summed in float32. [M, D]
+    """
+    found_MBD = x_ND.index_select(0, rows_MB.flatten()).unflatten(0, rows_MB.shape)
+    return (found_MBD * weights_MB.unsqueeze(-1)).sum(dim=1).to(x_ND.dtype)
 
 
 @op(cases=mean_cases)

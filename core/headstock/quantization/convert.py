@@ -16,7 +16,7 @@ from headstock.ops.linear import (
     MXFP4,
     CanonicalWeight,
 )
-from headstock.quantization.plan import Layout
+from headstock.quantization.plan import Layout, layout_of_share
 
 
 def convert(
@@ -32,6 +32,8 @@ def convert(
     """
     if wanted == stored:
         return part if stored.name != DENSE else {"weight": part["weight"].to(dtype)}
+    if wanted.name == stored.name and stored.group_size % wanted.group_size == 0:
+        return split_groups(part, stored, wanted.group_size)
     weight_OI = dequantize(stored.name, part, torch.float32)
     if wanted.name == INT8_GROUP:
         return quantize_int8(weight_OI, wanted.group_size)
@@ -46,13 +48,28 @@ def convert(
 def narrow_inputs(part: CanonicalWeight, layout: Layout, begin: int, end: int) -> CanonicalWeight:
     """Return the input features [begin, end) of ``part``, contiguous: packers may count on it.
 
-    ``begin`` and ``end`` must be multiples of the layout's group size.
+    It has the layout of :func:`~headstock.quantization.plan.layout_of_share`.
     """
     if layout.name == DENSE:
         return {"weight": part["weight"][:, begin:end].contiguous()}
-    group = layout.group_size
+    group = layout_of_share(layout, end - begin).group_size
+    part = split_groups(part, layout, group)
     assert begin % group == end % group == 0, f"[{begin}, {end}) cuts a group of {group}"
     per_byte = 2 if layout.name in (INT4_GROUP, MXFP4) else 1
     columns = {"weight": slice(begin // per_byte, end // per_byte)}
     groups = slice(begin // group, end // group)
     return {n: rows[:, columns.get(n, groups)].contiguous() for n, rows in part.items()}
+
+
+def split_groups(part: CanonicalWeight, layout: Layout, group_size: int) -> CanonicalWeight:
+    """Return ``part`` in smaller groups, exactly: each has what its group had.
+
+    Args:
+        part: Rows of a weight.
+        layout: Its layout.
+        group_size: Divides that of the layout.
+    """
+    times = layout.group_size // group_size
+    if times == 1:
+        return part
+    return {n: t if n == "weight" else t.repeat_interleave(times, 1) for n, t in part.items()}

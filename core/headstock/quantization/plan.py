@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import enum
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from headstock.ops.linear import DENSE, FP8_GROUP, INT4_GROUP, INT8_GROUP, MXFP4
 
+GROUP_UNIT = 8
+"""Groups that are cut smaller are of a multiple of this: else scales outweigh their values."""
 GROUP_SIZE = 32
 """Input features that share a scale when we quantise: as fine as the GGUF blocks are."""
 FP8_GROUP_SIZE = 128
@@ -40,6 +44,30 @@ class Layout:
 
     name: str = DENSE
     group_size: int = 0
+
+
+def layout_of_share(stored: Layout, in_features: int) -> Layout:
+    """Return the layout of some neighbouring input features of a weight.
+
+    Smaller groups than those of ``stored`` where these are no whole number of them: the parts of a
+    group have the scale that it had.
+
+    Args:
+        stored: Of the whole weight.
+        in_features: Of the share, which begins at a multiple of them.
+    """
+    if not stored.group_size:
+        return stored
+    return Layout(stored.name, math.gcd(stored.group_size, in_features))
+
+
+def shared_layout(layouts: Collection[Layout]) -> Layout:
+    """Return a layout for weights that one provider takes: dense where only that is one."""
+    group_size = math.gcd(*(layout.group_size for layout in layouts))
+    names = {layout.name for layout in layouts}
+    if len(names) > 1 or (len(set(layouts)) > 1 and group_size % GROUP_UNIT):
+        return Layout()
+    return Layout(names.pop(), group_size)
 
 
 def choose_layout(role: Role, stored: Layout, in_features: int, asked: str | None) -> Layout:

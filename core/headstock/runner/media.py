@@ -39,6 +39,7 @@ def media_limits(model: MediaModel, max_tokens: int) -> MediaLimits:
         max_side=model.max_side,
         is_whole=model.sees_spans,
         row_tokens=model.row_tokens,
+        tile_side=model.tile_side,
     )
 
 
@@ -117,14 +118,15 @@ class MediaRows:
     def _place(self, features: Features) -> None:
         size = self._limits.page_tokens
         media = self._slots[features.slot]
-        grid, limits = media.spans[features.item].grid, self._limits
+        span, limits = media.spans[features.item], self._limits
         rows = np.array(features.pages)[:, None] * size + np.arange(size)
-        found = rows.reshape(-1)[: limits.features_of(grid)]
+        found = rows.reshape(-1)
         if limits.row_tokens:
+            found = found[: limits.features_of(span.grid)]
             shape = ((0, 0), (0, limits.row_tokens))
-            lines = found.reshape(limits.rows_of(grid), -1)
+            lines = found.reshape(limits.rows_of(span.grid), -1)
             found = np.pad(lines, shape, constant_values=NO_FEATURES).reshape(-1)
-        media.rows[features.item] = found
+        media.rows[features.item] = found[: span.count]
 
     def read(self, plan: StepPlan) -> bool:
         """Read the rows of ``plan``; returns whether tokens of them have features."""
@@ -201,7 +203,14 @@ class MediaRows:
         unit = round(limits.patches_per_token**0.5)
         side = max(1, min(int(tokens**0.5), limits.max_side // unit))
         grid = (1, side * unit, side * unit)
-        pages = list(range(1, 1 + -(-side * side // limits.page_tokens)))
+        if limits.tile_side:
+            tile = limits.tile_side // unit
+            count = max(1, min(tokens // tile**2, limits.max_side // limits.tile_side))
+            grid = (1, count * limits.tile_side, limits.tile_side)
+        used = limits.features_of(grid)
+        pages = list(range(1, 1 + -(-used // limits.page_tokens)))
+        if used > tokens:  # not even a tile fits, and no image is taken
+            return
         pixels = bytes(grid[1] * grid[2] * limits.patch_bytes)
         self.encode([Encode(pages, grid, [1.0] * 3, [0.0] * 3, pixels)])
 
@@ -211,13 +220,14 @@ class MediaRows:
         pixels_NP = np.frombuffer(pixels, np.uint8).reshape(-1, self._limits.patch_bytes)
         rows: list[np.ndarray] = []
         for item in items:
-            count = self._limits.features_of(item.grid)
+            count = self._limits.features_of(item.grid, item.view)
             pages = np.array(item.pages)[:, None] * size + np.arange(size)
             rows.append(pages.reshape(-1)[:count])
         sent = self._arrays.send(pixels_NP.copy())
         grids = [item.grid for item in items]
         scale_C = self._arrays.send(np.array(scale, np.float32))
         shift_C = self._arrays.send(np.array(shift, np.float32))
-        features_NF = self._model.encode(sent, grids, scale_C, shift_C, self._arrays.send)
+        views = [item.view for item in items]
+        features_NF = self._model.encode(sent, grids, scale_C, shift_C, self._arrays.send, views)
         rows_N = self._arrays.send(np.concatenate(rows).astype(np.int64))
         self._features_MF = self._store(features_NF, rows_N, self._features_MF)

@@ -124,7 +124,7 @@ class EncoderBudget:
             self._left = max(0, self._left - item.count)
             self.num_encoded += item.count
             self._encode.append(
-                Encode(stored.pages, item.grid, item.scale, item.shift, item.pixels)
+                Encode(stored.pages, item.grid, item.scale, item.shift, item.pixels, item.view)
             )
         return stored
 

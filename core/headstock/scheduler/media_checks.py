@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from headstock.errors import RequestError
-from headstock.wire.media import DIGEST_BYTES, MediaItem, MediaLimits
+from headstock.wire.media import DIGEST_BYTES, Grid, MediaItem, MediaLimits, View
 
 NUM_CHANNELS = 3
 
@@ -63,7 +63,11 @@ def _problem_of(item: MediaItem, limits: MediaLimits) -> str | None:
     if min(item.grid) < 1 or max(item.grid) > limits.max_side:
         return f"has {item.grid} patches; each side has 1 to {limits.max_side}"
     patches = frames * height * width
-    if patches % limits.patches_per_token or item.count != limits.tokens_of(item.grid):
+    if item.view is not None and not _fits(item.view, item.grid, limits):
+        return f"shows {tuple(item.view)} of {item.grid} patches"
+    if limits.tile_side and (height % limits.tile_side or width % limits.tile_side):
+        return f"has {item.grid} patches; both sides are multiples of {limits.tile_side}"
+    if patches % limits.patches_per_token or item.count != limits.tokens_of(item.grid, item.view):
         return f"has {item.count} tokens for {patches} patches"
     if item.count > limits.max_tokens:
         return f"has {item.count} tokens; the server takes {limits.max_tokens}"
@@ -74,3 +78,16 @@ def _problem_of(item: MediaItem, limits: MediaLimits) -> str | None:
     if len(item.digest) != DIGEST_BYTES:
         return f"has a digest of {len(item.digest)} bytes, not {DIGEST_BYTES}"
     return None
+
+
+def _fits(view: View, grid: Grid, limits: MediaLimits) -> bool:
+    """Whether ``view`` is one of a grid of tiles."""
+    frames, height, width = grid
+    return (
+        limits.tile_side > 0
+        and frames == 1
+        and 1 <= view.tall <= view.rows <= height
+        and 1 <= view.wide <= view.columns <= width
+        and (height - view.rows) % 2 == (width - view.columns) % 2 == 0
+        and view.marks in (1, view.tall)
+    )

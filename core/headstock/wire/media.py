@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 Grid = tuple[int, int, int]
 """Patches in time, height and width."""
+
+
+class View(NamedTuple):
+    """What the tokens of an image show of its patches, row by row.
+
+    Attributes:
+        rows: Of patches, from the middle of the grid; those around them are padding.
+        columns: Likewise.
+        tall: Rows of tokens that these are resampled to.
+        wide: Tokens of a row.
+        marks: Tokens beside these that are the same in every image: one after each row, or one
+            after the last.
+    """
+
+    rows: int
+    columns: int
+    tall: int
+    wide: int
+    marks: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens."""
+        return self.tall * self.wide + self.marks
+
 
 DIGEST_BYTES = 16
 """Of an item's digest: 128 bits."""
@@ -23,6 +50,7 @@ class MediaItem(msgspec.Struct, frozen=True, array_like=True):
         scale: Multiplies the pixels of each channel.
         shift: Added to them then.
         pixels: Patch after patch, each channel's values together. uint8.
+        view: What its tokens show of them; None: all, as the grid has it.
     """
 
     begin: int
@@ -32,6 +60,7 @@ class MediaItem(msgspec.Struct, frozen=True, array_like=True):
     scale: list[float]
     shift: list[float]
     pixels: bytes
+    view: View | None = None
 
     @property
     def end(self) -> int:
@@ -62,6 +91,7 @@ class Encode(msgspec.Struct, frozen=True, array_like=True):
         scale: As in :class:`MediaItem`.
         shift: Likewise.
         pixels: Likewise.
+        view: Likewise.
     """
 
     pages: list[int]
@@ -69,6 +99,7 @@ class Encode(msgspec.Struct, frozen=True, array_like=True):
     scale: list[float]
     shift: list[float]
     pixels: bytes
+    view: View | None = None
 
 
 class Features(msgspec.Struct, frozen=True, array_like=True):
@@ -98,6 +129,8 @@ class MediaLimits(msgspec.Struct, frozen=True, array_like=True):
         is_whole: Whether all of an image that is not cached is computed in one step, since its
             tokens see each other.
         row_tokens: Tokens after each row of an image's tokens, which have no features.
+        tile_side: Patches in height and width of the squares that the encoder takes, one after
+            another; 0: it takes an image as it is. With it images may have a view.
     """
 
     num_pages: int
@@ -108,13 +141,16 @@ class MediaLimits(msgspec.Struct, frozen=True, array_like=True):
     max_side: int
     is_whole: bool = False
     row_tokens: int = 0
+    tile_side: int = 0
 
-    def tokens_of(self, grid: Grid) -> int:
+    def tokens_of(self, grid: Grid, view: View | None = None) -> int:
         """Return the tokens that an image of ``grid`` has in a prompt."""
-        return self.features_of(grid) + self.row_tokens * self.rows_of(grid)
+        return self.features_of(grid, view) + self.row_tokens * self.rows_of(grid)
 
-    def features_of(self, grid: Grid) -> int:
+    def features_of(self, grid: Grid, view: View | None = None) -> int:
         """Return the tokens of an image that have features."""
+        if view is not None:
+            return view.num_tokens
         frames, height, width = grid
         return frames * height * width // self.patches_per_token
 

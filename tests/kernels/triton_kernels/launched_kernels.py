@@ -201,6 +201,7 @@ def compile_delta_rule(target: Target, dtype: torch.dtype, by_channel: bool) -> 
         y = built.run(qkv, ba, ba, weights, kv, batch)
         Gates(target).gated_norm(y, y, torch.zeros(128, dtype=dtype), eps=1e-6)
         Gates(target).gate_features(ba, ba)
+        Gates(target).gate_heads(ba, ba[:, :1])
 
 
 def compile_states(target: Target, dtype: torch.dtype) -> None:

@@ -101,6 +101,7 @@ class GateKernels:
         kernel = device.stream.kernel
         self._norm, self._group_norm = kernel("gated_norm"), kernel("gated_group_norm")
         self._gate, self._silu = kernel("gate"), kernel("gate_by_silu")
+        self._heads = kernel("gate_heads")
 
     def gated_norm(
         self, x_THD: Tensor, gate_THD: Tensor, weight_D: Tensor, *, eps: float
@@ -129,6 +130,10 @@ class GateKernels:
     def gate_features(self, x_TC: Tensor, gate_TC: Tensor) -> Tensor:
         """Return x · sigmoid(gate)."""
         return self._emit_gate(self._gate, x_TC, gate_TC)
+
+    def gate_heads(self, x_TC: Tensor, gate_TH: Tensor) -> Tensor:
+        """Return x · sigmoid(gate), a gate for each head."""
+        return self._emit_gate(self._heads, x_TC, gate_TH, gate_TH.shape[1])
 
     def gate_by_silu(self, x_TC: Tensor, gate_TC: Tensor) -> Tensor:
         """Return x · silu(gate)."""
@@ -165,7 +170,7 @@ class GateKernels:
         )
         return y_TC
 
-    def _emit_gate(self, kernel: int, x_TC: Tensor, gate_TC: Tensor) -> Tensor:
+    def _emit_gate(self, kernel: int, x_TC: Tensor, gate_TC: Tensor, *sizes: int) -> Tensor:
         x_TC, gate_TC = rows_of(x_TC), rows_of(gate_TC)
         y_TC = self._stream.empty(tuple(x_TC.shape))
         self._stream.emit(
@@ -176,5 +181,6 @@ class GateKernels:
             gate_TC.stride(0),
             y_TC.data_ptr(),
             *x_TC.shape,
+            *sizes,
         )
         return y_TC

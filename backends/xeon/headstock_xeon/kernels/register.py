@@ -18,7 +18,13 @@ from headstock.ops.features import (
     scale_tokens,
     weigh_features,
 )
-from headstock.ops.gates import gate_by_silu, gate_features, gated_group_norm, gated_norm
+from headstock.ops.gates import (
+    gate_by_silu,
+    gate_features,
+    gate_heads,
+    gated_group_norm,
+    gated_norm,
+)
 from headstock.ops.latent import latent_attention, rotate_and_write_latent
 from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, MXFP4, ROWS, SCALED_ROWS, linear
 from headstock.ops.linear_attention import BY_CHANNEL, linear_attention
@@ -121,7 +127,7 @@ def _register_encoder(registry: OpRegistry, kernels: EncoderKernels) -> None:
         (pool_rows, kernels.pool_rows),
     ):
         registry.add(op, PROVIDER, run, requires=FLOAT32)
-    activations = replace(FLOAT32, features=ACTIVATIONS - {"clipped-swiglu"})
+    activations = replace(FLOAT32, features=ACTIVATIONS - {"clipped-swiglu", "bounded-swiglu"})
     registry.add(activate, PROVIDER, kernels.activate, requires=activations)
 
 
@@ -244,6 +250,7 @@ def _register_delta(registry: OpRegistry, gates: GateKernels) -> None:
     registry.add(linear_attention, PROVIDER, NativeLinearAttention, requires=requires)
     registry.add(gated_norm, PROVIDER, gates.gated_norm, requires=FLOAT32)
     registry.add(gate_features, PROVIDER, gates.gate_features, requires=FLOAT32)
+    registry.add(gate_heads, PROVIDER, gates.gate_heads, requires=FLOAT32)
     registry.add(gate_by_silu, PROVIDER, gates.gate_by_silu, requires=FLOAT32)
     registry.add(gated_group_norm, PROVIDER, gates.gated_group_norm, requires=FLOAT32)
     registry.add(short_convolution, PROVIDER, NativeShortConvolution, requires=FLOAT32)

@@ -14,6 +14,7 @@ from headstock.ops.activation_kinds import (
     RELU2,
     SILU,
     Activation,
+    bounded_swiglu,
     clipped_swiglu,
     xielu,
 )
@@ -25,6 +26,8 @@ KINDS = {
     "relu2": RELU2,
     "clipped-swiglu": clipped_swiglu(7.0, 1.702),
     "a low limit": clipped_swiglu(0.5, 3.0),
+    "bounded-swiglu": bounded_swiglu(7.0),
+    "a low bound": bounded_swiglu(0.5),
     "xielu": xielu(0.8, 1.3, 0.5, -1e-6),
 }
 GROUP = 128

@@ -24,11 +24,27 @@ def add_cases(bench: Bench) -> Iterator[Case]:
 
 
 def scale_cases(bench: Bench) -> Iterator[Case]:
-    """Yield token counts, sizes and factors."""
+    """Yield token counts, sizes and factors, and columns of a wider tensor."""
     draw, dtype, spec = bench.draw(), bench.dtype, bench.spec({})
     for (num_tokens, size), factor in zip(SHAPES, (0.22, 12.0, 1.0, -0.5), strict=True):
         args, label = (draw.normal(num_tokens, size, dtype=dtype),), f"{num_tokens} by {factor}"
         yield Case(label=label, spec=spec, args=args, kwargs={"factor": factor})
+    args = (draw.normal(36, 192, dtype=dtype)[:, :128],)
+    yield Case(label="128 columns of 192", spec=spec, args=args, kwargs={"factor": 0.707})
+
+
+def order_cases(bench: Bench) -> Iterator[Case]:
+    """Yield token counts, sizes, orders, columns of wider tensors, and padding."""
+    draw, dtype, spec = bench.draw(), bench.dtype, bench.spec({})
+    for num_tokens, size in SHAPES:
+        wide_TY = draw.normal(num_tokens, 2 * size, dtype=dtype)
+        order_A = draw.uniform(size).argsort()
+        args = (wide_TY[:, size:], order_A)
+        yield Case(label=f"{num_tokens} tokens of {size}", spec=spec, args=args)
+    padded = draw.normal(6, 40, dtype=dtype)
+    padded[4:] = torch.nan
+    args = (padded, draw.uniform(40).argsort())
+    yield Case(label="padding", spec=spec, args=args, num_real=4)
 
 
 def position_cases(bench: Bench) -> Iterator[Case]:

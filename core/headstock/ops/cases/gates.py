@@ -46,6 +46,19 @@ def gate_cases(bench: Bench) -> Iterator[Case]:
     yield Case(label="padding", spec=spec, args=args, num_real=4)
 
 
+def head_cases(bench: Bench) -> Iterator[Case]:
+    """Yield token counts, heads, sizes, gates in wider tensors, and padding."""
+    draw, dtype = bench.draw(), bench.dtype
+    for num_tokens, heads, size in ((1, 4, 64), (5, 3, 7), (33, 12, 48), (2, 96, 128), (900, 2, 8)):
+        wide_TY = draw.normal(num_tokens, heads + 8, dtype=dtype)
+        args = (draw.normal(num_tokens, heads * size, dtype=dtype), wide_TY[:, 8:])
+        label = f"{num_tokens} tokens, {heads} heads of {size}"
+        yield Case(label=label, spec=bench.spec({"size": size}), args=args)
+    padded, gate = draw.normal(6, 40, dtype=dtype), draw.normal(6, 5, dtype=dtype)
+    padded[4:], gate[4:] = torch.nan, torch.nan
+    yield Case(label="padding", spec=bench.spec({"size": 8}), args=(padded, gate), num_real=4)
+
+
 def grouped_cases(bench: Bench) -> Iterator[Case]:
     """Yield token counts, groups, both orders, gates in wider tensors, and padding."""
     draw, dtype = bench.draw(), bench.dtype

@@ -40,6 +40,23 @@ def resample_cases(bench: Bench) -> Iterator[Case]:
         )
 
 
+def mix_cases(bench: Bench) -> Iterator[Case]:
+    """Yield sums of four patches and of one, more of them than there are patches, and fewer."""
+    draw = bench.draw()
+    for num_patches, count, size, near in ((1, 1, 8, 4), (9, 33, 64, 4), (40, 7, 24, 1)):
+        weights_MB = draw.uniform(count, near)
+        weights_MB[0] = torch.eye(near)[0]
+        yield Case(
+            label=f"{count} of {num_patches} patches of {size}, {near} near each",
+            spec=bench.spec({"size": size}),
+            args=(
+                draw.normal(num_patches, size, dtype=bench.dtype),
+                draw.integers(count, near, high=num_patches),
+                weights_MB / weights_MB.sum(dim=1, keepdim=True),
+            ),
+        )
+
+
 def mean_cases(bench: Bench) -> Iterator[Case]:
     """Yield one patch by itself, squares, and all of an image."""
     draw = bench.draw()

@@ -304,6 +304,11 @@ def the_first_patch_stands_for_all(run):
     return lambda x_ND, *, count: x_ND[::count]
 
 
+@of_op("mix_patches")
+def the_first_patch_stands_for_its_neighbours(run):
+    return lambda x_ND, rows_MB, weights_MB: x_ND[rows_MB[:, 0]]
+
+
 @of_op("put_before_runs")
 def a_row_stands_behind_each_run(run):
     return lambda x_ND, row_D, *, lengths: run(x_ND.flip(0), row_D, lengths=lengths[::-1]).flip(0)

@@ -1,0 +1,80 @@
+"""FP8 checkpoints with scales of matrices, output features or blocks, as `fp8-group`. No torch.
+
+A module has ``weight`` in float8_e4m3fn beside ``weight_scale_inv`` or ``weight_scale``, by either
+of which it is multiplied. Modules without such a weight are not quantised.
+
+Source:
+    DeepSeek-V3, "Inference weights", https://github.com/deepseek-ai/DeepSeek-V3, for blocks;
+    ``FP8Linear`` and ``FbgemmFp8Linear`` of Hugging Face transformers for the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from headstock.checkpoint.files import StoredTensor
+from headstock.checkpoint.scaled_matrix import join_scale, without_activation_scales
+from headstock.errors import CheckpointError, UnsupportedError
+from headstock.ops.linear import FP8_GROUP
+
+WEIGHT_DTYPE = "float8_e4m3fn"
+OTHER_DTYPES = ("float8_e5m2",)
+SUFFIXES = ("_scale_inv", "_scale")
+"""What scales add to their weight's name. Both multiply, whatever the first says."""
+
+
+def join_fp8(
+    index: Mapping[str, StoredTensor], quantization: Mapping[str, Any]
+) -> dict[str, StoredTensor]:
+    """Return the tensors of ``index`` with every FP8 weight joined to its scales.
+
+    Args:
+        index: Tensors as the files have them.
+        quantization: ``quantization_config`` of the model's configuration.
+
+    Raises:
+        CheckpointError: A weight has no scales, or scales of another shape.
+        UnsupportedError: The weights are in another 8-bit type.
+    """
+    return join_fp8_weights(index, _block(quantization.get("weight_block_size")))
+
+
+def join_fp8_weights(
+    index: Mapping[str, StoredTensor], block: tuple[int, int] | None
+) -> dict[str, StoredTensor]:
+    """Likewise, given the rows and columns that share a scale; None: their shape says it."""
+    joined: dict[str, StoredTensor] = {}
+    for name, tensor in without_activation_scales(index).items():
+        if tensor.dtype in OTHER_DTYPES:
+            raise UnsupportedError(
+                f"{name} is {tensor.dtype}; of FP8 weights only {WEIGHT_DTYPE} can be read.",
+                remedy="Use a checkpoint in that type, or the unquantised one with"
+                " --quantization fp8.",
+            )
+        if tensor.dtype == WEIGHT_DTYPE:
+            names = [name + suffix for suffix in SUFFIXES]
+            found = next((n for n in names if n in index), names[0])
+            joined[name] = join_scale(tensor, index.get(found), found, FP8_GROUP, block=block)
+        elif not _is_scale(name, index):
+            joined[name] = tensor
+    return joined
+
+
+def _is_scale(name: str, index: Mapping[str, StoredTensor]) -> bool:
+    """Whether it is the scale of a weight that is there."""
+    weights = [name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)]
+    return any(weight in index for weight in weights)
+
+
+def _block(given: object) -> tuple[int, int] | None:
+    """Return ``weight_block_size``; None where there is none."""
+    if given is None:
+        return None
+    sizes = cast("list[Any]", given) if isinstance(given, list) else []
+    if len(sizes) != 2 or not all(isinstance(n, int) and n > 0 for n in sizes):
+        raise CheckpointError(
+            f"quantization_config has weight_block_size {given!r}; two sizes are due, or null.",
+            remedy="Download config.json again.",
+        )
+    return sizes[0], sizes[1]

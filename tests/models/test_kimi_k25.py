@@ -1,0 +1,43 @@
+"""Kimi K2.5: what its nested configuration may not say, and what is left out of its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headstock.checkpoint.folder import open_folder
+from headstock.errors import CheckpointError, UnsupportedError
+from headstock.graph.build import build_model
+from headstock.graph.loader import load_weights
+from headstock.testing.oracle.sequences import context
+from tests.models.cases import CASES
+
+CASE = next(case for case in CASES if case.name == "kimik25")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("model_type", "llama"), ("scoring_func", "softmax"), ("hidden_act", "gelu")],
+)
+def test_what_the_text_asks_beyond_is_refused_by_key_and_value(
+    tmp_path: Path, key: str, value: str
+) -> None:
+    config: dict[str, Any] = CASE.save(tmp_path).config()
+    config["text_config"][key] = value
+    with pytest.raises(UnsupportedError, match=f"{key} = '{value}'"):
+        build_model(CASE.model, context(), config)
+
+
+def test_tensors_of_images_are_left_out_and_no_others(tmp_path: Path) -> None:
+    CASE.save(tmp_path)
+    files, ctx = open_folder(tmp_path), context()
+    model = build_model(CASE.model, ctx, files.config)
+    files.rename(model.named)
+    assert any("vision_tower" in name for name in files.index)
+    assert model.media is None
+    load_weights(model, files, ctx)
+    files.index["model.language_model.more.weight"] = files.index["lm_head.weight"]
+    with pytest.raises(CheckpointError, match=r"1 unexpected: model\.language_model\.more\.weight"):
+        load_weights(model, files, ctx)
