@@ -15,7 +15,7 @@ ARGS ?=
 JOBS ?= -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 KIT = $(BIN)/python -m pytest -q --pyargs headstock.testing.suite
 
-.PHONY: serve test lint types imports unit kit reports signatures test-slow chaos lock sbom bench clients native hardware tpu-test docs clean
+.PHONY: serve test lint types imports unit kit reports signatures test-slow chaos lock sbom bench clients native hardware tpu-test ascend-test docs clean
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Headstock needs Python 3.11 or newer. -> Install it, or set PYTHON=/path/to/python3."; exit 1; }
@@ -64,6 +64,7 @@ kit: $(VENV)/.dev native
 	$(KIT) --headstock-backend=xeon
 	$(KIT) --headstock-backend=functional --headstock-plugin=headstock_functional
 	$(KIT) --headstock-backend=acme --headstock-plugin=headstock_acme
+	$(KIT) --headstock-backend=npu --headstock-plugin=headstock_npu_on_cpu
 
 # What docs/backends.md shows, from the kit on what this machine has.
 REPORTS = docs/reports
@@ -73,6 +74,10 @@ reports: $(VENV)/.dev native
 		$(KIT) --headstock-backend=$$name --headstock-report=build/kit-$$name.json \
 		&& $(BIN)/python -m headstock.testing.table keep build/kit-$$name.json hardware $(REPORTS) || exit 1; \
 	done
+	$(KIT) --headstock-backend=npu --headstock-plugin=headstock_npu_on_cpu \
+		--headstock-report=build/kit-npu.json
+	$(BIN)/python -m headstock.testing.table keep --backend ascend build/kit-npu.json \
+		"stand-in kernels" $(REPORTS)
 	$(BIN)/python -m headstock.testing.table write $(REPORTS) docs/backends.md
 
 # What plugins may use, for a newer HOOK_API; --unreleased where it is not out yet.
@@ -133,6 +138,18 @@ $(TPU_VENV)/.dev: pyproject.toml
 tpu-test: $(TPU_VENV)/.dev
 	$(TPU_RUN) tests/hardware/tpu tests/kernels/test_pallas_attention.py $(ARGS)
 	$(TPU_RUN) --pyargs headstock.testing.suite --headstock-backend=tpu --headstock-option=pjrt=cpu $(ARGS)
+
+# The published torch-npu beside this PyTorch, over do-nothing libraries of CANN: no NPU is needed.
+NPU_FOLDER ?= build/torch-npu
+
+$(NPU_FOLDER)/.done: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--target $(NPU_FOLDER) torch-npu==2.13.0
+	@touch $@
+
+ascend-test: $(NPU_FOLDER)/.done
+	TORCH_DEVICE_BACKEND_AUTOLOAD=0 PYTHONPATH=$(NPU_FOLDER) \
+		$(BIN)/python -m pytest -q tests/hardware/ascend $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(TPU_VENV) build dist .pytest_cache .ruff_cache .hypothesis

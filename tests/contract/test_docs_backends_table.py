@@ -36,6 +36,12 @@ def test_a_report_with_failures_is_refused() -> None:
         keep(report(counts={"failed": 1}), "hardware")
 
 
+def test_a_report_can_be_kept_as_another_backends() -> None:
+    text = page([keep(report(), "stand-in kernels", "other")], ["acme", "other"])
+    assert "other, stand-in kernels" in text
+    assert "No report is kept of: `acme`." in text
+
+
 def test_backends_without_a_report_are_named() -> None:
     text = page([keep(report(), "schema")], ["acme", "other"])
     assert "No report is kept of: `other`." in text

@@ -52,6 +52,13 @@ def test_several_pages_a_request(agree: Agree) -> None:
     agree(long, [[3 + place % 251 for place in range(300)], [5]], 12, chunked_prefill_size=90)
 
 
+def test_two_ranks_give_the_same_ids(
+    agree: Agree, prompts: list[list[int]], search_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", search_path)
+    agree(CONFIGS["llama"], prompts, tp_size=2)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_models_in_the_dtypes_of_an_npu_run(npu: object, dtype: str) -> None:
     """Rounding differs, so the ids may: what is refused is refused here."""

@@ -12,7 +12,7 @@ import pytest
 
 from headstock.plugins.installed import TorchBuild, parse_torch_version
 from headstock.plugins.probe import Status
-from headstock_ascend.probe import probe as probe_ascend
+from headstock_ascend.probe import judge as judge_ascend
 from headstock_cuda.nvml import Driver, Gpu, NvmlError, read_driver
 from headstock_cuda.probe import judge, visible, without_library
 from headstock_rocm.probe import TOPOLOGY, gfx_name
@@ -286,16 +286,72 @@ class TestTpu:
 
 
 class TestAscend:
-    def test_no_device_file_is_absent(self, tmp_path: Path) -> None:
-        write(tmp_path, "dev/davinci_manager")
-        assert probe_ascend(tmp_path).reason == "no /dev/davinci*"
+    INSTALLED = {"torch": "2.13.0+cpu", "torch-npu": "2.13.0"}
 
-    def test_device_files_are_counted(self, tmp_path: Path) -> None:
+    @pytest.fixture
+    def cann(self, tmp_path: Path) -> dict[str, str]:
+        write(tmp_path, "cann/lib64/libascendcl.so")
+        return {"LD_LIBRARY_PATH": f"/nowhere:{tmp_path}/cann/lib64"}
+
+    def npus(self, root: Path) -> Path:
         for name in ("davinci1", "davinci0", "davinci_manager"):
-            write(tmp_path, f"dev/{name}")
-        probe = probe_ascend(tmp_path)
-        assert probe.status is Status.ABSENT
-        assert [d.index for d in probe.devices] == [0, 1]
+            write(root, f"dev/{name}")
+        return root
+
+    def test_no_device_file_is_absent(self, tmp_path: Path, cann: dict[str, str]) -> None:
+        write(tmp_path, "dev/davinci_manager")
+        probe = judge_ascend(tmp_path, self.INSTALLED.get, cann)
+        assert (probe.status, probe.reason) == (Status.ABSENT, "no /dev/davinci*")
+
+    def test_all_of_it_is_available(self, tmp_path: Path, cann: dict[str, str]) -> None:
+        probe = judge_ascend(self.npus(tmp_path), self.INSTALLED.get, cann)
+        assert probe.status is Status.AVAILABLE
+        assert probe.reason == f"2 NPUs, torch-npu 2.13.0, CANN in {tmp_path}/cann/lib64"
+        assert [device.index for device in probe.devices] == [0, 1]
+
+    @pytest.mark.parametrize(
+        ("installed", "status", "reason"),
+        [
+            ({"torch": "2.13.0"}, Status.ABSENT, "no torch-npu"),
+            (
+                {"torch": "2.12.1", "torch-npu": "2.13.0"},
+                Status.BROKEN,
+                "built for PyTorch 2.13, not for 2.12.1",
+            ),
+            ({"torch-npu": "2.13.0"}, Status.BROKEN, "not for None"),
+        ],
+    )
+    def test_software_that_does_not_fit(
+        self,
+        tmp_path: Path,
+        cann: dict[str, str],
+        installed: dict[str, str],
+        status: Status,
+        reason: str,
+    ) -> None:
+        probe = judge_ascend(self.npus(tmp_path), installed.get, cann)
+        assert probe.status is status
+        assert reason in probe.reason
+        assert "headstock[ascend]" in probe.remedy
+
+    @pytest.mark.parametrize("folders", ["", "/nowhere", ":"])
+    def test_no_cann_is_broken_and_says_what_to_source(self, tmp_path: Path, folders: str) -> None:
+        environment = {"LD_LIBRARY_PATH": folders}
+        probe = judge_ascend(self.npus(tmp_path), self.INSTALLED.get, environment)
+        assert probe.status is Status.BROKEN
+        assert "set_env.sh" in probe.remedy
+
+    @pytest.mark.parametrize(
+        ("listed", "names"),
+        [("1,0", ["davinci1", "davinci0"]), ("1", ["davinci1"]), ("7", []), ("", [])],
+    )
+    def test_hidden_npus_are_not_there(
+        self, tmp_path: Path, cann: dict[str, str], listed: str, names: list[str]
+    ) -> None:
+        environment = cann | {"ASCEND_RT_VISIBLE_DEVICES": listed}
+        probe = judge_ascend(self.npus(tmp_path), self.INSTALLED.get, environment)
+        assert [device.name for device in probe.devices] == names
+        assert (probe.status is Status.AVAILABLE) == bool(names)
 
 
 class TestXeon:

@@ -142,7 +142,7 @@ class AscendDevice:
             self._noted = None
         return CapturedStep(graph, noted)
 
-    def _record(self, step: Callable[[], None]) -> Any:
+    def _record(self, step: Callable[[], object]) -> Any:
         graph = self._npu.NPUGraph()
         with self._npu.graph(
             graph,

@@ -62,7 +62,7 @@ def find_software(version: Version, environment: Mapping[str, str]) -> tuple[Sta
     torch, npu = version("torch"), version("torch-npu")
     if npu is None:
         return Status.ABSENT, "but no torch-npu", INSTALL
-    if minor(npu) != minor(torch or ""):
+    if torch is None or minor(npu) != minor(torch):
         fault = f"torch-npu {npu} is built for PyTorch {minor(npu)}, not for {torch}"
         return Status.BROKEN, fault, INSTALL
     folder = find_cann(environment)

@@ -1,7 +1,8 @@
 """From reports of the conformance kit to the table of docs/backends.md.
 
 ``python -m headstock.testing.table keep REPORT HOW FOLDER`` keeps of a report what the table shows;
-HOW says how the backend was run: one of :data:`WAYS`. ``… write FOLDER PAGE`` writes the page.
+HOW says how the backend was run: one of :data:`WAYS`. With ``--backend NAME`` it is kept as that
+backend's, whose code the kit ran under another name. ``… write FOLDER PAGE`` writes the page.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from typing import Any, Literal
 
 import msgspec
 
-Way = Literal["hardware", "virtual device", "interpreted", "compiled", "schema"]
+Way = Literal["hardware", "virtual device", "interpreted", "compiled", "stand-in kernels", "schema"]
 WAYS: dict[Way, str] = {
     "hardware": "on the device itself",
     "virtual device": "the vendor's runtime on the host's processor",
     "interpreted": "kernels interpreted on the host's processor: right, and nothing said of speed",
     "compiled": "kernels compiled for the device and not run",
+    "stand-in kernels": "kernels written for the tests, under the vendor's signatures, on the"
+    " host's processor: the backend's own code runs, and nothing is said of the vendor's kernels",
     "schema": "calls checked against the vendor's published signatures, not run",
 }
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -88,8 +91,8 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     parts: dict[str, dict[str, int]]
 
 
-def keep(report: dict[str, Any], how: Way) -> Kept:
-    """Return what the table needs of a kit's report.
+def keep(report: dict[str, Any], how: Way, backend: str | None = None) -> Kept:
+    """Return what the table needs of a kit's report, of ``backend`` if that has another name.
 
     Raises:
         ValueError: Something failed: a table of what holds has no place for it.
@@ -113,7 +116,7 @@ def keep(report: dict[str, Any], how: Way) -> Kept:
             known.cases + result["num_cases"],
         )
     return Kept(
-        backend=report["backend"],
+        backend=backend or report["backend"],
         how=how,
         device=report["device"],
         version=report["headstock"],
@@ -168,12 +171,14 @@ def main(argv: Sequence[str]) -> int:
     keeping.add_argument("report", type=Path)
     keeping.add_argument("how", choices=list(WAYS))
     keeping.add_argument("folder", type=Path)
+    keeping.add_argument("--backend")
     writing = commands.add_parser("write")
     writing.add_argument("folder", type=Path)
     writing.add_argument("page", type=Path)
     asked = parser.parse_args(list(argv))
     if asked.command == "keep":
-        kept = keep(msgspec.json.decode(asked.report.read_bytes()), asked.how)
+        report = msgspec.json.decode(asked.report.read_bytes())
+        kept = keep(report, asked.how, asked.backend)
         file = asked.folder / f"{kept.backend}-{kept.how.replace(' ', '-')}.json"
         file.write_bytes(msgspec.json.format(msgspec.json.encode(kept), indent=1) + b"\n")
         return 0

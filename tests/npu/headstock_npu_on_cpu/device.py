@@ -133,6 +133,9 @@ def made_up_npu() -> SimpleNamespace:
     )
 
 
+NAME = "made-up NPU on the host, which takes float32 in attention, too"
+
+
 class NpuOnCpu(AscendDevice):
     """The backend's device, in the host's memory."""
 
@@ -144,7 +147,7 @@ class NpuOnCpu(AscendDevice):
     def __init__(self) -> None:
         kernels.install()
         where, capabilities = torch.device("cpu"), frozenset({"ascend", "bf16"})
-        super().__init__(made_up_npu(), where, "NPU on the host", capabilities)
+        super().__init__(made_up_npu(), where, NAME, capabilities)
 
 
 def _place(x: Tensor) -> int:
