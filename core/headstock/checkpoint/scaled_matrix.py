@@ -97,12 +97,9 @@ def join_scale(
 
     def read_dense(begin: int, end: int) -> dict[str, Array]:
         assert zero is not None, "integers without a zero of their own need not be dense"
-        values = weight.read(begin, end)["weight"].astype(np.float32)
-        scales, zeros = (
-            groups(t, begin, end).repeat(group_size, axis=1)[:, : weight.shape[1]]
-            for t in (scale, zero)
-        )
-        return {"weight": scales * (values - zeros)}
+        scales, zeros = (groups(t, begin, end)[..., None] for t in (scale, zero))
+        values = weight.read(begin, end)["weight"].reshape(end - begin, -1, group_size)
+        return {"weight": ((values - zeros) * scales).reshape(end - begin, -1)}
 
     num_bytes = weight.num_bytes + scale.num_bytes
     if zero is not None and zero.read_all()["weight"].any():
