@@ -25,7 +25,7 @@ from headstock.testing.oracle.ranks import ThreadGroup, on_ranks
 from tests.models.adapters import adapt
 from tests.models.conftest import Save, Saved
 from tests.models.harness import build, context, load
-from tests.models.quantized_folders import write_quantized
+from tests.models.quantized_folders import change, configure, write_quantized
 from tests.models.test_lora import serve
 
 IDS = [5, 9, 1, 77, 31]
@@ -149,20 +149,6 @@ def quantize(saved: Saved, name: str, *, kept: Sequence[str] = ()) -> None:
     saved.oracle.load_state_dict(tensors, strict=False)
     save_file({key: value.contiguous() for key, value in written.items()}, file)
     configure(saved, config | {"modules_to_not_convert": list(kept) or None})
-
-
-def configure(saved: Saved, quantization: dict[str, Any]) -> None:
-    config = json.loads((saved.path / "config.json").read_text())
-    config["quantization_config"] = quantization
-    (saved.path / "config.json").write_text(json.dumps(config))
-
-
-def change(saved: Saved, edit: Callable[[dict[str, Tensor]], object]) -> None:
-    """Edit the checkpoint's tensors."""
-    file = saved.path / "model.safetensors"
-    tensors = load_file(file)
-    edit(tensors)
-    save_file(tensors, file)
 
 
 @pytest.mark.parametrize("name", FORMATS)
