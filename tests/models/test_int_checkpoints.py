@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,9 +22,11 @@ from headstock.graph.loader import reload_weights, weight_bytes
 from headstock.ops.canonical import dequantize
 from headstock.ops.linear import INT4_GROUP, INT8_GROUP
 from headstock.testing.oracle.ranks import ThreadGroup, on_ranks
+from tests.models.adapters import adapt
 from tests.models.conftest import Save, Saved
 from tests.models.harness import build, context, load
-from tests.models.quantized_folders import write_quantized
+from tests.models.quantized_folders import change, configure, write_quantized
+from tests.models.test_lora import serve
 
 IDS = [5, 9, 1, 77, 31]
 GROUP = 16
@@ -146,20 +149,6 @@ def quantize(saved: Saved, name: str, *, kept: Sequence[str] = ()) -> None:
     saved.oracle.load_state_dict(tensors, strict=False)
     save_file({key: value.contiguous() for key, value in written.items()}, file)
     configure(saved, config | {"modules_to_not_convert": list(kept) or None})
-
-
-def configure(saved: Saved, quantization: dict[str, Any]) -> None:
-    config = json.loads((saved.path / "config.json").read_text())
-    config["quantization_config"] = quantization
-    (saved.path / "config.json").write_text(json.dumps(config))
-
-
-def change(saved: Saved, edit: Callable[[dict[str, Tensor]], object]) -> None:
-    """Edit the checkpoint's tensors."""
-    file = saved.path / "model.safetensors"
-    tensors = load_file(file)
-    edit(tensors)
-    save_file(tensors, file)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -367,6 +356,17 @@ def test_the_estimate_of_a_scattered_checkpoint_is_what_it_takes(save: Save) -> 
     files, ctx = open_folder(saved.path), context()
     estimate = estimate_weight_bytes(build(files, ctx), files.index, ctx)
     assert estimate == pytest.approx(weight_bytes(load(saved.path).model), rel=0.05)
+
+
+def test_adapters_add_to_products_with_scattered_groups(save: Save, tmp_path: Path) -> None:
+    saved = save("qwen3", **SIZES)
+    quantize(saved, "gptq act-order")
+    adapter = adapt(saved.oracle, tmp_path / "adapter", seed=1)
+    want = adapter.logits(IDS)
+    sequences = serve(saved, adapter)
+    sequences.adapters["a"] = 1
+    got = sequences.step(a=IDS)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * want.abs().max().item())
 
 
 def test_an_update_in_another_order_is_refused(save: Save) -> None:

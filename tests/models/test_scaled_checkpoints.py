@@ -321,7 +321,7 @@ def test_compressed_modules_may_have_formats_of_their_own(save: Save) -> None:
         (
             "fp8, one scale",
             lambda t: t.update({f"{UP}.weight": torch.ones(0, 64).to(E4M3)}),
-            r"up_proj.weight is \[0, 64\], which has no elements",
+            r"of a weight \[0, 64\]; a weight has elements",
         ),
         (
             "compressed int, channels",

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from headstock.checkpoint.files import Array, StoredTensor, as_float32
+from headstock.checkpoint.packed_ints import pairs_of
 from headstock.checkpoint.scaled_matrix import join_scale
 from headstock.errors import CheckpointError, UnsupportedError
 from headstock.ops.linear import INT8_GROUP
@@ -95,8 +96,7 @@ def _join_four_bits(weight: StoredTensor, index: Mapping[str, StoredTensor]) -> 
     num_elements = out_features * in_features
     parts = {n: t for part in IN_WEIGHT if (t := index.get(n := f"{weight.name}.{part}"))}
     table = _numbers(parts, f"{weight.name}.quant_map", 16)
-    codes = np.rint(table * LARGEST).astype(np.int8)
-    pairs = np.stack((codes[np.arange(256) >> 4], codes[np.arange(256) & 15]), axis=-1)
+    pairs = pairs_of(np.rint(table * LARGEST).astype(np.int8), is_high_first=True)
     if weight.num_bytes < num_elements // 2 or in_features % 2:
         raise CheckpointError(
             f"{weight.name} has {weight.num_bytes} bytes, and its state says {list(state.shape)}"
@@ -112,7 +112,7 @@ def _join_four_bits(weight: StoredTensor, index: Mapping[str, StoredTensor]) -> 
         first_G = np.arange(begin * in_features, end * in_features, group_size)
         scale = largest[first_G // state.block] / np.float32(LARGEST)
         return {
-            "weight": pairs[rows].reshape(end - begin, in_features),
+            "weight": np.take(pairs, rows).view(np.int8).reshape(end - begin, in_features),
             "scale": scale.reshape(end - begin, -1),
         }
 

@@ -15,14 +15,13 @@ from dataclasses import replace
 import numpy as np
 
 from headstock.checkpoint.files import Array, StoredTensor, as_float32
-from headstock.checkpoint.packed_ints import Parts
+from headstock.checkpoint.packed_ints import Parts, pairs_of
 from headstock.errors import CheckpointError
 from headstock.ops.linear import FP4_MAGNITUDES, INT8_GROUP, MXFP4
 
 MX_GROUP, NV_GROUP = 32, 16
 _HALVES = (np.array([*FP4_MAGNITUDES, *(-m for m in FP4_MAGNITUDES)]) * 2).astype(np.int8)
-_PAIRS = np.stack((_HALVES[np.arange(256) & 15], _HALVES[np.arange(256) >> 4]), axis=-1)
-"""What the two nibbles of each byte stand for, in halves. [256, 2]"""
+_PAIRS = pairs_of(_HALVES)
 
 
 def join_nvfp4(parts: Parts, main: str, whole: str, *, divides: bool) -> StoredTensor:
@@ -51,7 +50,7 @@ def join_nvfp4(parts: Parts, main: str, whole: str, *, divides: bool) -> StoredT
     def read(begin: int, end: int) -> dict[str, Array]:
         bytes_Ob = packed.read(begin, end)["weight"]
         scale_OG = as_float32(scale.dtype, scale.read(begin, end)["weight"])
-        return {"weight": _PAIRS[bytes_Ob].reshape(end - begin, -1), "scale": scale_OG * factor}
+        return {"weight": np.take(_PAIRS, bytes_Ob).view(np.int8), "scale": scale_OG * factor}
 
     num_bytes = packed.num_bytes + scale.num_bytes
     shape = (packed.shape[0], packed.shape[1] * 2)

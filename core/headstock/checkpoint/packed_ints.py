@@ -169,8 +169,8 @@ def _read_ordered(matrix: PackedMatrix, order_I: Array, begin: int, end: int) ->
     """Return the integers of some rows, their columns in order."""
     rows = matrix.weight(begin, end)
     if matrix.bits == 8:
-        return rows[:, order_I]
-    ordered = np.stack((rows & 15, rows >> 4), axis=-1).reshape(end - begin, -1)[:, order_I]
+        return np.take(rows, order_I, axis=1)
+    ordered = np.take(unpack_nibbles(rows), order_I, axis=1)
     return ordered[:, 0::2] | (ordered[:, 1::2] << 4)
 
 
@@ -196,14 +196,13 @@ def _read_dense(matrix: PackedMatrix, begin: int, end: int) -> dict[str, Array]:
     if group_of_I is None:
         group_of_I = np.arange(matrix.in_features) // matrix.group_size
     rows = matrix.weight(begin, end)
-    if matrix.bits == 4:
-        integers_RI = np.stack((rows & 15, rows >> 4), axis=-1).reshape(end - begin, -1)
-    else:
-        integers_RI = rows.astype(np.int16) + MIDPOINTS[8]
+    integers_RI = unpack_nibbles(rows) if matrix.bits == 4 else rows.view(np.uint8) ^ MIDPOINTS[8]
     zero_RI = np.float32(MIDPOINTS[matrix.bits])
     if matrix.zero is not None:
-        zero_RI = matrix.zero(begin, end).astype(np.float32)[:, group_of_I]
-    return {"weight": matrix.scale(begin, end)[:, group_of_I] * (integers_RI - zero_RI)}
+        zero_RI = np.take(matrix.zero(begin, end).astype(np.float32), group_of_I, axis=1)
+    weight_RI = integers_RI - zero_RI
+    weight_RI *= np.take(matrix.scale(begin, end), group_of_I, axis=1)
+    return {"weight": weight_RI}
 
 
 def check_groups(module: str, in_features: int, group_size: int) -> int:
@@ -269,6 +268,29 @@ def unpack(words: Array, bits: int, order: Sequence[int] | None = None) -> Array
     out = np.empty(fields.shape, np.uint8)
     out[..., list(order or range(per_word))] = fields
     return out.reshape(*words.shape[:-1], -1)
+
+
+def pairs_of(values: Array, *, is_high_first: bool = False) -> Array:
+    """Return what the nibbles of each byte stand for, side by side in one integer. uint16 [256]
+
+    Looked up by byte and viewed as int8, they are the elements of a row.
+
+    Args:
+        values: Of a nibble. int8. [16]
+        is_high_first: Whether the high nibble is the first element.
+    """
+    byte = np.arange(256)
+    low, high = values[byte & 15], values[byte >> 4]
+    pairs = (high, low) if is_high_first else (low, high)
+    return np.stack(pairs, axis=-1).view(np.uint16)[:, 0]
+
+
+_NIBBLES = pairs_of(np.arange(16, dtype=np.int8))
+
+
+def unpack_nibbles(rows: Array) -> Array:
+    """Return 4-bit integers, the low nibble of each byte first. uint8 [R, n] to [R, 2 n]"""
+    return np.take(_NIBBLES, rows).view(np.uint8)
 
 
 def unpack_columns(

@@ -67,21 +67,7 @@ def join_scale(
         CheckpointError: The scale is not there, or it or the zeros have another shape.
         UnsupportedError: The weight is no matrix.
     """
-    if len(weight.shape) != 2:
-        raise UnsupportedError(
-            f"{weight.name} has {len(weight.shape)} dimensions, {list(weight.shape)}; quantised"
-            " tensors can be read as matrices only.",
-            remedy="Use a checkpoint with a tensor for each expert, or the unquantised one.",
-        )
-    if scale is None or 0 in weight.shape:
-        raise CheckpointError(
-            f"{name} is not there, and {weight.name} is quantised."
-            if scale is None
-            else f"{weight.name} is {list(weight.shape)}, which has no elements.",
-            remedy="Check that the files belong together, and download them again.",
-        )
-    if zero is not None and zero.shape != scale.shape:
-        raise _misshapen(weight, zero, f"{scale.name} is {list(scale.shape)}")
+    scale = _check(weight, scale, name, zero)
     rows, columns = _reach(weight, scale, block)
     group_size = _group_size(weight.shape[1], columns)
     column_of_group = np.arange(0, weight.shape[1], group_size) // columns
@@ -97,17 +83,36 @@ def join_scale(
 
     def read_dense(begin: int, end: int) -> dict[str, Array]:
         assert zero is not None, "integers without a zero of their own need not be dense"
-        values = weight.read(begin, end)["weight"].astype(np.float32)
-        scales, zeros = (
-            groups(t, begin, end).repeat(group_size, axis=1)[:, : weight.shape[1]]
-            for t in (scale, zero)
-        )
-        return {"weight": scales * (values - zeros)}
+        scales, zeros = (groups(t, begin, end)[..., None] for t in (scale, zero))
+        values = weight.read(begin, end)["weight"].reshape(end - begin, -1, group_size)
+        return {"weight": ((values - zeros) * scales).reshape(end - begin, -1)}
 
     num_bytes = weight.num_bytes + scale.num_bytes
     if zero is not None and zero.read_all()["weight"].any():
         return replace(weight, dtype="float32", num_bytes=num_bytes, read=read_dense)
     return replace(weight, layout=layout, group_size=group_size, num_bytes=num_bytes, read=read)
+
+
+def _check(
+    weight: StoredTensor, scale: StoredTensor | None, name: str, zero: StoredTensor | None
+) -> StoredTensor:
+    """Return the scale of a weight that has one, and whose other tensors fit."""
+    if len(weight.shape) != 2:
+        raise UnsupportedError(
+            f"{weight.name} has {len(weight.shape)} dimensions, {list(weight.shape)}; quantised"
+            " tensors can be read as matrices only.",
+            remedy="Use a checkpoint with a tensor for each expert, or the unquantised one.",
+        )
+    if scale is None:
+        raise CheckpointError(
+            f"{name} is not there, and {weight.name} is quantised.",
+            remedy="Check that the files belong together, and download them again.",
+        )
+    if 0 in weight.shape:
+        raise _misshapen(weight, scale, "a weight has elements")
+    if zero is not None and zero.shape != scale.shape:
+        raise _misshapen(weight, zero, f"{scale.name} is {list(scale.shape)}")
+    return scale
 
 
 def _reach(
