@@ -53,6 +53,7 @@ CLASSES = {
     "minimax_m2": ("MiniMaxM2ForCausalLM",),
     "mistral": ("MistralForCausalLM", "Ministral3ForCausalLM"),
     "mistral3": ("Mistral3ForConditionalGeneration",),
+    "mistral4": ("Mistral4ForCausalLM",),
     "mixtral": ("MixtralForCausalLM",),
     "modernbert": ("ModernBertForSequenceClassification", "ModernBertModel"),
     "nemotron_h": ("NemotronHForCausalLM",),

@@ -524,6 +524,32 @@ SPARSE += [
         oracle="Kimi_K25ForConditionalGeneration",
     ),
 ]
+MISTRAL4 = (
+    LATENT
+    | {key: n for key, n in SIGMOID_MOE.items() if key != "norm_topk_prob"}
+    | {
+        "q_lora_rank": 40,
+        "rope_parameters": {
+            **YARN,
+            "rope_theta": 1000.0,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.5,
+        },
+    }
+)
+SPARSE += [
+    family(
+        "Mistral4",
+        MISTRAL4,
+        {
+            "groups": {"n_group": 4, "topk_group": 2, "first_k_dense_replace": 0},
+            "as-scored": {"norm_topk_prob": False, "q_lora_rank": None, **TIED},
+            "halves": {"rope_interleave": False, "attention_bias": True},
+        },
+        refused={"scoring_func": "sigmoid", "hidden_act": "gelu"},
+    ),
+]
 LONGCAT = LATENT | {
     "num_layers": 2,
     "ffn_hidden_size": 96,
