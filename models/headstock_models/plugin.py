@@ -41,6 +41,7 @@ CLASSES = {
     "granite_hybrid": ("GraniteMoeHybridForCausalLM",),
     "hunyuan": ("HunYuanDenseV1ForCausalLM", "HunYuanMoEV1ForCausalLM"),
     "hy_v3": ("HYV3ForCausalLM",),
+    "jamba": ("JambaForCausalLM",),
     "kimi_k25": ("KimiK25ForConditionalGeneration",),
     "kimi_linear": ("KimiLinearForCausalLM",),
     "lfm2": ("Lfm2ForCausalLM", "Lfm2MoeForCausalLM"),

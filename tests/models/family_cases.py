@@ -688,6 +688,26 @@ STATES += [
         refused={"mlp_hidden_act": "silu"},
     ),
 ]
+JAMBA = {
+    "num_hidden_layers": 4,
+    "attn_layer_period": 3,
+    "attn_layer_offset": 1,
+    "num_experts": 6,
+    "mamba_d_state": 8,
+    "pad_token_id": 0,
+}
+STATES += [
+    family(
+        "Jamba",
+        JAMBA,
+        {
+            "biases": {"mamba_proj_bias": True, "mamba_conv_bias": False, **TIED},
+            "attention-last": {"attn_layer_offset": 0, "mamba_d_conv": 3, "mamba_dt_rank": 5},
+            "dense": {"num_experts": 1, "mamba_d_state": 24, "mamba_expand": 3},
+        },
+        refused={"hidden_act": "gelu", "sliding_window": 8},
+    ),
+]
 LINEAR = "linear_attention"
 KIMI_LINEAR = (
     LATENT

@@ -12,6 +12,7 @@ from tests.models.family_cases import (
     FULL,
     GPT2,
     INDEXED,
+    JAMBA,
     KIMI_K25,
     KIMI_LINEAR,
     KIMI_TEXT,
@@ -380,6 +381,20 @@ HUB = [
             },
             scoring_func="softmax",
             moe_layer_freq=1,
+        ),
+    ),
+    family(
+        "Jamba",
+        JAMBA,
+        name="jamba-hub",
+        edit=rewrite(
+            layer_types=None,
+            mamba_dt_rank=4,
+            mamba_inner_layernorms=True,
+            sliding_window=None,
+            n_ctx=256,
+            use_mamba_kernels=True,
+            router_aux_loss_coef=0.001,
         ),
     ),
     family(
