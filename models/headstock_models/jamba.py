@@ -1,4 +1,4 @@
-"""Jamba: state spaces of Mamba 1 in most layers, attention without positions in the others, experts.
+"""Jamba: state spaces of Mamba 1 in most layers, else attention without positions; experts.
 
 Shapes: T tokens in the step, D hidden size, I features between.
 Source: Lieber et al. 2024, "Jamba"; names as in Hugging Face transformers.

@@ -1,4 +1,4 @@
-"""State spaces of Mamba 1: the layer that keeps them. Shapes: T tokens, C features, N of a state."""
+"""State spaces of Mamba 1. Shapes: T tokens, C features, N numbers of a feature's state."""
 
 from __future__ import annotations
 
