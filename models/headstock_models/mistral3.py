@@ -1,4 +1,4 @@
-"""Mistral Small 3.1 and later, Ministral 3: what Pixtral makes of images, and a decoder of text.
+"""Mistral Small 3.1 to 4, Ministral 3: what Pixtral makes of images, and a decoder of text.
 
 Shapes: N patches, M = N / merge² tokens of images, D hidden size of the encoder, F the decoder's.
 Source: names as in Hugging Face transformers.
@@ -7,7 +7,7 @@ Source: names as in Hugging Face transformers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -27,15 +27,18 @@ from headstock_models.image_text import (
     ImageDecoder,
     ImageTextModel,
     PlainMedia,
+    TextDecoder,
     image_text_names,
 )
-from headstock_models.llama import Decoder, LlamaForCausalLM
+from headstock_models.llama import LlamaForCausalLM
 from headstock_models.mistral import Ministral3ForCausalLM, MistralForCausalLM
+from headstock_models.mistral4 import Mistral4ForCausalLM
 from headstock_models.pixtral import PixtralConfig, PixtralEncoder
 
-TEXT: Mapping[str, type[LlamaForCausalLM]] = {
+TEXT: Mapping[str, type[LlamaForCausalLM | Mistral4ForCausalLM]] = {
     "mistral": MistralForCausalLM,
     "ministral3": Ministral3ForCausalLM,
+    "mistral4": Mistral4ForCausalLM,
 }
 """Decoders by the ``model_type`` of their configuration."""
 MARKS = 1
@@ -121,13 +124,14 @@ class Mistral3ForConditionalGeneration(Model):
         require(vision, model_type=("pixtral",), hidden_act=BY_CONFIG_NAME)
         c = read_config(PixtralConfig, vision)
         decoder = TEXT[text["model_type"]](ctx, text)
-        assert isinstance(decoder.model, Decoder), f"{decoder.model} is no decoder of text"
         whole, merge = encoder_context(ctx), int(config.get("spatial_merge_size") or 2)
         size = int(text["hidden_size"])
         tower = PixtralEncoder(whole, c, merge=merge)
         projector = Mistral3Projector(whole, {**config, "text_config": text}, c.hidden_size, merge)
-        self.model = ImageTextModel(tower, projector, ImageDecoder(ctx, decoder.model, size))
+        words = ImageDecoder(ctx, cast("TextDecoder", decoder.model), size)
+        self.model = ImageTextModel(tower, projector, words)
         self.lm_head = decoder.lm_head
+        self._named = decoder.named
 
         self.media = PlainMedia(
             self.model.encode,
@@ -140,4 +144,4 @@ class Mistral3ForConditionalGeneration(Model):
 
     def named(self, index: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:
         """Return the tensors by today's names: the hub has older ones."""
-        return image_text_names(index)
+        return self._named(image_text_names(index))

@@ -524,6 +524,32 @@ SPARSE += [
         oracle="Kimi_K25ForConditionalGeneration",
     ),
 ]
+MISTRAL4 = (
+    LATENT
+    | {key: n for key, n in SIGMOID_MOE.items() if key != "norm_topk_prob"}
+    | {
+        "q_lora_rank": 40,
+        "rope_parameters": {
+            **YARN,
+            "rope_theta": 1000.0,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.5,
+        },
+    }
+)
+SPARSE += [
+    family(
+        "Mistral4",
+        MISTRAL4,
+        {
+            "groups": {"n_group": 4, "topk_group": 2, "first_k_dense_replace": 0},
+            "as-scored": {"norm_topk_prob": False, "q_lora_rank": None, **TIED},
+            "halves": {"rope_interleave": False, "attention_bias": True},
+        },
+        refused={"scoring_func": "sigmoid", "hidden_act": "gelu"},
+    ),
+]
 LONGCAT = LATENT | {
     "num_layers": 2,
     "ffn_hidden_size": 96,
@@ -660,6 +686,26 @@ STATES += [
             "biases": {"mlp_bias": True, "use_conv_bias": False, "norm_topk_prob": False},
         },
         refused={"mlp_hidden_act": "silu"},
+    ),
+]
+JAMBA = {
+    "num_hidden_layers": 4,
+    "attn_layer_period": 3,
+    "attn_layer_offset": 1,
+    "num_experts": 6,
+    "mamba_d_state": 8,
+    "pad_token_id": 0,
+}
+STATES += [
+    family(
+        "Jamba",
+        JAMBA,
+        {
+            "biases": {"mamba_proj_bias": True, "mamba_conv_bias": False, **TIED},
+            "attention-last": {"attn_layer_offset": 0, "mamba_d_conv": 3, "mamba_dt_rank": 5},
+            "dense": {"num_experts": 1, "mamba_d_state": 24, "mamba_expand": 3},
+        },
+        refused={"hidden_act": "gelu", "sliding_window": 8},
     ),
 ]
 LINEAR = "linear_attention"

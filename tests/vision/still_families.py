@@ -464,10 +464,10 @@ PIXTRAL = {
 }
 
 
-def make_mistral3(path: Path, text: str = "mistral") -> StillModel:
+def make_mistral3(path: Path, text: str = "mistral", **more: Any) -> StillModel:
     """Return Mistral 3; the byte tokens "~" and "|" are the marks after rows."""
     config = transformers.Mistral3Config(
-        text_config=WORDS | {"model_type": text, "head_dim": 16, "sliding_window": None},
+        text_config=WORDS | {"model_type": text, "head_dim": 16, "sliding_window": None} | more,
         vision_config=PIXTRAL,
         image_token_index=PAD,
     )
@@ -511,6 +511,23 @@ def make_ministral3(path: Path) -> StillModel:
     return make_mistral3(path, "ministral3")
 
 
+def make_mistral4(path: Path) -> StillModel:
+    sizes = {
+        "q_lora_rank": 40,
+        "kv_lora_rank": 32,
+        "qk_nope_head_dim": 24,
+        "qk_rope_head_dim": 16,
+        "head_dim": 40,
+        "num_key_value_heads": 4,
+        "v_head_dim": 20,
+        "n_routed_experts": 6,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 48,
+        "first_k_dense_replace": 1,
+    }
+    return make_mistral3(path, "mistral4", **sizes)
+
+
 MAKERS: dict[str, Callable[[Path], StillModel]] = {
     "glm4v": make_glm4v,
     "glm4v-moe": make_glm4v_moe,
@@ -528,6 +545,7 @@ MAKERS: dict[str, Callable[[Path], StillModel]] = {
     "llava-onevision": make_llava_onevision,
     "mistral3": make_mistral3,
     "ministral3": make_ministral3,
+    "mistral4": make_mistral4,
     "pixtral": make_pixtral,
     "qwen2-vl": make_qwen2_vl,
     "qwen2.5-vl": make_qwen2_5_vl,

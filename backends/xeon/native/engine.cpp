@@ -64,6 +64,7 @@ constexpr Kernel kKernels[] = {
     {"gate_by_silu", plan_gate_by_silu},
     {"gated_group_norm", plan_gated_group_norm},
     {"mamba2", plan_mamba2},
+    {"selective_scan", plan_selective_scan},
     {"short_convolution", plan_short_convolution},
     {"route_experts", plan_route_experts},
     {"add_shared", plan_add_shared},

@@ -25,7 +25,9 @@ void run_rows(const void* untyped, int64_t chunk, const Worker& worker) {
     float* y = args.y + first * size + begin;
     for (int64_t t = 0; t < tokens; ++t) {
         const float *b = bcx + t * args.stride, *x = b + 2 * size;
-        for (int64_t c = 0; c < count; ++c) y[t * size + c] = b[c] * x[c];
+        if (args.is_gated)
+            for (int64_t c = 0; c < count; ++c) y[t * size + c] = b[c] * x[c];
+        else std::memcpy(y + t * size, b, static_cast<size_t>(count) * sizeof(float));
     }
     const auto input = [&](int64_t t) {
         return t < 0 ? scratch + (kept + t) * kConvFeatures : y + t * size;
@@ -42,7 +44,7 @@ void run_rows(const void* untyped, int64_t chunk, const Worker& worker) {
             for (int64_t c = 0; c < count; ++c) sum[c] += w[c] * from[c];
         }
         const float* by = bcx + t * args.stride + size;
-        for (int64_t c = 0; c < count; ++c) y[t * size + c] = by[c] * sum[c];
+        for (int64_t c = 0; c < count; ++c) y[t * size + c] = args.is_gated ? by[c] * sum[c] : sum[c];
     }
 }
 

@@ -20,6 +20,28 @@ struct ShortConvolutionArgs {
     int64_t rows;
     int64_t size;
     int64_t kernel_size;          // W
+    int64_t is_gated;             // Else there is x alone: [tokens, size].
+};
+
+// A state of N numbers for each feature. A page holds them [size, N].
+struct SelectiveScanArgs {
+    const float* x;               // [tokens, size]
+    int64_t x_stride;
+    const float* dt;              // [tokens, size]
+    int64_t dt_stride;
+    const float* bc;              // [tokens, 2 N]
+    int64_t bc_stride;
+    const float* decay;           // [size, N]
+    const float* skip;            // [size]
+    float* pages;
+    const int32_t* page_table;    // (page found, page left) of each row.
+    int64_t table_stride;
+    const int32_t* query_starts;  // [rows + 1]
+    const int32_t* kv_lengths;    // [rows]
+    float* y;                     // [tokens, size]
+    int64_t rows;
+    int64_t size;
+    int64_t state_size;           // N, a multiple of 8.
 };
 
 // A state space a head after a causal convolution. H heads, G groups, C features. A page holds the
@@ -81,6 +103,7 @@ struct GroupNormArgs {
 static_assert(sizeof(Mamba2Args) <= kMaxArgs * 8, "kMaxArgs is too small");
 
 void plan_short_convolution(const int64_t* args, PhaseList& list);
+void plan_selective_scan(const int64_t* args, PhaseList& list);
 void plan_mamba2(const int64_t* args, PhaseList& list);
 void plan_gated_group_norm(const int64_t* args, PhaseList& list);
 void plan_gate_by_silu(const int64_t* args, PhaseList& list);

@@ -17,6 +17,7 @@ from headstock.graph.rotary import Rotary
 from headstock.graph.source import Source, read_span
 from headstock.graph.split import split_evenly
 from headstock.ops.attention import StepBatch
+from headstock.ops.features import scale_by_position
 from headstock.ops.latent import (
     LatentProvider,
     LatentSpec,
@@ -41,7 +42,8 @@ class LatentAttention(Layer):
         latent_size: C.
         key_size: N.
         value_size: V.
-        rotary: The table, of E features; None leaves positions out.
+        rotary: The table, of E features, perhaps with one that scales queries; None leaves
+            positions out.
         shared_size: E, where there is no table: the key that all heads share stands as it is.
         eps: Of the norm of latents.
         scale: Multiplies q·k.
@@ -72,6 +74,9 @@ class LatentAttention(Layer):
         num_chosen: int = 0,
     ) -> None:
         self._ctx, self._eps, self._factor = ctx, eps, latent_factor
+        self._query_scale_L = None if rotary is None else rotary.query_scale_L
+        if self._query_scale_L is not None:
+            self._scale_queries = ctx.ops.resolve(scale_by_position, ctx.spec())
         self._made_size = key_size + value_size
         self._num_all_heads, self._latent_size = num_heads, latent_size
         unit = self._made_size
@@ -79,7 +84,6 @@ class LatentAttention(Layer):
         self._num_heads = self._rows.size // unit
         self._table_LE, self._is_interleaved = None, False
         if rotary is not None:
-            assert rotary.query_scale_L is None, "latent attention does not scale queries"
             shared_size, self._table_LE = rotary.rotary_dim, rotary.cos_sin_LC
             self._is_interleaved = rotary.is_interleaved
         self._query_size = key_size + shared_size
@@ -126,8 +130,11 @@ class LatentAttention(Layer):
         """
         batch = batch.groups[self.group]
         assert self._up_HUC is not None, "a layer runs before its weights are allocated"
+        q_THQ = q_TC.unflatten(1, (self._num_heads, self._query_size))
+        if self._query_scale_L is not None:  # before the rotation: it keeps lengths
+            q_THQ = self._scale_queries(q_THQ, batch.positions_T, self._query_scale_L)
         q_THQ = self._prepare(
-            q_TC.unflatten(1, (self._num_heads, self._query_size)),
+            q_THQ,
             kv_TX,
             self._table_LE,
             self._norm_C,

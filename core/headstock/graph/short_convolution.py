@@ -24,6 +24,8 @@ from headstock.quantization.plan import Layout, Role
 class ShortConvolution(Layer):
     """Multiplies b·x, convolves it with the row's last tokens, and multiplies that by c.
 
+    Without gates it convolves x.
+
     Reads ``leaf.weight`` [C, 1, W], and ``leaf.bias`` [C].
 
     Args:
@@ -32,6 +34,7 @@ class ShortConvolution(Layer):
         kernel_size: W.
         leaf: Checkpoint name.
         has_bias: Whether the checkpoint has a bias.
+        is_gated: Whether there are b and c.
 
     Raises:
         ConfigError: The features do not divide among the ranks.
@@ -42,7 +45,14 @@ class ShortConvolution(Layer):
     """The states of this layer; the runner sets them when it has planned the memory."""
 
     def __init__(
-        self, ctx: Context, size: int, kernel_size: int, *, leaf: str, has_bias: bool = False
+        self,
+        ctx: Context,
+        size: int,
+        kernel_size: int,
+        *,
+        leaf: str,
+        has_bias: bool = False,
+        is_gated: bool = True,
     ) -> None:
         self._span = split_evenly(leaf, size, ctx.tp)
         spec = ShortConvolutionSpec(
@@ -51,6 +61,7 @@ class ShortConvolution(Layer):
             dtype=ctx.dtype,
             max_rows=ctx.limits.max_rows,
             max_tokens=ctx.limits.max_tokens,
+            is_gated=is_gated,
         )
         self.group = ctx.group(Retention("state"))
         self.provider: ShortConvolutionProvider = ctx.state_provider(short_convolution, spec)
@@ -68,7 +79,7 @@ class ShortConvolution(Layer):
         """Convolve.
 
         Args:
-            bcx_TY: The kinds b, c and x of features, side by side. [T, 3 C]
+            bcx_TY: The kinds b, c and x of features, side by side, [T, 3 C]; or x alone. [T, C]
             batch: The step, which the provider has planned in the view of the layer's group.
 
         Returns:

@@ -30,6 +30,7 @@ OP_MODULES = (
     "rotary",
     "routing",
     "sampling",
+    "selective_scan",
     "short_convolution",
     "spans",
     "steps",

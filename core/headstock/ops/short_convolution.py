@@ -1,7 +1,8 @@
 """Gated short convolutions: what a row has seen is the last few inputs, not pages.
 
 Each token's features come in three kinds, b, c and x. The product b·x goes through a causal
-convolution over few tokens, feature by feature, and what comes out is multiplied by c.
+convolution over few tokens, feature by feature, and what comes out is multiplied by c. With the
+feature ``ungated`` a token has x alone, which is convolved.
 
 Shapes: T tokens, R rows, C features, W tokens of the convolution.
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from headstock.ops.device import OpDevice
 
 
+UNGATED = "ungated"
+"""The feature that features come as x alone."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShortConvolutionSpec:
     """What a model's short convolutions have in common.
@@ -37,6 +42,7 @@ class ShortConvolutionSpec:
         dtype: Of the activations; pages are float32.
         max_rows: Most rows of a step.
         max_tokens: Most tokens of a step.
+        is_gated: Whether there are b and c.
     """
 
     size: int
@@ -44,6 +50,7 @@ class ShortConvolutionSpec:
     dtype: torch.dtype
     max_rows: int
     max_tokens: int
+    is_gated: bool = True
 
     @property
     def state_size(self) -> int:
@@ -55,6 +62,7 @@ class ShortConvolutionSpec:
         return Spec(
             dtype=str(self.dtype).removeprefix("torch."),
             sizes={"size": self.size, "kernel_size": self.kernel_size},
+            features=frozenset() if self.is_gated else frozenset({UNGATED}),
         )
 
 
@@ -86,7 +94,7 @@ class ShortConvolutionProvider(CacheProvider, Protocol):
         """Convolve, and note the rows' last inputs.
 
         Args:
-            bcx_TY: The three kinds of features, side by side. [T, 3 C]
+            bcx_TY: The three kinds of features, side by side, [T, 3 C]; ungated: x. [T, C]
             weights: The layer's.
             kv: The layer's pages.
             batch: As it was planned.
@@ -108,7 +116,7 @@ def _cases(bench: Bench) -> Iterator[Case]:
     return short_convolution_cases(bench)
 
 
-@op(is_built=True, cases=_cases)
+@op(is_built=True, cases=_cases, features=frozenset({UNGATED}))
 def short_convolution(spec: ShortConvolutionSpec, device: OpDevice) -> ShortConvolutionProvider:
     """Build the reference provider. Layers resolve with :meth:`ShortConvolutionSpec.as_spec`.
 

@@ -37,8 +37,10 @@ class ReferenceShortConvolution:
         self, bcx_TY: Tensor, weights: ConvolutionWeights, kv: Tensor, batch: StepBatch
     ) -> Tensor:
         """Convolve, and note the rows' last inputs. [T, C]"""
-        b_TC, c_TC, x_TC = bcx_TY.split(self.spec.size, dim=1)
-        inputs_TC = b_TC * x_TC
+        inputs_TC, c_TC = bcx_TY, None
+        if self.spec.is_gated:
+            b_TC, c_TC, x_TC = bcx_TY.split(self.spec.size, dim=1)
+            inputs_TC = b_TC * x_TC
         y_TC, is_new_R = torch.zeros_like(inputs_TC), is_new(batch)
         for rows, tokens in state_pieces(batch):
             where = (rows.stop - rows.start, -1)
@@ -52,4 +54,4 @@ class ReferenceShortConvolution:
             )
             y_TC[tokens] = part_RNC.flatten(0, 1)
             kv.index_copy_(0, batch.page_table_RP[rows, 1].long(), left_RXC.flatten(1))
-        return y_TC * c_TC
+        return y_TC if c_TC is None else y_TC * c_TC

@@ -28,6 +28,8 @@ CPU = torch.device("cpu")
 LENGTH = 80
 NAMES = [
     "short_convolution",
+    "selective_scan",
+    "gate_heads",
     "mamba2",
     "gate_by_silu",
     "gated_group_norm",
@@ -86,7 +88,7 @@ def test_results_have_the_same_bits_on_any_number_of_threads(open_device, kind: 
     assert torch.equal(one, three)
 
 
-STATES = ["lfm2", "lfm2moe", "bamba", "granitemoehybrid", "falconh1", "nemotronh"]
+STATES = ["lfm2", "lfm2moe", "bamba", "granitemoehybrid", "falconh1", "nemotronh", "jamba"]
 FAMILIES = [*STATES, "hunyuandensev1", "llama4"]
 
 

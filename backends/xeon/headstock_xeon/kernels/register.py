@@ -36,6 +36,8 @@ from headstock.ops.outputs import as_float32, join_features, soft_cap
 from headstock.ops.pooling import pool_rows
 from headstock.ops.rotary import NORMED_LAST, rotate_and_write
 from headstock.ops.routing import add_shared, route_experts
+from headstock.ops.selective_scan import selective_scan
+from headstock.ops.short_convolution import UNGATED as UNGATED_CONVOLUTION
 from headstock.ops.short_convolution import short_convolution
 from headstock.ops.wide_norm import norm_queries_and_keys, sum_squares
 from headstock_xeon.kernels.attention import (
@@ -57,7 +59,11 @@ from headstock_xeon.kernels.linear import NativeLinear
 from headstock_xeon.kernels.lora import RANK_UNIT, LoraKernels
 from headstock_xeon.kernels.routing import ScoreKernels
 from headstock_xeon.kernels.sampling import SamplingKernels
-from headstock_xeon.kernels.states import NativeMamba2, NativeShortConvolution
+from headstock_xeon.kernels.states import (
+    NativeMamba2,
+    NativeSelectiveScan,
+    NativeShortConvolution,
+)
 from headstock_xeon.kernels.steps import StepKernels
 
 if TYPE_CHECKING:
@@ -253,6 +259,9 @@ def _register_delta(registry: OpRegistry, gates: GateKernels) -> None:
     registry.add(gate_heads, PROVIDER, gates.gate_heads, requires=FLOAT32)
     registry.add(gate_by_silu, PROVIDER, gates.gate_by_silu, requires=FLOAT32)
     registry.add(gated_group_norm, PROVIDER, gates.gated_group_norm, requires=FLOAT32)
-    registry.add(short_convolution, PROVIDER, NativeShortConvolution, requires=FLOAT32)
+    ungated = replace(FLOAT32, features=frozenset({UNGATED_CONVOLUTION}))
+    registry.add(short_convolution, PROVIDER, NativeShortConvolution, requires=ungated)
+    vectors = replace(FLOAT32, sizes={"state_size": Sizes(multiple_of=8)})
+    registry.add(selective_scan, PROVIDER, NativeSelectiveScan, requires=vectors)
     heads = replace(FLOAT32, sizes={"head_dim": Sizes(multiple_of=8)})
     registry.add(mamba2, PROVIDER, NativeMamba2, requires=heads)

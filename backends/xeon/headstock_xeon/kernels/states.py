@@ -1,6 +1,7 @@
-"""Short convolutions and state spaces of Mamba 2, natively.
+"""Short convolutions and state spaces of Mamba 1 and 2, natively.
 
-Shapes: as in :mod:`headstock.ops.short_convolution` and :mod:`headstock.ops.mamba2`.
+Shapes: as in :mod:`headstock.ops.short_convolution`, :mod:`headstock.ops.selective_scan` and
+:mod:`headstock.ops.mamba2`.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from torch import Tensor
 
 from headstock.ops.attention import KVLayout, StepBatch
 from headstock.ops.mamba2 import Mamba2Spec, Mamba2Weights
+from headstock.ops.selective_scan import ScanWeights, SelectiveScanSpec
 from headstock.ops.short_convolution import ConvolutionWeights, ShortConvolutionSpec
 from headstock_xeon.stream import as_bits, rows_of
 
 if TYPE_CHECKING:
     from headstock_xeon.device import XeonDevice
 
-INPUTS_TAG, MATRICES_TAG = "state-inputs", "state-inputs-hnp"
+INPUTS_TAG, MATRICES_TAG, FEATURES_TAG = "state-inputs", "state-inputs-hnp", "state-cn"
 """As the references have them."""
 
 
@@ -68,6 +70,67 @@ class NativeShortConvolution:
             batch.num_rows,
             spec.size,
             spec.kernel_size,
+            int(spec.is_gated),
+        )
+        return y_TC
+
+
+class NativeSelectiveScan:
+    """A state of each feature, token by token, for one spec."""
+
+    def __init__(self, spec: SelectiveScanSpec, device: XeonDevice) -> None:
+        self.spec = spec
+        self.graph_key: tuple[int, ...] = ()
+        self.layout = KVLayout(tag=FEATURES_TAG, page_sizes=(1,), dtype=torch.float32)
+        self._stream = device.stream
+        self._kernel = device.stream.kernel("selective_scan")
+
+    def kv_shape(self, num_pages: int) -> tuple[int, ...]:
+        """Return [pages, numbers of a page]."""
+        return (num_pages, self.spec.page_numbers)
+
+    def plan(self, batch: StepBatch) -> None:
+        """Check that the step is not larger than was said."""
+        assert batch.num_tokens <= self.spec.max_tokens, f"{batch.num_tokens} tokens"
+        assert batch.num_rows <= self.spec.max_rows, f"{batch.num_rows} rows"
+
+    def read(self, kv: Tensor, pages_R: Tensor) -> Tensor:
+        """Return what pages hold. [R, C, N]"""
+        return kv.index_select(0, pages_R.long()).unflatten(1, (self.spec.size, -1))
+
+    def run(
+        self,
+        x_TC: Tensor,
+        dt_TC: Tensor,
+        bc_TX: Tensor,
+        weights: ScanWeights,
+        kv: Tensor,
+        batch: StepBatch,
+    ) -> Tensor:
+        """Update the rows' states and read them. [T, C]"""
+        spec, stream = self.spec, self._stream
+        x_TC, dt_TC, bc_TX = rows_of(x_TC), rows_of(dt_TC), rows_of(bc_TX)
+        y_TC = stream.empty((x_TC.shape[0], spec.size))
+        stream.hold(kv, batch, weights)
+        stream.emit(
+            self._kernel,
+            x_TC.data_ptr(),
+            x_TC.stride(0),
+            dt_TC.data_ptr(),
+            dt_TC.stride(0),
+            bc_TX.data_ptr(),
+            bc_TX.stride(0),
+            weights.decay_CN.data_ptr(),
+            weights.skip_C.data_ptr(),
+            kv.data_ptr(),
+            batch.page_table_RP.data_ptr(),
+            batch.page_table_RP.stride(0),
+            batch.query_starts_R1.data_ptr(),
+            batch.kv_lengths_R.data_ptr(),
+            y_TC.data_ptr(),
+            batch.num_rows,
+            spec.size,
+            spec.state_size,
         )
         return y_TC
 

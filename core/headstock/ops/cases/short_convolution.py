@@ -36,6 +36,10 @@ def short_convolution_cases(bench: Bench) -> Iterator[Case]:
     yield _case("many features", replace(plain, size=5000), [(9, 9), (1, 4)], device)
     for width in (2, 4, 5):
         yield _case(f"convolution over {width}", replace(plain, kernel_size=width), mixed, device)
+    ungated = replace(plain, is_gated=False, kernel_size=4)
+    yield _case("ungated", ungated, mixed, device)
+    yield _case("ungated, many features", replace(ungated, size=1100), mixed, device)
+    yield _case("ungated decode", ungated, [(1, n) for n in (2, 3, 5, 17, 70)], device)
     shared: Rows = [(1, 33), (7, 39), (70, 102)]
     yield _case("rows that go on from one state", plain, shared, device, is_shared=True)
 
@@ -76,7 +80,8 @@ def make_convolution_inputs(
         conv_CW=draw.normal(spec.size, spec.kernel_size, dtype=spec.dtype, scale=0.5),
         bias_C=draw.normal(spec.size, dtype=spec.dtype, scale=0.5),
     )
-    parts = [draw.normal(length, 3 * spec.size, dtype=spec.dtype) for _, length in rows]
+    width = 3 * spec.size if spec.is_gated else spec.size
+    parts = [draw.normal(length, width, dtype=spec.dtype) for _, length in rows]
     return StateInputs((parts,), weights)
 
 
@@ -91,8 +96,10 @@ def dense_short_convolution(
     after: list[Tensor] = []
     weights, kept = inputs.weights, spec.kernel_size - 1
     for row, (num_tokens, _) in enumerate(rows):
-        b_LC, c_LC, x_LC = inputs.parts[0][row].double().split(spec.size, dim=1)
-        products_LC = (b_LC * x_LC).to(spec.dtype).double()
+        products_LC, c_LC = inputs.parts[0][row].double(), 1.0
+        if spec.is_gated:
+            b_LC, c_LC, x_LC = products_LC.split(spec.size, dim=1)
+            products_LC = (b_LC * x_LC).to(spec.dtype).double()
         padded_YC = torch.nn.functional.pad(products_LC, (0, 0, kept, 0))
         windows_LCW = padded_YC.unfold(0, spec.kernel_size, 1)
         mixed_LC = (windows_LCW * weights.conv_CW.double()).sum(-1) + weights.bias_C.double()
