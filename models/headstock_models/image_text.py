@@ -20,7 +20,7 @@ from headstock.graph.context import Context
 from headstock.graph.embedding import Embedding
 from headstock.graph.module import Layer, Leaf, Module
 from headstock.graph.source import Source
-from headstock.graph.vision import Grid, Send, View
+from headstock.graph.vision import Grid, Moment, Send, View
 from headstock.ops.attention import StepBatch
 from headstock.ops.media import place_features
 from headstock.quantization.plan import Layout, Role
@@ -191,5 +191,7 @@ class PlainMedia:
             return features_MF
         return self._arrange(features_MF, grids, views, send)
 
-    def shifts(self, begins: Sequence[int], grids: Sequence[Grid]) -> tuple[np.ndarray, int]:
+    def shifts(
+        self, begins: Sequence[int], grids: Sequence[Grid], moments: Sequence[Moment] = ()
+    ) -> tuple[np.ndarray, int]:
         return np.zeros((0, 0), np.int32), 0

@@ -28,6 +28,7 @@ from headstock.graph.vision import (
     EncoderLayer,
     EncoderRotary,
     Grid,
+    Moment,
     PatchEmbedding,
     PlainMLP,
     PositionTable,
@@ -282,22 +283,26 @@ class QwenMedia:
         assert not any(views), "images have no views where there are no tiles"
         return self._encoder.forward(pixels_NP, grids, scale_C, shift_C, send)
 
-    def shifts(self, begins: Sequence[int], grids: Sequence[Grid]) -> tuple[np.ndarray, int]:
+    def shifts(
+        self, begins: Sequence[int], grids: Sequence[Grid], moments: Sequence[Moment] = ()
+    ) -> tuple[np.ndarray, int]:
         merge = self._encoder.merge
-        ends = [
-            begin + t * h * w // merge**2 for begin, (t, h, w) in zip(begins, grids, strict=True)
-        ]
+        shapes = [(t, h // merge, w // merge) for t, h, w in grids]
+        ends = [begin + int(np.prod(s)) for begin, s in zip(begins, shapes, strict=True)]
         shifts_AT = np.zeros((NUM_AXES, ends[-1] if ends else 0), np.int32)
-        shift, last = 0, 0
-        for begin, end, (frames, height, width) in zip(begins, ends, grids, strict=True):
+        shift = last = first = following = 0
+        for number, (begin, end, shape) in enumerate(zip(begins, ends, shapes, strict=True)):
+            time, follows = moments[number] if moments else (0, False)
+            if not follows:
+                first = following = begin + shift
             shifts_AT[:, last:begin] = shift
-            shape = (frames, height // merge, width // merge)
             axes = np.meshgrid(*(np.arange(extent) for extent in shape), indexing="ij")
-            places = np.arange(end - begin)
             for axis, along in enumerate(axes):
-                shifts_AT[axis, begin:end] = along.reshape(-1) - places + shift
-            shift += max(height, width) // merge - (end - begin)
-            last = end
+                shifts_AT[axis, begin:end] = first + along.reshape(-1) - np.arange(begin, end)
+            shifts_AT[0, begin:end] += time
+            # What follows is one further than the furthest on any axis.
+            following = max(following, first + max(time + shape[0], *shape[1:]))
+            shift, last = following - end, end
         return shifts_AT, shift
 
 

@@ -64,6 +64,11 @@ class StillModel:
     encode: Callable[..., Tensor] | None = None
     forward: Callable[..., Tensor] | None = None
 
+    @property
+    def tokenizer(self) -> Any:
+        """What turns text into ids."""
+        return transformers.AutoTokenizer.from_pretrained(self.path)
+
     def logits(self, **given: Any) -> Tensor:
         """Return the logits of all tokens of a prompt. [T, V]"""
         with torch.no_grad():
@@ -206,11 +211,16 @@ def _flatten(file: Path) -> None:
 
 
 def ask_as_client(
-    model: StillModel, text: str, images: Sequence[Image.Image], count: int
+    model: StillModel,
+    text: str,
+    images: Sequence[Image.Image],
+    count: int,
+    videos: Sequence[str] = (),
 ) -> tuple[str | None, int]:
     """Return what the OpenAI client gets to a chat with images, and the prompt's tokens."""
     parts: list[Any] = [{"type": "text", "text": text}]
     parts += [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in images]
+    parts += [{"type": "video_url", "video_url": {"url": url}} for url in videos]
     flags = ["--backend", "reference", "--dtype", "float32", "--cache-tokens", "1024"]
     with served(str(model.path), *flags, "--max-model-len", "256") as server:
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)

@@ -550,3 +550,5 @@ MAKERS: dict[str, Callable[[Path], StillModel]] = {
     "qwen2-vl": make_qwen2_vl,
     "qwen2.5-vl": make_qwen2_5_vl,
 }
+QWEN2_VL_NAMES = ("qwen2-vl", "qwen2.5-vl")
+"""Those of them that take videos."""

@@ -38,6 +38,11 @@ Send = Callable[[np.ndarray], Tensor]
 """Copies an array to the device."""
 
 
+Moment = tuple[int, bool]
+"""Where a moment of a video is on the axis of time, in positions from the first one, and whether
+it is of the same video as the one before it. An image is at 0, and of none."""
+
+
 class View(Protocol):
     """What the tokens of an image show of its patches, row by row.
 
@@ -108,12 +113,15 @@ class MediaModel(Protocol):
         """
         ...
 
-    def shifts(self, begins: Sequence[int], grids: Sequence[Grid]) -> tuple[np.ndarray, int]:
+    def shifts(
+        self, begins: Sequence[int], grids: Sequence[Grid], moments: Sequence[Moment] = ()
+    ) -> tuple[np.ndarray, int]:
         """Return how far tokens' positions are from their places in the prompt.
 
         Args:
-            begins: Place of the first token of each image or video, in order.
+            begins: Place of the first token of each image or moment, in order.
             grids: Their patches.
+            moments: What they are; none given: images.
 
         Returns:
             Of each token up to the last one's end, int32 [A, tokens]; of all after them.

@@ -36,6 +36,7 @@ class Piece:
         view: What its tokens show of them; None: all.
         lead: Text before its tokens.
         trail: Text behind them.
+        time: Of a moment, in positions from the first one.
     """
 
     grid: tuple[int, int, int]
@@ -44,6 +45,7 @@ class Piece:
     view: View | None = None
     lead: str = ""
     trail: str = ""
+    time: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,7 @@ class Decoder:
                 view=view,
                 lead=told.get("lead", ""),
                 trail=told.get("trail", ""),
+                time=told.get("time", 0),
             )
             pieces.append(piece)
             begin = end
@@ -173,6 +176,9 @@ def _refusal(answer: dict[str, Any], source: Source) -> RequestError:
         case "frames":
             many = f"has {answer['frames']} frames to look at; {answer['limit']} are allowed"
             return wrong(source, many, "Send a shorter video.")
+        case "slow":
+            shown = f"shows {answer['frames']} frames in {answer['seconds']:g} s"
+            return wrong(source, f"{shown}, too few for its positions", "Send more frames.")
         case "still":
             return wrong(source, "has one frame", "Send it as an image.")
         case "tokens":

@@ -14,7 +14,7 @@ from headstock.multimodal.tiles import CANVAS, FIT, SPLITS
 MERGED_PATCHES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen3_5_moe")
 """Model types that cut an image into patches, and make one token of a square of them."""
 STILL = ("qwen2_vl", "qwen2_5_vl")
-"""Those whose videos are not cut here."""
+"""Those whose videos have neither marks nor times, but positions in time."""
 COUNTED = ("glm4v", "glm4v_moe", "glm46v")
 """Of these, those whose bounds are of all pixels that patches have, an image's twice."""
 SQUARES = ("gemma3",)
@@ -71,6 +71,9 @@ class VideoFamily:
         frame_tokens: Most tokens of a frame; None: as many as the pixels allow.
         scale: Multiplies the pixels of each channel.
         shift: Added to them then.
+        is_plain: Whether moments stand one after another, without marks and times, and have
+            positions on an axis of time; then the bounds of pixels are of each frame.
+        per_second: Positions that a second takes; 0: each moment takes one.
     """
 
     token_id: int
@@ -84,6 +87,8 @@ class VideoFamily:
     frame_tokens: int | None
     scale: tuple[float, float, float]
     shift: tuple[float, float, float]
+    is_plain: bool = False
+    per_second: float = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +236,7 @@ def _merged_patches(folder: Path, config: Settings, given: Settings, token_id: i
         resample=int(given.get("resample") or 3),
         scale=scale,
         shift=shift,
-        video=_video(config, folder) if kind not in (*STILL, *COUNTED) else None,
+        video=_video(config, folder, given) if kind not in COUNTED else None,
         is_counted=kind in COUNTED,
     )
 
@@ -531,9 +536,14 @@ _MAKERS: Mapping[str, Callable[[Path, Settings, Settings, int], Family]] = {
 """What makes a family of the files beside a model, by its type."""
 
 
-def _video(config: Settings, folder: Path) -> VideoFamily | None:
-    """Return what the model makes of videos; None: its files do not say."""
+def _video(config: Settings, folder: Path, image: Settings) -> VideoFamily | None:
+    """Return what the model makes of videos; None: its files do not say.
+
+    Older files have the settings of videos and ``image``, those of images, in one.
+    """
     given = _read(folder, VIDEO_FILES, "video_processor")
+    if config.get("model_type") in STILL:
+        return _plain_video(config, folder, given or image)
     ids = [config.get(f"{name}_token_id") for name in ("video", "vision_start", "vision_end")]
     if given is None or not all(isinstance(i, int) for i in ids):
         return None
@@ -550,6 +560,31 @@ def _video(config: Settings, folder: Path) -> VideoFamily | None:
         frame_tokens=int(given.get("max_video_tokens") or 768) if is_capped else None,
         scale=scale,
         shift=shift,
+    )
+
+
+def _plain_video(config: Settings, folder: Path, given: Settings) -> VideoFamily | None:
+    """Return what Qwen2-VL and Qwen2.5-VL make of videos; None: they have no token for one."""
+    token_id, vision = config.get("video_token_id"), config.get("vision_config") or {}
+    if not isinstance(token_id, int):
+        return None
+    size = given.get("size") or {}
+    scale, shift = _scales(folder, given)
+    is_later = config.get("model_type") == "qwen2_5_vl"
+    return VideoFamily(
+        token_id=token_id,
+        begin_id=0,
+        end_id=0,
+        fps=float(given.get("fps") or 2),
+        min_frames=int(given.get("min_frames") or 4),
+        max_frames=int(given.get("max_frames") or 768),
+        min_pixels=int(given.get("min_pixels") or size.get("shortest_edge") or 128 * 28 * 28),
+        max_pixels=int(given.get("max_pixels") or size.get("longest_edge") or 28 * 28 * 768),
+        frame_tokens=None,
+        scale=scale,
+        shift=shift,
+        is_plain=True,
+        per_second=float(vision.get("tokens_per_second") or 4) if is_later else 0,
     )
 
 

@@ -79,6 +79,20 @@ def sample(total: int, seconds: float, *, fps: float, least: int, most: int) -> 
     return np.linspace(0, total - 1, wanted).round().astype(int).tolist()
 
 
+def sample_groups(
+    total: int, seconds: float, *, fps: float, least: int, most: int, group: int
+) -> list[int]:
+    """Return which of a video's frames to look at: evenly spread from the first, whole groups.
+
+    Source:
+        ``sample_frames`` of Qwen2-VL's video processor in Hugging Face transformers.
+    """
+    most = min(most, total) // group * group
+    wanted = math.floor(min(max(seconds * fps, least), most, total) / group) * group
+    step = total / wanted
+    return [int(np.float32(place * step)) for place in range(math.ceil(total / step))]
+
+
 def cut(frames_FHWC: np.ndarray, *, patch_size: int, merge: int) -> np.ndarray:
     """Return the patches of an image, those that become one token together. uint8. [N, P]
 

@@ -29,6 +29,7 @@ from headstock.multimodal.patches import (
     fitting_size,
     fitting_video_size,
     sample,
+    sample_groups,
 )
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
@@ -141,42 +142,69 @@ def decode_video(data: bytes, setup: dict[str, Any]) -> tuple[dict[str, Any], by
         limit = FRAMES_AT_ONCE * setup["max_pixels"] // per_frame
         raise RefusedError("frames", frames=total, limit=limit)
     frames, seconds = read_frames(image, total)
-    chosen = sample(
-        total, seconds, fps=video["fps"], least=video["min_frames"], most=video["max_frames"]
-    )
+    unit = family["patch_size"] * family["merge"]
+    chosen = choose_frames(total, seconds, family)
     if len(chosen) > setup["max_frames"]:
         raise RefusedError("frames", frames=len(chosen), limit=setup["max_frames"])
-    unit = family["patch_size"] * family["merge"]
-    most = video["max_pixels"]
-    if video["frame_tokens"] is not None:
-        share = min(video["frame_tokens"] * unit**2, most // len(chosen))
-        most = max(share, int(video["min_pixels"] * 1.05)) * len(chosen)
-    height, width = fitting_video_size(
-        len(chosen),
-        image.height,
-        image.width,
-        unit=unit,
-        min_pixels=video["min_pixels"],
-        max_pixels=most,
-    )
+    height, width = frame_size(image, len(chosen), family)
     grid = [1, height // family["patch_size"], width // family["patch_size"]]
     check_tokens(grid, family)
     filter_ = Image.Resampling(family["resample"])
     shown = [np.asarray(frames[place].resize((width, height), filter_)) for place in chosen]
     shown += [shown[-1]] * (-len(shown) % family["frames"])
-    times = [place * seconds / total for place in chosen]
-    times += [times[-1]] * (len(shown) - len(times))
     settings = {name: family[name] for name in ("patch_size", "merge", "frames")} | video
+    places = positions_of(len(shown) // family["frames"], len(chosen) / seconds, family)
+    if places[-1] >= len(places) * (height // unit) * (width // unit):
+        raise RefusedError("slow", seconds=seconds, frames=len(chosen))
     told: list[dict[str, Any]] = []
     pixels: list[bytes] = []
-    begins = range(0, len(shown), family["frames"])
-    for begin in begins:
+    for number, place in enumerate(places):
+        begin = number * family["frames"]
         pair = np.stack(shown[begin : begin + family["frames"]])
         pixels.append(cut(pair, patch_size=family["patch_size"], merge=family["merge"]).tobytes())
-        digest = digest_of(pixels[-1], grid, settings)
-        told.append({"grid": grid, "size": len(pixels[-1]), "digest": digest})
-    middles = [(times[at] + times[at + family["frames"] - 1]) / 2 for at in begins]
+        what = [grid, place, number > 0] if video["is_plain"] else grid
+        digest = digest_of(pixels[-1], what, settings)
+        told.append({"grid": grid, "size": len(pixels[-1]), "digest": digest, "time": place})
+    times = [place * seconds / total for place in chosen]
+    times += [times[-1]] * (len(shown) - len(times))
+    size = family["frames"]
+    middles = [(times[at] + times[at + size - 1]) / 2 for at in range(0, len(shown), size)]
     return {"pieces": told, "times": middles}, b"".join(pixels)
+
+
+def choose_frames(total: int, seconds: float, family: dict[str, Any]) -> list[int]:
+    """Return which of a video's frames to look at."""
+    video = family["video"]
+    bounds = {"fps": video["fps"], "least": video["min_frames"], "most": video["max_frames"]}
+    if video["is_plain"]:
+        return sample_groups(total, seconds, group=family["frames"], **bounds)
+    return sample(total, seconds, **bounds)
+
+
+def frame_size(image: Image.Image, count: int, family: dict[str, Any]) -> tuple[int, int]:
+    """Return the height and the width that ``count`` frames such as ``image`` are brought to."""
+    video, unit = family["video"], family["patch_size"] * family["merge"]
+    least, most = video["min_pixels"], video["max_pixels"]
+    height, width = image.height, image.width
+    if video["is_plain"]:
+        return fitting_size(height, width, unit=unit, min_pixels=least, max_pixels=most)
+    if video["frame_tokens"] is not None:
+        share = min(video["frame_tokens"] * unit**2, most // count)
+        most = max(share, int(least * 1.05)) * count
+    bounds = {"min_pixels": least, "max_pixels": most}
+    return fitting_video_size(count, height, width, unit=unit, **bounds)
+
+
+def positions_of(count: int, fps: float, family: dict[str, Any]) -> list[int]:
+    """Return the positions of moments in time, of which ``fps`` frames a second were chosen.
+
+    Models that are told times have none.
+    """
+    video = family["video"]
+    if not video["is_plain"]:
+        return [0] * count
+    step = video["per_second"] * family["frames"] / fps if video["per_second"] else 1
+    return [int(np.float32(number) * np.float32(step)) for number in range(count)]
 
 
 def read_frames(image: Image.Image, total: int) -> tuple[list[Image.Image], float]:

@@ -73,7 +73,8 @@ def _expand(
     """Add the tokens of an image or of all moments of a video, and the items that they are."""
     video = family.video if media.times else None
     for number, piece in enumerate(media.pieces):
-        if video is not None:
+        is_marked = video is not None and not video.is_plain
+        if video is not None and is_marked:
             # As the model was trained: each moment between marks of its own, after its time.
             expanded += [*encode(f"<{media.times[number]:.1f} seconds>"), video.begin_id]
         if piece.lead:
@@ -95,12 +96,14 @@ def _expand(
             shift=list(source.shift),
             pixels=piece.pixels,
             view=piece.view,
+            time=piece.time,
+            follows=video is not None and video.is_plain and number > 0,
         )
         items.append(item)
         expanded += tokens
         if piece.trail:
             expanded += encode(piece.trail)
-        if video is not None:
+        if video is not None and is_marked:
             expanded.append(video.end_id)
 
 

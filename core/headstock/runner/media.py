@@ -113,7 +113,9 @@ class MediaRows:
         if admit.media:
             begins = [span.begin for span in admit.media]
             grids = [span.grid for span in admit.media]
-            self._slots[admit.slot] = SlotMedia(admit.media, *self._model.shifts(begins, grids))
+            moments = [(span.time, span.follows) for span in admit.media]
+            found = self._model.shifts(begins, grids, moments)
+            self._slots[admit.slot] = SlotMedia(admit.media, *found)
 
     def _place(self, features: Features) -> None:
         size = self._limits.page_tokens

@@ -36,9 +36,13 @@ def check_media(
             remedy="Send the text alone, or use a model that takes images.",
             field="media",
         )
-    last = 0
+    last = first = 0
     for number, item in enumerate(media):
         problem = _problem_of(item, limits)
+        follows = item.follows and number > 0 and item.begin == last
+        first = first if follows else item.begin
+        if problem is None and (item.follows != follows or not 0 <= item.time < item.end - first):
+            problem = f"stands at token {item.begin}, at {item.time} of a video from {first} on"
         if problem is None and not last <= item.begin < item.end <= num_prompt:
             problem = f"stands at tokens {item.begin} to {item.end} of {num_prompt}, after {last}"
         if problem is not None:

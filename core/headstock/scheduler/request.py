@@ -193,5 +193,8 @@ class Request:
             asked_ids=self.asked_ids,
             adapter=self.adapter_place,
             drafts=self.num_drafts > 0,
-            media=[MediaSpan(item.begin, item.count, item.grid) for item in self.media],
+            media=[
+                MediaSpan(item.begin, item.count, item.grid, item.time, item.follows)
+                for item in self.media
+            ],
         )

@@ -51,6 +51,8 @@ class MediaItem(msgspec.Struct, frozen=True, array_like=True):
         shift: Added to them then.
         pixels: Patch after patch, each channel's values together. uint8.
         view: What its tokens show of them; None: all, as the grid has it.
+        time: Of a moment of a video on an axis of time, in positions from the first one.
+        follows: Whether it is a moment of the same video as the item before it.
     """
 
     begin: int
@@ -61,6 +63,8 @@ class MediaItem(msgspec.Struct, frozen=True, array_like=True):
     shift: list[float]
     pixels: bytes
     view: View | None = None
+    time: int = 0
+    follows: bool = False
 
     @property
     def end(self) -> int:
@@ -75,11 +79,15 @@ class MediaSpan(msgspec.Struct, frozen=True, array_like=True):
         begin: Place of its first token.
         count: Tokens that it has.
         grid: Its patches.
+        time: As in :class:`MediaItem`.
+        follows: Likewise.
     """
 
     begin: int
     count: int
     grid: Grid
+    time: int = 0
+    follows: bool = False
 
 
 class Encode(msgspec.Struct, frozen=True, array_like=True):
