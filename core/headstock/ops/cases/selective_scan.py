@@ -31,7 +31,7 @@ def selective_scan_cases(bench: Bench) -> Iterator[Case]:
     for label, (rows, options) in MIXES.items():
         yield _case(label, plain, rows, device, **options)
     mixed: Rows = [(7, 7), (1, 17), (66, 70), (1, 1)]
-    for size, states in ((1, 16), (7, 8), (256, 16), (96, 24), (5, 3)):
+    for size, states in ((1, 16), (7, 8), (256, 16), (96, 24), (5, 3), (2, 64)):
         spec = replace(plain, size=size, state_size=states)
         yield _case(f"{size} features of {states}", spec, mixed, device)
     shared: Rows = [(1, 33), (7, 39), (70, 102)]
