@@ -14,6 +14,7 @@ from torch import Tensor
 
 from headstock.checkpoint.files import StoredTensor
 from headstock.graph.axes import AxialRotary, stacked_axes
+from headstock.graph.build import Model
 from headstock.graph.config import read_config, require
 from headstock.graph.context import Context
 from headstock.graph.feed_forward import GatedMLP
@@ -274,6 +275,9 @@ class Glm4vForConditionalGeneration(VisualForConditionalGeneration):
     def __init__(self, ctx: Context, config: Mapping[str, Any]) -> None:
         self.is_interleaved = False
         super().__init__(ctx, config)
+        count = (config.get("text_config") or config).get("num_hidden_layers")
+        drafts = rf"language_model\.layers\.{count}\."
+        self.skip = {**Model.skip, drafts: "a layer that drafts tokens to come"}
 
     def named(self, index: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:
         """Return the tensors with a matrix for each expert."""

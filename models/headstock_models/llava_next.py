@@ -39,8 +39,6 @@ from headstock_models.siglip import SiglipConfig, SiglipEncoder
 SIGLIP = "siglip_vision_model"
 NEAR = 4
 """Patches that a resampled token is made of."""
-MAX_TILES = 1 << 6
-"""Most tiles of a mosaic in height or width."""
 
 
 class MosaicModel(ImageTextModel):
@@ -133,6 +131,8 @@ class LlavaNextForConditionalGeneration(Model):
     """A decoder with CLIP's encoder of tiles; nothing is resampled."""
 
     text_type, defaults = "llama", ENCODER
+    longest = 3
+    """Tiles of a mosaic's longer side where the configuration has no sizes."""
 
     def __init__(self, ctx: Context, config: Mapping[str, Any]) -> None:
         text = {"model_type": self.text_type, **config["text_config"]}
@@ -157,10 +157,15 @@ class LlavaNextForConditionalGeneration(Model):
             feature_size=size,
             merge=1,
             patch_bytes=c.patch_bytes,
-            max_side=c.side * MAX_TILES,
+            max_side=self._longest(config, c),
             tile_side=c.side,
             arrange=self.model.arrange,
         )
+
+    def _longest(self, config: Mapping[str, Any], c: SiglipConfig) -> int:
+        """Return the patches of the longer side of the largest mosaic."""
+        sizes = config.get("image_grid_pinpoints") or [[self.longest * c.image_size]]
+        return max(max(size) for size in sizes) // c.patch_size
 
     def make_tower(
         self, ctx: Context, config: Mapping[str, Any], vision: Mapping[str, Any]
@@ -181,7 +186,7 @@ class LlavaNextForConditionalGeneration(Model):
 class LlavaOnevisionForConditionalGeneration(LlavaNextForConditionalGeneration):
     """A decoder with SigLIP's encoder of tiles; large mosaics are resampled."""
 
-    text_type = "qwen2"
+    text_type, longest = "qwen2", 6
     defaults: Mapping[str, Any] = {
         "model_type": SIGLIP,
         "hidden_size": 1152,

@@ -27,6 +27,7 @@ from headstock.graph.build import build_model
 from headstock.graph.vision import place_patches
 from headstock.multimodal.family import find_family
 from headstock.multimodal.patches import bounded_size
+from headstock.multimodal.process import RefusedError, to_pieces
 from headstock.multimodal.tiles import canvas_plan, fit_plan, split_plan
 from headstock_models.glm4v import resample_cubic
 from headstock_models.llava import LlavaForConditionalGeneration
@@ -324,6 +325,17 @@ def test_positions_are_resampled_as_pytorch_does(grid: tuple[int, int, int]) -> 
         align_corners=False,
     )
     torch.testing.assert_close(got, want[0, :, :, 0].T, rtol=1e-5, atol=1e-5)
+
+
+def test_an_image_too_thin_for_a_mosaic_is_refused(tmp_path: Path) -> None:
+    model = MAKERS["llava-next"](tmp_path)
+    family = find_family(json.loads((tmp_path / "config.json").read_text()), model.path)
+    assert family is not None
+    settings = family.as_dict() | {"max_tokens": 512}
+    settings["mosaic"]["sizes"] = [(24, 36)]
+    with pytest.raises(RefusedError, match="thin"):
+        to_pieces(picture(1, 150, 1), settings, is_alone=True)
+    assert len(to_pieces(ONE, settings, is_alone=True)) == 2
 
 
 def test_an_image_with_more_tokens_than_the_server_takes_is_refused(tmp_path: Path) -> None:

@@ -176,6 +176,8 @@ def _refusal(answer: dict[str, Any], source: Source) -> RequestError:
         case "frames":
             many = f"has {answer['frames']} frames to look at; {answer['limit']} are allowed"
             return wrong(source, many, "Send a shorter video.")
+        case "thin":
+            return wrong(source, f"{size}, too thin for a row of patches", "Cut it into parts.")
         case "slow":
             shown = f"shows {answer['frames']} frames in {answer['seconds']:g} s"
             return wrong(source, f"{shown}, too few for its positions", "Send more frames.")

@@ -279,6 +279,8 @@ def _mosaic_pieces(image: Image.Image, family: dict[str, Any], *, is_alone: bool
     tall, wide = mosaic.best_size(image.height, image.width, settings["sizes"])
     grid = tall // family["patch_size"], wide // family["patch_size"]
     shown = mosaic.shown_of(image.height, image.width, grid, side, settings["max_tiles"])
+    if min(shown.tall, shown.wide) < 1:
+        raise RefusedError("thin", width=image.width, height=image.height)
     limit_tokens(side**2 + shown.count, family)
     tiles = mosaic.tiles_of(mosaic.mosaic_of(image, (tall, wide), filter_), pixels)
     patches = np.concatenate([_cut(tile, family) for tile in tiles])

@@ -21,7 +21,7 @@ from headstock.ops.media import NO_FEATURES, store_features
 from headstock.plugins.device import Device
 from headstock.runner.options import PaddedSizes
 from headstock.runner.upload import HostArrays
-from headstock.wire.media import Encode, Features, MediaLimits, MediaSpan
+from headstock.wire.media import Encode, Features, MediaLimits, MediaSpan, View
 from headstock.wire.steps import FROM_HOST, Admit, StepPlan
 
 PAGE_TOKENS = 16
@@ -204,17 +204,15 @@ class MediaRows:
         tokens = limits.max_tokens
         unit = round(limits.patches_per_token**0.5)
         side = max(1, min(int(tokens**0.5), limits.max_side // unit))
-        grid = (1, side * unit, side * unit)
+        grid, view = (1, side * unit, side * unit), None
         if limits.tile_side:
-            tile = limits.tile_side // unit
-            count = max(1, min(tokens // tile**2, limits.max_side // limits.tile_side))
-            grid = (1, count * limits.tile_side, limits.tile_side)
-        used = limits.features_of(grid)
+            grid = (1, limits.max_side, limits.max_side)
+            shown = max(1, min(int(tokens**0.5) - 1, limits.max_side))
+            view = View(limits.max_side, limits.max_side, shown, shown, shown)
+        used = limits.features_of(grid, view)
         pages = list(range(1, 1 + -(-used // limits.page_tokens)))
-        if used > tokens:  # not even a tile fits, and no image is taken
-            return
         pixels = bytes(grid[1] * grid[2] * limits.patch_bytes)
-        self.encode([Encode(pages, grid, [1.0] * 3, [0.0] * 3, pixels)])
+        self.encode([Encode(pages, grid, [1.0] * 3, [0.0] * 3, pixels, view)])
 
     def _encode(self, items: list[Encode], scale: list[float], shift: list[float]) -> None:
         size = self._limits.page_tokens
