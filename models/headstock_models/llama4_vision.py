@@ -96,7 +96,7 @@ class HalvedLinear(Linear):
 
     def __init__(self, ctx: Context, c: Llama4VisionConfig) -> None:
         self._head_dim = c.head_dim
-        leaves = dict.fromkeys(("q_proj", "k_proj", "v_proj"), c.hidden_size)
+        leaves = {name: c.hidden_size for name in ("q_proj", "k_proj", "v_proj")}
         super().__init__(ctx, c.hidden_size, leaves, has_bias=True)
 
     def load(self, name: str, source: Source) -> None:
