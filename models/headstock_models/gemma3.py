@@ -19,7 +19,7 @@ from torch import Tensor
 from headstock.checkpoint.files import StoredTensor
 from headstock.errors import UnsupportedError
 from headstock.graph.build import Model
-from headstock.graph.config import read_config, require
+from headstock.graph.config import read_config, require, section
 from headstock.graph.context import Context
 from headstock.graph.linear import Linear
 from headstock.graph.module import Leaf, Module
@@ -161,7 +161,7 @@ class Gemma3ForConditionalGeneration(Gemma3ForCausalLM):
     }
 
     def __init__(self, ctx: Context, config: Mapping[str, Any]) -> None:
-        text = dict(config["text_config"])
+        text = section(config, "text_config")
         if "tie_word_embeddings" in config:
             text["tie_word_embeddings"] = config["tie_word_embeddings"]
         vision = read_config(SiglipConfig, config.get("vision_config") or {})

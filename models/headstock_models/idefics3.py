@@ -17,7 +17,7 @@ from torch import Tensor
 
 from headstock.checkpoint.files import StoredTensor
 from headstock.graph.build import Model
-from headstock.graph.config import read_config, require
+from headstock.graph.config import read_config, require, section
 from headstock.graph.context import Context
 from headstock.graph.linear import Linear
 from headstock.graph.module import Module
@@ -59,7 +59,7 @@ class Idefics3ForConditionalGeneration(Model):
     """A decoder with SigLIP's encoder of tiles."""
 
     def __init__(self, ctx: Context, config: Mapping[str, Any]) -> None:
-        text = {"model_type": "llama", **config["text_config"]}
+        text = {"model_type": "llama", **section(config, "text_config")}
         if config.get("tie_word_embeddings"):
             text["tie_word_embeddings"] = True
         vision = config.get("vision_config") or {}

@@ -16,7 +16,7 @@ from torch import Tensor
 from headstock.checkpoint.files import StoredTensor
 from headstock.errors import UnsupportedError
 from headstock.graph.build import Model
-from headstock.graph.config import ModelConfig, read_config, require
+from headstock.graph.config import ModelConfig, read_config, require, section
 from headstock.graph.context import Context
 from headstock.graph.linear import Linear
 from headstock.graph.module import Leaf, Module
@@ -254,7 +254,7 @@ class InternVLForConditionalGeneration(Model):
     """A decoder with InternViT's encoder of tiles."""
 
     def __init__(self, ctx: Context, config: Mapping[str, Any]) -> None:
-        text = {"model_type": "qwen2", **config["text_config"]}
+        text = {"model_type": "qwen2", **section(config, "text_config")}
         text["tie_word_embeddings"] = is_tied(config, text)
         vision = config.get("vision_config") or {}
         require(text, model_type=TEXT)

@@ -11,7 +11,7 @@ from typing import Any
 
 from headstock.checkpoint.files import StoredTensor
 from headstock.graph.build import Model
-from headstock.graph.config import require
+from headstock.graph.config import require, section
 from headstock.graph.context import Context
 from headstock.graph.module import Module
 from headstock_models.deepseek_v3 import DeepseekV3ForCausalLM
@@ -38,7 +38,7 @@ class KimiK25ForConditionalGeneration(Model):
     }
 
     def __init__(self, ctx: Context, config: Mapping[str, Any]) -> None:
-        text = dict(config["text_config"])
+        text = section(config, "text_config")
         require(text, model_type=("deepseek_v3", "kimi_k2"))
         if config.get("tie_word_embeddings") is not None:
             text["tie_word_embeddings"] = config["tie_word_embeddings"]

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from headstock.checkpoint.files import StoredTensor
 from headstock.graph.build import Model
-from headstock.graph.config import ModelConfig, read_config, require
+from headstock.graph.config import ModelConfig, read_config, require, section
 from headstock.graph.context import Context
-from headstock.graph.linear import Linear
+from headstock.graph.linear import Linear, Part
 from headstock.graph.module import Leaf, Module
 from headstock.graph.norm import LayerNorm
 from headstock.graph.source import Source
@@ -44,6 +44,7 @@ from headstock_models.llama import Decoder
 from headstock_models.llama4 import STACKS, Llama4ForCausalLM
 
 EPS = 1e-5
+QKV: Sequence[str] = ("q_proj", "k_proj", "v_proj")
 NAMES = (
     ("language_model.lm_head.", "lm_head."),
     ("language_model.model.", "model.language_model."),
@@ -96,7 +97,7 @@ class HalvedLinear(Linear):
 
     def __init__(self, ctx: Context, c: Llama4VisionConfig) -> None:
         self._head_dim = c.head_dim
-        leaves = {name: c.hidden_size for name in ("q_proj", "k_proj", "v_proj")}
+        leaves: dict[str, int | Part] = dict.fromkeys(QKV, c.hidden_size)
         super().__init__(ctx, c.hidden_size, leaves, has_bias=True)
 
     def load(self, name: str, source: Source) -> None:
@@ -262,7 +263,7 @@ class Llama4ForConditionalGeneration(Model):
     """A decoder with an encoder of tiles."""
 
     def __init__(self, ctx: Context, config: Mapping[str, Any]) -> None:
-        text, vision = config["text_config"], config.get("vision_config") or {}
+        text, vision = section(config, "text_config"), config.get("vision_config") or {}
         require(vision, hidden_act=("gelu",), pixel_shuffle_ratio=(0.5,))
         require(vision, vision_feature_select_strategy=("default",))
         require(vision, multi_modal_projector_bias=(False,))

@@ -14,7 +14,7 @@ from typing import Any
 from headstock.checkpoint.files import StoredTensor
 from headstock.errors import UnsupportedError
 from headstock.graph.build import Model
-from headstock.graph.config import read_config, require
+from headstock.graph.config import read_config, require, section
 from headstock.graph.context import Context
 from headstock.graph.module import Module
 from headstock.graph.vision import ENCODER_ACTIVATIONS, PlainMLP, encoder_context
@@ -55,7 +55,7 @@ class LlavaForConditionalGeneration(Model):
     """A decoder of any kind with CLIP's or Pixtral's encoder of images."""
 
     def __init__(self, ctx: Context, config: Mapping[str, Any]) -> None:
-        text = {"model_type": "llama", **config["text_config"]}
+        text = {"model_type": "llama", **section(config, "text_config")}
         if config.get("tie_word_embeddings"):
             text["tie_word_embeddings"] = True
         vision = config.get("vision_config") or ENCODER

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from headstock.checkpoint.files import StoredTensor
 from headstock.graph.build import Model
-from headstock.graph.config import read_config, require
+from headstock.graph.config import read_config, require, section
 from headstock.graph.context import Context
 from headstock.graph.module import Module
 from headstock.graph.vision import ENCODER_ACTIVATIONS, Grid, PlainMLP, Send, View, encoder_context
@@ -135,7 +135,7 @@ class LlavaNextForConditionalGeneration(Model):
     """Tiles of a mosaic's longer side where the configuration has no sizes."""
 
     def __init__(self, ctx: Context, config: Mapping[str, Any]) -> None:
-        text = {"model_type": self.text_type, **config["text_config"]}
+        text = {"model_type": self.text_type, **section(config, "text_config")}
         if config.get("tie_word_embeddings"):
             text["tie_word_embeddings"] = True
         vision = {**self.defaults, **(config.get("vision_config") or {})}

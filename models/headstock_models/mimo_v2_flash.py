@@ -170,7 +170,7 @@ def _check_sizes(config: Mapping[str, Any]) -> None:
     """
     for key in OF_FULL_LAYERS:
         require(config, **{f"swa_{key}": (config.get(key),)})
-    require(config, swa_num_key_value_heads=(2 * config["num_key_value_heads"],))
+    require(config, swa_num_key_value_heads=(2 * int(config.get("num_key_value_heads") or 0),))
     scaling = config.get("rope_scaling") or {}
     require(
         {"rope_scaling": scaling.get("rope_type", scaling.get("type"))}, rope_scaling=("default",)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from headstock.checkpoint.files import StoredTensor
 from headstock.graph.build import Model
-from headstock.graph.config import read_config, require
+from headstock.graph.config import read_config, require, section
 from headstock.graph.context import Context
 from headstock.graph.linear import Linear
 from headstock.graph.module import Module
@@ -91,7 +91,7 @@ class Mistral3Projector(Module):
     """Patches normalised, joined and projected to the decoder's size."""
 
     def __init__(self, ctx: Context, config: Mapping[str, Any], size: int, merge: int) -> None:
-        text = config["text_config"]
+        text = section(config, "text_config")
         eps, out = float(text.get("rms_norm_eps") or 1e-6), int(text["hidden_size"])
         self.norm = RMSNorm(ctx, size, leaf="norm", eps=eps)
         self.patch_merger = PatchMerger(ctx, size, merge)
@@ -115,7 +115,7 @@ class Mistral3ForConditionalGeneration(Model):
     """A decoder with Pixtral's encoder of images; a mark stands after each row of an image."""
 
     def __init__(self, ctx: Context, config: Mapping[str, Any]) -> None:
-        text = {"model_type": "mistral", **config["text_config"]}
+        text = {"model_type": "mistral", **section(config, "text_config")}
         if config.get("tie_word_embeddings"):
             text["tie_word_embeddings"] = True
         vision = config.get("vision_config") or {}

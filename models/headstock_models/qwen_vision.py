@@ -18,7 +18,7 @@ from torch import Tensor
 from headstock.errors import UnsupportedError
 from headstock.graph.axes import AxialRotary, interleaved_axes
 from headstock.graph.build import Model
-from headstock.graph.config import ModelConfig, read_config, require
+from headstock.graph.config import ModelConfig, read_config, require, section
 from headstock.graph.context import Context
 from headstock.graph.embedding import Embedding, LMHead
 from headstock.graph.module import Module
@@ -377,7 +377,7 @@ def _text_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Positions on several axes were a type of scaling there, which scales nothing.
     """
-    text = dict(config.get("text_config") or config)
+    text = section(config, "text_config") if config.get("text_config") else dict(config)
     if "tie_word_embeddings" in config:
         text["tie_word_embeddings"] = config["tie_word_embeddings"]
     for key in ("rope_scaling", "rope_parameters"):

@@ -15,7 +15,7 @@ from torch import Tensor
 from headstock.checkpoint.files import StoredTensor
 from headstock.graph.attention import Attention
 from headstock.graph.build import Model
-from headstock.graph.config import require
+from headstock.graph.config import require, section
 from headstock.graph.context import Context
 from headstock.graph.feed_forward import GatedMLP
 from headstock.graph.last import LastOfRows
@@ -209,7 +209,7 @@ class Step3p7ForConditionalGeneration(Step3p5ForCausalLM):
     """The same beside an encoder of images; it takes none."""
 
     def __init__(self, ctx: Context, config: Mapping[str, Any]) -> None:
-        text = dict(config["text_config"])
+        text = section(config, "text_config")
         if config.get("tie_word_embeddings") is not None:
             text["tie_word_embeddings"] = config["tie_word_embeddings"]
         super().__init__(ctx, text)
@@ -233,7 +233,7 @@ def _with_our_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a configuration in the keys of :class:`Step3p5Config`: the hub's are older."""
     given = {key: value for key, value in config.items() if value is not None}
     given |= {ours: given[key] for key, ours in OUR_KEYS.items() if key in given}
-    count = int(given["num_hidden_layers"])
+    count = int(given.get("num_hidden_layers") or 0)
     given |= {key: given[key][:count] for key in BY_LAYER if key in given}
     if "mlp_layer_types" not in given:
         sparse = _numbers(given.get("moe_layers_enum", range(3, count)))
@@ -255,7 +255,7 @@ def _numbers(given: Any) -> set[int]:
 
 def _rope_by_kind(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the rotary parameters of each kind of layer; scaling is of those that see all."""
-    count = int(given["num_hidden_layers"])
+    count = int(given.get("num_hidden_layers") or 0)
     kinds = list(given.get("layer_types") or [FULL] * count)
     known = given.get("rope_parameters") or {}
     if all(isinstance(known.get(kind), Mapping) for kind in kinds):

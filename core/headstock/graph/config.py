@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from types import NoneType
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import msgspec
 
@@ -42,6 +42,21 @@ def read_config(kind: type[C], config: Mapping[str, Any]) -> C:
             f"The model's configuration does not fit {kind.__name__}: {error}",
             remedy="Compare its config.json with the model's original.",
         ) from error
+
+
+def section(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return a configuration inside another: that of a model's text, say.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    inside = config.get(key)
+    if not isinstance(inside, Mapping):
+        raise CheckpointError(
+            f"The model's configuration has {key} = {inside!r}; it must hold a configuration.",
+            remedy="Compare its config.json with the model's original.",
+        )
+    return dict(cast("Mapping[str, Any]", inside))
 
 
 def require(config: Mapping[str, Any], **accepted: Collection[Any]) -> None:

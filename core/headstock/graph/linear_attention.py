@@ -98,7 +98,7 @@ class LinearAttention(Layer):
         kinds = [alike(first=0), alike(first=keys), values]
         name = "linear attention"
         sizes = (keys, keys, num_key_heads * each)
-        spans = [list(rows.spans(name, ctx.tp)) for rows in kinds]
+        spans = [[s for s in rows.spans(name, ctx.tp) if isinstance(s, Span)] for rows in kinds]
         self._convs = _convolved(convs, sizes, spans)
         heads = kinds[0].heads(name, ctx.tp)
         per_key = num_value_heads // num_key_heads
