@@ -161,7 +161,7 @@ def test_ranks_hold_slices_of_adapters(tuned: Tuned) -> None:
 def test_adapters_come_back_with_the_engine_and_streams_go_on(tuned: Tuned) -> None:
     flags = ["--skip-tokenizer-init", "--backend", "reference", "--dtype", "float32"]
     flags += ["--cache-tokens", "1024", "--max-loras", "2", "--max-lora-rank", "8"]
-    params = PARAMS | {"max_new_tokens": 600}
+    params = PARAMS | {"max_new_tokens": 200}
     with served(str(tuned.folder), *flags) as server:
         for name in ("one", "two"):
             path = str(tuned.adapters[name].path)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,23 @@ SETTINGS: dict[str, Any] = {"dtype": "float32", "cache_tokens": 2048, "max_runni
 Ids = list[list[int]]
 
 
-@pytest.fixture(scope="session")
-def npu(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder by which the backend is found, in this process from now on."""
+@pytest.fixture(scope="module")
+def npu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return the folder by which the backend is found; other modules' tests do not see it."""
     folder = tmp_path_factory.mktemp("installed")
+    known = list(sys.path)
     expose("npu", "headstock_npu_on_cpu", folder)
-    return folder
+    yield folder
+    sys.path[:] = known
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def search_path(npu: Path) -> str:
     """Return what PYTHONPATH must be for another process to find it."""
     return os.pathsep.join([str(npu), str(HERE)])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def agree(npu: Path) -> Callable[..., None]:
     """Return a function that compares ids with those of the reference backend."""
 
@@ -47,7 +50,7 @@ def agree(npu: Path) -> Callable[..., None]:
     return compare
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def prompts() -> Ids:
     draw = random.Random(0)
     found = [[draw.randrange(3, 300) for _ in range(length)] for length in (1, 17, 130, 40)]

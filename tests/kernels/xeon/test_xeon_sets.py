@@ -18,7 +18,10 @@ ROOT = Path(__file__).parents[3]
 PROMPTS = ["The capital of France is", "def fibonacci(n):", "1, 2, 3, 4, 5,"]
 
 
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name == "avx2" else pytest.param(name, marks=pytest.mark.slow) for name in SETS],
+)
 def test_the_kit_passes(library, name: str) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.kernels.xeon.limited"]
     command += ["--xeon-set", name, "--headstock-backend=xeon"]
