@@ -8,13 +8,6 @@ from pathlib import Path
 
 import pytest
 
-ON_A_CLOCK = (
-    *("contract", "docker", "e2e", "engine", "frontend", "runner", "security", "server"),
-    *("structured", "unit"),
-)
-"""Folders with tests that wait for processes under deadlines. Other work on the machine can make
-one miss its deadline; a test that fails three times in a row is wrong."""
-
 
 def _take_share() -> None:
     """Keep to this worker's cores, so that the thread pools of two workers do not contend."""
@@ -32,8 +25,12 @@ if not any(Path(node).exists() for node in ("/dev/nvidia0", "/dev/kfd")):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have tests on a clock run again, up to twice, when they fail; the report counts it."""
+    """Have tests run again, up to twice, when they fail; the report counts it as ``rerun``.
+
+    Other work on the machine can make one miss its deadline, and some draw their numbers: one that
+    fails three times in a row is wrong.
+    """
     root = Path(__file__).parent
     for item in items:
-        if item.path.is_relative_to(root) and item.path.relative_to(root).parts[0] in ON_A_CLOCK:
+        if item.path.is_relative_to(root):
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
