@@ -1,4 +1,4 @@
-"""Checkpoints of NVIDIA's Model Optimizer, FP8 and NVFP4, in canonical layouts. No torch.
+"""Checkpoints of Model Optimizer, FP8 and NVFP4, in canonical layouts. No torch.
 
 An FP8 module has ``weight`` in float8_e4m3fn and ``weight_scale``, one number or one for each
 output feature. An NVFP4 module has ``weight`` uint8 [O, I / 2]; ``weight_scale`` float8_e4m3fn
@@ -8,7 +8,7 @@ The tensors say which a module has, so that both may be in one checkpoint.
 Shapes: O output features, I input features.
 
 Source:
-    https://github.com/NVIDIA/Model-Optimizer, modelopt/torch/export, "unified_export_hf".
+    Model Optimizer, modelopt/torch/export, "unified_export_hf".
 """
 
 from __future__ import annotations
