@@ -217,7 +217,7 @@ def _check_depth(value: Any, left: int) -> None:
 
 
 def _reason(error: Exception, body: bytes) -> str:
-    if isinstance(error, UnicodeDecodeError) or "UTF-8" in str(error):  # msgspec before 0.23, since
+    if isinstance(error, UnicodeDecodeError) or "UTF-8" in str(error):  # by msgspec version
         try:
             body.decode("utf-8")
         except UnicodeDecodeError as whole:  # the first counts from where its string begins
