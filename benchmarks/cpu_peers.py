@@ -3,6 +3,7 @@
     python benchmarks/cpu_peers.py FOLDER --prepare llama,vllm,openvino    build or install them
     python benchmarks/cpu_peers.py FOLDER                                  measure; 20 minutes
     python benchmarks/cpu_peers.py FOLDER --servers headstock-int8,llama-q8_0 --rounds 5
+    python benchmarks/cpu_peers.py FOLDER --base CLONE --servers headstock-int4,base-int4
     python benchmarks/cpu_peers.py FOLDER --tiny                           to see that it runs
 
 One server at a time, each as often as there are rounds, A B A B; the figures are medians over the
@@ -253,6 +254,10 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("folder", type=Path, help="where the peers are, or shall be")
     parser.add_argument("--prepare", metavar="PEERS", help="llama, vllm, openvino: get them, end")
     parser.add_argument("--servers", default="headstock-int4,headstock-int8," + ",".join(LLAMA))
+    parser.add_argument(
+        "--base", type=Path, metavar="CLONE",
+        help="another clone of ours with its own .venv; its servers are base-int4, …",
+    )  # fmt: skip
     parser.add_argument("--offline", action="store_true", help="OpenVINO GenAI as well")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -268,7 +273,7 @@ def main() -> int:
     if options.prepare:
         prepare(folder, options.prepare.split(","))
         return 0
-    known = servers(folder, options.threads)
+    known = servers(folder, options.threads, options.base)
     names = [name for name in options.servers.split(",") if name]
     unknown = sorted(set(names) - set(known))
     if unknown:

@@ -49,27 +49,44 @@ class PeerServer:
     environment: dict[str, str] = field(default_factory=dict[str, str])
 
 
-def servers(folder: Path, threads: int) -> dict[str, PeerServer]:
-    """Return every server by name, whether it was prepared or not."""
+def servers(folder: Path, threads: int, base: Path | None = None) -> dict[str, PeerServer]:
+    """Return every server by name, whether it was prepared or not.
+
+    Args:
+        base: Another clone of ours with its own ``.venv``; its servers are ``base-PRECISION``.
+    """
     original = ensure("smollm2")
     q8_0, float32 = folder / "smollm2-Q8_0.gguf", folder / "smollm2-float32"
     files = {"q4_0": folder / "smollm2-Q4_0.gguf", "q4_1": original, "q8_0": q8_0}
+    ours = {"headstock": sys.executable}
+    if base is not None:
+        ours["base"] = str(base / ".venv/bin/python")
     found = [
-        headstock("int4", threads, original),
-        headstock("int8", threads, q8_0),
-        headstock("float32", threads, float32, "--dtype", "float32"),
+        *(headstock("int4", threads, original, clone=clone) for clone in ours.items()),
+        *(headstock("int8", threads, q8_0, clone=clone) for clone in ours.items()),
+        *(
+            headstock("float32", threads, float32, "--dtype", "float32", clone=clone)
+            for clone in ours.items()
+        ),
         *(llama(folder, name, threads, path) for name, path in files.items()),
         vllm(folder, threads, float32),
     ]
     return {server.name: server for server in found}
 
 
-def headstock(precision: str, threads: int, model: Path, *more: str) -> PeerServer:
-    """Return our own server; quantised files run on the blocks that they hold."""
-    command = [sys.executable, "-m", "headstock.cli", "serve", str(model), *more]
+def headstock(
+    precision: str, threads: int, model: Path, *more: str, clone: tuple[str, str]
+) -> PeerServer:
+    """Return our own server; quantised files run on the blocks that they hold.
+
+    Args:
+        clone: A name for the tables, and the interpreter that has this clone installed.
+    """
+    name, python = clone
+    command = [python, "-m", "headstock.cli", "serve", str(model), *more]
     command += ["--threads", str(threads), "--cache-tokens", str(CACHE_TOKENS)]
     command += ["--max-model-len", str(MAX_LENGTH), "--max-running-requests", str(STREAMS)]
-    return PeerServer(f"headstock-{precision}", precision, (*command, "--port"), ready="/ready")
+    return PeerServer(f"{name}-{precision}", precision, (*command, "--port"), ready="/ready")
 
 
 def llama(folder: Path, name: str, threads: int, model: Path) -> PeerServer:

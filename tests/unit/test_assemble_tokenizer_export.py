@@ -21,6 +21,8 @@ def prompter():
 
 
 def files_at(path, *, is_gguf=True):
+    if is_gguf:
+        path.write_bytes(b"GGUF")
     return SimpleNamespace(path=path, read_tokenizer=(lambda: None) if is_gguf else None)
 
 
@@ -39,6 +41,22 @@ def test_a_read_only_folder_sends_it_to_the_cache(tmp_path, prompter, monkeypatc
     path = openable_path(files_at(tmp_path / "m.gguf"), "m", prompter)
     assert path == str(tmp_path / "cache" / "tokenizers" / "m-tokenizer")
     assert AutoTokenizer.from_pretrained(path).encode(TEXT) == prompter.tokenizer.encode(TEXT)
+
+
+def test_it_is_written_again_only_when_its_source_has_changed(tmp_path, prompter, monkeypatch):
+    written = []
+    exported = Tokenizer.exported
+    monkeypatch.setattr(Tokenizer, "exported", lambda *given: written.append(1) or exported(*given))
+    files = files_at(tmp_path / "m.gguf")
+    for expected in (1, 1):
+        openable_path(files, "m", prompter)
+        assert len(written) == expected
+    files.path.write_bytes(b"GGUF and more")
+    openable_path(files, "m", prompter)
+    assert len(written) == 2
+    (tmp_path / "m-tokenizer" / "tokenizer.json").unlink()
+    folder = openable_path(files, "m", prompter)
+    assert AutoTokenizer.from_pretrained(folder).encode(TEXT) == prompter.tokenizer.encode(TEXT)
 
 
 def test_a_folder_is_its_own_path(tmp_path, prompter):
