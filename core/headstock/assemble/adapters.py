@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from headstock.assemble.front import given_adapters
 from headstock.config import LoraSettings
+from headstock.config.adapters import given_adapters
 from headstock.errors import ConfigError
 from headstock.graph.lora import AdapterSpace
 from headstock.lora import adapter_space

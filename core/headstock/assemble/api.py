@@ -14,11 +14,12 @@ from typing import TypedDict
 from starlette.types import ASGIApp
 
 from headstock.assemble.api_plugins import load_api_plugins
-from headstock.assemble.front import given_adapters, load_prompter, model_card
+from headstock.assemble.front import load_prompter, model_card
 from headstock.assemble.model_files import find_model
 from headstock.assemble.task import find_task
 from headstock.assemble.tokenizer_export import openable_path
 from headstock.config import Loaded, ServeSettings
+from headstock.config.adapters import given_adapters
 from headstock.config.schema import ServerSettings
 from headstock.observe.metrics import Metrics
 from headstock.observe.traces import RequestTracer, open_tracer

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from headstock.assemble.compute import Opened
-from headstock.assemble.front import load_tokenizer
-from headstock.assemble.model_files import find_model
-from headstock.checkpoint import ModelFiles
 from headstock.config import EngineSettings
 from headstock.errors import ConfigError, did_you_mean
 from headstock.structured.compiler import GrammarCompiler
 from headstock.structured.messages import CompileLimits
 from headstock.structured.provider import GrammarRegistry, Vocabulary
-from headstock.text import Tokenizer
 
 OFF = "none"
 
@@ -46,31 +42,14 @@ def grammar_compiler(opened: Opened) -> tuple[GrammarCompiler | None, str]:
     )
     return GrammarCompiler(
         place,
-        lambda: read_vocabulary(opened.settings),
+        lambda: _vocabulary(opened.settings),
         limits,
         cache_bytes=settings.grammar_cache_bytes,
     ), ""
 
 
-def read_vocabulary(settings: EngineSettings) -> Vocabulary:
-    """Return the vocabulary of the served model, from its tokenizer.
+def _vocabulary(settings: EngineSettings) -> Vocabulary:
+    # Tokenizers are imported when the first grammar comes: most engines never have one.
+    from headstock.assemble.vocabulary import read_vocabulary
 
-    Raises:
-        CheckpointError: The tokenizer is missing or damaged.
-    """
-    files = find_model(settings, needs_weights=False)
-    return vocabulary_of(files, load_tokenizer(files, settings.model.tokenizer))
-
-
-def vocabulary_of(files: ModelFiles, tokenizer: Tokenizer) -> Vocabulary:
-    """Return ``tokenizer``'s ids as a grammar sees them, as many as the model has."""
-    vocab_size = int(files.config["vocab_size"])
-    ends = dict.fromkeys([*files.eos_ids, *tokenizer.end_ids])  # as the model card has them
-    eos_ids = [index for index in ends if index < vocab_size]
-    special = {index for index in (*tokenizer.special_ids, *eos_ids) if index < vocab_size}
-    return Vocabulary(
-        [tokenizer.token_bytes(index) for index in range(vocab_size)],
-        special_ids=sorted(special),
-        eos_ids=eos_ids,
-        encode=lambda text: tokenizer.encode(text, add_special_tokens=False),
-    )
+    return read_vocabulary(settings)

@@ -19,12 +19,13 @@ import msgspec
 
 from headstock.assemble.api_plugins import load_api_plugins
 from headstock.assemble.built import build_engine_loop
-from headstock.assemble.front import given_adapters, load_prompter, model_card
+from headstock.assemble.front import load_prompter, model_card
 from headstock.assemble.local_routes import LocalRoutes
 from headstock.assemble.model_files import find_model
 from headstock.assemble.progress import Report, meter, silent
 from headstock.assemble.vetting import leave_out_unfit
 from headstock.config import EngineSettings, settings_from_call
+from headstock.config.adapters import given_adapters
 from headstock.errors import HeadstockError, RequestError
 from headstock.programs import UNLIMITED, Emit, Outcome, Program, check, run_program
 from headstock.server.completion import Completion
