@@ -67,10 +67,16 @@ class FormatRegistry:
         return [each for _, each in sorted(self._added, key=lambda pair: -pair[0])]
 
 
+def add_own_formats(registry: FormatRegistry) -> None:
+    """Add Headstock's own formats, those of the model families that are known."""
+    from headstock.text.parsers.formats import CALL_FORMATS, REASONING_FORMATS
+
+    for each in (*CALL_FORMATS, *REASONING_FORMATS):
+        registry.add(each, priority=OWN)
+
+
 def own_formats() -> FormatRegistry:
     """Return a registry with Headstock's own formats: what serves where no plugin is loaded."""
-    from headstock.text.parsers.plugin import headstock_register_parsers
-
     registry = FormatRegistry()
-    headstock_register_parsers(registry)
+    add_own_formats(registry)
     return registry

@@ -1,4 +1,7 @@
-"""The in-tree formats, as the plugin that they are: by the entry point a stranger uses."""
+"""The in-tree formats, as the plugin that they are: by the entry point a stranger uses.
+
+It lies here and not beside them, since the engine's process reads each plugin and parses nothing.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,6 @@ hookimpl = pluggy.HookimplMarker("headstock")
 @hookimpl
 def headstock_register_parsers(registry: FormatRegistry) -> None:
     """Add the formats of the model families that are known."""
-    from headstock.text.parsers.formats import CALL_FORMATS, REASONING_FORMATS
-    from headstock.text.parsers.registry import OWN
+    from headstock.text.parsers.registry import add_own_formats
 
-    for each in (*CALL_FORMATS, *REASONING_FORMATS):
-        registry.add(each, priority=OWN)
+    add_own_formats(registry)
