@@ -73,6 +73,7 @@ from headstock.ops.steps import (
     accept_drafts,
     advance_lengths,
     apply_masks,
+    keep_rows,
     last_of_rows,
     mark_faults,
     place_step,
@@ -306,6 +307,7 @@ def register_steps(registry: OpRegistry, target: Target) -> None:
     offer, steps = partial(registry.add, provider=PROVIDER), Steps(target)
     offer(place_step, run=steps.place_step)
     offer(last_of_rows, run=steps.last_of_rows)
+    offer(keep_rows, run=steps.keep_rows)
     offer(mark_faults, run=steps.mark_faults)
     offer(advance_lengths, run=steps.advance_lengths)
     offer(settle_step, run=steps.settle_step)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from headstock.ops.attention import StepBatch
     from headstock.ops.steps import Slots, StepInputs
 
+_KEPT_BLOCK = 4096
+"""Numbers that a program copies."""
 _CHANGING = ["R", "T", "table_stride"]
 
 
@@ -151,6 +153,18 @@ def last_of_rows_kernel(
     d = tl.arange(0, BLOCK)
     value = tl.load(x + token * stride + d, mask=d < D, other=0.0)
     tl.store(out + row * D + d, value, mask=d < D)
+
+
+@triton.jit
+def keep_rows_kernel(
+    x, into, x_stride, into_stride, V: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr
+):
+    """Copy a block of row ``program_id(0)``."""
+    begin(PDL)
+    row = tl.program_id(0).to(tl.int64)
+    v = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    value = tl.load(x + row * x_stride + v, mask=v < V, other=0.0)
+    tl.store(into + row * into_stride + v, value, mask=v < V)
 
 
 @triton.jit
@@ -331,6 +345,24 @@ class Steps:
             **self._target.launch(4),
         )
         return out_RD
+
+    def keep_rows(self, x_RV: Tensor, into_RV: Tensor) -> None:
+        """See :func:`headstock.ops.steps.keep_rows`.
+
+        A kernel and no copy of the driver's: a graph with copies in it no longer lets one kernel
+        begin while the one before it ends.
+        """
+        num_rows, size = x_RV.shape
+        block = min(next_power_of_2(size), _KEPT_BLOCK)
+        keep_rows_kernel[(num_rows, triton.cdiv(size, block))](
+            x_RV,
+            into_RV,
+            x_RV.stride(0),
+            into_RV.stride(0),
+            V=size,
+            BLOCK=block,
+            **self._target.launch(4),
+        )
 
     def mark_faults(self, drawn_R: Tensor, logits_RV: Tensor) -> Tensor:
         """See :func:`headstock.ops.steps.mark_faults`."""

@@ -325,6 +325,8 @@ def compile_rest(target: Target, dtype: torch.dtype) -> None:
         embedding_rows(zeros(64, 1024), zeros(2, dtype=torch.int64), 0, target, factor)
     step = steps.Steps(target)
     step.last_of_rows(zeros(4, 1024), zeros(3, dtype=torch.int32))
+    step.keep_rows(zeros(4, 1024), zeros(4, 1024))
+    step.keep_rows(*(zeros(2, 151936, dtype=torch.float32) for _ in range(2)))
     drawn = zeros(2, dtype=torch.int64)
     step.mark_faults(drawn, zeros(2, 512, dtype=torch.float32))
     compile_table(step, target)

@@ -19,7 +19,14 @@ WHERE = Here.torch_device
 KERNELS = Steps(Target.of(Here()))
 DRAFTS = Drafts(Target.of(Here()))
 BENCH = Bench(resolver=Resolver(OpRegistry(), Here()), dtype=torch.float32)
-NAMES = ("place_step", "last_of_rows", "mark_faults", "advance_lengths", "settle_step")
+NAMES = (
+    "place_step",
+    "last_of_rows",
+    "keep_rows",
+    "mark_faults",
+    "advance_lengths",
+    "settle_step",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -361,15 +361,14 @@ def last_cases(bench: Bench) -> Iterator[Case]:
 
 
 def keep_cases(bench: Bench) -> Iterator[Case]:
-    """Yield logits into the first rows of a larger buffer."""
-    if bench.dtype != torch.float32:
-        return
-    for rows, size in ((1, 1000), (5, 257)):
-        x_RV = bench.draw().normal(rows, size)
+    """Yield logits and hidden states, also a part of each row, into the first rows of a buffer."""
+    for rows, size, more in ((1, 1000, 0), (5, 257, 0), (3, 64, 32)):
+        x_RV = bench.draw().normal(rows, size + more, dtype=bench.dtype)[:, :size]
 
         def call(run: Run, x_RV: Tensor = x_RV) -> Tensor:
-            kept = torch.zeros(x_RV.shape[0] + 2, x_RV.shape[1], device=x_RV.device)
-            run(x_RV, kept[: x_RV.shape[0]])
+            num_rows, size = x_RV.shape
+            kept = torch.zeros(num_rows + 2, size, dtype=x_RV.dtype, device=x_RV.device)
+            run(x_RV, kept[:num_rows])
             return kept
 
         spec = bench.spec({"vocab_size": size})
