@@ -22,11 +22,13 @@ class Names:
         Raises:
             RequestError: Naming it.
         """
+        seen: set[str] = set()
         for rid in rids:
-            if (owner, rid) in self._ids or rids.count(rid) > 1:
+            if (owner, rid) in self._ids or rid in seen:
                 raise RequestError(
                     f"rid {rid!r} is in use.", remedy="Give each request its own.", field="rid"
                 )
+            seen.add(rid)
 
     def add(self, name: Name, request_id: str) -> None:
         """Note that ``request_id`` has ``name``."""
