@@ -4,7 +4,8 @@
 
 Loads: a server without adapters, first and once more at the end; one with room for them and no row
 that has any; all rows with one adapter; rows with all adapters in turn. A step's time is what more
-tokens a row take, over their number; the best of some runs.
+tokens a row take, over their number; the best of some runs. Each engine has a process of its own:
+on a card a second one in a process is slower by a tenth.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from own_process import in_own_process
 
 import headstock
 
@@ -95,6 +97,14 @@ def seconds(
     return best
 
 
+def measure_all(
+    options: argparse.Namespace, settings: dict[str, Any], loads: dict[str, list[str | None]]
+) -> dict[str, dict[str, float]]:
+    """Return the figures of each of ``loads``, which are names of adapters, with one engine."""
+    with headstock.Engine(**settings) as engine:
+        return {label: measure(engine, names, options) for label, names in loads.items()}
+
+
 def measure(
     engine: headstock.Engine, names: list[str | None], options: argparse.Namespace
 ) -> dict[str, float]:
@@ -139,18 +149,19 @@ def main() -> None:
             loras[f"a{number}"] = str(root / f"a{number}")
             write_adapter(Path(loras[f"a{number}"]), config, options.rank, number)
         report: dict[str, Any] = {"rows": options.rows, "rank": options.rank}
-        with headstock.Engine(model=folder, **given) as engine:
-            report["without adapters"] = measure(engine, [None], options)
-        with headstock.Engine(model=folder, loras=loras, **given) as engine:
-            for label, names in (
-                ("room, none used", [None]),
-                ("one adapter", ["a0"]),
-                (f"{len(loras)} adapters", list(loras)),
-                (f"{len(loras)} adapters, every other row", [x for n in loras for x in (n, None)]),
-            ):
-                report[label] = measure(engine, names, options)
-        with headstock.Engine(model=folder, **given) as engine:
-            report["without adapters, again"] = measure(engine, [None], options)
+        given["model"] = folder
+        adapted: dict[str, list[str | None]] = {
+            "room, none used": [None],
+            "one adapter": ["a0"],
+            f"{len(loras)} adapters": list(loras),
+            f"{len(loras)} adapters, every other row": [x for n in loras for x in (n, None)],
+        }
+        for settings, loads in (
+            (given, {"without adapters": [None]}),
+            ({**given, "loras": loras}, adapted),
+            (given, {"without adapters, again": [None]}),
+        ):
+            report |= in_own_process(measure_all, options, settings, loads)
     base = report["without adapters"]["decode_step_us"]
     for label, figures in report.items():
         if isinstance(figures, dict):
