@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headstock.assemble.front import given_adapters
+from headstock.assemble.given_adapters import given_adapters
 from headstock.config import LoraSettings
 from headstock.errors import ConfigError
 from headstock.graph.lora import AdapterSpace

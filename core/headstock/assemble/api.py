@@ -14,7 +14,8 @@ from typing import TypedDict
 from starlette.types import ASGIApp
 
 from headstock.assemble.api_plugins import load_api_plugins
-from headstock.assemble.front import given_adapters, load_prompter, model_card
+from headstock.assemble.front import load_prompter, model_card
+from headstock.assemble.given_adapters import given_adapters
 from headstock.assemble.model_files import find_model
 from headstock.assemble.task import find_task
 from headstock.assemble.tokenizer_export import openable_path

@@ -9,16 +9,16 @@ from typing import Any
 
 from headstock.assemble.length import length_bound
 from headstock.assemble.task import Task, find_task, labels_of
+from headstock.assemble.tokenizer import load_tokenizer
 from headstock.checkpoint import ModelFiles
-from headstock.config import LoraSettings, MediaSettings, ModelSettings
-from headstock.errors import ConfigError, RequestError
+from headstock.config import MediaSettings, ModelSettings
+from headstock.errors import ConfigError
 from headstock.multimodal import MediaReader, MediaRules, find_family
 from headstock.plugins.models import ModelRegistry, installed_models
-from headstock.server.adapters import check_name
 from headstock.server.model_card import ModelCard
 from headstock.server.prompter import Prompter
 from headstock.server.speech import find_dialect
-from headstock.text import ChatTemplate, Tokenizer
+from headstock.text import ChatTemplate
 from headstock.text.parsers.registry import FormatRegistry
 
 VERDICTS = ("yes", "no")
@@ -82,20 +82,6 @@ def media_reader(files: ModelFiles, settings: MediaSettings) -> MediaReader | No
     return MediaReader(family, rules)
 
 
-def load_tokenizer(files: ModelFiles, path: str | None) -> Tokenizer:
-    """Return the model's tokenizer, or the one at ``path``: a folder or a ``tokenizer.json``.
-
-    Raises:
-        CheckpointError: It is missing or damaged.
-    """
-    if path is not None:
-        is_folder = Path(path).is_dir()
-        return Tokenizer.from_folder(path) if is_folder else Tokenizer.from_file(path)
-    if files.read_tokenizer is not None:
-        return Tokenizer.from_gguf(files.read_tokenizer())
-    return Tokenizer.from_folder(files.path)
-
-
 def _read_template(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
@@ -104,29 +90,6 @@ def _read_template(path: str) -> str:
             f"chat_template {path} cannot be read: {error}.",
             remedy="Give a file with a Jinja template.",
         ) from error
-
-
-def given_adapters(settings: LoraSettings) -> dict[str, str]:
-    """Return name to folder of the adapters that are served from the start.
-
-    Raises:
-        ConfigError: One is not of the form name=folder, or two have one name.
-    """
-    found: dict[str, str] = {}
-    for given in settings.lora:
-        name, separator, path = given.partition("=")
-        if not (name and separator and path):
-            raise ConfigError(f"lora is {given!r}.", remedy="Write name=folder.")
-        if name in found:
-            raise ConfigError(
-                f"lora names {name!r} twice.", remedy="Give each adapter a name of its own."
-            )
-        try:
-            check_name(name)
-        except RequestError as error:
-            raise ConfigError(f"lora is {given!r}: {error.problem}", remedy=error.remedy) from error
-        found[name] = str(Path(path).expanduser().absolute())
-    return found
 
 
 def model_card(

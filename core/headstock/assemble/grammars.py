@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from headstock.assemble.compute import Opened
-from headstock.assemble.front import load_tokenizer
 from headstock.assemble.model_files import find_model
+from headstock.assemble.tokenizer import load_tokenizer
 from headstock.checkpoint import ModelFiles
 from headstock.config import EngineSettings
 from headstock.errors import ConfigError, did_you_mean

@@ -19,7 +19,8 @@ import msgspec
 
 from headstock.assemble.api_plugins import load_api_plugins
 from headstock.assemble.built import build_engine_loop
-from headstock.assemble.front import given_adapters, load_prompter, model_card
+from headstock.assemble.front import load_prompter, model_card
+from headstock.assemble.given_adapters import given_adapters
 from headstock.assemble.local_routes import LocalRoutes
 from headstock.assemble.model_files import find_model
 from headstock.assemble.progress import Report, meter, silent

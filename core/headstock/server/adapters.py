@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,13 +18,13 @@ from dataclasses import dataclass
 import msgspec
 
 from headstock.errors import RequestError, did_you_mean
+from headstock.server.adapter_names import check_name
 from headstock.server.errors import BusyError
 from headstock.server.model_card import ModelCard
 from headstock.wire.messages import AdapterReply, LoadAdapter, ToEngine, UnloadAdapter
 
 log = logging.getLogger(__name__)
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/@+-]{0,127}")
 ENGINE_LIMIT_S = 300.0
 """How long the engine may take to read or forget an adapter. Seconds."""
 NAME, PATH = "lora_name", "lora_path"
@@ -309,17 +308,3 @@ class AdapterBook:
 
     def _make(self, name: str, path: str) -> Adapter:
         return Adapter(name, path, f"{name}#{next(self._numbers)}", int(time.time()))
-
-
-def check_name(name: str) -> None:
-    """Refuse what is no name of an adapter.
-
-    Raises:
-        RequestError: Saying what a name may be.
-    """
-    if not _NAME.fullmatch(name):
-        raise RequestError(
-            f"{name[:128]!r} is no name of an adapter.",
-            remedy="Use 1 to 128 letters, digits and . _ / @ + -, a letter or digit first.",
-            field=NAME,
-        )
