@@ -57,7 +57,7 @@ from headstock.server.http import (
 from headstock.server.http.answers import error_answer
 from headstock.server.http.context import Serving
 from headstock.server.http.cors import Cors
-from headstock.server.http.direct import Direct
+from headstock.server.http.direct import Answer, Direct
 from headstock.server.http.gate import App, Gate, Scope
 from headstock.server.http.hosts import AllowedHosts
 from headstock.server.http.inside import ask_inside
@@ -182,18 +182,17 @@ def create_app(
         metrics.refused(error.code)
         return error_answer(error, request.url.path)
 
-    app.add_exception_handler(RequestError, refuse)
-    app.add_exception_handler(RequestValidationError, _refuse_query)
-    app.add_exception_handler(HTTPException, _Unroutable(app).refuse)
-    app.add_exception_handler(ClientDisconnect, _gone)
+    answers: dict[type[Exception], Answer] = {
+        RequestError: refuse,
+        RequestValidationError: _refuse_query,
+        HTTPException: _Unroutable(app).refuse,
+        ClientDisconnect: _gone,
+    }
+    for kind, answer in answers.items():
+        app.add_exception_handler(kind, answer)
     app.add_exception_handler(Exception, _fail)
-    way = Direct(
-        partial(FastAPI.__call__, app),
-        lambda: flat_routes(app.routes),
-        refuse=refuse,
-        gone=_gone,
-        fail=_fail,
-    )
+    framework = partial(FastAPI.__call__, app)
+    way = Direct(framework, lambda: flat_routes(app.routes), answers, _fail)
     hosts = AllowedHosts(settings.server.host, settings.server.allowed_host)
     app.entrance = Gate(way, keys, metrics, hosts, admin_port)
     if settings.server.cors_origin:  # the outermost: a preflight carries no key

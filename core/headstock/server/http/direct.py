@@ -7,14 +7,13 @@ and all of them stay while the request waits for its turn: more memory than its 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from headstock.errors import RequestError
 from headstock.server.http.gate import App, Scope
 from headstock.server.http.streaming import Receive, Send
 
@@ -30,8 +29,7 @@ class Direct:
     Args:
         app: The framework's way.
         routes: Returns every route; asked at the first request.
-        refuse: Answers a request that is at fault.
-        gone: Answers a client that left while its body was read.
+        answers: What answers errors, by their kinds.
         fail: Answers for a defect of ours, which the server then logs.
     """
 
@@ -39,15 +37,12 @@ class Direct:
         self,
         app: App,
         routes: Callable[[], Iterable[Route]],
-        *,
-        refuse: Answer,
-        gone: Answer,
+        answers: Mapping[type[Exception], Answer],
         fail: Answer,
     ) -> None:
         self._app = app
         self._routes = routes
-        self._refuse = refuse
-        self._gone = gone
+        self._answers = answers
         self._fail = fail
         self._known: dict[tuple[str, str], tuple[Route, Endpoint]] | None = None
 
@@ -61,14 +56,17 @@ class Direct:
         request = Request(scope, receive, send)
         try:
             response = await endpoint(request)
-        except RequestError as error:
-            response = await self._refuse(request, error)
-        except ClientDisconnect as error:
-            response = await self._gone(request, error)
         except Exception as error:
-            await (await self._fail(request, error))(scope, receive, send)
-            raise
+            answer = self._answer_to(error)
+            if answer is None:
+                await (await self._fail(request, error))(scope, receive, send)
+                raise
+            response = await answer(request, error)
         await response(scope, receive, send)
+
+    def _answer_to(self, error: Exception) -> Answer | None:
+        kinds = (answer for kind, answer in self._answers.items() if isinstance(error, kind))
+        return next(kinds, None)
 
     def _find(self, scope: Scope) -> tuple[Route, Endpoint] | None:
         if scope["type"] != "http":
