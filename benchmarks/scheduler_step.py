@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 
 from headstock.engine.replies import Replies
-from headstock.requests import SamplingParams
+from headstock.requests import SamplingParams, TokenIds
 from headstock.scheduler import Scheduler
 from headstock.wire.messages import Submit
 from headstock.wire.steps import PageGroup, RunnerLimits, StepPlan, StepResult
@@ -50,7 +50,7 @@ def build(rows: int, shared: int, drafts: int) -> Scheduler:
 def request(number: int, shared: int, max_new_tokens: int) -> Submit:
     prompt = list(range(shared)) + [number % 50_000] * 64
     params = SamplingParams(max_new_tokens=max_new_tokens, temperature=0, sampling_seed=0)
-    return Submit(id=f"r{number}", prompt_ids=prompt, params=params)
+    return Submit(id=f"r{number}", prompt_ids=TokenIds(prompt), params=params)
 
 
 def measure(scheduler: Scheduler, pending: list[StepPlan], steps: int) -> Iterator[float]:
@@ -108,7 +108,7 @@ def cold(rows: int) -> list[float]:
         params = SamplingParams(max_new_tokens=16, temperature=0, sampling_seed=0)
         for number in range(count):
             prompt = [number % 32, *range(1, 2048), *[number] * 64]
-            submit = Submit(id=f"r{number}", prompt_ids=prompt, params=params)
+            submit = Submit(id=f"r{number}", prompt_ids=TokenIds(prompt), params=params)
             scheduler.submit(submit, 0.0)
         pending: list[StepPlan] = []
         total = 0.0

@@ -181,8 +181,12 @@ GOALS: dict[str, Goal] = {
     ),
     "R25": Goal(
         "Coverage and mutation",
-        "90 % of lines, 85 % of branches; 80 % of mutants of allocator, tree, scheduler, limits",
-        missing="neither is measured",
+        "90 % of lines, 85 % of branches; 80 % of mutants of allocator, tree, scheduler, limits,"
+        " keys",
+        trial="trials_tests.coverage_and_mutants",
+        missing="coverage by the other folders of `make test` (`benchmarks/covered.py tests`),"
+        " which take most of an hour, and start processes whose lines do not count; more mutants"
+        " than the drawn ones",
     ),
     "R26": Goal(
         "Clients that leave in each state of a request",

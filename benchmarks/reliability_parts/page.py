@@ -21,6 +21,8 @@ compares the two. A row says what of its goal is not shown.
   serve SmolLM2-135M on loopback; where a row names tests, it runs these.
 - `python benchmarks/soak.py` is the hour of R14; `make chaos` what kills, stops and starves;
   `make test-slow` the long forms.
+- `python benchmarks/covered.py --out benchmarks/results/covered-DATE.json` and `python
+  benchmarks/mutants.py --out benchmarks/results/mutants-DATE.json` measure what R25 shows.
 - What each boundary promises, and the published holes that it is tested against, is on the page
   about [security](security.md).
 

@@ -169,10 +169,10 @@ def queue(model: str) -> Outcome:
     seen: dict[str, float] = {}
     with served(model, *TIGHT, "--max-running-requests", "1") as server:
         pids = [server.process.pid, server.engine_pid]
-        for number in range(4):
+        for number in range(8):  # until what computing allocates is there
             body = {"input_ids": [900 + number, *ids], "sampling_params": {"max_new_tokens": 1}}
             server.post("/generate", body)
-        before = sum(map(anon_mb, pids))
+        before = list(map(anon_mb, pids))
 
         def look() -> None:
             deadline_s = time.monotonic() + 120
@@ -182,20 +182,25 @@ def queue(model: str) -> Outcome:
                 if seen["waiting"] >= 0.9 * QUEUED:
                     break
                 time.sleep(0.5)
-            seen["grown_mb"] = sum(map(anon_mb, pids)) - before
+            grown_mb = [anon_mb(pid) - mb for pid, mb in zip(pids, before, strict=True)]
+            seen["api_mb"], seen["engine_mb"] = grown_mb
 
         asyncio.run(ask_all(server, 600, look))
         lost_pages = server.lost_pages()
-    each_kb = 1000 * seen["grown_mb"] / max(1.0, seen["waiting"])
+    api_kb, engine_kb = (
+        1000 * seen[name] / max(1.0, seen["waiting"]) for name in ("api_mb", "engine_mb")
+    )
+    each_kb = api_kb + engine_kb
     with served(model, *TIGHT, "--max-queued-requests", str(ROOM)) as server:
         rows = asyncio.run(ask_all(server, 600))
     refused = [row for row in rows if row[0] == 429]
     told = sum(row[2] is not None for row in refused)
     served_count = sum(row[0] == 200 for row in rows)
     return Outcome(
-        f"{seen['waiting']:.0f} requests of 1,001 tokens wait at {each_kb:.1f} KB each, of both"
-        f" processes; {lost_pages} pages lost when their clients leave. With room for {ROOM}: of"
-        f" {QUEUED} at once {served_count} served, {len(refused)} refused, {told} with Retry-After",
+        f"{seen['waiting']:.0f} requests of 1,001 tokens wait at {each_kb:.1f} KB each,"
+        f" {api_kb:.1f} of the API process and {engine_kb:.1f} of the engine; {lost_pages} pages"
+        f" lost when their clients leave. With room for {ROOM}: of {QUEUED} at once"
+        f" {served_count} served, {len(refused)} refused, {told} with Retry-After",
         each_kb <= 25 and lost_pages == 0 and told == len(refused) > 0
         and served_count + told == QUEUED,
         seen,

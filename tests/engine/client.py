@@ -12,7 +12,7 @@ from toy_grammar import ToyCompiler, ToyGrammar
 from headstock.config.schema import CacheSettings, SchedulerSettings
 from headstock.engine import Engine, RunnerError, build_engine
 from headstock.errors import AdapterError, HeadstockError
-from headstock.requests import SamplingParams
+from headstock.requests import SamplingParams, TokenIds
 from headstock.wire.messages import (
     Abort,
     Cut,
@@ -122,7 +122,7 @@ class Client:
         submit = Submit(
             id=request_id,
             attempt=attempt,
-            prompt_ids=prompt,
+            prompt_ids=TokenIds(prompt),
             output_ids=output_ids or [],
             params=params,
             **fields,

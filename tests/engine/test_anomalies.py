@@ -18,7 +18,7 @@ from null_runner import NullRunner, full, shared, state, window
 
 from headstock.cache.groups import Group
 from headstock.engine import EngineLoop
-from headstock.requests import Grammar, SamplingParams
+from headstock.requests import Grammar, SamplingParams, TokenIds
 from headstock.wire.messages import Crashed, Ended, FromEngine, Submit, ToEngine, Tokens
 
 pytestmark = pytest.mark.chaos
@@ -258,7 +258,7 @@ def test_a_clock_that_jumps_or_stands_changes_no_token(jump_s: float) -> None:
 
 def test_an_idle_loop_survives_a_jump_of_its_clock() -> None:
     params = SamplingParams(max_new_tokens=3, temperature=0, sampling_seed=0)
-    mailbox = LosingMailbox([Submit(id="a", prompt_ids=[1, 2], params=params)], 10**9)
+    mailbox = LosingMailbox([Submit(id="a", prompt_ids=TokenIds([1, 2]), params=params)], 10**9)
     steps = itertools.chain([0.0, 0.001, 0.002], itertools.count(10.0**9, 0.001))
     loop = EngineLoop(Client(NullRunner()).engine, mailbox, clock=steps.__next__)
     mailbox.loop = loop

@@ -8,7 +8,7 @@ from null_runner import NullRunner
 from toy_grammar import EOS
 
 from headstock.engine import Engine
-from headstock.requests import Grammar, SamplingParams
+from headstock.requests import Grammar, SamplingParams, TokenIds
 from headstock.scheduler import Scheduler
 from headstock.structured.provider import ProviderError
 from headstock.wire.messages import AbortAll, Submit
@@ -224,7 +224,7 @@ def test_an_engine_without_a_compiler_says_why() -> None:
     engine = Engine(runner, Scheduler(runner.limits))
     submit = Submit(
         id="a",
-        prompt_ids=[1],
+        prompt_ids=TokenIds([1]),
         params=SamplingParams(),
         grammar=Grammar("json_object", "", "response_format"),
     )

@@ -11,7 +11,7 @@ from client import Client
 from null_runner import NullRunner
 
 from headstock.engine import EngineLoop
-from headstock.requests import SamplingParams
+from headstock.requests import SamplingParams, TokenIds
 from headstock.wire.messages import (
     AskState,
     Crashed,
@@ -62,7 +62,7 @@ class Script:
 
 def submit(name: str) -> Submit:
     params = SamplingParams(max_new_tokens=3, temperature=0, sampling_seed=0)
-    return Submit(id=name, prompt_ids=[1, 2, 3], params=params)
+    return Submit(id=name, prompt_ids=TokenIds([1, 2, 3]), params=params)
 
 
 def ended(script: Script) -> list[str]:

@@ -174,7 +174,7 @@ class EngineMachine(RuleBasedStateMachine):
             outputs = []
         self.client.submit(request_id, prompt, output_ids=outputs, **given)
 
-    @rule(request_id=ids, token=st.sampled_from([-1, VOCAB, VOCAB - 1, VOCAB - 1, VOCAB - 1]))
+    @rule(request_id=ids, token=st.sampled_from([2**32 - 1, VOCAB, *[VOCAB - 1] * 3]))
     def submit_bad(self, request_id: str, token: int) -> None:
         """A token that the model lacks, or that it can't compute."""
         attempt = self.attempts.get(request_id, -1) + 1
@@ -196,7 +196,7 @@ class EngineMachine(RuleBasedStateMachine):
         if earlier is None or VOCAB - 1 in earlier.token_ids:
             return
         self.attempts[request_id] = attempt = self.attempts.get(request_id, -1) + 1
-        prompt = earlier.submit.prompt_ids + earlier.token_ids + tail
+        prompt = [*earlier.submit.prompt_ids, *earlier.token_ids, *tail]
         self.client.submit(request_id, prompt, attempt=attempt, stop_ids=[5, 7, 9])
 
     @rule(where=st.sampled_from(["launch", "entered", "sample", "result"]), delay=st.integers(1, 3))
@@ -249,7 +249,7 @@ class EngineMachine(RuleBasedStateMachine):
 def check_reason(client: Client, record) -> None:
     """A request fails for a reason only: it is unfit, poisoned or one too many."""
     reason = record.ended.reason
-    tokens = record.submit.prompt_ids + record.token_ids
+    tokens = [*record.submit.prompt_ids, *record.token_ids]
     if VOCAB - 1 in record.submit.prompt_ids:
         assert reason.kind in ("error", "abort", "stop"), "the poison was computed"
     if reason.code == "computation_failed" and not record.saw_explosion:

@@ -36,6 +36,10 @@ ROUTES = {
     "completions": ("/v1/completions", {"prompt": TEXT, "max_tokens": COUNT, "echo": True}),
     "several": ("/v1/completions", {"prompt": [TEXT, "xyz"], "n": 2, "max_tokens": 20}),
     "responses": ("/v1/responses", {"input": TEXT, "max_output_tokens": COUNT}),
+    "messages": (
+        "/v1/messages",
+        {"messages": [{"role": "user", "content": TEXT}], "max_tokens": COUNT},
+    ),
     "generate": ("/generate", {"text": TEXT, "sampling_params": {"max_new_tokens": COUNT}}),
     "logprobs": (
         "/generate",
@@ -127,7 +131,7 @@ def test_a_stream_goes_on_where_its_client_stopped(kept, case, limit):
     check_whole(begun + rest, path, body, kept)
 
 
-@pytest.mark.parametrize("case", ["chat", "completions", "responses", "generate"])
+@pytest.mark.parametrize("case", ["chat", "completions", "responses", "messages", "generate"])
 def test_what_is_large_is_told_again_in_threads(kept, case, monkeypatch):
     path, body = ROUTES[case]
     begun = stream(kept.url, path, body, limit=9)
@@ -139,7 +143,7 @@ def test_what_is_large_is_told_again_in_threads(kept, case, monkeypatch):
     check_whole(begun + rest, path, body, kept)
 
 
-@pytest.mark.parametrize("case", ["chat", "responses", "generate", "batch"])
+@pytest.mark.parametrize("case", ["chat", "responses", "messages", "generate", "batch"])
 def test_a_stream_that_has_ended_is_told_again_from_any_event(kept, case):
     path, body = ROUTES[case]
     whole = stream(kept.url, path, body)

@@ -22,7 +22,7 @@ def server():
 def prompts(server: Served) -> list[str]:
     """Return the texts of the prompts that the engine was sent."""
     seen = server.call(lambda: list(server.engine.seen))
-    ids = [message.prompt_ids for message in seen if isinstance(message, Submit)]
+    ids = [message.prompt_ids.tolist() for message in seen if isinstance(message, Submit)]
     return [server.tokenizer.decode(each) for each in ids]
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from headstock.config.schema import reserved_places
-from headstock.requests import SamplingParams
+from headstock.requests import SamplingParams, TokenIds
 from headstock.scheduler import Scheduler
 from headstock.server.accounts import Account
 from headstock.server.errors import BusyError
@@ -81,7 +81,13 @@ class World:
         params = SamplingParams(max_new_tokens=OUTPUTS, temperature=0, sampling_seed=0)
         self.live[name] = (client, account)
         self.scheduler.submit(
-            Submit(id=name, prompt_ids=[5] * 16, params=params, payer=client.key, user=client.user),
+            Submit(
+                id=name,
+                prompt_ids=TokenIds([5] * 16),
+                params=params,
+                payer=client.key,
+                user=client.user,
+            ),
             now_s,
         )
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from headstock.requests import SamplingParams
+from headstock.requests import SamplingParams, TokenIds
 from headstock.scheduler import Drawn, Scheduler
 from headstock.wire.messages import Cut, Ended, Submit
 from headstock.wire.steps import (
@@ -54,7 +54,7 @@ class Table:
 
     def submit(self, name: str, prompt: list[int], count: int | None = 8, **fields: object) -> None:
         params = SamplingParams(max_new_tokens=count, temperature=0, sampling_seed=0)
-        submit = Submit(id=name, prompt_ids=prompt, params=params, **fields)
+        submit = Submit(id=name, prompt_ids=TokenIds(prompt), params=params, **fields)
         self.scheduler.submit(submit, self.now_s)
         self.ended += self.scheduler.take_ended()
 
@@ -530,7 +530,7 @@ def test_outputs_are_limited_to_the_context() -> None:
     assert table.planned().admit[0].max_outputs == 4
 
 
-@pytest.mark.parametrize("bad", [[], [-1], [1000]])
+@pytest.mark.parametrize("bad", [[], [2**32 - 1], [1000]])
 def test_a_prompt_that_the_model_cannot_read_ends_at_once(bad: list[int]) -> None:
     table = Table()
     table.submit("a", bad)

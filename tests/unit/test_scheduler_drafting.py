@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headstock.requests import SamplingParams
+from headstock.requests import SamplingParams, TokenIds
 from headstock.scheduler import Scheduler
 from headstock.wire.messages import Submit
 from headstock.wire.steps import FROM_DEVICE, PageGroup, RunnerLimits, StepPlan, StepResult
@@ -36,7 +36,7 @@ class Clocked:
         self.ready = K
         for number in range(requests):
             params = SamplingParams(max_new_tokens=4000, sampling_seed=1)
-            submit = Submit(id=str(number), prompt_ids=[1 + number, 2, 3], params=params)
+            submit = Submit(id=str(number), prompt_ids=TokenIds([1 + number, 2, 3]), params=params)
             self.scheduler.submit(submit, self.now_s)
 
     def step(self) -> StepPlan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from headstock.requests import SamplingParams
+from headstock.requests import SamplingParams, TokenIds
 from headstock.scheduler import Scheduler
 from headstock.wire.messages import Submit
 from headstock.wire.steps import PageGroup, RunnerLimits, StepPlan, StepResult
@@ -31,7 +31,7 @@ class Served:
         self.scheduler.submit(
             Submit(
                 id=f"{user or payer}{self.count}",
-                prompt_ids=[self.count] * num_prompt,
+                prompt_ids=TokenIds([self.count] * num_prompt),
                 params=SamplingParams(max_new_tokens=num_outputs, temperature=0, sampling_seed=0),
                 payer=payer,
                 share=share,

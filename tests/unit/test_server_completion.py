@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headstock.errors import RequestError
-from headstock.requests import FinishReason, SamplingParams
+from headstock.requests import FinishReason, SamplingParams, TokenIds
 from headstock.server.completion import Completion
 from headstock.server.protocols.openai_answers import OutputDetails, usage_of
 from headstock.server.speech import Answer
@@ -19,7 +19,11 @@ TOKENIZER = Tokenizer(toy_backend())
 
 def completion(**params):
     submit = Submit(
-        id="a", prompt_ids=[5], params=SamplingParams(**params), stop_ids=[EOS], logprobs=0
+        id="a",
+        prompt_ids=TokenIds([5]),
+        params=SamplingParams(**params),
+        stop_ids=[EOS],
+        logprobs=0,
     )
     return Completion(submit, 0, TOKENIZER)
 

@@ -5,7 +5,7 @@ import json
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from headstock.requests import SamplingParams
+from headstock.requests import SamplingParams, TokenIds
 from headstock.server.completion import Completion, Delta
 from headstock.server.protocols.events import TextEvent, event
 from headstock.server.protocols.native_answers import NativeStream
@@ -22,7 +22,7 @@ TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
 
 
 def completion(index=0):
-    submit = Submit(id="a", prompt_ids=[5, 6], params=SamplingParams())
+    submit = Submit(id="a", prompt_ids=TokenIds([5, 6]), params=SamplingParams())
     return Completion(submit, index, TOKENIZER)
 
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from headstock.errors import RequestError
-from headstock.requests import FinishReason, SamplingParams
+from headstock.requests import FinishReason, SamplingParams, TokenIds
 from headstock.server.completion import Completion
 from headstock.server.errors import error_of
 from headstock.server.journal import KIND, Head, Journal, Keeping, Retelling, encode_head
@@ -31,7 +31,9 @@ def head(name: str = "n", count: int = 1, logprobs: int = -1) -> Head:
         names=[None] * count,
         adapters=[""] * count,
         submits=[
-            Submit(id=f"{name}{index}", prompt_ids=[1, 2], params=params, logprobs=logprobs)
+            Submit(
+                id=f"{name}{index}", prompt_ids=TokenIds([1, 2]), params=params, logprobs=logprobs
+            )
             for index in range(count)
         ],
     )

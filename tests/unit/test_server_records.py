@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from headstock.requests import FinishReason, SamplingParams
+from headstock.requests import FinishReason, SamplingParams, TokenIds
 from headstock.server.completion import Completion
 from headstock.server.records import MAX_POINTS, Call, CallRecord, RecordBook, points_of
 from headstock.wire.messages import Ended, Story, Submit
@@ -14,7 +14,7 @@ STORY = Story({"slots": 0.25}, 3, 16, [4, 6], [8, 10], [0.3, 0.4], 9)
 
 def completion(name: str = "a") -> Completion:
     params = SamplingParams(max_new_tokens=4, temperature=0.5, sampling_seed=0)
-    return Completion(Submit(id=name, prompt_ids=[1] * 10, params=params), 0, None)
+    return Completion(Submit(id=name, prompt_ids=TokenIds([1] * 10), params=params), 0, None)
 
 
 def call(name: str, owner: str = "") -> Call:

@@ -9,12 +9,14 @@ import msgspec
 import pytest
 
 from headstock.errors import RequestError
-from headstock.requests import FinishReason, SamplingParams
+from headstock.requests import FinishReason, SamplingParams, TokenIds
 from headstock.wire import codec
 from headstock.wire.messages import Abort, Crashed, Cut, Ended, State, Submit, Tokens
 from headstock.wire.transport import Endpoint, Receipts, ZmqLink, ZmqMailbox, memory_pair
 
-SUBMIT = Submit(id="a", prompt_ids=[1, 2], params=SamplingParams(stop=["x"]), stop_ids=[2])
+SUBMIT = Submit(
+    id="a", prompt_ids=TokenIds([1, 2]), params=SamplingParams(stop=["x"]), stop_ids=[2]
+)
 ENDED = Ended(id="a", attempt=0, reason=FinishReason(kind="stop", matched="x"), num_outputs=1)
 TOKENS = Tokens(ids=["a"], attempts=[0], offsets=[0], counts=[1], token_ids=[7])
 

@@ -11,7 +11,7 @@ import pytest
 
 from headstock.cache import FeatureStore, chain_ids, root_id
 from headstock.errors import RequestError
-from headstock.requests import SamplingParams
+from headstock.requests import SamplingParams, TokenIds
 from headstock.scheduler import Scheduler
 from headstock.scheduler.encoder import contents_of
 from headstock.scheduler.media_checks import check_media
@@ -120,9 +120,9 @@ def test_those_behind_an_image_without_room_wait_too() -> None:
     scheduler = Scheduler(limits, prefix_cache=False)
     params = SamplingParams(max_new_tokens=6, ignore_eos=True)
     submits = [
-        Submit(id="a", prompt_ids=[1, 2], params=params),
-        Submit(id="image", prompt_ids=[1] * 12, params=params, media=[item(0, 9)]),
-        Submit(id="b", prompt_ids=[1, 2], params=params),
+        Submit(id="a", prompt_ids=TokenIds([1, 2]), params=params),
+        Submit(id="image", prompt_ids=TokenIds([1] * 12), params=params, media=[item(0, 9)]),
+        Submit(id="b", prompt_ids=TokenIds([1, 2]), params=params),
     ]
     seen, live = Seen({}, {}), dict[int, Submit]()
     for submit in submits:
@@ -137,7 +137,9 @@ def test_those_behind_an_image_without_room_wait_too() -> None:
 
 
 def test_an_image_survives_the_wire() -> None:
-    submit = Submit(id="a", prompt_ids=[1] * 9, params=SamplingParams(), media=[item(2, 4, 7)])
+    submit = Submit(
+        id="a", prompt_ids=TokenIds([1] * 9), params=SamplingParams(), media=[item(2, 4, 7)]
+    )
     assert decode_to_engine(encode([submit])) == [submit]
 
 
@@ -206,7 +208,9 @@ def test_every_row_finds_the_features_of_its_own_images(seed: int, is_whole: boo
         prompt = [1] * min(60, at + draw.randrange(1, 4))
         media = [each for each in media if each.end <= len(prompt)]
         params = SamplingParams(max_new_tokens=draw.randrange(1, 4), ignore_eos=True)
-        submits[str(number)] = Submit(id=str(number), prompt_ids=prompt, params=params, media=media)
+        submits[str(number)] = Submit(
+            id=str(number), prompt_ids=TokenIds(prompt), params=params, media=media
+        )
         scheduler.submit(submits[str(number)], 0.0)
     for _ in range(3000):
         plan = scheduler.plan(0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from headstock.assemble.compute import Opened, open_backend
+from headstock.assemble.compute import Opened, check_ranks, open_backend
 from headstock.assemble.facts import describe
 from headstock.assemble.grammars import grammar_compiler
 from headstock.assemble.progress import Report
@@ -86,6 +86,7 @@ def _build_ranked(
     """Build rank 0, and start the others; a failure ends them, and leaves nothing open."""
     size = loaded.settings.parallel.tp_size
     report(Loading(phase="backend"))
+    check_ranks(loaded.settings)
     ranks = spawn_ranks(size, lambda address: rank_argument(loaded, address))
     with ExitStack() as on_failure:
         on_failure.callback(ranks.close)

@@ -87,6 +87,25 @@ def open_backend(loaded: Loaded[EngineSettings], *, rank: int = 0, size: int = 1
     return Opened(chosen, device, resolver, loaded.settings, architectures)
 
 
+def check_ranks(settings: EngineSettings) -> None:
+    """Refuse more ranks than there are devices, or cores, for: before any is started.
+
+    Raises:
+        ConfigError: There are too many, or the backend asked for is not here.
+        PluginError: A backend is broken.
+    """
+    wanted, size = settings.device, settings.parallel.tp_size
+    plugins = discover(backend=wanted.backend, disabled=wanted.disable_plugin)
+    chosen = select(plugins, wanted.backend)
+    rank_device(chosen, wanted, 0, size)
+    available = _available_cores()
+    if size > available and all(device.is_host for device in chosen.probe.devices):
+        raise ConfigError(
+            f"tp_size is {size}; this process may use {available} cores, and each rank needs one.",
+            remedy="Lower --tp-size.",
+        )
+
+
 def rank_device(chosen: Chosen, wanted: DeviceSettings, rank: int, size: int) -> tuple[int, int]:
     """Return which device a rank opens, and with how many host threads.
 

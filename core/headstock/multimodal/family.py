@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from headstock.errors import CheckpointError
-from headstock.multimodal.tiles import CANVAS, FIT, SPLITS
+from headstock.multimodal.layouts import CANVAS, FIT, SPLITS
 
 MERGED_PATCHES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen3_5_moe")
 """Model types that cut an image into patches, and make one token of a square of them."""

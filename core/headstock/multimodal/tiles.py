@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from headstock.multimodal.layouts import CANVAS, FIT, SPLITS
+
 MAX_SIDE = 4096
 """Pixels of a side that images are resized to at most, before they are cut."""
 
@@ -229,9 +231,6 @@ def cropped(image: Image.Image, row: int, column: int, side: int) -> Image.Image
 
 Planner = Callable[[int, int, int, Mapping[str, Any]], Plan]
 Cutter = Callable[[Image.Image, Plan, int, Image.Resampling, Mapping[str, str]], list[Tile]]
-SPLITS = "splits"
-CANVAS = "canvas"
-FIT = "fit"
 LAYOUTS: Mapping[str, tuple[Planner, Cutter]] = {
     SPLITS: (split_plan, split_tiles),
     CANVAS: (canvas_plan, canvas_tiles),

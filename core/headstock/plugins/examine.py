@@ -133,8 +133,12 @@ def main(argv: Sequence[str]) -> int:
         index, *disabled = rest
         lines = examine_ops(sys.stdin.read, int(index), disabled)
     else:
-        name, group = rest
-        lines = examine_plugin(group, name, is_questioned=what == "plugin")
+        places = zip(rest[::2], rest[1::2], strict=True)
+        lines = (
+            line
+            for name, group in places
+            for line in examine_plugin(group, name, is_questioned=what == "plugin")
+        )
     for line in lines:
         out.write(msgspec.json.encode(line, enc_hook=_encode) + b"\n")
         out.flush()

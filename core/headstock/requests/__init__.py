@@ -3,5 +3,6 @@
 from headstock.requests.finish import FinishReason
 from headstock.requests.grammar import Grammar
 from headstock.requests.sampling import SamplingParams
+from headstock.requests.token_ids import TokenIds
 
-__all__ = ["FinishReason", "Grammar", "SamplingParams"]
+__all__ = ["FinishReason", "Grammar", "SamplingParams", "TokenIds"]

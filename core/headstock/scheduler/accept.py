@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from array import array
+from collections.abc import Sequence
 
 from headstock.config.exclusions import LOGPROBS, MASKS, SPECULATION, off_for
 from headstock.errors import RequestError
@@ -54,7 +54,7 @@ def accept(
         id=submit.id,
         attempt=submit.attempt,
         arrival=arrival,
-        prompt=array("I", submit.prompt_ids),
+        prompt=submit.prompt_ids,
         outputs=list(submit.output_ids),
         params=submit.params,
         stop_ids=list(dict.fromkeys([*submit.stop_ids, *submit.params.stop_token_ids])),
@@ -191,7 +191,7 @@ def _check_values(submit: Submit, vocab_size: int) -> None:
         )
 
 
-def _check_ids(field: str, token_ids: list[int], vocab_size: int) -> None:
+def _check_ids(field: str, token_ids: Sequence[int], vocab_size: int) -> None:
     if token_ids:
         check_token_id(field, min(token_ids), vocab_size)
         check_token_id(field, max(token_ids), vocab_size)

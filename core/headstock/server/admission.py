@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 
 from headstock.errors import RequestError
-from headstock.requests import Grammar, SamplingParams
+from headstock.requests import Grammar, SamplingParams, TokenIds
 from headstock.requests.sampling import check_token_id
 from headstock.server.model_card import ModelCard
 from headstock.server.payers import NAMELESS, Payer
@@ -80,6 +80,7 @@ def expand(
     params = _params(request, card)
     grammar = _grammar(request, prompt_ids, card, tokenizer)
     _check_ids(request, prompt_ids, card.vocab_size)
+    kept_ids = TokenIds(prompt_ids)
     limit = _output_limit(request, params.max_new_tokens, len(prompt_ids), max_length)
     stop_ids = _stop_ids(params, card)
     check_allowed(request, stop_ids, card.vocab_size)
@@ -88,7 +89,7 @@ def expand(
     return [
         Submit(
             id=uuid.uuid4().hex,
-            prompt_ids=prompt_ids,
+            prompt_ids=kept_ids,
             params=lane,
             stop_ids=stop_ids,
             namespace=request.namespace,

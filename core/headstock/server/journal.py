@@ -13,6 +13,7 @@ import msgspec
 
 from headstock.errors import RequestError
 from headstock.requests import FinishReason
+from headstock.requests.token_ids import decode_ids, encode_ids
 from headstock.server.completion import Completion, Delta, LogprobColumns
 from headstock.server.errors import error_of, reason_of
 from headstock.server.store import Store
@@ -98,8 +99,8 @@ class Revived(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """Another process goes on with the call."""
 
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode_head = msgspec.msgpack.Decoder(Head).decode
+_encode = msgspec.msgpack.Encoder(enc_hook=encode_ids).encode
+_decode_head = msgspec.msgpack.Decoder(Head, dec_hook=decode_ids).decode
 _decode = msgspec.msgpack.Decoder(Drew | Scored | Over | Revived).decode
 
 

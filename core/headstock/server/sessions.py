@@ -7,7 +7,7 @@ a session keeps ids here and no pages: those stay cached as long as there is roo
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -53,7 +53,7 @@ class Turn:
 
     before: Turn | None
     kept: int
-    prompt_ids: list[int]
+    prompt_ids: Sequence[int]
     output_ids: list[int] = field(default_factory=list)
 
     @property
@@ -127,7 +127,7 @@ class Continuation:
             )
         return [*self.kept_ids, *own]
 
-    def record(self, name: str, prompt_ids: list[int], output_ids: list[int]) -> None:
+    def record(self, name: str, prompt_ids: Sequence[int], output_ids: list[int]) -> None:
         """Keep a turn that is over, for those who go on from it.
 
         Args:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from headstock.errors import RequestError
+from headstock.requests.token_ids import decode_ids, encode_ids
 from headstock.wire.messages import FromEngine, ToEngine
 
 
@@ -17,9 +18,9 @@ class Who(msgspec.Struct, frozen=True):
     attempt: int = 0
 
 
-_encoder = msgspec.msgpack.Encoder()
-_to_engine = msgspec.msgpack.Decoder(list[ToEngine])
-_one_to_engine = msgspec.msgpack.Decoder(ToEngine)
+_encoder = msgspec.msgpack.Encoder(enc_hook=encode_ids)
+_to_engine = msgspec.msgpack.Decoder(list[ToEngine], dec_hook=decode_ids)
+_one_to_engine = msgspec.msgpack.Decoder(ToEngine, dec_hook=decode_ids)
 _raws = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _who = msgspec.msgpack.Decoder(Who)
 _from_engine = msgspec.msgpack.Decoder(list[FromEngine])

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from headstock.requests import FinishReason, Grammar, SamplingParams
+from headstock.requests import FinishReason, Grammar, SamplingParams, TokenIds
 from headstock.wire.media import MediaItem
 from headstock.wire.steps import RunnerLimits
 
@@ -69,7 +69,7 @@ class Submit(Message, frozen=True, kw_only=True, tag=True):
 
     id: str
     attempt: int = 0
-    prompt_ids: list[int]
+    prompt_ids: TokenIds
     output_ids: list[int] = []
     params: SamplingParams
     stop_ids: list[int] = []

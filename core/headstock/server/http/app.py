@@ -57,9 +57,11 @@ from headstock.server.http import (
 from headstock.server.http.answers import error_answer
 from headstock.server.http.context import Serving
 from headstock.server.http.cors import Cors
-from headstock.server.http.gate import Gate
+from headstock.server.http.direct import Answer, Direct
+from headstock.server.http.gate import App, Gate, Scope
 from headstock.server.http.hosts import AllowedHosts
 from headstock.server.http.inside import ask_inside
+from headstock.server.http.streaming import Receive, Send
 from headstock.server.keys import KeyRing, read_keys
 from headstock.server.protocols import embeddings, ranking
 from headstock.server.protocols.anthropic import CountBody, MessagesBody
@@ -116,6 +118,23 @@ RouterMaker = Callable[[Serving], APIRouter]
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
+class _App(FastAPI):
+    """The framework's application, behind a way in of our own.
+
+    Attributes:
+        entrance: Takes every request.
+    """
+
+    entrance: App
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the server's life."""
+        if scope["type"] == "http":
+            await self.entrance(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
 def create_app(
     frontdoor: Frontdoor,
     settings: ServeSettings,
@@ -142,7 +161,7 @@ def create_app(
         ConfigError: The API keys cannot be read.
     """
     keys = read_keys(settings.server) if keys is None else keys
-    app = FastAPI(
+    app = _App(
         title="Headstock",
         version=__version__,
         docs_url=None,
@@ -163,20 +182,21 @@ def create_app(
         metrics.refused(error.code)
         return error_answer(error, request.url.path)
 
-    app.add_exception_handler(RequestError, refuse)
-    app.add_exception_handler(RequestValidationError, _refuse_query)
-    app.add_exception_handler(HTTPException, _Unroutable(app).refuse)
-    app.add_exception_handler(ClientDisconnect, _gone)
+    answers: dict[type[Exception], Answer] = {
+        RequestError: refuse,
+        RequestValidationError: _refuse_query,
+        HTTPException: _Unroutable(app).refuse,
+        ClientDisconnect: _gone,
+    }
+    for kind, answer in answers.items():
+        app.add_exception_handler(kind, answer)
     app.add_exception_handler(Exception, _fail)
-    app.add_middleware(
-        Gate,
-        keys=keys,
-        metrics=metrics,
-        hosts=AllowedHosts(settings.server.host, settings.server.allowed_host),
-        admin_port=admin_port,
-    )
+    framework = partial(FastAPI.__call__, app)
+    way = Direct(framework, lambda: flat_routes(app.routes), answers, _fail)
+    hosts = AllowedHosts(settings.server.host, settings.server.allowed_host)
+    app.entrance = Gate(way, keys, metrics, hosts, admin_port)
     if settings.server.cors_origin:  # the outermost: a preflight carries no key
-        app.add_middleware(Cors, origins=settings.server.cors_origin)
+        app.entrance = Cors(app.entrance, settings.server.cors_origin)
     schema.install(app, (*BODIES, *_ANSWERS), frontdoor.card.vocab_size)
     return app
 

@@ -37,6 +37,8 @@ class CountedProtocol(BoundedProtocol):
         kwargs: uvicorn's.
     """
 
+    __slots__ = ("_is_spare", "_max_connections", "_moved_s", "_num_written", "_taken")
+
     def __init__(self, *args: Any, max_connections: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._max_connections = max_connections

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -52,14 +52,15 @@ class Serving:
     async def whole(
         self,
         request: Request,
-        requests: Sequence[GenerateRequest],
+        requests: list[GenerateRequest],
         keeping: Keeping | None = None,
     ) -> Generation:
         """Generate to the end, or until the client leaves.
 
         Args:
             request: Whose client is watched.
-            requests: What to generate.
+            requests: What to generate; emptied once it is sent, so that no prompt is kept beside
+                its tokens while it waits.
             keeping: What is to be written down of the call; None: nothing.
 
         Raises:
@@ -73,14 +74,15 @@ class Serving:
             keeping=keeping,
             call=call_of(request),
         )
-        async with Watch(request.receive, generation):
+        requests.clear()
+        async with Watch(request, generation):
             await generation.finished()
         return generation
 
     async def stream(
         self,
         request: Request,
-        requests: Sequence[GenerateRequest],
+        requests: list[GenerateRequest],
         make: Callable[[Generation], Writer],
         keeping: Keeping | None = None,
     ) -> Response:
@@ -88,7 +90,7 @@ class Serving:
 
         Args:
             request: Whose client is watched.
-            requests: What to generate.
+            requests: What to generate; emptied once it is sent.
             make: From the generation, how its events are written.
             keeping: What is to be written down of the call, so that it can be gone on with; None:
                 nothing.
@@ -104,7 +106,8 @@ class Serving:
             keeping=keeping,
             call=call_of(request),
         )
-        watch = Watch(request.receive, generation).start()
+        requests.clear()
+        watch = Watch(request, generation).start()
         try:
             first: list[Delta] = []
             while not first and not generation.is_over:

@@ -81,9 +81,8 @@ class Gate:
         if CALLER in scope:  # the server asks itself, and has said all that is said here
             await self._app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
+        named, authorization = _named_and_key(scope)
         request_id = uuid.uuid4().hex.encode()
-        named = headers.get(b"x-request-id", b"")
         shown = named if _SANE_ID.fullmatch(named) else request_id
         scope["headstock.request_id"] = request_id.decode()
         scope["headstock.shown_id"] = shown.decode()
@@ -98,9 +97,6 @@ class Gate:
                 log.log(level, "%s %s %d", scope["method"], path, message["status"])
             await send(message)
 
-        authorization = headers.get(b"authorization", b"").decode("latin-1")
-        if not authorization and b"x-api-key" in headers:  # as Anthropic's clients send it
-            authorization = "Bearer " + headers[b"x-api-key"].decode("latin-1")
         with request_logged_as(shown.decode()):
             await self._serve(scope, receive, tagged, authorization)
 
@@ -149,6 +145,15 @@ class Gate:
         if path in ADMIN_ONLY_PATHS and caller is not None and not caller.is_admin:
             return not_admin()
         return None
+
+
+def _named_and_key(scope: Scope) -> tuple[bytes, str]:
+    """Return what a request's sender calls it, and how it shows its key; b"", "": not at all."""
+    headers = dict(scope["headers"])
+    authorization = headers.get(b"authorization", b"").decode("latin-1")
+    if not authorization and b"x-api-key" in headers:  # as Anthropic's clients send it
+        authorization = "Bearer " + headers[b"x-api-key"].decode("latin-1")
+    return headers.get(b"x-request-id", b""), authorization
 
 
 def not_admin() -> RequestError:

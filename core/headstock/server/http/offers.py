@@ -7,6 +7,8 @@ Here the request is parsed again without the offer, so that it is served like an
 
 from __future__ import annotations
 
+from typing import Any
+
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -16,7 +18,12 @@ _OFFER_HEADERS = frozenset({b"upgrade", b"http2-settings"})
 class OfferIgnoring(HttpToolsProtocol):
     """uvicorn's protocol, for which an offer to upgrade changes nothing."""
 
-    _is_offered = False
+    # Beside the base's attributes in its dictionary, which is small only while these are few.
+    __slots__ = ("_is_offered",)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._is_offered = False
 
     def data_received(self, data: bytes) -> None:
         """Parse; what follows the head of a request with an offer is parsed without the offer."""

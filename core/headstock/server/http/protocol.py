@@ -39,6 +39,10 @@ def _answer(status: str, code: str, message: str) -> bytes:
 class BoundedProtocol(OfferIgnoring):
     """uvicorn's protocol, which by itself takes headers without end."""
 
+    __slots__ = (
+        "_deadline", "_header_bytes", "_is_refused", "_on_gone", "_url_bytes", "on_writable",
+    )  # fmt: skip
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._header_bytes = self._url_bytes = 0
@@ -46,6 +50,27 @@ class BoundedProtocol(OfferIgnoring):
         self._deadline: asyncio.TimerHandle | None = None
         self.on_writable: Callable[[], None] | None = None
         """Called when the client has caught up."""
+        self._on_gone: Callable[[], None] | None = None
+
+    def watch(self, on_gone: Callable[[], None]) -> None:
+        """Call ``on_gone`` when the client goes away: soon, if it is gone already.
+
+        One request of a connection is served at a time, so there is one to be told.
+        """
+        self._on_gone = on_gone
+        self.flow.resume_reading()  # who does not read does not see that it is gone
+        if self.transport.is_closing():
+            self.loop.call_soon(self._tell_gone)
+
+    def unwatch(self, on_gone: Callable[[], None]) -> None:
+        """Call ``on_gone`` no more."""
+        if self._on_gone == on_gone:
+            self._on_gone = None
+
+    def _tell_gone(self) -> None:
+        on_gone, self._on_gone = self._on_gone, None
+        if on_gone is not None:
+            on_gone()
 
     @property
     def is_full(self) -> bool:
@@ -91,6 +116,7 @@ class BoundedProtocol(OfferIgnoring):
         """Stop the clock."""
         self._stop_clock()
         super().connection_lost(exc)
+        self._tell_gone()
 
     def data_received(self, data: bytes) -> None:
         """Parse, unless the connection has been refused."""

@@ -126,5 +126,5 @@ async def resume(
     else:
         lead = await asyncio.to_thread(writer.again, shown)
     generation = frontdoor.resumption.reattach(journal, retelling, deltas)
-    watch = Watch(request.receive, generation).start()
+    watch = Watch(request, generation).start()
     return EventStream(generation, generation.take(), watch, writer.wrap(), lead)

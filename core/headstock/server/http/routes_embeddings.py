@@ -148,7 +148,7 @@ async def pooled(serving: Serving, request: Request, call: PoolCall) -> list[Com
     Raises:
         RequestError: A request is at fault, or could not be served.
     """
-    return list((await serving.whole(request, call.requests)).completions)
+    return list((await serving.whole(request, list(call.requests))).completions)
 
 
 async def _encode(serving: Serving, request: Request) -> Response:

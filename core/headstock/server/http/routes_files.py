@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
@@ -162,9 +163,10 @@ async def _keep(request: Request, files: FileBook, max_bytes: int) -> StoredFile
                     raise _missing("purpose", f"one of {', '.join(PURPOSES)}")
                 name = (file.filename or "file")[:256]
                 return await files.keep(owner_of(request), name, str(purpose), _pieces(file))
-    except HTTPException as error:
+    except (HTTPException, MultiPartException) as error:
+        why = error.detail if isinstance(error, HTTPException) else error.message
         raise RequestError(
-            f"The form cannot be read: {str(error.detail)[:200]}",
+            f"The form cannot be read: {why[:200]}",
             remedy="Send one file and its purpose as multipart/form-data.",
             code="invalid_http",
         ) from error

@@ -49,6 +49,10 @@ def make_router(serving: Serving, sessions: Sessions) -> APIRouter:
         if body.session_params is not None:
             place = sessions.go_on(tenant_of(request), body.session_params)
             call = await _in_session(serving.frontdoor, call, place)
+        keeping = None
+        if call.is_streamed:
+            keeping = serving.keeping(request, _ROUTE, body, "", now())
+        del body  # it is as large as what was sent, and what comes waits
         rids = [item.rid or "" for item in call.requests for _ in range(item.params.n)]
 
         def writer(generation: Generation) -> Writer:
@@ -56,7 +60,6 @@ def make_router(serving: Serving, sessions: Sessions) -> APIRouter:
             return _writer(stream, begun_s, lambda: _record(place, rids, generation))
 
         if call.is_streamed:
-            keeping = serving.keeping(request, _ROUTE, body, "", now())
             return await serving.stream(request, call.requests, writer, keeping)
         generation = await serving.whole(request, call.requests)
         _record(place, rids, generation)

@@ -163,14 +163,19 @@ async def _answer(
     )  # fmt: skip
     tokenizer = tokenizer_of(serving)
     created = now()
+    keeping = None
+    if call.is_streamed:
+        keeping = serving.keeping(request, protocol.name, body, call.id, created)
+    del body  # it is as large as what was sent, and what comes waits
+    requests = list(call.requests) if call.echo else call.requests  # an echo needs its prompt
     if call.is_streamed:
         return await serving.stream(
             request,
-            call.requests,
+            requests,
             lambda generation: _writer(protocol, call, generation, tokenizer, created),
-            serving.keeping(request, protocol.name, body, call.id, created),
+            keeping,
         )
-    generation = await serving.whole(request, call.requests)
+    generation = await serving.whole(request, requests)
     answers = [Answer.whole(one, call.speech, tokenizer) for one in generation.completions]
     shape = protocol.shape(call, generation, tokenizer)
     return json_answer(shape.whole(call, answers, created))

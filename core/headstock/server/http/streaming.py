@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from starlette.requests import Request
 from starlette.responses import Response
 
 from headstock.errors import RequestError
@@ -52,22 +53,36 @@ class Writer:
 
 
 class Watch:
-    """Aborts a generation when its client goes away; a context for as long as it matters."""
+    """Aborts a generation when its client goes away; a context for as long as it matters.
 
-    def __init__(self, receive: Receive, generation: Generation) -> None:
-        self._receive = receive
+    The client's connection calls it. Where there is none, as for what the server asks itself, a
+    task waits instead.
+
+    Args:
+        request: Whose client is watched; its body has been read.
+        generation: What it waits for.
+    """
+
+    def __init__(self, request: Request, generation: Generation) -> None:
+        self._receive = request.receive
+        self._connection: BoundedProtocol | None = request.scope.get(CONNECTION)
         self._generation = generation
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> Watch:
         """Begin to watch."""
-        self._task = asyncio.create_task(self._run())
+        if self._connection is None:
+            self._task = asyncio.create_task(self._run())
+        else:
+            self._connection.watch(self._left)
         return self
 
     def stop(self) -> None:
         """Stop watching, and end what still runs."""
         if self._task is not None:
             self._task.cancel()
+        if self._connection is not None:
+            self._connection.unwatch(self._left)
         self._generation.abort()
 
     async def __aenter__(self) -> Watch:
@@ -84,6 +99,9 @@ class Watch:
     async def _run(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._left()
+
+    def _left(self) -> None:
         self._generation.abort()
 
 

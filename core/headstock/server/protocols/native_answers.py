@@ -83,7 +83,7 @@ def snapshot(
         meta |= _logprobs(completion, num_outputs, words)
     result: dict[str, Any] = {"text": text, "output_ids": completion.output_ids[:num_outputs]}
     if wants_prompt_ids:
-        result["prompt_token_ids"] = submit.prompt_ids
+        result["prompt_token_ids"] = submit.prompt_ids.tolist()
     result["meta_info"] = meta
     return result
 
@@ -172,7 +172,7 @@ def _logprobs(
         "output_token_logprobs_length": num_outputs,
     }
     start = submit.prompt_logprobs_from
-    scored = submit.prompt_ids[start:] if start is not None else []
+    scored = submit.prompt_ids[start:].tolist() if start is not None else []
     prompt = completion.prompt_logprobs
     gap = len(scored) - len(prompt)
     # The first position never has one: clients add the others up.

@@ -1,0 +1,35 @@
+"""How many ranks there may be, before any is started."""
+
+from __future__ import annotations
+
+import pytest
+
+from headstock.assemble import built, compute
+from headstock.config import EngineSettings, settings_from_call
+from headstock.errors import ConfigError
+
+ASKED = {"model": "none", "backend": "reference"}
+
+
+def test_more_ranks_than_cores_are_refused_before_one_is_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(*_: object) -> None:
+        raise AssertionError("ranks are started")
+
+    monkeypatch.setattr(compute, "_available_cores", lambda: 2)
+    monkeypatch.setattr(built, "spawn_ranks", start)
+    loaded = settings_from_call(
+        EngineSettings, {"model": "none", "backend": "reference", "tp_size": 64}
+    )
+    with pytest.raises(ConfigError, match="tp_size is 64; this process may use 2 cores") as error:
+        built.build_engine_loop(loaded, None, None, lambda _: None)  # type: ignore[arg-type]
+    assert error.value.remedy == "Lower --tp-size."
+
+
+def test_as_many_ranks_as_cores_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "_available_cores", lambda: 8)
+    loaded = settings_from_call(
+        EngineSettings, {"model": "none", "backend": "reference", "tp_size": 8}
+    )
+    compute.check_ranks(loaded.settings)
