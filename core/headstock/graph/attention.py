@@ -12,7 +12,7 @@ from headstock.errors import UnsupportedError
 from headstock.graph.context import Context, Retention
 from headstock.graph.module import Layer, Leaf
 from headstock.graph.norm import NormWeight
-from headstock.graph.rotary import Rotary
+from headstock.graph.rotary import AngleTable
 from headstock.graph.source import Source
 from headstock.graph.split import split_evenly, split_or_replicate
 from headstock.ops.attention import BIDIRECTIONAL, BOTH_SIDES, CHUNKED, AttentionProvider, StepBatch
@@ -67,7 +67,7 @@ class Attention(Layer):
         num_kv_heads: int,
         head_dim: int,
         *,
-        rotary: Rotary | None = None,
+        rotary: AngleTable | None = None,
         qk_norm: float | None = None,
         scale: float | None = None,
         window: int | None = None,
@@ -123,7 +123,7 @@ class Attention(Layer):
     def _resolve_rotation(
         self,
         ctx: Context,
-        rotary: Rotary | None,
+        rotary: AngleTable | None,
         query_scale_L: Tensor | None,
         *,
         is_normed_last: bool,
@@ -173,7 +173,7 @@ class Attention(Layer):
             window=window,
         )
 
-    def _spec(self, ctx: Context, rotary: Rotary | None, *, is_normed_last: bool) -> Spec:
+    def _spec(self, ctx: Context, rotary: AngleTable | None, *, is_normed_last: bool) -> Spec:
         """Say what is asked of ``rotate_and_write``; a rotary size of 0 is no rotation."""
         features = [norm.features for norm in self._norms.values()]
         return ctx.spec(
