@@ -162,6 +162,11 @@ def test_in_bfloat16_the_angles_stay_exact(kept: Any) -> None:
         ("Bloom", {}, "computes attention by itself"),
         ("Lfm2", {"layer_types": ["conv", "full_attention"]}, "layer_types has"),
         ("RecurrentGemma", {"block_types": ["attention"]}, "states of their own"),
+        (
+            "DeepseekV4",
+            {},
+            "states of their own .heavily_compressed_attention., not keys and values alone",
+        ),
     ],
 )
 def test_what_pages_cannot_hold_is_refused_with_its_reason(

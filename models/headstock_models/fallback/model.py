@@ -19,7 +19,13 @@ from headstock.ops.activation_kinds import BY_CONFIG_NAME
 from headstock.ops.attention import StepBatch
 from headstock.quantization.plan import Role
 from headstock_models.fallback.attention import CALL, NAME, PagedAttention, Step, register
-from headstock_models.fallback.classes import REMEDY, check_config, find_class, find_config
+from headstock_models.fallback.classes import (
+    REMEDY,
+    check_config,
+    check_states,
+    find_class,
+    find_config,
+)
 from headstock_models.fallback.known_attention import (
     INPUTS,
     Attended,
@@ -68,6 +74,7 @@ class TransformersForCausalLM(Model):
 
     def __init__(self, ctx: Context, config: Mapping[str, Any]) -> None:
         found, read = find_class(_architecture(config)), find_config(config)
+        check_states(found, read)
         check_config(found.__name__, read, ctx.limits.max_length)
         register()
         trace = trace_class(found, read)
@@ -92,7 +99,7 @@ class TransformersForCausalLM(Model):
     @classmethod
     def check(cls, config: Mapping[str, Any]) -> None:
         """Refuse an architecture that transformers has no class for which could be served."""
-        find_class(_architecture(config))
+        check_states(find_class(_architecture(config)), find_config(config))
 
     def named(self, index: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:
         """Return the tensors by the names that transformers' class has for them."""
