@@ -77,6 +77,8 @@ def captured_step(
 ) -> tuple[Callable[[], None], int | None]:
     """Return what computes one decode step, and how many PyTorch calls it makes, where known."""
     where = opened.device.torch_device
+    for name in list(sequences.tables):
+        sequences.drop(name)
     names = [f"{num_rows} rows, {row}" for row in range(num_rows)]
     sequences.batch(dict.fromkeys(names, length))  # pages, whose keys may be anything
     batch = on_device(sequences.batch(dict.fromkeys(names, 1)), where)
@@ -131,7 +133,7 @@ def main() -> None:
     parser.add_argument("--backend", default=None)
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--quantization", default=None)
-    parser.add_argument("--rows", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 8], help="up to 16")
     parser.add_argument("--length", type=int, default=32, help="tokens of each row before the step")
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=5)
