@@ -71,7 +71,16 @@ MORE: Mapping[str, Mapping[str, Any]] = {
         "pad_token_id": 0,
     },
 }
-TRIED = ("prefill", "decoding", "chunks", "mixed_batch", "cache_hit", "retraction", "ranks")
+TRIED = (
+    "prefill",
+    "decoding",
+    "chunks",
+    "mixed_batch",
+    "cache_hit",
+    "retraction",
+    "last_tokens",
+    "ranks",
+)
 
 
 def case(stem: str, options: Mapping[str, Any]) -> ModelCase:

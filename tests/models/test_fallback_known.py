@@ -114,6 +114,13 @@ def test_a_known_decoder_calls_nothing_but_ops(forced: Callable[[str], Saved], s
         CLAIMS[claim](forced(stem))
 
 
+def test_layers_have_one_table_of_angles(forced: Callable[[str], Saved]) -> None:
+    """A long model's is large: a copy a layer would not fit."""
+    layers = forced("Qwen3").load().ctx.attention_layers
+    assert len(layers) == 2
+    assert len({id(layer._table_LC) for layer in layers}) == 1  # type: ignore[attr-defined]
+
+
 def test_ranks_share_what_is_known(forced: Callable[[str], Saved]) -> None:
     CLAIMS["ranks"](forced("Qwen3"))
 

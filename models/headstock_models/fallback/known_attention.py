@@ -5,7 +5,7 @@ Shapes: T tokens, H query heads, K key/value heads, D head size, L positions, C 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -32,7 +32,7 @@ from headstock_models.fallback.probe import (
     linears,
     shell,
 )
-from headstock_models.fallback.trace import ANGLES
+from headstock_models.fallback.trace import ANGLES, AnglesCall
 
 INPUTS: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
 OUTPUTS = ("o_proj", "dense", "out_proj")
@@ -43,8 +43,49 @@ NORMS = (
 )
 TRIED = 5
 """Tokens of a probe."""
-Angles = tuple[Tensor, Tensor]
-"""Cosines and sines of all positions, as a module of transformers makes them."""
+Places = tuple[Tensor, Tensor]
+"""Cosines and sines of a probe's tokens."""
+FORMS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "halves": lambda x_LC: x_LC[:, : x_LC.shape[1] // 2],
+    "neighbours": lambda x_LC: x_LC[:, ::2],
+    "once": lambda x_LC: x_LC,
+}
+"""How classes have an angle for both features of a pair, to what takes each once."""
+
+
+class Angles:
+    """Cosines and sines of all positions, as a module of transformers makes them.
+
+    Args:
+        ctx: What to build with.
+        cos_LC: float32. [L, C], or [L, C / 2] where they come once.
+        sin_LC: Likewise.
+    """
+
+    def __init__(self, ctx: Context, cos_LC: Tensor, sin_LC: Tensor) -> None:
+        self._ctx, self._cos_LC, self._sin_LC = ctx, cos_LC, sin_LC
+        self._tables: dict[tuple[str, bool], AngleTable] = {}
+
+    def at(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines of some positions, as the module makes them. [T, C] each"""
+        return self._cos_LC[places], self._sin_LC[places]
+
+    def __len__(self) -> int:
+        """Return how many positions there are."""
+        return len(self._cos_LC)
+
+    def table(self, form: str, *, is_interleaved: bool) -> AngleTable:
+        """Return them as attention of ours has them; one for all layers."""
+        key = (form, is_interleaved)
+        if key not in self._tables:
+            table_LC = in_form(form, self._cos_LC, self._sin_LC)
+            self._tables[key] = AngleTable(self._ctx, table_LC, is_interleaved=is_interleaved)
+        return self._tables[key]
+
+
+def in_form(form: str, cos_LC: Tensor, sin_LC: Tensor) -> Tensor:
+    """Return cosines and sines side by side, of each angle once. [L, C]"""
+    return torch.cat((FORMS[form](cos_LC), FORMS[form](sin_LC)), dim=-1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +101,7 @@ class KnownAttention:
         norm: Of each query and key head; None: none.
         norm_leaves: What the norms of queries and of keys are called.
         is_normed_last: Whether they come behind the rotation.
-        table_LC: Cosines, then sines; None: positions are left out. float32. [L, C]
+        form: How angles are written; "": positions are left out.
         is_interleaved: Whether neighbours are a pair, not halves.
         num_results: Of the tuple that it returns; 0: it returns a tensor.
     """
@@ -73,9 +114,18 @@ class KnownAttention:
     norm: Norm | None
     norm_leaves: tuple[str, ...]
     is_normed_last: bool
-    table_LC: Tensor | None
+    form: str
     is_interleaved: bool
     num_results: int
+
+
+def find_angles(ctx: Context, whole: Any, made: AnglesCall) -> Angles | None:
+    """Return what a call makes for all positions; None: it does not say in the usual way."""
+    length = ctx.limits.max_length
+    found = attempt(lambda: made.table(whole, length))
+    if found is None or any(x.ndim != 2 or len(x) != length for x in found):
+        return None
+    return Angles(ctx, *found)
 
 
 def find_attention(
@@ -99,12 +149,12 @@ def find_attention(
     if len({m.bias is None for m in into}) > 1:
         return None
     probe = _Probe(module, call, products, out, leaves)
-    places = _places(angles)
+    places = None if angles is None else angles.at(_positions(len(angles)))
     results = attempt(lambda: probe.run(places))
     if results is None:
         return None
-    for (table_LC, is_interleaved), is_last in product(
-        _rotations(angles, call.head_dim), {False, norm is not None}
+    for (form, is_interleaved), is_last in product(
+        _rotations(places, call.head_dim), {False, norm is not None}
     ):
         tried = KnownAttention(
             call=call,
@@ -115,7 +165,7 @@ def find_attention(
             norm=norm,
             norm_leaves=leaves if norm is not None else ("q_norm", "k_norm"),
             is_normed_last=is_last,
-            table_LC=table_LC,
+            form=form,
             is_interleaved=is_interleaved,
             num_results=results.num_results,
         )
@@ -183,41 +233,41 @@ class _Probe:
         self._seen[:] = [q, k, v]
         return self._attended, None
 
-    def run(self, places: Angles | None) -> _Results:
+    def run(self, places: Places | None) -> _Results:
         """Return what the module does where tokens have the angles ``places``."""
         angles = None if places is None else (places[0][None], places[1][None])
         made = self._tried(hidden_states=self._x_TD[None], attention_mask=None, **{ANGLES: angles})
         out = made[0] if isinstance(made, tuple) else made
         return _Results(list(self._seen), out, len(made) if isinstance(made, tuple) else 0)
 
-    def fits(self, known: KnownAttention, results: _Results, places: Angles | None) -> bool:
+    def fits(self, known: KnownAttention, results: _Results, places: Places | None) -> bool:
         """Whether the module did what ``known`` says."""
-        want = self._expected(known)
+        want = self._expected(known, places)
         heads = [x_THD.transpose(0, 1)[None] for x_THD in want]
         out = self._products[known.out](self._attended.flatten(2))
         pairs = zip((*results.qkv, results.out), (*heads, out), strict=True)
         return all(is_same(got, expected) for got, expected in pairs)
 
-    def _expected(self, known: KnownAttention) -> list[Tensor]:
+    def _expected(self, known: KnownAttention, places: Places | None) -> list[Tensor]:
         """Return queries, keys and values as ``known`` has them. [T, H, D] or [T, K, D] each"""
         q, k, v = (
             self._products[n](self._x_TD).unflatten(-1, (-1, self._call.head_dim)) for n in INPUTS
         )
         if known.norm is None:
-            return [_turn(known, q), _turn(known, k), v]
+            return [_turn(known, places, q), _turn(known, places, k), v]
         made: list[Tensor] = []
         for x, weight_D in zip((q, k), self._weights, strict=True):
             first = x if known.is_normed_last else known.norm.apply(x, weight_D)
-            turned = _turn(known, first)
+            turned = _turn(known, places, first)
             made.append(known.norm.apply(turned, weight_D) if known.is_normed_last else turned)
         return [*made, v]
 
 
-def _turn(known: KnownAttention, x_THD: Tensor) -> Tensor:
-    if known.table_LC is None:
+def _turn(known: KnownAttention, places: Places | None, x_THD: Tensor) -> Tensor:
+    if not known.form or places is None:
         return x_THD
-    at_T = _positions(len(known.table_LC))
-    return rotate(x_THD, at_T, known.table_LC, is_interleaved=known.is_interleaved)
+    table_TC = in_form(known.form, *places)
+    return rotate(x_THD, torch.arange(TRIED), table_TC, is_interleaved=known.is_interleaved)
 
 
 def _positions(length: int) -> Tensor:
@@ -225,27 +275,13 @@ def _positions(length: int) -> Tensor:
     return torch.linspace(0, length - 1, TRIED).long()
 
 
-def _places(angles: Angles | None) -> Angles | None:
-    """Return the angles of a probe's tokens. [T, C] each"""
-    if angles is None:
-        return None
-    cos, sin = angles
-    at_T = _positions(len(cos))
-    return cos[at_T], sin[at_T]
-
-
-def _rotations(angles: Angles | None, head_dim: int) -> Iterator[tuple[Tensor | None, bool]]:
-    """Yield tables that ``angles`` may be written as, each with whether pairs are neighbours."""
-    yield None, False
-    if angles is None:
+def _rotations(places: Places | None, head_dim: int) -> Iterator[tuple[str, bool]]:
+    """Yield forms that angles may have, each with whether pairs are neighbours."""
+    yield "", False
+    if places is None:
         return
-    cos, sin = angles
-    half = cos.shape[-1] // 2
-    halves = torch.cat((cos[:, :half], sin[:, :half]), dim=-1)
-    neighbours = torch.cat((cos[:, ::2], sin[:, ::2]), dim=-1)
-    once = torch.cat((cos, sin), dim=-1)
-    tables = ((t, pairs) for t in (halves, neighbours, once) for pairs in (False, True))
-    yield from (written for written in tables if written[0].shape[-1] <= head_dim)
+    fitting = (form for form in FORMS if in_form(form, *places).shape[-1] <= head_dim)
+    yield from product(fitting, (False, True))
 
 
 class OurAttention(Module):
@@ -254,16 +290,17 @@ class OurAttention(Module):
     Args:
         ctx: What to build with.
         known: What it computes.
+        angles: What it was found with.
     """
 
-    def __init__(self, ctx: Context, known: KnownAttention) -> None:
+    def __init__(self, ctx: Context, known: KnownAttention, angles: Angles | None) -> None:
         call, size, norm = known.call, known.call.head_dim, known.norm
         kv = Part(call.num_kv_heads * size, unit=size, is_shared=True)
         parts = dict(zip(INPUTS, (Part(call.num_heads * size, unit=size), kv, kv), strict=True))
         self.qkv = Linear(ctx, known.hidden_size, parts, has_bias=known.has_bias)
         table = None
-        if known.table_LC is not None:
-            table = AngleTable(ctx, known.table_LC, is_interleaved=known.is_interleaved)
+        if known.form and angles is not None:
+            table = angles.table(known.form, is_interleaved=known.is_interleaved)
         self.attend = Attention(
             ctx,
             call.num_heads,

@@ -28,8 +28,10 @@ from headstock_models.fallback.classes import (
 )
 from headstock_models.fallback.known_attention import (
     INPUTS,
+    Angles,
     Attended,
     OurAttention,
+    find_angles,
     find_attention,
 )
 from headstock_models.fallback.known_decoder import find_chain, gives_plain_logits
@@ -133,19 +135,20 @@ class TransformersForCausalLM(Model):
 
     def _put_attention(self, trace: Trace) -> None:
         """Put ours in the place of attention modules, or else let them call our pages."""
-        tables: dict[int, Any] = {}
+        tables: dict[int, Angles | None] = {}
         for call in trace.calls:
             module = self._whole.get_submodule(call.path)
             made = trace.angles.get(call.path)
             if made is not None and id(made) not in tables:
-                tables[id(made)] = made.table(self._whole, self._ctx.limits.max_length)
-            known = find_attention(module, call, tables.get(id(made)))
+                tables[id(made)] = find_angles(self._ctx, self._whole, made)
+            angles = tables.get(id(made))
+            known = find_attention(module, call, angles)
             is_divided = self._plan.divides(call.path)
             if known is None or not self._plan.pairs(call.path, INPUTS, known.out):
                 given = {"is_divided": is_divided}
                 setattr(module, CALL, PagedAttention(self._ctx, call, self._step, **given))
                 continue
-            ours = OurAttention(self._ctx, known)
+            ours = OurAttention(self._ctx, known, angles)
             self._replace(call.path, ours, Attended(ours, known, self._step))
 
     def _put_layers(self, config: Any, prefix: str) -> None:
