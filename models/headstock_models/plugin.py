@@ -64,6 +64,7 @@ CLASSES = {
     "mamba2": ("Mamba2ForCausalLM",),
     "mimo_v2_flash": ("MiMoV2FlashForCausalLM",),
     "minimax_m2": ("MiniMaxM2ForCausalLM",),
+    "minimax_m3": ("MiniMaxM3SparseForConditionalGeneration", "MiniMaxM3VLForCausalLM"),
     "mistral": ("MistralForCausalLM", "Ministral3ForCausalLM"),
     "mistral3": ("Mistral3ForConditionalGeneration",),
     "mistral4": ("Mistral4ForCausalLM",),

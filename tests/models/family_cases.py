@@ -524,6 +524,70 @@ SPARSE += [
         oracle="Kimi_K25ForConditionalGeneration",
     ),
 ]
+BLOCKS = "minimax_m3_sparse"
+M3 = {
+    "head_dim": 16,
+    "num_hidden_layers": 3,
+    "layer_types": [FULL, BLOCKS, BLOCKS],
+    "mlp_layer_types": ["dense", "sparse", "sparse"],
+    "dense_intermediate_size": 80,
+    "shared_intermediate_size": 40,
+    "num_local_experts": 6,
+    "num_experts_per_tok": 2,
+    "index_n_heads": 2,
+    "index_head_dim": 24,
+    "index_block_size": 5,
+    "index_topk_blocks": 2,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 500.0,
+        "partial_rotary_factor": 0.5,
+    },
+}
+M3_IMAGES = inside_text(
+    "MiniMaxM3VLConfig",
+    vision_config={
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "patch_size": 2,
+        "image_size": 8,
+    },
+    projector_hidden_size=32,
+)
+SPARSE += [
+    family(
+        "MiniMaxM3VL",
+        M3,
+        {
+            "all-chosen": {"index_topk_blocks": 99, "routed_scaling_factor": 1.0},
+            "own-block-alone": {"index_topk_blocks": 1, "swiglu_limit": 0.5},
+            "two-last": {"index_local_blocks": 2, "index_topk_blocks": 3, "index_block_size": 3},
+            "no-last": {"index_local_blocks": 0},
+            "blocks-of-pages": {"index_block_size": 8, "swiglu_alpha": 1.0},
+            "dense": {"layer_types": None, "mlp_layer_types": None, **TIED},
+            "one-kv-head": {"num_key_value_heads": 1, "index_n_heads": 1},
+        },
+        name="minimaxm3",
+        config="MiniMaxM3VLTextConfig",
+        refused={
+            "index_n_heads": 1,
+            "index_local_blocks": 3,
+            "hidden_act": "gelu",
+            "scoring_func": "softmax",
+            "use_gemma_norm": False,
+            "n_shared_experts": 2,
+        },
+    ),
+    family(
+        "MiniMaxM3Sparse",
+        M3,
+        name="minimaxm3-images",
+        config=M3_IMAGES,
+        oracle="MiniMaxM3SparseForConditionalGeneration",
+    ),
+]
 MISTRAL4 = (
     LATENT
     | {key: n for key, n in SIGMOID_MOE.items() if key != "norm_topk_prob"}

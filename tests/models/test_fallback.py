@@ -71,7 +71,16 @@ MORE: Mapping[str, Mapping[str, Any]] = {
         "pad_token_id": 0,
     },
 }
-TRIED = ("prefill", "decoding", "chunks", "mixed_batch", "cache_hit", "retraction", "ranks")
+TRIED = (
+    "prefill",
+    "decoding",
+    "chunks",
+    "mixed_batch",
+    "cache_hit",
+    "retraction",
+    "last_tokens",
+    "ranks",
+)
 
 
 def case(stem: str, options: Mapping[str, Any]) -> ModelCase:
@@ -162,6 +171,11 @@ def test_in_bfloat16_the_angles_stay_exact(kept: Any) -> None:
         ("Bloom", {}, "computes attention by itself"),
         ("Lfm2", {"layer_types": ["conv", "full_attention"]}, "layer_types has"),
         ("RecurrentGemma", {"block_types": ["attention"]}, "states of their own"),
+        (
+            "DeepseekV4",
+            {},
+            "states of their own .heavily_compressed_attention., not keys and values alone",
+        ),
     ],
 )
 def test_what_pages_cannot_hold_is_refused_with_its_reason(

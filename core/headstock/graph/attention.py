@@ -12,10 +12,17 @@ from headstock.errors import UnsupportedError
 from headstock.graph.context import Context, Retention
 from headstock.graph.module import Layer, Leaf
 from headstock.graph.norm import NormWeight
-from headstock.graph.rotary import Rotary
+from headstock.graph.rotary import AngleTable
 from headstock.graph.source import Source
 from headstock.graph.split import split_evenly, split_or_replicate
-from headstock.ops.attention import BIDIRECTIONAL, BOTH_SIDES, CHUNKED, AttentionProvider, StepBatch
+from headstock.ops.attention import (
+    BIDIRECTIONAL,
+    BOTH_SIDES,
+    CHOSEN_BLOCKS,
+    CHUNKED,
+    AttentionProvider,
+    StepBatch,
+)
 from headstock.ops.base import Spec
 from headstock.ops.features import scale_by_position
 from headstock.ops.rotary import NORMED_LAST, rotate_and_write
@@ -51,6 +58,7 @@ class Attention(Layer):
         is_normed_last: Whether the norms come behind the rotation.
         query_scale_L: What multiplies queries at each position; None: what ``rotary`` says.
         sees_spans: Whether tokens of an image see those of it that come later, too.
+        block_size: Tokens of a block, where an indexer chooses which blocks are read; 0: none does.
 
     Raises:
         ConfigError: The heads do not divide among the ranks.
@@ -67,7 +75,7 @@ class Attention(Layer):
         num_kv_heads: int,
         head_dim: int,
         *,
-        rotary: Rotary | None = None,
+        rotary: AngleTable | None = None,
         qk_norm: float | None = None,
         scale: float | None = None,
         window: int | None = None,
@@ -80,6 +88,7 @@ class Attention(Layer):
         is_normed_last: bool = False,
         query_scale_L: Tensor | None = None,
         sees_spans: bool = False,
+        block_size: int = 0,
     ) -> None:
         if window is not None and window >= ctx.limits.max_length:
             window = None  # every token is inside of it
@@ -91,6 +100,8 @@ class Attention(Layer):
         features = _features(
             window, soft_cap, has_sinks=has_sinks, is_causal=is_causal, is_chunked=is_chunked
         )
+        if block_size:
+            features |= {CHOSEN_BLOCKS}
         self.provider: AttentionProvider = ctx.attention_provider(
             num_heads=self.num_heads,
             num_kv_heads=self.num_kv_heads,
@@ -99,6 +110,7 @@ class Attention(Layer):
             features=features,
             window=window,
             soft_cap=soft_cap,
+            block_size=block_size,
         )
         self._see_spans: Callable[..., Tensor] | None = None
         if sees_spans:
@@ -123,7 +135,7 @@ class Attention(Layer):
     def _resolve_rotation(
         self,
         ctx: Context,
-        rotary: Rotary | None,
+        rotary: AngleTable | None,
         query_scale_L: Tensor | None,
         *,
         is_normed_last: bool,
@@ -173,7 +185,7 @@ class Attention(Layer):
             window=window,
         )
 
-    def _spec(self, ctx: Context, rotary: Rotary | None, *, is_normed_last: bool) -> Spec:
+    def _spec(self, ctx: Context, rotary: AngleTable | None, *, is_normed_last: bool) -> Spec:
         """Say what is asked of ``rotate_and_write``; a rotary size of 0 is no rotation."""
         features = [norm.features for norm in self._norms.values()]
         return ctx.spec(
@@ -186,12 +198,13 @@ class Attention(Layer):
             page_size=ctx.page_size,
         )
 
-    def forward(self, qkv_TC: Tensor, batch: StepBatch) -> Tensor:
+    def forward(self, qkv_TC: Tensor, batch: StepBatch, chosen_TKk: Tensor | None = None) -> Tensor:
         """Attend.
 
         Args:
             qkv_TC: Queries, keys and values, side by side. [T, (H + 2 K) D]
             batch: The step, which the provider has planned in the view of the layer's group.
+            chosen_TKk: What an indexer chose, where one does. int32. [T, K, k]
 
         Returns:
             [T, H D]
@@ -214,7 +227,8 @@ class Attention(Layer):
         )
         if self._query_scale_L is not None:
             q_THD = self._scale_queries(q_THD, batch.positions_T, self._query_scale_L)
-        out_THD = self.provider.run(q_THD, self.kv, batch, sinks_H=self._sinks_H)
+        given = {} if chosen_TKk is None else {"chosen_TKk": chosen_TKk}
+        out_THD = self.provider.run(q_THD, self.kv, batch, sinks_H=self._sinks_H, **given)
         if self._see_spans is not None and batch.media is not None:
             out_THD = self._see_spans(out_THD, q_THD, self.kv, batch, spans=batch.media.spans)
         return out_THD.flatten(1)

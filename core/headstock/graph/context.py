@@ -122,6 +122,7 @@ class Context:
         features: frozenset[str] = frozenset(),
         window: int | None = None,
         soft_cap: float | None = None,
+        block_size: int = 0,
     ) -> AttentionProvider:
         """Return the provider of attention for heads on this rank; one for equal arguments.
 
@@ -138,6 +139,7 @@ class Context:
             features=features,
             window=window,
             soft_cap=soft_cap,
+            block_size=block_size,
             **self.cache_sizes(),
         )
         return self.cache_provider(attention, spec)

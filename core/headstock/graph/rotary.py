@@ -21,8 +21,35 @@ Scaled = tuple[Tensor, float]
 """Frequencies in radians a position, float32 [F], and what multiplies cosines and sines."""
 
 
-class Rotary(Module):
-    """The table of cosines and sines that attention layers rotate by.
+class AngleTable(Module):
+    """Cosines and sines that attention layers rotate by, for all positions.
+
+    Args:
+        ctx: What to build with.
+        table_LC: Cosines, then sines. float32. [L, C]
+        is_interleaved: Whether neighbours are a pair, not halves.
+        query_scale_L: What multiplies queries beside the scale of q·k; None: nothing. float32. [L]
+    """
+
+    def __init__(
+        self,
+        ctx: Context,
+        table_LC: Tensor,
+        *,
+        is_interleaved: bool = False,
+        query_scale_L: Tensor | None = None,
+    ) -> None:
+        where = ctx.device.torch_device
+        self.is_interleaved = is_interleaved
+        self.rotary_dim = table_LC.shape[-1]
+        self.cos_sin_LC = table_LC.to(where)
+        """Cosines, then sines. float32. [L, C]"""
+        self.query_scale_L = None if query_scale_L is None else query_scale_L.to(where)
+        """What multiplies queries beside the scale of q·k; None: nothing. float32. [L]"""
+
+
+class Rotary(AngleTable):
+    """The table that a configuration describes.
 
     Args:
         ctx: What to build with; the table ends at ``ctx.limits.max_length``.
@@ -44,18 +71,15 @@ class Rotary(Module):
         is_interleaved: bool = False,
         layer_kind: str | None = None,
     ) -> None:
-        self.is_interleaved = is_interleaved
-        self.rotary_dim = rotary_dim
         length = ctx.limits.max_length
         frequencies_F, factor = scaled_frequencies(rotary_dim, config, length, layer_kind)
         angles_LF = torch.arange(length, dtype=torch.float32)[:, None] * frequencies_F
-        table_LC = torch.cat((angles_LF.cos(), angles_LF.sin()), dim=-1) * factor
-        self.cos_sin_LC = table_LC.to(ctx.device.torch_device)
-        """Cosines, then sines. float32. [L, C]"""
-        self.query_scale_L = query_scale(length, rotary_parameters(config, layer_kind))
-        """What multiplies queries beside the scale of q·k; None: nothing. float32. [L]"""
-        if self.query_scale_L is not None:
-            self.query_scale_L = self.query_scale_L.to(ctx.device.torch_device)
+        super().__init__(
+            ctx,
+            torch.cat((angles_LF.cos(), angles_LF.sin()), dim=-1) * factor,
+            is_interleaved=is_interleaved,
+            query_scale_L=query_scale(length, rotary_parameters(config, layer_kind)),
+        )
 
 
 def rotary_parameters(config: Mapping[str, Any], layer_kind: str | None = None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from headstock.ops.base import ALL_OPS, Op
 OP_MODULES = (
     "activation",
     "attention",
+    "block_indexer",
     "drafts",
     "embedding",
     "features",

@@ -37,6 +37,10 @@ BIDIRECTIONAL = "bidirectional"
 BOTH_SIDES = "window_both_sides"
 """The feature, of ``bidirectional`` attention, that a query sees the tokens near it alone."""
 
+CHOSEN_BLOCKS = "chosen_blocks"
+"""The feature that the heads of a key/value head read those blocks of ``block_size`` tokens that
+:mod:`headstock.ops.block_indexer` chose for it, and of these what is not behind the query."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionSpec:
@@ -61,6 +65,7 @@ class AttentionSpec:
             tokens of a chunk, of which a query sees those up to itself. With
             ``window_both_sides``: a query sees the tokens whose distance from it is less.
         soft_cap: With ``soft_cap``: scores become cap * tanh(score / cap).
+        block_size: With ``chosen_blocks``: tokens of a block.
     """
 
     num_heads: int
@@ -76,6 +81,7 @@ class AttentionSpec:
     features: frozenset[str] = frozenset()
     window: int | None = None
     soft_cap: float | None = None
+    block_size: int = 0
 
     def as_spec(self) -> Spec:
         """Return what the op ``attention`` is resolved for.
@@ -84,9 +90,11 @@ class AttentionSpec:
         heard of scales is not asked to keep them.
         """
         layout = str(self.kv_dtype).removeprefix("torch.")
+        blocks = {"block_size": self.block_size} if CHOSEN_BLOCKS in self.features else {}
         return Spec(
             dtype=str(self.dtype).removeprefix("torch."),
-            sizes={
+            sizes=blocks
+            | {
                 "num_heads": self.num_heads,
                 "num_kv_heads": self.num_kv_heads,
                 "heads_per_kv_head": self.num_heads // self.num_kv_heads,
@@ -270,9 +278,24 @@ class AttentionProvider(CacheProvider, Protocol):
         ...
 
     def run(
-        self, q_THD: Tensor, kv: Tensor, batch: StepBatch, *, sinks_H: Tensor | None = None
+        self,
+        q_THD: Tensor,
+        kv: Tensor,
+        batch: StepBatch,
+        *,
+        sinks_H: Tensor | None = None,
+        chosen_TKk: Tensor | None = None,
     ) -> Tensor:
         """Attend.
+
+        Args:
+            q_THD: Queries. [T, H, D]
+            kv: This layer's pages.
+            batch: As it was planned.
+            sinks_H: Logits without values; with feature ``sinks`` alone. [H]
+            chosen_TKk: Numbers of the blocks that each query's key/value heads read, -1 where
+                there are fewer; with feature ``chosen_blocks`` alone. Providers without that
+                feature need not have the argument. int32. [T, K, k]
 
         Returns:
             Output in q's dtype; of padding tokens: anything finite or not. [T, H, D]
@@ -302,7 +325,16 @@ def _cases(bench: Bench) -> Iterator[Case]:
     is_built=True,
     cases=_cases,
     features=frozenset(
-        {"sliding_window", "sinks", "soft_cap", "int8_pages", BIDIRECTIONAL, BOTH_SIDES, CHUNKED}
+        {
+            "sliding_window",
+            "sinks",
+            "soft_cap",
+            "int8_pages",
+            BIDIRECTIONAL,
+            BOTH_SIDES,
+            CHUNKED,
+            CHOSEN_BLOCKS,
+        }
     ),
 )
 def attention(spec: AttentionSpec, device: OpDevice) -> AttentionProvider:

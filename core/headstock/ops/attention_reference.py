@@ -90,7 +90,13 @@ class ReferenceAttention:
         return self._widen(flat[keys_S]), self._widen(flat[values_S])
 
     def run(
-        self, q_THD: Tensor, kv: Tensor, batch: StepBatch, *, sinks_H: Tensor | None = None
+        self,
+        q_THD: Tensor,
+        kv: Tensor,
+        batch: StepBatch,
+        *,
+        sinks_H: Tensor | None = None,
+        chosen_TKk: Tensor | None = None,
     ) -> Tensor:
         """Attend; tokens that no host row covers get zeros. [T, H, D]"""
         out_THD = torch.zeros_like(q_THD, memory_format=torch.contiguous_format)
@@ -98,8 +104,11 @@ class ReferenceAttention:
             q_RQHD = q_THD[piece.tokens].unflatten(0, (len(piece.lengths_R), -1))
             tokens_RL = self._tokens_read(piece, q_RQHD.shape[1])
             k_RLKD, v_RLKD = self._gather(kv, piece, tokens_RL)
-            mask_RQL = self._mask(piece.lengths_R, q_RQHD.shape[1], tokens_RL)
-            out_RQHD = self._attend(q_RQHD, k_RLKD, v_RLKD, mask_RQL, sinks_H)
+            mask_R1QL = self._mask(piece.lengths_R, q_RQHD.shape[1], tokens_RL).unsqueeze(1)
+            if chosen_TKk is not None:
+                chosen_RQKk = chosen_TKk[piece.tokens].unflatten(0, q_RQHD.shape[:2])
+                mask_R1QL = mask_R1QL & self._in_blocks(chosen_RQKk, mask_R1QL.shape[3])
+            out_RQHD = self._attend(q_RQHD, k_RLKD, v_RLKD, mask_R1QL, sinks_H)
             out_THD[piece.tokens] = out_RQHD.flatten(0, 1)
         return out_THD
 
@@ -163,6 +172,19 @@ class ReferenceAttention:
             mask_RQL = mask_RQL & (tokens_R1L >= self._first_seen(positions_RQ1))
         return mask_RQL
 
+    def _in_blocks(self, chosen_RQKk: Tensor, num_tokens: int) -> Tensor:
+        """Return which of a row's first tokens lie in chosen blocks. [R, K, Q, L]"""
+        size = self.spec.block_size
+        num_blocks = -(-num_tokens // size)
+        shape = (*chosen_RQKk.shape[:3], num_blocks + 1)
+        # What stands for no block goes into a last one, which is cut off.
+        is_none = (chosen_RQKk < 0) | (chosen_RQKk >= num_blocks)
+        places_RQKk = torch.where(is_none, num_blocks, chosen_RQKk).long()
+        marked = torch.zeros(shape, dtype=torch.bool, device=chosen_RQKk.device)
+        marked_RQKB = marked.scatter(3, places_RQKk, torch.ones_like(places_RQKk, dtype=torch.bool))
+        within_RQKL = marked_RQKB[..., :-1].repeat_interleave(size, dim=3)[..., :num_tokens]
+        return within_RQKL.transpose(1, 2)
+
     def _first_seen(self, positions: Tensor) -> Tensor:
         """Return the first tokens that queries at ``positions`` see; under 0: all."""
         window = self.spec.window
@@ -176,23 +198,26 @@ class ReferenceAttention:
         q_RQHD: Tensor,
         k_RLKD: Tensor,
         v_RLKD: Tensor,
-        mask_RQL: Tensor,
+        mask_RKQL: Tensor,
         sinks_H: Tensor | None,
     ) -> Tensor:
-        """Return the rows' outputs. [R, Q, H, D]"""
+        """Return the rows' outputs; a mask may be one for all kv heads, K = 1. [R, Q, H, D]"""
         q, k, v = (x.transpose(1, 2) for x in (q_RQHD, k_RLKD, v_RLKD))
-        mask = mask_RQL.unsqueeze(1)
-        if sinks_H is not None or self.spec.soft_cap is not None:
-            return self._attend_unfused(q, k, v, mask, sinks_H).transpose(1, 2)
+        one = q.shape[2] == 1
+        is_fused = sinks_H is None and self.spec.soft_cap is None
+        if mask_RKQL.shape[1] > 1 and not (one and is_fused):
+            mask_RKQL = mask_RKQL.repeat_interleave(q.shape[1] // mask_RKQL.shape[1], dim=1)
+        if not is_fused:
+            return self._attend_unfused(q, k, v, mask_RKQL, sinks_H).transpose(1, 2)
         scale = self.spec.scale
-        if q.shape[2] == 1:  # one query: its heads stand in for queries, so k and v are not copied
+        if one:  # one query: its heads stand in for queries, so k and v are not copied
             q_RKGD = q.unflatten(1, (self.spec.num_kv_heads, -1)).squeeze(3)
             out_RKGD = functional.scaled_dot_product_attention(
-                q_RKGD, k, v, attn_mask=mask, scale=scale
+                q_RKGD, k, v, attn_mask=mask_RKQL, scale=scale
             )
             return out_RKGD.flatten(1, 2).unsqueeze(1)
         out_RHQD = functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, scale=scale, enable_gqa=True
+            q, k, v, attn_mask=mask_RKQL, scale=scale, enable_gqa=True
         )
         return out_RHQD.transpose(1, 2)
 

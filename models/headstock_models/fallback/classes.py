@@ -61,9 +61,22 @@ def find_class(architecture: str) -> Any:
         )
     if not found._supports_attention_backend:
         _refuse(architecture, "it computes attention by itself")
-    if found._is_stateful:
-        _refuse(architecture, "its layers keep states of their own, not keys and values")
     return found
+
+
+def check_states(found: Any, config: Any) -> None:
+    """Refuse a class that keeps more of a request than keys and values.
+
+    Raises:
+        UnsupportedError: Naming the layers' kinds, where the configuration has them.
+    """
+    if not found._is_stateful:
+        return
+    kinds = dict.fromkeys(getattr(config, "layer_types", None) or ())
+    odd = ", ".join(kind for kind in kinds if kind not in (FULL, SLIDING))
+    where = f" ({odd})" if odd else ""
+    reason = f"its layers keep states of their own{where}, not keys and values alone"
+    _refuse(found.__name__, reason)
 
 
 def check_config(architecture: str, config: Any, max_length: int) -> None:

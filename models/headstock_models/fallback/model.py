@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from headstock.checkpoint.files import StoredTensor
@@ -19,16 +18,24 @@ from headstock.graph.moe import QWEN_NAMES, Experts
 from headstock.ops.activation_kinds import BY_CONFIG_NAME
 from headstock.ops.attention import StepBatch
 from headstock.quantization.plan import Role
-from headstock_models.fallback.attention import (
-    CALL,
-    NAME,
-    AttentionCall,
-    PagedAttention,
-    Step,
-    find_calls,
-    register,
+from headstock_models.fallback.attention import CALL, NAME, PagedAttention, Step, register
+from headstock_models.fallback.classes import (
+    REMEDY,
+    check_config,
+    check_states,
+    find_class,
+    find_config,
 )
-from headstock_models.fallback.classes import REMEDY, check_config, find_class, find_config
+from headstock_models.fallback.known_attention import (
+    INPUTS,
+    Angles,
+    Attended,
+    OurAttention,
+    find_angles,
+    find_attention,
+)
+from headstock_models.fallback.known_decoder import find_chain, gives_plain_logits
+from headstock_models.fallback.known_parts import Fed, Normed, find_feed_forward, find_norm
 from headstock_models.fallback.names import named_as_modules
 from headstock_models.fallback.parts import (
     GivenStates,
@@ -36,10 +43,11 @@ from headstock_models.fallback.parts import (
     Product,
     RoutedExperts,
     Tensors,
-    UntouchedExperts,
+    is_experts,
     parameters_without_values,
 )
 from headstock_models.fallback.plan import Plan
+from headstock_models.fallback.trace import Trace, hidden_states, trace_class
 
 ROUTERS = ("gate", "router")
 """Names of products that choose experts: never quantised."""
@@ -68,22 +76,23 @@ class TransformersForCausalLM(Model):
 
     def __init__(self, ctx: Context, config: Mapping[str, Any]) -> None:
         found, read = find_class(_architecture(config)), find_config(config)
+        check_states(found, read)
         check_config(found.__name__, read, ctx.limits.max_length)
         register()
-        calls, prefix = _trace(found, read)
-        plan = Plan(read, prefix, calls, ctx.tp.size)
+        trace = trace_class(found, read)
+        prefix = trace.prefix
+        plan = Plan(read, prefix, trace.calls, ctx.tp.size)
         with parameters_without_values():
             self._whole: Any = found._from_config(
                 read, attn_implementation=NAME, dtype=ctx.dtype
             ).eval()
         self._ctx, self._plan, self._step = ctx, plan, Step()
-        self._held: list[tuple[str, Layer]] = []
-        self._put_layers(read)
-        for call in calls:
-            module = self._whole.get_submodule(call.path)
-            is_divided = plan.divides(call.path)
-            setattr(module, CALL, PagedAttention(ctx, call, self._step, is_divided=is_divided))
+        self._held: list[tuple[str, Module]] = []
+        self._head: LMHead | None = None
+        self._put_attention(trace)
+        self._put_layers(read, prefix)
         self._decoder = getattr(self._whole, prefix)
+        self._chain = find_chain(ctx, self._decoder)
         setattr(self._whole, prefix, GivenStates())
         self._model_type, self._prefix = read.model_type, prefix
         for pattern in self._whole._keys_to_ignore_on_load_unexpected or ():
@@ -92,7 +101,7 @@ class TransformersForCausalLM(Model):
     @classmethod
     def check(cls, config: Mapping[str, Any]) -> None:
         """Refuse an architecture that transformers has no class for which could be served."""
-        find_class(_architecture(config))
+        check_states(find_class(_architecture(config)), find_config(config))
 
     def named(self, index: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:
         """Return the tensors by the names that transformers' class has for them."""
@@ -100,24 +109,49 @@ class TransformersForCausalLM(Model):
 
     def children(self) -> Iterator[tuple[str, Module]]:
         """Yield our layers by the paths of what they stand for."""
-        for path, layer in self._held:
+        for path, part in self._held:
             parent = path.rpartition(".")[0]
-            yield (parent, Held(layer)) if parent else ("", layer)
+            if not isinstance(part, Layer):
+                yield path, part
+            else:
+                yield (parent, Held(part)) if parent else ("", part)
 
     def forward(self, ids_T: Tensor, batch: StepBatch) -> Tensor:
         """Return the hidden state of every token. [T, D]"""
         self._step.batch = batch
-        return _hidden(self._decoder, ids_T[None], batch.positions_T[None])[0]
+        if self._chain is not None:
+            return self._chain(ids_T, batch)
+        return hidden_states(self._decoder, ids_T[None], batch.positions_T[None])[0]
 
     def logits(self, hidden_SD: Tensor) -> Tensor:
         """Return the logits of some tokens' hidden states. float32. [S, V]"""
+        if self._head is not None:
+            return self._head(hidden_SD)
         return self._whole(inputs_embeds=hidden_SD[None], use_cache=False).logits[0].float()
 
     def scores(self, hidden_SD: Tensor) -> Tensor:
-        """Return the logits: what transformers does to them is not known to keep their order."""
-        return self.logits(hidden_SD)
+        """Return the head's; where transformers' class does more, its order may change: logits."""
+        return self.logits(hidden_SD) if self._head is None else self._head(hidden_SD, False)
 
-    def _put_layers(self, config: Any) -> None:
+    def _put_attention(self, trace: Trace) -> None:
+        """Put ours in the place of attention modules, or else let them call our pages."""
+        tables: dict[int, Angles | None] = {}
+        for call in trace.calls:
+            module = self._whole.get_submodule(call.path)
+            made = trace.angles.get(call.path)
+            if made is not None and id(made) not in tables:
+                tables[id(made)] = find_angles(self._ctx, self._whole, made)
+            angles = tables.get(id(made))
+            known = find_attention(module, call, angles)
+            is_divided = self._plan.divides(call.path)
+            if known is None or not self._plan.pairs(call.path, INPUTS, known.out):
+                given = {"is_divided": is_divided}
+                setattr(module, CALL, PagedAttention(self._ctx, call, self._step, **given))
+                continue
+            ours = OurAttention(self._ctx, known, angles)
+            self._replace(call.path, ours, Attended(ours, known, self._step))
+
+    def _put_layers(self, config: Any, prefix: str) -> None:
         """Replace what costs, and hold the tensors of the rest."""
         whole, embedding = self._whole, None
         inputs, outputs = whole.get_input_embeddings(), whole.get_output_embeddings()
@@ -129,9 +163,14 @@ class TransformersForCausalLM(Model):
                 layer = embedding = self._embedding(path, module)
                 self._replace(path, layer, Lookup(layer, module))
             elif module is outputs:
-                layer = self._head(path, module, embedding, config)
+                layer = self._output_layer(path, module, embedding, config)
                 self._replace(path, layer, Product(layer, module))
-            elif _is_experts(module):
+                if isinstance(layer, LMHead) and gives_plain_logits(whole, prefix, path):
+                    self._head = layer
+            elif (known := self._known(path, module)) is not None:
+                self._replace(path, *known)
+                replaced.append(path)
+            elif is_experts(module):
                 layer = self._experts(module)
                 self._replace(path.rpartition(".")[0] + ".", layer, RoutedExperts(layer), at=path)
                 replaced.append(path)
@@ -141,7 +180,19 @@ class TransformersForCausalLM(Model):
             else:
                 self._hold(path, module)
 
-    def _replace(self, path: str, layer: Layer, part: nn.Module, *, at: str = "") -> None:
+    def _known(self, path: str, module: nn.Module) -> tuple[Module, nn.Module] | None:
+        """Return a module that ours can stand for, and what stands in its place."""
+        norm = None if self._float32_names(path, module) else find_norm(module)
+        if norm is not None:
+            layer = norm.build(self._ctx, path.rpartition(".")[2])
+            return layer, Normed(layer, norm, module)
+        feed = find_feed_forward(module)
+        if feed is None or not self._plan.pairs(path, feed.names[:-1], feed.names[-1]):
+            return None
+        layer = feed.build(self._ctx)
+        return layer, Fed(layer)
+
+    def _replace(self, path: str, layer: Module, part: nn.Module, *, at: str = "") -> None:
         self._held.append((path, layer))
         self._whole.set_submodule(at or path, part)
 
@@ -151,18 +202,23 @@ class TransformersForCausalLM(Model):
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = buffer.to(where)
-        names = type(self._whole)._keep_in_fp32_modules_strict or ()
-        own = [n for n in module._parameters if any(k in f"{path}.{n}".split(".") for k in names)]
-        tensors = Tensors(self._ctx, module, own)
+        tensors = Tensors(self._ctx, module, self._float32_names(path, module))
         if tensors.leaves():
             self._held.append((f"{path}." if path else "", tensors))
+
+    def _float32_names(self, path: str, module: nn.Module) -> list[str]:
+        """Return the parameters that are kept in float32 whatever the model computes in."""
+        names = type(self._whole)._keep_in_fp32_modules_strict or ()
+        return [n for n in module._parameters if any(k in f"{path}.{n}".split(".") for k in names)]
 
     def _embedding(self, path: str, module: Any) -> Embedding:
         _, _, leaf = path.rpartition(".")
         size, features = module.weight.shape
         return Embedding(self._ctx, size, features, leaf=leaf)
 
-    def _head(self, path: str, module: Any, embedding: Embedding | None, config: Any) -> Layer:
+    def _output_layer(
+        self, path: str, module: Any, embedding: Embedding | None, config: Any
+    ) -> Layer:
         _, _, leaf = path.rpartition(".")
         size, features = module.weight.shape
         if module.bias is not None:
@@ -191,81 +247,6 @@ class TransformersForCausalLM(Model):
 
 def _architecture(config: Mapping[str, Any]) -> str:
     return str((config.get("architectures") or ["none"])[0])
-
-
-def _hidden(decoder: Any, ids: Tensor, positions: Tensor) -> Tensor:
-    return decoder(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
-
-
-def _prefix_of(model: Any) -> str:
-    """Return the attribute that holds the decoder.
-
-    Raises:
-        UnsupportedError: It is none of the usual ones.
-    """
-    for name in (model.base_model_prefix, "model", "transformer"):
-        if isinstance(getattr(model, name, None), nn.Module):
-            return name
-    raise UnsupportedError(
-        f"transformers' {type(model).__name__} keeps its decoder in an unusual place.",
-        remedy=REMEDY,
-    )
-
-
-def _trace(found: Any, config: Any) -> tuple[list[AttentionCall], str]:
-    """Return how the class calls attention, and the attribute that holds its decoder.
-
-    Raises:
-        UnsupportedError: In a way that pages cannot serve, or not in every layer.
-    """
-    with torch.device("meta"):
-        model = found._from_config(config, attn_implementation=NAME).eval()
-    for path, module in list(model.named_modules()):
-        if _is_experts(module):
-            model.set_submodule(path, UntouchedExperts())
-    prefix = _prefix_of(model)
-    decoder = getattr(model, prefix)
-    calls = find_calls(model, lambda ids, positions: _hidden(decoder, ids, positions))
-    num_layers = config.num_hidden_layers
-    if not calls or len(calls) % num_layers:
-        raise UnsupportedError(
-            f"transformers' {found.__name__} calls attention {len(calls)} times in"
-            f" {num_layers} layers: the others keep something that the cache does not.",
-            remedy=REMEDY,
-        )
-    kinds = getattr(config, "layer_types", None) or ()
-    windowed = sum(kind == "sliding_attention" for kind in kinds)
-    _check_head(model, prefix, config)
-    if windowed != sum(call.window is not None for call in calls) and kinds:
-        raise UnsupportedError(
-            f"transformers' {found.__name__} has {windowed} layers of sliding_attention in"
-            " layer_types, and does not say so when it calls attention.",
-            remedy=REMEDY,
-        )
-    return calls, prefix
-
-
-def _check_head(model: Any, prefix: str, config: Any) -> None:
-    """Refuse a class whose output layer cannot be asked alone.
-
-    Raises:
-        UnsupportedError: It looks into the decoder, or does not run on shapes.
-    """
-    setattr(model, prefix, GivenStates())
-    hidden = torch.empty((1, 2, config.hidden_size), device="meta")
-    try:
-        model(inputs_embeds=hidden, use_cache=False)
-    except Exception as error:
-        raise UnsupportedError(
-            f"transformers' {type(model).__name__} does not make logits of hidden states alone"
-            f" ({type(error).__name__}: {error}).",
-            remedy=REMEDY,
-        ) from error
-
-
-def _is_experts(module: Any) -> bool:
-    has_both = hasattr(module, "gate_up_proj") and hasattr(module, "down_proj")
-    return has_both and isinstance(module.gate_up_proj, nn.Parameter)
 
 
 def _activation(module: Any) -> Any:

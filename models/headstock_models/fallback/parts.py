@@ -143,6 +143,12 @@ class Tensors(Layer):
         return sum(getattr(self._module, name).nbytes for name in self._shapes)
 
 
+def is_experts(module: Any) -> bool:
+    """Whether a module holds the matrices of all of a layer's experts."""
+    has_both = hasattr(module, "gate_up_proj") and hasattr(module, "down_proj")
+    return has_both and isinstance(module.gate_up_proj, nn.Parameter)
+
+
 def _role(name: str, shape: tuple[int, ...]) -> Role:
     if name.endswith("bias"):
         return Role.BIAS

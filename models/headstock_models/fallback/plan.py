@@ -50,6 +50,13 @@ class Plan:
         names = (f"{path}.{leaf}" for leaf in QUERIES)
         return self._is_divided and any(self._style(name) == "colwise" for name in names)
 
+    def pairs(self, path: str, into: Sequence[str], out: str) -> bool:
+        """Whether ranks share what lies between the products ``into`` and ``out`` of a module."""
+        if not self._is_divided:
+            return True
+        styles = [self._style(f"{path}.{name}") for name in (*into, out)]
+        return styles == ["colwise"] * len(into) + ["rowwise"]
+
     def _style(self, path: str) -> str | None:
         return next((s for p, s in self._styles.items() if p.fullmatch(path)), None)
 

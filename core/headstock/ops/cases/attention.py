@@ -16,6 +16,7 @@ from torch import Tensor
 from headstock.ops.attention import (
     BIDIRECTIONAL,
     BOTH_SIDES,
+    CHOSEN_BLOCKS,
     CHUNKED,
     AttentionProvider,
     AttentionSpec,
@@ -38,12 +39,14 @@ class AttentionInputs:
         k_rows: Of each real row, all its tokens. [kv length, K, D]
         v_rows: Likewise.
         sinks_H: Or None.
+        chosen_TKk: Blocks that are read, or None.
     """
 
     q_THD: Tensor
     k_rows: list[Tensor]
     v_rows: list[Tensor]
     sinks_H: Tensor | None
+    chosen_TKk: Tensor | None = None
 
 
 def attention_cases(bench: Bench) -> Iterator[Case]:
@@ -72,6 +75,8 @@ def attention_cases(bench: Bench) -> Iterator[Case]:
         yield attention_case(f"{label}, decode", spec, decodes, device, num_padding_rows=2)
     for label, spec, rows, options in _window_steps(plain):
         options = {"window": spec.window, **options}
+        yield attention_case(label, spec, rows, device, **options)
+    for label, spec, rows, options in _block_steps(plain):
         yield attention_case(label, spec, rows, device, **options)
     for label, spec, rows, options in _whole_steps(plain):
         yield attention_case(label, spec, rows, device, **options)
@@ -120,7 +125,30 @@ def make_inputs(
             k_rows[row][:kv_end] = k_rows[begin][:kv_end]
             v_rows[row][:kv_end] = v_rows[begin][:kv_end]
     sinks_H = draw.normal(spec.num_heads) if "sinks" in spec.features else None
-    return AttentionInputs(q_THD=q_THD, k_rows=k_rows, v_rows=v_rows, sinks_H=sinks_H)
+    return AttentionInputs(
+        q_THD=q_THD,
+        k_rows=k_rows,
+        v_rows=v_rows,
+        sinks_H=sinks_H,
+        chosen_TKk=_choose_blocks(spec, step) if CHOSEN_BLOCKS in spec.features else None,
+    )
+
+
+def _choose_blocks(spec: AttentionSpec, step: Step) -> Tensor:
+    """Return a query's own block, and of those before it every other one, by kv head. [T, K, k]
+
+    In falling order, as many as there may be; padding has numbers of no block at all.
+    """
+    num_blocks = -(-step.batch.max_kv // spec.block_size)
+    shape = (step.batch.num_tokens, spec.num_kv_heads, num_blocks // 2 + 2)
+    chosen = torch.full(shape, -1, dtype=torch.int32)
+    for token, position in enumerate(step.batch.positions_T[: step.num_real_tokens].tolist()):
+        own = position // spec.block_size
+        for head in range(spec.num_kv_heads):
+            read = [own, *(n for n in range(own - 1, -1, -1) if (n + head) % 2)]
+            chosen[token, head, : len(read)] = torch.tensor(read)
+    chosen[step.num_real_tokens :] = num_blocks + 7
+    return chosen.to(step.batch.positions_T.device)
 
 
 def filled_pages(
@@ -164,7 +192,8 @@ def attend(
     if not is_planned:
         provider.plan(step.batch)
     provider.write(torch.cat([*keys, padding]), torch.cat([*values, padding]), kv, step.batch)
-    return provider.run(inputs.q_THD, kv, step.batch, sinks_H=inputs.sinks_H)
+    given = {} if inputs.chosen_TKk is None else {"chosen_TKk": inputs.chosen_TKk}
+    return provider.run(inputs.q_THD, kv, step.batch, sinks_H=inputs.sinks_H, **given)
 
 
 def dense_attention(spec: AttentionSpec, rows: Rows, inputs: AttentionInputs) -> Tensor:
@@ -188,6 +217,10 @@ def dense_attention(spec: AttentionSpec, rows: Rows, inputs: AttentionInputs) ->
         if spec.window is not None:
             seen_QL = seen_QL * _within(spec, length, k_HLD.device)
         scores_HQL = scores_HQL.masked_fill(seen_QL[-num_queries:] == 0, -torch.inf)
+        if inputs.chosen_TKk is not None:
+            chosen_QKk = inputs.chosen_TKk[begin : begin + num_queries]
+            read_HQL = _in_blocks(spec, chosen_QKk, length).repeat_interleave(per_head, dim=0)
+            scores_HQL = scores_HQL.masked_fill(~read_HQL, -torch.inf)
         if inputs.sinks_H is not None:
             sinks_HQ1 = inputs.sinks_H.double()[:, None, None].expand(-1, num_queries, 1)
             scores_HQL = torch.cat((scores_HQL, sinks_HQ1), dim=-1)
@@ -279,6 +312,12 @@ def _within(spec: AttentionSpec, length: int, device: torch.device) -> Tensor:
     return tokens_L[None, :] > tokens_L[:, None] - spec.window
 
 
+def _in_blocks(spec: AttentionSpec, chosen_QKk: Tensor, length: int) -> Tensor:
+    """Return which tokens of a row lie in chosen blocks. bool. [K, Q, L]"""
+    blocks_L = torch.arange(length, device=chosen_QKk.device) // spec.block_size
+    return (chosen_QKk.unsqueeze(2) == blocks_L[:, None]).any(3).transpose(0, 1)
+
+
 def _far_steps(plain: AttentionSpec) -> Iterator[tuple[str, AttentionSpec, Rows]]:
     """Yield a scale that does not follow from the head size, and more tokens than most steps."""
     page = plain.page_size
@@ -313,6 +352,21 @@ def _window_steps(
     yield "long, a window and sinks", few, long, {}
     narrow = replace(plain, features=WINDOW, window=40, kv_dtype=torch.int8)
     yield "int8 pages past a window", narrow, [(1, 200), (9, 150), (1, 30)], {}
+
+
+def _block_steps(
+    plain: AttentionSpec,
+) -> Iterator[tuple[str, AttentionSpec, Rows, dict[str, Any]]]:
+    """Yield steps that read chosen blocks, which pages divide, or which divide no page."""
+    page, by_block = plain.page_size, frozenset({CHOSEN_BLOCKS})
+    for size in (page, 2 * page, 5):
+        spec = replace(plain, features=by_block, block_size=size)
+        decodes = [(1, n) for n in (1, size, size + 1, 3 * size, 7 * size + 2)]
+        yield f"decode, blocks of {size}", spec, decodes, {"num_padding_rows": 2}
+        prompts = [(size + 3, 4 * size), (1, 2 * size), (7, 7), (3, 5 * size + 1)]
+        yield f"prompts, blocks of {size}", spec, prompts, {"num_padding_rows": 1}
+    wide = replace(plain, features=by_block, block_size=128, num_heads=16, num_kv_heads=1)
+    yield "blocks of 128, one kv head", wide, [(1, 900), (1, 40), (2, 300)], {}
 
 
 def _whole_steps(
