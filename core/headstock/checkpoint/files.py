@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headstock.checkpoint.mapping import MappedFile
-from headstock.checkpoint.sentence import SentenceFiles
 from headstock.errors import CheckpointError
 from headstock.ops.linear import DENSE
+
+if TYPE_CHECKING:
+    from headstock.checkpoint.sentence import SentenceFiles
 
 Array = NDArray[Any]
 Progress = Callable[[int, int], None]
