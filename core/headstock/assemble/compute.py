@@ -38,7 +38,11 @@ FLOATS: Mapping[str, torch.dtype] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-KV_DTYPES: Mapping[str, torch.dtype] = {**FLOATS, "int8": torch.int8}
+KV_DTYPES: Mapping[str, torch.dtype] = {
+    **FLOATS,
+    "int8": torch.int8,
+    "fp8_e4m3": torch.float8_e4m3fn,
+}
 
 
 @dataclass(frozen=True, slots=True)
