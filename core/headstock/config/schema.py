@@ -88,7 +88,7 @@ class CacheSettings(Settings, frozen=True, kw_only=True):
     """Of cached keys and values. auto: the activations'; float16 where those are float32 and the
     weights are quantised, which costs less than the weights' own rounding. int8, fp8_e4m3: half
     the memory of float16, with a scale for each token and head, of which int8 rounds finer; the
-    xeon backend's kernels read such pages, others leave them to the reference."""
+    kernels of xeon and of Triton read such pages, others leave them to the reference."""
     memory_fraction: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.9
     """Share of the free device memory that weights, pages and workspace may take together."""
     cache_tokens: Positive | None = None
