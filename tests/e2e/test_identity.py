@@ -91,9 +91,10 @@ def test_a_retraction_changes_nothing(model: str, alone: list[list[int]]) -> Non
     assert ids(results) == alone * 2
 
 
-def test_int8_pages_change_nothing_either(model: str) -> None:
+@pytest.mark.parametrize("kv_dtype", ["int8", "fp8_e4m3"])
+def test_narrow_pages_change_nothing_either(model: str, kv_dtype: str) -> None:
     """Alone, beside others, and from the cache: a token's key has one scale, whoever reads it."""
-    with headstock.Engine(model=model, cache_tokens=8192, kv_dtype="int8", **SETTINGS) as engine:
+    with headstock.Engine(model=model, cache_tokens=8192, kv_dtype=kv_dtype, **SETTINGS) as engine:
         alone = [engine.generate(prompt=p, sampling_params=sampling(8)) for p in PROMPTS[:4]]
         engine.flush_cache()
         for _ in ("cold", "cached"):

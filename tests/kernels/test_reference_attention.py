@@ -18,6 +18,7 @@ from headstock.ops.cases.attention import (
     plain_spec,
 )
 from headstock.ops.cases.batches import make_step
+from headstock.ops.fp8_pages import pack_fp8, unpack_fp8
 from headstock.ops.int8_pages import pack_int8, unpack_int8
 from headstock.plugins.host import HostDevice
 
@@ -93,12 +94,24 @@ def test_keys_and_values_are_kept_in_the_pages_dtype() -> None:
     torch.testing.assert_close(got, wanted, rtol=2e-2, atol=2e-2)
 
 
-def test_int8_pages_cost_their_rounding_only() -> None:
-    spec = replace(SPEC, kv_dtype=torch.int8)
+@pytest.mark.parametrize(("kv_dtype", "bound"), [(torch.int8, 2e-2), (torch.float8_e4m3fn, 8e-2)])
+def test_narrow_pages_cost_their_rounding_only(kv_dtype: torch.dtype, bound: float) -> None:
+    spec = replace(SPEC, kv_dtype=kv_dtype)
     provider = attention.reference(spec, HostDevice())
-    assert provider.layout.dtype == torch.int8
+    assert provider.layout.dtype.itemsize == 1
     got, wanted = run(spec, [(1, 20), (5, 9)])
-    torch.testing.assert_close(got, wanted, rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(got, wanted, rtol=bound, atol=bound)
+
+
+def test_fp8_is_exact_for_its_own_numbers_and_bounded_elsewhere() -> None:
+    """A sixteenth of a number, or half a step of the smallest where that is more."""
+    own = torch.arange(127, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+    assert torch.equal(unpack_fp8(pack_fp8(torch.cat((own, -own)))), torch.cat((own, -own)))
+    x_TD = torch.randn(50, 64) * torch.logspace(-6, 6, 50)[:, None]
+    x_TD[3] = 0
+    error = (unpack_fp8(pack_fp8(x_TD)) - x_TD).abs()
+    smallest = x_TD.abs().amax(-1, keepdim=True) / 448 * 2**-10
+    assert (error <= torch.maximum(x_TD.abs() / 16, smallest) * 1.0001).all()
 
 
 def test_int8_is_exact_for_whole_numbers_up_to_127_and_for_zeros() -> None:

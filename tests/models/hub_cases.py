@@ -30,9 +30,18 @@ from tests.models.family_cases import (
     STEP_IMAGES,
     YARN,
 )
+from tests.models.internlm2_folder import as_internlm2
 
 OLD_ROPE = {"rope_parameters": None, "rope_theta": 500.0}
 HUB = [
+    family(
+        "Llama",
+        {"attention_bias": True, "head_dim": 16, "num_key_value_heads": 2},
+        {"without biases": {"attention_bias": False}},
+        name="internlm2-hub",
+        architecture="InternLM2ForCausalLM",
+        edit=as_internlm2,
+    ),
     family(
         "GPT2",
         {},

@@ -50,6 +50,8 @@ def _elsewhere(name: str) -> str:
     """Return what is compared of architectures that do not take text alone to text."""
     if name.endswith("ForConditionalGeneration"):
         return "images and text: `tests/vision`"
+    if "RewardModel" in name:
+        return "rewards: `tests/models/test_rewards.py`"
     is_modern = name.startswith("ModernBert")
     return f"vectors and scores: `tests/models/test_{'sentence' if is_modern else 'pooled'}.py`"
 

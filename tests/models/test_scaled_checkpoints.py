@@ -368,8 +368,8 @@ def test_tensors_that_do_not_fit_are_refused_by_name(
         ),
         (
             "fp8, one scale",
-            lambda t: t.update({f"{UP}.weight": torch.ones(2, 96, 64).to(E4M3)}),
-            "up_proj.weight has 3 dimensions",
+            lambda t: t.update({f"{UP}.weight": torch.ones(2, 2, 96, 64).to(E4M3)}),
+            "up_proj.weight has 4 dimensions",
         ),
         (
             "compressed float, channels",

@@ -124,6 +124,9 @@ class TinyModel:
         ends_P = batch.query_starts_R1[1:].long()[rows_P] - 1
         return hidden_TD[ends_P]
 
+    def pool_tokens(self, hidden_SD, *, is_score):
+        return self.logits(hidden_SD)[:, :2] if is_score else hidden_SD
+
     def naive(self, ids: list[int]):
         """Logits of every position of one request, without pages. [T, V]"""
         x_TD = self.embedding[ids] + self.places[: len(ids)]

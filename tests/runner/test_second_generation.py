@@ -8,9 +8,11 @@ import torch
 
 from headstock.wire.steps import (
     DRAW,
+    EMBED_TOKENS,
     FROM_DEVICE,
     FROM_HOST,
     POOL,
+    SCORE_TOKENS,
     Admit,
     Masks,
     PageAppends,
@@ -187,6 +189,40 @@ def test_pooled_rows_yield_vectors_beside_rows_that_draw(kit):
     vector = torch.from_numpy(np.frombuffer(pooled.values, "<f4").copy())
     assert pooled.slot == 0
     right = kit.model.naive(PROMPT)[-1]
+    torch.testing.assert_close(vector @ kit.model.embedding.T, right, rtol=1e-4, atol=1e-4)
+
+
+def test_rows_yield_something_of_each_token_beside_rows_that_yield_one_vector(kit):
+    runner = kit.runner(kit.model)
+    plan = StepPlan(
+        1,
+        Rows(
+            [2, 0, 1, 3],
+            [3, 6, 2, 1],
+            [3, 6, 2, 1],
+            [FROM_HOST] * 4,
+            [SCORE_TOKENS, EMBED_TOKENS, POOL, EMBED_TOKENS],
+            [0] * 4,
+        ),
+        [35, 8, 9, *PROMPT, 35, 8, 60],
+        admit=[Admit(slot, 0, 0, 0) for slot in range(4)],
+        append=PageAppends([0] * 6, [2, 0, 0, 0, 1, 3], [0, 0, 1, 2, 0, 0], [1, 2, 3, 4, 5, 6]),
+        tree=TreeNodes(),
+    )
+    kit.model.poison = 60
+    result = runner.result(runner.launch(plan))
+    assert [fault.slot for fault in result.faults] == [3]
+    found = {one.slot: np.frombuffer(one.values, "<f4") for one in result.pooled}
+    assert found.keys() == {0, 1, 2}
+    scores, vectors = (
+        torch.from_numpy(found[slot].copy()).reshape(n, -1) for slot, n in ((2, 3), (0, 6))
+    )
+    right = kit.model.naive(PROMPT)
+    torch.testing.assert_close(vectors @ kit.model.embedding.T, right, rtol=1e-4, atol=1e-4)
+    want = kit.model.naive([35, 8, 9])[:, :2]
+    torch.testing.assert_close(scores, want, rtol=1e-4, atol=1e-4)
+    vector = torch.from_numpy(found[1].copy())
+    right = kit.model.naive([35, 8])[-1]
     torch.testing.assert_close(vector @ kit.model.embedding.T, right, rtol=1e-4, atol=1e-4)
 
 

@@ -164,7 +164,9 @@ class EchoCore:
         for request_id, row in list(self.running.items()):
             if row.end is not None:
                 if row.submit.pool and row.end.kind != "abort":
-                    values = self.vector(row.submit.prompt_ids)
+                    ids = row.submit.prompt_ids
+                    each = [ids] if row.submit.pool == "pool" else [[token] for token in ids]
+                    values = b"".join(map(self.vector, each))
                     batch.append(Vector(id=request_id, attempt=row.submit.attempt, values=values))
                 del self.running[request_id]
                 batch.append(

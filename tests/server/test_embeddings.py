@@ -315,3 +315,84 @@ def test_the_model_s_task_is_told(embedder, served):
     assert embedder.get("/model_info").json()["task"] == "embed"
     assert embedder.get("/model_info").json()["is_generation"] is False
     assert served.get("/model_info").json()["is_generation"] is True
+
+
+@pytest.fixture(scope="module")
+def of_tokens():
+    card = EMBEDS | {"token_tasks": ["token_embed", "token_classify"], "first_id": 97}
+    with Served(card=card) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def steps():
+    card = {
+        "task": "classify",
+        "token_tasks": ["token_classify"],
+        "scores_steps": True,
+        "step_id": 43,
+    }
+    with Served(card=card, engine={"vector_size": 2}) as server:
+        yield server
+
+
+def test_pooling_gives_vectors_of_texts_and_of_their_tokens(of_tokens):
+    body = {"input": [[97, 98, 99], [5, 0]], "model": "echo"}
+    answer = of_tokens.post("/pooling", body).json()
+    assert answer["object"] == "list"
+    assert [item["data"] for item in answer["data"]] == [counts([97, 98, 99]), counts([5, 0])]
+    assert of_tokens.post("/pooling", body | {"task": "embed"}).json()["data"] == answer["data"]
+    first, second = of_tokens.post("/pooling", body | {"task": "token_embed"}).json()["data"]
+    assert first["token_ids"] == [98, 99]  # without the one that begins it
+    assert first["data"] == [counts([98]), counts([99])]
+    assert second["data"] == [counts([5]), counts([0])]
+    weights = of_tokens.post("/pooling", body | {"task": "token_classify"}).json()["data"]
+    assert [item["token_ids"] for item in weights] == [[98, 99], [5, 0]]
+    packed = body | {"task": "token_embed", "encoding_format": "base64"}
+    (raw, _) = of_tokens.post("/pooling", packed).json()["data"]
+    flat = np.frombuffer(base64.b64decode(raw["data"]), "<f4").reshape(2, 8)
+    assert flat.tolist() == first["data"]
+
+
+def test_pooling_refuses_what_the_model_does_not_yield(of_tokens, embedder, classifier, served):
+    body = {"input": "a"}
+    refused(of_tokens, "/pooling", body | {"task": "classify"}, "task", "served for 'embed'")
+    refused(embedder, "/pooling", body | {"task": "token_embed"}, "task", "yields pool")
+    cut = body | {"task": "token_embed", "dimensions": 4}
+    refused(of_tokens, "/pooling", cut, "dimensions", "not cut")
+    refused(of_tokens, "/pooling", body | {"dimensions": 9}, "dimensions", "1 to 8")
+    refused(served, "/pooling", body, "model", "generates text")
+    (item,) = classifier.post("/pooling", body).json()["data"]
+    assert sum(item["data"]) == pytest.approx(1)
+
+
+def test_steps_of_an_answer_are_scored_one_by_one(steps):
+    ids = [5, 6, 43, 9, 43, 8]
+    want = [1 / (1 + math.exp(-1)), 1 / (1 + math.e)]  # softmax of counts: 43 is odd
+    for path in ("/classify", "/encode"):
+        got = steps.post(path, {"input_ids": ids}).json()["embedding"]
+        assert got == [pytest.approx(want[::-1]), pytest.approx(want[::-1])]
+    (item,) = steps.post("/pooling", {"input": ids}).json()["data"]
+    assert item["data"] == [pytest.approx(want[::-1])] * 2
+    assert item["token_ids"] == [43, 43]
+    assert steps.post("/classify", {"input_ids": [5]}).json()["embedding"] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/rerank", {"query": "a", "documents": ["b"]}),
+        ("/v1/score", {"text_1": "a", "text_2": "b"}),
+        ("/v1/classify", {"input": "a"}),
+    ],
+)
+def test_a_model_of_steps_scores_no_wholes(steps, path, body):
+    refused(steps, path, body, "model", "each step")
+
+
+def test_a_reward_model_has_its_last_token_added_where_a_text_lacks_it():
+    with Served(card={"task": "classify", "last_id": 7}, engine={"vector_size": 9}) as server:
+        for ids in ([5, 6], [5, 6, 7]):
+            answer = server.post("/classify", {"input_ids": ids}).json()
+            assert answer["embedding"] == counts([5, 6, 7], 9)
+            assert answer["meta_info"]["prompt_tokens"] == 3

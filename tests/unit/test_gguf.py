@@ -18,10 +18,13 @@ from tests.unit.gguf_files import HIDDEN, TOKENS, VOCAB, llama_tensors, split_gg
 
 EXACT = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0", "Q5_0", "Q4_K", "Q6_K"]
 EXACT += ["Q2_K", "Q3_K", "IQ4_NL", "IQ4_XS", "MXFP4"]
+GRIDS = ["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"]
+EXACT += [*GRIDS, "TQ1_0", "TQ2_0"]
 ROUNDED = ["Q5_1", "Q5_K"]
 HALVES = {"Q4_0": (0,), "Q4_1": (0, 2), "Q8_0": (0,), "Q5_0": (0,), "Q5_1": (0, 2)}
 HALVES |= {"Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "Q2_K": (80, 82), "Q3_K": (108,)}
-HALVES |= {"IQ4_NL": (0,), "IQ4_XS": (0,), "MXFP4": ()}
+HALVES |= {"IQ4_NL": (0,), "IQ4_XS": (0,), "MXFP4": (), "IQ1_M": ()}
+HALVES |= {name: (0,) for name in GRIDS if name != "IQ1_M"} | {"TQ1_0": (52,), "TQ2_0": (64,)}
 FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 
 
@@ -36,6 +39,8 @@ def random_blocks(name: str, num_rows: int = 5, seed: int = 0) -> NDArray[np.uin
     for begin in HALVES[name]:
         scales = draw.standard_normal(blocks.shape[:2]).astype(np.float16)
         blocks[..., begin : begin + 2] = scales[..., None].view(np.uint8)
+    if name == "IQ1_M":  # its scale's nibbles are in four bytes: no exponent of infinity
+        blocks[..., 55] &= 0xBF
     if name == "MXFP4":
         blocks[..., 0] = draw.integers(0, 140, blocks.shape[:2])
     return blocks.reshape(num_rows, -1)
@@ -86,6 +91,14 @@ def test_rows_convert_alike_whatever_their_neighbours(name: str) -> None:
     whole, part = BLOCKS[Type[name]].convert(rows), BLOCKS[Type[name]].convert(rows[2:4])
     for kind, array in part.items():
         np.testing.assert_array_equal(array, whole[kind][2:4])
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_every_point_of_a_grid_is_the_format_s(name: str) -> None:
+    """Random blocks of as many rows as show each index, at each place of a block."""
+    rows = random_blocks(name, num_rows=600, seed=1)
+    got = values(name, BLOCKS[Type[name]].convert(rows))
+    np.testing.assert_array_equal(got, expected(name, rows))
 
 
 def test_block_sizes_are_the_format_s() -> None:
@@ -200,9 +213,12 @@ def test_an_unknown_architecture_is_refused_by_name(tmp_path: Path) -> None:
         open_gguf(path)
 
 
-def test_an_unknown_block_type_is_refused_with_those_that_are_known(tmp_path: Path) -> None:
+def test_an_unknown_block_type_is_refused_with_those_that_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tensors = llama_tensors() | {"blk.0.extra.weight": np.zeros((1, 256), np.float32)}
     path = write_gguf(tmp_path / "m.gguf", tensors, types={"blk.0.extra.weight": Type.TQ1_0})
+    monkeypatch.delitem(BLOCKS, int(Type.TQ1_0))  # the package writes none that is not known
     with pytest.raises(CheckpointError, match=r"blk.0.extra.weight has GGUF type 34"):
         open_gguf(path)
 

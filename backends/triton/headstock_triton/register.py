@@ -83,6 +83,7 @@ from headstock.ops.steps import (
 )
 from headstock.ops.wide_norm import norm_queries_and_keys, sum_squares
 from headstock_triton.activation import Activations
+from headstock_triton.attention import narrow
 from headstock_triton.attention.pages import TAG
 from headstock_triton.attention.provider import PAGE_SIZES, PagedAttention
 from headstock_triton.dense import build_dense
@@ -168,8 +169,9 @@ def register_layers(registry: OpRegistry, target: Target) -> None:
         run=build_attention,
         requires=Requires(
             dtypes=FLOATS,
-            layouts=FLOATS,
-            features=frozenset({"sliding_window", "sinks", "soft_cap", BIDIRECTIONAL}),
+            layouts=FLOATS | narrow.LAYOUTS,
+            features=frozenset({"sliding_window", "sinks", "soft_cap", BIDIRECTIONAL})
+            | narrow.FEATURES,
             sizes={
                 "head_dim": Sizes(at_most=256),
                 "heads_per_kv_head": Sizes(at_most=64),

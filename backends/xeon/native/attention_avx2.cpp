@@ -29,6 +29,26 @@ struct Int8 {
         return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
     }
 };
+// Codes of e4m3: 4 bits of exponent, 3 of mantissa. Scales as those of whole numbers.
+struct Fp8 {
+    using Type = uint8_t;
+    static __m256 load(const uint8_t* p) {
+        const __m256i code = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p));
+        const __m256i magnitude = _mm256_and_si256(code, _mm256_set1_epi32(0x7f));
+        const __m256i sign = _mm256_slli_epi32(_mm256_xor_si256(code, magnitude), 24);
+        const __m256i shifted =
+            _mm256_add_epi32(_mm256_slli_epi32(magnitude, 20), _mm256_set1_epi32(120 << 23));
+        // Without an exponent they are multiples of 2^-9.
+        const __m256 small =
+            _mm256_mul_ps(_mm256_cvtepi32_ps(magnitude), _mm256_set1_ps(0x1p-9f));
+        const __m256i is_small = _mm256_cmpgt_epi32(_mm256_set1_epi32(8), magnitude);
+        const __m256 value = _mm256_blendv_ps(_mm256_castsi256_ps(shifted), small,
+                                              _mm256_castsi256_ps(is_small));
+        return _mm256_or_ps(value, _mm256_castsi256_ps(sign));
+    }
+};
+template <class T>
+constexpr bool has_scales = std::is_same_v<T, Int8> || std::is_same_v<T, Fp8>;
 
 // Scratch of an item.
 struct Tile {
@@ -142,7 +162,7 @@ struct Score {
         float* scores = tile.scores + row * kSplit + page.begin;
         for (int64_t t = 0; t < page.count; t += 16)
             score_block<T, R>(q, keys + t, page.page_size, page.head_dim, scores + t);
-        if constexpr (std::is_same_v<T, Int8>) scale_tokens<R>(page.key_scales, page.count, scores);
+        if constexpr (has_scales<T>) scale_tokens<R>(page.key_scales, page.count, scores);
     }
 };
 
@@ -152,7 +172,7 @@ struct Weigh {
         const auto* values = reinterpret_cast<const typename T::Type*>(page.values);
         const int64_t size = page.head_dim, count = page.count;
         float* weights = tile.scores + row * kSplit + page.begin;
-        if constexpr (std::is_same_v<T, Int8>) scale_tokens<R>(page.value_scales, count, weights);
+        if constexpr (has_scales<T>) scale_tokens<R>(page.value_scales, count, weights);
         float* o = tile.o + row * size;
         int64_t d = 0;
         if constexpr (R <= 3)
@@ -206,6 +226,7 @@ void for_pages(const Split& split, const Tile& tile) {
             case Element::kBfloat16: for_row_blocks<F, Bfloat16>(part, tile); break;
             case Element::kFloat16: for_row_blocks<F, Float16>(part, tile); break;
             case Element::kInt8: for_row_blocks<F, Int8>(part, tile); break;
+            case Element::kFp8: for_row_blocks<F, Fp8>(part, tile); break;
         }
     }
 }

@@ -9,7 +9,7 @@
 
 namespace headstock {
 
-enum class Element : int64_t { kFloat32 = 0, kBfloat16 = 1, kFloat16 = 2, kInt8 = 3 };
+enum class Element : int64_t { kFloat32 = 0, kBfloat16 = 1, kFloat16 = 2, kInt8 = 3, kFp8 = 4 };
 
 // x [rows, size] -> y. With `residual`, residual += x first and the sum is normalised.
 struct NormArgs {
@@ -322,11 +322,11 @@ struct Pages {
     int64_t num_kv_heads;
     int64_t head_dim;
 
-    bool is_int8() const { return element == static_cast<int64_t>(Element::kInt8); }
-    int64_t element_bytes() const { return element == 0 ? 4 : is_int8() ? 1 : 2; }
+    bool has_scales() const { return element >= static_cast<int64_t>(Element::kInt8); }
+    int64_t element_bytes() const { return element == 0 ? 4 : has_scales() ? 1 : 2; }
     int64_t elements_bytes() const { return page_size * head_dim * element_bytes(); }
     int64_t half_bytes() const {
-        return elements_bytes() + (is_int8() ? page_size * int64_t{sizeof(float)} : 0);
+        return elements_bytes() + (has_scales() ? page_size * int64_t{sizeof(float)} : 0);
     }
     char* keys(int64_t page, int64_t head) const {
         return data + (page * num_kv_heads + head) * 2 * half_bytes();

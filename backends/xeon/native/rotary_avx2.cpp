@@ -29,34 +29,62 @@ void store_as(const Pages& pages, int64_t slot, int64_t head, const float* k, co
     for (int64_t d = 0; d < size; ++d) values[d] = To::of(v[d]);
 }
 
-// Turns x into whole numbers up to 127 and returns their scale. What is not finite makes the scale
+// Eight numbers up to 127 to whole ones.
+struct ToInt8 {
+    static constexpr float kLargest = 127.0f;
+    static __m256i of(__m256 x) { return _mm256_cvtps_epi32(x); }
+};
+
+// Eight numbers up to 448 to codes of e4m3, to the nearest, ties to even.
+struct ToFp8 {
+    static constexpr float kLargest = 448.0f;
+    static __m256i of(__m256 x) {
+        const __m256i bits = _mm256_castps_si256(x);
+        const __m256i sign = _mm256_and_si256(bits, _mm256_set1_epi32(INT32_MIN));
+        const __m256i magnitude = _mm256_xor_si256(bits, sign);
+        const __m256i odd =
+            _mm256_and_si256(_mm256_srli_epi32(magnitude, 20), _mm256_set1_epi32(1));
+        const __m256i rounded = _mm256_add_epi32(
+            magnitude, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7ffff)));
+        const __m256i normal =
+            _mm256_sub_epi32(_mm256_srli_epi32(rounded, 20), _mm256_set1_epi32(120 << 3));
+        // Under 2^-6 they are multiples of 2^-9.
+        const __m256 value = _mm256_castsi256_ps(magnitude);
+        const __m256i small = _mm256_cvtps_epi32(_mm256_mul_ps(value, _mm256_set1_ps(512.0f)));
+        const __m256 is_small = _mm256_cmp_ps(value, _mm256_set1_ps(0x1p-6f), _CMP_LT_OQ);
+        const __m256i code = _mm256_blendv_epi8(normal, small, _mm256_castps_si256(is_small));
+        return _mm256_or_si256(code, _mm256_srli_epi32(sign, 24));
+    }
+};
+
+// Turns x into numbers of 8 bits and returns their scale. What is not finite makes the scale
 // not a number, so that it is not lost.
-float narrow_to_int8(const float* x, int64_t size, int8_t* into, int64_t step) {
+template <class To>
+float narrow(const float* x, int64_t size, char* into, int64_t step) {
     __m256 largest = _mm256_setzero_ps(), poison = _mm256_setzero_ps();
     for (int64_t i = 0; i < size; i += 8) {
         const __m256 v = _mm256_loadu_ps(x + i);
         largest = _mm256_max_ps(largest, abs8(v));
         poison = _mm256_fmadd_ps(v, _mm256_setzero_ps(), poison);
     }
-    const float scale = max8(largest) / 127.0f;
+    const float scale = max8(largest) / To::kLargest;
     const __m256 unit = _mm256_set1_ps(scale > 0 ? scale : 1.0f);
     for (int64_t i = 0; i < size; i += 8) {
-        const __m256i whole = _mm256_cvtps_epi32(_mm256_div_ps(_mm256_loadu_ps(x + i), unit));
+        const __m256i codes = To::of(_mm256_div_ps(_mm256_loadu_ps(x + i), unit));
         alignas(32) int32_t lanes[8];
-        _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), whole);
-        for (int64_t j = 0; j < 8; ++j) into[(i + j) * step] = static_cast<int8_t>(lanes[j]);
+        _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), codes);
+        for (int64_t j = 0; j < 8; ++j) into[(i + j) * step] = static_cast<char>(lanes[j]);
     }
     return scale + sum8(poison);
 }
 
-void store_int8(const Pages& pages, int64_t slot, int64_t head, const float* k, const float* v) {
+template <class To>
+void store_narrow(const Pages& pages, int64_t slot, int64_t head, const float* k, const float* v) {
     const int64_t page = slot / pages.page_size, token = slot % pages.page_size;
     const int64_t size = pages.head_dim;
     char *keys = pages.keys(page, head), *values = pages.values(page, head);
-    pages.scales(keys)[token] =
-        narrow_to_int8(k, size, reinterpret_cast<int8_t*>(keys) + token, pages.page_size);
-    pages.scales(values)[token] =
-        narrow_to_int8(v, size, reinterpret_cast<int8_t*>(values) + token * size, 1);
+    pages.scales(keys)[token] = narrow<To>(k, size, keys + token, pages.page_size);
+    pages.scales(values)[token] = narrow<To>(v, size, values + token * size, 1);
 }
 
 void store(const Pages& pages, int64_t slot, int64_t head, const float* k, const float* v) {
@@ -64,7 +92,8 @@ void store(const Pages& pages, int64_t slot, int64_t head, const float* k, const
         case Element::kFloat32: store_as<ToFloat32>(pages, slot, head, k, v); break;
         case Element::kBfloat16: store_as<ToBfloat16>(pages, slot, head, k, v); break;
         case Element::kFloat16: store_as<ToFloat16>(pages, slot, head, k, v); break;
-        case Element::kInt8: store_int8(pages, slot, head, k, v); break;
+        case Element::kInt8: store_narrow<ToInt8>(pages, slot, head, k, v); break;
+        case Element::kFp8: store_narrow<ToFp8>(pages, slot, head, k, v); break;
     }
 }
 

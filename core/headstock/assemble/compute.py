@@ -38,7 +38,11 @@ FLOATS: Mapping[str, torch.dtype] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-KV_DTYPES: Mapping[str, torch.dtype] = {**FLOATS, "int8": torch.int8}
+KV_DTYPES: Mapping[str, torch.dtype] = {
+    **FLOATS,
+    "int8": torch.int8,
+    "fp8_e4m3": torch.float8_e4m3fn,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +213,7 @@ def plan_model(
         getattr(model_class, "spare_length", Model.spare_length),
     )
     is_causal = task.is_causal and getattr(model_class, "is_causal", Model.is_causal)
-    is_whole = not is_causal or _pools_all(task)
+    is_whole = not is_causal or _pools_all(task) or bool(task.of_tokens)
     options = _runner_options(opened, files, length, is_whole=is_whole)
     if task.is_converted:
         model_class = partial(
@@ -231,7 +235,7 @@ def plan_model(
         options,
         page_size=ctx.page_size,
         vocab_size=options.vocab_size * model.num_token_types,
-        yields=model.yields,
+        yields=(*model.yields, *model.token_yields),
         is_causal=model.takes_chunks,
     )
     return LoadedModel(model, ctx, options, sizes, task, chosen)

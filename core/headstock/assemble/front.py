@@ -21,6 +21,8 @@ from headstock.server.speech import find_dialect
 from headstock.text import ChatTemplate
 from headstock.text.parsers.registry import FormatRegistry
 
+STEP_END = "<extra_0>"
+"""What ends each step of an answer whose steps are scored."""
 VERDICTS = ("yes", "no")
 """What a reranker that generates says of a document that answers a query, and of another."""
 
@@ -143,7 +145,20 @@ def model_card(
         labels=labels_of(files.config) if task.kind == "classify" else [],
         is_bounded=_is_bounded(files),
         verdict_ids=_verdict_ids(files, prompter) if task.kind == "generate" else [],
+        token_tasks=list(task.of_tokens),
+        scores_steps=task.scores_steps,
+        step_id=tokenizer.token_id(STEP_END)
+        if tokenizer is not None and task.scores_steps
+        else None,
+        first_id=_id(files, "bos_token_id"),
+        last_id=_id(files, "reward_token_id") if task.kind == "classify" else None,
     )
+
+
+def _id(files: ModelFiles, key: str) -> int | None:
+    """Return the id that the configuration has under ``key``."""
+    given = files.text_config.get(key)
+    return given if isinstance(given, int) and not isinstance(given, bool) else None
 
 
 def _verdict_ids(files: ModelFiles, prompter: Prompter) -> list[int]:

@@ -36,7 +36,6 @@ from headstock.server.protocols import native_answers, native_bodies
 from headstock.server.protocols.embeddings import EncodeBody, encode_answer, read_encode
 from headstock.server.protocols.ranking import ScoreBody, read_score
 from headstock.server.request import ChatPrompt, GenerateRequest
-from headstock.server.vectors import vector_of
 from headstock.wire.messages import Loading, Started
 from headstock.wire.transport import MemoryMailbox, memory_pair
 
@@ -423,7 +422,7 @@ async def _embed(door: Frontdoor, body: EncodeBody) -> Result | list[Result]:
     call = read_encode(body, card, type_stride=door.type_stride)
     found = await _ended(door, call.requests)
     answers = [
-        encode_answer(one, item.rid or "", vector_of(one, card, call.dimensions))
+        encode_answer(one, item.rid or "", card, call.dimensions)
         for one, item in zip(found, call.requests, strict=True)
     ]
     return answers if call.is_list else answers[0]

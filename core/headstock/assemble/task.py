@@ -7,19 +7,21 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from headstock.checkpoint import ModelFiles
-from headstock.checkpoint.sentence import Pooling, PoolKind
+from headstock.checkpoint.sentence import SCORES, Pooling, PoolKind
 from headstock.config import EngineSettings, ModelSettings
 from headstock.errors import ConfigError, UnsupportedError, did_you_mean
 from headstock.plugins.models import ModelRegistry
 
 Kind = Literal["generate", "embed", "classify"]
 CLASSIFIER = "ForSequenceClassification"
+REWARD, STEP_REWARDS = "ForRewardModel", "ForProcessRewardModel"
+CLASSIFIERS = (CLASSIFIER, REWARD, STEP_REWARDS)
 DECODER = "ForCausalLM"
 BASE = "Model"
 MASKED = "ForMaskedLM"
 OLD_DECODER = "LMHeadModel"
 """What GPT-2 ends in."""
-_HEADS = (CLASSIFIER, DECODER, MASKED, OLD_DECODER, BASE)
+_HEADS = (*CLASSIFIERS, DECODER, MASKED, OLD_DECODER, BASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ class Task:
         pooling: How hidden states become a vector, of models that embed.
         is_causal: Whether tokens see only what is before them; False: the configuration has a
             decoder's tokens see all of their text.
+        of_tokens: What it yields of each token of a text: ``token_embed``, ``token_classify``.
+        scores_steps: Whether that is all that it yields, and scores of the steps of an answer.
     """
 
     kind: Kind
@@ -40,6 +44,8 @@ class Task:
     is_converted: bool = False
     pooling: Pooling | None = None
     is_causal: bool = True
+    of_tokens: tuple[str, ...] = ()
+    scores_steps: bool = False
 
 
 def find_task(files: ModelFiles, settings: ModelSettings, registry: ModelRegistry) -> Task:
@@ -65,12 +71,13 @@ def find_task(files: ModelFiles, settings: ModelSettings, registry: ModelRegistr
                 remedy="Drop --pooling, or set --task to embed.",
             )
         return Task(kind, registry.choose(names).architecture)
-    wanted = CLASSIFIER if kind == "classify" else BASE
+    heads = [head for name in names for head in CLASSIFIERS if name.endswith(head)]
+    wanted = (heads or [CLASSIFIER])[0] if kind == "classify" else BASE
     known = frozenset(registry.names)
     stems = [stem for name in names for stem in _stems(name)]
     own = [name for stem in stems if (name := stem + wanted) in known]
-    heads = (DECODER, OLD_DECODER)
-    decoders = [name for stem in stems for head in heads if (name := stem + head) in known]
+    tails = (DECODER, OLD_DECODER) if wanted in (CLASSIFIER, BASE) else ()
+    decoders = [name for stem in stems for tail in tails if (name := stem + tail) in known]
     if not own and not decoders:
         asked = ", ".join(names) or "none"
         raise UnsupportedError(
@@ -86,10 +93,19 @@ def find_task(files: ModelFiles, settings: ModelSettings, registry: ModelRegistr
             remedy="Drop --pooling.",
         )
     pooling = _pooling(files, settings, "mean" if own else "last") if kind == "embed" else None
+    of_tokens: tuple[str, ...] = () if pooling is None else tuple(h.kind for h in pooling.tokens)
     if own:
-        return Task(kind, own[0], pooling=pooling)
-    is_causal = not both_ways
-    return Task(kind, decoders[0], is_converted=True, pooling=pooling, is_causal=is_causal)
+        is_steps = wanted == STEP_REWARDS
+        of_tokens = (SCORES,) if is_steps else of_tokens
+        return Task(kind, own[0], pooling=pooling, of_tokens=of_tokens, scores_steps=is_steps)
+    return Task(
+        kind,
+        decoders[0],
+        is_converted=True,
+        pooling=pooling,
+        is_causal=not both_ways,
+        of_tokens=of_tokens,
+    )
 
 
 def check_settings(task: Task, settings: EngineSettings) -> None:
@@ -117,7 +133,7 @@ def check_settings(task: Task, settings: EngineSettings) -> None:
 
 def _kind(files: ModelFiles, settings: ModelSettings, names: Sequence[str]) -> Kind:
     if settings.task != "auto":
-        is_classifier = any(name.endswith(CLASSIFIER) for name in names)
+        is_classifier = any(name.endswith(CLASSIFIERS) for name in names)
         if settings.task == "classify" and not is_classifier:
             raise ConfigError(
                 f"task is classify, and {files.name} is a {', '.join(names) or 'model'}: it has no"
@@ -126,7 +142,7 @@ def _kind(files: ModelFiles, settings: ModelSettings, names: Sequence[str]) -> K
                 " --task.",
             )
         return settings.task
-    if any(name.endswith(CLASSIFIER) for name in names):
+    if any(name.endswith(CLASSIFIERS) for name in names):
         return "classify"
     if files.sentence is not None and files.sentence.verdict_ids:
         return "generate"

@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headstock.checkpoint.mapping import MappedFile
-from headstock.checkpoint.sentence import SentenceFiles
 from headstock.errors import CheckpointError
 from headstock.ops.linear import DENSE
+
+if TYPE_CHECKING:
+    from headstock.checkpoint.sentence import SentenceFiles
 
 Array = NDArray[Any]
 Progress = Callable[[int, int], None]
@@ -41,6 +43,8 @@ class StoredTensor:
         read: Rows [begin, end) to canonical parts; a view of the file where no conversion is
             needed.
         file: That has it, or most of it; None where it is in none.
+        of_expert: Of a stack of quantised matrices [E, A, B]: from an expert's number, and whether
+            inputs come before outputs, to its matrix; None: it is no such stack.
         ordered: What else it can be had as, by who puts activations in that order; or None.
     """
 
@@ -52,6 +56,9 @@ class StoredTensor:
     num_bytes: int
     read: Callable[[int, int], Mapping[str, Array]] = field(repr=False, compare=False)
     file: MappedFile | None = field(default=None, repr=False, compare=False)
+    of_expert: Callable[[int, bool], StoredTensor] | None = field(
+        default=None, repr=False, compare=False
+    )
     ordered: OrderedInputs | None = field(default=None, repr=False, compare=False)
 
     def read_all(self) -> Mapping[str, Array]:

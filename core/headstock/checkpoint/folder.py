@@ -16,6 +16,7 @@ from headstock.checkpoint.ranges import check_generation, check_ranges
 from headstock.checkpoint.safetensors_file import read_safetensors
 from headstock.checkpoint.sentence import PREFIX, SentenceFiles, read_sentence_files
 from headstock.checkpoint.stacked_experts import split_experts
+from headstock.checkpoint.torch_file import read_torch_file
 from headstock.errors import CheckpointError
 
 CONFIG = "config.json"
@@ -85,6 +86,9 @@ def _dense_tensors(path: Path, sentence: SentenceFiles | None) -> Iterator[Store
         file = path / dense.folder / WEIGHTS
         for tensor in read_safetensors(file) if file.exists() else ():
             yield replace(tensor, name=f"{PREFIX}.dense.{number}.{tensor.name}")
+    for head in () if pooling is None else pooling.tokens:
+        for name, tensor in read_torch_file(path / head.file).items():
+            yield replace(tensor, name=head.prefix + name)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """FP8 checkpoints with scales of matrices, output features or blocks, as `fp8-group`. No torch.
 
 A module has ``weight`` in float8_e4m3fn beside ``weight_scale_inv`` or ``weight_scale``, by either
-of which it is multiplied. Modules without such a weight are not quantised.
+of which it is multiplied. Modules without such a weight are not quantised. A tensor of all experts'
+matrices has scales by the same suffixes, of each expert.
 
 Source:
     DeepSeek-V3, "Inference weights", https://github.com/deepseek-ai/DeepSeek-V3, for blocks;
@@ -14,11 +15,17 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from headstock.checkpoint.files import StoredTensor
-from headstock.checkpoint.scaled_matrix import join_scale, without_activation_scales
+from headstock.checkpoint.scaled_matrix import (
+    join_scale,
+    join_stacked_scale,
+    without_activation_scales,
+)
 from headstock.errors import CheckpointError, UnsupportedError
 from headstock.ops.linear import FP8_GROUP
 
 WEIGHT_DTYPE = "float8_e4m3fn"
+STACK_DIMENSIONS = 3
+"""Of a tensor that has a matrix of each expert."""
 OTHER_DTYPES = ("float8_e5m2",)
 SUFFIXES = ("_scale_inv", "_scale")
 """What scales add to their weight's name. Both multiply, whatever the first says."""
@@ -55,7 +62,8 @@ def join_fp8_weights(
         if tensor.dtype == WEIGHT_DTYPE:
             names = [name + suffix for suffix in SUFFIXES]
             found = next((n for n in names if n in index), names[0])
-            joined[name] = join_scale(tensor, index.get(found), found, FP8_GROUP, block=block)
+            join = join_stacked_scale if len(tensor.shape) == STACK_DIMENSIONS else join_scale
+            joined[name] = join(tensor, index.get(found), found, FP8_GROUP, block=block)
         elif not _is_scale(name, index):
             joined[name] = tensor
     return joined

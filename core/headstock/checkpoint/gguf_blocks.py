@@ -6,6 +6,8 @@ becomes:
 - F32, F16, BF16: ``dense``.
 - Q4_0, Q4_1, Q4_K: ``int4-group`` of 32, exactly. Q2_K: of 16.
 - Q8_0, Q5_0, IQ4_NL, IQ4_XS: ``int8-group`` of 32; Q3_K, Q6_K: ``int8-group`` of 16; exactly.
+- IQ1_S, IQ2_XXS, IQ3_XXS, IQ3_S, TQ1_0, TQ2_0: ``int8-group`` of 32; IQ1_M, IQ2_XS, IQ2_S: of 16;
+  exactly.
 - MXFP4: ``mxfp4``.
 - Q5_1, Q5_K: ``int8-group`` of 32, *rounded*: their 5 bits come with a minimum, which that layout
   lacks. The rounding is at most 1/254 of a group's largest magnitude, well under the 1/62 of its
@@ -26,6 +28,17 @@ import numpy as np
 
 from headstock.checkpoint.files import Array
 from headstock.checkpoint.gguf_bits import Parts, halves, repack_nibbles, split_blocks
+from headstock.checkpoint.gguf_grid_blocks import (
+    iq1_m,
+    iq1_s,
+    iq2_s,
+    iq2_xs,
+    iq2_xxs,
+    iq3_s,
+    iq3_xxs,
+    tq1_0,
+    tq2_0,
+)
 from headstock.checkpoint.gguf_small_blocks import iq4_nl, iq4_xs, mxfp4, q2_k, q3_k
 from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, MXFP4
 
@@ -174,9 +187,18 @@ BLOCKS: dict[int, Block] = {
     12: Block("Q4_K", 256, 144, "", INT4_GROUP, 32, _q4_k),
     13: Block("Q5_K", 256, 176, "", INT8_GROUP, 32, _q5_k),
     14: Block("Q6_K", 256, 210, "", INT8_GROUP, 16, _q6_k),
+    16: Block("IQ2_XXS", 256, 66, "", INT8_GROUP, 32, iq2_xxs),
+    17: Block("IQ2_XS", 256, 74, "", INT8_GROUP, 16, iq2_xs),
+    18: Block("IQ3_XXS", 256, 98, "", INT8_GROUP, 32, iq3_xxs),
+    19: Block("IQ1_S", 256, 50, "", INT8_GROUP, 32, iq1_s),
     20: Block("IQ4_NL", 32, 18, "", INT8_GROUP, 32, iq4_nl),
+    21: Block("IQ3_S", 256, 110, "", INT8_GROUP, 32, iq3_s),
+    22: Block("IQ2_S", 256, 82, "", INT8_GROUP, 16, iq2_s),
     23: Block("IQ4_XS", 256, 136, "", INT8_GROUP, 32, iq4_xs),
+    29: Block("IQ1_M", 256, 56, "", INT8_GROUP, 16, iq1_m),
     30: Block("BF16", 1, 2, "bfloat16", DENSE, 0, _dense("<u2")),
+    34: Block("TQ1_0", 256, 54, "", INT8_GROUP, 32, tq1_0),
+    35: Block("TQ2_0", 256, 66, "", INT8_GROUP, 32, tq2_0),
     39: Block("MXFP4", 32, 17, "", MXFP4, 32, mxfp4),
 }
 """By the format's type number."""

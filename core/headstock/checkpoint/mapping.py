@@ -21,15 +21,17 @@ class MappedFile:
         path: The file.
 
     Attributes:
+        path: The file.
         data: Its bytes.
 
     Raises:
         CheckpointError: The file cannot be opened, or is no regular one.
     """
 
-    __slots__ = ("_mapped", "data")
+    __slots__ = ("_mapped", "data", "path")
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._mapped: mmap.mmap | None = None
         self.data: NDArray[np.uint8] = np.empty(0, np.uint8)
         try:
@@ -47,6 +49,11 @@ class MappedFile:
         # Of a file that is not in the page cache this reads far ahead: while a tensor is
         # converted the next come in. A cold file of 1 GB came 2.8 times as fast.
         self._advise("MADV_SEQUENTIAL")
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return self.data.size
 
     def release(self) -> None:
         """Give the memory of pages that were read back; where they are used again, they return.

@@ -93,6 +93,56 @@ def join_scale(
     return replace(weight, layout=layout, group_size=group_size, num_bytes=num_bytes, read=read)
 
 
+def join_stacked_scale(
+    weight: StoredTensor,
+    scale: StoredTensor | None,
+    name: str,
+    layout: str,
+    *,
+    block: tuple[int, int] | None = None,
+) -> StoredTensor:
+    """Return a stack of matrices, of which each expert's is had by ``of_expert``.
+
+    Args:
+        weight: 8-bit values of all experts' matrices. [E, A, B]
+        scale: An expert's each, as :func:`join_scale` takes them, which goes with the sizes as they
+            are in the file. [E, …]
+        name: Of the scale, for errors.
+        layout: As for :func:`join_scale`.
+        block: Likewise.
+
+    Raises:
+        CheckpointError: The scale is not there, or of another number of experts.
+    """
+    if scale is None:
+        raise _missing(weight, name)
+    num_experts = weight.shape[0]
+    if len(scale.shape) not in (1, 2, 3) or scale.shape[0] != num_experts:
+        raise _misshapen(weight, scale, f"those of {num_experts} matrices are due")
+    scales = scale
+
+    def of_expert(expert: int, has_inputs_first: bool) -> StoredTensor:
+        matrix, own = (_of_expert(t, expert, has_inputs_first) for t in (weight, scales))
+        return join_scale(matrix, own, name, layout, block=block)
+
+    num_bytes = weight.num_bytes + scale.num_bytes
+    return replace(weight, layout=layout, num_bytes=num_bytes, of_expert=of_expert)
+
+
+def _of_expert(stack: StoredTensor, expert: int, is_turned: bool) -> StoredTensor:
+    """Return what a stack has of one expert, rows and columns exchanged where that is asked."""
+    is_turned = is_turned and len(stack.shape) == 3
+    shape = stack.shape[1:][::-1] if is_turned else stack.shape[1:]
+
+    def read(begin: int, end: int) -> dict[str, Array]:
+        own = stack.read(expert, expert + 1)["weight"][0]
+        rows = np.atleast_1d(own.T if is_turned else own)[begin:end]
+        return {"weight": np.ascontiguousarray(rows)}
+
+    num_bytes = stack.num_bytes // stack.shape[0]
+    return replace(stack, shape=shape, num_bytes=num_bytes, read=read)
+
+
 def _check(
     weight: StoredTensor, scale: StoredTensor | None, name: str, zero: StoredTensor | None
 ) -> StoredTensor:
@@ -104,10 +154,7 @@ def _check(
             remedy="Use a checkpoint with a tensor for each expert, or the unquantised one.",
         )
     if scale is None:
-        raise CheckpointError(
-            f"{name} is not there, and {weight.name} is quantised.",
-            remedy="Check that the files belong together, and download them again.",
-        )
+        raise _missing(weight, name)
     if 0 in weight.shape:
         raise _misshapen(weight, scale, "a weight has elements")
     if zero is not None and zero.shape != scale.shape:
@@ -141,6 +188,13 @@ def _group_size(in_features: int, columns: int) -> int:
         return math.gcd(in_features, columns, GROUP if columns % GROUP == 0 else columns)
     size = math.gcd(in_features, GROUP)
     return size if size >= LEAST_GROUP else in_features
+
+
+def _missing(weight: StoredTensor, name: str) -> CheckpointError:
+    return CheckpointError(
+        f"{name} is not there, and {weight.name} is quantised.",
+        remedy="Check that the files belong together, and download them again.",
+    )
 
 
 def _misshapen(weight: StoredTensor, scale: StoredTensor, due: str) -> CheckpointError:

@@ -5,16 +5,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from headstock.checkpoint.bounded import read_json_bounded, read_object_bounded
+from headstock.checkpoint.torch_file import read_torch_file
 from headstock.errors import CheckpointError
 
 PoolKind = Literal["last", "mean", "cls"]
 DenseActivation = Literal["identity", "tanh"]
+TokenKind = Literal["token_embed", "token_classify"]
+VECTORS: TokenKind = "token_embed"
+SCORES: TokenKind = "token_classify"
+TOKEN_HEADS: Mapping[TokenKind, str] = {VECTORS: "colbert_linear.pt", SCORES: "sparse_linear.pt"}
+"""Files beside a model of what single tokens yield, as BGE-M3 has them."""
 MODULES = "modules.json"
 PROMPTS = "config_sentence_transformers.json"
 LENGTH = "sentence_bert_config.json"
@@ -54,6 +60,30 @@ class Dense:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenHead:
+    """A product that the hidden states of single tokens go through.
+
+    Attributes:
+        kind: ``token_embed``: it makes vectors; ``token_classify``: scores over 0.
+        file: Name of the file that has its weights, in the model's folder.
+        in_features: Elements that go in.
+        out_features: Elements that come out.
+        has_bias: Whether something is added to each.
+    """
+
+    kind: TokenKind
+    file: str
+    in_features: int
+    out_features: int
+    has_bias: bool = True
+
+    @property
+    def prefix(self) -> str:
+        """What stands before the names of its tensors."""
+        return f"{PREFIX}.{'vectors' if self.kind == VECTORS else 'scores'}.linear."
+
+
+@dataclass(frozen=True, slots=True)
 class Pooling:
     """How the hidden states of a row become one vector.
 
@@ -61,11 +91,13 @@ class Pooling:
         kind: Of its last token, the mean of all, or of its first (``cls``).
         is_normalized: Whether the vector is divided by its length, at the end.
         dense: The products that it goes through before that, in their order.
+        tokens: What single tokens yield beside it, one of a kind.
     """
 
     kind: PoolKind
     is_normalized: bool = False
     dense: tuple[Dense, ...] = ()
+    tokens: tuple[TokenHead, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +143,8 @@ def read_sentence_files(path: Path) -> SentenceFiles | None:
     prompts, default = _prompts(path / PROMPTS)
     pooling = None
     if found.kind is not None and not found.problem:
-        pooling = Pooling(found.kind, found.is_normalized, tuple(found.dense))
+        heads = tuple(_token_heads(path))
+        pooling = Pooling(found.kind, found.is_normalized, tuple(found.dense), heads)
     return SentenceFiles(
         pooling=pooling,
         problem=found.problem,
@@ -186,6 +219,22 @@ def _dense(path: Path, folder: str) -> tuple[Dense | None, str]:
         return None, f"{path / folder / PICKLE} is a pickle, which can run code; it is not read."
     has_bias, kind = config.get("bias") is not False, _ACTIVATIONS[activation]
     return Dense(folder, sizes[0], sizes[1], has_bias, kind), ""
+
+
+def _token_heads(path: Path) -> Iterator[TokenHead]:
+    """Yield what single tokens go through, of the files that are there.
+
+    Raises:
+        CheckpointError: A file is damaged, or has other tensors than a product's.
+    """
+    for kind, name in TOKEN_HEADS.items():
+        if not (path / name).exists():
+            continue
+        tensors = read_torch_file(path / name)
+        weight = tensors.get("weight")
+        if weight is None or len(weight.shape) != 2 or not tensors.keys() <= {"weight", "bias"}:
+            raise _damaged(path / name, f"has the tensors {', '.join(tensors) or 'none'}")
+        yield TokenHead(kind, name, weight.shape[1], weight.shape[0], "bias" in tensors)
 
 
 def _module(file: Path, module: Any) -> tuple[str, str]:

@@ -84,11 +84,11 @@ class CacheSettings(Settings, frozen=True, kw_only=True):
 
     page_size: Positive | None = None
     """Tokens a page holds; the attention provider's choice when not set."""
-    kv_dtype: Literal["auto", "float32", "float16", "bfloat16", "int8"] = "auto"
+    kv_dtype: Literal["auto", "float32", "float16", "bfloat16", "int8", "fp8_e4m3"] = "auto"
     """Of cached keys and values. auto: the activations'; float16 where those are float32 and the
-    weights are quantised, which costs less than the weights' own rounding. int8: half the memory
-    of float16, with a scale for each token and head; the xeon backend's kernels read such pages,
-    others leave them to the reference."""
+    weights are quantised, which costs less than the weights' own rounding. int8, fp8_e4m3: half
+    the memory of float16, with a scale for each token and head, of which int8 rounds finer; the
+    kernels of xeon and of Triton read such pages, others leave them to the reference."""
     memory_fraction: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.9
     """Share of the free device memory that weights, pages and workspace may take together."""
     cache_tokens: Positive | None = None

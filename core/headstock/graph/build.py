@@ -33,6 +33,8 @@ class Model(Module):
         base_prefix: What stands before the names of all tensors but the head's: checkpoints that
             were saved without a head lack it.
         yields: What rows may yield: ``draw``, ``pool``.
+        token_yields: What rows may yield of each of their tokens: ``token_embed``,
+            ``token_classify``.
         is_causal: Whether tokens see only what is before them.
         num_token_types: Kinds of tokens, such as those of a pair's first and second text. Id ``i``
             of type ``t`` goes in as ``i + t * vocab_size``.
@@ -91,6 +93,22 @@ class Model(Module):
             f"{type(self).__name__} yields no pooled vectors.",
             remedy="Serve an embedding or reward model.",
         )
+
+    def pool_tokens(self, hidden_SD: Tensor, *, is_score: bool) -> Tensor:
+        """Return a vector, or scores, for each of some tokens' hidden states. float32. [S, E]
+
+        Raises:
+            UnsupportedError: The model has none.
+        """
+        raise UnsupportedError(
+            f"{type(self).__name__} yields nothing of single tokens.",
+            remedy="Serve a model with heads for tokens.",
+        )
+
+    @property
+    def token_yields(self) -> tuple[str, ...]:
+        """See the class."""
+        return ()
 
     @property
     def takes_chunks(self) -> bool:

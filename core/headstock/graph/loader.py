@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from headstock.checkpoint.files import ModelFiles, Progress, StoredTensor
+from headstock.checkpoint.mapping import MappedFile
+from headstock.checkpoint.read_ahead import reading_ahead
 from headstock.checkpoint.sentence import PREFIX
 from headstock.errors import CheckpointError
 from headstock.graph.build import Model
@@ -124,7 +126,8 @@ def load_weights(
         raise _as_error(mismatch, model, files)
     settle_ties(model, files.index)
     allocate(model, files.index)
-    reload_weights(model, files.tensors(), files.num_bytes, progress)
+    share = (ctx.tp.rank, ctx.tp.size)
+    reload_weights(model, files.tensors(), files.num_bytes, progress, share=share)
 
 
 def settle_ties(model: Model, index: Mapping[str, StoredTensor]) -> None:
@@ -152,29 +155,53 @@ def settle_ties(model: Model, index: Mapping[str, StoredTensor]) -> None:
 
 
 def reload_weights(
-    model: Model, tensors: Iterable[StoredTensor], total: int, progress: Progress | None = None
+    model: Model,
+    tensors: Iterable[StoredTensor],
+    total: int,
+    progress: Progress | None = None,
+    *,
+    share: tuple[int, int] = (0, 1),
 ) -> None:
     """Stream ``tensors`` into weights that are allocated, at their fixed addresses.
 
     Of the files this process has one in memory at a time, and of that about
-    :data:`BYTES_AT_ONCE` at most.
+    :data:`BYTES_AT_ONCE` at most. What comes next is read ahead by threads, into the page cache.
+
+    Args:
+        model: Its weights are allocated.
+        tensors: In the order of the files.
+        total: Bytes of all of them.
+        progress: Told bytes that are done, and all.
+        share: This rank, and how many there are: each reads its share ahead.
     """
     expected = expected_leaves(model)
-    done, kept, file = 0, 0, None
-    for tensor in tensors:
-        if file is not None and (file is not tensor.file or kept >= BYTES_AT_ONCE):
-            file.release()
-            kept = 0
-        file = tensor.file
-        if tensor.name in expected:
-            layer, leaf = expected[tensor.name]
-            layer.load(leaf.name, CheckpointSource(tensor))
-        done += tensor.num_bytes
-        kept += tensor.num_bytes
-        if progress is not None:
-            progress(done, total)
+    tensors = list(tensors)
+    done, kept, of_file, file = 0, 0, 0, None
+    with reading_ahead(_files_of(tensors), share) as ahead:
+        for tensor in tensors:
+            if file is not None and (file is not tensor.file or kept >= BYTES_AT_ONCE):
+                file.release()
+                kept = 0
+            of_file = of_file if file is tensor.file else 0
+            file = tensor.file
+            if ahead is not None and file is not None:
+                ahead.reached(file, of_file)
+            if tensor.name in expected:
+                layer, leaf = expected[tensor.name]
+                layer.load(leaf.name, CheckpointSource(tensor))
+            done += tensor.num_bytes
+            kept += tensor.num_bytes
+            of_file += tensor.num_bytes
+            if progress is not None:
+                progress(done, total)
     if file is not None:
         file.release()
+
+
+def _files_of(tensors: Sequence[StoredTensor]) -> list[MappedFile]:
+    """Return the files that have tensors, in the order in which those are loaded."""
+    found = {id(t.file): t.file for t in tensors if t.file is not None}
+    return list(found.values())
 
 
 def allocate(model: Model, index: Mapping[str, StoredTensor]) -> None:

@@ -203,3 +203,7 @@ class AdaptedModel:
     def pool(self, hidden_TD: Tensor, batch: StepBatch, rows_P: Tensor) -> Tensor:
         """Return one vector for each of the rows that ``rows_P`` names. [P, D]"""
         return self._model.pool(hidden_TD, batch, rows_P)
+
+    def pool_tokens(self, hidden_SD: Tensor, *, is_score: bool) -> Tensor:
+        """Return a vector, or scores, for each of some tokens. [S, E]"""
+        return self._model.pool_tokens(hidden_SD, is_score=is_score)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from headstock.checkpoint.files import StoredTensor
-from headstock.checkpoint.sentence import PREFIX, Dense, Pooling
+from headstock.checkpoint.sentence import PREFIX, SCORES, VECTORS, Dense, Pooling, TokenHead
 from headstock.errors import UnsupportedError
 from headstock.graph.attention import Attention
 from headstock.graph.build import Model, ModelClass
@@ -20,7 +20,7 @@ from headstock.graph.linear import Linear
 from headstock.graph.module import Module
 from headstock.ops.attention import StepBatch
 from headstock.ops.base import Spec
-from headstock.ops.outputs import soft_cap
+from headstock.ops.outputs import as_float32, rectify, soft_cap
 from headstock.ops.pooling import normalize_vectors, pool_rows
 from headstock.quantization.plan import Role
 
@@ -42,6 +42,8 @@ class Pooler(Module):
         self.pooling = pooling
         self._pool = ctx.ops.resolve(pool_rows, ctx.spec())
         self.dense = [DenseLayer(ctx, dense) for dense in pooling.dense]
+        heads = {given.kind: TokenLayer(ctx, given, pooling) for given in pooling.tokens}
+        self.vectors, self.scores = heads.get(VECTORS), heads.get(SCORES)
         if self.dense and pooling.is_normalized:
             self._normalize = ctx.ops.resolve(normalize_vectors, Spec(dtype="float32"))
 
@@ -58,6 +60,31 @@ class Pooler(Module):
         for dense in self.dense:
             vectors_PD = dense(vectors_PD)
         return self._normalize(vectors_PD) if self.dense and is_normalized else vectors_PD
+
+
+class TokenLayer(Module):
+    """What is made of the hidden states of single tokens: vectors, or scores over 0.
+
+    Args:
+        ctx: What to build with.
+        given: Its product.
+        pooling: How texts become vectors; those of tokens are normalised where they are.
+    """
+
+    def __init__(self, ctx: Context, given: TokenHead, pooling: Pooling) -> None:
+        self._widen = ctx.ops.resolve(as_float32, ctx.spec())
+        leaves = {"linear": given.out_features}
+        self.product = head(ctx, given.in_features, leaves, has_bias=given.has_bias)
+        self._finish: Callable[[Tensor], Tensor] | None = None
+        if given.kind == SCORES:
+            self._finish = ctx.ops.resolve(rectify, Spec(dtype="float32"))
+        elif pooling.is_normalized:
+            self._finish = ctx.ops.resolve(normalize_vectors, Spec(dtype="float32"))
+
+    def forward(self, hidden_SD: Tensor) -> Tensor:
+        """Return what single tokens' hidden states stand for. float32. [S, E]"""
+        y_SE = self.product(self._widen(hidden_SD))
+        return y_SE if self._finish is None else self._finish(y_SE)
 
 
 class DenseLayer(Module):
@@ -108,6 +135,17 @@ class PooledModel(Model):
         """Return one vector for each of the rows that ``rows_P`` (int64) names. float32. [P, D]"""
         return self.pooler(hidden_TD, batch, rows_P)
 
+    def pool_tokens(self, hidden_SD: Tensor, *, is_score: bool) -> Tensor:
+        """Return a vector, or scores, for each of some tokens' hidden states. float32. [S, E]"""
+        layer = self.pooler.scores if is_score else self.pooler.vectors
+        assert layer is not None, "rows yield only what the model has heads for"
+        return layer(hidden_SD)
+
+    @property
+    def token_yields(self) -> tuple[str, ...]:
+        """What the model has heads for."""
+        return tuple(head.kind for head in self.pooler.pooling.tokens)
+
     @property
     def takes_chunks(self) -> bool:
         """Whether tokens see only what is before them, and the last one is all that counts."""
@@ -116,7 +154,7 @@ class PooledModel(Model):
     @property
     def pools_last(self) -> bool:
         """Whether the hidden states of rows' last tokens are all that pooling needs."""
-        return self.pooler.pooling.kind == "last"
+        return self.pooler.pooling.kind == "last" and not self.token_yields
 
 
 class PooledDecoder(PooledModel):

@@ -46,7 +46,7 @@ def split_stacked(
     found: dict[str, StoredTensor] = {}
     for name, tensor in index.items():
         end = next((end for end in stacks if name.endswith(f".{end}")), None)
-        if end is None or tensor.layout != DENSE:
+        if end is None or (tensor.layout != DENSE and tensor.of_expert is None):
             found[name] = tensor
             continue
         prefix = name.removesuffix(end)
@@ -67,24 +67,32 @@ def _pieces(tensor: StoredTensor, prefix: str, stack: Stacked) -> Iterator[Store
     size = outputs // len(stack.matrices)
     num_bytes = tensor.num_bytes // num_experts // len(stack.matrices)
     for expert in range(num_experts):
+        whole = _of_expert(tensor, expert, (outputs, inputs), stack)
         for number, matrix in enumerate(stack.matrices):
             yield replace(
-                tensor,
+                whole,
                 name=f"{prefix}{stack.experts}.{expert}.{matrix}.weight",
                 shape=(size, inputs),
                 num_bytes=num_bytes,
-                read=_reader(tensor, stack, expert, number * size),
+                read=_rows_from(whole, number * size),
             )
 
 
-def _reader(
-    tensor: StoredTensor, stack: Stacked, expert: int, first: int
-) -> Callable[[int, int], Mapping[str, Any]]:
-    """Return a ``StoredTensor.read`` of one expert's outputs from ``first`` on."""
+def _of_expert(
+    tensor: StoredTensor, expert: int, shape: tuple[int, int], stack: Stacked
+) -> StoredTensor:
+    """Return all of one expert's outputs that are in the tensor."""
+    if tensor.of_expert is not None:
+        return tensor.of_expert(expert, stack.has_inputs_first)
 
     def read(begin: int, end: int) -> Mapping[str, Any]:
         whole = tensor.read(expert, expert + 1)["weight"][0]
         outputs = whole.T if stack.has_inputs_first else whole
-        return {"weight": np.ascontiguousarray(outputs[first + begin : first + end])}
+        return {"weight": np.ascontiguousarray(outputs[begin:end])}
 
-    return read
+    return replace(tensor, shape=shape, read=read)
+
+
+def _rows_from(whole: StoredTensor, first: int) -> Callable[[int, int], Mapping[str, Any]]:
+    """Return a ``StoredTensor.read`` of the outputs from ``first`` on."""
+    return lambda begin, end: whole.read(first + begin, first + end)

@@ -10,6 +10,7 @@ D head size, N tree nodes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 INT8_PAGES = frozenset({"int8_pages"})
 """The feature that pages in int8 are: they hold scales too."""
+FP8_PAGES = frozenset({"fp8_pages"})
+"""Likewise in float8_e4m3fn."""
+NARROW_PAGES: Mapping[str, frozenset[str]] = {"int8": INT8_PAGES, "float8_e4m3fn": FP8_PAGES}
+"""What pages are asked as, by their dtype; others are no feature."""
 
 CHUNKED = "chunked"
 """The feature that a query sees the tokens of its own chunk alone, as many as ``window`` says."""
@@ -51,8 +56,9 @@ class AttentionSpec:
         num_kv_heads: Key/value heads on this rank.
         head_dim: Of queries, keys and values.
         dtype: Of the activations.
-        kv_dtype: Of the pages. With int8 a page also holds a float32 scale for each token and
-            head of its keys and of its values, as :mod:`headstock.ops.int8_pages` makes them.
+        kv_dtype: Of the pages. With int8 and float8_e4m3fn a page also holds a float32 scale for
+            each token and head of its keys and of its values, as :mod:`headstock.ops.int8_pages`
+            and :mod:`headstock.ops.fp8_pages` make them.
         page_size: Tokens a page holds.
         scale: Multiplies q·k. Dimensionless.
         max_length: Longest request. Tokens.
@@ -86,8 +92,8 @@ class AttentionSpec:
     def as_spec(self) -> Spec:
         """Return what the op ``attention`` is resolved for.
 
-        Pages in int8 are a feature, ``int8_pages``: a provider of any page dtype that has never
-        heard of scales is not asked to keep them.
+        Pages in 8 bits are a feature, ``int8_pages`` or ``fp8_pages``: a provider of any page dtype
+        that has never heard of scales is not asked to keep them.
         """
         layout = str(self.kv_dtype).removeprefix("torch.")
         blocks = {"block_size": self.block_size} if CHOSEN_BLOCKS in self.features else {}
@@ -103,7 +109,7 @@ class AttentionSpec:
                 "max_length": self.max_length,
             },
             layout=layout,
-            features=self.features | (INT8_PAGES if layout == "int8" else frozenset[str]()),
+            features=self.features | NARROW_PAGES.get(layout, frozenset()),
         )
 
 
@@ -325,17 +331,8 @@ def _cases(bench: Bench) -> Iterator[Case]:
     is_built=True,
     cases=_cases,
     features=frozenset(
-        {
-            "sliding_window",
-            "sinks",
-            "soft_cap",
-            "int8_pages",
-            BIDIRECTIONAL,
-            BOTH_SIDES,
-            CHUNKED,
-            CHOSEN_BLOCKS,
-        }
-    ),
+        {"sliding_window", "sinks", "soft_cap", BIDIRECTIONAL, BOTH_SIDES, CHUNKED, CHOSEN_BLOCKS}
+    ).union(*NARROW_PAGES.values()),
 )
 def attention(spec: AttentionSpec, device: OpDevice) -> AttentionProvider:
     """Build the reference provider: any page size, any head size.

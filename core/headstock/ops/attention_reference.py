@@ -22,12 +22,13 @@ from headstock.ops.attention import (
     StepBatch,
 )
 from headstock.ops.device import OpDevice
-from headstock.ops.int8_pages import SCALE_BYTES, pack_int8, unpack_int8
+from headstock.ops.int8_pages import SCALE_BYTES
+from headstock.ops.narrow_pages import NARROW
 
 TAG = "pages-kv-thd"
 """One layer's buffer is [page, keys or values, token, kv head, feature]."""
-INT8_TAG = "pages-kv-thd-int8"
-"""The same in 8 bits, with each head's scale in four bytes after its features."""
+NARROW_TAG = f"{TAG}-{{}}"
+"""The same in 8 bits of a kind, with each head's scale in four bytes after its features."""
 
 SCORES_AT_ONCE = 1 << 24
 """Scores that are held at a time where PyTorch's fused attention cannot be used."""
@@ -60,16 +61,17 @@ class ReferenceAttention:
     def __init__(self, spec: AttentionSpec, device: OpDevice) -> None:
         self.spec = spec
         preferred = tuple(dict.fromkeys((16, spec.page_size)))
-        self._is_int8 = spec.kv_dtype == torch.int8
+        self._kind = kind = NARROW.get(spec.kv_dtype)
         self._is_whole = BIDIRECTIONAL in spec.features
-        tag = INT8_TAG if self._is_int8 else TAG
-        self.layout = KVLayout(tag=tag, page_sizes=preferred, dtype=spec.kv_dtype)
+        tag = TAG if kind is None else NARROW_TAG.format(kind.name)
+        dtype = spec.kv_dtype if kind is None else kind.storage
+        self.layout = KVLayout(tag=tag, page_sizes=preferred, dtype=dtype)
         self.graph_key: tuple[int, ...] = ()
 
     def kv_shape(self, num_pages: int) -> tuple[int, ...]:
         """[pages, 2, page_size, K, D], or D and the bytes of a scale."""
         spec = self.spec
-        size = spec.head_dim + SCALE_BYTES if self._is_int8 else spec.head_dim
+        size = spec.head_dim + (0 if self._kind is None else SCALE_BYTES)
         return (num_pages, 2, spec.page_size, spec.num_kv_heads, size)
 
     def plan(self, batch: StepBatch) -> None:
@@ -114,11 +116,11 @@ class ReferenceAttention:
 
     def _narrow(self, x_TKD: Tensor) -> Tensor:
         """Return keys or values as pages hold them."""
-        return pack_int8(x_TKD) if self._is_int8 else x_TKD.to(self.layout.dtype)
+        return x_TKD.to(self.layout.dtype) if self._kind is None else self._kind.pack(x_TKD)
 
     def _widen(self, stored: Tensor) -> Tensor:
         """Return what pages hold as keys or values. [..., D]"""
-        return unpack_int8(stored) if self._is_int8 else stored
+        return stored if self._kind is None else self._kind.unpack(stored)
 
     def _flat_slots(self, slots_S: Tensor) -> tuple[Tensor, Tensor]:
         """Return where the keys and the values of token slots lie, in tokens of the buffer."""

@@ -41,4 +41,4 @@ def pack_int8(x_D: Tensor) -> Tensor:
 def unpack_int8(packed: Tensor) -> Tensor:
     """Return what :func:`pack_int8` was given, but for the rounding. float32. [..., D]"""
     whole_D, scale_bytes = packed.split((packed.shape[-1] - SCALE_BYTES, SCALE_BYTES), dim=-1)
-    return whole_D.to(torch.float32) * scale_bytes.contiguous().view(torch.float32)
+    return whole_D.to(torch.float32) * scale_bytes.clone().view(torch.float32)

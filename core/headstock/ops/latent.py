@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from headstock.ops.attention import INT8_PAGES, CacheProvider, StepBatch
+from headstock.ops.attention import NARROW_PAGES, CacheProvider, StepBatch
 from headstock.ops.base import Spec, op
 from headstock.ops.norm import rms_norm
 from headstock.ops.rotary import rotate
@@ -91,7 +91,7 @@ class LatentSpec:
                 "max_length": self.max_length,
             },
             layout=layout,
-            features=(INT8_PAGES if layout == "int8" else frozenset())
+            features=NARROW_PAGES.get(layout, frozenset())
             | ({CHOSEN_TOKENS} if self.num_chosen else frozenset()),
         )
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from headstock.ops.base import op
-from headstock.ops.cases.outputs import cap_cases, join_cases, widen_cases
+from headstock.ops.cases.outputs import cap_cases, join_cases, rectify_cases, widen_cases
 
 
 @op(cases=join_cases)
@@ -37,3 +37,9 @@ def soft_cap(x_TA: Tensor, *, cap: float) -> Tensor:
         Gemma Team 2024, "Gemma 2", section 2.
     """
     return torch.tanh(x_TA / cap) * cap
+
+
+@op(cases=rectify_cases)
+def rectify(x_TA: Tensor) -> Tensor:
+    """Return ``x_TA`` with 0 for what is below 0. [T, A]"""
+    return torch.relu(x_TA)

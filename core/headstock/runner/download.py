@@ -21,7 +21,7 @@ from headstock.runner.rows import DRAFTS, LOGPROBS, RowSet, ScoredRow, SlotFacts
 from headstock.runner.sampling import Sampler
 from headstock.runner.step import StepModel, StepOps
 from headstock.runner.upload import HostArrays
-from headstock.wire.steps import Fault, Logprobs, Pooled, StepPlan, StepResult
+from headstock.wire.steps import POOL, Fault, Logprobs, Pooled, StepPlan, StepResult
 
 NOT_FINITE = "The model's logits are not finite numbers."
 VECTOR_NOT_FINITE = "The model's vector has elements that are not finite numbers."
@@ -73,7 +73,8 @@ class LaunchedStep:
         drawn: How many ids count, done flag and ids of each row, on their way to the host; what is
             behind the rows is of other steps. int32. [max rows, 2 + J]
         logprobs: Likewise, of the rows that asked.
-        pooled: Likewise, of the rows that are pooled. float32. [pooled rows, D]
+        pooled: Likewise, what the pooled rows yield, by kind: of each row, or of each of the rows'
+            tokens in turn. float32. [pooled rows or tokens, D]
         held: Host memory that copies to the device may still read.
     """
 
@@ -82,7 +83,7 @@ class LaunchedStep:
     rows: RowSet | None = None
     drawn: Transfer | None = None
     logprobs: list[PendingLogprobs] = field(default_factory=list[PendingLogprobs])
-    pooled: Transfer | None = None
+    pooled: dict[int, Transfer] = field(default_factory=dict[int, Transfer])
     held: list[Tensor] = field(default_factory=list[Tensor])
 
 
@@ -215,9 +216,9 @@ class Download:
         self._turn = (self._turn + 1) % len(self._hosts)
         launched.drawn = self._device.fetch(self._entries[entry], self._hosts[self._turn])
 
-    def fetch_pooled(self, launched: LaunchedStep, pooled_PD: Tensor) -> None:
-        """Queue the vectors of rows that are pooled. float32. [pooled rows, D]"""
-        launched.pooled = _fetch(self._device, pooled_PD)
+    def fetch_pooled(self, launched: LaunchedStep, kind: int, pooled_PD: Tensor) -> None:
+        """Queue what rows yield that are pooled as ``kind`` says. float32. [rows or tokens, D]"""
+        launched.pooled[kind] = _fetch(self._device, pooled_PD)
 
 
 def _fetch(device: Device, source: Tensor) -> Transfer:
@@ -278,12 +279,18 @@ def _read_drafts(launched: LaunchedStep, rows: RowSet) -> list[int]:
 
 
 def _read_pooled(launched: LaunchedStep, rows: RowSet) -> tuple[list[Pooled], list[int]]:
-    """Return the vectors of pooled rows, and the slots whose vectors are not finite."""
-    if launched.pooled is None:
-        return [], []
-    vectors = launched.pooled.wait().numpy().astype("<f4", copy=False)[: len(rows.pooled)]
-    slots = [rows.slots[row] for row in rows.pooled]
-    is_right: list[bool] = [bool(np.isfinite(vector).all()) for vector in vectors]
-    found = zip(slots, vectors, is_right, strict=True)
-    pooled = [Pooled(slot, vector.tobytes()) for slot, vector, right in found if right]
-    return pooled, [slot for slot, right in zip(slots, is_right, strict=True) if not right]
+    """Return what pooled rows yield, and the slots whose values are not finite."""
+    pooled: list[Pooled] = []
+    spoilt: list[int] = []
+    for kind, transfer in launched.pooled.items():
+        values_PD = transfer.wait().numpy().astype("<f4", copy=False)
+        end = 0
+        for row in rows.pooled[kind]:
+            begin = end
+            end += 1 if kind == POOL else rows.queries[row]
+            found_SD = values_PD[begin:end]
+            if np.isfinite(found_SD).all():
+                pooled.append(Pooled(rows.slots[row], found_SD.tobytes()))
+            else:
+                spoilt.append(rows.slots[row])
+    return pooled, spoilt

@@ -9,7 +9,7 @@ from headstock.wire.steps import (
     DRAW,
     FROM_DEVICE,
     FROM_HOST,
-    POOL,
+    POOLED,
     Admit,
     Masks,
     Rows,
@@ -47,7 +47,7 @@ def _plan_of(
     slots = list(range(count))
     asked = {"temperature": 1.0, "top_k": 10, "top_p": 0.9, "min_p": 0.01}
     adapter, drafts = min(1, limits.num_adapters), limits.max_drafts > 0
-    yields = DRAW if "draw" in limits.yields else POOL
+    yields = DRAW if "draw" in limits.yields else POOLED[limits.yields[0]]
     return StepPlan(
         step=step,
         rows=Rows(slots, queries, queries, [source] * count, [yields] * count, [0] * count),
@@ -60,18 +60,19 @@ def rehearsal(limits: RunnerLimits) -> list[tuple[StepPlan, Masks | None]]:
     """Return plans with everything that a request may ask for, and the masks they wait for.
 
     A prompt, a decode, a masked decode, a decode with drafts where there are any, and the end;
-    where nothing is drawn, a prompt that is pooled, and the end.
+    where nothing is drawn, a prompt that is pooled in each way there is, and the end.
     """
     length = min(4, limits.max_length - 3 - limits.max_drafts, limits.max_step_tokens)
     prompt = [0] * max(1, length)
     gone = Rows([], [], [], [], [], [])
     if "draw" not in limits.yields:
-        pooled = Rows([0], [len(prompt)], [len(prompt)], [FROM_HOST], [POOL], [0])
-        admit = Admit(slot=0, length=0, num_outputs=0, max_outputs=0)
-        return [
-            (StepPlan(0, pooled, prompt, admit=[admit]), None),
-            (StepPlan(1, gone, [], leave=[0]), None),
-        ]
+        plans: list[tuple[StepPlan, Masks | None]] = []
+        for kind in (POOLED[name] for name in limits.yields):
+            pooled = Rows([0], [len(prompt)], [len(prompt)], [FROM_HOST], [kind], [0])
+            admit = Admit(slot=0, length=0, num_outputs=0, max_outputs=0)
+            plans.append((StepPlan(len(plans), pooled, prompt, admit=[admit]), None))
+            plans.append((StepPlan(len(plans), gone, [], leave=[0]), None))
+        return plans
     admit = Admit(
         slot=0,
         length=0,

@@ -12,7 +12,7 @@ from headstock.wire.steps import (
     DRAW,
     FROM_DEVICE,
     FROM_HOST,
-    POOL,
+    POOLED,
     Admit,
     Rows,
     StepPlan,
@@ -105,7 +105,7 @@ class RowSet:
         tree: Prefixes that rows share.
         drawn: Which rows draw. Indexes.
         drawn_slots: Whose they are.
-        pooled: Which rows are pooled. Indexes.
+        pooled: Which rows are pooled, by what they yield. Indexes.
         max_draws: J: the most positions that a row draws from; 0: no row draws.
         draw_kinds: What drawing must do.
         wants_logprobs: Drawn rows that do: (row, slot, facts).
@@ -124,7 +124,7 @@ class RowSet:
     tree: TreeNodes
     drawn: list[int]
     drawn_slots: list[int]
-    pooled: list[int]
+    pooled: dict[int, list[int]]
     max_draws: int
     draw_kinds: frozenset[str]
     wants_logprobs: list[tuple[int, int, SlotFacts]]
@@ -178,9 +178,7 @@ def read_rows(
         tree=tree,
         drawn=drawn,
         drawn_slots=drawn_slots,
-        pooled=[row for row, yielded in enumerate(rows.yields) if yielded == POOL]
-        if POOL in rows.yields
-        else [],
+        pooled=_pooled(rows),
         max_draws=max(num_draws) if drawn else 0,
         draw_kinds=kinds,
         wants_logprobs=[
@@ -196,6 +194,15 @@ def read_rows(
         has_adapters=any(facts[slot].has_adapter for slot in rows.slots),
         has_media=has_media,
     )
+
+
+def _pooled(rows: Rows) -> dict[int, list[int]]:
+    """Return the rows that are pooled, by what they yield."""
+    return {
+        kind: [row for row, yielded in enumerate(rows.yields) if yielded == kind]
+        for kind in POOLED.values()
+        if kind in rows.yields
+    }
 
 
 def _draws(rows: Rows, null_slot: int) -> tuple[list[int], list[int], list[int]]:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from headstock.ops.attention import StepBatch
@@ -24,7 +25,15 @@ from headstock.runner.rows import RowSet
 from headstock.runner.sampling import ALL_ALLOWED, Sampler
 from headstock.runner.step import ForwardPass, ModelParts, resolve_step_ops
 from headstock.runner.upload import Upload
-from headstock.wire.steps import Masks, RunnerLimits, StepHandle, StepPlan, StepResult
+from headstock.wire.steps import (
+    POOL,
+    SCORE_TOKENS,
+    Masks,
+    RunnerLimits,
+    StepHandle,
+    StepPlan,
+    StepResult,
+)
 
 Queued = TypeVar("Queued")
 
@@ -230,8 +239,21 @@ class TorchRunner:
     def _pool(
         self, launched: LaunchedStep, rows: RowSet, hidden_TD: Tensor | None, batch: StepBatch
     ) -> None:
-        """Queue the vectors of the rows that are pooled. Steps with such rows are eager."""
+        """Queue what the rows that are pooled yield. Steps with such rows are eager."""
         assert hidden_TD is not None, f"step {launched.step} is pooled and was captured"
-        (index_P,) = self._upload.arrays.send_padded(np.array(rows.pooled, np.int64))
-        pooled_PD = self._parts.model.pool(hidden_TD, batch, index_P)
-        self._download.fetch_pooled(launched, pooled_PD.to(torch.float32))
+        model, send = self._parts.model, self._upload.arrays.send_padded
+        for kind, indexes in rows.pooled.items():
+            if kind == POOL:
+                (index_P,) = send(np.array(indexes, np.int64))
+                pooled = model.pool(hidden_TD, batch, index_P)
+            else:
+                (places_S,) = send(_places(rows.queries, indexes))
+                hidden_SD = hidden_TD.index_select(0, places_S)
+                pooled = model.pool_tokens(hidden_SD, is_score=kind == SCORE_TOKENS)
+            self._download.fetch_pooled(launched, kind, pooled.to(torch.float32))
+
+
+def _places(queries: list[int], rows: list[int]) -> NDArray[np.int64]:
+    """Return the places of the tokens of ``rows`` among the step's, one row after another."""
+    ends = np.cumsum(queries)
+    return np.concatenate([np.arange(ends[row] - queries[row], ends[row]) for row in rows])

@@ -59,6 +59,10 @@ class StepModel(Protocol):
         """Return one vector for each of the rows that ``rows_P`` (int64) names. [P, D]"""
         ...
 
+    def pool_tokens(self, hidden_SD: Tensor, *, is_score: bool) -> Tensor:
+        """Return a vector, or scores, for each of some tokens. [S, E]"""
+        ...
+
 
 class Adapters(Protocol):
     """The LoRA adapters that plans may name."""

@@ -10,7 +10,7 @@ from headstock.requests.sampling import check_token_id
 from headstock.scheduler.media_checks import check_media
 from headstock.scheduler.request import Request
 from headstock.wire.messages import Submit
-from headstock.wire.steps import DRAW, POOL, RunnerLimits
+from headstock.wire.steps import DRAW, POOLED, RunnerLimits
 
 NO_DRAFTS = off_for(SPECULATION)
 """What a request may ask that makes its rows plain ones."""
@@ -68,7 +68,7 @@ def accept(
         asked_ids=submit.asked_ids,
         max_outputs=max_outputs,
         draw_limit=draw_limit,
-        yields=POOL if submit.pool else DRAW,
+        yields=POOLED[submit.pool] if submit.pool else DRAW,
         score_next=_first_scored(submit),
         num_drafts=num_drafts,
         last_begin=last_begin,
@@ -150,10 +150,11 @@ def _check_length(
 
 def _check_abilities(submit: Submit, limits: RunnerLimits) -> None:
     """Refuse what this runner cannot yield, or has no place for."""
-    if submit.pool and "pool" not in limits.yields:
+    if submit.pool and (submit.pool not in limits.yields or submit.pool not in POOLED):
+        has = ", ".join("tokens" if name == "draw" else name for name in limits.yields)
         raise RequestError(
-            "The request asks for a pooled vector; this model yields tokens only.",
-            remedy="Send it to an embedding model.",
+            f"The request asks for {submit.pool[:64]!r}; this model yields {has} only.",
+            remedy="Send it to a model that embeds or classifies so.",
             field="pool",
         )
     if not submit.pool and "draw" not in limits.yields:

@@ -31,7 +31,7 @@ class Request:
         outputs: Drawn token ids that have settled, earlier attempts' included.
         max_outputs: It is over when it has this many.
         draw_limit: The same, but one at least: that its last prompt row draws marks its end.
-        yields: What its last prompt row yields, and all that follow: ``DRAW`` or ``POOL``.
+        yields: What its last prompt row yields, and all that follow: ``DRAW`` or one of ``POOLED``.
         score_next: First prompt position whose logprob is still wanted; past the prompt: none.
         num_drafts: Tokens that may be drafted for it in a step.
         last_begin: Its length when its last output is drawn, at most: no row begins later.

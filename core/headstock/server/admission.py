@@ -39,9 +39,17 @@ def check_task(request: GenerateRequest, card: ModelCard) -> None:
     Raises:
         RequestError: Naming what the model is served for.
     """
-    if request.pool == (card.task != "generate"):
+    if request.pool in (card.pools or [""]):
         return
     does, routes = _TASKS[card.task]
+    if request.pool and card.pools:
+        raise RequestError(
+            f"The request asks for {request.pool!r}; the model {card.name!r} yields"
+            f" {', '.join(card.pools)}.",
+            remedy="Use /pooling with a task that it has, or another model.",
+            field="task",
+            code="not_supported",
+        )
     asked = "a vector or scores" if request.pool else "text"
     raise RequestError(
         f"The request asks for {asked}; the model {card.name!r} {does} (task {card.task}).",
@@ -77,6 +85,8 @@ def expand(
         RequestError: Naming the field, its value and the limit.
     """
     prompt_ids = _kept(request, prompt_ids, has_media=bool(media))
+    if card.last_id is not None and prompt_ids[-1:] != [card.last_id]:
+        prompt_ids = [*prompt_ids, card.last_id]
     params = _params(request, card)
     grammar = _grammar(request, prompt_ids, card, tokenizer)
     _check_ids(request, prompt_ids, card.vocab_size)

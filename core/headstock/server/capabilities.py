@@ -39,7 +39,7 @@ def _features(settings: EngineSettings, limits: RunnerLimits) -> dict[str, Any]:
     is_sharing = settings.cache.prefix_cache and limits.is_causal
     features: dict[str, dict[str, Any] | None] = {
         "generation": {"max_length": limits.max_length} if "draw" in limits.yields else None,
-        "pooling": {} if "pool" in limits.yields else None,
+        "pooling": None if "draw" in limits.yields else {},
         "images": {"max_tokens": limits.media.max_tokens} if limits.media is not None else None,
         "adapters": {"at_once": limits.num_adapters} if limits.num_adapters else None,
         GRAMMAR: {} if has_grammars else None,

@@ -30,6 +30,11 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
             probability, by the logistic function.
         verdict_ids: Of a reranker that generates: the ids that say yes and no to a query and a
             document; []: it is none.
+        token_tasks: What it yields of each token of a text: ``token_embed``, ``token_classify``.
+        scores_steps: Whether that is all that it yields: scores of the steps of an answer.
+        step_id: Id of the token that ends such a step; None: scores are given of all tokens.
+        first_id: Id of the token that begins each text, of which no vector or score is given.
+        last_id: Id of the token that texts must end in, added where they do not; None: of none.
         adapter: Name of the LoRA adapter that a request is served with; "": none.
     """
 
@@ -54,4 +59,16 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     labels: list[str] = []
     is_bounded: bool = True
     verdict_ids: list[int] = []
+    token_tasks: list[str] = []
+    scores_steps: bool = False
+    step_id: int | None = None
+    first_id: int | None = None
+    last_id: int | None = None
     adapter: str = ""
+
+    @property
+    def pools(self) -> list[str]:
+        """What it yields of a text instead of more text, the usual first."""
+        if self.task == "generate":
+            return []
+        return self.token_tasks if self.scores_steps else ["pool", *self.token_tasks]

@@ -95,7 +95,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
         names: What the caller calls ``input_ids``, ``max_new_tokens`` and so on, where it differs.
         keep_last: Tokens of the prompt to keep, the last ones; None: all.
         grammar: What the output must look like; None: anything.
-        pool: One vector is wanted instead of tokens.
+        pool: What is wanted instead of tokens: ``pool`` (one vector), ``token_embed`` or
+            ``token_classify`` (something of each of the prompt's tokens); "": tokens are.
         adapter: Name of the LoRA adapter that it is served with; "": none.
         allowed_token_ids: Ids that may be drawn, those that end it among them; none: all.
         bad_words: Texts that the output must not have.
@@ -116,7 +117,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     names: dict[str, str] = {}
     keep_last: Annotated[int, msgspec.Meta(ge=1)] | None = None
     grammar: Grammar | None = None
-    pool: bool = False
+    pool: str = ""
     adapter: str = ""
     allowed_token_ids: list[int] = []
     bad_words: list[str] = []

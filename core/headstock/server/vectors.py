@@ -7,6 +7,7 @@ import math
 import sys
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from headstock.errors import RequestError
 from headstock.server.completion import Completion
@@ -34,6 +35,45 @@ def vector_of(
         return vector
     length = math.sqrt(math.fsum(x * x for x in vector)) or 1.0
     return array("f", [x / length for x in vector])
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRows:
+    """What a text's tokens yielded.
+
+    Attributes:
+        token_ids: The tokens that something is given of.
+        rows: A vector of each, or its scores.
+    """
+
+    token_ids: list[int]
+    rows: list[list[float]]
+
+
+def token_rows(completion: Completion, card: ModelCard) -> TokenRows:
+    """Return what a completion yielded of each token: vectors, or scores.
+
+    A model that scores steps has those of the tokens that end one. Of others the token that begins
+    the text has no vector, and those that begin and end it no scores.
+
+    Args:
+        completion: One that has ended, of a request for something of each token.
+        card: The served model.
+    """
+    values = vector_of(completion, card)
+    ids = completion.submit.prompt_ids
+    width = len(values) // len(ids)
+    if card.scores_steps:
+        kept = [n for n, token in enumerate(ids) if card.step_id in (None, token)]
+    elif completion.submit.pool == "token_embed":
+        kept = list(range(int(ids[0] == card.first_id), len(ids)))
+    else:
+        marks = {card.first_id, *card.eos_ids}
+        kept = [n for n, token in enumerate(ids) if token not in marks]
+    rows = [values[n * width : (n + 1) * width].tolist() for n in kept]
+    if card.scores_steps and width > 1:
+        rows = [softmax(row) for row in rows]
+    return TokenRows([ids[n] for n in kept], rows)
 
 
 def check_dimensions(dimensions: int | None, card: ModelCard) -> None:

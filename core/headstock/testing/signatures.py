@@ -39,7 +39,8 @@ SEAM = (
     "headstock.speculative.provider",
     "headstock.structured.provider",
     *(f"headstock.ops.{name}" for name in ("base", "device", "communication", "canonical")),
-    *(f"headstock.ops.{name}" for name in ("activation_kinds", "int8_pages", *OP_MODULES)),
+    *(f"headstock.ops.{name}" for name in ("activation_kinds", *OP_MODULES)),
+    *(f"headstock.ops.{name}_pages" for name in ("int8", "fp8", "narrow")),
     "headstock.ops.cases.base",
     "headstock.testing.oracle.case",
 )

@@ -17,11 +17,11 @@ from headstock.checkpoint.bounded import (
     read_text_bounded,
 )
 from headstock.errors import CheckpointError, UnsupportedError
-from headstock.text import sentencepiece
+from headstock.text import sentencepiece, tiktoken_file
 from headstock.text.splits import QWEN2
 
 NAMED_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
-FILES = ("tokenizer.json", "vocab.json and merges.txt", "tokenizer.model")
+FILES = ("tokenizer.json", "vocab.json and merges.txt", "tokenizer.model", "a tiktoken vocabulary")
 _LLAMA = ("LlamaTokenizer", "LlamaTokenizerFast")
 _QWEN = ("Qwen2Tokenizer", "Qwen2TokenizerFast")
 _GPT2 = ("GPT2Tokenizer", "GPT2TokenizerFast")
@@ -114,9 +114,11 @@ def frame(backend: Tokenizer, config: Mapping[str, Any], special: Mapping[str, s
 def _build(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
     """Build the tokenizer of a folder without ``tokenizer.json`` from what is there."""
     kind = _class_of(folder, config)
-    model = folder / "tokenizer.model"
+    model, ranks = folder / "tokenizer.model", tiktoken_file.find_file(folder)
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         return _byte_level(folder, kind, config)
+    if ranks is not None:
+        return tiktoken_file.build(ranks, config)
     if not model.is_file():
         raise CheckpointError(
             f"{folder} has no tokenizer: neither {', nor '.join(FILES)}.",
@@ -177,6 +179,9 @@ def _byte_level(folder: Path, kind: str, config: Mapping[str, Any]) -> Tokenizer
 
 def _default_special(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """Return the special tokens that a class has when the files do not name them."""
+    ranks = tiktoken_file.find_file(folder)
+    if ranks is not None:
+        return dict(tiktoken_file.find_scheme(ranks, config).special)
     kind = _class_of(folder, config)
     end = "<|endoftext|>"
     if kind in _LLAMA:

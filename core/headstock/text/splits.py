@@ -19,6 +19,13 @@ _CASED = f"{_BEFORE}{_UPPER}*{_LOWER}+@|{_BEFORE}{_UPPER}+{_LOWER}*@"
 LLAMA3 = _LETTERS + r"|\p{N}{1,3}" + _REST
 QWEN2 = _LETTERS + r"|\p{N}" + _REST
 TEKKEN = _CASED.replace("@", "") + r"|\p{N}" + _REST_WITH_SLASH
+_HAN = r"&&[^\p{Han}]"
+KIMI = (
+    r"[\p{Han}]+|"
+    + (_CASED.replace(r"\p{M}]", rf"\p{{M}}{_HAN}]").replace("@", f"{_SUFFIXES}?"))
+    + r"|\p{N}{1,3}"
+    + _REST
+)
 GPT4O = _CASED.replace("@", f"{_SUFFIXES}?") + r"|\p{N}{1,3}" + _REST_WITH_SLASH
 
 

@@ -57,7 +57,7 @@ class Submit(Message, frozen=True, kw_only=True, tag=True):
         prompt_logprobs_from: Prompt position from which logprobs are wanted; None: none are.
         asked_ids: Ids whose logprobs are wanted at each of those positions.
         drafts: Whether tokens may be drafted for it, where the runner drafts.
-        pool: It yields one pooled vector instead of tokens.
+        pool: What it yields instead of drawn tokens, a name of ``steps.POOLED``; "": it draws.
         adapter: Generation id of its LoRA adapter; "": none. Its prefixes are its own.
         grammar: What the output must look like; None: anything.
         media: Images of the prompt, in its order.
@@ -82,7 +82,7 @@ class Submit(Message, frozen=True, kw_only=True, tag=True):
     prompt_logprobs_from: int | None = None
     asked_ids: list[int] = []
     drafts: bool = True
-    pool: bool = False
+    pool: str = ""
     adapter: str = ""
     grammar: Grammar | None = None
     media: list[MediaItem] = []
@@ -228,7 +228,7 @@ class Vector(Message, frozen=True, kw_only=True, tag=True):
     """What a pooled request yields; its ``Ended`` follows.
 
     Attributes:
-        values: The vector's elements, little-endian float32.
+        values: The vector's elements, or those of each token in turn, little-endian float32.
     """
 
     id: str

@@ -25,6 +25,12 @@ DRAW = 1
 """A row yields drawn ids."""
 POOL = 2
 """A row yields one pooled vector, and its request ends without drawing."""
+EMBED_TOKENS = 3
+"""A row yields a vector for each of its tokens, and its request ends without drawing."""
+SCORE_TOKENS = 4
+"""A row yields the scores of each of its tokens, and its request ends without drawing."""
+POOLED = {"pool": POOL, "token_embed": EMBED_TOKENS, "token_classify": SCORE_TOKENS}
+"""What rows may yield instead of draws, by the names that limits have for it."""
 
 DRAFT_ROWS = 64
 """Rows of a step that verifies drafts, at most, unless a runner says otherwise: with more of them a
@@ -102,7 +108,7 @@ class Rows(msgspec.Struct, frozen=True, array_like=True):
             ``FROM_DEVICE``: its tokens are the slot's last drawn one and ``query_max`` - 1 drafts
             that the device made; those that prove wrong count for nothing.
         yields: ``NOTHING``, ``DRAW`` (from its last position; with drafts, from each of its
-            positions, up to the first wrong draft) or ``POOL``.
+            positions, up to the first wrong draft) or one of ``POOLED``.
         score: How many of the row's last host ids are wanted as prompt logprobs, each given by
             the position before it. A row with ``score`` that yields nothing has one id more
             than it computes: the prompt token after its chunk.
@@ -233,7 +239,7 @@ class Fault(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Pooled(msgspec.Struct, frozen=True, array_like=True):
-    """The pooled vector of a slot's request: little-endian float32."""
+    """What a slot's request yields, of a row's tokens one after another: little-endian float32."""
 
     slot: int
     values: bytes
@@ -305,7 +311,7 @@ class RunnerLimits(msgspec.Struct, frozen=True, array_like=True):
         groups: The page groups.
         max_drafts: Tokens that may be drafted a row and step; 0: none are.
         num_adapters: LoRA adapters it can hold at once.
-        yields: What rows may yield: ``draw``, ``pool``.
+        yields: What rows may yield: ``draw``, or names of ``POOLED``.
         is_causal: Whether tokens see only what is before them; if not, a prompt is computed whole,
             in one step, and nothing of it is shared or kept.
         max_draft_rows: Rows of a step in which any row has drafts, at most.

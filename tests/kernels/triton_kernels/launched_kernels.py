@@ -86,6 +86,7 @@ def compile_attention(
     heads: int,
     page_size: int,
     head_dim: int = 128,
+    kv_dtype: torch.dtype | None = None,
     **features: object,
 ) -> None:
     spec = AttentionSpec(
@@ -93,7 +94,7 @@ def compile_attention(
         num_kv_heads=8,
         head_dim=head_dim,
         dtype=dtype,
-        kv_dtype=dtype,
+        kv_dtype=kv_dtype or dtype,
         page_size=page_size,
         scale=head_dim**-0.5,
         max_length=4096,
@@ -105,7 +106,7 @@ def compile_attention(
     built = attention.PagedAttention(spec, FakeDevice())
     built._target = target
     built._hopper = attention.hopper_kernel(spec, target, heads // 8)
-    kv = torch.zeros(built.kv_shape(4), dtype=dtype)
+    kv = torch.zeros(built.kv_shape(4), dtype=built.layout.dtype)
     for batch in (batch_of(1, 1, 0), batch_of(2, 256, 16), batch_of(2, 4096, 0)):
         built.plan(batch)
         tokens = batch.num_tokens
@@ -114,6 +115,8 @@ def compile_attention(
         k = torch.zeros((tokens, 8, head_dim), dtype=dtype)
         built.write(k, k, kv, batch)
         built.read(kv, torch.zeros(2, dtype=torch.int64))
+        if kv_dtype is not None:
+            continue  # heads are rotated by themselves
         weight = torch.zeros(head_dim, dtype=dtype)
         Rotations(target).rotate_and_write(
             torch.zeros((tokens, (heads + 16) * head_dim), dtype=dtype),

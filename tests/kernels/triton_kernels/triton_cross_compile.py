@@ -33,6 +33,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from headstock.ops.linear import DENSE, FP8_GROUP, INT4_GROUP, INT8_GROUP, MXFP4
+from headstock.ops.narrow_pages import NARROW
 from headstock_triton import dense
 from headstock_triton.target import HOPPER, Target
 
@@ -70,6 +71,8 @@ def main() -> None:
     compile_attention(target, torch.bfloat16, 16, 64, 256, features=frozenset({cap}), soft_cap=50.0)
     wide = {"features": frozenset({window, cap}), "window": 1024, "soft_cap": 50.0}
     compile_attention(target, torch.bfloat16, 16, 64, 256, **wide)
+    for kv_dtype in NARROW:
+        compile_attention(target, torch.bfloat16, 16, 64, kv_dtype=kv_dtype)
     both = {"features": frozenset({"bidirectional"})}
     compile_attention(target, torch.bfloat16, 12, 64, 32, **both)
     for heads, page_size in () if target.has_small_warps else ((128, 64), (16, 64), (20, 16)):

@@ -11,10 +11,12 @@ from torch import Tensor
 from headstock.ops.attention import AttentionProvider, AttentionSpec, attention
 from headstock.ops.cases.attention import plain_spec
 from headstock.ops.cases.batches import Step, make_step
+from headstock.ops.narrow_pages import NARROW
 from headstock.plugins.host import HostDevice
 from headstock_xeon.kernels.attention import NativeAttention
 
 CPU = torch.device("cpu")
+FP8 = torch.float8_e4m3fn
 SPEC = replace(plain_spec(torch.float32, 16), num_heads=6, max_rows=64, max_tokens=1024)
 
 
@@ -81,7 +83,7 @@ def test_any_ragged_step_is_right(device, rows, padding, heads, head_dim, window
     assert (got.double() - wanted).abs().max() < 2e-5
 
 
-@pytest.mark.parametrize("kv_dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("kv_dtype", [torch.float32, torch.float16, torch.bfloat16, *NARROW])
 def test_a_token_has_the_same_bits_however_it_is_computed(device, kv_dtype: torch.dtype) -> None:
     """Prefilled, in a chunk, verified among a few, decoded alone or beside others."""
     spec = replace(SPEC, kv_dtype=kv_dtype)
@@ -188,9 +190,12 @@ def test_the_size_of_pages_changes_no_bit(device, page_size: int) -> None:
 
 @pytest.mark.parametrize("rows", [[(3, 300), (20, 40)], [(1, 129)] * 9, [(64, 64)]])
 @pytest.mark.parametrize("page_size", [16, 64])
-def test_int8_pages_agree_with_the_reference(device, rows, page_size: int) -> None:
-    """Both read the same whole numbers and scales: only the order of sums differs."""
-    spec = replace(SPEC, kv_dtype=torch.int8, page_size=page_size)
+@pytest.mark.parametrize("kv_dtype", NARROW)
+def test_narrow_pages_agree_with_the_reference(
+    device, rows, page_size: int, kv_dtype: torch.dtype
+) -> None:
+    """Both read the same numbers and scales: only the order of sums differs."""
+    spec = replace(SPEC, kv_dtype=kv_dtype, page_size=page_size)
     step = make_step(rows, page_size, CPU)
     got, (q, k, v) = attend(device, spec, step, poison=True)
     reference = attention.reference(spec, HostDevice())
@@ -199,24 +204,49 @@ def test_int8_pages_agree_with_the_reference(device, rows, page_size: int) -> No
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_int8_pages_hold_what_the_reference_holds(device) -> None:
-    spec = replace(SPEC, kv_dtype=torch.int8)
+@pytest.mark.parametrize("kv_dtype", NARROW)
+def test_narrow_pages_hold_what_the_reference_holds(device, kv_dtype: torch.dtype) -> None:
+    spec = replace(SPEC, kv_dtype=kv_dtype)
     step = make_step([(1, 200)], 16, CPU)
     size = (200, spec.num_kv_heads, spec.head_dim)
     k, v = torch.randn(size) * torch.logspace(-3, 3, 200)[:, None, None], torch.randn(size)
     k[7] = 0
+    k[8] *= torch.logspace(-8, 0, spec.head_dim)  # codes without an exponent
     found = []
     for provider in (NativeAttention(spec, device), attention.reference(spec, HostDevice())):
         kv = fill(provider, step, k, v, poison=False)
         found.append(provider.read(kv, step.slots[0]))
     for native, plain in zip(*found, strict=True):
         assert torch.equal(native, plain)
-    assert ((found[0][0] - k).abs() <= k.abs().amax(-1, keepdim=True) / 253).all()
+    largest = k.abs().amax(-1, keepdim=True)
+    steps = largest / 253
+    if kv_dtype == FP8:
+        steps = torch.maximum(k.abs() / 15.9, largest / 448 / 1000)
+    assert ((found[0][0] - k).abs() <= steps).all()
+
+
+def test_every_number_of_fp8_is_read_and_written_as_torch_has_it(device) -> None:
+    """All codes, what lies between two of them and just beside the middle; ties go to even."""
+    spec = replace(SPEC, kv_dtype=FP8)
+    codes = torch.arange(127, dtype=torch.uint8).view(FP8).float()
+    middle = (codes[1:] + codes[:-1]) / 2
+    near = torch.cat((codes, middle, middle.nextafter(middle * 2), middle.nextafter(middle * 0)))
+    numbers = torch.cat((near, -near, torch.zeros(61))).view(-1, spec.head_dim - 1)[:, None]
+    numbers = numbers.expand(-1, spec.num_kv_heads, -1)
+    k = torch.cat((numbers, torch.full_like(numbers[..., :1], 448)), dim=-1).contiguous()
+    step = make_step([(1, len(k))], 16, CPU)
+    for provider in (NativeAttention(spec, device), attention.reference(spec, HostDevice())):
+        kv = fill(provider, step, k, -k, poison=False)
+        for found, sign in zip(provider.read(kv, step.slots[0]), (1, -1), strict=True):
+            assert torch.equal(found, (k * sign).to(FP8).float())
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_int8_pages_do_not_hide_what_is_not_a_number(device, bad: float) -> None:
-    spec = replace(SPEC, kv_dtype=torch.int8)
+@pytest.mark.parametrize("kv_dtype", NARROW)
+def test_narrow_pages_do_not_hide_what_is_not_a_number(
+    device, bad: float, kv_dtype: torch.dtype
+) -> None:
+    spec = replace(SPEC, kv_dtype=kv_dtype)
     step = make_step([(1, 20)], 16, CPU)
     size = (20, spec.num_kv_heads, spec.head_dim)
     k, v = torch.randn(size), torch.randn(size)
@@ -229,7 +259,7 @@ def test_int8_pages_do_not_hide_what_is_not_a_number(device, bad: float) -> None
         assert out[0, -1].isfinite().all()
 
 
-@pytest.mark.parametrize("kv_dtype", [torch.int8, torch.bfloat16])
+@pytest.mark.parametrize("kv_dtype", [*NARROW, torch.bfloat16])
 def test_sharing_a_prefix_changes_no_bit_of_narrow_pages(device, kv_dtype: torch.dtype) -> None:
     spec = replace(SPEC, kv_dtype=kv_dtype)
     step = make_step([(1, 600)] * 5, 16, CPU, shared=[(0, 5, 512)])

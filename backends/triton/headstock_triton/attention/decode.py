@@ -51,6 +51,7 @@ def attend_nodes(
     IS_CAPPED: tl.constexpr,
     TMA: tl.constexpr,
     STAGES: tl.constexpr,
+    NARROW: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """Attend from all rows of item ``program_id(0)`` to its tokens, for one key/value head."""
@@ -86,11 +87,11 @@ def attend_nodes(
     limit_M = tl.zeros((BLOCK_M,), tl.int32) + last
     max_M, sum_M, acc_MD = scan(
         q_MD, max_M, sum_M, acc_MD, kv, tiles, pages, head, first, whole, 0, limit_M, scale,
-        to_cap, KV_HEADS, PAGE, D, BLOCK_D, BLOCK_N, False, 0, IS_CAPPED, TMA, STAGES,
+        to_cap, KV_HEADS, PAGE, D, BLOCK_D, BLOCK_N, False, 0, IS_CAPPED, TMA, STAGES, NARROW,
     )  # fmt: skip
     max_M, sum_M, acc_MD = scan(
         q_MD, max_M, sum_M, acc_MD, kv, tiles, pages, head, whole, last, 0, limit_M, scale,
-        to_cap, KV_HEADS, PAGE, D, BLOCK_D, BLOCK_N, True, 0, IS_CAPPED, TMA, STAGES,
+        to_cap, KV_HEADS, PAGE, D, BLOCK_D, BLOCK_N, True, 0, IS_CAPPED, TMA, STAGES, NARROW,
     )  # fmt: skip
     partial_M = tl.load(row_table + row_M * 3, mask=inside_M, other=0) + place
     at_M = partial_M.to(tl.int64) * HEADS + head * group + m % group
@@ -132,6 +133,7 @@ def attend_tails(
     HAS_SINKS: tl.constexpr,
     TMA: tl.constexpr,
     STAGES: tl.constexpr,
+    NARROW: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """Attend from the row of item ``program_id(1)`` to its tokens; merge the row if last.
@@ -172,7 +174,7 @@ def attend_tails(
         low = tl.maximum(first, tl.load(kv_lengths + row) - WINDOW)
     max_M, sum_M, acc_MD = scan(
         q_MD, max_M, sum_M, acc_MD, kv, tiles, pages, head, first, last, low, limit_M, scale,
-        to_cap, KV_HEADS, PAGE, D, BLOCK_D, BLOCK_N, True, WINDOW, IS_CAPPED, TMA, STAGES,
+        to_cap, KV_HEADS, PAGE, D, BLOCK_D, BLOCK_N, True, WINDOW, IS_CAPPED, TMA, STAGES, NARROW,
     )  # fmt: skip
     if HAS_SINKS and num_partials == 1:
         sink_M = tl.load(sinks + head * group + m % group) * 1.4426950408889634

@@ -10,14 +10,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from headstock_triton.attention.narrow import line_of, place_of, widen
+
 TAG = "pages-2htd"
 """The layout's tag: a page is [2 (keys, values), heads, tokens, D]."""
-
-
-@triton.jit
-def line_of(page, head, offset, KV_HEADS: tl.constexpr, PAGE: tl.constexpr):
-    """Return the line of a key; its value is ``KV_HEADS * PAGE`` lines further."""
-    return (page.to(tl.int64) * (2 * KV_HEADS) + head) * PAGE + offset
+NARROW_TAG = f"{TAG}-{{}}"
+"""Likewise in 8 bits of a kind, the tokens' scales behind each head's keys and values."""
 
 
 @triton.jit
@@ -58,6 +56,7 @@ def scan(
     IS_CAPPED: tl.constexpr,
     TMA: tl.constexpr,
     STAGES: tl.constexpr,
+    NARROW: tl.constexpr,
 ):
     """Fold tokens [first, last) into the running softmax of a query block.
 
@@ -67,7 +66,8 @@ def scan(
 
     With a WINDOW, masked rows see that many tokens up to their limit, and none before ``low`` is
     read: its page may be another's by now. With ``IS_CAPPED`` products are multiplied by ``to_cap``
-    and bounded by 1, and ``scale`` includes the cap.
+    and bounded by 1, and ``scale`` includes the cap. With NARROW pages are of 8 bits, and ``tiles``
+    is where their scales are, as float32.
 
     Returns:
         The running maximum (base 2), sum and weighted values.
@@ -93,7 +93,10 @@ def scan(
         if TMA:
             k_ND = tiles.load([line.to(tl.int32), 0])
         else:
-            at_ND = kv + lines_N[:, None] * D + columns_D[None, :]
+            offset_N = lines_N * D
+            if NARROW > 0:
+                offset_N, scale_at_N = place_of(lines_N, PAGE, D)
+            at_ND = kv + offset_N[:, None] + columns_D[None, :]
             if IS_MASKED:
                 inside_N = tokens_N < last
                 if WINDOW > 0:
@@ -105,8 +108,14 @@ def scan(
             else:
                 k_ND = tl.load(at_ND, mask=(columns_D < D)[None, :], other=0.0)
         # Pages may be narrower than activations.
+        if NARROW > 0:
+            k_ND = widen(k_ND, NARROW)
         k_ND = k_ND.to(q_MD.dtype)
         scores_MN = tl.dot(q_MD, tl.trans(k_ND), input_precision="ieee")
+        if NARROW > 0:
+            at_N = tiles + scale_at_N
+            k_scale_N = tl.load(at_N, mask=inside_N, other=0.0) if IS_MASKED else tl.load(at_N)
+            scores_MN = scores_MN * k_scale_N[None, :]
         if IS_CAPPED:
             scores_MN = 2 * tl.sigmoid(scores_MN * (2 * to_cap)) - 1  # the hyperbolic tangent
         if IS_MASKED:
@@ -132,13 +141,18 @@ def scan(
                     inside_N = inside_N & (tokens_N >= low)
                 v_ND = tl.where(inside_N[:, None], v_ND, 0.0)
         else:
-            at_ND += KV_HEADS * PAGE * D
+            at_ND += KV_HEADS * PAGE * (D + 4 if NARROW > 0 else D)
             if IS_MASKED:
                 v_ND = tl.load(at_ND, mask=inside_ND, other=0.0)
             elif BLOCK_D == D:
                 v_ND = tl.load(at_ND)
             else:
                 v_ND = tl.load(at_ND, mask=(columns_D < D)[None, :], other=0.0)
+        if NARROW > 0:
+            v_ND = widen(v_ND, NARROW)
+            at_N += KV_HEADS * PAGE * (D + 4) // 4
+            v_scale_N = tl.load(at_N, mask=inside_N, other=0.0) if IS_MASKED else tl.load(at_N)
+            weights_MN = weights_MN * v_scale_N[None, :]
         v_ND = v_ND.to(q_MD.dtype)
         acc_MD = tl.dot(weights_MN.to(q_MD.dtype), v_ND, acc_MD, input_precision="ieee")
         max_M = new_max_M

@@ -45,6 +45,7 @@ def attend_queries(
     HAS_SINKS: tl.constexpr,
     TMA: tl.constexpr,
     STAGES: tl.constexpr,
+    NARROW: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """Attend from one block of queries of one row, for one key/value head.
@@ -98,15 +99,17 @@ def attend_queries(
         max_M, sum_M, acc_MD = scan(
             q_MD, max_M, sum_M, acc_MD, kv, tiles, pages, head, begin_masked, begin_whole, low,
             limit_M, scale, to_cap, KV_HEADS, PAGE, D, BLOCK_D, BLOCK_N, True, WINDOW, IS_CAPPED,
-            TMA, STAGES,
+            TMA, STAGES, NARROW,
         )  # fmt: skip
     max_M, sum_M, acc_MD = scan(
         q_MD, max_M, sum_M, acc_MD, kv, tiles, pages, head, begin_whole, whole, low, limit_M,
         scale, to_cap, KV_HEADS, PAGE, D, BLOCK_D, BLOCK_N, False, WINDOW, IS_CAPPED, TMA, STAGES,
+        NARROW,
     )  # fmt: skip
     max_M, sum_M, acc_MD = scan(
         q_MD, max_M, sum_M, acc_MD, kv, tiles, pages, head, whole, last, low, limit_M,
         scale, to_cap, KV_HEADS, PAGE, D, BLOCK_D, BLOCK_N, True, WINDOW, IS_CAPPED, TMA, STAGES,
+        NARROW,
     )  # fmt: skip
     if HAS_SINKS:
         sink_M = tl.load(sinks + head * group + m % group) * 1.4426950408889634

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from headstock.ops.attention import BIDIRECTIONAL, AttentionSpec, KVLayout, StepBatch
+from headstock.ops.int8_pages import SCALE_BYTES
+from headstock.ops.narrow_pages import NARROW
 from headstock_triton.attention.decode import (
     LOG2_E,
     NODE_COLUMNS,
@@ -18,7 +20,8 @@ from headstock_triton.attention.decode import (
     attend_nodes,
     attend_tails,
 )
-from headstock_triton.attention.pages import TAG
+from headstock_triton.attention.narrow import KINDS, write_narrow_kernel
+from headstock_triton.attention.pages import NARROW_TAG, TAG
 from headstock_triton.attention.plan import (
     NODE_TABLE_COLUMNS,
     ROW_PLAN_COLUMNS,
@@ -113,6 +116,7 @@ class PagedAttention:
         self._page_sizes = page_sizes
         self._group = spec.num_heads // spec.num_kv_heads
         self._block_d = max(16, next_power_of_2(spec.head_dim))
+        self._kind = NARROW.get(spec.kv_dtype)
         self._window, self._cap = spec.window or 0, spec.soft_cap or 0.0
         self._scale = (self._cap or spec.scale) * LOG2_E
         self._to_cap = spec.scale / self._cap if self._cap else 0.0
@@ -167,7 +171,11 @@ class PagedAttention:
     @property
     def layout(self) -> KVLayout:
         """Head-major pages; 64 tokens fit one tile and keep the prefix tree's grain fine."""
-        return KVLayout(tag=TAG, page_sizes=self._page_sizes, dtype=self.spec.kv_dtype)
+        kind = self._kind
+        if kind is None:
+            return KVLayout(tag=TAG, page_sizes=self._page_sizes, dtype=self.spec.kv_dtype)
+        tag = NARROW_TAG.format(kind.name)
+        return KVLayout(tag=tag, page_sizes=self._page_sizes, dtype=kind.storage)
 
     @property
     def graph_key(self) -> tuple[int, ...]:
@@ -175,8 +183,11 @@ class PagedAttention:
         return (self._plan.tail_programs, self._plan.node_programs, self._plan.blocks)
 
     def kv_shape(self, num_pages: int) -> tuple[int, ...]:
-        """[pages, 2, K, page_size, D]."""
+        """[pages, 2, K, page_size, D], or [pages, 2, K, bytes of numbers and scales]."""
         spec = self.spec
+        if self._kind is not None:
+            size = spec.page_size * (spec.head_dim + SCALE_BYTES)
+            return (num_pages, 2, spec.num_kv_heads, size)
         return (num_pages, 2, spec.num_kv_heads, spec.page_size, spec.head_dim)
 
     def plan(self, batch: StepBatch) -> None:
@@ -272,6 +283,9 @@ class PagedAttention:
             k_TKD = k_TKD.contiguous()
         if v_TKD.stride()[1:] != (spec.head_dim, 1):
             v_TKD = v_TKD.contiguous()
+        if self._kind is not None:
+            self._write_narrow(k_TKD, v_TKD, kv, batch)
+            return
         write_kernel[(k_TKD.shape[0],)](
             k_TKD,
             v_TKD,
@@ -284,6 +298,25 @@ class PagedAttention:
             D=spec.head_dim,
             BLOCK_K=next_power_of_2(spec.num_kv_heads),
             BLOCK_D=self._block_d,
+            **self._target.launch(4),
+        )
+
+    def _write_narrow(self, k_TKD: Tensor, v_TKD: Tensor, kv: Tensor, batch: StepBatch) -> None:
+        spec = self.spec
+        write_narrow_kernel[(k_TKD.shape[0],)](
+            k_TKD,
+            v_TKD,
+            kv,
+            kv.view(torch.float32),
+            batch.write_slots_T,
+            k_TKD.stride(0),
+            v_TKD.stride(0),
+            KV_HEADS=spec.num_kv_heads,
+            PAGE=spec.page_size,
+            D=spec.head_dim,
+            BLOCK_K=next_power_of_2(spec.num_kv_heads),
+            BLOCK_D=self._block_d,
+            NARROW=KINDS[spec.kv_dtype],
             **self._target.launch(4),
         )
 
@@ -455,17 +488,24 @@ class PagedAttention:
             "PAGE": spec.page_size,
             "D": spec.head_dim,
             "BLOCK_D": self._block_d,
+            "NARROW": KINDS.get(spec.kv_dtype, 0),
         }
 
     def _tile_size(self, block_n: int, wants_tma: bool) -> tuple[int, bool]:
         """Return the tile's tokens and whether a descriptor can copy it: it lies in one page."""
         spec = self.spec
-        if not (wants_tma and self._target.has_tma and self._block_d == spec.head_dim):
+        has_lines = self._block_d == spec.head_dim and self._kind is None
+        if not (wants_tma and self._target.has_tma and has_lines):
             return block_n, False
         return min(block_n, spec.page_size), True
 
     def _tile_source(self, kv: Tensor, block_n: int, use_tma: bool) -> Any:
-        """Return the descriptor of ``kv`` as lines, made once a layer; or ``kv`` as a stand-in."""
+        """Return the descriptor of ``kv`` as lines, made once a layer; or ``kv`` as a stand-in.
+
+        Of pages in 8 bits it is where their scales are.
+        """
+        if self._kind is not None:
+            return kv.view(torch.float32)
         if not use_tma:
             return kv
         key = (kv.data_ptr(), block_n)
@@ -480,6 +520,8 @@ class PagedAttention:
     def read(self, kv: Tensor, slots_S: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values at token slots. [S, K, D] each."""
         spec = self.spec
+        if self._kind is not None:
+            return self._read_narrow(kv, slots_S)
         shape = (slots_S.shape[0], spec.num_kv_heads, spec.head_dim)
         k_SKD = torch.empty(shape, dtype=kv.dtype, device=kv.device)
         v_SKD = torch.empty_like(k_SKD)
@@ -495,4 +537,16 @@ class PagedAttention:
             BLOCK_D=self._block_d,
             **self._target.launch(4),
         )
+        return k_SKD, v_SKD
+
+    def _read_narrow(self, kv: Tensor, slots_S: Tensor) -> tuple[Tensor, Tensor]:
+        spec = self.spec
+        size = spec.page_size * spec.head_dim
+        pages_S, within_S = slots_S // spec.page_size, slots_S % spec.page_size
+        rows_S = torch.arange(slots_S.shape[0], device=kv.device)
+        of_pages = kv[pages_S]
+        codes = of_pages[..., :size].unflatten(-1, (spec.page_size, spec.head_dim))
+        numbers_S2KD = codes[rows_S, :, :, within_S].contiguous().view(spec.kv_dtype).float()
+        scales = of_pages[..., size:].contiguous().view(torch.float32)
+        k_SKD, v_SKD = (numbers_S2KD * scales[rows_S, :, :, within_S].unsqueeze(-1)).unbind(1)
         return k_SKD, v_SKD

@@ -6,7 +6,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from headstock_triton.attention.pages import line_of
+from headstock_triton.attention.narrow import line_of
 from headstock_triton.norm import weighted
 from headstock_triton.overlap import begin
 

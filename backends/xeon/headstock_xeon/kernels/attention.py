@@ -14,11 +14,13 @@ from torch import Tensor
 from headstock.ops.attention import (
     BIDIRECTIONAL,
     CHUNKED,
+    NARROW_PAGES,
     AttentionSpec,
     KVLayout,
     StepBatch,
 )
 from headstock.ops.int8_pages import SCALE_BYTES
+from headstock.ops.narrow_pages import NARROW
 from headstock_xeon.stream import as_bits
 
 if TYPE_CHECKING:
@@ -30,10 +32,13 @@ TAG = "pages-kdt-vtd"
 In 8 bits the scales of the tokens, float32, follow the keys and follow the values.
 """
 PAGE_SIZES = (16, 32, 64, 128)
-FEATURES = frozenset({"sliding_window", "sinks", "soft_cap", "int8_pages", BIDIRECTIONAL, CHUNKED})
+FEATURES = frozenset({"sliding_window", "sinks", "soft_cap", BIDIRECTIONAL, CHUNKED}).union(
+    *NARROW_PAGES.values()
+)
 MAX_GROUP = 64
 """Query heads that may share a key/value head: they are one tile."""
-ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
+FP8 = torch.float8_e4m3fn
+ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3, FP8: 4}
 """``Element`` of ``kernels.h``."""
 
 
@@ -48,7 +53,9 @@ class NativeAttention:
         self.spec = spec
         self.graph_key: tuple[int, ...] = ()
         preferred = (spec.page_size, *(s for s in PAGE_SIZES if s != spec.page_size))
-        self.layout = KVLayout(tag=TAG, page_sizes=preferred, dtype=spec.kv_dtype)
+        self._kind = kind = NARROW.get(spec.kv_dtype)
+        dtype = spec.kv_dtype if kind is None else kind.storage
+        self.layout = KVLayout(tag=TAG, page_sizes=preferred, dtype=dtype)
         self._stream = device.stream
         kernel = device.stream.kernel
         self._attend, self._attend_plan = kernel("attend"), kernel("attend_plan")
@@ -80,7 +87,7 @@ class NativeAttention:
     def kv_shape(self, num_pages: int) -> tuple[int, ...]:
         """Return [pages, K, 2, page size * D], or as many more as scales take."""
         spec = self.spec
-        size = spec.head_dim + (SCALE_BYTES if spec.kv_dtype == torch.int8 else 0)
+        size = spec.head_dim + (0 if self._kind is None else SCALE_BYTES)
         return (num_pages, spec.num_kv_heads, 2, spec.page_size * size)
 
     def pages(self, kv: Tensor) -> tuple[int, ...]:
@@ -142,10 +149,11 @@ class NativeAttention:
         keys_SKDT = kv[pages, :, 0, :size].unflatten(-1, (spec.head_dim, spec.page_size))
         values_SKTD = kv[pages, :, 1, :size].unflatten(-1, (spec.page_size, spec.head_dim))
         k_SKD, v_SKD = keys_SKDT[rows, :, :, offsets], values_SKTD[rows, :, offsets]
-        if spec.kv_dtype != torch.int8:
+        if self._kind is None:
             return k_SKD, v_SKD
         scales_SK2T = kv[pages, :, :, size:].contiguous().view(torch.float32)
         k_scale_SK, v_scale_SK = scales_SK2T[rows, :, :, offsets].unbind(-1)
+        k_SKD, v_SKD = (x_SKD.contiguous().view(spec.kv_dtype).float() for x_SKD in (k_SKD, v_SKD))
         return k_SKD * k_scale_SK.unsqueeze(-1), v_SKD * v_scale_SK.unsqueeze(-1)
 
     def _emit_plan(self, batch: StepBatch) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from headstock.ops import drafts, sampling, steps
 from headstock.ops.activation import activate, silu_and_mul
 from headstock.ops.activation_kinds import FEATURES as ACTIVATIONS
-from headstock.ops.attention import attention
+from headstock.ops.attention import NARROW_PAGES, attention
 from headstock.ops.base import OpRegistry, Requires, Sizes
 from headstock.ops.embedding import embed_places
 from headstock.ops.features import (
@@ -201,7 +201,7 @@ def _register_attention(registry: OpRegistry, layers: LayerKernels) -> None:
         requires=Requires(
             dtypes=FLOAT32.dtypes,
             capabilities=FLOAT32.capabilities,
-            layouts=frozenset({"float32", "bfloat16", "float16", "int8"}),
+            layouts=frozenset({"float32", "bfloat16", "float16", *NARROW_PAGES}),
             features=FEATURES,
             sizes={
                 "head_dim": head_dim,

@@ -25,7 +25,7 @@ from headstock.ops.attention import (
 from headstock.ops.cases.base import Bench, Case, Draw
 from headstock.ops.cases.batches import Step, make_step
 from headstock.ops.device import OpDevice
-from headstock.ops.int8_pages import pack_int8, unpack_int8
+from headstock.ops.narrow_pages import NARROW
 
 Rows = Sequence[tuple[int, int]]
 
@@ -203,8 +203,9 @@ def dense_attention(spec: AttentionSpec, rows: Rows, inputs: AttentionInputs) ->
     for row, (num_queries, length) in enumerate(rows):
         per_head = spec.num_heads // spec.num_kv_heads
         k_LKD, v_LKD = inputs.k_rows[row], inputs.v_rows[row]
-        if spec.kv_dtype == torch.int8:
-            k_LKD, v_LKD = (unpack_int8(pack_int8(x_LKD)) for x_LKD in (k_LKD, v_LKD))
+        kind = NARROW.get(spec.kv_dtype)
+        if kind is not None:
+            k_LKD, v_LKD = (kind.unpack(kind.pack(x_LKD)) for x_LKD in (k_LKD, v_LKD))
         k_HLD = k_LKD.double().repeat_interleave(per_head, dim=1).transpose(0, 1)
         v_HLD = v_LKD.double().repeat_interleave(per_head, dim=1).transpose(0, 1)
         q_HQD = inputs.q_THD[begin : begin + num_queries].double().transpose(0, 1)
@@ -280,6 +281,7 @@ def row_mixes(page_size: int) -> Iterator[tuple[str, Rows, dict[str, Any]]]:
     yield "long decode", [(1, 1000), (1, 3)], {}
 
 
+FP8 = torch.float8_e4m3fn
 IN_CHUNKS = frozenset({CHUNKED})
 WINDOW, SINKS, CAP = (frozenset({name}) for name in ("sliding_window", "sinks", "soft_cap"))
 
@@ -296,6 +298,8 @@ def _feature_specs(plain: AttentionSpec) -> Iterator[tuple[str, AttentionSpec]]:
     yield "low soft cap", replace(plain, features=CAP, soft_cap=0.1, scale=1.0)
     yield "int8 pages", replace(plain, kv_dtype=torch.int8)
     yield "int8 pages and a window", replace(plain, kv_dtype=torch.int8, features=WINDOW, window=5)
+    yield "fp8 pages", replace(plain, kv_dtype=FP8)
+    yield "fp8 pages and a window", replace(plain, kv_dtype=FP8, features=WINDOW, window=5)
     yield "window and sinks", replace(plain, features=WINDOW | SINKS, window=5)
     yield "window and soft cap", replace(plain, features=WINDOW | CAP, window=5, soft_cap=2.0)
     yield "heads of 256", replace(plain, head_dim=256, features=WINDOW, window=20, scale=256**-0.5)

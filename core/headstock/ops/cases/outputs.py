@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
+from headstock.ops.base import Spec
 from headstock.ops.cases.base import Bench, Case
 
 
@@ -47,6 +48,17 @@ def cap_cases(bench: Bench) -> Iterator[Case]:
     padded = draw.normal(6, 8, dtype=dtype)
     padded[3:] = torch.nan
     yield _cap(bench, "padding", padded, num_real=3)
+
+
+def rectify_cases(bench: Bench) -> Iterator[Case]:
+    """Yield scores over and under 0, odd sizes and padding; they are float32 whatever else is."""
+    draw, spec = bench.draw(), Spec(dtype="float32")
+    for shape in ((1, 1), (33, 1), (3, 257)):
+        x_TA = draw.normal(*shape, dtype=torch.float32)
+        yield Case(label=f"{shape[0]} of {shape[1]}", spec=spec, args=(x_TA,))
+    padded = draw.normal(6, 8, dtype=torch.float32)
+    padded[3:] = torch.nan
+    yield Case(label="padding", spec=spec, args=(padded,), num_real=3)
 
 
 def _cap(bench: Bench, label: str, x_TA: torch.Tensor, num_real: int | None = None) -> Case:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from headstock.server.completion import Completion
 from headstock.server.http.answers import json_answer
 from headstock.server.http.bodies import body_bytes, off_loop, read_body
-from headstock.server.http.context import Serving, clock, tenant_of
+from headstock.server.http.context import Serving, clock, now, tenant_of
 from headstock.server.http.schema import body_of
 from headstock.server.protocols import embeddings, ollama
 from headstock.server.protocols.embeddings import (
@@ -23,6 +23,7 @@ from headstock.server.protocols.embeddings import (
     OllamaEmbeddingsBody,
     PoolCall,
 )
+from headstock.server.protocols.pooling import PoolingBody, pooling_answer, read_pooling
 from headstock.server.vectors import as_base64, vector_of
 
 _NS = 1e9
@@ -58,6 +59,15 @@ def make_router(serving: Serving) -> APIRouter:
                 "meta": {"billed_units": {"input_tokens": _num_tokens(found)}},
             }
         )
+
+    @router.post("/pooling", openapi_extra=body_of(PoolingBody))
+    async def pool(request: Request) -> Response:
+        """Return what texts or their tokens yield, as vLLM does."""
+        body = await read_body(request, PoolingBody, serving.max_body_bytes)
+        card, size = serving.frontdoor.served_card, body_bytes(request)
+        call = await off_loop(size, read_pooling, body, card, tenant_of(request))
+        found = await pooled(serving, request, call)
+        return json_answer(await off_loop(size, pooling_answer, body, call, found, card, now()))
 
     @router.put("/encode", openapi_extra=body_of(EncodeBody))
     @router.post("/encode", openapi_extra=body_of(EncodeBody))
@@ -159,7 +169,7 @@ async def _encode(serving: Serving, request: Request) -> Response:
     )
     found = await pooled(serving, request, call)
     answers = [
-        embeddings.encode_answer(one, item.rid or "", vector_of(one, card, call.dimensions))
+        embeddings.encode_answer(one, item.rid or "", card, call.dimensions)
         for one, item in zip(found, call.requests, strict=True)
     ]
     return json_answer(answers if call.is_list else answers[0])

@@ -16,7 +16,7 @@ from headstock.server.protocols import native_answers, native_bodies
 from headstock.server.protocols.parameters import join_namespace, refuse_set
 from headstock.server.protocols.served_model import check_model
 from headstock.server.request import GenerateRequest, PairPrompt, Prompt, TextPrompt, TokensPrompt
-from headstock.server.vectors import as_base64, check_dimensions, vector_of
+from headstock.server.vectors import as_base64, check_dimensions, token_rows, vector_of
 
 MAX_INPUTS = 2048
 """Texts of one call, as OpenAI has it."""
@@ -250,7 +250,14 @@ def read_encode(
     rids = native_bodies.names_of(body.rid, len(prompts))
     return PoolCall(
         requests=[
-            pool_request(prompt, field, namespace=tenant, priority=body.priority or 0, rid=rid)
+            pool_request(
+                prompt,
+                field,
+                namespace=tenant,
+                priority=body.priority or 0,
+                rid=rid,
+                kind=usual_pool(card),
+            )
             for prompt, rid in zip(prompts, rids, strict=True)
         ],
         dimensions=body.dimensions,
@@ -271,17 +278,31 @@ def _encoded(item: str | list[str], card: ModelCard, type_stride: int) -> Prompt
 
 
 def pool_request(
-    prompt: Prompt, field: str, *, namespace: str, priority: int = 0, rid: str | None = None
+    prompt: Prompt,
+    field: str,
+    *,
+    namespace: str,
+    priority: int = 0,
+    rid: str | None = None,
+    kind: str = "pool",
 ) -> GenerateRequest:
-    """Return a request for the vector of ``prompt``, which the caller calls ``field``."""
+    """Return a request for the vector of ``prompt``, which the caller calls ``field``.
+
+    ``kind`` is one of the card's ``pools``: something else may be wanted than one vector.
+    """
     return GenerateRequest(
         prompt=prompt,
-        pool=True,
+        pool=kind,
         rid=rid or uuid.uuid4().hex,
         namespace=namespace,
         priority=priority,
         names={"input_ids": field},
     )
+
+
+def usual_pool(card: ModelCard) -> str:
+    """Return what a model yields of a text where nothing else is asked for."""
+    return card.pools[0] if card.pools else "pool"
 
 
 def prompt_of(field: str, name: str | None, card: ModelCard) -> str:
@@ -325,11 +346,20 @@ def usage_of(completions: Sequence[Completion]) -> EmbeddingUsage:
     )
 
 
-def encode_answer(completion: Completion, rid: str, vector: Sequence[float]) -> dict[str, Any]:
-    """Return what ``/encode`` and ``/classify`` say of a completion."""
+def encode_answer(
+    completion: Completion, rid: str, card: ModelCard, dimensions: int | None = None
+) -> dict[str, Any]:
+    """Return what ``/encode`` and ``/classify`` say of a completion.
+
+    That is a vector, or where the model scores steps the probabilities of each step.
+    """
     end = completion.end
+    if card.scores_steps:
+        embedding: list[Any] = token_rows(completion, card).rows
+    else:
+        embedding = vector_of(completion, card, dimensions).tolist()
     return {
-        "embedding": list(vector),
+        "embedding": embedding,
         "meta_info": {
             "id": rid,
             "prompt_tokens": len(completion.submit.prompt_ids),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import uuid
+from array import array
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -121,7 +122,11 @@ class RankCall(msgspec.Struct, frozen=True, kw_only=True):
 
 def class_scores(completion: Completion, card: ModelCard) -> list[float]:
     """Return what a classifier makes of a text: probabilities, or one unbounded score."""
-    vector = vector_of(completion, card)
+    return vector_scores(vector_of(completion, card), card)
+
+
+def vector_scores(vector: array[float], card: ModelCard) -> list[float]:
+    """Return what a classifier's numbers stand for: probabilities, or one unbounded score."""
     if len(vector) > 1:
         return softmax(vector)
     return [sigmoid(vector[0])] if card.is_bounded else vector.tolist()
@@ -136,6 +141,7 @@ def read_rerank(
         RequestError: Naming the field at fault.
     """
     check_model(body.model, card)
+    refuse_steps(card)
     texts = texts_of(body)
     if not texts:
         raise RequestError("documents is empty.", remedy="Send at least one.", field="documents")
@@ -187,6 +193,7 @@ def read_score(body: ScoreBody, card: ModelCard, *, type_stride: int, tenant: st
         RequestError: Naming the field at fault.
     """
     check_model(body.model, card)
+    refuse_steps(card)
     has_items = body.query is not None or body.items is not None
     has_texts = body.text_1 is not None or body.text_2 is not None
     if has_items == has_texts:
@@ -342,6 +349,7 @@ def read_classify(body: ClassifyBody, card: ModelCard, tenant: str = "") -> Rank
         RequestError: Naming the field at fault.
     """
     check_model(body.model, card)
+    refuse_steps(card)
     if card.task == "embed":
         raise RequestError(
             f"The model {card.name!r} embeds texts (task embed); it has no labels.",
@@ -355,6 +363,21 @@ def read_classify(body: ClassifyBody, card: ModelCard, tenant: str = "") -> Rank
     return RankCall(
         requests=[pool_request(TextPrompt(text), "input", namespace=tenant) for text in texts]
     )
+
+
+def refuse_steps(card: ModelCard) -> None:
+    """Refuse to score texts as wholes with a model that scores the steps of one.
+
+    Raises:
+        RequestError: Naming the routes that it has.
+    """
+    if card.scores_steps:
+        raise RequestError(
+            f"The model {card.name!r} scores each step of an answer, not the whole.",
+            remedy="Use /classify or /pooling.",
+            field="model",
+            code="not_supported",
+        )
 
 
 def texts_of(body: RerankBody) -> list[str]:
