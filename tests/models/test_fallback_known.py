@@ -114,6 +114,17 @@ def test_a_known_decoder_calls_nothing_but_ops(forced: Callable[[str], Saved], s
         CLAIMS[claim](forced(stem))
 
 
+def test_what_stands_in_has_the_attributes_of_what_it_stands_for(
+    forced: Callable[[str], Saved],
+) -> None:
+    layer = forced("Qwen3").load().model._decoder.layers[0]  # type: ignore[attr-defined]
+    assert layer.self_attn.layer_idx == 0
+    assert layer.mlp.intermediate_size == 96
+    assert layer.input_layernorm.weight.shape == (64,)
+    with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+        _ = layer.mlp.nothing_of_the_kind
+
+
 def test_layers_have_one_table_of_angles(forced: Callable[[str], Saved]) -> None:
     """A long model's is large: a copy a layer would not fit."""
     layers = forced("Qwen3").load().ctx.attention_layers

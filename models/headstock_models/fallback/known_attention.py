@@ -23,6 +23,7 @@ from headstock.ops.attention import StepBatch
 from headstock.ops.rotary import rotate
 from headstock_models.fallback.attention import CALL, AttentionCall, Step
 from headstock_models.fallback.known_parts import Norm, find_norm
+from headstock_models.fallback.parts import StandIn
 from headstock_models.fallback.probe import (
     SIZE,
     Draw,
@@ -325,11 +326,13 @@ class OurAttention(Module):
         return self.out(attended if keep is None else keep(attended, batch))
 
 
-class Attended(nn.Module):
+class Attended(StandIn):
     """Attention of ours at the place of a module of transformers."""
 
-    def __init__(self, layer: OurAttention, known: KnownAttention, step: Step) -> None:
-        super().__init__()
+    def __init__(
+        self, layer: OurAttention, known: KnownAttention, step: Step, like: nn.Module
+    ) -> None:
+        super().__init__(like)
         self.layer, self._step, self._num_results = layer, step, known.num_results
 
     def forward(self, hidden_states: Tensor, *args: Any, **options: Any) -> Any:

@@ -19,6 +19,7 @@ from headstock.graph.module import Module
 from headstock.graph.norm import LayerNorm, RMSNorm
 from headstock.ops.activation_kinds import GELU, GELU_TANH, RELU2, SILU, Activation
 from headstock.ops.moe import Matrix
+from headstock_models.fallback.parts import StandIn
 from headstock_models.fallback.probe import (
     SIZE,
     Draw,
@@ -173,12 +174,12 @@ def _feed(matrices: Sequence[Any], activation: Activation, x_TD: Tensor) -> Tens
     return down(activation.join(parts[0], parts[1] if parts[1:] else torch.ones_like(parts[0])))
 
 
-class Normed(nn.Module):
+class Normed(StandIn):
     """A norm of ours at the place of one of transformers'."""
 
     def __init__(self, layer: RMSNorm | LayerNorm, norm: Norm, like: nn.Module) -> None:
-        super().__init__()
-        self.layer, self._size, self.weight = layer, norm.size, like.weight
+        super().__init__(like)
+        self.layer, self._size = layer, norm.size
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Return the normalised features. [..., D]"""
@@ -186,11 +187,11 @@ class Normed(nn.Module):
         return self.layer(hidden_states.reshape(-1, self._size), None)[0].view(hidden_states.shape)
 
 
-class Fed(nn.Module):
+class Fed(StandIn):
     """A feed-forward layer of ours at the place of one of transformers'."""
 
-    def __init__(self, layer: Module) -> None:
-        super().__init__()
+    def __init__(self, layer: Module, like: nn.Module) -> None:
+        super().__init__(like)
         self.layer = layer
 
     def forward(self, hidden_states: Tensor) -> Tensor:

@@ -149,7 +149,7 @@ class TransformersForCausalLM(Model):
                 setattr(module, CALL, PagedAttention(self._ctx, call, self._step, **given))
                 continue
             ours = OurAttention(self._ctx, known, angles)
-            self._replace(call.path, ours, Attended(ours, known, self._step))
+            self._replace(call.path, ours, Attended(ours, known, self._step, module))
 
     def _put_layers(self, config: Any, prefix: str) -> None:
         """Replace what costs, and hold the tensors of the rest."""
@@ -190,7 +190,7 @@ class TransformersForCausalLM(Model):
         if feed is None or not self._plan.pairs(path, feed.names[:-1], feed.names[-1]):
             return None
         layer = feed.build(self._ctx)
-        return layer, Fed(layer)
+        return layer, Fed(layer, module)
 
     def _replace(self, path: str, layer: Module, part: nn.Module, *, at: str = "") -> None:
         self._held.append((path, layer))

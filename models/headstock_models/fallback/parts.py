@@ -18,6 +18,25 @@ from headstock.quantization.convert import convert
 from headstock.quantization.plan import Layout, Role
 
 
+class StandIn(nn.Module):
+    """A module at the place of another, whose attributes it has where it lacks its own.
+
+    Args:
+        like: What it stands for; classes look at sizes and kinds of their children.
+    """
+
+    def __init__(self, like: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["_like"] = like
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the other has by that name."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["_like"], name)
+
+
 class Product(nn.Module):
     """A layer of ours over the last dimension of whatever comes."""
 
