@@ -20,6 +20,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ["tests/unit", "tests/engine"]
+QUICK = "not slow and not chaos"
 
 
 def totals_of(report: dict[str, Any]) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def totals_of(report: dict[str, Any]) -> dict[str, Any]:
 def measured(folders: list[str], folder: Path) -> dict[str, Any]:
     """Run the quick tests of ``folders`` and return what they covered."""
     environment = {**os.environ, "COVERAGE_FILE": str(folder / "data")}
-    tests = ["-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-m", "not slow", *folders]
+    tests = ["-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-m", QUICK, *folders]
     run = ["-m", "coverage", "run", "--branch", "--source=core/headstock", *tests]
     done = subprocess.run([sys.executable, *run], cwd=ROOT, env=environment, check=False)
     report = folder / "report.json"

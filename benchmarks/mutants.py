@@ -45,9 +45,14 @@ class Target:
 TARGETS = {
     "allocator": Target(
         ("cache/pool.py", "cache/arena.py"),
-        ("tests/unit/test_cache_pool.py", "tests/unit/test_cache_arena.py"),
+        (
+            "tests/unit/test_cache_pool.py", "tests/unit/test_cache_arena.py",
+            "tests/unit/test_cache_nodes.py",
+        ),
     ),
-    "tree": Target(("cache/tree.py",), ("tests/unit/test_cache_tree.py",)),
+    "tree": Target(
+        ("cache/tree.py",), ("tests/unit/test_cache_tree.py", "tests/unit/test_cache_nodes.py")
+    ),
     "scheduler": Target(
         (
             "scheduler/scheduler.py", "scheduler/planner.py", "scheduler/residence.py",
@@ -65,7 +70,10 @@ TARGETS = {
     ),
     "auth": Target(
         ("server/keys.py", "server/http/gate.py", "server/http/hosts.py"),
-        ("tests/server/test_roles.py", "tests/server/test_limits.py"),
+        (
+            "tests/unit/test_server_places.py", "tests/server/test_roles.py",
+            "tests/server/test_limits.py",
+        ),
     ),
 }  # fmt: skip
 _COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
@@ -103,9 +111,13 @@ class Changer:
 
     def walk(self, node: ast.AST) -> None:
         """Change what is below ``node``."""
-        decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+        left_alone: list[ast.AST] = [*getattr(node, "decorator_list", [])]
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.returns is not None:
+            left_alone.append(node.returns)
+        if isinstance(node, ast.ClassDef):
+            left_alone += node.keywords
         for child in list(ast.iter_child_nodes(node)):
-            if isinstance(child, _SKIPPED) or child in decorators:
+            if isinstance(child, _SKIPPED) or child in left_alone:
                 continue
             self._change(child)
             self.walk(child)

@@ -9,7 +9,7 @@ from headstock.errors import ConfigError, RequestError
 from headstock.server.accounts import Account
 from headstock.server.errors import BusyError
 from headstock.server.keys import read_keys
-from headstock.server.payers import Limits, Payer, payer_at
+from headstock.server.payers import Limits, Payer, payer_at, read_limits
 from headstock.server.places import GRACE_S, Places
 
 
@@ -202,3 +202,30 @@ def test_without_keys_an_address_counts() -> None:
     assert payer_at("10.0.0.1") != payer_at("10.0.0.2")
     assert payer_at("2001:db8::1") == payer_at("2001:db8::2")
     assert payer_at("2001:db8::1") != payer_at("2001:db8:0:1::1")
+
+
+def test_a_call_may_take_all_places_that_there_are() -> None:
+    assert Door().ask("a", 8) is None
+    with pytest.raises(RequestError, match="asks for 9 completions; the server has 8 places"):
+        Door().ask("a", 9)
+
+
+def test_who_is_behind_others_is_told_to_come_later() -> None:
+    door = Door(num_reserved=0)
+    for _ in range(8):
+        door.ask("hog")
+    waits = [door.ask(f"payer-{number}", 8) or 0.0 for number in range(40)]
+    assert waits == sorted(waits)
+    assert waits[-1] > waits[0]
+
+
+@pytest.mark.parametrize(("number", "is_allowed"), [(0, False), (1, True), (2**31 - 1, True)])
+def test_a_number_of_a_key_has_bounds(number: int, is_allowed: bool) -> None:
+    assert read_limits("", "ann") == Limits()
+    if is_allowed:
+        assert read_limits(f"share={number}", "ann") == Limits(share=number)
+    else:
+        with pytest.raises(ConfigError, match=f"share={number}"):
+            read_limits(f"share={number}", "ann")
+    with pytest.raises(ConfigError, match=r"share=2147483648"):
+        read_limits("share=2147483648", "ann")
