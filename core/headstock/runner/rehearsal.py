@@ -66,13 +66,7 @@ def rehearsal(limits: RunnerLimits) -> list[tuple[StepPlan, Masks | None]]:
     prompt = [0] * max(1, length)
     gone = Rows([], [], [], [], [], [])
     if "draw" not in limits.yields:
-        plans: list[tuple[StepPlan, Masks | None]] = []
-        for kind in (POOLED[name] for name in limits.yields):
-            pooled = Rows([0], [len(prompt)], [len(prompt)], [FROM_HOST], [kind], [0])
-            admit = Admit(slot=0, length=0, num_outputs=0, max_outputs=0)
-            plans.append((StepPlan(len(plans), pooled, prompt, admit=[admit]), None))
-            plans.append((StepPlan(len(plans), gone, [], leave=[0]), None))
-        return plans
+        return _pooled(prompt, [POOLED[name] for name in limits.yields])
     admit = Admit(
         slot=0,
         length=0,
@@ -108,6 +102,17 @@ def rehearsal(limits: RunnerLimits) -> list[tuple[StepPlan, Masks | None]]:
         query = limits.max_drafts + 1
         plans.append((StepPlan(3, _decode(query, end + 2 + query), []), None))
     plans.append((StepPlan(4, gone, [], leave=[0]), None))
+    return plans
+
+
+def _pooled(prompt: list[int], kinds: list[int]) -> list[tuple[StepPlan, Masks | None]]:
+    """Return a prompt that is pooled in each of ``kinds``, and its end."""
+    plans: list[tuple[StepPlan, Masks | None]] = []
+    for kind in kinds:
+        pooled = Rows([0], [len(prompt)], [len(prompt)], [FROM_HOST], [kind], [0])
+        admit = Admit(slot=0, length=0, num_outputs=0, max_outputs=0)
+        plans.append((StepPlan(len(plans), pooled, prompt, admit=[admit]), None))
+        plans.append((StepPlan(len(plans), Rows([], [], [], [], [], []), [], leave=[0]), None))
     return plans
 
 
