@@ -213,7 +213,8 @@ def _set_item(stack: list[Any], argument: Any) -> None:
 def _into(stack: list[Any], items: list[Any]) -> None:
     if not isinstance(stack[-1], dict):
         raise _UnknownError("items of no dict")
-    cast("dict[Any, Any]", stack[-1]).update(zip(items[::2], items[1::2], strict=True))
+    found = cast("dict[Any, Any]", stack[-1])
+    found.update(zip(items[::2], items[1::2], strict=True))
 
 
 _PLAIN = frozenset({"BINUNICODE", "SHORT_BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1"})

@@ -17,8 +17,6 @@ from headstock.wire.steps import (
     StepPlan,
 )
 
-_NO_ROWS = Rows([], [], [], [], [], [])
-
 
 def largest_plan(limits: RunnerLimits, num_tokens: int, step: int) -> StepPlan:
     """Return a plan of ``num_tokens`` in as many rows as may be, all of them on the null page.
@@ -66,8 +64,9 @@ def rehearsal(limits: RunnerLimits) -> list[tuple[StepPlan, Masks | None]]:
     """
     length = min(4, limits.max_length - 3 - limits.max_drafts, limits.max_step_tokens)
     prompt = [0] * max(1, length)
+    gone = Rows([], [], [], [], [], [])
     if "draw" not in limits.yields:
-        return _pooled(limits, prompt)
+        return _pooled(prompt, [POOLED[name] for name in limits.yields])
     admit = Admit(
         slot=0,
         length=0,
@@ -102,18 +101,18 @@ def rehearsal(limits: RunnerLimits) -> list[tuple[StepPlan, Masks | None]]:
     if limits.max_drafts:
         query = limits.max_drafts + 1
         plans.append((StepPlan(3, _decode(query, end + 2 + query), []), None))
-    plans.append((StepPlan(4, _NO_ROWS, [], leave=[0]), None))
+    plans.append((StepPlan(4, gone, [], leave=[0]), None))
     return plans
 
 
-def _pooled(limits: RunnerLimits, prompt: list[int]) -> list[tuple[StepPlan, Masks | None]]:
-    """Return a prompt for each way to pool, each followed by its end."""
+def _pooled(prompt: list[int], kinds: list[int]) -> list[tuple[StepPlan, Masks | None]]:
+    """Return a prompt that is pooled in each of ``kinds``, and its end."""
     plans: list[tuple[StepPlan, Masks | None]] = []
-    for kind in (POOLED[name] for name in limits.yields):
-        rows = Rows([0], [len(prompt)], [len(prompt)], [FROM_HOST], [kind], [0])
+    for kind in kinds:
+        pooled = Rows([0], [len(prompt)], [len(prompt)], [FROM_HOST], [kind], [0])
         admit = Admit(slot=0, length=0, num_outputs=0, max_outputs=0)
-        plans.append((StepPlan(len(plans), rows, prompt, admit=[admit]), None))
-        plans.append((StepPlan(len(plans), _NO_ROWS, [], leave=[0]), None))
+        plans.append((StepPlan(len(plans), pooled, prompt, admit=[admit]), None))
+        plans.append((StepPlan(len(plans), Rows([], [], [], [], [], []), [], leave=[0]), None))
     return plans
 
 
