@@ -20,7 +20,7 @@ from torch import Tensor
 from headstock.checkpoint.folder import open_folder
 from headstock.graph.build import build_model
 from headstock.graph.loader import load_weights
-from headstock.multimodal.family import find_family
+from headstock.multimodal.families import find_family
 from headstock.multimodal.process import to_pieces
 from headstock.wire.media import View
 from tests.e2e.served import served

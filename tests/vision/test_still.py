@@ -25,7 +25,7 @@ import headstock
 from headstock.errors import CheckpointError, RequestError, UnsupportedError
 from headstock.graph.build import build_model
 from headstock.graph.vision import place_patches
-from headstock.multimodal.family import find_family
+from headstock.multimodal.families import find_family
 from headstock.multimodal.patches import bounded_size
 from headstock.multimodal.process import RefusedError, to_pieces
 from headstock.multimodal.tiles import canvas_plan, fit_plan, split_plan
