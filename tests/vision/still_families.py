@@ -31,6 +31,7 @@ from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_stri
 
 from tests.vision.claims import CASES, COUNT
 from tests.vision.conftest import ALPHABET, END, ID_OF, PAD, START
+from tests.vision.kimi import make_kimi_k25
 from tests.vision.still import WORDS, Prepare, StillModel, expanded, save
 
 CLIP = {
@@ -537,6 +538,7 @@ MAKERS: dict[str, Callable[[Path], StillModel]] = {
     "smolvlm-uncut": make_smolvlm_uncut,
     "internvl": make_internvl,
     "internvl-large": make_internvl_large,
+    "kimi-k2.5": make_kimi_k25,
     "llama4": make_llama4,
     "llava": make_llava,
     "llava-mistral": make_llava_mistral,

@@ -210,6 +210,7 @@ def test_sizes_under_a_bound_are_those_of_transformers(
         "glm4v",
         "idefics3",
         "internvl",
+        "kimi-k2.5",
         "llama4",
         "llava",
         "llava-next",

@@ -97,6 +97,19 @@ class Tiles:
 
 
 @dataclass(frozen=True, slots=True)
+class Padded:
+    """How an image keeps its size where it can, and is made up to whole tokens with black.
+
+    Attributes:
+        max_patches: Most that it may have without what is made up; larger ones are shrunk.
+        max_side: Most patches in height or width.
+    """
+
+    max_patches: int
+    max_side: int
+
+
+@dataclass(frozen=True, slots=True)
 class Family:
     """How images are cut, and which id stands for them.
 
@@ -124,6 +137,7 @@ class Family:
         tiles: How it is cut into tiles of ``size`` one after another; None: it is not.
         is_counted: Whether each of an image's ``frames`` counts against the bounds of pixels.
         feature_id: Id of the tokens that have its features; None: ``token_id``.
+        padded: How it is shrunk and made up to whole tokens; None: as the other fields say.
     """
 
     token_id: int
@@ -145,6 +159,7 @@ class Family:
     tiles: Tiles | None = None
     feature_id: int | None = None
     is_counted: bool = False
+    padded: Padded | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON has it."""

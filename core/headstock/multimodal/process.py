@@ -28,6 +28,7 @@ from headstock.multimodal.patches import (
     cut,
     fitting_size,
     fitting_video_size,
+    padded_size,
     sample,
     sample_groups,
 )
@@ -324,6 +325,8 @@ def to_patches(image: Image.Image, family: dict[str, Any]) -> tuple[list[int], n
     filter_ = Image.Resampling(family["resample"])
     if family["is_cropped"]:
         image = cropped(image, height, width, filter_)
+    elif family["padded"]:
+        image = made_up(image, family, filter_)
     elif (image.width, image.height) != (width, height):
         image = image.resize((width, height), filter_)
     return grid, _cut(image, family)
@@ -336,6 +339,8 @@ def target_size(image: Image.Image, family: dict[str, Any]) -> tuple[int, int]:
         return family["size"]
     if family["longest"]:
         return bounded_size(image.height, image.width, unit=unit, longest=family["longest"])
+    if family["padded"]:
+        return _padded(image, family)[1]
     if family["is_counted"]:
         return fitting_video_size(
             family["frames"],
@@ -352,6 +357,22 @@ def target_size(image: Image.Image, family: dict[str, Any]) -> tuple[int, int]:
         min_pixels=family["min_pixels"],
         max_pixels=family["max_pixels"],
     )
+
+
+def _padded(image: Image.Image, family: dict[str, Any]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the size that an image is shrunk to, and that of whole tokens around it."""
+    sizes = {name: family[name] for name in ("patch_size", "merge")}
+    return padded_size(image.height, image.width, **sizes, **family["padded"])
+
+
+def made_up(image: Image.Image, family: dict[str, Any], filter_: Image.Resampling) -> Image.Image:
+    """Return an image in the upper left corner of one of whole tokens."""
+    (tall, wide), (height, width) = _padded(image, family)
+    if image.size != (wide, tall):
+        image = image.resize((wide, tall), filter_)
+    canvas = Image.new("RGB", (width, height))
+    canvas.paste(image, (0, 0))
+    return canvas
 
 
 def cropped(image: Image.Image, height: int, width: int, filter_: Image.Resampling) -> Image.Image:

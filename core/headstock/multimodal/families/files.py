@@ -12,6 +12,8 @@ from headstock.errors import CheckpointError
 
 IMAGE_FILES = ("preprocessor_config.json", "processor_config.json")
 VIDEO_FILES = ("video_preprocessor_config.json", "processor_config.json")
+IMAGE_TOKENS = ("image_token_id", "image_token_index", "media_placeholder_token_id")
+"""What configurations call the id that stands for an image."""
 Channels = tuple[float, float, float]
 Settings = Mapping[str, Any]
 
@@ -104,7 +106,8 @@ def open_files(config: Settings, folder: Path) -> Files:
     Raises:
         CheckpointError: The settings of the image processor are missing, or leave out a step.
     """
-    token_id = config.get("image_token_id", config.get("image_token_index"))
+    found = [config[key] for key in IMAGE_TOKENS if key in config]
+    token_id = found[0] if found else None
     if not isinstance(token_id, int):
         raise _wrong(folder, "config.json has no image_token_id")
     given = _read(folder, IMAGE_FILES, "image_processor")
