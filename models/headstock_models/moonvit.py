@@ -9,8 +9,7 @@ Source: Kimi team 2026, "Kimi K2.5"; names as in Hugging Face transformers.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +39,7 @@ from headstock.ops.features import add_features
 from headstock.ops.vision import mix_patches, pixel_values
 from headstock.quantization.plan import Role
 from headstock_models.glm4v import resample_cubic
+from headstock_models.stored_rows import take_rows
 
 EPS = 1e-5
 CHANNELS = 3
@@ -282,10 +282,10 @@ def moonvit_names(index: Mapping[str, StoredTensor], num_heads: int) -> Mapping[
             for number, part in enumerate(("q_proj", "k_proj", "v_proj")):
                 order = _order(size, num_heads, is_woven=True) if number < 2 else np.arange(size)
                 new = f"{head.removesuffix('wqkv')}{part}.{kind}"
-                found[new] = _taken(tensor, new, number * size + order)
+                found[new] = take_rows(tensor, new, number * size + order)
         elif re.search(r"vision_tower\..*\.attn\.[qk]_proj$", head):
             order = _order(tensor.shape[0], num_heads, is_woven=False)
-            found[name] = _taken(tensor, name, order)
+            found[name] = take_rows(tensor, name, order)
         else:
             found[name] = tensor
     return found
@@ -304,22 +304,3 @@ def _order(size: int, num_heads: int, *, is_woven: bool) -> np.ndarray:
     rows = (2 * angles, 2 * angles + 1) if is_woven else (angles, angles + half)
     heads = np.arange(num_heads)[:, None] * 2 * half
     return (heads + np.concatenate(rows)).reshape(-1)
-
-
-def _taken(tensor: StoredTensor, name: str, order: np.ndarray) -> StoredTensor:
-    """Return some rows of a tensor, in an order of their own."""
-    share = len(order) / tensor.shape[0]
-    return replace(
-        tensor,
-        name=name,
-        shape=(len(order), *tensor.shape[1:]),
-        num_bytes=int(tensor.num_bytes * share),
-        read=_reader(tensor, order),
-    )
-
-
-def _reader(tensor: StoredTensor, order: np.ndarray) -> Callable[[int, int], Mapping[str, Any]]:
-    def read(begin: int, end: int) -> Mapping[str, Any]:
-        return {part: rows[order[begin:end]] for part, rows in tensor.read_all().items()}
-
-    return read

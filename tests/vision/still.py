@@ -164,7 +164,7 @@ def rewrite(source: Path, target: Path, style: str) -> None:
         (target / file.name).write_bytes(file.read_bytes())
     weights = load_file(source / "model.safetensors")
     rename = _qwen2_name if any("visual." in name for name in weights) else _tower_name
-    if any("post_conv_layernorm" in name for name in weights):
+    if any("visual.post_layernorm" in name for name in weights):
         rename = _same_name
     if any("mm_projector." in name for name in weights):
         rename = _same_name

@@ -208,6 +208,7 @@ def test_sizes_under_a_bound_are_those_of_transformers(
     "name",
     [
         "glm4v",
+        "glm-ocr",
         "idefics3",
         "internvl",
         "kimi-k2.5",

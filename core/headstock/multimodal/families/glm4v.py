@@ -1,4 +1,4 @@
-"""GLM-4.1V, 4.5V and 4.6V: as Qwen2-VL, but bounds are of all pixels that patches have."""
+"""GLM-4.1V, 4.5V, 4.6V and GLM-OCR: as Qwen2-VL, but bounds are of all pixels that patches have."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ READERS: Mapping[str, Callable[[Files], Family]] = {
     "glm4v": glm4v.read,
     "glm4v_moe": glm4v.read,
     "glm46v": glm4v.read,
+    "glm_ocr": glm4v.read,
     "idefics3": idefics3.read,
     "internvl": internvl.read,
     "kimi_k25": kimi_k25.read,
