@@ -3,42 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VideoFamily:
     """How videos are sampled and cut: as images are, but for this.
 
     Attributes:
         token_id: Id that stands for a video in a tokenised prompt, once before it is expanded.
-        begin_id: Id before the tokens of each frame.
-        end_id: Id after them.
-        fps: Frames to look at a second.
+        sampling: Which of :data:`headstock.multimodal.films.RULES` chooses frames.
+        scale: Multiplies the pixels of each channel.
+        shift: Added to them then.
+        marks: Ids before the tokens of each moment, after its time, and behind them; None: it has
+            neither marks nor a time.
+        feature_id: Id of the tokens that have its features; None: ``token_id``.
+        words: Text around moments; see :func:`headstock.multimodal.films.words_of`. {}: none.
+        fps: Frames to look at a second; 0: the rule knows.
         min_frames: Fewest frames to look at.
-        max_frames: Most.
+        max_frames: Most; 0: as many as ``fps`` says.
+        max_seconds: Of a video that is looked at so many times a second; fewer times of longer
+            ones.
         min_pixels: Fewest pixels of all frames together.
         max_pixels: Most.
         frame_tokens: Most tokens of a frame; None: as many as the pixels allow.
-        scale: Multiplies the pixels of each channel.
-        shift: Added to them then.
+        size: Height and width that each frame is resized to; None: as the pixels allow.
+        longest: Pixels that the longer side is brought to before that; 0: it is not.
+        is_halved: Whether tokens are half as many as patches in height and width, with a mark
+            after the last moment.
         is_plain: Whether moments stand one after another, without marks and times, and have
             positions on an axis of time; then the bounds of pixels are of each frame.
         per_second: Positions that a second takes; 0: each moment takes one.
     """
 
     token_id: int
-    begin_id: int
-    end_id: int
-    fps: float
-    min_frames: int
-    max_frames: int
-    min_pixels: int
-    max_pixels: int
-    frame_tokens: int | None
+    sampling: str
     scale: tuple[float, float, float]
     shift: tuple[float, float, float]
+    marks: tuple[int, int] | None = None
+    feature_id: int | None = None
+    words: Mapping[str, str] = field(default_factory=dict[str, str])
+    fps: float = 0
+    min_frames: int = 0
+    max_frames: int = 0
+    max_seconds: float = 0
+    min_pixels: int = 0
+    max_pixels: int = 0
+    frame_tokens: int | None = None
+    size: tuple[int, int] | None = None
+    longest: int = 0
+    is_halved: bool = False
     is_plain: bool = False
     per_second: float = 0
 

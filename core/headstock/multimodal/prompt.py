@@ -73,16 +73,14 @@ def _expand(
     """Add the tokens of an image or of all moments of a video, and the items that they are."""
     video = family.video if media.times else None
     for number, piece in enumerate(media.pieces):
-        is_marked = video is not None and not video.is_plain
-        if video is not None and is_marked:
+        marks = None if video is None else video.marks
+        if marks is not None:
             # As the model was trained: each moment between marks of its own, after its time.
-            expanded += [*encode(f"<{media.times[number]:.1f} seconds>"), video.begin_id]
+            expanded += [*encode(f"<{media.times[number]:.1f} seconds>"), marks[0]]
         if piece.lead:
             expanded += encode(piece.lead)
         source = family if video is None else video
-        feature_id = source.token_id
-        if video is None and family.feature_id is not None:
-            feature_id = family.feature_id
+        feature_id = source.token_id if source.feature_id is None else source.feature_id
         if family.row_marks is None or video is not None:
             tokens = [feature_id] * _count(piece, family)
         else:
@@ -103,8 +101,8 @@ def _expand(
         expanded += tokens
         if piece.trail:
             expanded += encode(piece.trail)
-        if video is not None and is_marked:
-            expanded.append(video.end_id)
+        if marks is not None:
+            expanded.append(marks[1])
 
 
 def _count(piece: Piece, family: Family) -> int:

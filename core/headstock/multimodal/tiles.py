@@ -59,7 +59,7 @@ def split_plan(height: int, width: int, side: int, settings: Mapping[str, Any]) 
     Source:
         ``Idefics3ImageProcessor`` of Hugging Face transformers.
     """
-    tall, wide = _bounded(*_stretched(height, width, settings["longest"]))
+    tall, wide = _bounded(*stretched(height, width, settings["longest"]))
     if not settings["is_cut"]:
         return Plan(0, 0, [(tall, wide), (side, side)])
     ratio = wide / tall
@@ -74,7 +74,7 @@ def split_plan(height: int, width: int, side: int, settings: Mapping[str, Any]) 
     return Plan(rows, columns, [(tall, wide), (down, across)])
 
 
-def _stretched(height: int, width: int, longest: int) -> tuple[int, int]:
+def stretched(height: int, width: int, longest: int) -> tuple[int, int]:
     """Return the size whose longer side has ``longest`` pixels, the other an even number."""
     ratio = width / height
     if width >= height:

@@ -93,5 +93,5 @@ def _fits(view: View, grid: Grid, limits: MediaLimits) -> bool:
         and 1 <= view.tall <= view.rows <= height
         and 1 <= view.wide <= view.columns <= width
         and (height - view.rows) % 2 == (width - view.columns) % 2 == 0
-        and view.marks in (1, view.tall)
+        and view.marks in (0, 1, view.tall)
     )

@@ -18,8 +18,8 @@ class View(NamedTuple):
         columns: Likewise.
         tall: Rows of tokens that these are resampled to.
         wide: Tokens of a row.
-        marks: Tokens beside these that are the same in every image: one after each row, or one
-            after the last.
+        marks: Tokens beside these that are the same in every image: one after each row, one
+            after the last, or none.
     """
 
     rows: int

@@ -90,10 +90,18 @@ class Files:
         Raises:
             CheckpointError: There is none.
         """
+        found = self.added_id(text)
+        if found is None:
+            problem = f"tokenizer.json has no added token {text!r}, which stands for an image"
+            raise self.wrong(problem)
+        return found
+
+    def added_id(self, text: str) -> int | None:
+        """Return the id of a token that was added to the vocabulary; None: there is none."""
         for token in self.other("tokenizer.json").get("added_tokens") or ():
             if token.get("content") == text:
                 return int(token["id"])
-        raise self.wrong(f"tokenizer.json has no added token {text!r}, which stands for an image")
+        return None
 
     def wrong(self, problem: str) -> CheckpointError:
         """Return the error for files that ask for what we do not compute."""

@@ -1,9 +1,13 @@
-"""InternVL 3 and 3.5: tiles in the shape that comes nearest the image's, then all of it."""
+"""InternVL 3 and 3.5: tiles in the shape that comes nearest the image's, then all of it.
+
+A video is a row of frames, one tile each, with their numbers.
+"""
 
 from __future__ import annotations
 
-from headstock.multimodal.families.files import Files, first_of
-from headstock.multimodal.family import Family, Tiles
+from headstock.multimodal.families.files import Files, Settings, first_of
+from headstock.multimodal.family import Family, Tiles, VideoFamily
+from headstock.multimodal.films import CENTRED
 from headstock.multimodal.tiles import CANVAS
 
 
@@ -39,6 +43,43 @@ def read(files: Files) -> Family:
             min_tiles=int(given.get("min_patches") or 1),
             max_tiles=most,
         ),
+        video=_video(files, side),
+    )
+
+
+def _video(files: Files, side: int) -> VideoFamily | None:
+    """Return what is made of videos; None: no file says.
+
+    Raises:
+        CheckpointError: Frames have another size than the encoder's.
+    """
+    token, given = files.other("tokenizer_config.json").get("video_token"), files.video()
+    if given is None:
+        return None
+    size: Settings = given.get("size") or {}
+    if (size.get("height"), size.get("width")) != (side, side):
+        raise files.wrong(f"frames are resized to {size}; the encoder takes {side} x {side}")
+    token_id = files.added_id(str(token or "<video>"))
+    if token_id is None:
+        return None
+    scale, shift = files.scales(given)
+    marks = _marks(files)
+    return VideoFamily(
+        token_id=token_id,
+        feature_id=files.token_id,
+        sampling=CENTRED,
+        words={
+            "begin": "",
+            "lead": "Frame{number}: " + marks["begin"],
+            "trail": marks["end"],
+            "between": "\n",
+            "end": "",
+        },
+        fps=float(given.get("fps") or 0),
+        max_frames=int(given.get("num_frames") or 0),
+        size=(side, side),
+        scale=scale,
+        shift=shift,
     )
 
 

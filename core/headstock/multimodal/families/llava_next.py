@@ -1,11 +1,15 @@
-"""LLaVA-Next and LLaVA-OneVision: a small picture of all of an image, and a mosaic of its parts."""
+"""LLaVA-Next and LLaVA-OneVision: a small picture of all of an image, and a mosaic of its parts.
+
+A frame of a video is one tile, with a token for four of its patches.
+"""
 
 from __future__ import annotations
 
 from typing import Any, cast
 
-from headstock.multimodal.families.files import Files
-from headstock.multimodal.family import Family, Mosaic
+from headstock.multimodal.families.files import Files, Settings
+from headstock.multimodal.family import Family, Mosaic, VideoFamily
+from headstock.multimodal.films import STEPPED
 
 NEXT_SIZES = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 """Sizes of LLaVA-Next's mosaics where no file says."""
@@ -40,6 +44,33 @@ def read(files: Files) -> Family:
             max_tiles=None if is_next else _max_tiles(files),
             several=None if is_next else cast("Any", tuple(int(m * 255) for m in mean)),
         ),
+        video=None if is_next else _video(files, side),
+    )
+
+
+def _video(files: Files, side: int) -> VideoFamily | None:
+    """Return what LLaVA-OneVision makes of videos; None: no file says.
+
+    Raises:
+        CheckpointError: Frames have another size than the encoder's.
+    """
+    config, given = files.config, files.video()
+    token_id = config.get("video_token_id", config.get("video_token_index"))
+    if given is None or not isinstance(token_id, int):
+        return None
+    size: Settings = given.get("size") or {}
+    if (size.get("height"), size.get("width")) != (side, side):
+        raise files.wrong(f"frames are resized to {size}; the encoder takes {side} x {side}")
+    scale, shift = files.scales(given)
+    return VideoFamily(
+        token_id=token_id,
+        sampling=STEPPED,
+        fps=float(given.get("fps") or 0),
+        max_frames=int(given.get("num_frames") or 0),
+        size=(side, side),
+        is_halved=True,
+        scale=scale,
+        shift=shift,
     )
 
 

@@ -6,6 +6,7 @@ from typing import cast
 
 from headstock.multimodal.families.files import Files, Settings
 from headstock.multimodal.family import Family, VideoFamily
+from headstock.multimodal.films import GROUPED, SPREAD
 
 PLAIN = ("qwen2_vl", "qwen2_5_vl")
 """Model types whose videos have neither marks nor times, but positions in time."""
@@ -56,8 +57,11 @@ def timed_video(files: Files) -> VideoFamily | None:
     size: Settings = given.get("size") or {}
     scale, shift = files.scales(given)
     is_capped = bool(given.get("cap_pixels_per_frame"))
+    token_id, *marks = cast("list[int]", ids)
     return VideoFamily(
-        *cast("list[int]", ids),
+        token_id=token_id,
+        sampling=SPREAD,
+        marks=(marks[0], marks[1]),
         fps=float(given.get("fps") or 2),
         min_frames=int(given.get("min_frames") or 4),
         max_frames=int(given.get("max_frames") or 768),
@@ -82,14 +86,12 @@ def plain_video(files: Files) -> VideoFamily | None:
     is_later = files.model_type == "qwen2_5_vl"
     return VideoFamily(
         token_id=token_id,
-        begin_id=0,
-        end_id=0,
+        sampling=GROUPED,
         fps=float(given.get("fps") or 2),
         min_frames=int(given.get("min_frames") or 4),
         max_frames=int(given.get("max_frames") or 768),
         min_pixels=int(given.get("min_pixels") or size.get("shortest_edge") or 128 * 28 * 28),
         max_pixels=int(given.get("max_pixels") or size.get("longest_edge") or 28 * 28 * 768),
-        frame_tokens=None,
         scale=scale,
         shift=shift,
         is_plain=True,
