@@ -19,6 +19,8 @@ BASE = "Model"
 MASKED = "ForMaskedLM"
 OLD_DECODER = "LMHeadModel"
 """What GPT-2 ends in."""
+SEEING = "ForConditionalGeneration"
+"""What decoders that see images end in."""
 _HEADS = (CLASSIFIER, DECODER, MASKED, OLD_DECODER, BASE)
 
 
@@ -70,7 +72,8 @@ def find_task(files: ModelFiles, settings: ModelSettings, registry: ModelRegistr
     stems = [stem for name in names for stem in _stems(name)]
     own = [name for stem in stems if (name := stem + wanted) in known]
     heads = (DECODER, OLD_DECODER)
-    decoders = [name for stem in stems for head in heads if (name := stem + head) in known]
+    decoders = [name for name in names if name.endswith(SEEING) and name in known]
+    decoders += [name for stem in stems for head in heads if (name := stem + head) in known]
     if not own and not decoders:
         asked = ", ".join(names) or "none"
         raise UnsupportedError(
