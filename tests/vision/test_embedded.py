@@ -15,7 +15,7 @@ from torch import Tensor
 import headstock
 from tests.vision.claims import ONE, SETTINGS, TWO
 from tests.vision.conftest import ID_OF, PAD, data_url, picture
-from tests.vision.still import StillModel
+from tests.vision.still import StillModel, chat_ids
 from tests.vision.still_families import MAKERS
 
 TEMPLATE = (
@@ -154,3 +154,26 @@ def test_what_is_wrong_is_refused_by_its_name(engine: headstock.Engine, name: st
     assert status == 400, answer
     assert problem in answer["error"]["message"]
     assert answer["error"]["param"] == field
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["glm4v", "idefics3", "internvl", "kimi-k2.5", "llava", "llava-onevision", "mistral3"],
+)
+def test_other_families_yield_vectors_too(tmp_path: Path, name: str) -> None:
+    made = MAKERS[name](tmp_path / "tiny-seen")
+    ids = chat_ids(made, "What is shown?", 1, ("", ""))
+    with torch.no_grad():
+        given = made.prepare(ids, [ONE])
+        hidden = made.oracle.model(**given, use_cache=False).last_hidden_state[0, -1]
+    settings: dict[str, Any] = SETTINGS | {"chunked_prefill_size": 16, "task": "embed"}
+    parts = [
+        {"type": "text", "text": "What is shown?"},
+        {"type": "image_url", "image_url": {"url": data_url(ONE)}},
+    ]
+    messages = [{"role": "user", "content": parts}]
+    with headstock.Engine(model=str(made.path), **settings) as engine:
+        (got,) = vectors(engine, messages=messages, add_generation_prompt=True)
+    want = torch.nn.functional.normalize(hidden, dim=0)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)

@@ -254,7 +254,8 @@ def model(name: str, tmp_path_factory: pytest.TempPathFactory) -> StillModel:
 
 @pytest.fixture(scope="module")
 def engine(model: StillModel) -> Iterator[headstock.Engine]:
-    with headstock.Engine(model=str(model.path), **SETTINGS | {"max_model_len": 512}) as engine:
+    settings: dict[str, Any] = SETTINGS | {"max_model_len": 512}
+    with headstock.Engine(model=str(model.path), **settings) as engine:
         yield engine
 
 
