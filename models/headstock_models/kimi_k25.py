@@ -77,6 +77,7 @@ class KimiK25ForConditionalGeneration(Model):
             merge=c.merge,
             patch_bytes=c.patch_bytes,
             max_side=MAX_SIDE,
+            pooled_frames=c.pos_emb_time,
         )
 
     def named(self, index: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:

@@ -23,6 +23,7 @@ from tests.vision.conftest import END, ID_OF, PAD, START
 from tests.vision.still import WORDS, StillModel, expanded, save
 
 PATCH, MERGE, MAX_PATCHES, MAX_SIDE = 4, 2, 60, 9
+MAX_FRAME_PATCHES = 30
 VISION = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -45,18 +46,22 @@ class Settings:
             "patch_size": PATCH,
             "merge_kernel_size": MERGE,
             "fixed_output_tokens": None,
+            "in_patch_limit_each_frame": MAX_FRAME_PATCHES,
+            "sample_fps": 2.0,
+            "temporal_merge_kernel_size": 3,
+            "timestamp_mode": "hh:mm:ss.fff",
             "image_mean": [0.5, 0.5, 0.5],
             "image_std": [0.4, 0.5, 0.6],
         }
         (path / "preprocessor_config.json").write_text(json.dumps({"media_proc_cfg": inner}))
 
 
-def patches_of(image: Image.Image) -> tuple[torch.Tensor, list[int]]:
+def patches_of(image: Image.Image, most: int = MAX_PATCHES) -> tuple[torch.Tensor, list[int]]:
     """Return the patches of an image, row by row, and its grid. [N, 3, PATCH, PATCH]"""
     wide, tall = image.size
     count = max(1.0, wide // PATCH) * max(1.0, tall // PATCH)
     longest = MAX_SIDE * PATCH
-    scale = min(1.0, math.sqrt(MAX_PATCHES / count), longest / wide, longest / tall)
+    scale = min(1.0, math.sqrt(most / count), longest / wide, longest / tall)
     wide, tall = min(int(wide * scale), longest), min(int(tall * scale), longest)
     shown = np.asarray(image.resize((wide, tall), Image.Resampling.BICUBIC))
     unit = PATCH * MERGE

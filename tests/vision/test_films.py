@@ -25,6 +25,7 @@ from headstock.multimodal.families import find_family
 from headstock.multimodal.films import RULES, spelled
 from tests.vision.claims import SETTINGS
 from tests.vision.conftest import ID_OF, PAD, data_url, picture
+from tests.vision.kimi import MAX_FRAME_PATCHES, patches_of
 from tests.vision.still import StillModel, ask_as_client
 from tests.vision.still_families import MAKERS
 from tests.vision.test_video import film, film_url
@@ -208,7 +209,33 @@ def onevision_given(
     return {"pixel_values_videos": values[None]}, text
 
 
+def kimi_given(
+    model: StillModel, frames: Sequence[Image.Image], chosen: list[int], total: int
+) -> tuple[Given, str]:
+    kind = module_of("kimi_k25", "processing").Kimi_K25Processor
+    moments = [frames[at : at + 3] for at in range(0, len(frames), 3)]
+    cut = [[patches_of(frame, MAX_FRAME_PATCHES) for frame in moment] for moment in moments]
+    patches = torch.cat([patches for moment in cut for patches, _ in moment])
+    grids = torch.tensor([[len(moment), *moment[0][1][1:]] for moment in cut])
+    sizes = SimpleNamespace(merge_size=2, temporal_patch_size=3)
+    # Features stand in the place of an image's tokens: the token for a video may have no row.
+    them = SimpleNamespace(video_processor=sizes, video_token=model.tokenizer.decode([PAD]))
+    told = {
+        "num_chunks_per_video": [len(moments)],
+        "video_grid_thw": grids,
+        "video_metadata": [metadata_of(total, chosen)],
+    }
+    text = kind.replace_video_token(them, told, 0)
+    return {"pixel_values": patches, "image_grid_thw": grids}, text
+
+
+def seconds_chosen(total: int) -> list[int]:
+    utils = importlib.import_module("transformers.video_utils")
+    return utils.default_sample_indices_fn(metadata_of(total), fps=2).tolist()
+
+
 FILMS: dict[str, Film] = {
+    "kimi-k2.5": Film({}, seconds_chosen, kimi_given),
     "glm4v": glm("glm4v"),
     "glm46v": glm("glm46v"),
     "glm-ocr": glm("glm46v"),

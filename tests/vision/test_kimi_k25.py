@@ -97,6 +97,9 @@ def test_sizes_are_those_of_transformers(
     ("inner", "named"),
     [
         ({"media_proc_cfg": {"fixed_output_tokens": 64}}, "fixed_output_tokens is 64"),
+        ({"media_proc_cfg": {"temporal_merge_kernel_size": 5}}, "5 frames; the encoder takes 4"),
+        ({"media_proc_cfg": {"timestamp_mode": "mm:ss"}}, "timestamp_mode is 'mm:ss'"),
+        ({"media_proc_cfg": {"in_patch_limit_video": 9}}, "in_patch_limit_video is 9"),
         ({"size": {"max_height": 512, "max_width": 256}}, "height and width have one bound"),
     ],
 )

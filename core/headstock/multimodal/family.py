@@ -7,6 +7,19 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
+@dataclass(frozen=True, slots=True)
+class Padded:
+    """How an image keeps its size where it can, and is made up to whole tokens with black.
+
+    Attributes:
+        max_patches: Most that it may have without what is made up; larger ones are shrunk.
+        max_side: Most patches in height or width.
+    """
+
+    max_patches: int
+    max_side: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoFamily:
     """How videos are sampled and cut: as images are, but for this.
@@ -32,6 +45,9 @@ class VideoFamily:
         longest: Pixels that the longer side is brought to before that; 0: it is not.
         is_halved: Whether tokens are half as many as patches in height and width, with a mark
             after the last moment.
+        padded: As in :class:`Family`, of each frame.
+        pooled: Frames of a moment, which have as many tokens as one of them; the last moment may
+            have fewer. 0: a moment has as many as a patch has, :attr:`Family.frames`.
         is_plain: Whether moments stand one after another, without marks and times, and have
             positions on an axis of time; then the bounds of pixels are of each frame.
         per_second: Positions that a second takes; 0: each moment takes one.
@@ -54,6 +70,8 @@ class VideoFamily:
     size: tuple[int, int] | None = None
     longest: int = 0
     is_halved: bool = False
+    padded: Padded | None = None
+    pooled: int = 0
     is_plain: bool = False
     per_second: float = 0
 
@@ -109,19 +127,6 @@ class Tiles:
     longest: int = 0
     min_tiles: int = 1
     max_tiles: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Padded:
-    """How an image keeps its size where it can, and is made up to whole tokens with black.
-
-    Attributes:
-        max_patches: Most that it may have without what is made up; larger ones are shrunk.
-        max_side: Most patches in height or width.
-    """
-
-    max_patches: int
-    max_side: int
 
 
 @dataclass(frozen=True, slots=True)

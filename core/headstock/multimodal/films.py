@@ -169,8 +169,13 @@ RULES: Mapping[str, Rule] = {
 
 
 def sizes_of(height: int, width: int, count: int, family: Video) -> list[tuple[int, int]]:
-    """Return the heights and widths that ``count`` frames are brought to, one after another."""
+    """Return the heights and widths that ``count`` frames are brought to, one after another.
+
+    []: they are shrunk and made up to whole tokens instead.
+    """
     video, unit = family["video"], family["patch_size"] * family["merge"]
+    if video["padded"]:
+        return []
     if video["size"]:
         first = [stretched(height, width, video["longest"])] if video["longest"] else []
         return [*first, video["size"]]
@@ -212,7 +217,10 @@ def words_of(times: Sequence[float], seconds: float, video: Video) -> list[tuple
     found: list[tuple[str, str]] = []
     for number, time in enumerate(times):
         clock = f"{int(time // 60):02d}:{int(time % 60):02d}"
+        stamp = f"{int(time // 3600):02d}:{int(time // 60 % 60):02d}:{int(time % 60):02d}"
+        stamp += f".{int(time % 1 * 1000):03d}"
         told = {"number": number + 1, "time": time, "second": int(time), "clock": clock}
+        told["stamp"] = stamp
         lead = words["lead"].format(**told)
         trail = words["trail"].format(**told)
         before = words["between"] if number else begin

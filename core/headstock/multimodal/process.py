@@ -135,15 +135,16 @@ def decode_video(data: bytes, setup: dict[str, Any]) -> tuple[dict[str, Any], by
     frames, seconds, total = chosen_of(data, setup)
     shown = [frame for _, frame in frames]
     height, width = shown[0].shape[:2]
-    size, patch_size = family["frames"], family["patch_size"]
-    grid = [1, height // patch_size, width // patch_size]
-    check_tokens(grid, family)
+    size, patch_size = video["pooled"] or family["frames"], family["patch_size"]
+    whole = [1, height // patch_size, width // patch_size]
+    check_tokens(whole, family)
     unit = patch_size * family["merge"]
     times = [place * seconds / total for place, _ in frames]
     fps = len(shown) / seconds
-    for padded in (shown, times):
-        padded += [padded[-1]] * (-len(padded) % size)
-    places = positions_of(len(shown) // size, fps, family)
+    if not video["pooled"]:
+        for padded in (shown, times):
+            padded += [padded[-1]] * (-len(padded) % size)
+    places = positions_of(-(-len(shown) // size), fps, family)
     if places[-1] >= len(places) * (height // unit) * (width // unit):
         raise RefusedError("slow", seconds=seconds, frames=len(frames))
     settings = {name: family[name] for name in ("patch_size", "merge", "frames")} | video
@@ -151,8 +152,9 @@ def decode_video(data: bytes, setup: dict[str, Any]) -> tuple[dict[str, Any], by
     told: list[dict[str, Any]] = []
     pixels: list[bytes] = []
     for number, place in enumerate(places):
-        moment = np.stack(shown[number * size : (number + 1) * size])
-        pixels.append(cut(moment, patch_size=patch_size, merge=family["merge"]).tobytes())
+        moment = shown[number * size : (number + 1) * size]
+        grid = [len(moment) if video["pooled"] else 1, *whole[1:]]
+        pixels.append(_cut_moment(moment, family))
         view = films.view_of(number, len(places), grid, video)
         what = [grid, place, number > 0] if video["is_plain"] else [*grid, view]
         told.append(
@@ -166,8 +168,17 @@ def decode_video(data: bytes, setup: dict[str, Any]) -> tuple[dict[str, Any], by
                 "time": place,
             }
         )
-    middles = [(times[at] + times[at + size - 1]) / 2 for at in range(0, len(times), size)]
+    moments = [times[at : at + size] for at in range(0, len(times), size)]
+    middles = [(moment[0] + moment[-1]) / 2 for moment in moments]
     return {"pieces": told, "times": middles}, b"".join(pixels)
+
+
+def _cut_moment(frames: list[np.ndarray], family: dict[str, Any]) -> bytes:
+    """Return the patches of a moment, each of all its frames, or frame by frame if pooled."""
+    sizes = {name: family[name] for name in ("patch_size", "merge")}
+    if not family["video"]["pooled"]:
+        return cut(np.stack(frames), **sizes).tobytes()
+    return b"".join(cut(frame[None], **sizes).tobytes() for frame in frames)
 
 
 def chosen_of(
@@ -198,6 +209,8 @@ def chosen_of(
         frame = frames[place]
         for size in sizes:
             frame = tiles.resized(frame, size, filter_)
+        if video["padded"]:
+            frame = made_up(frame, family | {"padded": video["padded"]}, filter_)
         made[place] = np.asarray(frame)
     return [(place, made[place]) for place in chosen], seconds, total
 

@@ -82,7 +82,8 @@ def _expand(
         source = family if video is None else video
         feature_id = source.token_id if source.feature_id is None else source.feature_id
         if family.row_marks is None or video is not None:
-            tokens = [feature_id] * _count(piece, family)
+            is_pooled = video is not None and video.pooled > 0
+            tokens = [feature_id] * _count(piece, family, is_pooled=is_pooled)
         else:
             tokens = _in_rows(family, piece.grid, encode)
         item = MediaItem(
@@ -105,12 +106,12 @@ def _expand(
             expanded.append(marks[1])
 
 
-def _count(piece: Piece, family: Family) -> int:
-    """Return the tokens of a piece without marks after its rows."""
+def _count(piece: Piece, family: Family, *, is_pooled: bool) -> int:
+    """Return the tokens of a piece without marks after its rows; pooled frames have one's."""
     if piece.view is not None:
         return piece.view.num_tokens
     frames, height, width = piece.grid
-    return frames * height * width // family.merge**2
+    return (1 if is_pooled else frames) * height * width // family.merge**2
 
 
 def _in_rows(family: Family, grid: tuple[int, int, int], encode: Encode) -> list[int]:
