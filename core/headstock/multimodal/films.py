@@ -189,6 +189,18 @@ def sizes_of(height: int, width: int, count: int, family: Video) -> list[tuple[i
     return [fitting_video_size(count, height, width, unit=unit, **bounds)]
 
 
+def positions_of(count: int, fps: float, family: Video) -> list[int]:
+    """Return the positions of moments in time, of which ``fps`` frames a second were chosen.
+
+    Models that are told times have none.
+    """
+    video = family["video"]
+    if not video["is_plain"]:
+        return [0] * count
+    step = video["per_second"] * family["frames"] / fps if video["per_second"] else 1
+    return [int(np.float32(number) * np.float32(step)) for number in range(count)]
+
+
 def view_of(number: int, count: int, grid: Sequence[int], video: Video) -> list[int] | None:
     """Return what the tokens of a moment show, as :class:`headstock.wire.media.View`.
 

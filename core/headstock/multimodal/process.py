@@ -144,7 +144,7 @@ def decode_video(data: bytes, setup: dict[str, Any]) -> tuple[dict[str, Any], by
     if not video["pooled"]:
         for padded in (shown, times):
             padded += [padded[-1]] * (-len(padded) % size)
-    places = positions_of(-(-len(shown) // size), fps, family)
+    places = films.positions_of(-(-len(shown) // size), fps, family)
     if places[-1] >= len(places) * (height // unit) * (width // unit):
         raise RefusedError("slow", seconds=seconds, frames=len(frames))
     settings = {name: family[name] for name in ("patch_size", "merge", "frames")} | video
@@ -213,18 +213,6 @@ def chosen_of(
             frame = made_up(frame, family | {"padded": video["padded"]}, filter_)
         made[place] = np.asarray(frame)
     return [(place, made[place]) for place in chosen], seconds, total
-
-
-def positions_of(count: int, fps: float, family: dict[str, Any]) -> list[int]:
-    """Return the positions of moments in time, of which ``fps`` frames a second were chosen.
-
-    Models that are told times have none.
-    """
-    video = family["video"]
-    if not video["is_plain"]:
-        return [0] * count
-    step = video["per_second"] * family["frames"] / fps if video["per_second"] else 1
-    return [int(np.float32(number) * np.float32(step)) for number in range(count)]
 
 
 def read_frames(image: Image.Image, total: int) -> tuple[list[Image.Image], float]:
