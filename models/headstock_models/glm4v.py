@@ -141,11 +141,11 @@ class _ByPatches:
 class Glm4vMerger(Module):
     """A product, a norm and a feed-forward layer for each token."""
 
-    def __init__(self, ctx: Context, c: Glm4vVisionConfig) -> None:
+    def __init__(self, ctx: Context, c: Glm4vVisionConfig, intermediate_size: int) -> None:
         size = c.out_hidden_size
         self.first = Linear(ctx, size, {"proj": size})
         self.norm = LayerNorm(ctx, size, leaf="post_projection_norm", eps=MERGER_EPS)
-        self.mlp = GatedMLP(ctx, size, c.intermediate_size, BY_CONFIG_NAME[c.hidden_act])
+        self.mlp = GatedMLP(ctx, size, intermediate_size, BY_CONFIG_NAME[c.hidden_act])
         spec = ctx.spec(features=GELU.features, size=size)
         self._activate = ctx.ops.resolve(activate, spec)
 
@@ -180,7 +180,7 @@ class Glm4vEncoder(Module):
         self.last_norm = c.make_norm(ctx, "post_layernorm")
         square = (size, merge, merge)
         self.join = SquareConvolution(ctx, square, c.out_hidden_size, leaf="downsample")
-        self.merger = Glm4vMerger(ctx, c)
+        self.merger = Glm4vMerger(ctx, c, c.intermediate_size)
         self.merge = merge
         self.patch_bytes = int(np.prod(kernel))
         theta = float((c.rope_parameters or {}).get("rope_theta", 10000.0))
@@ -248,14 +248,15 @@ class Glm4vForConditionalGeneration(VisualForConditionalGeneration):
 
     default_sections = (8, 12, 12)
     vision_type = Glm4vVisionConfig
-    text_type: ClassVar[str] = "glm4v_text"
+    text_types: ClassVar[Sequence[str]] = ("glm4v_text", MOE)
+    """What the decoder's configuration may call itself; the first where it does not."""
 
     def axes(self, sections: Sequence[int]) -> list[int]:
         return stacked_axes(sections)
 
     def read_text(self, text: dict[str, Any]) -> LlamaConfig:
-        kind = text.get("model_type") or self.text_type
-        require({"model_type": kind}, model_type=("glm4v_text", MOE))
+        kind = text.get("model_type") or self.text_types[0]
+        require({"model_type": kind}, model_type=self.text_types)
         if kind != MOE:
             self.is_interleaved = True
             return read_config(Glm4vTextConfig, {"head_dim": None, **text})
@@ -269,7 +270,7 @@ class Glm4vForConditionalGeneration(VisualForConditionalGeneration):
     def make_decoder(self, ctx: Context, c: LlamaConfig, rotary: AxialRotary) -> Decoder:
         return Decoder(ctx, c, {FULL: rotary})
 
-    def make_encoder(self, ctx: Context, c: Glm4vVisionConfig) -> Glm4vEncoder:
+    def make_encoder(self, ctx: Context, c: Any) -> Module:
         return Glm4vEncoder(ctx, c)
 
     def __init__(self, ctx: Context, config: Mapping[str, Any]) -> None:
@@ -287,7 +288,7 @@ class Glm4vForConditionalGeneration(VisualForConditionalGeneration):
 class Glm4vMoeForConditionalGeneration(Glm4vForConditionalGeneration):
     """The same with experts, and halves of heads rotated instead of neighbours."""
 
-    text_type = MOE
+    text_types = (MOE, "glm4v_text")
 
 
 class Glm46VForConditionalGeneration(Glm4vForConditionalGeneration):

@@ -147,6 +147,7 @@ class PlainMedia:
         sees_spans: Whether tokens of an image see all of it.
         row_tokens: Tokens after each row of an image's, which have no features.
         tile_side: Patches in height and width of a tile; 0: there are none.
+        pooled_frames: Frames of an item that become one, at most; 1: none do.
         arrange: Makes the features of tokens of those of patches, as views have them.
     """
 
@@ -163,6 +164,7 @@ class PlainMedia:
         sees_spans: bool = False,
         row_tokens: int = 0,
         tile_side: int = 0,
+        pooled_frames: int = 1,
         arrange: Arrange | None = None,
     ) -> None:
         self._encode = encode
@@ -173,6 +175,7 @@ class PlainMedia:
         self.sees_spans = sees_spans
         self.row_tokens = row_tokens
         self.tile_side = tile_side
+        self.pooled_frames = pooled_frames
         self._arrange = arrange
 
     def encode(

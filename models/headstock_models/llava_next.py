@@ -99,8 +99,11 @@ def seen(places_HW: np.ndarray, view: View | None) -> tuple[np.ndarray, np.ndarr
     down, across = _near(view.rows, view.tall), _near(view.columns, view.wide)
     rows = [shown[np.ix_(y, x)].reshape(-1) for y, _ in down for x, _ in across]
     weights = [np.outer(v, h).reshape(-1) for _, v in down for _, h in across]
-    rows_MB = np.stack(rows, axis=1).reshape(view.marks, -1, NEAR)
-    weights_MB = np.stack(weights, axis=1).reshape(view.marks, -1, NEAR)
+    rows_MB, weights_MB = np.stack(rows, axis=1), np.stack(weights, axis=1)
+    if not view.marks:
+        return rows_MB, weights_MB
+    rows_MB = rows_MB.reshape(view.marks, -1, NEAR)
+    weights_MB = weights_MB.reshape(view.marks, -1, NEAR)
     ends, one = _alone(np.zeros(view.marks, np.int64))
     rows_MB = np.concatenate((rows_MB, ends[:, None]), axis=1).reshape(-1, NEAR)
     weights_MB = np.concatenate((weights_MB, one[:, None]), axis=1).reshape(-1, NEAR)

@@ -39,6 +39,7 @@ CLASSES = {
     ),
     "glm4_moe": ("Glm4MoeForCausalLM",),
     "glm4_moe_lite": ("Glm4MoeLiteForCausalLM",),
+    "glm_ocr": ("GlmOcrForConditionalGeneration",),
     "glm_moe_dsa": ("GlmMoeDsaForCausalLM",),
     "gpt2": ("GPT2LMHeadModel", "GPTBigCodeForCausalLM"),
     "gpt_oss": ("GptOssForCausalLM",),

@@ -264,6 +264,7 @@ class QwenMedia:
     sees_spans = False
     row_tokens = 0
     tile_side = 0
+    pooled_frames = 1
 
     def __init__(self, encoder: Encoder, feature_size: int) -> None:
         self._encoder = encoder

@@ -14,7 +14,7 @@ ENGINES_HALF = ("torch", "headstock.runner", "headstock.engine", "headstock.sche
     [
         ("headstock.assemble.engine_process", APIS_HALF),
         ("headstock.assemble.rank", APIS_HALF),
-        ("headstock.assemble.api", ENGINES_HALF),
+        ("headstock.assemble.api", (*ENGINES_HALF, "PIL")),
         ("headstock.server.http.serve", ENGINES_HALF),
     ],
 )

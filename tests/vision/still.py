@@ -20,7 +20,7 @@ from torch import Tensor
 from headstock.checkpoint.folder import open_folder
 from headstock.graph.build import build_model
 from headstock.graph.loader import load_weights
-from headstock.multimodal.family import find_family
+from headstock.multimodal.families import find_family
 from headstock.multimodal.process import to_pieces
 from headstock.wire.media import View
 from tests.e2e.served import served
@@ -164,7 +164,9 @@ def rewrite(source: Path, target: Path, style: str) -> None:
         (target / file.name).write_bytes(file.read_bytes())
     weights = load_file(source / "model.safetensors")
     rename = _qwen2_name if any("visual." in name for name in weights) else _tower_name
-    if any("post_conv_layernorm" in name for name in weights):
+    if any("visual.post_layernorm" in name for name in weights):
+        rename = _same_name
+    if any("mm_projector." in name for name in weights):
         rename = _same_name
     if any(re.match(r"model\.text_model\.|vision_model\.", name) for name in weights):
         rename = _same_name

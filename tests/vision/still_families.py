@@ -31,6 +31,7 @@ from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_stri
 
 from tests.vision.claims import CASES, COUNT
 from tests.vision.conftest import ALPHABET, END, ID_OF, PAD, START
+from tests.vision.kimi import make_kimi_k25
 from tests.vision.still import WORDS, Prepare, StillModel, expanded, save
 
 CLIP = {
@@ -416,7 +417,7 @@ GLM4V_EXPERTS = {
 
 
 def make_glm4v(path: Path, name: str = "Glm4v", **words: Any) -> StillModel:
-    """Return GLM-4.1V, 4.5V or 4.6V; positions of 5 x 5 patches are resampled."""
+    """Return GLM-4.1V, 4.5V, 4.6V or GLM-OCR; positions of 5 x 5 patches are resampled."""
     config = getattr(transformers, f"{name}Config")(
         text_config=GLM4V_WORDS | words,
         vision_config={
@@ -446,6 +447,12 @@ def make_glm4v_moe(path: Path) -> StillModel:
 
 def make_glm46v(path: Path) -> StillModel:
     return make_glm4v(path, "Glm46V", model_type="glm4v_moe_text", **GLM4V_EXPERTS)
+
+
+def make_glm_ocr(path: Path) -> StillModel:
+    rope = GLM4V_WORDS["rope_parameters"] | {"mrope_section": [4, 4, 8]}
+    rope["partial_rotary_factor"] = 1.0
+    return make_glm4v(path, "GlmOcr", head_dim=32, rope_parameters=rope)
 
 
 def make_qwen2_5_vl(path: Path) -> StillModel:
@@ -532,11 +539,13 @@ MAKERS: dict[str, Callable[[Path], StillModel]] = {
     "glm4v": make_glm4v,
     "glm4v-moe": make_glm4v_moe,
     "glm46v": make_glm46v,
+    "glm-ocr": make_glm_ocr,
     "idefics3": make_idefics3,
     "smolvlm": make_smolvlm,
     "smolvlm-uncut": make_smolvlm_uncut,
     "internvl": make_internvl,
     "internvl-large": make_internvl_large,
+    "kimi-k2.5": make_kimi_k25,
     "llama4": make_llama4,
     "llava": make_llava,
     "llava-mistral": make_llava_mistral,

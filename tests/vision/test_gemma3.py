@@ -16,7 +16,7 @@ from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImagePr
 import headstock
 from headstock.checkpoint.nested import DEFAULTS, fill_text_config
 from headstock.errors import CheckpointError, RequestError
-from headstock.multimodal.family import find_family
+from headstock.multimodal.families import find_family
 from tests.vision.claims import (
     CASES,
     COUNT,

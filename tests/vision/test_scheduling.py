@@ -106,6 +106,18 @@ def test_marks_after_rows_count_among_an_images_tokens() -> None:
         check_media([item(2, 8)], rows, 32, 64)
 
 
+def test_frames_that_become_one_have_its_tokens_and_are_bounded() -> None:
+    pooled = msgspec.structs.replace(LIMITS, pooled_frames=3)
+    one = item(2, 4)
+    three = msgspec.structs.replace(one, grid=(3, 2, 8), pixels=one.pixels * 3)
+    check_media([one, msgspec.structs.replace(three, begin=6)], pooled, 32, 64)
+    with pytest.raises(RequestError, match="4 tokens for 48 patches"):
+        check_media([three], LIMITS, 32, 64)
+    four = msgspec.structs.replace(one, grid=(4, 2, 8), pixels=one.pixels * 4)
+    with pytest.raises(RequestError, match="4 frames; the encoder makes one of 3"):
+        check_media([four], pooled, 32, 64)
+
+
 def test_those_behind_an_image_without_room_wait_too() -> None:
     """Rows that decode leave too few tokens for it; nobody new may take their place."""
     limits = RunnerLimits(

@@ -25,7 +25,7 @@ import headstock
 from headstock.errors import CheckpointError, RequestError, UnsupportedError
 from headstock.graph.build import build_model
 from headstock.graph.vision import place_patches
-from headstock.multimodal.family import find_family
+from headstock.multimodal.families import find_family
 from headstock.multimodal.patches import bounded_size
 from headstock.multimodal.process import RefusedError, to_pieces
 from headstock.multimodal.tiles import canvas_plan, fit_plan, split_plan
@@ -208,8 +208,10 @@ def test_sizes_under_a_bound_are_those_of_transformers(
     "name",
     [
         "glm4v",
+        "glm-ocr",
         "idefics3",
         "internvl",
+        "kimi-k2.5",
         "llama4",
         "llava",
         "llava-next",

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 import headstock
 from headstock.errors import RequestError
-from headstock.multimodal.family import find_family
+from headstock.multimodal.families import find_family
 from headstock.multimodal.patches import fitting_video_size, sample
 from headstock.multimodal.reader import MediaReader, MediaRules
 from headstock.multimodal.source import Source

@@ -21,6 +21,8 @@ BASE = "Model"
 MASKED = "ForMaskedLM"
 OLD_DECODER = "LMHeadModel"
 """What GPT-2 ends in."""
+SEEING = "ForConditionalGeneration"
+"""What decoders that see images end in."""
 _HEADS = (*CLASSIFIERS, DECODER, MASKED, OLD_DECODER, BASE)
 
 
@@ -77,7 +79,8 @@ def find_task(files: ModelFiles, settings: ModelSettings, registry: ModelRegistr
     stems = [stem for name in names for stem in _stems(name)]
     own = [name for stem in stems if (name := stem + wanted) in known]
     tails = (DECODER, OLD_DECODER) if wanted in (CLASSIFIER, BASE) else ()
-    decoders = [name for stem in stems for tail in tails if (name := stem + tail) in known]
+    decoders = [name for name in names if name.endswith(SEEING) and name in known]
+    decoders += [name for stem in stems for tail in tails if (name := stem + tail) in known]
     if not own and not decoders:
         asked = ", ".join(names) or "none"
         raise UnsupportedError(

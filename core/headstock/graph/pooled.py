@@ -185,6 +185,7 @@ class PooledDecoder(PooledModel):
         }
         self.base_prefix = whole.base_prefix
         self._named = whole.named
+        self.media = whole.media
         self.model = whole.model
         self.pooler = Pooler(ctx, ctx.pooling or Pooling("last", is_normalized=not is_classifier))
         self.score: Linear | None = None

@@ -51,8 +51,8 @@ class View(Protocol):
         columns: Likewise.
         tall: Rows of tokens that these are resampled to.
         wide: Tokens of a row.
-        marks: Tokens beside these that are the same in every image: one after each row, or one
-            after the last.
+        marks: Tokens beside these that are the same in every image: one after each row, one
+            after the last, or none.
     """
 
     @property
@@ -81,6 +81,8 @@ class MediaModel(Protocol):
         row_tokens: Tokens after each row of an image's, which have embeddings like those of text.
         tile_side: Patches in height and width of the squares that the encoder takes, one after
             another; 0: it takes an image as it is, and images have no views.
+        pooled_frames: Most frames of an item, which become as many tokens as one of them; 1:
+            tokens of all frames stand one after another.
     """
 
     num_axes: int
@@ -91,6 +93,7 @@ class MediaModel(Protocol):
     sees_spans: bool
     row_tokens: int
     tile_side: int
+    pooled_frames: int
 
     def encode(
         self,

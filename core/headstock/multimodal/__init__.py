@@ -4,7 +4,8 @@ Nothing here trusts a client: bytes are bounded before they are decoded, and dec
 that may read no file and open no connection.
 """
 
-from headstock.multimodal.family import Family, find_family
+from headstock.multimodal.families import find_family
+from headstock.multimodal.family import Family
 from headstock.multimodal.prompt import place_media, row_mark_ids
 from headstock.multimodal.reader import MediaReader, MediaRules
 from headstock.multimodal.source import Source

@@ -1,92 +1,77 @@
-"""What a family of models makes of an image, read off the files beside its weights."""
+"""What a family of models makes of images and videos, as plain values."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, cast
-
-from headstock.errors import CheckpointError
-from headstock.multimodal.layouts import CANVAS, FIT, SPLITS
-
-MERGED_PATCHES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen3_5_moe")
-"""Model types that cut an image into patches, and make one token of a square of them."""
-STILL = ("qwen2_vl", "qwen2_5_vl")
-"""Those whose videos have neither marks nor times, but positions in time."""
-COUNTED = ("glm4v", "glm4v_moe", "glm46v")
-"""Of these, those whose bounds are of all pixels that patches have, an image's twice."""
-SQUARES = ("gemma3",)
-"""Model types that resize every image to one square."""
-ROWS = ("mistral3",)
-"""Model types that keep an image's size where they can, with a mark after each row of tokens."""
-CROPPED = ("llava",)
-"""Model types that see the square in the middle of an image."""
-MOSAICS = ("llava_next", "llava_onevision")
-"""Model types that see all of an image small, and a mosaic of its parts."""
-SPLIT = ("idefics3", "smolvlm")
-"""Model types that see tiles between words that say where they are, and then all of an image."""
-SPLIT_WORDS = {
-    "around": "<fake_token_around_image>",
-    "whole": "<global-img>",
-    "place": "<row_{row}_col_{column}>",
-    "row_end": "\n",
-    "before_whole": "\n",
-}
-CANVASES = ("internvl",)
-"""Model types that see tiles in the shape that comes nearest the image's, then all of it."""
-FITS = ("llama4",)
-"""Model types that see tiles of the canvas that an image fits best, then all of it."""
-FIT_WORDS = {
-    "begin": "<|image_start|>",
-    "beside": "<|tile_x_separator|>",
-    "below": "<|tile_y_separator|>",
-    "whole": "<|image|>",
-    "end": "<|image_end|>",
-}
-NEXT_SIZES = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
-"""Sizes of LLaVA-Next's mosaics where no file says."""
-ANY_RESOLUTION = "anyres_max_"
-"""Before the most tiles of a mosaic, in ``vision_aspect_ratio``."""
-FILES = ("preprocessor_config.json", "processor_config.json")
-VIDEO_FILES = ("video_preprocessor_config.json", "processor_config.json")
-Channels = tuple[float, float, float]
-Settings = Mapping[str, Any]
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
+class Padded:
+    """How an image keeps its size where it can, and is made up to whole tokens with black.
+
+    Attributes:
+        max_patches: Most that it may have without what is made up; larger ones are shrunk.
+        max_side: Most patches in height or width.
+    """
+
+    max_patches: int
+    max_side: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VideoFamily:
     """How videos are sampled and cut: as images are, but for this.
 
     Attributes:
         token_id: Id that stands for a video in a tokenised prompt, once before it is expanded.
-        begin_id: Id before the tokens of each frame.
-        end_id: Id after them.
-        fps: Frames to look at a second.
+        sampling: Which of :data:`headstock.multimodal.films.RULES` chooses frames.
+        scale: Multiplies the pixels of each channel.
+        shift: Added to them then.
+        marks: Ids before the tokens of each moment, after its time, and behind them; None: it has
+            neither marks nor a time.
+        feature_id: Id of the tokens that have its features; None: ``token_id``.
+        words: Text around moments; see :func:`headstock.multimodal.films.words_of`. {}: none.
+        fps: Frames to look at a second; 0: the rule knows.
         min_frames: Fewest frames to look at.
-        max_frames: Most.
+        max_frames: Most; 0: as many as ``fps`` says.
+        max_seconds: Of a video that is looked at so many times a second; fewer times of longer
+            ones.
         min_pixels: Fewest pixels of all frames together.
         max_pixels: Most.
         frame_tokens: Most tokens of a frame; None: as many as the pixels allow.
-        scale: Multiplies the pixels of each channel.
-        shift: Added to them then.
+        size: Height and width that each frame is resized to; None: as the pixels allow.
+        longest: Pixels that the longer side is brought to before that; 0: it is not.
+        is_halved: Whether tokens are half as many as patches in height and width, with a mark
+            after the last moment.
+        padded: As in :class:`Family`, of each frame.
+        pooled: Frames of a moment, which have as many tokens as one of them; the last moment may
+            have fewer. 0: a moment has as many as a patch has, :attr:`Family.frames`.
         is_plain: Whether moments stand one after another, without marks and times, and have
             positions on an axis of time; then the bounds of pixels are of each frame.
         per_second: Positions that a second takes; 0: each moment takes one.
     """
 
     token_id: int
-    begin_id: int
-    end_id: int
-    fps: float
-    min_frames: int
-    max_frames: int
-    min_pixels: int
-    max_pixels: int
-    frame_tokens: int | None
+    sampling: str
     scale: tuple[float, float, float]
     shift: tuple[float, float, float]
+    marks: tuple[int, int] | None = None
+    feature_id: int | None = None
+    words: Mapping[str, str] = field(default_factory=dict[str, str])
+    fps: float = 0
+    min_frames: int = 0
+    max_frames: int = 0
+    max_seconds: float = 0
+    min_pixels: int = 0
+    max_pixels: int = 0
+    frame_tokens: int | None = None
+    size: tuple[int, int] | None = None
+    longest: int = 0
+    is_halved: bool = False
+    padded: Padded | None = None
+    pooled: int = 0
     is_plain: bool = False
     per_second: float = 0
 
@@ -172,6 +157,7 @@ class Family:
         tiles: How it is cut into tiles of ``size`` one after another; None: it is not.
         is_counted: Whether each of an image's ``frames`` counts against the bounds of pixels.
         feature_id: Id of the tokens that have its features; None: ``token_id``.
+        padded: How it is shrunk and made up to whole tokens; None: as the other fields say.
     """
 
     token_id: int
@@ -193,440 +179,8 @@ class Family:
     tiles: Tiles | None = None
     feature_id: int | None = None
     is_counted: bool = False
+    padded: Padded | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON has it."""
         return asdict(self)
-
-
-def find_family(config: Settings, folder: Path) -> Family | None:
-    """Return what the model in ``folder`` makes of images; None: it takes none that we know.
-
-    Raises:
-        CheckpointError: The settings of its image processor are missing, or ask for what we do not
-            compute.
-    """
-    kind = str(config.get("model_type"))
-    if kind not in _MAKERS:
-        return None
-    token_id = config.get("image_token_id", config.get("image_token_index"))
-    if not isinstance(token_id, int):
-        raise _wrong(folder, "config.json has no image_token_id")
-    given = _read(folder, FILES, "image_processor")
-    if given is None:
-        raise _wrong(folder, f"there is neither {FILES[0]} nor {FILES[1]} of an image processor")
-    for switch in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
-        if given.get(switch) is False:
-            raise _wrong(folder, f"{switch} is false")
-    return _MAKERS[kind](folder, config, given, token_id)
-
-
-def _merged_patches(folder: Path, config: Settings, given: Settings, token_id: int) -> Family:
-    """Return what is made of images by models that keep their aspect."""
-    size, kind = given.get("size") or {}, config.get("model_type")
-    vision = config.get("vision_config") or {}
-    scale, shift = _scales(folder, given)
-    return Family(
-        token_id=token_id,
-        patch_size=int(given.get("patch_size") or vision.get("patch_size") or _patch_size(config)),
-        frames=int(given.get("temporal_patch_size") or vision.get("temporal_patch_size") or 2),
-        merge=int(given.get("merge_size") or vision.get("spatial_merge_size") or 2),
-        min_pixels=int(given.get("min_pixels") or size.get("shortest_edge") or 56 * 56),
-        max_pixels=int(given.get("max_pixels") or size.get("longest_edge") or 28 * 28 * 1280),
-        resample=int(given.get("resample") or 3),
-        scale=scale,
-        shift=shift,
-        video=_video(config, folder, given) if kind not in COUNTED else None,
-        is_counted=kind in COUNTED,
-    )
-
-
-def _patch_size(config: Settings) -> int:
-    """Return the pixels of a patch where no file says."""
-    return 14 if config.get("model_type") in (*STILL, *COUNTED) else 16
-
-
-def _square(folder: Path, config: Settings, given: Settings, token_id: int) -> Family:
-    """Return what is made of images by Gemma 3: as many tokens of each, between two marks.
-
-    Raises:
-        CheckpointError: The processor's size is not the encoder's, or images are to be cut up.
-    """
-    if given.get("do_pan_and_scan"):
-        raise _wrong(folder, "do_pan_and_scan is true, and images are not cut into crops here")
-    vision = config.get("vision_config") or {}
-    side, patch_size = int(vision.get("image_size") or 224), int(vision.get("patch_size") or 16)
-    size = given.get("size") or {}
-    if (size.get("height"), size.get("width")) != (side, side):
-        raise _wrong(folder, f"images are resized to {size}; the encoder takes {side} x {side}")
-    per_side = round(int(config.get("mm_tokens_per_image") or 256) ** 0.5)
-    scale, shift = _scales(folder, given)
-    return Family(
-        token_id=token_id,
-        patch_size=patch_size,
-        frames=1,
-        merge=side // patch_size // per_side,
-        min_pixels=side * side,
-        max_pixels=side * side,
-        resample=int(given.get("resample") or 2),
-        scale=scale,
-        shift=shift,
-        size=(side, side),
-        written=Written(
-            mark_id=int(config.get("boi_token_index") or 255_999),
-            end_id=int(config.get("eoi_token_index") or 256_000),
-            around="\n\n",
-        ),
-    )
-
-
-def _cropped(folder: Path, config: Settings, given: Settings, token_id: int) -> Family:
-    """Return what is made of images by LLaVA: the square in the middle, a token a patch.
-
-    With Pixtral's encoder all of an image, in rows.
-
-    Raises:
-        CheckpointError: The processor's size is not the encoder's.
-    """
-    vision = config.get("vision_config") or {}
-    if vision.get("model_type") == "pixtral":
-        return _rows(folder, {"spatial_merge_size": 1, **config}, given, token_id)
-    side, patch_size = int(vision.get("image_size") or 336), int(vision.get("patch_size") or 14)
-    size, crop = given.get("size") or {}, given.get("crop_size") or {}
-    shortest = size.get("shortest_edge") if isinstance(size, dict) else size
-    cut = (crop.get("height"), crop.get("width")) if isinstance(crop, dict) else (crop, crop)
-    if shortest != side or cut != (side, side) or given.get("do_center_crop") is False:
-        raise _wrong(
-            folder,
-            f"images are resized to {size} and cut to {crop}; the encoder takes {side} x {side}",
-        )
-    scale, shift = _scales(folder, given)
-    return Family(
-        token_id=token_id,
-        patch_size=patch_size,
-        frames=1,
-        merge=1,
-        min_pixels=side * side,
-        max_pixels=side * side,
-        resample=int(given.get("resample") or 3),
-        scale=scale,
-        shift=shift,
-        size=(side, side),
-        is_cropped=True,
-    )
-
-
-def _mosaic(folder: Path, config: Settings, given: Settings, token_id: int) -> Family:
-    """Return what is made of images by LLaVA-Next and LLaVA-OneVision: a picture and a mosaic.
-
-    Raises:
-        CheckpointError: The processor's sizes are not the encoder's.
-    """
-    vision = config.get("vision_config") or {}
-    is_next = config.get("model_type") == "llava_next"
-    side = int(vision.get("image_size") or (336 if is_next else 384))
-    size, crop = given.get("size") or {}, given.get("crop_size") or {}
-    edges = {size.get(edge) for edge in ("height", "width", "shortest_edge")} - {None}
-    if given.get("do_center_crop"):
-        edges |= {crop.get("height"), crop.get("width")}
-    if edges != {side}:
-        raise _wrong(folder, f"tiles are resized to {size}; the encoder takes {side} x {side}")
-    sizes = given.get("image_grid_pinpoints") or (NEXT_SIZES if is_next else _all_sizes(side))
-    if sizes != (config.get("image_grid_pinpoints") or sizes):
-        raise _wrong(folder, "config.json has other image_grid_pinpoints than the processor")
-    if any(len(each) != 2 or min(each) < side or max(each) % side for each in sizes):
-        raise _wrong(folder, f"image_grid_pinpoints are no multiples of {side}")
-    scale, shift = _scales(folder, given)
-    mean = _channels(folder, given, "image_mean")
-    return Family(
-        token_id=token_id,
-        patch_size=int(vision.get("patch_size") or 14),
-        frames=1,
-        merge=1,
-        min_pixels=side * side,
-        max_pixels=side * side,
-        resample=int(given.get("resample") or 3),
-        scale=scale,
-        shift=shift,
-        size=(side, side),
-        mosaic=Mosaic(
-            sizes=[(tall, wide) for tall, wide in sizes],
-            max_tiles=None if is_next else _max_tiles(folder, config),
-            several=None if is_next else cast("Any", tuple(int(m * 255) for m in mean)),
-        ),
-    )
-
-
-def _split(folder: Path, config: Settings, given: Settings, token_id: int) -> Family:
-    """Return what is made of images by Idefics3 and SmolVLM: tiles, and all of an image.
-
-    Raises:
-        CheckpointError: The processor's size is not the encoder's.
-    """
-    vision = config.get("vision_config") or {}
-    side = int(vision.get("image_size") or 224)
-    tile = given.get("max_image_size") or {"longest_edge": 364}
-    if tile.get("longest_edge") != side:
-        raise _wrong(folder, f"tiles have {tile}; the encoder takes {side} x {side}")
-    longest = (given.get("size") or {"longest_edge": 4 * 364}).get("longest_edge")
-    if not isinstance(longest, int):
-        raise _wrong(folder, f"images are resized to {given.get('size')}, not to a longest_edge")
-    scale, shift = _scales(folder, given)
-    return Family(
-        token_id=token_id,
-        patch_size=int(vision.get("patch_size") or 32),
-        frames=1,
-        merge=int(config.get("scale_factor") or 2),
-        min_pixels=side * side,
-        max_pixels=side * side,
-        resample=int(given.get("resample") or 1),
-        scale=scale,
-        shift=shift,
-        size=(side, side),
-        tiles=Tiles(
-            layout=SPLITS,
-            words=SPLIT_WORDS,
-            is_cut=given.get("do_image_splitting") is not False,
-            longest=longest,
-        ),
-    )
-
-
-def _canvas(folder: Path, config: Settings, given: Settings, token_id: int) -> Family:
-    """Return what is made of images by InternVL: tiles, and all of an image, between two marks.
-
-    Its processor cuts images whatever the settings of the image processor say.
-
-    Raises:
-        CheckpointError: The processor's size is not the encoder's.
-    """
-    vision = config.get("vision_config") or {}
-    side = _first(vision.get("image_size")) or 448
-    size = given.get("size") or {}
-    if (size.get("height"), size.get("width")) != (side, side):
-        raise _wrong(folder, f"tiles are resized to {size}; the encoder takes {side} x {side}")
-    named = _read_whole(folder, "tokenizer_config.json")
-    words = {
-        "begin": str(named.get("start_image_token") or "<img>"),
-        "end": str(named.get("end_image_token") or "</img>"),
-    }
-    most = int(given.get("max_patches") or 12)
-    scale, shift = _scales(folder, given)
-    return Family(
-        token_id=token_id,
-        patch_size=_first(vision.get("patch_size")) or 14,
-        frames=1,
-        merge=2,
-        min_pixels=side * side,
-        max_pixels=side * side,
-        resample=int(given.get("resample") or 3),
-        scale=scale,
-        shift=shift,
-        size=(side, side),
-        tiles=Tiles(
-            layout=CANVAS,
-            words=words,
-            is_cut=most > 1,
-            min_tiles=int(given.get("min_patches") or 1),
-            max_tiles=most,
-        ),
-    )
-
-
-def _fit(folder: Path, config: Settings, given: Settings, token_id: int) -> Family:
-    """Return what is made of images by Llama 4: tiles, and all of an image, with marks between.
-
-    In text stands another token for an image than those that have its features.
-
-    Raises:
-        CheckpointError: The processor's size is not the encoder's, or it enlarges images.
-    """
-    vision = config.get("vision_config") or {}
-    side = int(vision.get("image_size") or 448)
-    size = given.get("size") or {}
-    if (size.get("height"), size.get("width")) != (side, side):
-        raise _wrong(folder, f"tiles are resized to {size}; the encoder takes {side} x {side}")
-    if given.get("resize_to_max_canvas"):
-        raise _wrong(folder, "resize_to_max_canvas is true, and images are not enlarged here")
-    scale, shift = _scales(folder, given)
-    return Family(
-        token_id=_id_of(folder, FIT_WORDS["whole"]),
-        feature_id=token_id,
-        patch_size=int(vision.get("patch_size") or 14),
-        frames=1,
-        merge=2,
-        min_pixels=side * side,
-        max_pixels=side * side,
-        resample=int(given.get("resample") or 2),
-        scale=scale,
-        shift=shift,
-        size=(side, side),
-        tiles=Tiles(layout=FIT, words=FIT_WORDS, max_tiles=int(given.get("max_patches") or 16)),
-    )
-
-
-def _id_of(folder: Path, text: str) -> int:
-    """Return the id of a token that was added to the vocabulary.
-
-    Raises:
-        CheckpointError: There is none.
-    """
-    for token in _read_whole(folder, "tokenizer.json").get("added_tokens") or ():
-        if token.get("content") == text:
-            return int(token["id"])
-    raise _wrong(folder, f"tokenizer.json has no added token {text!r}, which stands for an image")
-
-
-def _first(given: Any) -> int:
-    """Return a side of a square that is given by one side, or both; 0: it is not given."""
-    return int(given[0] if isinstance(given, list) else given or 0)
-
-
-def _all_sizes(side: int) -> list[list[int]]:
-    """Return the sizes of LLaVA-OneVision's mosaics where no file says: up to six tiles a side."""
-    return [[side * tall, side * wide] for tall in range(1, 7) for wide in range(1, 7)]
-
-
-def _max_tiles(folder: Path, config: Settings) -> int:
-    """Return the tiles that a mosaic's tokens are resampled to.
-
-    Raises:
-        CheckpointError: The configuration does otherwise.
-    """
-    given = str(config.get("vision_aspect_ratio") or "anyres_max_9")
-    count = given.removeprefix(ANY_RESOLUTION)
-    if not given.startswith(ANY_RESOLUTION) or not count.isdecimal() or int(count) < 1:
-        raise _wrong(folder, f"vision_aspect_ratio is {given!r}, not {ANY_RESOLUTION} and a number")
-    return int(count)
-
-
-def _rows(folder: Path, config: Settings, given: Settings, token_id: int) -> Family:
-    """Return what is made of images by Mistral 3: as large as they are, in rows with marks."""
-    vision = config.get("vision_config") or {}
-    size = given.get("size") or {}
-    patch_size = int(vision.get("patch_size") or 16)
-    named = _read_whole(folder, "processor_config.json")
-    marks = [str(named.get(f"image_{n}_token") or f"[IMG_{n.upper()}]") for n in ("break", "end")]
-    scale, shift = _scales(folder, given)
-    return Family(
-        token_id=token_id,
-        patch_size=patch_size,
-        frames=1,
-        merge=int(config.get("spatial_merge_size") or 2),
-        min_pixels=0,
-        max_pixels=0,
-        resample=int(given.get("resample") or 3),
-        scale=scale,
-        shift=shift,
-        longest=int(size.get("longest_edge") or vision.get("image_size") or 1024),
-        row_marks=(marks[0], marks[1]),
-    )
-
-
-_MAKERS: Mapping[str, Callable[[Path, Settings, Settings, int], Family]] = {
-    **dict.fromkeys((*MERGED_PATCHES, *COUNTED), _merged_patches),
-    **dict.fromkeys(SQUARES, _square),
-    **dict.fromkeys(CROPPED, _cropped),
-    **dict.fromkeys(MOSAICS, _mosaic),
-    **dict.fromkeys(SPLIT, _split),
-    **dict.fromkeys(CANVASES, _canvas),
-    **dict.fromkeys(FITS, _fit),
-    **dict.fromkeys(ROWS, _rows),
-}
-"""What makes a family of the files beside a model, by its type."""
-
-
-def _video(config: Settings, folder: Path, image: Settings) -> VideoFamily | None:
-    """Return what the model makes of videos; None: its files do not say.
-
-    Older files have the settings of videos and ``image``, those of images, in one.
-    """
-    given = _read(folder, VIDEO_FILES, "video_processor")
-    if config.get("model_type") in STILL:
-        return _plain_video(config, folder, given or image)
-    ids = [config.get(f"{name}_token_id") for name in ("video", "vision_start", "vision_end")]
-    if given is None or not all(isinstance(i, int) for i in ids):
-        return None
-    size = given.get("size") or {}
-    scale, shift = _scales(folder, given)
-    is_capped = bool(given.get("cap_pixels_per_frame"))
-    return VideoFamily(
-        *cast("list[int]", ids),
-        fps=float(given.get("fps") or 2),
-        min_frames=int(given.get("min_frames") or 4),
-        max_frames=int(given.get("max_frames") or 768),
-        min_pixels=int(size.get("shortest_edge") or 128 * 32 * 32),
-        max_pixels=int(size.get("longest_edge") or 32 * 32 * 768),
-        frame_tokens=int(given.get("max_video_tokens") or 768) if is_capped else None,
-        scale=scale,
-        shift=shift,
-    )
-
-
-def _plain_video(config: Settings, folder: Path, given: Settings) -> VideoFamily | None:
-    """Return what Qwen2-VL and Qwen2.5-VL make of videos; None: they have no token for one."""
-    token_id, vision = config.get("video_token_id"), config.get("vision_config") or {}
-    if not isinstance(token_id, int):
-        return None
-    size = given.get("size") or {}
-    scale, shift = _scales(folder, given)
-    is_later = config.get("model_type") == "qwen2_5_vl"
-    return VideoFamily(
-        token_id=token_id,
-        begin_id=0,
-        end_id=0,
-        fps=float(given.get("fps") or 2),
-        min_frames=int(given.get("min_frames") or 4),
-        max_frames=int(given.get("max_frames") or 768),
-        min_pixels=int(given.get("min_pixels") or size.get("shortest_edge") or 128 * 28 * 28),
-        max_pixels=int(given.get("max_pixels") or size.get("longest_edge") or 28 * 28 * 768),
-        frame_tokens=None,
-        scale=scale,
-        shift=shift,
-        is_plain=True,
-        per_second=float(vision.get("tokens_per_second") or 4) if is_later else 0,
-    )
-
-
-def _scales(folder: Path, given: Settings) -> tuple[Channels, Channels]:
-    """Return what the pixels of each channel are multiplied by, and what is added then."""
-    mean, std = (_channels(folder, given, name) for name in ("image_mean", "image_std"))
-    factor = float(given.get("rescale_factor") or 1 / 255)
-    red, green, blue = (factor / s for s in std)
-    shifts = [-m / s for m, s in zip(mean, std, strict=True)]
-    return (red, green, blue), (shifts[0], shifts[1], shifts[2])
-
-
-def _read(folder: Path, names: Sequence[str], part: str) -> Settings | None:
-    """Return the settings of a processor, from whichever file has them; None: none has."""
-    for name in names:
-        given = _read_whole(folder, name)
-        inner = given if name.startswith(("pre", "video_pre")) else given.get(part)
-        if isinstance(inner, dict) and inner:
-            return cast("dict[str, Any]", inner)
-    return None
-
-
-def _read_whole(folder: Path, name: str) -> Settings:
-    """Return what a file has; {}: there is none, or it holds no object."""
-    path = folder / name
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise _wrong(folder, f"{name} cannot be read") from error
-    return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
-
-
-def _channels(folder: Path, given: Settings, name: str) -> list[float]:
-    values = given.get(name) or [0.5, 0.5, 0.5]
-    if len(values) != 3 or not all(isinstance(value, int | float) for value in values):
-        raise _wrong(folder, f"{name} is {values!r}")
-    return [float(value) for value in values]
-
-
-def _wrong(folder: Path, problem: str) -> CheckpointError:
-    return CheckpointError(
-        f"{folder}: {problem}.", remedy="Compare the files with the model's original."
-    )

@@ -45,6 +45,24 @@ def bounded_size(height: int, width: int, *, unit: int, longest: int) -> tuple[i
     return (max(height - 1, 0) // unit + 1) * unit, (max(width - 1, 0) // unit + 1) * unit
 
 
+def padded_size(
+    height: int, width: int, *, patch_size: int, merge: int, max_patches: int, max_side: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the size to shrink an image to, and that of whole tokens which hold it.
+
+    An image is never enlarged, and nearly keeps its aspect.
+
+    Source:
+        ``navit_resize`` of Kimi K2.5 in Hugging Face transformers.
+    """
+    patches = max(1, height // patch_size) * max(1, width // patch_size)
+    longest = max_side * patch_size
+    scale = min(1.0, math.sqrt(max_patches / patches), longest / height, longest / width)
+    tall, wide = (min(max(1, int(side * scale)), longest) for side in (height, width))
+    unit = patch_size * merge
+    return (tall, wide), (-(-tall // unit) * unit, -(-wide // unit) * unit)
+
+
 def fitting_video_size(
     num_frames: int, height: int, width: int, *, unit: int, min_pixels: int, max_pixels: int
 ) -> tuple[int, int]:

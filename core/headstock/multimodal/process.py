@@ -21,15 +21,14 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from headstock.multimodal import mosaic, tiles
+from headstock.multimodal import films, mosaic, tiles
 from headstock.multimodal.patches import (
     MAX_ASPECT,
     bounded_size,
     cut,
     fitting_size,
     fitting_video_size,
-    sample,
-    sample_groups,
+    padded_size,
 )
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
@@ -133,6 +132,64 @@ def decode_video(data: bytes, setup: dict[str, Any]) -> tuple[dict[str, Any], by
         RefusedError: It has one frame, or too many; or as for an image.
     """
     family, video = setup["family"], setup["family"]["video"]
+    frames, seconds, total = chosen_of(data, setup)
+    shown = [frame for _, frame in frames]
+    height, width = shown[0].shape[:2]
+    size, patch_size = video["pooled"] or family["frames"], family["patch_size"]
+    whole = [1, height // patch_size, width // patch_size]
+    check_tokens(whole, family)
+    unit = patch_size * family["merge"]
+    times = [place * seconds / total for place, _ in frames]
+    fps = len(shown) / seconds
+    if not video["pooled"]:
+        for padded in (shown, times):
+            padded += [padded[-1]] * (-len(padded) % size)
+    places = films.positions_of(-(-len(shown) // size), fps, family)
+    if places[-1] >= len(places) * (height // unit) * (width // unit):
+        raise RefusedError("slow", seconds=seconds, frames=len(frames))
+    settings = {name: family[name] for name in ("patch_size", "merge", "frames")} | video
+    words = films.words_of(times[::size], seconds, video)
+    told: list[dict[str, Any]] = []
+    pixels: list[bytes] = []
+    for number, place in enumerate(places):
+        moment = shown[number * size : (number + 1) * size]
+        grid = [len(moment) if video["pooled"] else 1, *whole[1:]]
+        pixels.append(_cut_moment(moment, family))
+        view = films.view_of(number, len(places), grid, video)
+        what = [grid, place, number > 0] if video["is_plain"] else [*grid, view]
+        told.append(
+            {
+                "grid": grid,
+                "view": view,
+                "lead": words[number][0],
+                "trail": words[number][1],
+                "size": len(pixels[-1]),
+                "digest": digest_of(pixels[-1], what, settings),
+                "time": place,
+            }
+        )
+    moments = [times[at : at + size] for at in range(0, len(times), size)]
+    middles = [(moment[0] + moment[-1]) / 2 for moment in moments]
+    return {"pieces": told, "times": middles}, b"".join(pixels)
+
+
+def _cut_moment(frames: list[np.ndarray], family: dict[str, Any]) -> bytes:
+    """Return the patches of a moment, each of all its frames, or frame by frame if pooled."""
+    sizes = {name: family[name] for name in ("patch_size", "merge")}
+    if not family["video"]["pooled"]:
+        return cut(np.stack(frames), **sizes).tobytes()
+    return b"".join(cut(frame[None], **sizes).tobytes() for frame in frames)
+
+
+def chosen_of(
+    data: bytes, setup: dict[str, Any]
+) -> tuple[list[tuple[int, np.ndarray]], float, int]:
+    """Return the frames that are looked at, how long all are shown, and how many there are.
+
+    Raises:
+        RefusedError: As :func:`decode_video`.
+    """
+    family, video = setup["family"], setup["family"]["video"]
     image = open_file(data, setup["max_pixels"])
     total = getattr(image, "n_frames", 1)
     if total < 2:
@@ -142,69 +199,20 @@ def decode_video(data: bytes, setup: dict[str, Any]) -> tuple[dict[str, Any], by
         limit = FRAMES_AT_ONCE * setup["max_pixels"] // per_frame
         raise RefusedError("frames", frames=total, limit=limit)
     frames, seconds = read_frames(image, total)
-    unit = family["patch_size"] * family["merge"]
-    chosen = choose_frames(total, seconds, family)
+    chosen = films.RULES[video["sampling"]](total, seconds, video, family["frames"])
     if len(chosen) > setup["max_frames"]:
         raise RefusedError("frames", frames=len(chosen), limit=setup["max_frames"])
-    height, width = frame_size(image, len(chosen), family)
-    grid = [1, height // family["patch_size"], width // family["patch_size"]]
-    check_tokens(grid, family)
+    sizes = films.sizes_of(image.height, image.width, len(chosen), family)
     filter_ = Image.Resampling(family["resample"])
-    shown = [np.asarray(frames[place].resize((width, height), filter_)) for place in chosen]
-    shown += [shown[-1]] * (-len(shown) % family["frames"])
-    settings = {name: family[name] for name in ("patch_size", "merge", "frames")} | video
-    places = positions_of(len(shown) // family["frames"], len(chosen) / seconds, family)
-    if places[-1] >= len(places) * (height // unit) * (width // unit):
-        raise RefusedError("slow", seconds=seconds, frames=len(chosen))
-    told: list[dict[str, Any]] = []
-    pixels: list[bytes] = []
-    for number, place in enumerate(places):
-        begin = number * family["frames"]
-        pair = np.stack(shown[begin : begin + family["frames"]])
-        pixels.append(cut(pair, patch_size=family["patch_size"], merge=family["merge"]).tobytes())
-        what = [grid, place, number > 0] if video["is_plain"] else grid
-        digest = digest_of(pixels[-1], what, settings)
-        told.append({"grid": grid, "size": len(pixels[-1]), "digest": digest, "time": place})
-    times = [place * seconds / total for place in chosen]
-    times += [times[-1]] * (len(shown) - len(times))
-    size = family["frames"]
-    middles = [(times[at] + times[at + size - 1]) / 2 for at in range(0, len(shown), size)]
-    return {"pieces": told, "times": middles}, b"".join(pixels)
-
-
-def choose_frames(total: int, seconds: float, family: dict[str, Any]) -> list[int]:
-    """Return which of a video's frames to look at."""
-    video = family["video"]
-    bounds = {"fps": video["fps"], "least": video["min_frames"], "most": video["max_frames"]}
-    if video["is_plain"]:
-        return sample_groups(total, seconds, group=family["frames"], **bounds)
-    return sample(total, seconds, **bounds)
-
-
-def frame_size(image: Image.Image, count: int, family: dict[str, Any]) -> tuple[int, int]:
-    """Return the height and the width that ``count`` frames such as ``image`` are brought to."""
-    video, unit = family["video"], family["patch_size"] * family["merge"]
-    least, most = video["min_pixels"], video["max_pixels"]
-    height, width = image.height, image.width
-    if video["is_plain"]:
-        return fitting_size(height, width, unit=unit, min_pixels=least, max_pixels=most)
-    if video["frame_tokens"] is not None:
-        share = min(video["frame_tokens"] * unit**2, most // count)
-        most = max(share, int(least * 1.05)) * count
-    bounds = {"min_pixels": least, "max_pixels": most}
-    return fitting_video_size(count, height, width, unit=unit, **bounds)
-
-
-def positions_of(count: int, fps: float, family: dict[str, Any]) -> list[int]:
-    """Return the positions of moments in time, of which ``fps`` frames a second were chosen.
-
-    Models that are told times have none.
-    """
-    video = family["video"]
-    if not video["is_plain"]:
-        return [0] * count
-    step = video["per_second"] * family["frames"] / fps if video["per_second"] else 1
-    return [int(np.float32(number) * np.float32(step)) for number in range(count)]
+    made: dict[int, np.ndarray] = {}
+    for place in dict.fromkeys(chosen):
+        frame = frames[place]
+        for size in sizes:
+            frame = tiles.resized(frame, size, filter_)
+        if video["padded"]:
+            frame = made_up(frame, family | {"padded": video["padded"]}, filter_)
+        made[place] = np.asarray(frame)
+    return [(place, made[place]) for place in chosen], seconds, total
 
 
 def read_frames(image: Image.Image, total: int) -> tuple[list[Image.Image], float]:
@@ -324,6 +332,8 @@ def to_patches(image: Image.Image, family: dict[str, Any]) -> tuple[list[int], n
     filter_ = Image.Resampling(family["resample"])
     if family["is_cropped"]:
         image = cropped(image, height, width, filter_)
+    elif family["padded"]:
+        image = made_up(image, family, filter_)
     elif (image.width, image.height) != (width, height):
         image = image.resize((width, height), filter_)
     return grid, _cut(image, family)
@@ -336,6 +346,8 @@ def target_size(image: Image.Image, family: dict[str, Any]) -> tuple[int, int]:
         return family["size"]
     if family["longest"]:
         return bounded_size(image.height, image.width, unit=unit, longest=family["longest"])
+    if family["padded"]:
+        return _padded(image, family)[1]
     if family["is_counted"]:
         return fitting_video_size(
             family["frames"],
@@ -352,6 +364,22 @@ def target_size(image: Image.Image, family: dict[str, Any]) -> tuple[int, int]:
         min_pixels=family["min_pixels"],
         max_pixels=family["max_pixels"],
     )
+
+
+def _padded(image: Image.Image, family: dict[str, Any]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the size that an image is shrunk to, and that of whole tokens around it."""
+    sizes = {name: family[name] for name in ("patch_size", "merge")}
+    return padded_size(image.height, image.width, **sizes, **family["padded"])
+
+
+def made_up(image: Image.Image, family: dict[str, Any], filter_: Image.Resampling) -> Image.Image:
+    """Return an image in the upper left corner of one of whole tokens."""
+    (tall, wide), (height, width) = _padded(image, family)
+    if image.size != (wide, tall):
+        image = image.resize((wide, tall), filter_)
+    canvas = Image.new("RGB", (width, height))
+    canvas.paste(image, (0, 0))
+    return canvas
 
 
 def cropped(image: Image.Image, height: int, width: int, filter_: Image.Resampling) -> Image.Image:

@@ -73,18 +73,17 @@ def _expand(
     """Add the tokens of an image or of all moments of a video, and the items that they are."""
     video = family.video if media.times else None
     for number, piece in enumerate(media.pieces):
-        is_marked = video is not None and not video.is_plain
-        if video is not None and is_marked:
+        marks = None if video is None else video.marks
+        if marks is not None:
             # As the model was trained: each moment between marks of its own, after its time.
-            expanded += [*encode(f"<{media.times[number]:.1f} seconds>"), video.begin_id]
+            expanded += [*encode(f"<{media.times[number]:.1f} seconds>"), marks[0]]
         if piece.lead:
             expanded += encode(piece.lead)
         source = family if video is None else video
-        feature_id = source.token_id
-        if video is None and family.feature_id is not None:
-            feature_id = family.feature_id
+        feature_id = source.token_id if source.feature_id is None else source.feature_id
         if family.row_marks is None or video is not None:
-            tokens = [feature_id] * _count(piece, family)
+            is_pooled = video is not None and video.pooled > 0
+            tokens = [feature_id] * _count(piece, family, is_pooled=is_pooled)
         else:
             tokens = _in_rows(family, piece.grid, encode)
         item = MediaItem(
@@ -103,16 +102,16 @@ def _expand(
         expanded += tokens
         if piece.trail:
             expanded += encode(piece.trail)
-        if video is not None and is_marked:
-            expanded.append(video.end_id)
+        if marks is not None:
+            expanded.append(marks[1])
 
 
-def _count(piece: Piece, family: Family) -> int:
-    """Return the tokens of a piece without marks after its rows."""
+def _count(piece: Piece, family: Family, *, is_pooled: bool) -> int:
+    """Return the tokens of a piece without marks after its rows; pooled frames have one's."""
     if piece.view is not None:
         return piece.view.num_tokens
     frames, height, width = piece.grid
-    return frames * height * width // family.merge**2
+    return (1 if is_pooled else frames) * height * width // family.merge**2
 
 
 def _in_rows(family: Family, grid: tuple[int, int, int], encode: Encode) -> list[int]:

@@ -13,10 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from headstock.multimodal.layouts import CANVAS, FIT, SPLITS
-
-MAX_SIDE = 4096
-"""Pixels of a side that images are resized to at most, before they are cut."""
+from headstock.multimodal.layouts import CANVAS, FIT, MAX_SIDE, SPLITS, stretched
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +58,7 @@ def split_plan(height: int, width: int, side: int, settings: Mapping[str, Any]) 
     Source:
         ``Idefics3ImageProcessor`` of Hugging Face transformers.
     """
-    tall, wide = _bounded(*_stretched(height, width, settings["longest"]))
+    tall, wide = _bounded(*stretched(height, width, settings["longest"]))
     if not settings["is_cut"]:
         return Plan(0, 0, [(tall, wide), (side, side)])
     ratio = wide / tall
@@ -74,16 +71,6 @@ def split_plan(height: int, width: int, side: int, settings: Mapping[str, Any]) 
     is_large = max(down, across) > side
     rows, columns = (down // side, across // side) if is_large else (0, 0)
     return Plan(rows, columns, [(tall, wide), (down, across)])
-
-
-def _stretched(height: int, width: int, longest: int) -> tuple[int, int]:
-    """Return the size whose longer side has ``longest`` pixels, the other an even number."""
-    ratio = width / height
-    if width >= height:
-        other = int(longest / ratio)
-        return max(other + other % 2, 1), longest
-    other = int(longest * ratio)
-    return longest, max(other + other % 2, 1)
 
 
 def _bounded(height: int, width: int) -> tuple[int, int]:

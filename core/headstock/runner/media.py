@@ -40,6 +40,7 @@ def media_limits(model: MediaModel, max_tokens: int) -> MediaLimits:
         is_whole=model.sees_spans,
         row_tokens=model.row_tokens,
         tile_side=model.tile_side,
+        pooled_frames=model.pooled_frames,
     )
 
 
@@ -204,14 +205,14 @@ class MediaRows:
         tokens = limits.max_tokens
         unit = round(limits.patches_per_token**0.5)
         side = max(1, min(int(tokens**0.5), limits.max_side // unit))
-        grid, view = (1, side * unit, side * unit), None
+        grid, view = (limits.pooled_frames, side * unit, side * unit), None
         if limits.tile_side:
             grid = (1, limits.max_side, limits.max_side)
             shown = max(1, min(int(tokens**0.5) - 1, limits.max_side))
             view = View(limits.max_side, limits.max_side, shown, shown, shown)
         used = limits.features_of(grid, view)
         pages = list(range(1, 1 + -(-used // limits.page_tokens)))
-        pixels = bytes(grid[1] * grid[2] * limits.patch_bytes)
+        pixels = bytes(grid[0] * grid[1] * grid[2] * limits.patch_bytes)
         self.encode([Encode(pages, grid, [1.0] * 3, [0.0] * 3, pixels, view)])
 
     def _encode(self, items: list[Encode], scale: list[float], shift: list[float]) -> None:

@@ -66,6 +66,8 @@ def _problem_of(item: MediaItem, limits: MediaLimits) -> str | None:
     frames, height, width = item.grid
     if min(item.grid) < 1 or max(item.grid) > limits.max_side:
         return f"has {item.grid} patches; each side has 1 to {limits.max_side}"
+    if limits.pooled_frames > 1 and frames > limits.pooled_frames:
+        return f"has {frames} frames; the encoder makes one of {limits.pooled_frames} at most"
     patches = frames * height * width
     if item.view is not None and not _fits(item.view, item.grid, limits):
         return f"shows {tuple(item.view)} of {item.grid} patches"
@@ -93,5 +95,5 @@ def _fits(view: View, grid: Grid, limits: MediaLimits) -> bool:
         and 1 <= view.tall <= view.rows <= height
         and 1 <= view.wide <= view.columns <= width
         and (height - view.rows) % 2 == (width - view.columns) % 2 == 0
-        and view.marks in (1, view.tall)
+        and view.marks in (0, 1, view.tall)
     )

@@ -18,8 +18,8 @@ class View(NamedTuple):
         columns: Likewise.
         tall: Rows of tokens that these are resampled to.
         wide: Tokens of a row.
-        marks: Tokens beside these that are the same in every image: one after each row, or one
-            after the last.
+        marks: Tokens beside these that are the same in every image: one after each row, one
+            after the last, or none.
     """
 
     rows: int
@@ -139,6 +139,8 @@ class MediaLimits(msgspec.Struct, frozen=True, array_like=True):
         row_tokens: Tokens after each row of an image's tokens, which have no features.
         tile_side: Patches in height and width of the squares that the encoder takes, one after
             another; 0: it takes an image as it is. With it images may have a view.
+        pooled_frames: Most frames of an item, which become as many tokens as one of them; 1:
+            tokens of all frames stand one after another.
     """
 
     num_pages: int
@@ -150,6 +152,7 @@ class MediaLimits(msgspec.Struct, frozen=True, array_like=True):
     is_whole: bool = False
     row_tokens: int = 0
     tile_side: int = 0
+    pooled_frames: int = 1
 
     def tokens_of(self, grid: Grid, view: View | None = None) -> int:
         """Return the tokens that an image of ``grid`` has in a prompt."""
@@ -160,6 +163,7 @@ class MediaLimits(msgspec.Struct, frozen=True, array_like=True):
         if view is not None:
             return view.num_tokens
         frames, height, width = grid
+        frames = frames if self.pooled_frames == 1 else 1
         return frames * height * width // self.patches_per_token
 
     def rows_of(self, grid: Grid) -> int:

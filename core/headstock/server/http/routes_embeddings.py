@@ -35,7 +35,7 @@ def make_router(serving: Serving) -> APIRouter:
 
     @router.post("/v1/embeddings", openapi_extra=body_of(EmbeddingsBody, EmbeddingsAnswer))
     async def embed(request: Request) -> Response:
-        """Return the vectors of texts."""
+        """Return the vectors of texts, of a chat, or of images with texts."""
         body = await read_body(request, EmbeddingsBody, serving.max_body_bytes)
         return await answer_embeddings(serving, request, body)
 
@@ -144,7 +144,8 @@ async def answer_embeddings(serving: Serving, request: Request, body: Embeddings
     """
     card = serving.frontdoor.served_card
     size = body_bytes(request)
-    call = await off_loop(size, embeddings.read_embeddings, body, card, tenant_of(request))
+    dialect, tenant = serving.frontdoor.prompter.dialect, tenant_of(request)
+    call = await off_loop(size, embeddings.read_embeddings, body, card, tenant, dialect)
     found = await pooled(serving, request, call)
     format_ = body.encoding_format
     return json_answer(

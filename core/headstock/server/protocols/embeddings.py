@@ -13,9 +13,12 @@ from headstock.requests.sampling import Int64, Priority
 from headstock.server.completion import Completion
 from headstock.server.model_card import ModelCard
 from headstock.server.protocols import native_answers, native_bodies
+from headstock.server.protocols.messages import ChatMessage
 from headstock.server.protocols.parameters import join_namespace, refuse_set
+from headstock.server.protocols.seen_inputs import SeenInput, chat_prompt, seen_prompt
 from headstock.server.protocols.served_model import check_model
 from headstock.server.request import GenerateRequest, PairPrompt, Prompt, TextPrompt, TokensPrompt
+from headstock.server.speech import PLAIN, Dialect
 from headstock.server.vectors import as_base64, check_dimensions, token_rows, vector_of
 
 MAX_INPUTS = 2048
@@ -26,11 +29,15 @@ REFUSES = frozenset({"lora_path", "image_data", "input_embeds", "embed_overrides
 
 
 class EmbeddingsBody(msgspec.Struct, kw_only=True):
-    """Body of ``/v1/embeddings``."""
+    """Body of ``/v1/embeddings``: ``input``, or the ``messages`` of one chat."""
 
-    REFUSES: ClassVar[frozenset[str]] = REFUSES | {"messages", "images"}
+    REFUSES: ClassVar[frozenset[str]] = REFUSES | {"images"}
 
-    input: str | list[str | Int64 | list[Int64]]
+    input: str | list[str | Int64 | list[Int64] | SeenInput] | None = None
+    messages: list[ChatMessage] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     model: str | None = None
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Dimensions | None = None
@@ -137,22 +144,60 @@ class EmbeddingsAnswer(msgspec.Struct, kw_only=True):
     usage: EmbeddingUsage
 
 
-def read_embeddings(body: EmbeddingsBody, card: ModelCard, tenant: str = "") -> PoolCall:
+def read_embeddings(
+    body: EmbeddingsBody, card: ModelCard, tenant: str = "", dialect: Dialect = PLAIN
+) -> PoolCall:
     """Turn a body of ``/v1/embeddings`` into requests.
+
+    Args:
+        body: As it was sent.
+        card: The served model.
+        tenant: Prefix of the cache namespace.
+        dialect: What the model's chat template has.
 
     Raises:
         RequestError: Naming the field at fault.
     """
     check_model(body.model, card)
     check_dimensions(body.dimensions, card)
-    kept = _kept("truncate_prompt_tokens", body.truncate_prompt_tokens, card)
-    prefix = prompt_of("prompt_name", body.prompt_name, card)
-    prompts = _prompts(body, prefix, kept)
+    if (body.input is None) == (body.messages is None):
+        raise RequestError(
+            "Give exactly one of input and messages.",
+            remedy="Send texts, or the messages of a chat.",
+            field="input",
+            code="missing_prompt",
+        )
+    seen = _seen_inputs(body)
+    field = "input" if body.messages is None else "messages"
+    if body.messages is not None or seen:
+        for name in ("prompt_name", "truncate_prompt_tokens"):
+            if getattr(body, name) is not None:
+                raise RequestError(
+                    f"{name} is set, and {field} goes through the chat template.",
+                    remedy=f"Drop {name}.",
+                    field=name,
+                )
+    prompts: Sequence[Prompt]
+    if body.messages is not None:
+        prompts = [
+            chat_prompt(
+                body.messages,
+                dialect,
+                extra=body.chat_template_kwargs or {},
+                add_generation_prompt=bool(body.add_generation_prompt),
+                continue_final=bool(body.continue_final_message),
+            )
+        ]
+    elif seen:
+        prompts = [seen_prompt(index, item, dialect) for index, item in enumerate(seen)]
+    else:
+        kept = _kept("truncate_prompt_tokens", body.truncate_prompt_tokens, card)
+        prompts = _prompts(body, prompt_of("prompt_name", body.prompt_name, card), kept)
     return PoolCall(
         requests=[
             pool_request(
                 prompt,
-                "input",
+                field,
                 namespace=join_namespace(tenant, body.cache_salt),
                 priority=body.priority or 0,
             )
@@ -160,6 +205,25 @@ def read_embeddings(body: EmbeddingsBody, card: ModelCard, tenant: str = "") -> 
         ],
         dimensions=body.dimensions,
     )
+
+
+def _seen_inputs(body: EmbeddingsBody) -> list[SeenInput]:
+    """Return the items of ``input`` that may have images; []: it has none.
+
+    Raises:
+        RequestError: Only some may.
+    """
+    given = body.input if isinstance(body.input, list) else []
+    found = [item for item in given if isinstance(item, SeenInput)]
+    if found and len(found) != len(given):
+        raise RequestError(
+            "input mixes objects with text or token ids.",
+            remedy="Send one kind.",
+            field="input",
+            code="invalid_type",
+        )
+    _check_count("input", len(found) or 1)
+    return found
 
 
 def read_texts(
@@ -372,8 +436,9 @@ def encode_answer(
 
 
 def _prompts(body: EmbeddingsBody, prefix: str, kept: int | None) -> list[Prompt]:
-    given = body.input
-    items: list[str | int | list[int]] = [given] if isinstance(given, str) else given
+    given = body.input or []
+    listed = [given] if isinstance(given, str) else given
+    items = [item for item in listed if not isinstance(item, SeenInput)]
     texts = [item for item in items if isinstance(item, str)]
     if texts and len(texts) == len(items):
         _check_count("input", len(texts))
