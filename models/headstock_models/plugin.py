@@ -31,6 +31,7 @@ CLASSES = {
     "falcon_h1": ("FalconH1ForCausalLM",),
     "gemma2": ("Gemma2ForCausalLM",),
     "gemma3": ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+    "gemma4": ("Gemma4ForCausalLM",),
     "glm4": ("GlmForCausalLM", "Glm4ForCausalLM"),
     "glm4v": (
         "Glm4vForConditionalGeneration",

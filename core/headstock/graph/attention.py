@@ -18,11 +18,22 @@ from headstock.graph.split import split_evenly, split_or_replicate
 from headstock.ops.attention import BIDIRECTIONAL, BOTH_SIDES, CHUNKED, AttentionProvider, StepBatch
 from headstock.ops.base import Spec
 from headstock.ops.features import scale_by_position
-from headstock.ops.rotary import NORMED_LAST, rotate_and_write
+from headstock.ops.rotary import (
+    KEYS_AS_VALUES,
+    NORMED_LAST,
+    NORMED_VALUES,
+    rotate_and_write,
+)
 from headstock.ops.spans import span_attention
 from headstock.quantization.plan import Layout, Role
 
 FULL = Retention("full")
+KEYWORDS = {
+    NORMED_LAST: "is_normed_last",
+    NORMED_VALUES: "has_normed_values",
+    KEYS_AS_VALUES: "takes_keys",
+}
+"""What ``rotate_and_write`` calls what its features stand for."""
 
 
 class Attention(Layer):
@@ -51,6 +62,8 @@ class Attention(Layer):
         is_normed_last: Whether the norms come behind the rotation.
         query_scale_L: What multiplies queries at each position; None: what ``rotary`` says.
         sees_spans: Whether tokens of an image see those of it that come later, too.
+        norms_values: Whether values are divided by their root mean square, with ``qk_norm``.
+        takes_keys: Whether the keys, before norm and rotation, are the values too.
 
     Raises:
         ConfigError: The heads do not divide among the ranks.
@@ -80,6 +93,8 @@ class Attention(Layer):
         is_normed_last: bool = False,
         query_scale_L: Tensor | None = None,
         sees_spans: bool = False,
+        norms_values: bool = False,
+        takes_keys: bool = False,
     ) -> None:
         if window is not None and window >= ctx.limits.max_length:
             window = None  # every token is inside of it
@@ -117,7 +132,13 @@ class Attention(Layer):
         if has_sinks:
             shape, where = (self.num_heads,), ctx.device.torch_device
             self._sinks_H = torch.zeros(shape, dtype=torch.float32, device=where)
-        self._resolve_rotation(ctx, rotary, query_scale_L, is_normed_last=is_normed_last)
+        asked = {
+            NORMED_LAST: is_normed_last,
+            NORMED_VALUES: norms_values,
+            KEYS_AS_VALUES: takes_keys,
+        }
+        prepared = frozenset(name for name, is_asked in asked.items() if is_asked)
+        self._resolve_rotation(ctx, rotary, query_scale_L, prepared)
         ctx.attention_layers.append(self)
 
     def _resolve_rotation(
@@ -125,17 +146,13 @@ class Attention(Layer):
         ctx: Context,
         rotary: Rotary | None,
         query_scale_L: Tensor | None,
-        *,
-        is_normed_last: bool,
+        prepared: frozenset[str],
     ) -> None:
         """Choose what turns queries and keys, and what scales queries by their positions."""
         self._table_LC = None if rotary is None else rotary.cos_sin_LC
         self._is_interleaved = rotary is not None and rotary.is_interleaved
-        self._prepare = ctx.ops.resolve(
-            rotate_and_write, self._spec(ctx, rotary, is_normed_last=is_normed_last)
-        )
-        if is_normed_last:
-            self._prepare = partial(self._prepare, is_normed_last=True)
+        run = ctx.ops.resolve(rotate_and_write, self._spec(ctx, rotary, prepared))
+        self._prepare = partial(run, **{KEYWORDS[feature]: True for feature in prepared})
         self._query_scale_L = query_scale_L
         if query_scale_L is None and rotary is not None:
             self._query_scale_L = rotary.query_scale_L
@@ -173,12 +190,12 @@ class Attention(Layer):
             window=window,
         )
 
-    def _spec(self, ctx: Context, rotary: Rotary | None, *, is_normed_last: bool) -> Spec:
+    def _spec(self, ctx: Context, rotary: Rotary | None, prepared: frozenset[str]) -> Spec:
         """Say what is asked of ``rotate_and_write``; a rotary size of 0 is no rotation."""
         features = [norm.features for norm in self._norms.values()]
         return ctx.spec(
             layout=self.provider.layout.tag,
-            features=frozenset({NORMED_LAST} if is_normed_last else ()).union(*features),
+            features=prepared.union(*features),
             num_heads=self.num_heads,
             num_kv_heads=self.num_kv_heads,
             head_dim=self.head_dim,
@@ -190,7 +207,8 @@ class Attention(Layer):
         """Attend.
 
         Args:
-            qkv_TC: Queries, keys and values, side by side. [T, (H + 2 K) D]
+            qkv_TC: Queries, keys and values, side by side; where keys are the values too, without
+                these. [T, (H + 2 K) D]
             batch: The step, which the provider has planned in the view of the layer's group.
 
         Returns:
@@ -214,6 +232,18 @@ class Attention(Layer):
         )
         if self._query_scale_L is not None:
             q_THD = self._scale_queries(q_THD, batch.positions_T, self._query_scale_L)
+        return self.attend(q_THD, batch)
+
+    def attend(self, q_THD: Tensor, batch: StepBatch) -> Tensor:
+        """Attend to what the layer's pages hold, the step's own tokens among it.
+
+        Args:
+            q_THD: Queries, rotated: this layer's, or another's that keeps nothing. [T, H, D]
+            batch: The step, as the layer's group sees it.
+
+        Returns:
+            [T, H D]
+        """
         out_THD = self.provider.run(q_THD, self.kv, batch, sinks_H=self._sinks_H)
         if self._see_spans is not None and batch.media is not None:
             out_THD = self._see_spans(out_THD, q_THD, self.kv, batch, spans=batch.media.spans)
