@@ -32,6 +32,7 @@ CLASSES = {
     "gemma2": ("Gemma2ForCausalLM",),
     "gemma3": ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
     "gemma4": ("Gemma4ForCausalLM",),
+    "gemma4_vision": ("Gemma4ForConditionalGeneration",),
     "glm4": ("GlmForCausalLM", "Glm4ForCausalLM"),
     "glm4v": (
         "Glm4vForConditionalGeneration",

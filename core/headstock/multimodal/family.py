@@ -19,6 +19,8 @@ COUNTED = ("glm4v", "glm4v_moe", "glm46v")
 """Of these, those whose bounds are of all pixels that patches have, an image's twice."""
 SQUARES = ("gemma3",)
 """Model types that resize every image to one square."""
+FILLED = ("gemma4",)
+"""Model types that make an image as large as there may be tokens of it."""
 ROWS = ("mistral3",)
 """Model types that keep an image's size where they can, with a mark after each row of tokens."""
 CROPPED = ("llava",)
@@ -97,13 +99,13 @@ class Written:
 
     Attributes:
         mark_id: Id of the token that chat templates write for an image.
-        end_id: Id of the one after the image's tokens, which follow the mark.
-        around: Text before the mark and behind the end.
+        ids: Ids of the tokens that stand in its place, the placeholder among them.
+        around: Text before these and behind them.
     """
 
     mark_id: int
-    end_id: int
-    around: str
+    ids: tuple[int, ...]
+    around: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +174,7 @@ class Family:
         tiles: How it is cut into tiles of ``size`` one after another; None: it is not.
         is_counted: Whether each of an image's ``frames`` counts against the bounds of pixels.
         feature_id: Id of the tokens that have its features; None: ``token_id``.
+        is_filled: Whether an image is made as large as ``max_pixels`` allow, in its aspect.
     """
 
     token_id: int
@@ -193,6 +196,7 @@ class Family:
     tiles: Tiles | None = None
     feature_id: int | None = None
     is_counted: bool = False
+    is_filled: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON has it."""
@@ -216,7 +220,8 @@ def find_family(config: Settings, folder: Path) -> Family | None:
     if given is None:
         raise _wrong(folder, f"there is neither {FILES[0]} nor {FILES[1]} of an image processor")
     for switch in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
-        if given.get(switch) is False:
+        is_needed = switch != "do_normalize" or kind not in FILLED
+        if is_needed and given.get(switch) is False:
             raise _wrong(folder, f"{switch} is false")
     return _MAKERS[kind](folder, config, given, token_id)
 
@@ -260,6 +265,8 @@ def _square(folder: Path, config: Settings, given: Settings, token_id: int) -> F
     if (size.get("height"), size.get("width")) != (side, side):
         raise _wrong(folder, f"images are resized to {size}; the encoder takes {side} x {side}")
     per_side = round(int(config.get("mm_tokens_per_image") or 256) ** 0.5)
+    begin_id = int(config.get("boi_token_index") or 255_999)
+    end_id = int(config.get("eoi_token_index") or 256_000)
     scale, shift = _scales(folder, given)
     return Family(
         token_id=token_id,
@@ -272,11 +279,44 @@ def _square(folder: Path, config: Settings, given: Settings, token_id: int) -> F
         scale=scale,
         shift=shift,
         size=(side, side),
-        written=Written(
-            mark_id=int(config.get("boi_token_index") or 255_999),
-            end_id=int(config.get("eoi_token_index") or 256_000),
-            around="\n\n",
-        ),
+        written=Written(begin_id, (begin_id, token_id, end_id), around="\n\n"),
+    )
+
+
+def _filled(folder: Path, config: Settings, given: Settings, token_id: int) -> Family:
+    """Return what is made of images by Gemma 4: as many tokens as there may be, in their aspect.
+
+    Pixels go from -1 to 1, as the encoder itself brings them.
+
+    Raises:
+        CheckpointError: The processor's patches are not the encoder's, or it normalises pixels.
+    """
+    if given.get("do_normalize"):
+        raise _wrong(folder, "do_normalize is true, and the encoder takes pixels as they are")
+    vision = config.get("vision_config") or {}
+    sizes = {"patch_size": 16, "pooling_kernel_size": 3}
+    for key, usual in sizes.items():
+        mine, its = (int(where.get(key) or usual) for where in (given, vision))
+        if mine != its:
+            raise _wrong(folder, f"{key} is {mine}; the encoder's is {its}")
+        sizes[key] = its
+    patch_size, merge = sizes["patch_size"], sizes["pooling_kernel_size"]
+    num_tokens = int(given.get("max_soft_tokens") or 280)
+    factor = 2 * float(given.get("rescale_factor") or 1 / 255)
+    begin_id = int(config.get("boi_token_id") or 255_999)
+    end_id = int(config.get("eoi_token_id") or 258_882)
+    return Family(
+        token_id=token_id,
+        patch_size=patch_size,
+        frames=1,
+        merge=merge,
+        min_pixels=0,
+        max_pixels=num_tokens * (merge * patch_size) ** 2,
+        resample=int(given.get("resample") or 3),
+        scale=(factor, factor, factor),
+        shift=(-1.0, -1.0, -1.0),
+        is_filled=True,
+        written=Written(token_id, (begin_id, token_id, end_id)),
     )
 
 
@@ -526,6 +566,7 @@ def _rows(folder: Path, config: Settings, given: Settings, token_id: int) -> Fam
 _MAKERS: Mapping[str, Callable[[Path, Settings, Settings, int], Family]] = {
     **dict.fromkeys((*MERGED_PATCHES, *COUNTED), _merged_patches),
     **dict.fromkeys(SQUARES, _square),
+    **dict.fromkeys(FILLED, _filled),
     **dict.fromkeys(CROPPED, _cropped),
     **dict.fromkeys(MOSAICS, _mosaic),
     **dict.fromkeys(SPLIT, _split),
