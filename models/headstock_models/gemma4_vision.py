@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -155,7 +155,7 @@ class Gemma4VisionAttention(Module):
         self.q_proj = BoundedLinear(ctx, c, sizes, order)
         self.k_proj = BoundedLinear(ctx, c, sizes, order)
         self.v_proj = BoundedLinear(ctx, c, sizes)
-        self.o_proj = BoundedLinear(ctx, c, sizes[::-1])
+        self.o_proj = BoundedLinear(ctx, c, (width, c.hidden_size))
         # Attention divides q·k by sqrt(E), which the model does not.
         eps, factor = c.rms_norm_eps, size**0.5
         self.q_norm = HeadNorm(ctx, size, leaf="q_norm", eps=eps, factor=factor)
@@ -185,7 +185,7 @@ class Gemma4VisionMLP(Module):
         sizes = (c.hidden_size, c.intermediate_size)
         self.gate_proj = BoundedLinear(ctx, c, sizes)
         self.up_proj = BoundedLinear(ctx, c, sizes)
-        self.down_proj = BoundedLinear(ctx, c, sizes[::-1])
+        self.down_proj = BoundedLinear(ctx, c, (c.intermediate_size, c.hidden_size))
         activation = BY_CONFIG_NAME[c.hidden_activation]
         spec = ctx.spec(features=activation.features, size=c.intermediate_size)
         self._join = partial(ctx.ops.resolve(activate_and_mul, spec), activation=activation)
@@ -416,7 +416,7 @@ class Gemma4ImageTextConfig(Gemma4Config, frozen=True, kw_only=True):
 class Gemma4ForConditionalGeneration(Gemma4ForCausalLM):
     """A decoder with an image encoder."""
 
-    config_type: ClassVar[type[Gemma4Config]] = Gemma4ImageTextConfig
+    config_type = Gemma4ImageTextConfig
     skip: Mapping[str, str] = {**Model.skip, **WITHOUT}
 
     def __init__(self, ctx: Context, config: Mapping[str, Any]) -> None:

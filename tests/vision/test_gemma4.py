@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers.models.gemma4 import image_processing_pil_gemma4 as processing
 
 import headstock
@@ -224,6 +225,25 @@ def test_processors_that_do_otherwise_are_refused(
     (tmp_path / file).write_text(json.dumps(given | {key: value}))
     with pytest.raises(CheckpointError, match=match):
         find_family(config, tmp_path)
+
+
+def test_names_of_the_hub_are_taken(
+    gemma: StillModel, tmp_path: Path, wanted: dict[str, list[int]]
+) -> None:
+    """Heads of full layers have keys of their own; there is an encoder of sound, too."""
+    for file in gemma.path.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    given = json.loads((gemma.path / "config.json").read_text())
+    sizes = given["text_config"].pop("per_layer_config")["1"]
+    given["text_config"]["global_head_dim"] = sizes["head_dim"]
+    given["text_config"]["num_global_key_value_heads"] = sizes.get("num_key_value_heads")
+    (tmp_path / "config.json").write_text(json.dumps(given))
+    tensors = load_file(gemma.path / "model.safetensors")
+    for name in ("audio_tower.layers.0.norm_out", "embed_audio.embedding_projection"):
+        tensors[f"model.{name}.weight"] = torch.ones(4)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with headstock.Engine(model=str(tmp_path), **SETTINGS) as engine:
+        assert ask(engine, CASES["one image"])["output_ids"] == wanted["one image"]
 
 
 @pytest.mark.slow
