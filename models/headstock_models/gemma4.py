@@ -11,14 +11,12 @@ embedding of a layer. Source: ``Gemma4TextModel`` of Hugging Face transformers; 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from headstock.checkpoint.files import StoredTensor
 from headstock.errors import UnsupportedError
-from headstock.graph.attention import Attention
 from headstock.graph.build import Model
 from headstock.graph.config import read_config, require
 from headstock.graph.context import Context
@@ -26,22 +24,28 @@ from headstock.graph.embedding import LMHead
 from headstock.graph.feed_forward import GatedMLP
 from headstock.graph.last import LastOfRows
 from headstock.graph.linear import Linear, Part
-from headstock.graph.module import Layer, Leaf, Module
+from headstock.graph.module import Leaf, Module
 from headstock.graph.moe import Experts
 from headstock.graph.norm import RMSNorm
 from headstock.graph.rotary import Rotary
 from headstock.graph.routed_moe import SelectionBias
-from headstock.graph.shared_attention import SharedAttention
 from headstock.graph.source import Source
 from headstock.graph.stacked import Stacked, split_stacked
 from headstock.ops.activation_kinds import BY_CONFIG_NAME
 from headstock.ops.attention import StepBatch
-from headstock.ops.features import add_features, weigh_features
+from headstock.ops.features import add_features
 from headstock.ops.moe import route_topk
 from headstock.ops.routing import weigh_experts
-from headstock.quantization.plan import Layout, Role
+from headstock.quantization.plan import Role
+from headstock_models.feature_scale import FeatureScale
 from headstock_models.llama import FULL, SLIDING, Rotaries
-from headstock_models.per_layer import EmbeddingDecoder, LayerWithInput, PerLayerConfig
+from headstock_models.per_layer import EmbeddingDecoder, LayerWithInput
+from headstock_models.shared_kv import (
+    HeadSizes,
+    SharingConfig,
+    make_attentions,
+    unread_leaves,
+)
 
 STACKS = {
     "experts.gate_up_proj": Stacked("experts", ("gate_proj", "up_proj")),
@@ -53,34 +57,17 @@ USUAL_ROPE: Mapping[str, Mapping[str, Any]] = {
 }
 LAYER_KEYS = {"head_dim", "num_key_value_heads"}
 """What may differ from layer to layer in a way that ``layer_types`` does not say."""
-PATTERN = 6
-"""Every so manieth layer is a full one where the configuration has no list."""
 
 
-class HeadSizes(NamedTuple):
-    """Of a layer's attention."""
-
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-
-
-class Gemma4Config(PerLayerConfig, frozen=True, kw_only=True):
+class Gemma4Config(SharingConfig, frozen=True, kw_only=True):
     hidden_size: int = 2304
     intermediate_size: int = 9216
     num_hidden_layers: int = 30
-    num_attention_heads: int = 8
-    num_key_value_heads: int = 4
     vocab_size: int = 262_144
-    head_dim: int = 256
     global_head_dim: int = 512
     num_global_key_value_heads: int | None = None
     per_layer_config: dict[str, dict[str, Any]] | None = None
-    attention_bias: bool = False
     attention_k_eq_v: bool = False
-    sliding_window: int = 512
-    layer_types: tuple[str, ...] = ()
-    num_kv_shared_layers: int = 0
     use_double_wide_mlp: bool = False
     enable_moe_block: bool = False
     num_experts: int | None = None
@@ -92,11 +79,7 @@ class Gemma4Config(PerLayerConfig, frozen=True, kw_only=True):
 
     def kind(self, number: int) -> str:
         """Return what layer ``number`` is; the last is full, whatever the list says."""
-        if number == self.num_hidden_layers - 1:
-            return FULL
-        if self.layer_types:
-            return self.layer_types[number]
-        return SLIDING if (number + 1) % PATTERN else FULL
+        return FULL if number == self.num_hidden_layers - 1 else super().kind(number)
 
     def sizes(self, number: int) -> HeadSizes:
         """Return what heads layer ``number`` has."""
@@ -110,33 +93,9 @@ class Gemma4Config(PerLayerConfig, frozen=True, kw_only=True):
         heads = self.num_attention_heads
         return HeadSizes(heads, given["num_key_value_heads"], given["head_dim"])
 
-    def sees_spans(self, number: int) -> bool:
-        """Whether tokens of an image see all of it in layer ``number``: in none, of text alone."""
-        return False
-
-    @property
-    def first_shared(self) -> int:
-        """The first layer that reads what others keep."""
-        return self.num_hidden_layers - self.num_kv_shared_layers
-
-    def keeper(self, number: int) -> int | None:
-        """Return the layer whose keys and values layer ``number`` reads; None: it keeps its own.
-
-        Raises:
-            UnsupportedError: No layer of its kind keeps any.
-        """
-        if number < self.first_shared:
-            return None
-        kind = self.kind(number)
-        for earlier in reversed(range(max(0, self.first_shared))):
-            if self.kind(earlier) == kind:
-                return earlier
-        raise UnsupportedError(
-            f"The configuration has num_kv_shared_layers = {self.num_kv_shared_layers}, and layer"
-            f" {number}, of kind {kind}, has no earlier one of its kind that keeps keys and"
-            " values.",
-            remedy="Compare config.json with the model's original.",
-        )
+    def takes_keys(self, number: int) -> bool:
+        """Whether the keys of layer ``number`` are its values too."""
+        return self.attention_k_eq_v and self.kind(number) == FULL
 
     @property
     def expert_sizes(self) -> tuple[int, int, int]:
@@ -162,55 +121,6 @@ class Gemma4Config(PerLayerConfig, frozen=True, kw_only=True):
         """Return the features between the matrices of layer ``number``."""
         is_wide = self.use_double_wide_mlp and number >= self.first_shared
         return self.intermediate_size * (2 if is_wide else 1)
-
-
-class Gemma4Attention(Module):
-    """W_o attend(rotate(norm(W_q x)), rotate(norm(W_k x)), v / rms(v)), with v = W_v x or W_k x."""
-
-    def __init__(self, ctx: Context, c: Gemma4Config, rotaries: Rotaries, number: int) -> None:
-        sizes, kind, has_bias = c.sizes(number), c.kind(number), c.attention_bias
-        heads, kv_heads, head_dim = sizes
-        takes_keys = c.attention_k_eq_v and kind == FULL
-        kv = Part(kv_heads * head_dim, unit=head_dim, is_shared=True)
-        leaves = {"q_proj": Part(heads * head_dim, unit=head_dim), "k_proj": kv}
-        if not takes_keys:
-            leaves["v_proj"] = kv
-        self.qkv = Linear(ctx, c.hidden_size, leaves, has_bias=has_bias)
-        self.attend = Attention(
-            ctx,
-            *sizes,
-            rotary=rotaries[kind],
-            qk_norm=c.rms_norm_eps,
-            scale=1.0,
-            window=c.sliding_window if kind == SLIDING else None,
-            norms_values=True,
-            takes_keys=takes_keys,
-            sees_spans=c.sees_spans(number),
-        )
-        leaf = {"o_proj": c.hidden_size}
-        self.out = Linear(ctx, heads * head_dim, leaf, split="in", has_bias=has_bias)
-
-    def forward(self, x_TD: Tensor, batch: StepBatch, keep: LastOfRows) -> Tensor:
-        return self.out(keep(self.attend(self.qkv(x_TD), batch), batch))
-
-
-class Gemma4SharedAttention(Module):
-    """W_o attend(rotate(norm(W_q x))) to what another layer keeps."""
-
-    def __init__(
-        self, ctx: Context, c: Gemma4Config, rotaries: Rotaries, number: int, keeper: Attention
-    ) -> None:
-        heads, _, head_dim = c.sizes(number)
-        has_bias, width = c.attention_bias, heads * head_dim
-        leaves = {"q_proj": Part(width, unit=head_dim)}
-        self.query = Linear(ctx, c.hidden_size, leaves, has_bias=has_bias)
-        rotary, eps = rotaries[c.kind(number)], c.rms_norm_eps
-        self.attend = SharedAttention(ctx, keeper, rotary=rotary, q_norm=eps)
-        leaf = {"o_proj": c.hidden_size}
-        self.out = Linear(ctx, width, leaf, split="in", has_bias=has_bias)
-
-    def forward(self, x_TD: Tensor, batch: StepBatch, keep: LastOfRows) -> Tensor:
-        return self.out(keep(self.attend(self.query(x_TD), batch), batch))
 
 
 class RouterNorm(RMSNorm):
@@ -250,33 +160,6 @@ class Gemma4Router(Module):
         return self._weigh(weights_Tk, experts_Tk, self.scales.values_E), experts_Tk
 
 
-class LayerScale(Layer):
-    """Multiplies hidden states by the one number ``layer_scalar``."""
-
-    def __init__(self, ctx: Context, size: int) -> None:
-        self._values_D = torch.ones(size, dtype=ctx.dtype, device=ctx.device.torch_device)
-        self._weigh = ctx.ops.resolve(weigh_features, ctx.spec())
-
-    def forward(self, x_TD: Tensor) -> Tensor:
-        return self._weigh(x_TD, self._values_D)
-
-    def leaves(self) -> Sequence[Leaf]:
-        """Return the number."""
-        return [Leaf("layer_scalar", (1,), Role.SCALE)]
-
-    def allocate(self, layouts: Mapping[str, Layout]) -> None:
-        """Do nothing: it is made at once."""
-
-    def load(self, name: str, source: Source) -> None:
-        """Take the number."""
-        self._values_D.copy_(source.read(0, 1)["weight"].expand_as(self._values_D))
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of it, once a feature."""
-        return self._values_D.nbytes
-
-
 class Gemma4Layer(LayerWithInput):
     """Attention, the feed-forward layer beside experts, and the token's embedding for the layer."""
 
@@ -293,7 +176,7 @@ class Gemma4Layer(LayerWithInput):
         if c.enable_moe_block:
             self._build_experts(ctx, c)
         self.out_norm = c.make_norm(ctx, "post_feedforward_layernorm")
-        self.scale = LayerScale(ctx, c.hidden_size)
+        self.scale = FeatureScale(ctx, c.hidden_size, leaf="layer_scalar", num_factors=1)
         self._add = ctx.ops.resolve(add_features, ctx.spec())
 
     def _build_experts(self, ctx: Context, c: Gemma4Config) -> None:
@@ -330,17 +213,10 @@ class Gemma4Layer(LayerWithInput):
 class Gemma4Decoder(EmbeddingDecoder):
     def __init__(self, ctx: Context, c: Gemma4Config, rotaries: Rotaries) -> None:
         super().__init__(ctx, c)
-        self.layers: list[Gemma4Layer] = []
-        keepers: dict[int, Attention] = {}
-        for number in range(c.num_hidden_layers):
-            earlier = c.keeper(number)
-            if earlier is None:
-                attention = Gemma4Attention(ctx, c, rotaries, number)
-                keepers[number] = attention.attend
-            else:
-                keeper = keepers[earlier]
-                attention = Gemma4SharedAttention(ctx, c, rotaries, number, keeper)
-            self.layers.append(Gemma4Layer(ctx, c, number, attention))
+        self.layers = [
+            Gemma4Layer(ctx, c, number, attention)
+            for number, attention in enumerate(make_attentions(ctx, c, rotaries))
+        ]
         self.norm = c.make_norm(ctx, "norm")
 
     def forward(self, ids_T: Tensor, batch: StepBatch) -> Tensor:
@@ -376,11 +252,7 @@ class Gemma4ForCausalLM(Model):
             tied=self.model.embed if c.tie_word_embeddings else None,
             soft_cap=c.final_logit_softcapping,
         )
-        numbers = "|".join(str(n) for n in range(c.first_shared, c.num_hidden_layers))
-        if numbers:
-            leaves = rf"layers\.({numbers})\.self_attn\.(k_proj|v_proj|k_norm)\."
-            why = "the layer reads the keys and values of another"
-            self.skip = {**self.skip, leaves: why}
+        self.skip = {**self.skip, **unread_leaves(c)}
 
     def read(self, ctx: Context, config: Mapping[str, Any]) -> Gemma4Config:
         """Return the configuration.

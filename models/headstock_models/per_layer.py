@@ -6,8 +6,9 @@ Source: ``project_per_layer_inputs`` of Hugging Face transformers; names as ther
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from headstock.graph.module import Module
 from headstock.graph.norm import RMSNorm
 from headstock.ops.activation import activate_and_mul
 from headstock.ops.activation_kinds import BY_CONFIG_NAME
+from headstock.ops.embedding import known_ids
 from headstock.ops.features import add_features, scale_features
 
 
@@ -33,6 +35,8 @@ class PerLayerConfig(ModelConfig, frozen=True, kw_only=True):
     rms_norm_eps: float = 1e-6
     vocab_size_per_layer_input: int = 262_144
     hidden_size_per_layer_input: int = 256
+    knows_all_ids: ClassVar[bool] = True
+    """Whether every id must have embeddings of layers; otherwise some have those of id 0."""
 
     def make_norm(self, ctx: Context, leaf: str, size: int | None = None) -> RMSNorm:
         """Return a norm of hidden states, or of ``size`` features."""
@@ -56,7 +60,7 @@ class EmbeddingDecoder(Module):
         self.layer_embed: Embedding | None = None
         if not c.hidden_size_per_layer_input:
             return
-        self._check(c)
+        self._known = self._make_known(ctx, c)
         width = c.num_hidden_layers * c.hidden_size_per_layer_input
         ids, scale = c.vocab_size_per_layer_input, c.hidden_size_per_layer_input**0.5
         leaf = "embed_tokens_per_layer"
@@ -77,16 +81,23 @@ class EmbeddingDecoder(Module):
             return [None] * num_layers
         given_TC = self._shrink(self.to_layers(x_TD))
         normed_TLP, _ = self.layers_norm(given_TC.unflatten(1, self._shape), None)
-        both_TC = self._halve(self._add(normed_TLP.flatten(1), self.layer_embed(ids_T)))
+        both_TC = self._halve(
+            self._add(normed_TLP.flatten(1), self.layer_embed(self._known(ids_T)))
+        )
         return both_TC.split(size, dim=1)
 
-    def _check(self, c: PerLayerConfig) -> None:
-        if c.vocab_size_per_layer_input < c.vocab_size:
-            raise UnsupportedError(
-                f"The configuration has vocab_size_per_layer_input ="
-                f" {c.vocab_size_per_layer_input}, less than its vocab_size, {c.vocab_size}.",
-                remedy="Compare config.json with the model's original.",
-            )
+    def _make_known(self, ctx: Context, c: PerLayerConfig) -> Callable[[Tensor], Tensor]:
+        """Return what makes ids that layers have embeddings for."""
+        if c.vocab_size_per_layer_input >= c.vocab_size:
+            return lambda ids_T: ids_T
+        if not c.knows_all_ids:
+            run = ctx.ops.resolve(known_ids, ctx.spec())
+            return partial(run, size=c.vocab_size_per_layer_input)
+        raise UnsupportedError(
+            f"The configuration has vocab_size_per_layer_input ="
+            f" {c.vocab_size_per_layer_input}, less than its vocab_size, {c.vocab_size}.",
+            remedy="Compare config.json with the model's original.",
+        )
 
 
 class LayerWithInput(Module):

@@ -31,6 +31,7 @@ CLASSES = {
     "falcon_h1": ("FalconH1ForCausalLM",),
     "gemma2": ("Gemma2ForCausalLM",),
     "gemma3": ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+    "gemma3n": ("Gemma3nForCausalLM", "Gemma3nForConditionalGeneration"),
     "gemma4": ("Gemma4ForCausalLM",),
     "gemma4_vision": ("Gemma4ForConditionalGeneration",),
     "glm4": ("GlmForCausalLM", "Glm4ForCausalLM"),

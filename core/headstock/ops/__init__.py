@@ -33,7 +33,9 @@ OP_MODULES = (
     "selective_scan",
     "short_convolution",
     "spans",
+    "sparse",
     "steps",
+    "streams",
     "vision",
     "wide_norm",
 )
