@@ -55,6 +55,7 @@ CLASSES = {
     "kimi_k25": ("KimiK25ForConditionalGeneration",),
     "kimi_linear": ("KimiLinearForCausalLM",),
     "lfm2": ("Lfm2ForCausalLM", "Lfm2MoeForCausalLM"),
+    "laguna": ("LagunaForCausalLM",),
     "llama": ("LlamaForCausalLM",),
     "llava": ("LlavaForConditionalGeneration",),
     "llava_next": (
