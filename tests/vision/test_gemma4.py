@@ -15,11 +15,14 @@ from safetensors.torch import load_file, save_file
 from transformers.models.gemma4 import image_processing_pil_gemma4 as processing
 
 import headstock
-from headstock.errors import CheckpointError, RequestError
+from headstock.errors import CheckpointError, RequestError, UnsupportedError
+from headstock.graph.build import build_model
 from headstock.multimodal.family import find_family
 from headstock.multimodal.patches import filling_size
+from headstock_models.gemma4_vision import Gemma4ForConditionalGeneration
 from tests.models.conftest import randomize
 from tests.models.gemma_cases import EXPERTS, GEMMA4, KEYS_AS_VALUES, SMALL
+from tests.models.harness import context
 from tests.vision.claims import (
     CASES,
     COUNT,
@@ -263,3 +266,9 @@ def test_a_chat_with_images_answers_as_transformers(large: StillModel) -> None:
     content, num_prompt = ask_as_client(large, "What is this?", images, 8)
     assert content == text_of(large, large.generate(ids, images, 8))
     assert num_prompt == large.prepare(ids, images)["input_ids"].shape[1]
+
+
+def test_a_model_without_an_encoder_is_refused(large: StillModel) -> None:
+    given = json.loads((large.path / "config.json").read_text()) | {"vision_config": None}
+    with pytest.raises(UnsupportedError, match="vision_config = None"):
+        build_model(Gemma4ForConditionalGeneration, context(), given)

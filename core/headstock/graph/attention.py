@@ -130,14 +130,8 @@ class Attention(Layer):
         self._all_heads, self._first_head = num_heads, heads.begin // head_dim
         self._sinks_H: Tensor | None = None
         if has_sinks:
-            shape, where = (self.num_heads,), ctx.device.torch_device
-            self._sinks_H = torch.zeros(shape, dtype=torch.float32, device=where)
-        asked = {
-            NORMED_LAST: is_normed_last,
-            NORMED_VALUES: norms_values,
-            KEYS_AS_VALUES: takes_keys,
-        }
-        prepared = frozenset(name for name, is_asked in asked.items() if is_asked)
+            self._sinks_H = torch.zeros(self.num_heads, device=ctx.device.torch_device)
+        prepared = _prepared(is_normed_last, norms_values, takes_keys)
         self._resolve_rotation(ctx, rotary, query_scale_L, prepared)
         ctx.attention_layers.append(self)
 
@@ -273,6 +267,11 @@ class Attention(Layer):
         """Bytes of the norms' weights and the sinks."""
         kept = (self._q_norm_D, self._k_norm_D, self._sinks_H)
         return sum(weight.nbytes for weight in kept if weight is not None)
+
+
+def _prepared(*asked: bool) -> frozenset[str]:
+    """Return which of the features of :data:`KEYWORDS` are asked, given in their order."""
+    return frozenset(name for name, is_asked in zip(KEYWORDS, asked, strict=True) if is_asked)
 
 
 def _retention(window: int | None) -> Retention:

@@ -112,8 +112,8 @@ def rotate_and_write(
         Queries ready for attention. [T, H, D]
     """
     heads = qkv_TC.unflatten(-1, (-1, head_dim))
-    q_THD, k_TKD = heads[:, :num_heads], heads[:, num_heads : num_heads + num_kv_heads]
-    v_TKD = k_TKD if takes_keys else heads[:, num_heads + num_kv_heads :]
+    q_THD, k_TKD, *rest = heads.split((num_heads, *[num_kv_heads] * (1 if takes_keys else 2)), 1)
+    v_TKD = k_TKD if takes_keys else rest[0]
     if has_normed_values:
         v_TKD = rms_norm.reference(v_TKD, torch.ones_like(v_TKD[0, 0]), eps=eps)
     parts: list[Tensor] = []
