@@ -31,6 +31,9 @@ CLASSES = {
     "falcon_h1": ("FalconH1ForCausalLM",),
     "gemma2": ("Gemma2ForCausalLM",),
     "gemma3": ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+    "gemma3n": ("Gemma3nForCausalLM", "Gemma3nForConditionalGeneration"),
+    "gemma4": ("Gemma4ForCausalLM",),
+    "gemma4_vision": ("Gemma4ForConditionalGeneration",),
     "glm4": ("GlmForCausalLM", "Glm4ForCausalLM"),
     "glm4v": (
         "Glm4vForConditionalGeneration",
@@ -54,6 +57,7 @@ CLASSES = {
     "kimi_k25": ("KimiK25ForConditionalGeneration",),
     "kimi_linear": ("KimiLinearForCausalLM",),
     "lfm2": ("Lfm2ForCausalLM", "Lfm2MoeForCausalLM"),
+    "laguna": ("LagunaForCausalLM",),
     "llama": ("LlamaForCausalLM",),
     "llava": ("LlavaForConditionalGeneration",),
     "llava_next": (

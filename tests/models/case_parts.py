@@ -114,6 +114,17 @@ def text_alone(folder: Path) -> None:
     save_file(kept, file, metadata={"format": "pt"})
 
 
+def inside(key: str) -> Any:
+    """Return what puts a configuration into another, as models of images have that of text."""
+
+    def edit(folder: Path) -> None:
+        path = folder / "config.json"
+        whole = json.loads(path.read_text())
+        path.write_text(json.dumps({"architectures": whole["architectures"], key: whole}))
+
+    return edit
+
+
 def in_turn(*edits: Any) -> Any:
     """Return what makes several changes."""
 

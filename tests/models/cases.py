@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.models.family_cases import PLAIN
+from tests.models.gemma_cases import GEMMA
 from tests.models.hub_cases import HUB
 
-CASES = [*PLAIN, *HUB]
+CASES = [*PLAIN, *GEMMA, *HUB]

@@ -382,6 +382,56 @@ SPARSE += [
         },
     ),
 ]
+LAGUNA = {
+    "num_hidden_layers": 4,
+    "head_dim": 16,
+    "layer_types": [FULL, SLIDING, SLIDING, FULL],
+    "num_attention_heads_per_layer": [4, 6, 4, 2],
+    "sliding_window": 7,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 48,
+    "shared_expert_intermediate_size": 40,
+    "moe_routed_scaling_factor": 2.5,
+    "pad_token_id": 0,
+}
+SPARSE += [
+    family(
+        "Laguna",
+        LAGUNA,
+        {
+            "by-feature": {
+                "gating": "per-element",
+                "mlp_layer_types": ["sparse", "dense", "dense", "sparse"],
+                "moe_router_logit_softcapping": 1.5,
+                "attention_bias": True,
+                **TIED,
+            },
+            "usual-layers": {
+                "layer_types": None,
+                "num_attention_heads_per_layer": None,
+                "gating": "per-head",
+                "rope_parameters": {
+                    FULL: {**YARN, "rope_theta": 500.0, "partial_rotary_factor": 0.5}
+                },
+            },
+        },
+        refused={
+            "hidden_act": "gelu",
+            "gating": False,
+            "moe_apply_router_weight_on_input": True,
+        },
+    ),
+    family(
+        "Laguna",
+        LAGUNA,
+        name="laguna-transformers-names",
+        edit=in_turn(
+            rename(r"mlp\.experts\.e_score_correction_bias", "mlp.gate.e_score_correction_bias"),
+            rename(r"mlp\.shared_expert\.", "mlp.shared_experts."),
+        ),
+    ),
+]
 STEP = {
     "num_hidden_layers": 3,
     "head_dim": 16,

@@ -50,9 +50,11 @@ def activate(x, p0, p1, p2, p3, KIND: tl.constexpr):
 
 @triton.jit
 def silu_and_mul_kernel(
-    gate_up,
+    gates,
+    ups,
     out,
-    stride,
+    gate_stride,
+    up_stride,
     F,
     p0,
     p1,
@@ -67,8 +69,8 @@ def silu_and_mul_kernel(
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < F
     begin(PDL)
-    gate = tl.load(gate_up + row * stride + columns, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(gate_up + row * stride + F + columns, mask=inside, other=0.0)
+    gate = tl.load(gates + row * gate_stride + columns, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(ups + row * up_stride + columns, mask=inside, other=0.0)
     if KIND == 4 or KIND == 6:
         gate, up = clip(gate, up.to(tl.float32), p0, KIND)
     activated = activate(gate, p0, p1, p2, p3, KIND).to(out.dtype.element_ty)
@@ -123,14 +125,28 @@ class Activations:
 
     def silu_and_mul(self, gate_up_TG: Tensor, *, activation: Activation = SILU) -> Tensor:
         """See :func:`headstock.ops.activation.silu_and_mul`."""
-        num_rows, size = gate_up_TG.shape[0], gate_up_TG.shape[1] // 2
-        out_TF = torch.empty((num_rows, size), dtype=gate_up_TG.dtype, device=gate_up_TG.device)
+        size = gate_up_TG.shape[1] // 2
+        return self._join(gate_up_TG[:, :size], gate_up_TG[:, size:], activation)
+
+    def activate_and_mul(
+        self, gate_TF: Tensor, x_TF: Tensor, *, activation: Activation = SILU
+    ) -> Tensor:
+        """See :func:`headstock.ops.activation.activate_and_mul`."""
+        x_TF = x_TF if x_TF.stride(1) == 1 else x_TF.contiguous()
+        gate_TF = gate_TF if gate_TF.stride(1) == 1 else gate_TF.contiguous()
+        return self._join(gate_TF, x_TF, activation)
+
+    def _join(self, gate_TF: Tensor, up_TF: Tensor, activation: Activation) -> Tensor:
+        num_rows, size = gate_TF.shape
+        out_TF = torch.empty((num_rows, size), dtype=gate_TF.dtype, device=gate_TF.device)
         if num_rows:
             block = 1024
             silu_and_mul_kernel[(num_rows, cdiv(size, block))](
-                gate_up_TG,
+                gate_TF,
+                up_TF,
                 out_TF,
-                gate_up_TG.stride(0),
+                gate_TF.stride(0),
+                up_TF.stride(0),
                 size,
                 *activation.padded,
                 KIND=activation.number,

@@ -15,6 +15,8 @@ from headstock_triton.target import Target, cdiv, next_power_of_2
 
 GATE_BLOCK = 1024
 """Features that a program gates."""
+SIGMOID, SILU, SOFTPLUS = range(3)
+"""What makes factors of gates, as the kernel knows it by number."""
 
 
 @triton.jit
@@ -53,7 +55,7 @@ def gate_kernel(
     x_stride,
     gate_stride,
     C,
-    IS_SILU: tl.constexpr,
+    KIND: tl.constexpr,
     SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
     PDL: tl.constexpr,
@@ -65,9 +67,12 @@ def gate_kernel(
     inside = c < C
     x32 = tl.load(x + token * x_stride + c, mask=inside, other=0.0).to(tl.float32)
     g = tl.load(gate + token * gate_stride + c // SIZE, mask=inside, other=0.0).to(tl.float32)
-    y = x32 / (1.0 + tl.exp(-g))
-    if IS_SILU:
-        y *= g
+    if KIND == 2:  # softplus
+        y = x32 * (tl.maximum(g, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(g))))
+    else:
+        y = x32 / (1.0 + tl.exp(-g))
+        if KIND == 1:  # silu
+            y *= g
     tl.store(out + token * C + c, y.to(out.dtype.element_ty), mask=inside)
 
 
@@ -137,15 +142,19 @@ class Gates:
 
     def gate_features(self, x_TC: Tensor, gate_TC: Tensor) -> Tensor:
         """See :func:`headstock.ops.gates.gate_features`."""
-        return self._gate(x_TC, gate_TC, is_silu=False)
+        return self._gate(x_TC, gate_TC, SIGMOID)
 
     def gate_heads(self, x_TC: Tensor, gate_TH: Tensor) -> Tensor:
         """See :func:`headstock.ops.gates.gate_heads`."""
-        return self._gate(x_TC, gate_TH, is_silu=False, size=x_TC.shape[1] // gate_TH.shape[1])
+        return self._gate(x_TC, gate_TH, SIGMOID, size=x_TC.shape[1] // gate_TH.shape[1])
+
+    def gate_by_softplus(self, x_TC: Tensor, gate_TG: Tensor) -> Tensor:
+        """See :func:`headstock.ops.gates.gate_by_softplus`."""
+        return self._gate(x_TC, gate_TG, SOFTPLUS, size=x_TC.shape[1] // gate_TG.shape[1])
 
     def gate_by_silu(self, x_TC: Tensor, gate_TC: Tensor) -> Tensor:
         """See :func:`headstock.ops.gates.gate_by_silu`."""
-        return self._gate(x_TC, gate_TC, is_silu=True)
+        return self._gate(x_TC, gate_TC, SILU)
 
     def gated_group_norm(
         self,
@@ -179,7 +188,7 @@ class Gates:
         )
         return out_TC
 
-    def _gate(self, x_TC: Tensor, gate_TC: Tensor, *, is_silu: bool, size: int = 1) -> Tensor:
+    def _gate(self, x_TC: Tensor, gate_TC: Tensor, kind: int, *, size: int = 1) -> Tensor:
         x_TC = x_TC if x_TC.stride(1) == 1 else x_TC.contiguous()
         gate_TC = gate_TC if gate_TC.stride(1) == 1 else gate_TC.contiguous()
         num_tokens, width = x_TC.shape
@@ -191,7 +200,7 @@ class Gates:
             x_TC.stride(0),
             gate_TC.stride(0),
             width,
-            IS_SILU=is_silu,
+            KIND=kind,
             SIZE=size,
             BLOCK=GATE_BLOCK,
             **self._target.launch(4),

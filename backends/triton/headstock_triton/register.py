@@ -6,7 +6,12 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from headstock.ops.activation import activate, silu_and_mul, silu_and_mul_groups
+from headstock.ops.activation import (
+    activate,
+    activate_and_mul,
+    silu_and_mul,
+    silu_and_mul_groups,
+)
 from headstock.ops.activation_kinds import FEATURES as ACTIVATIONS
 from headstock.ops.attention import BIDIRECTIONAL, AttentionSpec, attention
 from headstock.ops.base import Requires, Sizes
@@ -27,6 +32,7 @@ from headstock.ops.features import (
 )
 from headstock.ops.gates import (
     gate_by_silu,
+    gate_by_softplus,
     gate_features,
     gate_heads,
     gated_group_norm,
@@ -59,8 +65,13 @@ from headstock.ops.norm import (
 )
 from headstock.ops.outputs import soft_cap
 from headstock.ops.pooling import pool_rows
-from headstock.ops.rotary import rotate_and_write
-from headstock.ops.routing import add_shared, route_experts
+from headstock.ops.rotary import (
+    KEYS_AS_VALUES,
+    NORMED_VALUES,
+    rotate_and_write,
+    rotate_queries,
+)
+from headstock.ops.routing import add_shared, route_experts, weigh_experts
 from headstock.ops.sampling import (
     add_bias,
     apply_penalties,
@@ -151,6 +162,11 @@ def register_layers(registry: OpRegistry, target: Target) -> None:
         requires=Requires(dtypes=FLOATS, features=ACTIVATIONS),
     )
     offer(
+        activate_and_mul,
+        run=Activations(target).activate_and_mul,
+        requires=Requires(dtypes=FLOATS, features=ACTIVATIONS),
+    )
+    offer(
         silu_and_mul_groups,
         run=Fp8Gate(target).silu_and_mul_groups,
         requires=Requires(
@@ -159,10 +175,15 @@ def register_layers(registry: OpRegistry, target: Target) -> None:
             capabilities=frozenset({"sm_90"}),
         ),
     )
+    offer(rotate_queries, run=Rotations(target).rotate_queries, requires=normed)
     offer(
         rotate_and_write,
         run=Rotations(target).rotate_and_write,
-        requires=replace(normed, layouts=frozenset({TAG})),
+        requires=replace(
+            normed,
+            layouts=frozenset({TAG}),
+            features=normed.features | {NORMED_VALUES, KEYS_AS_VALUES},
+        ),
     )
     offer(
         attention,
@@ -191,6 +212,7 @@ def register_delta(registry: OpRegistry, target: Target) -> None:
     registry.add(linear_attention, PROVIDER, TritonLinearAttention, requires=requires)
     registry.add(gate_heads, PROVIDER, gates.gate_heads, requires=floats)
     registry.add(gate_by_silu, PROVIDER, gates.gate_by_silu, requires=floats)
+    registry.add(gate_by_softplus, PROVIDER, gates.gate_by_softplus, requires=floats)
     registry.add(gated_group_norm, PROVIDER, gates.gated_group_norm, requires=floats)
     registry.add(short_convolution, PROVIDER, TritonShortConvolution, requires=floats)
     states = Requires(dtypes=FLOATS, sizes={"state_size": Sizes(at_most=256)})
@@ -284,6 +306,8 @@ def register_experts(registry: OpRegistry, target: Target) -> None:
     some = {"num_experts": Sizes(at_most=MAX_EXPERTS)}
     route = Requires(dtypes=FLOATS, sizes=some)
     registry.add(route_topk, PROVIDER, Routing(target).route_topk, requires=route)
+    floats = Requires(dtypes=FLOATS)
+    registry.add(weigh_experts, PROVIDER, Routing(target).weigh_experts, requires=floats)
     offer = partial(registry.add, experts, PROVIDER, build_experts)
     features = (ACTIVATIONS | {BIAS, UNGATED}) - {"xielu"}
     dense = frozenset({DENSE})

@@ -189,6 +189,20 @@ class LineUp:
     tiles_L3: Tensor
 
 
+@triton.jit
+def weigh_experts_kernel(
+    weights, experts, scales, out, num_entries, BLOCK: tl.constexpr, PDL: tl.constexpr
+):
+    """Scale the weights of BLOCK entries; those without an expert have 0."""
+    entry = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = entry < num_entries
+    begin(PDL)
+    expert = tl.load(experts + entry, mask=inside, other=-1)
+    scale = tl.load(scales + expert, mask=expert >= 0, other=0.0)
+    weight = tl.load(weights + entry, mask=expert >= 0, other=0.0)
+    tl.store(out + entry, weight * scale, mask=inside)
+
+
 class Routing:
     """Routing on one target."""
 
@@ -220,6 +234,23 @@ class Routing:
                 **self._target.launch(1),
             )
         return weights_Tk, experts_Tk
+
+    def weigh_experts(self, weights_Tk: Tensor, experts_Tk: Tensor, scale_E: Tensor) -> Tensor:
+        """See :func:`headstock.ops.routing.weigh_experts`."""
+        weights_Tk, experts_Tk = weights_Tk.contiguous(), experts_Tk.contiguous()
+        out_Tk = torch.empty_like(weights_Tk)
+        if out_Tk.numel():
+            block = 256
+            weigh_experts_kernel[(cdiv(out_Tk.numel(), block),)](
+                weights_Tk,
+                experts_Tk,
+                scale_E,
+                out_Tk,
+                out_Tk.numel(),
+                BLOCK=block,
+                **self._target.launch(1),
+            )
+        return out_Tk
 
     def line_up(self, experts_Tk: Tensor, num_experts: int, block_m: int) -> LineUp:
         """Order the entries by expert, in tiles of ``block_m`` rows."""

@@ -72,6 +72,7 @@ struct GateHeadsArgs {
     int64_t rows;
     int64_t size;
     int64_t heads;
+    int64_t is_softplus;  // Else sigmoid.
 };
 
 // The op gate_features.

@@ -203,7 +203,7 @@ void run_gate_heads(const void* untyped, int64_t chunk, const Worker&) {
         const float *x = args.x + row * args.x_stride, *gate = args.gate + row * args.gate_stride;
         float* y = args.y + row * args.size;
         for (int64_t head = 0; head < args.heads; ++head) {
-            const float factor = sigmoid(gate[head]);
+            const float factor = args.is_softplus ? softplus(gate[head]) : sigmoid(gate[head]);
             for (int64_t i = head * size; i < (head + 1) * size; ++i) y[i] = x[i] * factor;
         }
     }

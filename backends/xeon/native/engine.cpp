@@ -68,6 +68,7 @@ constexpr Kernel kKernels[] = {
     {"short_convolution", plan_short_convolution},
     {"route_experts", plan_route_experts},
     {"add_shared", plan_add_shared},
+    {"weigh_experts", plan_weigh_experts},
     {"latent_prepare", plan_latent_prepare},
     {"latent_write", plan_latent_write},
     {"latent_absorb", plan_latent_absorb},

@@ -36,10 +36,12 @@ struct Activation {
     double parameters[4];
 };
 
-// gate_up [rows, 2 size] -> y [rows, size].
+// y = activation(gate) * up. [rows, size] each
 struct ActivationArgs {
-    const float* gate_up;
-    int64_t stride;
+    const float* gate;
+    int64_t gate_stride;
+    const float* up;
+    int64_t up_stride;
     float* y;
     int64_t rows;
     int64_t size;
@@ -336,13 +338,15 @@ struct Pages {
     float* scales(char* half) const { return reinterpret_cast<float*>(half + elements_bytes()); }
 };
 
-// How queries and keys are prepared beyond the plain way: neighbours rotated as pairs; norms behind
-// the rotation.
-enum RotationOrder : int64_t { kInterleaved = 1, kNormedLast = 2 };
+// How queries, keys and values are prepared beyond the plain way: neighbours rotated as pairs; norms
+// behind the rotation; values normalised without weights; keys as they came for values.
+enum RotationOrder : int64_t {
+    kInterleaved = 1, kNormedLast = 2, kNormedValues = 4, kKeysAsValues = 8
+};
 
 struct RotateArgs {
     Pages pages;
-    const float* qkv;           // [tokens, (H + 2 K) D]
+    const float* qkv;           // [tokens, (H + 2 K) D], or without values. K may be 0.
     int64_t qkv_stride;
     const float* cos_sin;       // [positions, rotated]; null: no rotation.
     int64_t rotated;

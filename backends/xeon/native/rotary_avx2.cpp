@@ -97,6 +97,7 @@ void store(const Pages& pages, int64_t slot, int64_t head, const float* k, const
     }
 }
 
+// Without `weight` it is ones.
 void norm_head(float* x, const float* weight, int64_t size, double eps) {
     __m256 squares = _mm256_setzero_ps();
     for (int64_t i = 0; i < size; i += 8) {
@@ -107,7 +108,7 @@ void norm_head(float* x, const float* weight, int64_t size, double eps) {
     const __m256 inverse = _mm256_set1_ps(1.0f / std::sqrt(mean + static_cast<float>(eps)));
     for (int64_t i = 0; i < size; i += 8) {
         const __m256 v = _mm256_mul_ps(_mm256_loadu_ps(x + i), inverse);
-        _mm256_storeu_ps(x + i, _mm256_mul_ps(v, _mm256_loadu_ps(weight + i)));
+        _mm256_storeu_ps(x + i, weight ? _mm256_mul_ps(v, _mm256_loadu_ps(weight + i)) : v);
     }
 }
 
@@ -130,11 +131,19 @@ void rotate_token(const RotateArgs& args, int64_t token, float* scratch) {
         std::memcpy(q, from + h * size, bytes);
         prepare_head(args, q, args.q_norm, cos_sin);
     }
+    if (kv_heads == 0) return;
     const int64_t slot = args.write_slots[token];
+    const int64_t values = (args.order & kKeysAsValues) ? heads : heads + kv_heads;
     for (int64_t h = 0; h < kv_heads; ++h) {
         std::memcpy(scratch, from + (heads + h) * size, bytes);
         prepare_head(args, scratch, args.k_norm, cos_sin);
-        store(pages, slot, h, scratch, from + (heads + kv_heads + h) * size);
+        const float* v = from + (values + h) * size;
+        if (args.order & kNormedValues) {
+            std::memcpy(scratch + size, v, bytes);
+            norm_head(scratch + size, nullptr, size, args.eps);
+            v = scratch + size;
+        }
+        store(pages, slot, h, scratch, v);
     }
 }
 
@@ -164,7 +173,7 @@ void run_write(const void* untyped, int64_t chunk, const Worker&) {
 
 void plan_rotate(const int64_t* untyped, PhaseList& list) {
     const auto& args = as<RotateArgs>(untyped);
-    list.need_local(static_cast<size_t>(args.pages.head_dim) * sizeof(float));
+    list.need_local(2 * static_cast<size_t>(args.pages.head_dim) * sizeof(float));
     const int64_t step = tokens_per_chunk(args.tokens);
     list.add(run_rotate, untyped, (args.tokens + step - 1) / step);
 }

@@ -35,6 +35,17 @@ struct AddSharedArgs {
     int64_t size;
 };
 
+// The op weigh_experts: y = weights · scales[experts], 0 where there is no expert.
+struct WeighExpertsArgs {
+    const float* weights;    // [rows, k]
+    const int32_t* experts;  // [rows, k]
+    const float* scales;     // [experts]
+    float* y;                // [rows, k]
+    int64_t rows;
+    int64_t k;
+};
+
+void plan_weigh_experts(const int64_t* args, PhaseList& list);
 void plan_route_experts(const int64_t* args, PhaseList& list);
 void plan_add_shared(const int64_t* args, PhaseList& list);
 

@@ -91,7 +91,18 @@ void run_add(const void* untyped, int64_t chunk, const Worker&) {
     }
 }
 
+void run_weigh(const void* untyped, int64_t chunk, const Worker&) {
+    const auto& args = *static_cast<const WeighExpertsArgs*>(untyped);
+    const int64_t last = min64((chunk + 1) * kRowsPerChunk, args.rows) * args.k;
+    for (int64_t i = chunk * kRowsPerChunk * args.k; i < last; ++i)
+        args.y[i] = args.experts[i] < 0 ? 0.0f : args.weights[i] * args.scales[args.experts[i]];
+}
+
 }  // namespace
+
+void plan_weigh_experts(const int64_t* args, PhaseList& list) {
+    list.add_rows(run_weigh, args, as<WeighExpertsArgs>(args).rows, kRowsPerChunk);
+}
 
 void plan_route_experts(const int64_t* untyped, PhaseList& list) {
     const auto& args = as<RouteExpertsArgs>(untyped);

@@ -166,8 +166,8 @@ void run_activation(const void* untyped, int64_t chunk, const Worker&) {
     const auto& args = *static_cast<const ActivationArgs*>(untyped);
     const int64_t last = min64((chunk + 1) * kRowsPerChunk, args.rows);
     for (int64_t row = chunk * kRowsPerChunk; row < last; ++row) {
-        const float* gate = args.gate_up + row * args.stride;
-        activate_row(args.activation, gate, gate + args.size, args.y + row * args.size, args.size);
+        activate_row(args.activation, args.gate + row * args.gate_stride,
+                     args.up + row * args.up_stride, args.y + row * args.size, args.size);
     }
 }
 

@@ -25,11 +25,22 @@ from headstock.ops.attention import (
 )
 from headstock.ops.base import Spec
 from headstock.ops.features import scale_by_position
-from headstock.ops.rotary import NORMED_LAST, rotate_and_write
+from headstock.ops.rotary import (
+    KEYS_AS_VALUES,
+    NORMED_LAST,
+    NORMED_VALUES,
+    rotate_and_write,
+)
 from headstock.ops.spans import span_attention
 from headstock.quantization.plan import Layout, Role
 
 FULL = Retention("full")
+KEYWORDS = {
+    NORMED_LAST: "is_normed_last",
+    NORMED_VALUES: "has_normed_values",
+    KEYS_AS_VALUES: "takes_keys",
+}
+"""What ``rotate_and_write`` calls what its features stand for."""
 
 
 class Attention(Layer):
@@ -59,6 +70,8 @@ class Attention(Layer):
         query_scale_L: What multiplies queries at each position; None: what ``rotary`` says.
         sees_spans: Whether tokens of an image see those of it that come later, too.
         block_size: Tokens of a block, where an indexer chooses which blocks are read; 0: none does.
+        norms_values: Whether values are divided by their root mean square, with ``qk_norm``.
+        takes_keys: Whether the keys, before norm and rotation, are the values too.
 
     Raises:
         ConfigError: The heads do not divide among the ranks.
@@ -89,6 +102,8 @@ class Attention(Layer):
         query_scale_L: Tensor | None = None,
         sees_spans: bool = False,
         block_size: int = 0,
+        norms_values: bool = False,
+        takes_keys: bool = False,
     ) -> None:
         if window is not None and window >= ctx.limits.max_length:
             window = None  # every token is inside of it
@@ -127,9 +142,9 @@ class Attention(Layer):
         self._all_heads, self._first_head = num_heads, heads.begin // head_dim
         self._sinks_H: Tensor | None = None
         if has_sinks:
-            shape, where = (self.num_heads,), ctx.device.torch_device
-            self._sinks_H = torch.zeros(shape, dtype=torch.float32, device=where)
-        self._resolve_rotation(ctx, rotary, query_scale_L, is_normed_last=is_normed_last)
+            self._sinks_H = torch.zeros(self.num_heads, device=ctx.device.torch_device)
+        prepared = _prepared(is_normed_last, norms_values, takes_keys)
+        self._resolve_rotation(ctx, rotary, query_scale_L, prepared)
         ctx.attention_layers.append(self)
 
     def _resolve_rotation(
@@ -137,17 +152,13 @@ class Attention(Layer):
         ctx: Context,
         rotary: AngleTable | None,
         query_scale_L: Tensor | None,
-        *,
-        is_normed_last: bool,
+        prepared: frozenset[str],
     ) -> None:
         """Choose what turns queries and keys, and what scales queries by their positions."""
         self._table_LC = None if rotary is None else rotary.cos_sin_LC
         self._is_interleaved = rotary is not None and rotary.is_interleaved
-        self._prepare = ctx.ops.resolve(
-            rotate_and_write, self._spec(ctx, rotary, is_normed_last=is_normed_last)
-        )
-        if is_normed_last:
-            self._prepare = partial(self._prepare, is_normed_last=True)
+        run = ctx.ops.resolve(rotate_and_write, self._spec(ctx, rotary, prepared))
+        self._prepare = partial(run, **{KEYWORDS[feature]: True for feature in prepared})
         self._query_scale_L = query_scale_L
         if query_scale_L is None and rotary is not None:
             self._query_scale_L = rotary.query_scale_L
@@ -185,12 +196,12 @@ class Attention(Layer):
             window=window,
         )
 
-    def _spec(self, ctx: Context, rotary: AngleTable | None, *, is_normed_last: bool) -> Spec:
+    def _spec(self, ctx: Context, rotary: AngleTable | None, prepared: frozenset[str]) -> Spec:
         """Say what is asked of ``rotate_and_write``; a rotary size of 0 is no rotation."""
         features = [norm.features for norm in self._norms.values()]
         return ctx.spec(
             layout=self.provider.layout.tag,
-            features=frozenset({NORMED_LAST} if is_normed_last else ()).union(*features),
+            features=prepared.union(*features),
             num_heads=self.num_heads,
             num_kv_heads=self.num_kv_heads,
             head_dim=self.head_dim,
@@ -202,7 +213,8 @@ class Attention(Layer):
         """Attend.
 
         Args:
-            qkv_TC: Queries, keys and values, side by side. [T, (H + 2 K) D]
+            qkv_TC: Queries, keys and values, side by side; where keys are the values too, without
+                these. [T, (H + 2 K) D]
             batch: The step, which the provider has planned in the view of the layer's group.
             chosen_TKk: What an indexer chose, where one does. int32. [T, K, k]
 
@@ -227,6 +239,19 @@ class Attention(Layer):
         )
         if self._query_scale_L is not None:
             q_THD = self._scale_queries(q_THD, batch.positions_T, self._query_scale_L)
+        return self.attend(q_THD, batch, chosen_TKk)
+
+    def attend(self, q_THD: Tensor, batch: StepBatch, chosen_TKk: Tensor | None = None) -> Tensor:
+        """Attend to what the layer's pages hold, the step's own tokens among it.
+
+        Args:
+            q_THD: Queries, rotated: this layer's, or another's that keeps nothing. [T, H, D]
+            batch: The step, as the layer's group sees it.
+            chosen_TKk: What an indexer chose, where one does. int32. [T, K, k]
+
+        Returns:
+            [T, H D]
+        """
         given = {} if chosen_TKk is None else {"chosen_TKk": chosen_TKk}
         out_THD = self.provider.run(q_THD, self.kv, batch, sinks_H=self._sinks_H, **given)
         if self._see_spans is not None and batch.media is not None:
@@ -257,6 +282,11 @@ class Attention(Layer):
         """Bytes of the norms' weights and the sinks."""
         kept = (self._q_norm_D, self._k_norm_D, self._sinks_H)
         return sum(weight.nbytes for weight in kept if weight is not None)
+
+
+def _prepared(*asked: bool) -> frozenset[str]:
+    """Return which of the features of :data:`KEYWORDS` are asked, given in their order."""
+    return frozenset(name for name, is_asked in zip(KEYWORDS, asked, strict=True) if is_asked)
 
 
 def _retention(window: int | None) -> Retention:

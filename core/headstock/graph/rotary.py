@@ -219,6 +219,18 @@ def _tabled(plain_F: Tensor, rope: Mapping[str, Any], config: Mapping[str, Any])
     return plain_F / torch.tensor(rope["factors"], dtype=torch.float32), 1.0
 
 
+def _proportional(plain_F: Tensor, rope: Mapping[str, Any], config: Mapping[str, Any]) -> Scaled:
+    """Turn the first frequencies of a whole head, and leave the others where they are.
+
+    Source:
+        Gemma 4; ``_compute_proportional_rope_parameters`` of Hugging Face transformers.
+    """
+    size = 2 * plain_F.shape[0]
+    num_turned = int(float(rope.get("partial_rotary_factor", 1.0)) * size // 2)
+    is_turned_F = torch.arange(plain_F.shape[0]) < num_turned
+    return plain_F * is_turned_F / float(rope.get("factor") or 1.0), 1.0
+
+
 def _llama3(plain_F: Tensor, rope: Mapping[str, Any], config: Mapping[str, Any]) -> Scaled:
     """Squeeze long waves, leave short ones, and blend between.
 
@@ -297,4 +309,5 @@ SCALINGS: dict[str, Callable[[Tensor, Mapping[str, Any], Mapping[str, Any]], Sca
     "longrope": _longrope,
     "su": _longrope,
     "frequency_factors": _tabled,
+    "proportional": _proportional,
 }

@@ -19,6 +19,7 @@ from headstock.graph.moe import QWEN_NAMES, Experts
 from headstock.graph.source import Source
 from headstock.ops.activation_kinds import SILU, Activation
 from headstock.ops.moe import Matrix, route_topk
+from headstock.ops.outputs import soft_cap
 from headstock.ops.routing import (
     Routing,
     add_identities,
@@ -47,6 +48,7 @@ class RoutedMoE(Module):
         shared_gate: Checkpoint name of the matrix [1, D] whose sigmoid weighs it; "": none.
         names: What the checkpoint calls an expert's matrices.
         router: What it calls the router's.
+        router_cap: What no logit of the router goes past; None: none.
         activation: Of experts' gates, or of what has none.
         num_identities: Further experts of the router, behind the others, that have no matrices and
             return a token as it came.
@@ -71,6 +73,7 @@ class RoutedMoE(Module):
         shared_gate: str = "",
         names: Mapping[Matrix, str] = QWEN_NAMES,
         router: str = "gate",
+        router_cap: float | None = None,
         activation: Activation = SILU,
         num_identities: int = 0,
         latent: tuple[int, Module, Module] | None = None,
@@ -96,6 +99,9 @@ class RoutedMoE(Module):
         )
         self._add_shared = ctx.ops.resolve(add_shared, ctx.spec())
         self._route = _router(ctx, num_routed, routing, self.bias)
+        self._cap = None
+        if router_cap is not None:
+            self._cap = partial(ctx.ops.resolve(soft_cap, ctx.spec()), cap=router_cap)
         self._identities = None
         if num_identities:
             drop = ctx.ops.resolve(drop_identities, ctx.spec())
@@ -104,7 +110,10 @@ class RoutedMoE(Module):
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """Return the layer's output. [T, D]"""
-        y_TD = self._routed(x_TD, *self._route(self.router(x_TD)))
+        logits_TE = self.router(x_TD)
+        if self._cap is not None:
+            logits_TE = self._cap(logits_TE)
+        y_TD = self._routed(x_TD, *self._route(logits_TE))
         if self.shared is None:
             return y_TD
         gate_T1 = None if self.shared_gate is None else self.shared_gate(x_TD)

@@ -82,13 +82,13 @@ class Written:
 
     Attributes:
         mark_id: Id of the token that chat templates write for an image.
-        end_id: Id of the one after the image's tokens, which follow the mark.
-        around: Text before the mark and behind the end.
+        ids: Ids of the tokens that stand in its place, the placeholder among them.
+        around: Text before these and behind them.
     """
 
     mark_id: int
-    end_id: int
-    around: str
+    ids: tuple[int, ...]
+    around: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +158,7 @@ class Family:
         is_counted: Whether each of an image's ``frames`` counts against the bounds of pixels.
         feature_id: Id of the tokens that have its features; None: ``token_id``.
         padded: How it is shrunk and made up to whole tokens; None: as the other fields say.
+        is_filled: Whether it is made as large as ``max_pixels`` allow, in its aspect.
     """
 
     token_id: int
@@ -180,6 +181,7 @@ class Family:
     feature_id: int | None = None
     is_counted: bool = False
     padded: Padded | None = None
+    is_filled: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON has it."""

@@ -1,4 +1,4 @@
-"""Names and sizes of the ways to cut images into tiles, as :mod:`headstock.multimodal.tiles` does."""
+"""Names and sizes of the ways to cut images; :mod:`headstock.multimodal.tiles` has the ways."""
 
 from __future__ import annotations
 

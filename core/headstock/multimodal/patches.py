@@ -33,6 +33,22 @@ def fitting_size(
     return tall, wide
 
 
+def filling_size(height: int, width: int, *, unit: int, max_pixels: int) -> tuple[int, int]:
+    """Return the size of an image made as large as it may be: whole units, nearly its aspect.
+
+    Source:
+        ``get_aspect_ratio_preserving_size`` of Gemma 4 in Hugging Face transformers.
+    """
+    factor = math.sqrt(max_pixels / (height * width))
+    tall, wide = (math.floor(factor * side / unit) * unit for side in (height, width))
+    longest = max_pixels // unit**2 * unit
+    if not tall:
+        return unit, max(unit, min(width // height * unit, longest))
+    if not wide:
+        return max(unit, min(height // width * unit, longest)), unit
+    return tall, wide
+
+
 def bounded_size(height: int, width: int, *, unit: int, longest: int) -> tuple[int, int]:
     """Return the size of an image whose longer side is bounded: units that hold all of it.
 

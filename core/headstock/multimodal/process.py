@@ -26,6 +26,7 @@ from headstock.multimodal.patches import (
     MAX_ASPECT,
     bounded_size,
     cut,
+    filling_size,
     fitting_size,
     fitting_video_size,
     padded_size,
@@ -348,6 +349,9 @@ def target_size(image: Image.Image, family: dict[str, Any]) -> tuple[int, int]:
         return bounded_size(image.height, image.width, unit=unit, longest=family["longest"])
     if family["padded"]:
         return _padded(image, family)[1]
+    if family["is_filled"]:
+        most = family["max_pixels"]
+        return filling_size(image.height, image.width, unit=unit, max_pixels=most)
     if family["is_counted"]:
         return fitting_video_size(
             family["frames"],

@@ -34,7 +34,9 @@ OP_MODULES = (
     "selective_scan",
     "short_convolution",
     "spans",
+    "sparse",
     "steps",
+    "streams",
     "vision",
     "wide_norm",
 )

@@ -11,7 +11,7 @@ from torch import Tensor
 from headstock.ops.activation_kinds import FEATURES, SILU, Activation
 from headstock.ops.base import op
 from headstock.ops.canonical import FP8_MAX
-from headstock.ops.cases.activation import gated_cases, grouped_cases, plain_cases
+from headstock.ops.cases.activation import apart_cases, gated_cases, grouped_cases, plain_cases
 
 
 @op(cases=gated_cases, features=FEATURES)
@@ -68,3 +68,20 @@ def activate(x_TF: Tensor, *, activation: Activation = SILU) -> Tensor:
         [T, F]
     """
     return activation.join(x_TF, torch.ones_like(x_TF))
+
+
+@op(cases=apart_cases, features=FEATURES)
+def activate_and_mul(gate_TF: Tensor, x_TF: Tensor, *, activation: Activation = SILU) -> Tensor:
+    """Return activation(gate) * x, of two tensors.
+
+    Resolved with the activation's features; a provider without any computes SiLU alone.
+
+    Args:
+        gate_TF: [T, F]
+        x_TF: In the same dtype, perhaps columns of a wider tensor. [T, F]
+        activation: What is done to the gate.
+
+    Returns:
+        [T, F]
+    """
+    return activation.join(gate_TF, x_TF)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from headstock.ops.base import op
-from headstock.ops.cases.embedding import place_cases
+from headstock.ops.cases.embedding import known_cases, place_cases
 
 
 @op(cases=place_cases)
@@ -35,3 +35,17 @@ def embed_places(
     words_TD = words_VD[ids_T % num_ids]
     types_TD = types_KD[ids_T.div(num_ids, rounding_mode="floor")]
     return words_TD + types_TD + places_LD[positions_T + first_place]
+
+
+@op(cases=known_cases)
+def known_ids(ids_T: Tensor, *, size: int) -> Tensor:
+    """Return ids with 0 in the place of those that a table of ``size`` rows has none for.
+
+    Args:
+        ids_T: int64. [T]
+        size: Rows.
+
+    Returns:
+        int64. [T]
+    """
+    return ids_T.masked_fill(ids_T >= size, 0)

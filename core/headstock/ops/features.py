@@ -10,9 +10,11 @@ from torch import Tensor
 from headstock.ops.base import op
 from headstock.ops.cases.features import (
     add_cases,
+    bound_cases,
     order_cases,
     position_cases,
     scale_cases,
+    shift_cases,
     token_cases,
     weigh_cases,
 )
@@ -96,3 +98,32 @@ def scale_tokens(x_TA: Tensor, factors_T1: Tensor) -> Tensor:
         [T, A]
     """
     return x_TA * factors_T1.to(x_TA.dtype)
+
+
+@op(cases=shift_cases)
+def weigh_and_shift(x_TA: Tensor, weight_A: Tensor, shift_A: Tensor) -> Tensor:
+    """Return weight · x + shift, computed in float32.
+
+    Args:
+        x_TA: [T, A]
+        weight_A: float32. [A]
+        shift_A: float32. [A]
+
+    Returns:
+        In the dtype of ``x_TA``. [T, A]
+    """
+    return (x_TA.float() * weight_A + shift_A).to(x_TA.dtype)
+
+
+@op(cases=bound_cases)
+def bound_features(x_TA: Tensor, bounds_2: Tensor) -> Tensor:
+    """Return features within bounds.
+
+    Args:
+        x_TA: [T, A]
+        bounds_2: The least and the largest that there may be; infinite: none. In the same dtype.
+
+    Returns:
+        [T, A]
+    """
+    return x_TA.clamp(bounds_2[0], bounds_2[1])

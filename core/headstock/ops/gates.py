@@ -35,6 +35,12 @@ def _head_cases(bench: Bench) -> Iterator[Case]:
     return head_cases(bench)
 
 
+def _softplus_cases(bench: Bench) -> Iterator[Case]:
+    from headstock.ops.cases.gates import softplus_cases
+
+    return softplus_cases(bench)
+
+
 def _grouped_cases(bench: Bench) -> Iterator[Case]:
     from headstock.ops.cases.gates import grouped_cases
 
@@ -97,6 +103,25 @@ def gate_heads(x_TC: Tensor, gate_TH: Tensor) -> Tensor:
     """
     x_THD = x_TC.unflatten(1, (gate_TH.shape[1], -1)).float()
     return (x_THD * gate_TH.float().sigmoid().unsqueeze(2)).flatten(1).to(x_TC.dtype)
+
+
+@op(cases=_softplus_cases)
+def gate_by_softplus(x_TC: Tensor, gate_TG: Tensor) -> Tensor:
+    """Return x · softplus(gate), where equally many neighbouring features have one gate.
+
+    Args:
+        x_TC: Output of attention. [T, C]
+        gate_TG: Perhaps columns of a wider tensor; G divides C. [T, G]
+
+    Returns:
+        In the dtype of ``x_TC``. [T, C]
+
+    Source:
+        ``LagunaAttention`` of Hugging Face transformers.
+    """
+    x_TGD = x_TC.unflatten(1, (gate_TG.shape[1], -1)).float()
+    gate_TG1 = functional.softplus(gate_TG.float()).unsqueeze(2)
+    return (x_TGD * gate_TG1).flatten(1).to(x_TC.dtype)
 
 
 @op(cases=_silu_cases)

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from headstock.ops.base import op
-from headstock.ops.cases.media import add_cases, angles_cases, place_cases, store_cases
+from headstock.ops.cases.media import (
+    add_cases,
+    angles_cases,
+    place_cases,
+    replace_cases,
+    store_cases,
+)
 
 NO_FEATURES = -1
 """Among a step's feature rows: the token has none."""
@@ -57,6 +63,21 @@ def place_features(x_TD: Tensor, features_MF: Tensor, rows_T: Tensor) -> Tensor:
     """
     found_TD = features_MF[:, : x_TD.shape[1]].index_select(0, rows_T.clamp(min=0))
     return torch.where((rows_T >= 0)[:, None], found_TD, x_TD)
+
+
+@op(cases=replace_cases)
+def replace_ids(ids_T: Tensor, rows_T: Tensor, *, other: int) -> Tensor:
+    """Return token ids with another in the place of those that have features.
+
+    Args:
+        ids_T: int64. [T]
+        rows_T: As in :func:`place_features`. int32. [T]
+        other: The id.
+
+    Returns:
+        int64. [T]
+    """
+    return ids_T.masked_fill(rows_T >= 0, other)
 
 
 @op(cases=add_cases)

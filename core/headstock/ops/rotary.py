@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from headstock.ops.base import op
-from headstock.ops.cases.rotary import rotate_and_write_cases
+from headstock.ops.cases.rotary import query_cases, rotate_and_write_cases
 from headstock.ops.norm import WIDE_WEIGHT, rms_norm
 
 if TYPE_CHECKING:
@@ -52,8 +52,17 @@ def rotate(
 NORMED_LAST = "normed-last"
 """The feature that queries and keys are normalised behind the rotation."""
 
+NORMED_VALUES = "normed-values"
+"""The feature that each value head is divided by its root mean square: a norm without weights."""
 
-@op(cases=rotate_and_write_cases, features=frozenset({WIDE_WEIGHT, NORMED_LAST}))
+KEYS_AS_VALUES = "keys-as-values"
+"""The feature that keys, as they came, are the values too."""
+
+
+@op(
+    cases=rotate_and_write_cases,
+    features=frozenset({WIDE_WEIGHT, NORMED_LAST, NORMED_VALUES, KEYS_AS_VALUES}),
+)
 def rotate_and_write(
     qkv_TC: Tensor,
     cos_sin_LC: Tensor | None,
@@ -69,6 +78,8 @@ def rotate_and_write(
     eps: float,
     is_interleaved: bool,
     is_normed_last: bool = False,
+    has_normed_values: bool = False,
+    takes_keys: bool = False,
 ) -> Tensor:
     """Split the fused projection, normalise and rotate queries and keys, store keys and values.
 
@@ -77,7 +88,8 @@ def rotate_and_write(
     implementation that stores by itself requires its tag; this one asks the provider.
 
     Args:
-        qkv_TC: Queries, keys, values, side by side. [T, (H + 2 K) D]
+        qkv_TC: Queries, keys, values, side by side; with ``takes_keys`` without values.
+            [T, (H + 2 K) D]
         cos_sin_LC: Table of :func:`rotate`; None leaves positions out.
         q_norm_D: RMS-norm weight of each query head; None: no norm. In float32 with feature
             ``wide-weight``. [D]
@@ -91,12 +103,19 @@ def rotate_and_write(
         eps: Of the norms.
         is_interleaved: As in :func:`rotate`.
         is_normed_last: Whether norms come behind the rotation; with feature ``normed-last`` alone.
+        has_normed_values: Whether values are divided by their root mean square; with feature
+            ``normed-values`` alone.
+        takes_keys: Whether keys before norm and rotation are the values; with feature
+            ``keys-as-values`` alone.
 
     Returns:
         Queries ready for attention. [T, H, D]
     """
-    heads = qkv_TC.unflatten(-1, (num_heads + 2 * num_kv_heads, head_dim))
-    q_THD, k_TKD, v_TKD = heads.split((num_heads, num_kv_heads, num_kv_heads), dim=1)
+    heads = qkv_TC.unflatten(-1, (-1, head_dim))
+    q_THD, k_TKD, *rest = heads.split((num_heads, *[num_kv_heads] * (1 if takes_keys else 2)), 1)
+    v_TKD = k_TKD if takes_keys else rest[0]
+    if has_normed_values:
+        v_TKD = rms_norm.reference(v_TKD, torch.ones_like(v_TKD[0, 0]), eps=eps)
     parts: list[Tensor] = []
     for x, weight_D in ((q_THD, q_norm_D), (k_TKD, k_norm_D)):
         if weight_D is not None and not is_normed_last:
@@ -109,3 +128,41 @@ def rotate_and_write(
     q_THD, k_TKD = parts
     provider.write(k_TKD, v_TKD, kv, batch)
     return q_THD
+
+
+@op(cases=query_cases, features=frozenset({WIDE_WEIGHT}))
+def rotate_queries(
+    q_TC: Tensor,
+    cos_sin_LC: Tensor | None,
+    q_norm_D: Tensor | None,
+    positions_T: Tensor,
+    *,
+    num_heads: int,
+    head_dim: int,
+    eps: float,
+    is_interleaved: bool,
+) -> Tensor:
+    """Normalise and rotate queries where another layer has stored the keys and values.
+
+    Resolved with the sizes ``num_heads``, ``head_dim`` and ``rotary_size`` (C; 0 without a table).
+
+    Args:
+        q_TC: Queries. [T, H D]
+        cos_sin_LC: Table of :func:`rotate`; None leaves positions out.
+        q_norm_D: RMS-norm weight of each head; None: no norm. In float32 with feature
+            ``wide-weight``. [D]
+        positions_T: Row of the table for each token. int64. [T]
+        num_heads: H.
+        head_dim: D.
+        eps: Of the norm.
+        is_interleaved: As in :func:`rotate`.
+
+    Returns:
+        Queries ready for attention. [T, H, D]
+    """
+    q_THD = q_TC.unflatten(-1, (num_heads, head_dim))
+    if q_norm_D is not None:
+        q_THD = rms_norm.reference(q_THD, q_norm_D, eps=eps)
+    if cos_sin_LC is None:
+        return q_THD
+    return rotate(q_THD, positions_T, cos_sin_LC, is_interleaved=is_interleaved)

@@ -64,6 +64,12 @@ def _shared_cases(bench: Bench) -> Iterator[Case]:
     return shared_cases(bench)
 
 
+def _weigh_cases(bench: Bench) -> Iterator[Case]:
+    from headstock.ops.cases.routing import weigh_cases
+
+    return weigh_cases(bench)
+
+
 def _drop_cases(bench: Bench) -> Iterator[Case]:
     from headstock.ops.cases.routing import drop_cases
 
@@ -141,6 +147,25 @@ def add_shared(routed_TD: Tensor, shared_TD: Tensor, gate_T1: Tensor | None) -> 
         return routed_TD + shared_TD
     weighed_TD = gate_T1.float().sigmoid() * shared_TD.float()
     return (routed_TD.float() + weighed_TD).to(routed_TD.dtype)
+
+
+@op(cases=_weigh_cases)
+def weigh_experts(weights_Tk: Tensor, experts_Tk: Tensor, scale_E: Tensor) -> Tensor:
+    """Multiply the weights of a token's experts by what each expert's outputs are scaled by.
+
+    Args:
+        weights_Tk: float32. [T, k]
+        experts_Tk: As :func:`route_experts` returns them. int32. [T, k]
+        scale_E: float32. [E]
+
+    Returns:
+        0 where there is no expert. float32. [T, k]
+
+    Source:
+        ``Gemma4TextRouter`` of Hugging Face transformers.
+    """
+    scaled_Tk = weights_Tk * scale_E[experts_Tk.clamp(min=0).long()]
+    return scaled_Tk.masked_fill(experts_Tk == NO_EXPERT, 0)
 
 
 @op(cases=_drop_cases)

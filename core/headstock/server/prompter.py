@@ -189,11 +189,9 @@ def _written(media: MediaReader | None, tokenizer: Tokenizer | None) -> tuple[st
     """Return what stands for an image in text, and what is tokenised for it; None: the same."""
     if media is None or media.family.written is None or tokenizer is None:
         return None
-    family, written = media.family, media.family.written
-    names = [
-        tokenizer.token_text(token) for token in (written.mark_id, family.token_id, written.end_id)
-    ]
-    return names[0], f"{written.around}{''.join(names)}{written.around}"
+    written = media.family.written
+    mark, *names = (tokenizer.token_text(token) for token in (written.mark_id, *written.ids))
+    return mark, f"{written.around}{''.join(names)}{written.around}"
 
 
 def _check_characters(count: int, tokenizer: Tokenizer, max_length: int) -> None:

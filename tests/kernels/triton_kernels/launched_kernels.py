@@ -117,21 +117,30 @@ def compile_attention(
         built.read(kv, torch.zeros(2, dtype=torch.int64))
         if kv_dtype is not None:
             continue  # heads are rotated by themselves
-        weight = torch.zeros(head_dim, dtype=dtype)
-        Rotations(target).rotate_and_write(
-            torch.zeros((tokens, (heads + 16) * head_dim), dtype=dtype),
-            torch.zeros((4096, head_dim)),
-            weight,
-            weight,
-            kv,
-            batch,
-            provider=built,
-            num_heads=heads,
-            num_kv_heads=8,
-            head_dim=head_dim,
-            eps=1e-6,
-            is_interleaved=False,
-        )
+        compile_rotations(Rotations(target), spec, kv, batch, built)
+
+
+def compile_rotations(
+    rotations: Rotations,
+    spec: AttentionSpec,
+    kv: torch.Tensor,
+    batch: StepBatch,
+    provider: attention.PagedAttention,
+) -> None:
+    """As most models prepare queries, keys and values, and as Gemma 4 does."""
+    heads, size, tokens = spec.num_heads, spec.head_dim, batch.num_tokens
+    weight, table = torch.zeros(size, dtype=spec.dtype), torch.zeros((4096, size))
+    both = {"num_heads": heads, "head_dim": size, "eps": 1e-6, "is_interleaved": False}
+    plain = {"provider": provider, "num_kv_heads": 8, **both}
+    q = torch.zeros((tokens, heads * size), dtype=spec.dtype)
+    qk = torch.zeros((tokens, (heads + 8) * size), dtype=spec.dtype)
+    qkv = torch.zeros((tokens, (heads + 16) * size), dtype=spec.dtype)
+    rotations.rotate_and_write(qkv, table, weight, weight, kv, batch, **plain)
+    normed = {"has_normed_values": True, **plain}
+    rotations.rotate_and_write(qkv, table, weight, weight, kv, batch, **normed)
+    rotations.rotate_and_write(qk, table, weight, weight, kv, batch, takes_keys=True, **normed)
+    rotations.rotate_queries(q, table, weight, batch.positions_T, **both)
+    rotations.rotate_queries(q, table, weight.float(), batch.positions_T, **both)
 
 
 def compile_latent(target: Target, dtype: torch.dtype, heads: int, page_size: int) -> None:
@@ -242,6 +251,7 @@ def compile_states(target: Target, dtype: torch.dtype) -> None:
         short.run(bcx, taps, torch.zeros(short.kv_shape(3)), batch)
         gates, features, wide = Gates(target), Features(target), torch.zeros(4096, dtype=dtype)
         gates.gate_by_silu(y, y)
+        gates.gate_by_softplus(y, y)
         for is_first in (True, False):
             gates.gated_group_norm(y, y, wide, num_groups=8, eps=1e-5, is_gated_first=is_first)
         features.add_features(y, y)
@@ -310,6 +320,7 @@ def compile_rest(target: Target, dtype: torch.dtype) -> None:
     )
     Activations(target).silu_and_mul(zeros(2, 6144))
     Activations(target).silu_and_mul(zeros(2, 6144), activation=GELU_TANH)
+    Activations(target).activate_and_mul(zeros(2, 256), zeros(2, 256), activation=GELU_TANH)
     Activations(target).soft_cap(zeros(2, 6144, dtype=torch.float32), cap=30.0)
     Activations(target).activate(zeros(2, 6144), activation=GELU)
     compile_encoders(target, zeros)
@@ -445,6 +456,8 @@ def compile_moe(target: Target, dtype: torch.dtype, layout: str, group_size: int
         activation=clipped_swiglu(7.0, 1.702) if layout == MXFP4 else SILU,
     )
     Routing(target).route_topk(torch.zeros((2, 128), dtype=dtype), k=8, is_normalized=True)
+    chosen = torch.zeros((2, 8), dtype=torch.int32)
+    Routing(target).weigh_experts(torch.zeros((2, 8)), chosen, torch.zeros(128))
     tunings = (
         (moe.FEW, moe.SOME, moe.MANY, moe.MOST, moe.LARGEST)
         if layout == DENSE

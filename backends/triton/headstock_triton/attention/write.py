@@ -90,12 +90,17 @@ def rotate_and_write_kernel(
     IS_INTERLEAVED: tl.constexpr,
     HAS_Q_NORM: tl.constexpr,
     HAS_K_NORM: tl.constexpr,
+    HAS_V_NORM: tl.constexpr,
+    TAKES_KEYS: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_F: tl.constexpr,
     BLOCK_REST: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """Prepare BLOCK_H heads of token ``program_id(0)``: of q, then k, then v by program_id(1).
+
+    With TAKES_KEYS there are no v to read: they are k. With KV_HEADS = 0 there is q alone, and
+    ``slots`` and ``kv`` are not touched.
 
     A head is held as the two halves of its rotated pairs (F each) and what is not rotated; with
     ROTATED = 0 the halves are the halves of D and no angle is read.
@@ -107,10 +112,12 @@ def rotate_and_write_kernel(
     kv_parts: tl.constexpr = (KV_HEADS + BLOCK_H - 1) // BLOCK_H
     is_q = part < q_parts
     is_v = part >= q_parts + kv_parts
+    is_k = (part >= q_parts) & (part < q_parts + kv_parts)
     base = tl.where(is_q, 0, tl.where(is_v, q_parts + kv_parts, q_parts))
     head_H = (part - base) * BLOCK_H + tl.arange(0, BLOCK_H)
     inside_H = head_H < tl.where(is_q, HEADS, KV_HEADS)
-    source = tl.where(is_q, 0, tl.where(is_v, HEADS + KV_HEADS, HEADS))
+    values: tl.constexpr = HEADS if TAKES_KEYS else HEADS + KV_HEADS
+    source = tl.where(is_q, 0, tl.where(is_v, values, HEADS))
 
     pairs: tl.constexpr = (ROTATED if ROTATED > 0 else D) // 2
     f = tl.arange(0, BLOCK_F)
@@ -131,30 +138,36 @@ def rotate_and_write_kernel(
         inside_HR = inside_H[:, None] & (rest_R < D)[None, :]
         rest_HR = tl.load(line + rest_R[None, :], mask=inside_HR, other=0.0)
 
-    if not is_v:
-        if HAS_Q_NORM or HAS_K_NORM:
-            is_normed = (is_q & HAS_Q_NORM) | ((not is_q) & HAS_K_NORM)
-            if is_normed:
+    if HAS_Q_NORM or HAS_K_NORM or HAS_V_NORM:
+        is_normed = (is_q & HAS_Q_NORM) | (is_v & HAS_V_NORM) | (is_k & HAS_K_NORM)
+        if is_normed:
+            first32_HF = first_HF.to(tl.float32)
+            second32_HF = second_HF.to(tl.float32)
+            square_H = tl.sum(first32_HF * first32_HF + second32_HF * second32_HF, axis=1)
+            if BLOCK_REST > 0:
+                rest32_HR = rest_HR.to(tl.float32)
+                square_H += tl.sum(rest32_HR * rest32_HR, axis=1)
+            inverse_H = tl.rsqrt(square_H / D + eps)
+            first32_HF *= inverse_H[:, None]
+            second32_HF *= inverse_H[:, None]
+            if is_v:
+                first_HF = first32_HF.to(dtype)
+                second_HF = second32_HF.to(dtype)
+                if BLOCK_REST > 0:
+                    rest_HR = (rest32_HR * inverse_H[:, None]).to(dtype)
+            else:
                 norm = k_norm
                 if is_q:
                     norm = q_norm
-                first32_HF = first_HF.to(tl.float32)
-                second32_HF = second_HF.to(tl.float32)
-                square_H = tl.sum(first32_HF * first32_HF + second32_HF * second32_HF, axis=1)
-                if BLOCK_REST > 0:
-                    rest32_HR = rest_HR.to(tl.float32)
-                    square_H += tl.sum(rest32_HR * rest32_HR, axis=1)
-                inverse_H = tl.rsqrt(square_H / D + eps)
                 w_first_F = tl.load(norm + first_F, mask=inside_F, other=0.0)
                 w_second_F = tl.load(norm + second_F, mask=inside_F, other=0.0)
-                first32_HF *= inverse_H[:, None]
-                second32_HF *= inverse_H[:, None]
                 first_HF = weighted(first32_HF, w_first_F[None, :], q_out)
                 second_HF = weighted(second32_HF, w_second_F[None, :], q_out)
                 if BLOCK_REST > 0:
                     w_rest_R = tl.load(norm + rest_R, mask=rest_R < D, other=0.0)
                     rest_HR = weighted(rest32_HR * inverse_H[:, None], w_rest_R[None, :], q_out)
-        if ROTATED > 0:
+    if ROTATED > 0:  # noqa: SIM102 - this is known when the kernel is compiled, the next is not
+        if not is_v:
             angle = cos_sin + tl.load(positions + token) * ROTATED
             cos_F = tl.load(angle + f, mask=inside_F, other=0.0)
             sin_F = tl.load(angle + pairs + f, mask=inside_F, other=0.0)

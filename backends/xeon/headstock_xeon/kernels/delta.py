@@ -133,7 +133,11 @@ class GateKernels:
 
     def gate_heads(self, x_TC: Tensor, gate_TH: Tensor) -> Tensor:
         """Return x · sigmoid(gate), a gate for each head."""
-        return self._emit_gate(self._heads, x_TC, gate_TH, gate_TH.shape[1])
+        return self._emit_gate(self._heads, x_TC, gate_TH, gate_TH.shape[1], 0)
+
+    def gate_by_softplus(self, x_TC: Tensor, gate_TG: Tensor) -> Tensor:
+        """Return x · softplus(gate), a gate for neighbouring features."""
+        return self._emit_gate(self._heads, x_TC, gate_TG, gate_TG.shape[1], 1)
 
     def gate_by_silu(self, x_TC: Tensor, gate_TC: Tensor) -> Tensor:
         """Return x · silu(gate)."""

@@ -64,15 +64,25 @@ class LayerKernels:
     def silu_and_mul(self, gate_up_TG: Tensor, *, activation: Activation = SILU) -> Tensor:
         """Return activation(gate) * up, where gate and up are the halves of each row."""
         gate_up_TG = rows_of(gate_up_TG)
-        rows, size = gate_up_TG.shape[0], gate_up_TG.shape[1] // 2
-        y_TF = self._stream.empty((rows, size))
+        size = gate_up_TG.shape[1] // 2
+        return self._join(gate_up_TG[:, :size], gate_up_TG[:, size:], activation)
+
+    def activate_and_mul(
+        self, gate_TF: Tensor, x_TF: Tensor, *, activation: Activation = SILU
+    ) -> Tensor:
+        """Return activation(gate) * x."""
+        return self._join(rows_of(gate_TF), rows_of(x_TF), activation)
+
+    def _join(self, gate_TF: Tensor, up_TF: Tensor, activation: Activation) -> Tensor:
+        y_TF = self._stream.empty(tuple(gate_TF.shape))
         self._stream.emit(
             self._activation,
-            gate_up_TG.data_ptr(),
-            gate_up_TG.stride(0),
+            gate_TF.data_ptr(),
+            gate_TF.stride(0),
+            up_TF.data_ptr(),
+            up_TF.stride(0),
             y_TF.data_ptr(),
-            rows,
-            size,
+            *gate_TF.shape,
             activation.number,
             *(as_bits(value) for value in activation.padded),
         )
@@ -125,26 +135,76 @@ class LayerKernels:
         eps: float,
         is_interleaved: bool,
         is_normed_last: bool = False,
+        has_normed_values: bool = False,
+        takes_keys: bool = False,
     ) -> Tensor:
         """Split the fused projection, norm and rotate queries and keys, store keys and values."""
         assert isinstance(provider, NativeAttention), f"{provider} has another layout"
-        qkv_TC = rows_of(qkv_TC)
-        tokens = qkv_TC.shape[0]
-        self._stream.hold(cos_sin_LC, q_norm_D, k_norm_D, kv, batch)
+        self._stream.hold(k_norm_D, kv, batch)
+        order = 2 * is_normed_last + 4 * has_normed_values + 8 * takes_keys
+        return self._emit_rotation(
+            provider.pages(kv),
+            qkv_TC,
+            cos_sin_LC,
+            int(is_interleaved) + order,
+            (q_norm_D, k_norm_D),
+            eps,
+            (batch.positions_T, batch.write_slots_T),
+            (num_heads, head_dim),
+        )
+
+    def rotate_queries(
+        self,
+        q_TC: Tensor,
+        cos_sin_LC: Tensor | None,
+        q_norm_D: Tensor | None,
+        positions_T: Tensor,
+        *,
+        num_heads: int,
+        head_dim: int,
+        eps: float,
+        is_interleaved: bool,
+    ) -> Tensor:
+        """Norm and rotate queries; nothing is stored."""
+        self._stream.hold(positions_T)
+        return self._emit_rotation(
+            (0, 0, 1, 0, head_dim),
+            q_TC,
+            cos_sin_LC,
+            int(is_interleaved),
+            (q_norm_D, None),
+            eps,
+            (positions_T, None),
+            (num_heads, head_dim),
+        )
+
+    def _emit_rotation(
+        self,
+        pages: tuple[int, ...],
+        x_TC: Tensor,
+        cos_sin_LC: Tensor | None,
+        order: int,
+        norms: tuple[Tensor | None, Tensor | None],
+        eps: float,
+        places: tuple[Tensor, Tensor | None],
+        heads: tuple[int, int],
+    ) -> Tensor:
+        """Emit the kernel of both, which ``order`` says more of; returns queries. [T, H, D]"""
+        x_TC = rows_of(x_TC)
+        tokens, (num_heads, head_dim) = x_TC.shape[0], heads
+        self._stream.hold(cos_sin_LC, norms[0])
         q_THD = self._stream.empty((tokens, num_heads, head_dim))
         self._stream.emit(
             self._rotate,
-            *provider.pages(kv),
-            qkv_TC.data_ptr(),
-            qkv_TC.stride(0),
+            *pages,
+            x_TC.data_ptr(),
+            x_TC.stride(0),
             0 if cos_sin_LC is None else cos_sin_LC.data_ptr(),
             0 if cos_sin_LC is None else cos_sin_LC.shape[1],
-            int(is_interleaved) + 2 * int(is_normed_last),
-            0 if q_norm_D is None else q_norm_D.data_ptr(),
-            0 if k_norm_D is None else k_norm_D.data_ptr(),
+            order,
+            *(0 if norm is None else norm.data_ptr() for norm in norms),
             as_bits(eps),
-            batch.positions_T.data_ptr(),
-            batch.write_slots_T.data_ptr(),
+            *(0 if place is None else place.data_ptr() for place in places),
             q_THD.data_ptr(),
             tokens,
             num_heads,

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from headstock.ops import drafts, sampling, steps
-from headstock.ops.activation import activate, silu_and_mul
+from headstock.ops.activation import activate, activate_and_mul, silu_and_mul
 from headstock.ops.activation_kinds import FEATURES as ACTIVATIONS
 from headstock.ops.attention import NARROW_PAGES, attention
 from headstock.ops.base import OpRegistry, Requires, Sizes
@@ -20,6 +20,7 @@ from headstock.ops.features import (
 )
 from headstock.ops.gates import (
     gate_by_silu,
+    gate_by_softplus,
     gate_features,
     gate_heads,
     gated_group_norm,
@@ -34,8 +35,14 @@ from headstock.ops.moe import BIAS, UNGATED, experts, route_topk
 from headstock.ops.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from headstock.ops.outputs import as_float32, join_features, soft_cap
 from headstock.ops.pooling import pool_rows
-from headstock.ops.rotary import NORMED_LAST, rotate_and_write
-from headstock.ops.routing import add_shared, route_experts
+from headstock.ops.rotary import (
+    KEYS_AS_VALUES,
+    NORMED_LAST,
+    NORMED_VALUES,
+    rotate_and_write,
+    rotate_queries,
+)
+from headstock.ops.routing import add_shared, route_experts, weigh_experts
 from headstock.ops.selective_scan import selective_scan
 from headstock.ops.short_convolution import UNGATED as UNGATED_CONVOLUTION
 from headstock.ops.short_convolution import short_convolution
@@ -84,6 +91,7 @@ def register(registry: OpRegistry, device: XeonDevice) -> None:
     registry.add(add_lora, PROVIDER, LoraKernels(device).add_lora, requires=ranks)
     activations = replace(FLOAT32, features=ACTIVATIONS)
     registry.add(silu_and_mul, PROVIDER, layers.silu_and_mul, requires=activations)
+    registry.add(activate_and_mul, PROVIDER, layers.activate_and_mul, requires=activations)
     registry.add(route_topk, PROVIDER, RoutingKernels(device).route_topk, requires=FLOAT32)
     _register_sampling(registry, SamplingKernels(device))
     _register_steps(registry, StepKernels(device))
@@ -98,6 +106,7 @@ def register(registry: OpRegistry, device: XeonDevice) -> None:
     scores = ScoreKernels(device)
     registry.add(route_experts, PROVIDER, scores.route_experts, requires=FLOAT32)
     registry.add(add_shared, PROVIDER, scores.add_shared, requires=FLOAT32)
+    registry.add(weigh_experts, PROVIDER, scores.weigh_experts, requires=FLOAT32)
 
 
 def _register_features(registry: OpRegistry, kernels: FeatureKernels) -> None:
@@ -218,10 +227,12 @@ def _register_attention(registry: OpRegistry, layers: LayerKernels) -> None:
             dtypes=FLOAT32.dtypes,
             capabilities=FLOAT32.capabilities,
             layouts=frozenset({TAG}),
-            features=frozenset({NORMED_LAST}),
+            features=frozenset({NORMED_LAST, NORMED_VALUES, KEYS_AS_VALUES}),
             sizes={"head_dim": head_dim},
         ),
     )
+    queries = replace(FLOAT32, sizes={"head_dim": head_dim})
+    registry.add(rotate_queries, PROVIDER, layers.rotate_queries, requires=queries)
 
 
 def _register_latent(registry: OpRegistry, kernels: LatentKernels) -> None:
@@ -258,6 +269,7 @@ def _register_delta(registry: OpRegistry, gates: GateKernels) -> None:
     registry.add(gate_features, PROVIDER, gates.gate_features, requires=FLOAT32)
     registry.add(gate_heads, PROVIDER, gates.gate_heads, requires=FLOAT32)
     registry.add(gate_by_silu, PROVIDER, gates.gate_by_silu, requires=FLOAT32)
+    registry.add(gate_by_softplus, PROVIDER, gates.gate_by_softplus, requires=FLOAT32)
     registry.add(gated_group_norm, PROVIDER, gates.gated_group_norm, requires=FLOAT32)
     ungated = replace(FLOAT32, features=frozenset({UNGATED_CONVOLUTION}))
     registry.add(short_convolution, PROVIDER, NativeShortConvolution, requires=ungated)

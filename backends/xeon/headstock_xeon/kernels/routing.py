@@ -24,6 +24,7 @@ class ScoreKernels:
         self._stream = device.stream
         self._route = device.stream.kernel("route_experts")
         self._add = device.stream.kernel("add_shared")
+        self._weigh = device.stream.kernel("weigh_experts")
 
     def route_experts(
         self, logits_TE: Tensor, bias_E: Tensor | None, *, routing: Routing
@@ -53,6 +54,21 @@ class ScoreKernels:
             as_bits(routing.factor),
         )
         return weights_Tk, experts_Tk
+
+    def weigh_experts(self, weights_Tk: Tensor, experts_Tk: Tensor, scale_E: Tensor) -> Tensor:
+        """Multiply weights by their experts' scales. [T, k]"""
+        weights_Tk, experts_Tk = weights_Tk.contiguous(), experts_Tk.contiguous()
+        y_Tk = self._stream.empty(tuple(weights_Tk.shape))
+        self._stream.hold(scale_E)
+        self._stream.emit(
+            self._weigh,
+            weights_Tk.data_ptr(),
+            experts_Tk.data_ptr(),
+            scale_E.data_ptr(),
+            y_Tk.data_ptr(),
+            *weights_Tk.shape,
+        )
+        return y_Tk
 
     def add_shared(self, routed_TD: Tensor, shared_TD: Tensor, gate_T1: Tensor | None) -> Tensor:
         """Add the shared experts' part, in place."""

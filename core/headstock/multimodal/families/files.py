@@ -60,9 +60,11 @@ class Files:
             given: Settings of a processor; None: those of the image processor.
 
         Raises:
-            CheckpointError: A mean or a deviation is not three numbers.
+            CheckpointError: A mean or a deviation is not three numbers, or neither counts.
         """
         given = self.image if given is None else given
+        if given.get("do_normalize") is False:
+            raise self.wrong("do_normalize is false")
         mean, std = (self.channels(given, name) for name in ("image_mean", "image_std"))
         factor = float(given.get("rescale_factor") or 1 / 255)
         red, green, blue = (factor / s for s in std)
@@ -122,7 +124,7 @@ def open_files(config: Settings, folder: Path) -> Files:
     if given is None:
         names = " nor ".join(IMAGE_FILES)
         raise _wrong(folder, f"there is neither {names} of an image processor")
-    for switch in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
+    for switch in ("do_resize", "do_rescale", "do_convert_rgb"):
         if given.get(switch) is False:
             raise _wrong(folder, f"{switch} is false")
     return Files(folder, config, given, token_id)

@@ -19,6 +19,8 @@ def read(files: Files) -> Family:
     if (size.get("height"), size.get("width")) != (side, side):
         raise files.wrong(f"images are resized to {size}; the encoder takes {side} x {side}")
     per_side = round(int(config.get("mm_tokens_per_image") or 256) ** 0.5)
+    begin_id = int(config.get("boi_token_index") or 255_999)
+    end_id = int(config.get("eoi_token_index") or 256_000)
     scale, shift = files.scales()
     return Family(
         token_id=files.token_id,
@@ -31,9 +33,5 @@ def read(files: Files) -> Family:
         scale=scale,
         shift=shift,
         size=(side, side),
-        written=Written(
-            mark_id=int(config.get("boi_token_index") or 255_999),
-            end_id=int(config.get("eoi_token_index") or 256_000),
-            around="\n\n",
-        ),
+        written=Written(begin_id, (begin_id, files.token_id, end_id), around="\n\n"),
     )

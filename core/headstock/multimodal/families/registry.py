@@ -7,6 +7,7 @@ from pathlib import Path
 
 from headstock.multimodal.families import (
     gemma3,
+    gemma4,
     glm4v,
     idefics3,
     internvl,
@@ -22,6 +23,7 @@ from headstock.multimodal.family import Family
 
 READERS: Mapping[str, Callable[[Files], Family]] = {
     "gemma3": gemma3.read,
+    "gemma4": gemma4.read,
     "glm4v": glm4v.read,
     "glm4v_moe": glm4v.read,
     "glm46v": glm4v.read,

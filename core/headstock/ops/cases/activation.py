@@ -92,6 +92,37 @@ def plain_cases(bench: Bench) -> Iterator[Case]:
             )
 
 
+def apart_cases(bench: Bench) -> Iterator[Case]:
+    """Yield gates and what they multiply: token counts, sizes, views, extremes and padding."""
+    draw, dtype = bench.draw(), bench.dtype
+    wide = draw.normal(5, 192, dtype=dtype)
+    padded = draw.normal(6, 64, dtype=dtype)
+    padded[3:] = torch.nan
+    inputs: list[tuple[str, Tensor, Tensor, int | None]] = [
+        (
+            f"{tokens} tokens of {size}",
+            draw.normal(tokens, size, dtype=dtype, scale=3),
+            draw.normal(tokens, size, dtype=dtype),
+            None,
+        )
+        for tokens, size in ((1, 64), (17, 7), (130, 96))
+    ]
+    inputs.append(
+        ("columns of a wider tensor", draw.normal(5, 64, dtype=dtype), wide[:, 32:96], None)
+    )
+    inputs.append(("padding", padded, draw.normal(6, 64, dtype=dtype), 3))
+    for kind in ("silu", "gelu-tanh", "gelu"):
+        activation = KINDS.get(kind, SILU)
+        for label, gate_TF, x_TF, num_real in inputs:
+            yield Case(
+                label=f"{kind}, {label}",
+                spec=replace(bench.spec({"size": x_TF.shape[1]}), features=activation.features),
+                args=(gate_TF, x_TF),
+                kwargs={} if activation is SILU else {"activation": activation},
+                num_real=num_real,
+            )
+
+
 def grouped_cases(bench: Bench) -> Iterator[Case]:
     """Yield the same for the quantising activation, told by what its values stand for."""
     draw, dtype = bench.draw(), bench.dtype

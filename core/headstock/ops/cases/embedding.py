@@ -24,3 +24,12 @@ def place_cases(bench: Bench) -> Iterator[Case]:
             args=(ids_T, positions_T, *tables),
             kwargs={"first_place": first},
         )
+
+
+def known_cases(bench: Bench) -> Iterator[Case]:
+    """Yield ids all, some and none of which there are rows for."""
+    draw = bench.draw()
+    for num_tokens, size in ((1, 300), (33, 100), (130, 1)):
+        label = f"{num_tokens} tokens, {size} rows"
+        ids_T = draw.integers(num_tokens, high=300)
+        yield Case(label=label, spec=bench.spec({}), args=(ids_T,), kwargs={"size": size})

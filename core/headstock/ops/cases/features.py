@@ -71,3 +71,23 @@ def token_cases(bench: Bench) -> Iterator[Case]:
     for num_tokens, size in SHAPES:
         args = (draw.normal(num_tokens, size, dtype=dtype), draw.uniform(num_tokens, 1))
         yield Case(label=f"{num_tokens} tokens of {size}", spec=spec, args=args)
+
+
+def shift_cases(bench: Bench) -> Iterator[Case]:
+    """Yield token counts and sizes, columns of a wider tensor, and padding."""
+    draw = bench.draw()
+    for num_tokens, size in ((1, 64), (33, 40), (130, 7)):
+        x_TA = draw.normal(num_tokens, size + 8, dtype=bench.dtype, scale=30)[:, 8:]
+        weight_A, shift_A = draw.normal(size), draw.normal(size, scale=30)
+        label = f"{num_tokens} tokens of {size}"
+        yield Case(label=label, spec=bench.spec({}), args=(x_TA, weight_A, shift_A))
+
+
+def bound_cases(bench: Bench) -> Iterator[Case]:
+    """Yield bounds that bite on both sides, on one, and on none."""
+    draw = bench.draw()
+    for low, high in ((-0.5, 0.75), (-torch.inf, 0.25), (-torch.inf, torch.inf)):
+        x_TA = draw.normal(17, 48, dtype=bench.dtype)[:, 8:]
+        bounds_2 = torch.tensor([low, high], dtype=bench.dtype, device=bench.device.torch_device)
+        label = f"from {low} to {high}"
+        yield Case(label=label, spec=bench.spec({}), args=(x_TA, bounds_2))

@@ -59,6 +59,18 @@ def head_cases(bench: Bench) -> Iterator[Case]:
     yield Case(label="padding", spec=bench.spec({"size": 8}), args=(padded, gate), num_real=4)
 
 
+def softplus_cases(bench: Bench) -> Iterator[Case]:
+    """Yield gates of heads and of features, in wider tensors, large ones, and padding."""
+    draw, dtype, spec = bench.draw(), bench.dtype, bench.spec({})
+    for num_tokens, gates, size in ((1, 4, 64), (5, 7, 1), (33, 12, 48), (900, 2, 8)):
+        wide_TY = draw.normal(num_tokens, gates + 8, dtype=dtype, scale=12)
+        args = (draw.normal(num_tokens, gates * size, dtype=dtype), wide_TY[:, 8:])
+        yield Case(label=f"{num_tokens} tokens, {gates} gates of {size}", spec=spec, args=args)
+    padded, gate = draw.normal(6, 40, dtype=dtype), draw.normal(6, 5, dtype=dtype)
+    padded[4:], gate[4:] = torch.nan, torch.nan
+    yield Case(label="padding", spec=spec, args=(padded, gate), num_real=4)
+
+
 def grouped_cases(bench: Bench) -> Iterator[Case]:
     """Yield token counts, groups, both orders, gates in wider tensors, and padding."""
     draw, dtype = bench.draw(), bench.dtype

@@ -52,6 +52,20 @@ def place_cases(bench: Bench) -> Iterator[Case]:
             )
 
 
+def replace_cases(bench: Bench) -> Iterator[Case]:
+    """Yield all tokens, some and none with features."""
+    draw = bench.draw()
+    for num_tokens, low, high in ((1, 0, 40), (7, -1, 0), (130, -40, 40)):
+        ids_T = draw.integers(num_tokens, high=300)
+        rows_T = draw.integers(num_tokens, low=low, high=high, dtype=torch.int32)
+        yield Case(
+            label=f"{num_tokens} tokens, rows from {low}",
+            spec=bench.spec({}),
+            args=(ids_T, rows_T),
+            kwargs={"other": 5},
+        )
+
+
 def add_cases(bench: Bench) -> Iterator[Case]:
     """Yield the same with features from within the rows."""
     for case in place_cases(bench):

@@ -73,6 +73,23 @@ def route_cases(bench: Bench) -> Iterator[Case]:
     yield case("padding", padded_TE, bias_E, v3, 11)
 
 
+def weigh_cases(bench: Bench) -> Iterator[Case]:
+    """Yield sizes, and tokens without experts."""
+    draw = bench.draw()
+    for num_tokens, num_experts, k in ((1, 8, 2), (17, 60, 4), (1030, 128, 8)):
+        experts_Tk = torch.randint(num_experts, (num_tokens, k), generator=draw.generator)
+        experts_Tk[num_tokens // 2 + 1 :, 0] = NO_EXPERT
+        yield Case(
+            label=f"{num_tokens} tokens, {k} of {num_experts}",
+            spec=bench.spec({}),
+            args=(
+                draw.uniform(num_tokens, k),
+                experts_Tk.to(torch.int32).to(draw.device),
+                draw.uniform(num_experts, low=0.5, high=2.0),
+            ),
+        )
+
+
 def shared_cases(bench: Bench) -> Iterator[Case]:
     """Yield sizes, with and without a gate, views and padding."""
     draw, dtype = bench.draw(), bench.dtype
