@@ -71,7 +71,8 @@ TARGETS = {
     "auth": Target(
         ("server/keys.py", "server/http/gate.py", "server/http/hosts.py"),
         (
-            "tests/unit/test_server_places.py", "tests/server/test_roles.py",
+            "tests/unit/test_server_places.py", "tests/unit/test_server_keys.py",
+            "tests/server/test_roles.py",
             "tests/server/test_limits.py",
         ),
     ),

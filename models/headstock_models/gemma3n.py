@@ -43,8 +43,7 @@ from headstock.ops.streams import (
 )
 from headstock.quantization.plan import Role
 from headstock_models.feature_scale import FeatureScale
-from headstock_models.image_text import image_text_names
-from headstock_models.kimi_k25 import NO_IMAGES, TextOnly
+from headstock_models.image_text import NO_IMAGES, TextOnly, image_text_names
 from headstock_models.llama import FULL, SLIDING, Rotaries
 from headstock_models.per_layer import EmbeddingDecoder, LayerWithInput
 from headstock_models.shared_kv import SharingConfig, make_attentions, unread_leaves

@@ -33,6 +33,16 @@ NAMES: Sequence[tuple[str, str]] = (
     (r"^(model\.)?image_newline$", "model.image_newline"),
 )
 """What checkpoints call tensors, old ones and new, to what they are called here."""
+NO_IMAGES = "it is of images, and the model is served for its text"
+"""Why a tensor is not read."""
+
+
+class TextOnly(Module):
+    """Where the decoder of text is in a model of images that is served without them."""
+
+    def __init__(self, decoder: Module) -> None:
+        self.language_model = decoder
+        self.forward = decoder.forward
 
 
 def image_text_names(index: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:

@@ -31,8 +31,7 @@ from headstock.graph.stacked import Stacked, split_stacked
 from headstock.ops.activation_kinds import Activation, clipped_swiglu
 from headstock.ops.attention import StepBatch
 from headstock.ops.routing import Routing
-from headstock_models.image_text import image_text_names
-from headstock_models.kimi_k25 import NO_IMAGES, TextOnly
+from headstock_models.image_text import NO_IMAGES, TextOnly, image_text_names
 from headstock_models.llama import FULL, LlamaConfig, LlamaForCausalLM, Rotaries
 
 SPARSE_ATTENTION = "minimax_m3_sparse"

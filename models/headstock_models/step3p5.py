@@ -29,6 +29,7 @@ from headstock.ops.activation_kinds import SILU, Activation, bounded_swiglu
 from headstock.ops.attention import StepBatch
 from headstock.ops.gates import gate_heads
 from headstock.ops.routing import Routing
+from headstock_models.image_text import NO_IMAGES
 from headstock_models.llama import (
     FULL,
     SLIDING,
@@ -41,7 +42,6 @@ from headstock_models.llama import (
 from headstock_models.sigmoid_experts import BIAS_LEAF
 
 DENSE, SPARSE = "dense", "sparse"
-NO_IMAGES = "it is of images, and the model is served for its text"
 OUR_KEYS = {
     "num_attention_groups": "num_key_value_heads",
     "moe_num_experts": "n_routed_experts",
