@@ -17,7 +17,7 @@ from transformers.models.gemma4 import image_processing_pil_gemma4 as processing
 import headstock
 from headstock.errors import CheckpointError, RequestError, UnsupportedError
 from headstock.graph.build import build_model
-from headstock.multimodal.family import find_family
+from headstock.multimodal.families import find_family
 from headstock.multimodal.patches import filling_size
 from headstock_models.gemma4_vision import Gemma4ForConditionalGeneration
 from tests.models.conftest import randomize
