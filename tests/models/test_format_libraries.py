@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from headstock.checkpoint.formats import OWN
+from headstock.checkpoint.formats import OwnReaders
 from headstock.checkpoint.safetensors_file import read_safetensors
 from headstock.ops.canonical import dequantize
 from headstock.ops.linear import FP8_GROUP
@@ -33,7 +33,7 @@ def read_back(path: Path, parts: dict[str, Tensor], quantization: dict[str, Any]
     written = {f"m.{name}": tensor.clone().contiguous() for name, tensor in parts.items()}
     save_file(written, path / "m.safetensors")
     index = {tensor.name: tensor for tensor in read_safetensors(path / "m.safetensors")}
-    found = OWN[quantization["quant_method"]](index, quantization)
+    found = OwnReaders().load(quantization["quant_method"])(index, quantization)
     assert list(found) == ["m.weight"]
     stored = found["m.weight"]
     read = {name: torch.from_numpy(part.copy()) for name, part in stored.read_all().items()}

@@ -7,17 +7,9 @@ A reader turns the tensors that a folder's files have into tensors in canonical 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any, Protocol
 
-from headstock.checkpoint import (
-    awq,
-    bitsandbytes,
-    compressed_tensors,
-    fp8,
-    gptq,
-    modelopt,
-    stacked_experts,
-)
 from headstock.checkpoint.files import StoredTensor
 
 Index = Mapping[str, StoredTensor]
@@ -25,17 +17,19 @@ Join = Callable[[Index, Mapping[str, Any]], Index]
 """A reader: takes the files' tensors by name and the ``quantization_config``; returns the tensors
 as the model has them, by name, each of which reads rows in a canonical layout."""
 
-OWN: dict[str, Join] = {
-    "awq": awq.join_awq,
-    "bitsandbytes": bitsandbytes.join_bitsandbytes,
-    "compressed-tensors": compressed_tensors.join_compressed,
-    "fbgemm_fp8": fp8.join_fp8,
-    "fp8": fp8.join_fp8,
-    "gptq": gptq.join_gptq,
-    "modelopt": modelopt.join_modelopt,
-    "modelopt_fp4": modelopt.join_modelopt,
-    "mxfp4": stacked_experts.keep_stacked,
+_HERE = "headstock.checkpoint"
+OWN: Mapping[str, str] = {
+    "awq": f"{_HERE}.awq:join_awq",
+    "bitsandbytes": f"{_HERE}.bitsandbytes:join_bitsandbytes",
+    "compressed-tensors": f"{_HERE}.compressed_tensors:join_compressed",
+    "fbgemm_fp8": f"{_HERE}.fp8:join_fp8",
+    "fp8": f"{_HERE}.fp8:join_fp8",
+    "gptq": f"{_HERE}.gptq:join_gptq",
+    "modelopt": f"{_HERE}.modelopt:join_modelopt",
+    "modelopt_fp4": f"{_HERE}.modelopt:join_modelopt",
+    "mxfp4": f"{_HERE}.stacked_experts:keep_stacked",
 }
+"""Where the reader of each is, ``module:name``: most models need none."""
 
 
 class Readers(Protocol):
@@ -61,7 +55,8 @@ class OwnReaders:
 
     def load(self, name: str) -> Join:
         """Return the reader of one."""
-        return OWN[name]
+        module, _, reader = OWN[name].partition(":")
+        return getattr(import_module(module), reader)
 
 
 Formats = Callable[[], Readers]

@@ -18,5 +18,5 @@ def headstock_register_quantization(registry: QuantizationRegistry) -> None:
     """Name the readers."""
     from headstock.checkpoint.formats import OWN
 
-    for method, join in OWN.items():
-        registry.add(method, f"{join.__module__}:{join.__name__}")
+    for method, place in OWN.items():
+        registry.add(method, place)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from headstock.checkpoint.bounded import read_json_bounded, read_object_bounded
-from headstock.checkpoint.torch_file import read_torch_file
 from headstock.errors import CheckpointError
 
 PoolKind = Literal["last", "mean", "cls"]
@@ -230,6 +229,8 @@ def _token_heads(path: Path) -> Iterator[TokenHead]:
     for kind, name in TOKEN_HEADS.items():
         if not (path / name).exists():
             continue
+        from headstock.checkpoint.torch_file import read_torch_file  # few models have one
+
         tensors = read_torch_file(path / name)
         weight = tensors.get("weight")
         if weight is None or len(weight.shape) != 2 or not tensors.keys() <= {"weight", "bias"}:

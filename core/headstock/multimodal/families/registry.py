@@ -2,56 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from headstock.multimodal.families import (
-    gemma3,
-    gemma4,
-    glm4v,
-    idefics3,
-    internvl,
-    kimi_k25,
-    llama4,
-    llava,
-    llava_next,
-    mistral3,
-    qwen_vl,
-)
-from headstock.multimodal.families.files import Files, Settings, open_files
 from headstock.multimodal.family import Family
 
-READERS: Mapping[str, Callable[[Files], Family]] = {
-    "gemma3": gemma3.read,
-    "gemma4": gemma4.read,
-    "glm4v": glm4v.read,
-    "glm4v_moe": glm4v.read,
-    "glm46v": glm4v.read,
-    "glm_ocr": glm4v.read,
-    "idefics3": idefics3.read,
-    "internvl": internvl.read,
-    "kimi_k25": kimi_k25.read,
-    "llama4": llama4.read,
-    "llava": llava.read,
-    "llava_next": llava_next.read,
-    "llava_onevision": llava_next.read,
-    "mistral3": mistral3.read,
-    "qwen2_vl": qwen_vl.read,
-    "qwen2_5_vl": qwen_vl.read,
-    "qwen3_5": qwen_vl.read,
-    "qwen3_5_moe": qwen_vl.read,
-    "qwen3_vl": qwen_vl.read,
-    "smolvlm": idefics3.read,
+READERS: Mapping[str, str] = {
+    "gemma3": "gemma3",
+    "gemma4": "gemma4",
+    "glm4v": "glm4v",
+    "glm4v_moe": "glm4v",
+    "glm46v": "glm4v",
+    "glm_ocr": "glm4v",
+    "idefics3": "idefics3",
+    "internvl": "internvl",
+    "kimi_k25": "kimi_k25",
+    "llama4": "llama4",
+    "llava": "llava",
+    "llava_next": "llava_next",
+    "llava_onevision": "llava_next",
+    "mistral3": "mistral3",
+    "qwen2_vl": "qwen_vl",
+    "qwen2_5_vl": "qwen_vl",
+    "qwen3_5": "qwen_vl",
+    "qwen3_5_moe": "qwen_vl",
+    "qwen3_vl": "qwen_vl",
+    "smolvlm": "idefics3",
 }
-"""By ``model_type`` of config.json."""
+"""File by ``model_type`` of config.json: imported when a model needs it, most need none."""
 
 
-def find_family(config: Settings, folder: Path) -> Family | None:
+def find_family(config: Mapping[str, Any], folder: Path) -> Family | None:
     """Return what the model in ``folder`` makes of images; None: it takes none that we know.
 
     Raises:
         CheckpointError: The settings of its image processor are missing, or ask for what we do not
             compute.
     """
-    read = READERS.get(str(config.get("model_type")))
-    return None if read is None else read(open_files(config, folder))
+    name = READERS.get(str(config.get("model_type")))
+    if name is None:
+        return None
+    from headstock.multimodal.families.files import open_files
+
+    reader = import_module(f"{__package__}.{name}")
+    return reader.read(open_files(config, folder))
