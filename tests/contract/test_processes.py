@@ -12,8 +12,8 @@ ENGINES_HALF = ("torch", "headstock.runner", "headstock.engine", "headstock.sche
 @pytest.mark.parametrize(
     ("entry", "others"),
     [
-        ("headstock.assemble.engine_process", APIS_HALF),
-        ("headstock.assemble.rank", APIS_HALF),
+        ("headstock.assemble.engine_main", APIS_HALF),
+        ("headstock.assemble.rank_main", APIS_HALF),
         ("headstock.assemble.api", (*ENGINES_HALF, "PIL")),
         ("headstock.server.http.serve", ENGINES_HALF),
     ],

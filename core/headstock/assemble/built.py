@@ -8,7 +8,7 @@ from headstock.assemble.compute import Opened, check_ranks, open_backend
 from headstock.assemble.facts import describe
 from headstock.assemble.grammars import grammar_compiler
 from headstock.assemble.progress import Report
-from headstock.assemble.rank import rank_argument
+from headstock.assemble.rank_main import rank_argument
 from headstock.assemble.ranks import join_group
 from headstock.assemble.serving import Built, build_serving_runner
 from headstock.checkpoint import ModelFiles

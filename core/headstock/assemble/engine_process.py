@@ -2,66 +2,17 @@
 
 from __future__ import annotations
 
-import gc
-import logging
-import signal
 import sys
-from types import FrameType
 
-from headstock.assemble.built import build_engine_loop
-from headstock.assemble.collector import spare_what_lasts
-from headstock.assemble.give_back import give_back_memory
-from headstock.assemble.handover import decode_settings
-from headstock.assemble.model_files import find_model
-from headstock.engine.guard import crash_report
-from headstock.errors import HeadstockError
-from headstock.observe.log import set_up_logging
-from headstock.observe.watchdog import Watchdog
-from headstock.server.orphans import die_with_parent
-from headstock.wire.messages import Loading
-from headstock.wire.transport import ZmqMailbox
+from headstock.assemble.collector import importing
 
 
 def main(argv: list[str]) -> int:
-    """Build the engine, say so, and serve until told to stop."""
+    """Import what an engine needs, and run one."""
     address, parent, text = argv
-    die_with_parent(int(parent))
-    gc.freeze()  # What was imported stays; each look through it for garbage takes 0.1 s.
-    loaded = decode_settings(text)
-    log = loaded.settings.log
-    set_up_logging(log.log_level, log.log_format)
-    mailbox = ZmqMailbox(address)
-
-    def report(progress: Loading) -> None:
-        mailbox.send([progress])
-
-    try:
-        files = find_model(loaded.settings)
-        loop = build_engine_loop(loaded, files, mailbox, report)
-    except Exception as error:
-        # The process boundary. What we raise on purpose says all in its words, which the API
-        # process tells the operator; of anything else the traceback is what there is.
-        is_ours = isinstance(error, HeadstockError)
-        level = logging.DEBUG if is_ours else logging.ERROR
-        logging.getLogger("headstock.engine").log(level, "The engine cannot start", exc_info=True)
-        mailbox.send([crash_report(error)])
-        mailbox.close()
-        raise SystemExit(1) from error
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        loop.stop()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C: the parent drains first
-    spare_what_lasts()
-    mailbox.send([loop.started])
-    give_back_memory()
-    try:
-        with Watchdog("The engine's loop", lambda: loop.turns):
-            loop.run()
-    finally:
-        loop.close()
-        mailbox.close()
+    with importing():
+        from headstock.assemble.engine_main import run
+    run(address, int(parent), text)
     return 0
 
 

@@ -12,7 +12,7 @@ import logging
 import socket
 from typing import TYPE_CHECKING, Protocol
 
-from headstock.assemble.collector import spare_what_lasts
+from headstock.assemble.collector import importing, spare_what_lasts
 from headstock.assemble.give_back import give_back_memory
 from headstock.assemble.handover import engine_command
 from headstock.assemble.vetting import leave_out_unfit
@@ -102,8 +102,8 @@ def _build_api(
     loaded: Loaded[ServeSettings], supervisor: Supervisor, admin_port: int | None
 ) -> Api:
     """Import and build, in a thread: the event loop is busy starting the engine."""
-    from headstock.assemble.api import build_api
-
+    with importing():
+        from headstock.assemble.api import build_api
     api = build_api(loaded, supervisor, admin_port)
     spare_what_lasts()
     return api
