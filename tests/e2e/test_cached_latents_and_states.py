@@ -24,7 +24,7 @@ PROMPTS = [
 ]
 
 
-OTHERS = ["lfm2", "bamba", "falconh1", "gpt2", "mimov2flash", "step3p7", "kimik25", "jamba"]
+OTHERS = ["lfm2", "bamba", "falconh1", "gpt2", "mimov2flash", "step3p7", "jamba"]
 """Families of tests/models/cases.py: states of other kinds, learned places, heads that differ."""
 NATIVE = ["deepseek_v3", "qwen3_next", "qwen3_5", "gemma3", "gpt_oss"]
 

@@ -22,7 +22,7 @@ def test_more_ranks_than_cores_are_refused_before_one_is_started(
     loaded = settings_from_call(
         EngineSettings, {"model": "none", "backend": "reference", "tp_size": 64}
     )
-    with pytest.raises(ConfigError, match="tp_size is 64; this process may use 2 cores") as error:
+    with pytest.raises(ConfigError, match="tp_size is 64; this machine has 2 cores") as error:
         built.build_engine_loop(loaded, None, None, lambda _: None)  # type: ignore[arg-type]
     assert error.value.remedy == "Lower --tp-size."
 

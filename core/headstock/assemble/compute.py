@@ -105,7 +105,7 @@ def check_ranks(settings: EngineSettings) -> None:
     available = _available_cores()
     if size > available and all(device.is_host for device in chosen.probe.devices):
         raise ConfigError(
-            f"tp_size is {size}; this process may use {available} cores, and each rank needs one.",
+            f"tp_size is {size}; this machine has {available} cores, and each rank needs one.",
             remedy="Lower --tp-size.",
         )
 
@@ -135,9 +135,7 @@ def rank_device(chosen: Chosen, wanted: DeviceSettings, rank: int, size: int) ->
 
 
 def _available_cores() -> int:
-    """Return the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
+    """Return the machine's cores: ranks of a process that may use fewer share these."""
     return os.cpu_count() or 1
 
 

@@ -114,7 +114,8 @@ def _round_to_int8(groups_RGg: Array) -> Parts:
     """Quantise symmetrically: a group's largest magnitude becomes 127."""
     scale = np.abs(groups_RGg).max(axis=-1) / _F32(127)
     steps = np.where(scale > 0, scale, _F32(1))[..., None]
-    weight = np.rint(groups_RGg / steps).clip(-127, 127).astype(np.int8)
+    # A file's scale may be no number: the group's own scale stays one, so the weights do, too.
+    weight = np.nan_to_num(np.rint(groups_RGg / steps)).clip(-127, 127).astype(np.int8)
     return {"weight": weight.reshape(groups_RGg.shape[0], -1), "scale": scale}
 
 

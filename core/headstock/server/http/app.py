@@ -71,6 +71,7 @@ from headstock.server.protocols.ollama import OllamaChatBody, OllamaGenerateBody
 from headstock.server.protocols.openai_answers import ChatAnswer, TextAnswer
 from headstock.server.protocols.openai_bodies import ChatBody, CompletionBody
 from headstock.server.protocols.parameters import MAX_SHOWN
+from headstock.server.protocols.pooling import PoolingBody
 from headstock.server.protocols.programs import ProgramAnswer, ProgramBody
 from headstock.server.protocols.responses import ResponsesBody
 from headstock.server.sessions import Sessions
@@ -106,6 +107,7 @@ BODIES = (
     embeddings.OllamaEmbedBody,
     embeddings.OllamaEmbeddingsBody,
     embeddings.EncodeBody,
+    PoolingBody,
     ranking.RerankBody,
     ranking.ScoreBody,
     ranking.ClassifyBody,
