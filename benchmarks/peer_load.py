@@ -28,6 +28,8 @@ from headstock.cli.bench_figures import random_prompts
 
 START_LIMIT_S = 300.0
 HIGHEST_ID = 30_000
+IDLE_S = 2.5
+"""How long a server has had nothing to do when its memory is measured."""
 Prompts = list[list[int]]
 
 
@@ -177,9 +179,10 @@ def shared_prefix(running: Running, sizes: Sizes, round_number: int) -> dict[str
 
 
 def memory(running: Running, server: PeerServer, sizes: Sizes) -> dict[str, float]:
-    """Measure all processes' memory, once the whole cache has been written."""
+    """Measure all processes' memory, once the whole cache was written and some seconds passed."""
     if server.fills_lazily:
         stream(running, drawn(sizes.streams, sizes.fill_input, seed="fill"), 2)
+    time.sleep(IDLE_S)
     return {"pss_mib": proportional_bytes(running.process) / 2**20}
 
 

@@ -94,6 +94,20 @@ def test_the_state_is_sent_once_a_second() -> None:
     assert script.now_s == 1.0
 
 
+def test_idleness_is_told_once_and_only_after_work() -> None:
+    told: list[float] = []
+    work: list[ToEngine] = [submit("a")]
+    cases: list[tuple[list[list[ToEngine]], list[float]]] = [([[]], []), ([work, [], []], [1.0])]
+    for batches, expected in cases:
+        script = Script(*batches)
+        script.loop = EngineLoop(Client(NullRunner()).engine, script, clock=script.clock)
+        script.loop.when_idle(lambda script=script: told.append(script.now_s))
+        script.loop.run()
+        script.batches = [[], []]
+        script.now_s += 1.0
+        assert told == expected
+
+
 def test_an_idle_loop_uses_no_processor_time() -> None:
     mailbox = MemoryMailbox()
     loop = EngineLoop(Client().engine, mailbox)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from headstock.assemble.compute import Opened, check_ranks, open_backend
@@ -38,6 +39,10 @@ class ServingLoop:
     def turns(self) -> int:
         """How often the loop has gone round."""
         return self._loop.turns
+
+    def when_idle(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called once after the last work is done, a second later at most."""
+        self._loop.when_idle(call)
 
     def run(self) -> None:
         """Serve until :meth:`stop`."""

@@ -8,7 +8,7 @@ from types import FrameType
 
 from headstock.assemble.built import build_engine_loop
 from headstock.assemble.collector import spare_what_lasts
-from headstock.assemble.give_back import give_back_memory
+from headstock.assemble.give_back import give_back_heap, give_back_memory
 from headstock.assemble.handover import decode_settings
 from headstock.assemble.model_files import find_model
 from headstock.engine.guard import crash_report
@@ -61,6 +61,7 @@ def run(address: str, parent: int, text: str) -> None:
     spare_what_lasts()
     mailbox.send([loop.started])
     give_back_memory()
+    loop.when_idle(give_back_heap)  # What the largest steps took: the next ones may not.
     try:
         with Watchdog("The engine's loop", lambda: loop.turns):
             loop.run()

@@ -19,11 +19,16 @@ _DONT_NEED = 4
 def give_back_memory() -> None:
     """Return to the system what this process will not need. Does nothing where it cannot."""
     library = ctypes.CDLL(None)
-    trim = getattr(library, "malloc_trim", None)  # glibc has it, other C libraries do not.
-    if trim is not None:
-        trim(0)
+    give_back_heap()
     for begin, end in unchanged_code(_read_maps()):
         library.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _DONT_NEED)
+
+
+def give_back_heap() -> None:
+    """Return the heap's free pages to the system: milliseconds, where the C library can."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, others do not.
+    if trim is not None:
+        trim(0)
 
 
 def unchanged_code(maps: str) -> Iterator[tuple[int, int]]:

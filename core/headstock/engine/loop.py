@@ -45,6 +45,8 @@ class EngineLoop:
         self._is_stopped = False
         self.turns = 0
         """How often it has gone round, for who watches whether it does."""
+        self._on_idle: Callable[[], None] | None = None
+        self._has_worked = False
         self._next_state_s = clock()
         self._failures = 0
 
@@ -54,6 +56,10 @@ class EngineLoop:
         May be called from any thread; any message wakes an idle loop at once.
         """
         self._is_stopped = True
+
+    def when_idle(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called once after the last work is done, a second later at most."""
+        self._on_idle = call
 
     def run(self) -> None:
         """Serve until :meth:`stop`.
@@ -83,13 +89,20 @@ class EngineLoop:
             replies += engine.take_prepared()
         if engine.has_work:
             replies += self._step()
+            self._has_worked = True
         if self._clock() >= self._next_state_s:
             self._next_state_s = self._clock() + STATE_EVERY_S
+            self._note_idle()
             replies.append(
                 msgspec.structs.replace(engine.state(), received=self._mailbox.num_received)
             )
         if replies:
             self._mailbox.send(replies)
+
+    def _note_idle(self) -> None:
+        if self._on_idle is not None and self._has_worked and not self._engine.has_work:
+            self._has_worked = False
+            self._on_idle()
 
     def _step(self) -> list[FromEngine]:
         try:
