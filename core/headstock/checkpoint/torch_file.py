@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 import math
-import pickletools
+import pickletools  # nosec B403
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
