@@ -1,4 +1,4 @@
-"""What the engine process does: builds the engine, says so, and serves until it is told to stop."""
+"""What the engine process does: builds the engine, says so, and serves until it is stopped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from headstock.wire.transport import ZmqMailbox
 
 
 def run(address: str, parent: int, text: str) -> None:
-    """Build the engine, say so, and serve until told to stop.
+    """Build the engine, say so, and serve until it is stopped.
 
     Args:
         address: Of the API process's socket.
@@ -29,7 +29,7 @@ def run(address: str, parent: int, text: str) -> None:
         text: Settings, as the other process encoded them.
 
     Raises:
-        SystemExit: The engine cannot start; the other process has been told why.
+        SystemExit: The engine cannot start; the other process knows why.
     """
     die_with_parent(parent)
     loaded = decode_settings(text)

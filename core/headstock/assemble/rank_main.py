@@ -42,7 +42,7 @@ def run(argument: str) -> int:
     try:
         _run(loaded, address)
     except HeadstockError:
-        return 1  # rank 0 has been told, and says it
+        return 1  # rank 0 knows why, and says it
     return 0
 
 

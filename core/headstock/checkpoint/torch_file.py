@@ -143,11 +143,11 @@ def _tensor(
 
 
 def _is_contiguous(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
-    due = 1
+    expected = 1
     for size, step in zip(reversed(shape), reversed(stride), strict=True):
-        if size > 1 and step != due:
+        if size > 1 and step != expected:
             return False
-        due *= size
+        expected *= size
     return True
 
 
