@@ -80,10 +80,7 @@ class EngineLoop:
         """Take in messages, run a step if there is work, send what came of it."""
         self.turns += 1
         engine = self._engine
-        idle_s = max(0.0, self._next_state_s - self._clock())
-        if engine.is_preparing:
-            idle_s = min(idle_s, PREPARING_POLL_S)
-        messages = self._mailbox.receive(0.0 if engine.has_work else idle_s)
+        messages = self._mailbox.receive(0.0 if engine.has_work else self._idle_s())
         replies = engine.receive(messages) if messages else []
         if engine.is_preparing:
             replies += engine.take_prepared()
@@ -98,6 +95,11 @@ class EngineLoop:
             )
         if replies:
             self._mailbox.send(replies)
+
+    def _idle_s(self) -> float:
+        """Return how long it may sleep. Seconds."""
+        idle_s = max(0.0, self._next_state_s - self._clock())
+        return min(idle_s, PREPARING_POLL_S) if self._engine.is_preparing else idle_s
 
     def _note_idle(self) -> None:
         if self._on_idle is not None and self._has_worked and not self._engine.has_work:

@@ -70,7 +70,8 @@ class GraphKey:
         num_rows: R the step is padded to.
         query: Tokens a row of a uniform step; else positions that a row draws from.
         provider: What attention baked in.
-        features: Draw kinds of draws; of a forward pass ``adapters`` where rows have any.
+        features: Draw kinds of draws; of a forward pass ``adapters`` where rows have any, ``draws``
+            where greedy draws follow it.
     """
 
     kind: str
@@ -105,7 +106,10 @@ class Transfer(Protocol):
     """A copy to the host that is under way."""
 
     def wait(self) -> Tensor:
-        """Wait for it and return the host tensor; valid until the next transfer of its buffer."""
+        """Wait for it and return the host tensor; valid until the next transfer of its buffer.
+
+        Called outside of inference mode, in which steps are queued and buffers may be made.
+        """
         ...
 
 

@@ -197,9 +197,9 @@ class Download:
     def fetch_prompts(self, launched: LaunchedStep, hidden_TD: Tensor | None) -> None:
         """Queue the logprobs of prompts. Steps that score prompts are eager."""
         rows = launched.rows
-        if rows is not None and rows.scored:
-            assert hidden_TD is not None, f"step {launched.step} scores prompts and was captured"
-            launched.logprobs += self._logprobs.of_prompts(rows, hidden_TD)
+        assert rows is not None, f"step {launched.step} has no rows"
+        assert hidden_TD is not None, f"step {launched.step} scores prompts and was captured"
+        launched.logprobs += self._logprobs.of_prompts(rows, hidden_TD)
 
     def fetch_draws(self, launched: LaunchedStep, entry: int) -> None:
         """Queue what the step drew.
@@ -231,6 +231,10 @@ def read_result(launched: LaunchedStep) -> StepResult:
     if rows is None:
         return StepResult(launched.step, [], [], [], [])
     codes, done, ids = _read_draws(launched, rows)
+    drafts = _read_drafts(launched, rows) if DRAFTS in rows.draw_kinds else []
+    is_plain = not launched.logprobs and not launched.pooled
+    if is_plain and (not codes or min(codes) > 0):
+        return StepResult(launched.step, rows.drawn_slots, codes, ids, done, drafts=drafts)
     silent = frozenset(row for row, code in zip(rows.drawn, codes, strict=True) if code <= 0)
     pooled, spoilt = _read_pooled(launched, rows)
     faulty = [slot for slot, code in zip(rows.drawn_slots, codes, strict=True) if code == FAULTY]
@@ -246,7 +250,7 @@ def read_result(launched: LaunchedStep) -> StepResult:
             *(Fault(slot, VECTOR_NOT_FINITE) for slot in spoilt),
         ],
         pooled=pooled,
-        drafts=_read_drafts(launched, rows),
+        drafts=drafts,
     )
 
 
@@ -270,7 +274,7 @@ def _read_draws(launched: LaunchedStep, rows: RowSet) -> tuple[list[int], list[i
 
 def _read_drafts(launched: LaunchedStep, rows: RowSet) -> list[int]:
     """Return how many drafts each row that draws has for its next step."""
-    if DRAFTS not in rows.draw_kinds or launched.drawn is None:
+    if launched.drawn is None:
         return []
     counts_R = launched.drawn.wait().numpy()[: len(rows.slots), -1]
     if len(rows.drawn) < len(counts_R):

@@ -1,14 +1,16 @@
 """How the halves of a step are run: at what size, eagerly or as a graph, prepared anew or as is.
 
 The forward pass is captured by shape, drawing by rows and draw kinds: graphs are as many as both
-together, not as their product. All that is captured is captured before serving, but on devices
-where a capture costs no more than the step.
+together, not as their product. Greedy steps of few rows are one graph more, of both halves: where a
+step is short, the boundary between two graphs is 1% of it. All that is captured is captured before
+serving, but on devices where a capture costs no more than the step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -35,8 +37,13 @@ from headstock.wire.steps import Rows, RunnerLimits
 
 ADAPTERS = "adapters"
 """Feature of a captured forward pass some of whose rows have LoRA adapters."""
+DRAWS = "draws"
+"""Feature of a captured forward pass with greedy draws behind it."""
 CAPTURED_KINDS = (GREEDY, frozenset({RANDOM}))
 """Draw kinds that are captured, with drafts and without; a step of others draws eagerly."""
+
+PAIRED_ROWS = 8
+"""Rows up to which greedy steps have both halves in one graph."""
 
 SHAPED = frozenset({RANDOM, PENALTIES, BIAS, FLOOR, LOGPROBS})
 """Everything but masks: what other steps draw with where every set of kinds is compiled."""
@@ -52,12 +59,30 @@ class Prepared:
         batch: Its tensors.
         inputs: Its rows.
         key: Of the graph that fits, with what attention decided that it bakes in.
+        graph: That graph, where it was captured.
+        pair: Likewise, with greedy draws.
     """
 
     shape: StepShape
     batch: StepBatch
     inputs: StepInputs
     key: GraphKey
+    graph: Graph | None
+    pair: Graph | None
+
+
+class ForwardRun(NamedTuple):
+    """What queueing a forward pass gave.
+
+    Attributes:
+        hidden_TD: The last hidden states, of a step that ran eagerly. [T, D]
+        batch: What attention had.
+        has_drawn: Whether the step's draws are queued, too.
+    """
+
+    hidden_TD: Tensor | None
+    batch: StepBatch
+    has_drawn: bool
 
 
 class StepGraphs:
@@ -102,17 +127,31 @@ class StepGraphs:
         self._compiles_sizes = device.facts.compiles_sizes
         self._needs_host_lengths = device.facts.needs_host_lengths
         self._batches: dict[StepShape, tuple[StepBatch, StepInputs]] = {}
+        self._sized: tuple[RowSet, StepShape] | None = None
         self._prepared: Prepared | None = None
         self._graphs: dict[GraphKey, Graph] = {}
+        self._pairs: dict[GraphKey, Graph] = {}
         self._drawings: dict[tuple[int, int, frozenset[str]], Graph] = {}
 
     @property
     def count(self) -> int:
         """How many graphs there are."""
-        return len(self._graphs) + len(self._drawings)
+        return len(self._graphs) + len(self._pairs) + len(self._drawings)
 
     def shape(self, rows: RowSet, max_kv: int) -> StepShape:
-        """Return the size that a step of ``rows``, up to ``max_kv`` tokens long, runs at."""
+        """Return the size that a step of ``rows``, up to ``max_kv`` tokens long, runs at.
+
+        The last step's rows have its size until they outgrow its bucket.
+        """
+        if self._sized is not None:
+            last, shape = self._sized
+            if last is rows and max_kv <= shape.max_kv:
+                return shape
+        shape = self._choose_shape(rows, max_kv)
+        self._sized = (rows, shape) if shape.is_captured else None
+        return shape
+
+    def _choose_shape(self, rows: RowSet, max_kv: int) -> StepShape:
         num_tokens, num_rows = len(rows.host_ids), len(rows.queries)
         has_tree = bool(rows.tree.row_begin)
         is_eager = bool(rows.scored or rows.pooled or rows.has_media)
@@ -144,8 +183,14 @@ class StepGraphs:
         )
 
     def run_forward(
-        self, shape: StepShape, rows: RowSet, bounds: Rows, *, is_same: bool
-    ) -> tuple[Tensor | None, StepBatch]:
+        self,
+        shape: StepShape,
+        rows: RowSet,
+        bounds: Rows,
+        *,
+        is_same: bool,
+        kinds: frozenset[str] | None,
+    ) -> ForwardRun:
         """Queue the forward pass of a step whose rows are on the device.
 
         Args:
@@ -153,21 +198,23 @@ class StepGraphs:
             rows: Its rows.
             bounds: Their upper bounds; attention has them if the step runs eagerly.
             is_same: Whether they are the last step's, some tokens further.
-
-        Returns:
-            The last hidden states, of a step that ran eagerly, [T, D]; the batch.
+            kinds: What its draws must do, where they follow at once.
         """
         prepared = self._prepare(shape, rows, bounds, is_same=is_same)
+        batch = prepared.batch
         if not shape.is_captured:
-            return self._forward.run(prepared.batch, prepared.inputs, shape), prepared.batch
-        key = prepared.key
-        if key not in self._graphs:
+            return ForwardRun(self._forward.run(batch, prepared.inputs, shape), batch, False)
+        is_pair = kinds == GREEDY and self._is_paired(shape)
+        graph = prepared.pair if is_pair else prepared.graph
+        if graph is None:
             if not self._captures_on_use:
-                return self._forward.run(prepared.batch, prepared.inputs, shape), prepared.batch
-            self._capture_forward(shape, key)
-            self._forward.plan(prepared.batch)
-        self._graphs[key].replay()
-        return None, prepared.batch
+                return ForwardRun(self._forward.run(batch, prepared.inputs, shape), batch, False)
+            graph = self._capture_forward(shape, prepared.key, with_draws=is_pair)
+            self._forward.plan(batch)
+            which = {"pair" if is_pair else "graph": graph}
+            self._prepared = replace(prepared, **which)
+        graph.replay()
+        return ForwardRun(None, batch, is_pair)
 
     def run_draws(self, shape: StepShape, kinds: frozenset[str]) -> None:
         """Queue the draws of the step whose forward pass was queued last."""
@@ -175,11 +222,11 @@ class StepGraphs:
         if self._compiles_sizes:
             kinds = few_kinds(kinds)
         if shape.is_captured or (self._compiles_sizes and self._captures):
-            key = (num_rows, num_draws, kinds)
-            if key not in self._drawings and self._captures_on_use:
-                self._capture_draws(shape, kinds)
-            if key in self._drawings:
-                self._drawings[key].replay()
+            drawing = self._drawings.get((num_rows, num_draws, kinds))
+            if drawing is None and self._captures_on_use:
+                drawing = self._capture_draws(shape, kinds)
+            if drawing is not None:
+                drawing.replay()
                 return
         self._sampler.prepare(kinds)
         inputs = self._upload.rows.inputs(shape.num_tokens, num_rows)
@@ -192,7 +239,7 @@ class StepGraphs:
         Args:
             progress: Called with (captured, to capture) after each.
         """
-        self._prepared = None
+        self._sized = self._prepared = None
         shapes = self._shapes_to_warm() if self._captures else []
         if self._compiles_sizes:
             self._upload.warm_up(sorted({shape.num_tokens for shape in shapes}))
@@ -200,18 +247,21 @@ class StepGraphs:
         for shape in shapes:  # attention that ignores trees needs one graph for both
             by_key.setdefault(_graph_key(shape, self._forward.plan(self._batch(shape)[0])), shape)
         draws = self._draws_to_warm(shapes)
-        total = len(by_key) + len(draws)
-        for count, (key, shape) in enumerate(by_key.items(), 1):
-            self._capture_forward(shape, key)
+        forwards = [(shape, key, False) for key, shape in by_key.items()]
+        forwards += [(shape, key, True) for key, shape in by_key.items() if self._is_paired(shape)]
+        total = len(forwards) + len(draws)
+        for count, (shape, key, with_draws) in enumerate(forwards, 1):
+            self._capture_forward(shape, key, with_draws=with_draws)
             progress(count, total)
-        for count, (shape, kinds) in enumerate(draws, len(by_key) + 1):
+        for count, (shape, kinds) in enumerate(draws, len(forwards) + 1):
             self._capture_draws(shape, kinds)
             progress(count, total)
 
     def close(self) -> None:
         """Drop all graphs: collectives that they hold keep a group from ending."""
-        self._prepared = None
+        self._sized = self._prepared = None
         self._graphs.clear()
+        self._pairs.clear()
         self._drawings.clear()
 
     def _draws_to_warm(self, shapes: list[StepShape]) -> list[tuple[StepShape, frozenset[str]]]:
@@ -266,7 +316,7 @@ class StepGraphs:
         """Have attention prepare, unless all that it knows of the step is as it was."""
         last, self._prepared = self._prepared, None  # lost should planning fail
         may_stay = is_same and shape.is_captured and not self._needs_host_lengths
-        if may_stay and last is not None and last.shape == shape:
+        if may_stay and last is not None and last.shape is shape:
             self._prepared = last
             return last
         if shape.is_captured:
@@ -283,7 +333,8 @@ class StepGraphs:
                 shape, self._upload.rows, inputs, host_rows, is_whole=is_whole
             )
         key = _graph_key(shape, self._forward.plan(batch))
-        self._prepared = Prepared(shape, batch, inputs, key)
+        graph, pair = self._graphs.get(key), self._pairs.get(key)
+        self._prepared = Prepared(shape, batch, inputs, key, graph, pair)
         return self._prepared
 
     def _batch(self, shape: StepShape) -> tuple[StepBatch, StepInputs]:
@@ -297,16 +348,32 @@ class StepGraphs:
             known = self._batches[shape] = (batch, inputs)
         return known
 
-    def _capture_forward(self, shape: StepShape, key: GraphKey) -> None:
+    def _is_paired(self, shape: StepShape) -> bool:
+        """Whether greedy steps of ``shape`` have both halves in one graph."""
+        is_short = shape.is_uniform and shape.max_query == 1 and shape.num_rows <= PAIRED_ROWS
+        return is_short and not shape.has_adapters and not self._compiles_sizes
+
+    def _capture_forward(self, shape: StepShape, key: GraphKey, *, with_draws: bool) -> Graph:
+        """Capture a forward pass, and greedy draws behind it if ``with_draws``."""
         batch, inputs = self._batch(shape)
         self._forward.plan(batch)
+        if with_draws:
+            self._sampler.prepare(GREEDY)
+        hidden_SD = self._forward.hidden_SD[: shape.num_rows * shape.max_draws]
 
         def run() -> None:
             self._forward.run(batch, inputs, shape)
+            if with_draws:
+                self._sampler.run(hidden_SD, inputs, shape.max_draws, GREEDY)
 
-        self._graphs[key] = self._capture(key, run, shape)
+        if with_draws:
+            key_of_both = replace(key, features=key.features | {DRAWS})
+            graph = self._pairs[key] = self._capture(key_of_both, run, shape)
+        else:
+            graph = self._graphs[key] = self._capture(key, run, shape)
+        return graph
 
-    def _capture_draws(self, shape: StepShape, kinds: frozenset[str]) -> None:
+    def _capture_draws(self, shape: StepShape, kinds: frozenset[str]) -> Graph:
         num_rows, num_draws = shape.num_rows, shape.max_draws
         self._sampler.prepare(kinds)
         _, inputs = self._batch(shape)
@@ -316,7 +383,8 @@ class StepGraphs:
         def run() -> None:
             self._sampler.run(hidden_SD, inputs, num_draws, kinds)
 
-        self._drawings[num_rows, num_draws, kinds] = self._capture(key, run, shape)
+        graph = self._drawings[num_rows, num_draws, kinds] = self._capture(key, run, shape)
+        return graph
 
     def _capture(self, key: GraphKey, run: Callable[[], None], shape: StepShape) -> Graph:
         """Capture on padding rows alone, so that ``run`` may run any number of times.

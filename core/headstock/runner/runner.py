@@ -133,8 +133,7 @@ class TorchRunner:
     def result(self, handle: StepHandle) -> StepResult:
         """Wait for the step and return what it drew."""
         assert isinstance(handle, LaunchedStep), f"{handle!r} was not launched here"
-        with torch.inference_mode():
-            return read_result(handle)
+        return read_result(handle)
 
     def warm_up(self, progress: Callable[[int, int], None]) -> None:
         """Capture what the device wants captured before serving, and try every feature once.
@@ -203,21 +202,25 @@ class TorchRunner:
             upload.media.encode(plan.encode)
         if plan.copies.sources:
             self._pages.copy(plan.copies)
-        hidden_TD, batch = self._graphs.run_forward(shape, rows, plan.rows, is_same=is_same)
+        kinds = rows.draw_kinds if rows.drawn and not plan.masked else None
+        ran = self._graphs.run_forward(shape, rows, plan.rows, is_same=is_same, kinds=kinds)
         self._shape = shape
         launched = LaunchedStep(plan.step, rows=rows)
-        if rows.drawn and plan.masked:
-            launched.plan = plan
-        elif rows.drawn:
-            self._draw(launched, shape, rows)
-        self._download.fetch_prompts(launched, hidden_TD)
+        if kinds is None:
+            launched.plan = plan if rows.drawn else None
+        else:
+            if not ran.has_drawn:
+                self._graphs.run_draws(shape, kinds)
+            self._fetch_draws(launched)
+        if rows.scored:
+            self._download.fetch_prompts(launched, ran.hidden_TD)
         if rows.pooled:
-            self._pool(launched, rows, hidden_TD, batch)
+            self._pool(launched, rows, ran.hidden_TD, ran.batch)
         launched.held += upload.arrays.take()
         return launched
 
-    def _draw(self, launched: LaunchedStep, shape: StepShape, rows: RowSet) -> None:
-        self._graphs.run_draws(shape, rows.draw_kinds)
+    def _fetch_draws(self, launched: LaunchedStep) -> None:
+        """Queue the way to the host of what the step drew."""
         self._download.fetch_draws(launched, self._upload.steps)
         self._upload.steps += 1
 
@@ -233,7 +236,8 @@ class TorchRunner:
             found_JW = np.frombuffer(words, "<i4").reshape(-1, num_words)
             words_RJW[row_of_slot[slot], : len(found_JW)] = found_JW
         self._sampler.send_masks(words_RJW.reshape(-1, num_words))
-        self._draw(launched, shape, rows)
+        self._graphs.run_draws(shape, rows.draw_kinds)
+        self._fetch_draws(launched)
         launched.held += self._upload.arrays.take()
 
     def _pool(
