@@ -8,6 +8,8 @@ import pytest
 APIS_HALF = ("fastapi", "tokenizers", "PIL", "headstock.text", "headstock.server.prompter")
 ENGINES_HALF = ("torch", "headstock.runner", "headstock.engine", "headstock.scheduler")
 
+WEB = ("fastapi", "uvicorn", "pydantic", "prometheus_client", "httpx", "rich")
+
 
 @pytest.mark.parametrize(
     ("entry", "others"),
@@ -16,6 +18,7 @@ ENGINES_HALF = ("torch", "headstock.runner", "headstock.engine", "headstock.sche
         ("headstock.assemble.rank_main", APIS_HALF),
         ("headstock.assemble.api", (*ENGINES_HALF, "PIL")),
         ("headstock.server.http.serve", ENGINES_HALF),
+        ("headstock.assemble.offline", WEB),
     ],
 )
 def test_a_process_imports_its_own_half_only(entry: str, others: tuple[str, ...]) -> None:

@@ -83,6 +83,6 @@ def test_a_router_that_does_not_import_is_passed_over(
 
     monkeypatch.setattr(api_plugins, "discover", found)
     with caplog.at_level(logging.WARNING):
-        routers = api_plugins.load_api_plugins(()).routers
+        routers = api_plugins.load_api_plugins(()).load_routers()
     assert list(routers) == ["page"]
     assert "router 'absent' at no_such_module:make does not import" in caplog.text

@@ -80,11 +80,11 @@ def test_what_is_no_format_is_refused() -> None:
 
 
 def test_the_page_is_a_router_that_can_be_left_out() -> None:
-    routers = load_api_plugins(()).routers
+    routers = load_api_plugins(()).load_routers()
     assert {name: make.__module__ for name, make in routers.items()} == {
         "page": "headstock.server.http.routes_page"
     }
-    assert load_api_plugins(("page",)).routers == {}
+    assert load_api_plugins(("page",)).load_routers() == {}
 
 
 def test_a_router_that_does_not_import_is_named() -> None:

@@ -131,7 +131,7 @@ def build_api(
         keys=keys,
         admin_port=admin_port,
         state=state,
-        routers=plugins.routers,
+        routers=plugins.load_routers(),
     )
     return Api(app, door, key_reader(settings.server, keys), state, tracer)
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from headstock.errors import PluginError
 from headstock.plugins.loader import REFERENCE, discover
 from headstock.plugins.models import ModelRegistry
 from headstock.plugins.places import ask_each
 from headstock.plugins.routes import RouteRegistry
-from headstock.server.http.app import RouterMaker
 from headstock.text.parsers.registry import FormatRegistry
+
+if TYPE_CHECKING:
+    from headstock.server.http.app import RouterMaker
 
 log = logging.getLogger(__name__)
 
@@ -24,12 +27,22 @@ class ApiPlugins:
     Attributes:
         models: Architectures.
         formats: How models write thoughts and calls.
-        routers: What makes further routes, by name.
+        routes: Further routes.
     """
 
     models: ModelRegistry
     formats: FormatRegistry
-    routers: dict[str, RouterMaker]
+    routes: RouteRegistry
+
+    def load_routers(self) -> dict[str, RouterMaker]:
+        """Return what makes further routes, by name; what does not import is logged."""
+        routers: dict[str, RouterMaker] = {}
+        for name in self.routes.names:
+            try:
+                routers[name] = self.routes.load(name)
+            except PluginError as error:
+                log.warning("%s It is passed over.", error)
+        return routers
 
 
 def load_api_plugins(disabled: Collection[str]) -> ApiPlugins:
@@ -40,10 +53,4 @@ def load_api_plugins(disabled: Collection[str]) -> ApiPlugins:
     failures += ask_each(plugins, "headstock_register_routes", routes)
     for failure in failures:
         log.warning("The %s", failure)
-    routers: dict[str, RouterMaker] = {}
-    for name in routes.names:
-        try:
-            routers[name] = routes.load(name)
-        except PluginError as error:
-            log.warning("%s It is passed over.", error)
-    return ApiPlugins(ModelRegistry.of_plugins(plugins), formats, routers)
+    return ApiPlugins(ModelRegistry.of_plugins(plugins), formats, routes)

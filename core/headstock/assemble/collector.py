@@ -29,3 +29,8 @@ def spare_what_lasts() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def look_at_everything() -> None:
+    """Let later collections look at all that there is again."""
+    gc.unfreeze()

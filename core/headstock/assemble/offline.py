@@ -13,14 +13,14 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from headstock.assemble.api_plugins import load_api_plugins
 from headstock.assemble.built import build_engine_loop
+from headstock.assemble.collector import look_at_everything, spare_what_lasts
 from headstock.assemble.front import load_prompter, model_card
-from headstock.assemble.local_routes import LocalRoutes
 from headstock.assemble.model_files import find_model
 from headstock.assemble.progress import Report, meter, silent
 from headstock.assemble.vetting import leave_out_unfit
@@ -38,6 +38,9 @@ from headstock.server.protocols.ranking import ScoreBody, read_score
 from headstock.server.request import ChatPrompt, GenerateRequest
 from headstock.wire.messages import Loading, Started
 from headstock.wire.transport import MemoryMailbox, memory_pair
+
+if TYPE_CHECKING:
+    from headstock.assemble.local_routes import LocalRoutes
 
 T = TypeVar("T")
 B = TypeVar("B", bound=msgspec.Struct)
@@ -96,7 +99,8 @@ class Engine:
             raise
         adapters = given_adapters(loaded.settings.lora)
         self._door = self._on_door(_open_door(self._link, card, prompter, adapters))
-        self._routes = LocalRoutes(self._door, loaded.settings)
+        self._settings = loaded.settings
+        self._routes: LocalRoutes | None = None
         self._running = self._on_door(_start(self._door))
         mailbox.send([self._loop.started])
         self._engine_thread = threading.Thread(
@@ -105,6 +109,8 @@ class Engine:
         self._engine_thread.start()
         self._is_open = True
         self._on_door(self._door.wait_ready())
+        # A collection that walks a loaded model holds all requests up for a tenth of a second.
+        spare_what_lasts()
         try:
             self._on_door(self._door.adapters.load_given())
         except HeadstockError:
@@ -236,6 +242,11 @@ class Engine:
             path: Of a route that is posted to, such as ``/v1/chat/completions``.
             body: What is posted.
         """
+        if self._routes is None:
+            # The application's libraries take long to import, and most engines never need them.
+            from headstock.assemble.local_routes import LocalRoutes
+
+            self._routes = LocalRoutes(self._door, self._settings)
         return await asyncio.wrap_future(self._submit(self._routes.post(path, body)))
 
     def encode(self, text: str) -> list[int]:
@@ -300,6 +311,7 @@ class Engine:
         self._running.result()
         self._door.close()
         self._stop_door()
+        look_at_everything()
 
     def __enter__(self) -> Engine:
         """Return the engine itself."""
@@ -420,11 +432,14 @@ async def _embed(door: Frontdoor, body: EncodeBody) -> Result | list[Result]:
     """Return what a call's texts yield once all have ended."""
     card = door.served_card
     call = read_encode(body, card, type_stride=door.type_stride)
-    found = await _ended(door, call.requests)
-    answers = [
-        encode_answer(one, item.rid or "", card, call.dimensions)
-        for one, item in zip(found, call.requests, strict=True)
-    ]
+    answers: list[Result] = [{} for _ in call.requests]
+    generation = await door.generate(call.requests, is_streamed=True)
+    try:
+        async for index, one in generation.ended():
+            rid = call.requests[index].rid or ""
+            answers[index] = encode_answer(one, rid, card, call.dimensions)
+    finally:
+        generation.abort()
     return answers if call.is_list else answers[0]
 
 

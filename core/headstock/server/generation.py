@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from headstock.errors import RequestError
 from headstock.server.completion import Completion, Delta
@@ -120,6 +120,22 @@ class Generation:
         """
         while self._num_open and self.error is None:
             await self._wait()
+        if self.error is not None:
+            self.abort()
+            raise self.error
+
+    async def ended(self) -> AsyncIterator[tuple[int, Completion]]:
+        """Yield each completion, with its index, once it has ended; of a streamed call.
+
+        What is done with one is done while the engine works on the others.
+
+        Raises:
+            RequestError: One could not be served; the others were ended.
+        """
+        while not self.is_over and self.error is None:
+            for delta in await self.deltas():
+                if delta.end is not None and self.error is None:
+                    yield delta.index, self.completions[delta.index]
         if self.error is not None:
             self.abort()
             raise self.error
