@@ -4,13 +4,17 @@
     python benchmarks/embeddings.py cpu --texts 512 --rounds 5 --threads 2 --quantization int8
     python benchmarks/embeddings.py gpu                      Qwen3-Embedding-0.6B's shape; a minute
     python benchmarks/embeddings.py gpu --length 512 --texts 512
+    python benchmarks/embeddings.py gpu --callers 4          calls that overlap
+    python benchmarks/embeddings.py gpu-peer                 the same beside sentence-transformers
 
 `cpu` needs sentence-transformers and `headstock pull all-minilm-l6-v2`. Both sides get the same
 texts and the same number of threads, in turn; the figure is the best of the rounds, since other
 work on a machine only ever takes time away. Vectors are compared before anything is timed.
 
 `gpu` has random weights and random ids. Its share is that of the operations that the matrices take
-in what the card is measured to do in one large product.
+in what the card is measured to do in one large product. `gpu-peer` gives both sides one folder
+with random weights, a tokenizer of words and texts of --length words; sentence-transformers
+computes in bfloat16 with batches of --rows.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +180,8 @@ def measure_gpu(options: argparse.Namespace) -> None:
                 seconds = time.perf_counter() - begun
                 if seconds < least:
                     least, work = seconds, num_operations(QWEN3_EMBEDDING, given)
+            if options.callers > 1:
+                least, work = sustained(engine, options, texts)
     report({"headstock": least}, options.texts, options.texts * options.length)
     print(
         f"{work / least / 1e12:.0f} TFLOP/s of {rate / 1e12:.0f} that one large product reaches:"
@@ -182,17 +189,120 @@ def measure_gpu(options: argparse.Namespace) -> None:
     )
 
 
+def sustained(
+    engine: Any, options: argparse.Namespace, texts: Callable[[], list[list[int]]]
+) -> tuple[float, int]:
+    """Return seconds and operations of --texts texts when --callers always have a call under way.
+
+    Each sends its next call of texts / callers once the last is answered, --rounds x callers calls
+    in all: what a server under load does, where no device waits for a call to begin.
+    """
+    draws = options.rounds * options.callers
+    whole = [text for _ in range(options.rounds) for text in texts()]
+    size = options.texts // options.callers
+    calls = [whole[n * size : (n + 1) * size] for n in range(draws)]
+    with ThreadPoolExecutor(options.callers) as pool:
+        begun = time.perf_counter()
+        list(pool.map(lambda call: engine.embed(input_ids=call), calls))
+        seconds = time.perf_counter() - begun
+    used = [text for call in calls for text in call]
+    share = options.texts / len(used)
+    return seconds * share, int(num_operations(QWEN3_EMBEDDING, used) * share)
+
+
+def write_peer_model(folder: Path, config: dict[str, Any]) -> None:
+    """Write a model of random weights as sentence-transformers saves it, with a word a token."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import (  # pyright: ignore[reportMissingImports]
+        Normalize,
+        Pooling,
+        Transformer,
+    )
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+    inner = folder / "transformer"
+    words = {f"w{n}": n for n in range(config["vocab_size"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    known = {
+        name: value for name, value in config.items() if name not in ("architectures", "dtype")
+    }
+    torch.manual_seed(0)
+    model = AutoModel.from_config(AutoConfig.for_model(**known), dtype=torch.bfloat16)
+    model.save_pretrained(inner)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="w0", pad_token="w0", model_max_length=2048
+    ).save_pretrained(inner)
+    parts = [Transformer(str(inner)), Pooling(config["hidden_size"], "lasttoken"), Normalize()]
+    SentenceTransformer(modules=parts, device="cpu").save(str(folder / "whole"))
+
+
+def measure_gpu_peer(options: argparse.Namespace, config: dict[str, Any], backend: str) -> None:
+    """Time random texts on a card beside sentence-transformers, with the same files."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    import headstock
+
+    draw = random.Random(0)
+    vocab = config["vocab_size"]
+
+    def texts() -> list[str]:
+        return [
+            " ".join(f"w{draw.randrange(1, vocab)}" for _ in range(options.length))
+            for _ in range(options.texts)
+        ]
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_peer_model(Path(folder), config)
+        path = str(Path(folder, "whole"))
+        device = "cuda" if backend == "cuda" else "cpu"
+        settings: dict[str, Any] = {
+            "task": "embed",
+            "max_model_len": max(1024, options.length),
+            "max_running_requests": options.rows,
+            "chunked_prefill_size": options.step_tokens,
+        }
+        if backend == "cuda":
+            settings["memory_fraction"] = 0.5
+        with headstock.Engine(model=path, backend=backend, **settings) as engine:
+            given = texts()
+            ours = torch.tensor([answer["embedding"] for answer in engine.embed(given)])
+            least = {"headstock": float("inf"), "sentence-transformers": float("inf")}
+            for _ in range(options.rounds):
+                batch = texts()  # other ones each time: nothing is cached
+                begun = time.perf_counter()
+                engine.embed(batch)
+                least["headstock"] = min(least["headstock"], time.perf_counter() - begun)
+        # After ours is gone: each side has the card to itself.
+        peer = SentenceTransformer(path, device=device, model_kwargs={"dtype": torch.bfloat16})
+        theirs = torch.from_numpy(peer.encode(given, batch_size=options.rows)).float()
+        for _ in range(options.rounds):
+            batch = texts()
+            begun = time.perf_counter()
+            peer.encode(batch, batch_size=options.rows)
+            name = "sentence-transformers"
+            least[name] = min(least[name], time.perf_counter() - begun)
+    print(f"least cosine {torch.cosine_similarity(ours, theirs).min().item():.5f}")
+    report(least, options.texts, options.texts * options.length)
+    ratio = least["sentence-transformers"] / least["headstock"]
+    print(f"headstock / sentence-transformers: {ratio:.2f} x")
+
+
 def main() -> int:
     """Measure."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("where", choices=("cpu", "gpu"))
+    parser.add_argument("where", choices=("cpu", "gpu", "gpu-peer"))
     parser.add_argument("--texts", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--rows", type=int, default=64, help="requests at once")
     parser.add_argument("--step-tokens", type=int, help="tokens of a step")
+    parser.add_argument("--callers", type=int, default=1, help="calls at once, on a GPU")
     parser.add_argument("--quantization", choices=("int8", "int4"), help="of ours, on the CPU")
     parser.add_argument("--length", type=int, default=512, help="tokens of a text, on a GPU")
     options = parser.parse_args()
@@ -200,8 +310,10 @@ def main() -> int:
         options.step_tokens = 1024 if options.where == "cpu" else 16384
     if options.where == "cpu":
         measure_cpu(options)
-    else:
+    elif options.where == "gpu":
         measure_gpu(options)
+    else:
+        measure_gpu_peer(options, QWEN3_EMBEDDING, "cuda")
     return 0
 
 
