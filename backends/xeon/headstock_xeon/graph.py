@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ class NativeGraph:
         runs: Sequence[Callable[[], None]],
         torch_calls: Sequence[str],
         num_instructions: int,
-        held: Sequence[object],
+        held: Iterable[object],
     ) -> None:
         self._runs = tuple(runs)
         self._held = tuple(held)
@@ -134,7 +134,7 @@ class Capture(TorchDispatchMode):
         self._arena = arena
         self._pending = bytearray()
         self._runs: list[Callable[[], None]] = []
-        self._held: list[object] = []
+        self._held: dict[int, object] = {}
         self._torch_calls: list[str] = []
         self._num_instructions = 0
 
@@ -152,10 +152,18 @@ class Capture(TorchDispatchMode):
         finally:
             self._stream.recording = None
         self._flush()
-        return NativeGraph(self._runs, self._torch_calls, self._num_instructions, self._held)
+        return NativeGraph(
+            self._runs, self._torch_calls, self._num_instructions, self._held.values()
+        )
 
-    def add(self, instruction: bytes) -> None:
-        """Take down an instruction that has run."""
+    def add(self, instruction: bytes, args: Sequence[object]) -> None:
+        """Take down an instruction that has run, and keep alive what tensors it was given.
+
+        But for those in the arena, results of the step itself: the next ones take their place.
+        """
+        for arg in args:
+            if isinstance(arg, Tensor) and not self._arena.holds(arg.data_ptr()):
+                self.hold(arg)
         self._pending += instruction
         self._num_instructions += 1
 
@@ -165,7 +173,7 @@ class Capture(TorchDispatchMode):
 
     def hold(self, owner: object) -> None:
         """Keep ``owner`` alive as long as the graph."""
-        self._held.append(owner)
+        self._held[id(owner)] = owner
 
     def __torch_dispatch__(
         self,
@@ -187,7 +195,8 @@ class Capture(TorchDispatchMode):
         if not writes and _are_views(tensors, (args, kwargs)):
             return made
         if name in MAKES_EMPTY:
-            self._held += tensors
+            for tensor in tensors:
+                self.hold(tensor)
             return made
         self._flush()
         self._runs.append(TorchCall(func, args, dict(kwargs or {}), tensors))

@@ -69,6 +69,10 @@ class Arena:
         """How much it has taken from the system."""
         return sum(size for _, size in self._segments)
 
+    def holds(self, address: int) -> bool:
+        """Whether ``address`` is in memory of the arena."""
+        return any(begin <= address < begin + size for begin, size in self._segments)
+
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return uninitialised memory, the arena's again when the tensor's storage is let go."""
         wanted = math.prod(shape) * dtype.itemsize

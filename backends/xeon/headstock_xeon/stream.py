@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from ctypes import addressof, create_string_buffer
 from typing import Protocol
 
@@ -27,8 +28,8 @@ def as_bits(value: float) -> int:
 class Recording(Protocol):
     """What a capture takes down."""
 
-    def add(self, instruction: bytes) -> None:
-        """Take down an instruction that has run."""
+    def add(self, instruction: bytes, args: Sequence[object]) -> None:
+        """Take down an instruction that has run, and keep alive the tensors among ``args``."""
         ...
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -55,25 +56,28 @@ class Stream:
         self._buffer = create_string_buffer(INSTRUCTION_BYTES)
         self._address = addressof(self._buffer)
         self._run = library.calls.hs_run
+        self._numbers = library.kernels
 
-    def kernel(self, name: str) -> int:
-        """Return the number of a kernel, for :meth:`emit`."""
-        return self.library.kernels[name]
-
-    def emit(self, kernel: int, *args: int) -> None:
+    def emit(self, kernel: str, *args: Tensor | int | None) -> None:
         """Run one instruction; while a step is captured, record it too.
+
+        Args:
+            kernel: Its name.
+            args: Words of the instruction, in the kernel's order. A tensor stands for its address
+                and stays alive as long as a recording does, None for an address of nothing.
 
         Raises:
             PluginError: There is no memory for its scratch.
         """
-        _PACKERS[len(args)](self._buffer, 0, kernel, *args)
+        words = [x if type(x) is int else 0 if x is None else x.data_ptr() for x in args]  # pyright: ignore[reportAttributeAccessIssue]
+        _PACKERS[len(args)](self._buffer, 0, self._numbers[kernel], *words)
         if not self._run(self.engine, self._address, 1):
             raise PluginError(
                 "There is no memory for a kernel's scratch.",
                 remedy="Lower --memory-fraction or --chunked-prefill-size.",
             )
         if self.recording is not None:
-            self.recording.add(self._buffer.raw)
+            self.recording.add(self._buffer.raw, args)
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
         """Return uninitialised memory for a result."""
@@ -82,7 +86,7 @@ class Stream:
         return torch.empty(shape, dtype=dtype)
 
     def hold(self, *owners: object) -> None:
-        """While a step is captured: let it keep alive what is not a result of the step itself."""
+        """While a step is captured: let it keep alive what its instructions know by number."""
         if self.recording is not None:
             for owner in owners:
                 self.recording.hold(owner)
@@ -91,3 +95,11 @@ class Stream:
 def rows_of(x: Tensor) -> Tensor:
     """Return ``x`` with contiguous rows: itself, nearly always."""
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def strided(x: Tensor | None) -> tuple[Tensor | None, int]:
+    """Return ``x`` with contiguous rows and the numbers from one row to the next; of None, 0."""
+    if x is None:
+        return None, 0
+    x = rows_of(x)
+    return x, x.stride(0)

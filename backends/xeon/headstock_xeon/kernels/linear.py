@@ -6,6 +6,7 @@ Shapes: M rows of activations, O output features, I input features, G groups alo
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,18 +19,31 @@ from headstock.ops.linear import (
     INT4_GROUP,
     INT8_GROUP,
     MXFP4,
+    ROWS,
+    SCALED_ROWS,
     CanonicalWeight,
     LinearSpec,
+    linear,
 )
-from headstock_xeon.stream import as_bits, rows_of
+from headstock_xeon.kernels.offers import FLOAT32 as REQUIRES
+from headstock_xeon.kernels.offers import Sizes, computes
+from headstock_xeon.stream import as_bits, strided
 
 if TYPE_CHECKING:
     from headstock_xeon.device import XeonDevice
 
 FLOAT32, BFLOAT16, INT8, INT4 = range(4)
 """``WeightKind`` of ``weight.h``."""
+PACKED = tuple(
+    replace(REQUIRES, layouts=frozenset(layouts), sizes={"group_size": Sizes(multiple_of=unit)})
+    for layouts, unit in (({DENSE, INT8_GROUP}, 16), ({INT4_GROUP, MXFP4}, 32))
+)
+"""What weights there are kernels for: whole vectors of integers have one scale."""
+WITH_ROWS = frozenset({ROWS, SCALED_ROWS})
 
 
+@computes(linear, replace(PACKED[0], features=WITH_ROWS))
+@computes(linear, replace(PACKED[1], features=WITH_ROWS))
 class NativeLinear:
     """One packed weight.
 
@@ -48,8 +62,6 @@ class NativeLinear:
         self.spec = spec
         self._device = device
         self._stream = device.stream
-        self._linear = device.stream.kernel("linear")
-        self._look_up = device.stream.kernel("look_up")
         if spec.group_size and spec.in_features % spec.group_size:
             raise UnsupportedError(
                 f"{spec.in_features} input features do not divide into groups of"
@@ -111,19 +123,10 @@ class NativeLinear:
         if x_MI.dim() != 2:
             flat = self(x_MI.reshape(-1, self.spec.in_features))
             return flat.view(*x_MI.shape[:-1], out_features)
-        x_MI = rows_of(x_MI)
         rows = x_MI.shape[0]
         y_MO = self._stream.empty((rows, out_features))
         self._stream.hold(self)
-        self._stream.emit(
-            self._linear,
-            self.handle,
-            x_MI.data_ptr(),
-            x_MI.stride(0),
-            y_MO.data_ptr(),
-            out_features,
-            rows,
-        )
+        self._stream.emit("linear", self.handle, *strided(x_MI), y_MO, out_features, rows)
         return y_MO
 
     def rows(self, ids_T: Tensor, first: int) -> Tensor:
@@ -133,17 +136,9 @@ class NativeLinear:
     def _rows(self, ids_T: Tensor, first: int, factor: int) -> Tensor:
         """Look up rows and multiply them by the number whose bits are ``factor``."""
         y_TI = self._stream.empty((ids_T.shape[0], self.spec.in_features))
-        ids_T = ids_T.contiguous()
         self._stream.hold(self)
-        self._stream.emit(
-            self._look_up,
-            self.handle,
-            ids_T.data_ptr(),
-            y_TI.data_ptr(),
-            ids_T.shape[0],
-            first,
-            factor,
-        )
+        ids = (ids_T.contiguous(), y_TI, ids_T.shape[0], first)
+        self._stream.emit("look_up", self.handle, *ids, factor)
         return y_TI
 
     @property

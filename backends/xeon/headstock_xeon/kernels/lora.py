@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import ctypes
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from headstock_xeon.stream import rows_of
+from headstock.ops import lora
+from headstock_xeon.kernels.offers import EIGHTS, FLOAT32, Kernels, computes
+from headstock_xeon.stream import rows_of, strided
 
 if TYPE_CHECKING:
     from headstock_xeon.device import XeonDevice
 
-RANK_UNIT = 8
-"""R must be a multiple of this: numbers of a vector."""
 
-
-class LoraKernels:
-    """The op ``add_lora`` bound to a device's stream."""
+class LoraKernels(Kernels):
+    """The op ``add_lora``; R must be a multiple of a vector."""
 
     def __init__(self, device: XeonDevice) -> None:
-        self._stream = device.stream
-        self._lora = device.stream.kernel("lora")
+        super().__init__(device)
         self._starts: dict[tuple[int, ...], ctypes.Array[ctypes.c_int64]] = {}
 
+    @computes(lora.add_lora, replace(FLOAT32, sizes={"rank": EIGHTS}))
     def add_lora(
         self,
         out_TO: Tensor,
@@ -35,24 +35,12 @@ class LoraKernels:
         starts: tuple[int, ...],
     ) -> Tensor:
         """Add in place what each token's adapter says."""
-        out_TO, x_TI = rows_of(out_TO), rows_of(x_TI)
+        out_TO = rows_of(out_TO)
         if starts not in self._starts:  # no tensor: a capture would take its making down
             self._starts[starts] = (ctypes.c_int64 * len(starts))(*starts)
         starts_P = self._starts[starts]
-        self._stream.hold(down_NKI, up_NOR, adapters_T, starts_P)
-        self._stream.emit(
-            self._lora,
-            x_TI.data_ptr(),
-            x_TI.stride(0),
-            down_NKI.data_ptr(),
-            up_NOR.data_ptr(),
-            adapters_T.data_ptr(),
-            ctypes.addressof(starts_P),
-            out_TO.data_ptr(),
-            out_TO.stride(0),
-            x_TI.shape[0],
-            x_TI.shape[1],
-            *up_NOR.shape[1:],
-            len(starts),
-        )
+        self._stream.hold(starts_P)
+        given = (*strided(x_TI), down_NKI, up_NOR, adapters_T, ctypes.addressof(starts_P))
+        sizes = (*x_TI.shape, *up_NOR.shape[1:], len(starts))
+        self._stream.emit("lora", *given, *strided(out_TO), *sizes)
         return out_TO

@@ -1,86 +1,61 @@
-"""Choosing experts by scores, bias and groups, and adding what shared experts make.
+"""Choosing experts, by logits alone or by scores, bias and groups, and adding shared experts.
 
 Shapes: T tokens, E experts, k experts of a token, D hidden size.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from headstock.ops import moe, routing
 from headstock.ops.routing import MAX_GROUP_BEST, Routing
-from headstock_xeon.stream import as_bits, rows_of
-
-if TYPE_CHECKING:
-    from headstock_xeon.device import XeonDevice
+from headstock_xeon.kernels.offers import Kernels, computes
+from headstock_xeon.stream import as_bits, rows_of, strided
 
 
-class ScoreKernels:
-    """Function ops bound to a device's stream."""
+class RoutingKernels(Kernels):
+    """Which experts a token chooses, and what they count."""
 
-    def __init__(self, device: XeonDevice) -> None:
-        self._stream = device.stream
-        self._route = device.stream.kernel("route_experts")
-        self._add = device.stream.kernel("add_shared")
-        self._weigh = device.stream.kernel("weigh_experts")
+    @computes(moe.route_topk)
+    def route_topk(
+        self, logits_TE: Tensor, *, k: int, is_normalized: bool
+    ) -> tuple[Tensor, Tensor]:
+        chosen = self._chosen(logits_TE, k)
+        sizes = (*logits_TE.shape, k)
+        self._stream.emit("route", *strided(logits_TE), *chosen, *sizes, int(is_normalized))
+        return chosen
 
+    @computes(routing.route_experts)
     def route_experts(
         self, logits_TE: Tensor, bias_E: Tensor | None, *, routing: Routing
     ) -> tuple[Tensor, Tensor]:
-        """Choose experts by biased scores within the best groups. [T, k], [T, k]"""
         assert routing.group_best <= MAX_GROUP_BEST, f"{routing.group_best} of a group"
-        logits_TE = rows_of(logits_TE)
-        num_tokens, num_experts = logits_TE.shape
-        weights_Tk = self._stream.empty((num_tokens, routing.k))
-        experts_Tk = self._stream.empty((num_tokens, routing.k), torch.int32)
-        self._stream.hold(bias_E)
-        self._stream.emit(
-            self._route,
-            logits_TE.data_ptr(),
-            logits_TE.stride(0),
-            0 if bias_E is None else bias_E.data_ptr(),
-            weights_Tk.data_ptr(),
-            experts_Tk.data_ptr(),
-            num_tokens,
-            num_experts,
-            routing.k,
-            int(routing.scores == "sigmoid"),
-            int(routing.is_normalized),
-            routing.num_groups,
-            routing.groups_kept,
-            routing.group_best,
-            as_bits(routing.factor),
-        )
-        return weights_Tk, experts_Tk
+        chosen = self._chosen(logits_TE, routing.k)
+        kinds = (int(routing.scores == "sigmoid"), int(routing.is_normalized))
+        groups = (routing.num_groups, routing.groups_kept, routing.group_best)
+        how = (routing.k, *kinds, *groups, as_bits(routing.factor))
+        logits = (*strided(logits_TE), bias_E)
+        self._stream.emit("route_experts", *logits, *chosen, *logits_TE.shape, *how)
+        return chosen
 
+    def _chosen(self, logits_TE: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Return memory for weights and for experts. float32, int32. [T, k] each"""
+        shape = (logits_TE.shape[0], k)
+        return self._stream.empty(shape), self._stream.empty(shape, torch.int32)
+
+    @computes(routing.weigh_experts)
     def weigh_experts(self, weights_Tk: Tensor, experts_Tk: Tensor, scale_E: Tensor) -> Tensor:
-        """Multiply weights by their experts' scales. [T, k]"""
-        weights_Tk, experts_Tk = weights_Tk.contiguous(), experts_Tk.contiguous()
-        y_Tk = self._stream.empty(tuple(weights_Tk.shape))
-        self._stream.hold(scale_E)
-        self._stream.emit(
-            self._weigh,
-            weights_Tk.data_ptr(),
-            experts_Tk.data_ptr(),
-            scale_E.data_ptr(),
-            y_Tk.data_ptr(),
-            *weights_Tk.shape,
-        )
+        y_Tk = self._stream.empty(weights_Tk.shape)
+        given = (weights_Tk.contiguous(), experts_Tk.contiguous(), scale_E)
+        self._stream.emit("weigh_experts", *given, y_Tk, *y_Tk.shape)
         return y_Tk
 
+    @computes(routing.add_shared)
     def add_shared(self, routed_TD: Tensor, shared_TD: Tensor, gate_T1: Tensor | None) -> Tensor:
         """Add the shared experts' part, in place."""
-        routed_TD, shared_TD = rows_of(routed_TD), rows_of(shared_TD)
-        self._stream.emit(
-            self._add,
-            routed_TD.data_ptr(),
-            routed_TD.stride(0),
-            shared_TD.data_ptr(),
-            shared_TD.stride(0),
-            0 if gate_T1 is None else gate_T1.data_ptr(),
-            0 if gate_T1 is None else gate_T1.stride(0),
-            *routed_TD.shape,
-        )
+        routed_TD = rows_of(routed_TD)
+        gate = (gate_T1, 0 if gate_T1 is None else gate_T1.stride(0))
+        rows = (*strided(routed_TD), *strided(shared_TD))
+        self._stream.emit("add_shared", *rows, *gate, *routed_TD.shape)
         return routed_TD
