@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from headstock.errors import PluginError
+from headstock.plugins.cores import described, memory_nodes
 from headstock.plugins.hooks import Finding
 from headstock_xeon import build
 from headstock_xeon.native import FEATURES, how_to_build, load
@@ -13,7 +14,7 @@ SUBJECT = "native kernels"
 
 
 def examine() -> Iterator[Finding]:
-    """Yield one line on the library, and one on the instruction sets in use."""
+    """Yield a line on the library, on the instruction sets in use, and on what threads keep to."""
     try:
         library = load()
     except PluginError as error:
@@ -28,3 +29,7 @@ def examine() -> Iterator[Finding]:
         yield Finding(subject=SUBJECT, is_ok=True, text=text)
     names = sorted(library.capabilities(library.features), key=lambda name: FEATURES[name])
     yield Finding(subject="instruction sets", is_ok=True, text=", ".join(names) or "none")
+    nodes = memory_nodes()
+    bound = f"each thread keeps to a core, {described(nodes.cores)}"
+    text = f"{nodes.reason}; {bound if nodes.is_bound else 'threads keep to no core'}"
+    yield Finding(subject="binding", is_ok=True, text=text)

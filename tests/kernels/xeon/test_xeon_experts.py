@@ -18,8 +18,7 @@ from headstock.plugins.device import GraphKey
 from headstock.testing.checks import judge
 from headstock_xeon.device import XeonDevice
 from headstock_xeon.kernels import experts as native
-from headstock_xeon.kernels.experts import NativeExperts
-from headstock_xeon.kernels.routing import RoutingKernels
+from headstock_xeon.kernels.experts import NativeExperts, RoutingKernels
 from headstock_xeon.kernels.steps import StepKernels
 from headstock_xeon.native import FEATURES, MODEL
 from tests.kernels.xeon.conftest import SETS

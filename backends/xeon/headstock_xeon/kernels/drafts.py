@@ -12,6 +12,7 @@ from torch import Tensor
 
 from headstock.ops import drafts, steps
 from headstock_xeon.kernels.offers import INT32, Kernels, computes
+from headstock_xeon.stream import rows_of, strided
 
 if TYPE_CHECKING:
     from headstock.ops.steps import Slots, StepInputs
@@ -22,11 +23,9 @@ class DraftKernels(Kernels):
 
     @computes(steps.accept_drafts, INT32)
     def accept_drafts(self, drawn_RJ: Tensor, drafts_RK: Tensor, num_draws_R: Tensor) -> Tensor:
-        if not drawn_RJ.is_contiguous() or drafts_RK.stride(-1) != 1:
-            return steps.accept_drafts.reference(drawn_RJ, drafts_RK, num_draws_R)
         num_rows, num_drafts = drafts_RK.shape
         accepted_R = self._stream.empty((num_rows,), torch.int32)
-        given = (drawn_RJ, drafts_RK, drafts_RK.stride(0), num_draws_R)
+        given = (drawn_RJ.contiguous(), *strided(drafts_RK), num_draws_R)
         self._stream.emit("accept", *given, accepted_R, num_drafts, num_rows)
         return accepted_R
 
@@ -86,6 +85,21 @@ class DraftKernels(Kernels):
         outbox = (*outbox_of(outbox_NRO), outbox_NRO.shape[2] - 1, slots.cursor_1)
         self._stream.emit("enter", *given, *outbox, num_rows)
         return slots, outbox_NRO
+
+    @computes(drafts.keep_accepted, INT32)
+    def keep_accepted(self, drawn_RJ: Tensor, accepted_R: Tensor) -> Tensor:
+        drawn_RJ = drawn_RJ.contiguous()
+        kept_S = self._stream.empty((drawn_RJ.numel(),), torch.int64)
+        self._stream.emit("keep", drawn_RJ, accepted_R, kept_S, *drawn_RJ.shape, steps.FAULTY)
+        return kept_S
+
+    @computes(drafts.count_drafts, INT32)
+    def count_drafts(self, counts_SV: Tensor, drafts_RK: Tensor) -> Tensor:
+        """Count the drafts before each position as if they were drawn, in place. [S, V]"""
+        counts_SV = rows_of(counts_SV)
+        rows = (*strided(counts_SV), *strided(drafts_RK))
+        self._stream.emit("count_drafts", *rows, *drafts_RK.shape)
+        return counts_SV
 
 
 def outbox_of(outbox_NRO: Tensor) -> tuple[Tensor, int, int, int]:

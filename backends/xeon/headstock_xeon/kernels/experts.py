@@ -1,4 +1,4 @@
-"""Mixtures of experts, with the packed weights and the products of :mod:`.linear`.
+"""Mixtures of experts: choosing them, and the products of :mod:`.linear` with their weights.
 
 Shapes: T tokens, E experts, k experts of a token, N = T · k choices, D hidden size, F features
 between an expert's matrices.
@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from headstock.ops import moe, routing
 from headstock.ops.activation_kinds import FEATURES
 from headstock.ops.linear import CanonicalWeight, LinearSpec
-from headstock.ops.moe import BIAS, UNGATED, ExpertsSpec, Matrix, experts
+from headstock.ops.moe import BIAS, UNGATED, ExpertsSpec, Matrix
+from headstock.ops.routing import MAX_GROUP_BEST, Routing
 from headstock_xeon.kernels.linear import PACKED, NativeLinear
-from headstock_xeon.kernels.offers import computes
-from headstock_xeon.stream import as_bits, strided
+from headstock_xeon.kernels.offers import Kernels, computes
+from headstock_xeon.stream import as_bits, rows_of, strided
 
 if TYPE_CHECKING:
     from headstock_xeon.device import XeonDevice
@@ -28,13 +30,10 @@ MAX_PARAMETERS = 2
 """Of an activation with a gate of its own: xIELU, which has none, is not taken."""
 MAX_TOKENS = 512
 """Tokens at a time. Their choices' rows lie side by side between the products."""
+TAKEN = (FEATURES | {BIAS, UNGATED}) - {"xielu"}
 
 
-FEATURES_TAKEN = (FEATURES | {BIAS, UNGATED}) - {"xielu"}
-
-
-@computes(experts, replace(PACKED[0], features=FEATURES_TAKEN))
-@computes(experts, replace(PACKED[1], features=FEATURES_TAKEN))
+@computes(moe.experts, *(replace(packed, features=TAKEN) for packed in PACKED))
 class NativeExperts:
     """All experts of a layer in two packed weights: gate above up, and down."""
 
@@ -106,6 +105,51 @@ class NativeExperts:
     def num_bytes(self) -> int:
         """Bytes of the packed storage."""
         return self._gate_up.num_bytes + self._down.num_bytes
+
+
+class RoutingKernels(Kernels):
+    """Which experts a token chooses, and what they count."""
+
+    @computes(moe.route_topk)
+    def route_topk(
+        self, logits_TE: Tensor, *, k: int, is_normalized: bool
+    ) -> tuple[Tensor, Tensor]:
+        chosen = self._chosen(logits_TE, k)
+        sizes = (*logits_TE.shape, k)
+        self._stream.emit("route", *strided(logits_TE), *chosen, *sizes, int(is_normalized))
+        return chosen
+
+    @computes(routing.route_experts)
+    def route_experts(
+        self, logits_TE: Tensor, bias_E: Tensor | None, *, routing: Routing
+    ) -> tuple[Tensor, Tensor]:
+        assert routing.group_best <= MAX_GROUP_BEST, f"{routing.group_best} of a group"
+        chosen = self._chosen(logits_TE, routing.k)
+        kinds = (int(routing.scores == "sigmoid"), int(routing.is_normalized))
+        groups = (routing.num_groups, routing.groups_kept, routing.group_best)
+        how = (routing.k, *kinds, *groups, as_bits(routing.factor))
+        logits = (*strided(logits_TE), bias_E)
+        self._stream.emit("route_experts", *logits, *chosen, *logits_TE.shape, *how)
+        return chosen
+
+    def _chosen(self, logits_TE: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Return memory for weights and for experts. float32, int32. [T, k] each"""
+        shape = (logits_TE.shape[0], k)
+        return self._stream.empty(shape), self._stream.empty(shape, torch.int32)
+
+    @computes(routing.weigh_experts)
+    def weigh_experts(self, weights_Tk: Tensor, experts_Tk: Tensor, scale_E: Tensor) -> Tensor:
+        given = (weights_Tk.contiguous(), experts_Tk.contiguous(), scale_E)
+        return self._like(weights_Tk, "weigh_experts", *given)
+
+    @computes(routing.add_shared)
+    def add_shared(self, routed_TD: Tensor, shared_TD: Tensor, gate_T1: Tensor | None) -> Tensor:
+        """Add the shared experts' part, in place."""
+        routed_TD = rows_of(routed_TD)
+        gate = (gate_T1, 0 if gate_T1 is None else gate_T1.stride(0))
+        rows = (*strided(routed_TD), *strided(shared_TD))
+        self._stream.emit("add_shared", *rows, *gate, *routed_TD.shape)
+        return routed_TD
 
 
 def whole_panels(out_features: int) -> int:

@@ -1,19 +1,22 @@
-"""Sums, factors and wide norms of features. Shapes: T tokens, A, C features, H heads of D."""
+"""Sums, factors, gates and wide norms of features.
+
+Shapes: T tokens, A, C features, H heads of D, G gates.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from headstock.ops import features, wide_norm
+from headstock.ops import features, gates, wide_norm
 from headstock_xeon.kernels.offers import Kernels, computes
-from headstock_xeon.stream import as_bits, strided
+from headstock_xeon.stream import Word, as_bits, strided
 
 NOTHING = (None, 0)
 ONE = as_bits(1.0)
 
 
 class FeatureKernels(Kernels):
-    """What is done to each feature, and norms of several heads at once."""
+    """What is done to each feature, gates on them, and norms of several heads at once."""
 
     @computes(features.add_features)
     def add_features(self, x_TD: Tensor, y_TD: Tensor) -> Tensor:
@@ -21,7 +24,7 @@ class FeatureKernels(Kernels):
 
     @computes(features.scale_features)
     def scale_features(self, x_TA: Tensor, *, factor: float) -> Tensor:
-        return self._scale(x_TA, *NOTHING, None, None, None, as_bits(factor))
+        return self._scale(x_TA, *NOTHING, None, None, None, factor=as_bits(factor))
 
     @computes(features.weigh_features)
     def weigh_features(self, x_TA: Tensor, weight_A: Tensor) -> Tensor:
@@ -63,18 +66,58 @@ class FeatureKernels(Kernels):
         self._stream.emit("wide_norm", *parts, *sizes, *map(as_bits, (q_width, k_width, eps)))
         return y_TC
 
-    def _scale(
-        self,
-        x_TA: Tensor,
-        other_TA: Tensor | None,
-        other_stride: int,
-        weight_A: Tensor | None,
-        table_L: Tensor | None,
-        positions_T: Tensor | None,
-        factor: int = ONE,
+    def _scale(self, x_TA: Tensor, *parts: Word, factor: int = ONE) -> Tensor:
+        """Return x · factor · weight · table at positions + other, as far as these are there.
+
+        ``parts`` are the other summand with its stride, the weight, the table and the positions.
+        """
+        return self._like(x_TA, "features", *strided(x_TA), *parts, then=(factor,))
+
+    @computes(gates.gated_norm)
+    def gated_norm(
+        self, x_THD: Tensor, gate_THD: Tensor, weight_D: Tensor, *, eps: float
     ) -> Tensor:
-        """Return x · factor · weight · table at positions + other, as far as these are there."""
-        y_TA = self._stream.empty(x_TA.shape)
-        parts = (other_TA, other_stride, weight_A, table_L, positions_T)
-        self._stream.emit("features", *strided(x_TA), *parts, y_TA, *y_TA.shape, factor)
-        return y_TA
+        num_tokens, heads, size = x_THD.shape
+        if gate_THD.stride()[1:] != (size, 1):
+            gate_THD = gate_THD.contiguous()
+        y_THD = self._stream.empty(x_THD.shape)
+        given = (x_THD.contiguous(), gate_THD, gate_THD.stride(0), weight_D, y_THD)
+        self._stream.emit("gated_norm", *given, num_tokens * heads, heads, size, as_bits(eps))
+        return y_THD
+
+    @computes(gates.gate_features)
+    def gate_features(self, x_TC: Tensor, gate_TC: Tensor) -> Tensor:
+        return self._gate("gate", x_TC, gate_TC)
+
+    @computes(gates.gate_heads)
+    def gate_heads(self, x_TC: Tensor, gate_TH: Tensor) -> Tensor:
+        return self._gate("gate_heads", x_TC, gate_TH, gate_TH.shape[1], 0)
+
+    @computes(gates.gate_by_softplus)
+    def gate_by_softplus(self, x_TC: Tensor, gate_TG: Tensor) -> Tensor:
+        return self._gate("gate_heads", x_TC, gate_TG, gate_TG.shape[1], 1)
+
+    @computes(gates.gate_by_silu)
+    def gate_by_silu(self, x_TC: Tensor, gate_TC: Tensor) -> Tensor:
+        return self._gate("gate_by_silu", x_TC, gate_TC)
+
+    @computes(gates.gated_group_norm)
+    def gated_group_norm(
+        self,
+        x_TC: Tensor,
+        gate_TC: Tensor,
+        weight_C: Tensor,
+        *,
+        num_groups: int,
+        eps: float,
+        is_gated_first: bool,
+    ) -> Tensor:
+        num_tokens, size = x_TC.shape
+        y_TC = self._stream.empty(x_TC.shape)
+        given = (*strided(x_TC), *strided(gate_TC), weight_C, y_TC)
+        how = (num_tokens, num_groups, size // num_groups, as_bits(eps), int(is_gated_first))
+        self._stream.emit("gated_group_norm", *given, *how)
+        return y_TC
+
+    def _gate(self, kernel: str, x_TC: Tensor, gate_TC: Tensor, *sizes: int) -> Tensor:
+        return self._like(x_TC, kernel, *strided(x_TC), *strided(gate_TC), then=sizes)

@@ -1,6 +1,7 @@
-"""Norms, activation and the preparation of queries, keys and values.
+"""Norms, activation, the preparation of queries, keys and values, and what encoders have beside.
 
-Shapes: T tokens, D features, H query heads, K key/value heads.
+Shapes: T tokens, D and F features, H query heads, K key/value heads, V ids, L places, R rows, P
+rows pooled.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from headstock.ops import activation as activations
-from headstock.ops import norm, outputs, rotary
+from headstock.ops import embedding, norm, outputs, pooling, rotary
 from headstock.ops.activation_kinds import FEATURES, SILU, Activation
 from headstock_xeon.kernels.attention import TAG, NativeAttention
 from headstock_xeon.kernels.offers import EIGHTS, FLOAT32, Kernels, computes
-from headstock_xeon.stream import as_bits, rows_of, strided
+from headstock_xeon.stream import Word, as_bits, rows_of, strided
 
 if TYPE_CHECKING:
     from headstock.ops.attention import AttentionProvider, StepBatch
 
+KINDS = ("last", "mean", "cls")
+"""``PoolKind`` of ``encoder.h``."""
 ACTIVATED = replace(FLOAT32, features=FEATURES)
+UNGATED = replace(FLOAT32, features=FEATURES - {"clipped-swiglu", "bounded-swiglu"})
 QUERIES = replace(FLOAT32, sizes={"head_dim": EIGHTS})
 WRITTEN = replace(
     QUERIES,
@@ -66,17 +70,12 @@ class LayerKernels(Kernels):
     def activate_and_mul(
         self, gate_TF: Tensor, x_TF: Tensor, *, activation: Activation = SILU
     ) -> Tensor:
-        y_TF = self._stream.empty(gate_TF.shape)
-        rows = (*strided(gate_TF), *strided(x_TF))
-        kind = (activation.number, *map(as_bits, activation.padded))
-        self._stream.emit("activation", *rows, y_TF, *y_TF.shape, *kind)
-        return y_TF
+        rows, kind = (*strided(gate_TF), *strided(x_TF)), words_of(activation)
+        return self._like(gate_TF, "activation", *rows, then=kind)
 
     @computes(outputs.soft_cap)
     def soft_cap(self, x_TA: Tensor, *, cap: float) -> Tensor:
-        y_TA = self._stream.empty(x_TA.shape)
-        self._stream.emit("cap", *strided(x_TA), y_TA, *y_TA.shape, as_bits(cap))
-        return y_TA
+        return self._like(x_TA, "cap", *strided(x_TA), then=(as_bits(cap),))
 
     @computes(outputs.join_features)
     def join_features(self, left_TA: Tensor, right_TB: Tensor) -> Tensor:
@@ -132,10 +131,10 @@ class LayerKernels(Kernels):
 
     def _rotate(
         self,
-        pages: tuple[Tensor | int | None, ...],
+        pages: tuple[Word, ...],
         x_TC: Tensor,
         cos_sin_LC: Tensor | None,
-        how: tuple[Tensor | int | None, ...],
+        how: tuple[Word, ...],
         heads: tuple[int, int],
     ) -> Tensor:
         """Emit the kernel of both, which ``how`` says more of; returns queries. [T, H, D]"""
@@ -143,3 +142,82 @@ class LayerKernels(Kernels):
         angles = (cos_sin_LC, 0 if cos_sin_LC is None else cos_sin_LC.shape[1])
         self._stream.emit("rotate", *pages, *strided(x_TC), *angles, *how, q_THD, *q_THD.shape[:2])
         return q_THD
+
+    @computes(norm.layer_norm)
+    def layer_norm(
+        self, x_TD: Tensor, weight_D: Tensor, bias_D: Tensor | None, *, eps: float
+    ) -> Tensor:
+        return self._layer_norm(x_TD, None, weight_D, bias_D, eps)
+
+    @computes(norm.add_layer_norm)
+    def add_layer_norm(
+        self,
+        x_TD: Tensor,
+        residual_TD: Tensor,
+        weight_D: Tensor,
+        bias_D: Tensor | None,
+        *,
+        eps: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Add to the residual stream, in place, and normalise the sum. [T, D] each"""
+        residual_TD = rows_of(residual_TD)
+        return self._layer_norm(x_TD, residual_TD, weight_D, bias_D, eps), residual_TD
+
+    def _layer_norm(
+        self,
+        x_TD: Tensor,
+        residual_TD: Tensor | None,
+        weight_D: Tensor,
+        bias_D: Tensor | None,
+        eps: float,
+    ) -> Tensor:
+        given = (*strided(x_TD), *strided(residual_TD), weight_D, bias_D)
+        return self._like(x_TD, "layer_norm", *given, then=(as_bits(eps),))
+
+    @computes(activations.activate, UNGATED)
+    def activate(self, x_TF: Tensor, *, activation: Activation = SILU) -> Tensor:
+        return self._like(x_TF, "activate", *strided(x_TF), then=words_of(activation))
+
+    @computes(embedding.embed_places)
+    def embed_places(
+        self,
+        ids_T: Tensor,
+        positions_T: Tensor,
+        words_VD: Tensor,
+        places_LD: Tensor,
+        types_KD: Tensor,
+        *,
+        first_place: int,
+    ) -> Tensor:
+        num_words, size = words_VD.shape
+        y_TD = self._stream.empty((ids_T.shape[0], size))
+        parts = (ids_T, positions_T, words_VD, places_LD, types_KD, y_TD)
+        self._stream.emit("embed", *parts, *y_TD.shape, num_words, first_place)
+        return y_TD
+
+    @computes(pooling.pool_rows)
+    def pool_rows(
+        self,
+        hidden_TD: Tensor,
+        query_starts_R1: Tensor,
+        rows_P: Tensor,
+        *,
+        kind: str,
+        is_normalized: bool,
+    ) -> Tensor:
+        y_PD = self._stream.empty((rows_P.shape[0], hidden_TD.shape[1]))
+        is_one_each = hidden_TD.shape[0] == query_starts_R1.shape[0] - 1
+        how = (KINDS.index(kind), int(is_normalized), int(is_one_each))
+        rows = (*strided(hidden_TD), query_starts_R1, rows_P)
+        self._stream.emit("pool", *rows, y_PD, *y_PD.shape, *how)
+        return y_PD
+
+    @computes(outputs.as_float32)
+    def as_float32(self, x_TA: Tensor) -> Tensor:
+        """Return ``x_TA``, which is in float32 here."""
+        return x_TA
+
+
+def words_of(activation: Activation) -> tuple[int, ...]:
+    """Return what instructions say of an activation: its number and parameters."""
+    return (activation.number, *map(as_bits, activation.padded))

@@ -1,10 +1,12 @@
-"""Matrix products with weights packed for the vector units.
+"""Matrix products with weights packed for the vector units, and what adapters add to them.
 
-Shapes: M rows of activations, O output features, I input features, G groups along I, T ids.
+Shapes: M rows of activations, O output features, I input features, G groups along I, T ids; of
+adapters as in :mod:`headstock.ops.lora`.
 """
 
 from __future__ import annotations
 
+import ctypes
 import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 
 from headstock.errors import UnsupportedError
+from headstock.ops import lora
 from headstock.ops.canonical import mxfp4_as_int8
 from headstock.ops.linear import (
     DENSE,
@@ -25,9 +28,9 @@ from headstock.ops.linear import (
     LinearSpec,
     linear,
 )
-from headstock_xeon.kernels.offers import FLOAT32 as REQUIRES
-from headstock_xeon.kernels.offers import Sizes, computes
-from headstock_xeon.stream import as_bits, strided
+from headstock_xeon.kernels import offers
+from headstock_xeon.kernels.offers import EIGHTS, Kernels, Sizes, computes
+from headstock_xeon.stream import as_bits, rows_of, strided
 
 if TYPE_CHECKING:
     from headstock_xeon.device import XeonDevice
@@ -35,15 +38,14 @@ if TYPE_CHECKING:
 FLOAT32, BFLOAT16, INT8, INT4 = range(4)
 """``WeightKind`` of ``weight.h``."""
 PACKED = tuple(
-    replace(REQUIRES, layouts=frozenset(layouts), sizes={"group_size": Sizes(multiple_of=unit)})
-    for layouts, unit in (({DENSE, INT8_GROUP}, 16), ({INT4_GROUP, MXFP4}, 32))
+    replace(offers.FLOAT32, layouts=frozenset(of), sizes={"group_size": Sizes(multiple_of=unit)})
+    for of, unit in (({DENSE, INT8_GROUP}, 16), ({INT4_GROUP, MXFP4}, 32))
 )
 """What weights there are kernels for: whole vectors of integers have one scale."""
 WITH_ROWS = frozenset({ROWS, SCALED_ROWS})
 
 
-@computes(linear, replace(PACKED[0], features=WITH_ROWS))
-@computes(linear, replace(PACKED[1], features=WITH_ROWS))
+@computes(linear, *(replace(packed, features=WITH_ROWS) for packed in PACKED))
 class NativeLinear:
     """One packed weight.
 
@@ -62,10 +64,10 @@ class NativeLinear:
         self.spec = spec
         self._device = device
         self._stream = device.stream
-        if spec.group_size and spec.in_features % spec.group_size:
+        size, group = spec.in_features, spec.group_size
+        if group and size % group:
             raise UnsupportedError(
-                f"{spec.in_features} input features do not divide into groups of"
-                f" {spec.group_size}.",
+                f"{size} input features do not divide into groups of {group}.",
                 remedy="Serve this layer dense, or at a tensor parallel size that keeps groups.",
             )
         kinds = {DENSE: FLOAT32, INT8_GROUP: INT8, INT4_GROUP: INT4, MXFP4: INT8}
@@ -88,23 +90,17 @@ class NativeLinear:
         if self.spec.layout == MXFP4:
             part = mxfp4_as_int8(part)
         weight = part["weight"]
-        if self.spec.layout == DENSE:
-            weight = self._fitting(weight)
-        scale, minimum = part.get("scale"), part.get("minimum")
-        weight = weight.contiguous()
-        scale = None if scale is None else scale.contiguous().to(torch.float32)
-        minimum = None if minimum is None else minimum.contiguous().to(torch.float32)
-        group = 0 if scale is None else self.spec.in_features // scale.shape[1]
+        weight = (self._fitting(weight) if self.spec.layout == DENSE else weight).contiguous()
+        given = (part.get("scale"), part.get("minimum"))
+        scales = [None if x is None else x.contiguous().to(torch.float32) for x in given]
+        group = 0 if scales[0] is None else self.spec.in_features // scales[0].shape[1]
         is_done = self._device.library.calls.hs_weight_pack(
             self._stream.engine,
             self.handle,
             weight.data_ptr(),
             weight.stride(0) * weight.element_size(),
-            None if scale is None else scale.data_ptr(),
-            None if minimum is None else minimum.data_ptr(),
-            group,
-            weight.shape[0],
-            row_begin,
+            *(None if x is None else x.data_ptr() for x in scales),
+            *(group, weight.shape[0], row_begin),
         )
         assert is_done, "packing needs no scratch"
 
@@ -180,10 +176,38 @@ class NativeLinear:
         return handle
 
 
+class LoraKernels(Kernels):
+    """The op ``add_lora``; R must be a multiple of a vector."""
+
+    def __init__(self, device: XeonDevice) -> None:
+        super().__init__(device)
+        self._starts: dict[tuple[int, ...], ctypes.Array[ctypes.c_int64]] = {}
+
+    @computes(lora.add_lora, replace(offers.FLOAT32, sizes={"rank": EIGHTS}))
+    def add_lora(
+        self,
+        out_TO: Tensor,
+        x_TI: Tensor,
+        down_NKI: Tensor,
+        up_NOR: Tensor,
+        adapters_T: Tensor,
+        *,
+        starts: tuple[int, ...],
+    ) -> Tensor:
+        """Add in place what each token's adapter says."""
+        out_TO = rows_of(out_TO)
+        if starts not in self._starts:  # no tensor: a capture would take its making down
+            self._starts[starts] = (ctypes.c_int64 * len(starts))(*starts)
+        starts_P = self._starts[starts]
+        self._stream.hold(starts_P)
+        given = (*strided(x_TI), down_NKI, up_NOR, adapters_T, ctypes.addressof(starts_P))
+        sizes = (*x_TI.shape, *up_NOR.shape[1:], len(starts))
+        self._stream.emit("lora", *given, *strided(out_TO), *sizes)
+        return out_TO
+
+
 def _floats_at(address: int, count: int) -> Tensor:
     """Return float32 memory of a live weight as a tensor."""
-    import ctypes
-
     return torch.frombuffer(
         (ctypes.c_float * count).from_address(address), dtype=torch.float32, count=count
     )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from headstock.ops.base import Op, Requires, Sizes
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from headstock_xeon.device import XeonDevice
+    from headstock_xeon.stream import Word
 
 Run = TypeVar("Run", bound=Callable[..., Any])
 
@@ -21,11 +24,16 @@ EIGHTS = Sizes(multiple_of=8)
 OFFERS = "xeon_offers"
 
 
-def computes(op: Op[..., Any], requires: Requires = FLOAT32) -> Callable[[Run], Run]:
-    """Declare that the decorated method, or class for a built op, computes ``op``."""
+def computes(op: Op[..., Any], *requires: Requires) -> Callable[[Run], Run]:
+    """Declare that the decorated method, or class for a built op, computes ``op``.
+
+    Args:
+        op: The op; its docstring says what is computed.
+        requires: What it needs, one way or another; by itself float32 activations.
+    """
 
     def declare(run: Run) -> Run:
-        setattr(run, OFFERS, (*offers_of(run), (op, requires)))
+        setattr(run, OFFERS, tuple((op, each) for each in requires or (FLOAT32,)))
         return run
 
     return declare
@@ -41,6 +49,12 @@ class Kernels:
 
     def __init__(self, device: XeonDevice) -> None:
         self._stream = device.stream
+
+    def _like(self, x: Tensor, kernel: str, *given: Word, then: Iterable[int] = ()) -> Tensor:
+        """Run a kernel that fills a tensor like ``x``, which follows ``given`` with its shape."""
+        y = self._stream.empty(x.shape)
+        self._stream.emit(kernel, *given, y, *y.shape, *then)
+        return y
 
     def offers(self) -> Iterator[tuple[Op[..., Any], Requires, Callable[..., Any]]]:
         """Yield the ops that methods compute, what each requires, and the method."""

@@ -4,26 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from headstock_xeon.kernels.attention import NativeAttention
-from headstock_xeon.kernels.choices import ChoiceKernels
+from headstock_xeon.kernels.attention import LatentKernels, NativeAttention, NativeLatentAttention
 from headstock_xeon.kernels.drafts import DraftKernels
-from headstock_xeon.kernels.encoder import EncoderKernels
-from headstock_xeon.kernels.experts import NativeExperts
+from headstock_xeon.kernels.experts import NativeExperts, RoutingKernels
 from headstock_xeon.kernels.features import FeatureKernels
-from headstock_xeon.kernels.gates import GateKernels
-from headstock_xeon.kernels.latent import LatentKernels, NativeLatentAttention
 from headstock_xeon.kernels.layers import LayerKernels
-from headstock_xeon.kernels.linear import NativeLinear
-from headstock_xeon.kernels.lora import LoraKernels
+from headstock_xeon.kernels.linear import LoraKernels, NativeLinear
 from headstock_xeon.kernels.offers import offers_of
-from headstock_xeon.kernels.routing import RoutingKernels
 from headstock_xeon.kernels.sampling import SamplingKernels
-from headstock_xeon.kernels.states import (
-    NativeLinearAttention,
-    NativeMamba2,
-    NativeSelectiveScan,
-    NativeShortConvolution,
-)
+from headstock_xeon.kernels.states import STATES
 from headstock_xeon.kernels.steps import StepKernels
 
 if TYPE_CHECKING:
@@ -32,12 +21,11 @@ if TYPE_CHECKING:
 
 PROVIDER = "xeon"
 FUNCTIONS = (
-    LayerKernels, FeatureKernels, GateKernels, LatentKernels, LoraKernels, EncoderKernels,
-    RoutingKernels, SamplingKernels, ChoiceKernels, StepKernels, DraftKernels,
+    LayerKernels, FeatureKernels, LatentKernels, LoraKernels, RoutingKernels, SamplingKernels,
+    StepKernels, DraftKernels,
 )  # fmt: skip
 BUILDERS = (
-    NativeLinear, NativeExperts, NativeAttention, NativeLatentAttention, NativeLinearAttention,
-    NativeShortConvolution, NativeSelectiveScan, NativeMamba2,
+    NativeLinear, NativeExperts, NativeAttention, NativeLatentAttention, *STATES,
 )  # fmt: skip
 
 

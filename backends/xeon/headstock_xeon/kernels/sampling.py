@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headstock.ops import sampling
+from headstock.ops import sampling, steps
 from headstock_xeon.kernels.offers import Kernels, computes
 from headstock_xeon.stream import rows_of, strided
 
@@ -59,3 +59,7 @@ class SamplingKernels(Kernels):
         lists = (ids_SB.contiguous(), biases_SB.contiguous())
         self._stream.emit("bias", *strided(logits_SV), *lists, *sizes)
         return logits_SV
+
+    @computes(steps.apply_masks)
+    def apply_masks(self, logits_RV: Tensor, words_RW: Tensor) -> Tensor:
+        return self._like(logits_RV, "mask", *strided(logits_RV), *strided(words_RW))

@@ -22,7 +22,7 @@ from headstock.ops.selective_scan_reference import ReferenceSelectiveScan
 from headstock.ops.short_convolution import UNGATED, ConvolutionWeights, short_convolution
 from headstock.ops.short_convolution_reference import ReferenceShortConvolution
 from headstock_xeon.kernels.offers import EIGHTS, FLOAT32, computes
-from headstock_xeon.stream import as_bits, strided
+from headstock_xeon.stream import Word, as_bits, strided
 
 if TYPE_CHECKING:
     from headstock_xeon.device import XeonDevice
@@ -47,7 +47,7 @@ class Native:
         assert batch.num_rows <= self.spec.max_rows, f"{batch.num_rows} rows"
 
 
-def rows_in(kv: Tensor, batch: StepBatch) -> tuple[Tensor | int, ...]:
+def rows_in(kv: Tensor, batch: StepBatch) -> tuple[Word, ...]:
     """Return what instructions say of where rows keep their states, and of their tokens."""
     table_RP = batch.page_table_RP
     return (kv, table_RP, table_RP.stride(0), batch.query_starts_R1, batch.kv_lengths_R)
@@ -138,3 +138,6 @@ class NativeLinearAttention(Native, ReferenceLinearAttention):
             *(spec.value_size, spec.kernel_size, int(spec.decays_by_channel)),
         )
         return y_TVd
+
+
+STATES = (NativeShortConvolution, NativeSelectiveScan, NativeMamba2, NativeLinearAttention)

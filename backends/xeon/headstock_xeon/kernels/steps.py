@@ -13,6 +13,7 @@ from torch import Tensor
 from headstock.ops import steps
 from headstock_xeon.kernels.drafts import outbox_of
 from headstock_xeon.kernels.offers import INT32, Kernels, computes
+from headstock_xeon.stream import rows_of, strided
 
 if TYPE_CHECKING:
     from headstock.ops.attention import StepBatch
@@ -57,9 +58,7 @@ class StepKernels(Kernels):
 
     @computes(steps.last_of_rows)
     def last_of_rows(self, x_TD: Tensor, query_starts_R1: Tensor) -> Tensor:
-        if x_TD.stride(-1) != 1:
-            return steps.last_of_rows.reference(x_TD, query_starts_R1)
-        return self._take(x_TD, query_starts_R1[1:], -1)
+        return self._take(rows_of(x_TD), query_starts_R1[1:], -1)
 
     def _take(self, x: Tensor, index_R: Tensor, shift: int) -> Tensor:
         rows, width = index_R.shape[0], x.element_size()
@@ -80,10 +79,8 @@ class StepKernels(Kernels):
 
     @computes(steps.mark_faults)
     def mark_faults(self, drawn_R: Tensor, logits_RV: Tensor) -> Tensor:
-        assert logits_RV.stride(-1) == 1, "logits come in rows"
         marked_R = self._stream.empty(drawn_R.shape, torch.int64)
-        logits = (logits_RV, logits_RV.stride(0))
-        self._stream.emit("mark", drawn_R, *logits, marked_R, drawn_R.shape[0])
+        self._stream.emit("mark", drawn_R, *strided(logits_RV), marked_R, drawn_R.shape[0])
         return marked_R
 
     @computes(steps.forbid_stops)
@@ -132,3 +129,14 @@ class StepKernels(Kernels):
             *(*stops, *entered, *outbox_of(outbox_NRO), slots.cursor_1, num_rows),
         )
         return slots, outbox_NRO
+
+    @computes(steps.take_draws)
+    def take_draws(
+        self, x_TD: Tensor, query_starts_R1: Tensor, num_draws_R: Tensor, *, num_draws: int
+    ) -> Tensor:
+        x_TD = rows_of(x_TD)
+        rows, width = num_draws_R.shape[0], x_TD.element_size()
+        taken_SD = self._stream.empty((rows * num_draws, x_TD.shape[1]), x_TD.dtype)
+        parts = (x_TD, x_TD.stride(0) * width, query_starts_R1, num_draws_R, taken_SD)
+        self._stream.emit("take_draws", *parts, rows, num_draws, x_TD.shape[1] * width)
+        return taken_SD
