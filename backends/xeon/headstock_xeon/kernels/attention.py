@@ -16,6 +16,7 @@ from torch import Tensor
 
 from headstock.ops.attention import (
     BIDIRECTIONAL,
+    BOTH_SIDES,
     CHUNKED,
     NARROW_PAGES,
     AttentionSpec,
@@ -43,9 +44,9 @@ TAG = "pages-kdt-vtd"
 
 In 8 bits the scales of the tokens, float32, follow the keys and follow the values.
 """
-FEATURES = frozenset({"sliding_window", "sinks", "soft_cap", BIDIRECTIONAL, CHUNKED}).union(
-    *NARROW_PAGES.values()
-)
+FEATURES = frozenset(
+    {"sliding_window", "sinks", "soft_cap", BIDIRECTIONAL, BOTH_SIDES, CHUNKED}
+).union(*NARROW_PAGES.values())
 MAX_GROUP = 64
 """Query heads that may share a key/value head: they are one tile."""
 REQUIRES = replace(
@@ -142,7 +143,7 @@ class NativeAttention(PagedAttention):
         sizes = (spec.num_kv_heads, spec.head_dim)
         seen = (window, BIDIRECTIONAL in spec.features)
         super().__init__(spec, device, (TAG, dtype), (spec.num_heads, *sizes), sizes, seen)
-        self._options = (as_bits(spec.scale), as_bits(spec.soft_cap or 0.0), window)
+        self._options = (as_bits(spec.scale), as_bits(spec.soft_cap or 0.0))
 
     def kv_shape(self, num_pages: int) -> tuple[int, ...]:
         """Return [pages, K, 2, page size * D], or as many more as scales take."""

@@ -5,14 +5,16 @@ Shapes: T tokens, A, C features, H heads of D, G gates.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from headstock.ops import features, gates, wide_norm
+from headstock.ops import features, gates, outputs, wide_norm
 from headstock_xeon.kernels.offers import Kernels, computes
 from headstock_xeon.stream import Word, as_bits, strided
 
 NOTHING = (None, 0)
 ONE = as_bits(1.0)
+POSITIVE = torch.tensor((0.0, torch.inf))
 
 
 class FeatureKernels(Kernels):
@@ -29,6 +31,22 @@ class FeatureKernels(Kernels):
     @computes(features.weigh_features)
     def weigh_features(self, x_TA: Tensor, weight_A: Tensor) -> Tensor:
         return self._scale(x_TA, *NOTHING, weight_A, None, None)
+
+    @computes(features.weigh_and_shift)
+    def weigh_and_shift(self, x_TA: Tensor, weight_A: Tensor, shift_A: Tensor) -> Tensor:
+        return self._scale(x_TA, shift_A, 0, weight_A, None, None)
+
+    @computes(features.order_features)
+    def order_features(self, x_TA: Tensor, order_A: Tensor) -> Tensor:
+        return self._like(x_TA, "columns", *strided(x_TA), order_A, None)
+
+    @computes(features.bound_features)
+    def bound_features(self, x_TA: Tensor, bounds_2: Tensor) -> Tensor:
+        return self._like(x_TA, "columns", *strided(x_TA), None, bounds_2)
+
+    @computes(outputs.rectify)
+    def rectify(self, x_TA: Tensor) -> Tensor:
+        return self._like(x_TA, "columns", *strided(x_TA), None, POSITIVE)
 
     @computes(features.scale_by_position)
     def scale_by_position(self, x_THD: Tensor, positions_T: Tensor, scale_L: Tensor) -> Tensor:

@@ -212,6 +212,11 @@ class LayerKernels(Kernels):
         self._stream.emit("pool", *rows, y_PD, *y_PD.shape, *how)
         return y_PD
 
+    @computes(pooling.normalize_vectors)
+    def normalize_vectors(self, vectors_PD: Tensor) -> Tensor:
+        how = (KINDS.index("last"), 1, 1)
+        return self._like(vectors_PD, "pool", *strided(vectors_PD), None, None, then=how)
+
     @computes(outputs.as_float32)
     def as_float32(self, x_TA: Tensor) -> Tensor:
         """Return ``x_TA``, which is in float32 here."""

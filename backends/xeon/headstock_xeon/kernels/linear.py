@@ -50,7 +50,7 @@ class NativeLinear:
     """One packed weight.
 
     Quantised ones keep their scales as float16 relative to a power of two of the row: nothing is
-    lost of what a GGUF file has, and a relative 2**-12 at most of other scales. Int8 weights are
+    lost of what a GGUF file has, and a relative 2**-11 at most of other scales. Int8 weights are
     multiplied by activations of 16 bits, int4 ones by activations of 8, one scale a group, and in
     groups that stand out in their row by what rounding left as well.
     Those of 4-bit floats are packed as int8, which holds them exactly.

@@ -52,6 +52,19 @@ class SamplingKernels(Kernels):
         self._stream.emit("penalise", *strided(logits_SV), *known, *logits_SV.shape)
         return logits_SV
 
+    @computes(sampling.token_logprobs)
+    def token_logprobs(
+        self, logits_SV: Tensor, ids_S: Tensor, asked_SB: Tensor, *, k: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        rows, size = logits_SV.shape
+        chosen_S, top_SK = self._stream.empty((rows,)), self._stream.empty((rows, k))
+        top_ids_SK = self._stream.empty((rows, k), torch.int64)
+        of_asked_SB = self._stream.empty(asked_SB.shape)
+        found = (chosen_S, top_SK, top_ids_SK, of_asked_SB)
+        asked = (ids_S.contiguous(), asked_SB.contiguous(), asked_SB.shape[1], k)
+        self._stream.emit("logprobs", *strided(logits_SV), *asked, *found, rows, size)
+        return found
+
     @computes(sampling.add_bias)
     def add_bias(self, logits_SV: Tensor, ids_SB: Tensor, biases_SB: Tensor) -> Tensor:
         logits_SV = rows_of(logits_SV)
