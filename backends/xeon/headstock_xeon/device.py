@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from headstock.errors import UnsupportedError
+from headstock.plugins.arena import StepArena, tensor_at
 from headstock.plugins.cores import memory_nodes, num_compute_threads
 from headstock.plugins.device import Graph, GraphKey
 from headstock.plugins.host import HostDevice
 from headstock_xeon.graph import Capture
-from headstock_xeon.memory import Arena, page_tensor
 from headstock_xeon.native import FEATURES, MODEL, Library
 from headstock_xeon.stream import Stream
 
@@ -77,7 +78,7 @@ class XeonDevice(HostDevice):
             library.calls.hs_bind(engine, cpus, len(cores))
         self.library = library
         self.stream = Stream(library, engine)
-        self._arena = Arena(library)
+        self._arena = StepArena(library.calls.hs_pages_new, library.calls.hs_pages_free)
 
     @property
     def name(self) -> str:
@@ -106,3 +107,19 @@ class XeonDevice(HostDevice):
             self.library.calls.hs_close(self.stream.engine)
             self.stream.engine = 0
             self._arena.close()
+
+
+def page_tensor(library: Library, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return zeroed memory in huge pages, touched lazily, as long as the tensor lives.
+
+    Raises:
+        UnsupportedError: The system has not that much.
+    """
+    num_bytes = max(1, math.prod(shape) * dtype.itemsize)
+    address = library.calls.hs_pages_new(num_bytes)
+    if not address:
+        raise UnsupportedError(
+            f"There is no room for {num_bytes / 2**30:.2f} GiB more.",
+            remedy="Lower --cache-tokens or --memory-fraction, or serve a smaller model.",
+        )
+    return tensor_at(address, shape, dtype, lambda: library.calls.hs_pages_free(address, num_bytes))

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from headstock.plugins.arena import StepArena
 from headstock.plugins.captures import TorchCall, TorchCapture
-from headstock_xeon.memory import Arena
 from headstock_xeon.stream import INSTRUCTION_BYTES, Stream, no_scratch
 
 
@@ -67,7 +67,7 @@ class Capture(TorchCapture):
         arena: Where the step's tensors come from.
     """
 
-    def __init__(self, stream: Stream, arena: Arena) -> None:
+    def __init__(self, stream: Stream, arena: StepArena) -> None:
         super().__init__()
         self._stream = stream
         self._arena = arena

@@ -93,8 +93,10 @@ def rows_of(x: Tensor) -> Tensor:
 
 
 def strided(x: Tensor | None) -> tuple[Tensor | None, int]:
-    """Return ``x`` with contiguous rows and the numbers from one row to the next; of None, 0."""
+    """Return rows, contiguous each, and the numbers from one to the next; of None, 0. [R, A]"""
     if x is None:
         return None, 0
-    x = rows_of(x)
-    return x, x.stride(0)
+    step, between = x.stride()
+    if between != 1 and x.shape[-1] != 1:
+        return strided(x.contiguous())
+    return x, step

@@ -12,11 +12,11 @@ from headstock.ops.attention import BIDIRECTIONAL, BOTH_SIDES, attention
 from headstock.ops.base import OpRegistry, Resolver
 from headstock.ops.cases.attention import plain_spec
 from headstock.ops.cases.base import Bench
+from headstock.ops.offers import offers_of
 from headstock.ops.sampling import token_logprobs
 from headstock.testing.checks import judge
 from headstock_xeon.device import XeonDevice
 from headstock_xeon.kernels.attention import NativeAttention
-from headstock_xeon.kernels.offers import offers_of
 from headstock_xeon.kernels.register import BUILDERS, FUNCTIONS, PROVIDER, register
 from headstock_xeon.kernels.sampling import SamplingKernels
 from tests.kernels.xeon.conftest import SETS

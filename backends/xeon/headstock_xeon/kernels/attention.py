@@ -24,10 +24,12 @@ from headstock.ops.attention import (
     StepBatch,
     attention,
 )
+from headstock.ops.base import Sizes
 from headstock.ops.int8_pages import SCALE_BYTES
 from headstock.ops.latent import LatentSpec, latent_attention, rotate_and_write_latent
 from headstock.ops.narrow_pages import NARROW
-from headstock_xeon.kernels.offers import EIGHTS, FLOAT32, Kernels, Sizes, computes
+from headstock.ops.offers import computes
+from headstock_xeon.kernels.base import EIGHTS, FLOAT32, Kernels
 from headstock_xeon.stream import Word, as_bits, strided
 
 if TYPE_CHECKING:
@@ -120,9 +122,7 @@ class PagedAttention:
         self._planned = None
 
     def _decide(self, batch: StepBatch) -> None:
-        """Emit the plan, unless an earlier layer of the step has."""
-        if self._planned is batch:
-            return
+        """Emit the plan: the first layer of a step does."""
         self._planned = batch
         self._stream.hold(self)
         rows = (batch.query_starts_R1, batch.kv_lengths_R)
@@ -161,12 +161,14 @@ class NativeAttention(PagedAttention):
         self, q_THD: Tensor, kv: Tensor, batch: StepBatch, *, sinks_H: Tensor | None = None
     ) -> Tensor:
         """Attend. [T, H, D]"""
-        self._decide(batch)
+        if self._planned is not batch:
+            self._decide(batch)
         q_THD = _heads_together(q_THD)
-        y_THD = self._stream.empty(q_THD.shape)
-        table = (batch.page_table_RP, batch.page_table_RP.stride(0))
-        given = (self._plan, q_THD, q_THD.stride(0), y_THD, sinks_H, *table)
-        self._stream.emit("attend", *self.pages(kv), *given, *q_THD.shape[:2], *self._options)
+        shape = tuple(q_THD.shape)
+        y_THD = self._stream.empty(shape)
+        given = (self._plan, q_THD, q_THD.stride(0), y_THD, sinks_H)
+        table = (*strided(batch.page_table_RP), *shape[:2])
+        self._stream.emit("attend", kv, *self._geometry, *given, *table, *self._options)
         return y_THD
 
     def read(self, kv: Tensor, slots_S: Tensor) -> tuple[Tensor, Tensor]:
@@ -206,7 +208,8 @@ class NativeLatentAttention(PagedAttention):
 
     def run(self, q_THQ: Tensor, up_HUC: Tensor, kv: Tensor, batch: StepBatch) -> Tensor:
         """Attend. [T, H, V]"""
-        self._decide(batch)
+        if self._planned is not batch:
+            self._decide(batch)
         spec, stream = self.spec, self._stream
         heads = (q_THQ.shape[0], spec.num_heads)
         absorbed_THX = stream.empty((*heads, spec.cached_size))

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from headstock.ops import drafts, steps
-from headstock_xeon.kernels.offers import INT32, Kernels, computes
+from headstock.ops.offers import computes
+from headstock_xeon.kernels.base import INT32, Kernels
 from headstock_xeon.stream import rows_of, strided
 
 if TYPE_CHECKING:

@@ -16,9 +16,10 @@ from headstock.ops import moe, routing
 from headstock.ops.activation_kinds import FEATURES
 from headstock.ops.linear import CanonicalWeight, LinearSpec
 from headstock.ops.moe import BIAS, UNGATED, ExpertsSpec, Matrix
+from headstock.ops.offers import computes
 from headstock.ops.routing import MAX_GROUP_BEST, Routing
+from headstock_xeon.kernels.base import FLOAT32, Kernels
 from headstock_xeon.kernels.linear import PACKED, NativeLinear
-from headstock_xeon.kernels.offers import Kernels, computes
 from headstock_xeon.stream import as_bits, rows_of, strided
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class NativeExperts:
 class RoutingKernels(Kernels):
     """Which experts a token chooses, and what they count."""
 
-    @computes(moe.route_topk)
+    @computes(moe.route_topk, FLOAT32)
     def route_topk(
         self, logits_TE: Tensor, *, k: int, is_normalized: bool
     ) -> tuple[Tensor, Tensor]:
@@ -119,7 +120,7 @@ class RoutingKernels(Kernels):
         self._stream.emit("route", *strided(logits_TE), *chosen, *sizes, int(is_normalized))
         return chosen
 
-    @computes(routing.route_experts)
+    @computes(routing.route_experts, FLOAT32)
     def route_experts(
         self, logits_TE: Tensor, bias_E: Tensor | None, *, routing: Routing
     ) -> tuple[Tensor, Tensor]:
@@ -137,12 +138,12 @@ class RoutingKernels(Kernels):
         shape = (logits_TE.shape[0], k)
         return self._stream.empty(shape), self._stream.empty(shape, torch.int32)
 
-    @computes(routing.weigh_experts)
+    @computes(routing.weigh_experts, FLOAT32)
     def weigh_experts(self, weights_Tk: Tensor, experts_Tk: Tensor, scale_E: Tensor) -> Tensor:
         given = (weights_Tk.contiguous(), experts_Tk.contiguous(), scale_E)
         return self._like(weights_Tk, "weigh_experts", *given)
 
-    @computes(routing.add_shared)
+    @computes(routing.add_shared, FLOAT32)
     def add_shared(self, routed_TD: Tensor, shared_TD: Tensor, gate_T1: Tensor | None) -> Tensor:
         """Add the shared experts' part, in place."""
         routed_TD = rows_of(routed_TD)

@@ -14,8 +14,9 @@ from torch import Tensor
 from headstock.ops import activation as activations
 from headstock.ops import embedding, norm, outputs, pooling, rotary
 from headstock.ops.activation_kinds import FEATURES, SILU, Activation
+from headstock.ops.offers import computes
 from headstock_xeon.kernels.attention import TAG, NativeAttention
-from headstock_xeon.kernels.offers import EIGHTS, FLOAT32, Kernels, computes
+from headstock_xeon.kernels.base import EIGHTS, FLOAT32, Kernels
 from headstock_xeon.stream import Word, as_bits, rows_of, strided
 
 if TYPE_CHECKING:
@@ -36,13 +37,13 @@ WRITTEN = replace(
 class LayerKernels(Kernels):
     """What lies between the products of a layer."""
 
-    @computes(norm.rms_norm)
+    @computes(norm.rms_norm, FLOAT32)
     def rms_norm(self, x_TD: Tensor, weight_D: Tensor, *, eps: float) -> Tensor:
         """Divide each row by its root mean square, then scale. Any leading dimensions."""
         x_RD = x_TD if x_TD.dim() == 2 else x_TD.reshape(-1, x_TD.shape[-1])
         return self._norm(x_RD, None, weight_D, eps).view(x_TD.shape)
 
-    @computes(norm.add_rms_norm)
+    @computes(norm.add_rms_norm, FLOAT32)
     def add_rms_norm(
         self, x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, *, eps: float
     ) -> tuple[Tensor, Tensor]:
@@ -53,31 +54,32 @@ class LayerKernels(Kernels):
     def _norm(
         self, x_RD: Tensor, residual_RD: Tensor | None, weight_D: Tensor, eps: float
     ) -> Tensor:
-        y_RD = self._stream.empty(x_RD.shape)
-        rows = (*strided(x_RD), *strided(residual_RD))
-        y = (y_RD, y_RD.stride(0), *y_RD.shape)
-        self._stream.emit("norm", *rows, weight_D, *y, as_bits(eps))
+        rows, size = x_RD.shape
+        y_RD = self._stream.empty((rows, size))
+        given = (*strided(x_RD), *strided(residual_RD), weight_D)
+        self._stream.emit("norm", *given, y_RD, size, rows, size, as_bits(eps))
         return y_RD
 
     @computes(activations.silu_and_mul, ACTIVATED)
     def silu_and_mul(self, gate_up_TG: Tensor, *, activation: Activation = SILU) -> Tensor:
         size = gate_up_TG.shape[1] // 2
-        return self.activate_and_mul(
-            gate_up_TG[:, :size], gate_up_TG[:, size:], activation=activation
-        )
+        return self._join(gate_up_TG[:, :size], gate_up_TG[:, size:], activation)
 
     @computes(activations.activate_and_mul, ACTIVATED)
     def activate_and_mul(
         self, gate_TF: Tensor, x_TF: Tensor, *, activation: Activation = SILU
     ) -> Tensor:
-        rows, kind = (*strided(gate_TF), *strided(x_TF)), words_of(activation)
+        return self._join(gate_TF, x_TF, activation)
+
+    def _join(self, gate_TF: Tensor, up_TF: Tensor, activation: Activation) -> Tensor:
+        rows, kind = (*strided(gate_TF), *strided(up_TF)), words_of(activation)
         return self._like(gate_TF, "activation", *rows, then=kind)
 
-    @computes(outputs.soft_cap)
+    @computes(outputs.soft_cap, FLOAT32)
     def soft_cap(self, x_TA: Tensor, *, cap: float) -> Tensor:
         return self._like(x_TA, "cap", *strided(x_TA), then=(as_bits(cap),))
 
-    @computes(outputs.join_features)
+    @computes(outputs.join_features, FLOAT32)
     def join_features(self, left_TA: Tensor, right_TB: Tensor) -> Tensor:
         rows, width = left_TA.shape
         joined_TC = self._stream.empty((rows, width + right_TB.shape[1]))
@@ -140,16 +142,17 @@ class LayerKernels(Kernels):
         """Emit the kernel of both, which ``how`` says more of; returns queries. [T, H, D]"""
         q_THD = self._stream.empty((x_TC.shape[0], *heads))
         angles = (cos_sin_LC, 0 if cos_sin_LC is None else cos_sin_LC.shape[1])
-        self._stream.emit("rotate", *pages, *strided(x_TC), *angles, *how, q_THD, *q_THD.shape[:2])
+        counts = (x_TC.shape[0], heads[0])
+        self._stream.emit("rotate", *pages, *strided(x_TC), *angles, *how, q_THD, *counts)
         return q_THD
 
-    @computes(norm.layer_norm)
+    @computes(norm.layer_norm, FLOAT32)
     def layer_norm(
         self, x_TD: Tensor, weight_D: Tensor, bias_D: Tensor | None, *, eps: float
     ) -> Tensor:
         return self._layer_norm(x_TD, None, weight_D, bias_D, eps)
 
-    @computes(norm.add_layer_norm)
+    @computes(norm.add_layer_norm, FLOAT32)
     def add_layer_norm(
         self,
         x_TD: Tensor,
@@ -178,7 +181,7 @@ class LayerKernels(Kernels):
     def activate(self, x_TF: Tensor, *, activation: Activation = SILU) -> Tensor:
         return self._like(x_TF, "activate", *strided(x_TF), then=words_of(activation))
 
-    @computes(embedding.embed_places)
+    @computes(embedding.embed_places, FLOAT32)
     def embed_places(
         self,
         ids_T: Tensor,
@@ -195,7 +198,7 @@ class LayerKernels(Kernels):
         self._stream.emit("embed", *parts, *y_TD.shape, num_words, first_place)
         return y_TD
 
-    @computes(pooling.pool_rows)
+    @computes(pooling.pool_rows, FLOAT32)
     def pool_rows(
         self,
         hidden_TD: Tensor,
@@ -212,12 +215,12 @@ class LayerKernels(Kernels):
         self._stream.emit("pool", *rows, y_PD, *y_PD.shape, *how)
         return y_PD
 
-    @computes(pooling.normalize_vectors)
+    @computes(pooling.normalize_vectors, FLOAT32)
     def normalize_vectors(self, vectors_PD: Tensor) -> Tensor:
         how = (KINDS.index("last"), 1, 1)
         return self._like(vectors_PD, "pool", *strided(vectors_PD), None, None, then=how)
 
-    @computes(outputs.as_float32)
+    @computes(outputs.as_float32, FLOAT32)
     def as_float32(self, x_TA: Tensor) -> Tensor:
         """Return ``x_TA``, which is in float32 here."""
         return x_TA

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from headstock.errors import UnsupportedError
 from headstock.ops import lora
+from headstock.ops.base import Sizes
 from headstock.ops.canonical import mxfp4_as_int8
 from headstock.ops.linear import (
     DENSE,
@@ -28,8 +29,9 @@ from headstock.ops.linear import (
     LinearSpec,
     linear,
 )
-from headstock_xeon.kernels import offers
-from headstock_xeon.kernels.offers import EIGHTS, Kernels, Sizes, computes
+from headstock.ops.offers import computes
+from headstock_xeon.kernels import base
+from headstock_xeon.kernels.base import EIGHTS, Kernels
 from headstock_xeon.stream import as_bits, rows_of, strided
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 FLOAT32, BFLOAT16, INT8, INT4 = range(4)
 """``WeightKind`` of ``weight.h``."""
 PACKED = tuple(
-    replace(offers.FLOAT32, layouts=frozenset(of), sizes={"group_size": Sizes(multiple_of=unit)})
+    replace(base.FLOAT32, layouts=frozenset(of), sizes={"group_size": Sizes(multiple_of=unit)})
     for of, unit in (({DENSE, INT8_GROUP}, 16), ({INT4_GROUP, MXFP4}, 32))
 )
 """What weights there are kernels for: whole vectors of integers have one scale."""
@@ -183,7 +185,7 @@ class LoraKernels(Kernels):
         super().__init__(device)
         self._starts: dict[tuple[int, ...], ctypes.Array[ctypes.c_int64]] = {}
 
-    @computes(lora.add_lora, replace(offers.FLOAT32, sizes={"rank": EIGHTS}))
+    @computes(lora.add_lora, replace(base.FLOAT32, sizes={"rank": EIGHTS}))
     def add_lora(
         self,
         out_TO: Tensor,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from headstock.ops.offers import offer
 from headstock_xeon.kernels.attention import LatentKernels, NativeAttention, NativeLatentAttention
 from headstock_xeon.kernels.drafts import DraftKernels
 from headstock_xeon.kernels.experts import NativeExperts, RoutingKernels
 from headstock_xeon.kernels.features import FeatureKernels
 from headstock_xeon.kernels.layers import LayerKernels
 from headstock_xeon.kernels.linear import LoraKernels, NativeLinear
-from headstock_xeon.kernels.offers import offers_of
 from headstock_xeon.kernels.sampling import SamplingKernels
 from headstock_xeon.kernels.states import STATES
 from headstock_xeon.kernels.steps import StepKernels
@@ -31,9 +31,4 @@ BUILDERS = (
 
 def register(registry: OpRegistry, device: XeonDevice) -> None:
     """Offer every native kernel."""
-    for kernels in FUNCTIONS:
-        for op, requires, run in kernels(device).offers():
-            registry.add(op, PROVIDER, run, requires=requires)
-    for builder in BUILDERS:
-        for op, requires in offers_of(builder):
-            registry.add(op, PROVIDER, builder, requires=requires)
+    offer(registry, PROVIDER, *(kernels(device) for kernels in FUNCTIONS), *BUILDERS)

@@ -6,20 +6,21 @@ import torch
 from torch import Tensor
 
 from headstock.ops import sampling, steps
-from headstock_xeon.kernels.offers import Kernels, computes
+from headstock.ops.offers import computes
+from headstock_xeon.kernels.base import FLOAT32, Kernels
 from headstock_xeon.stream import rows_of, strided
 
 
 class SamplingKernels(Kernels):
     """Those that change logits work in place."""
 
-    @computes(sampling.argmax_tokens)
+    @computes(sampling.argmax_tokens, FLOAT32)
     def argmax_tokens(self, logits_SV: Tensor) -> Tensor:
         ids_S = self._stream.empty(logits_SV.shape[:1], torch.int64)
         self._stream.emit("argmax", *strided(logits_SV), ids_S, *logits_SV.shape)
         return ids_S
 
-    @computes(sampling.draw_tokens)
+    @computes(sampling.draw_tokens, FLOAT32)
     def draw_tokens(
         self,
         logits_SV: Tensor,
@@ -36,7 +37,7 @@ class SamplingKernels(Kernels):
         self._stream.emit("draw", *strided(logits_SV), *settings, ids_S, *logits_SV.shape)
         return ids_S
 
-    @computes(sampling.apply_penalties)
+    @computes(sampling.apply_penalties, FLOAT32)
     def apply_penalties(
         self,
         logits_SV: Tensor,
@@ -52,7 +53,7 @@ class SamplingKernels(Kernels):
         self._stream.emit("penalise", *strided(logits_SV), *known, *logits_SV.shape)
         return logits_SV
 
-    @computes(sampling.token_logprobs)
+    @computes(sampling.token_logprobs, FLOAT32)
     def token_logprobs(
         self, logits_SV: Tensor, ids_S: Tensor, asked_SB: Tensor, *, k: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -65,7 +66,7 @@ class SamplingKernels(Kernels):
         self._stream.emit("logprobs", *strided(logits_SV), *asked, *found, rows, size)
         return found
 
-    @computes(sampling.add_bias)
+    @computes(sampling.add_bias, FLOAT32)
     def add_bias(self, logits_SV: Tensor, ids_SB: Tensor, biases_SB: Tensor) -> Tensor:
         logits_SV = rows_of(logits_SV)
         sizes = (ids_SB.shape[1], logits_SV.shape[0])
@@ -73,6 +74,6 @@ class SamplingKernels(Kernels):
         self._stream.emit("bias", *strided(logits_SV), *lists, *sizes)
         return logits_SV
 
-    @computes(steps.apply_masks)
+    @computes(steps.apply_masks, FLOAT32)
     def apply_masks(self, logits_RV: Tensor, words_RW: Tensor) -> Tensor:
         return self._like(logits_RV, "mask", *strided(logits_RV), *strided(words_RW))

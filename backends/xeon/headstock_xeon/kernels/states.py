@@ -17,11 +17,12 @@ from headstock.ops.linear_attention import BY_CHANNEL, DeltaWeights, linear_atte
 from headstock.ops.linear_attention_reference import ReferenceLinearAttention
 from headstock.ops.mamba2 import Mamba2Weights, mamba2
 from headstock.ops.mamba2_reference import ReferenceMamba2
+from headstock.ops.offers import computes
 from headstock.ops.selective_scan import ScanWeights, selective_scan
 from headstock.ops.selective_scan_reference import ReferenceSelectiveScan
 from headstock.ops.short_convolution import UNGATED, ConvolutionWeights, short_convolution
 from headstock.ops.short_convolution_reference import ReferenceShortConvolution
-from headstock_xeon.kernels.offers import EIGHTS, FLOAT32, computes
+from headstock_xeon.kernels.base import EIGHTS, FLOAT32
 from headstock_xeon.stream import Word, as_bits, strided
 
 if TYPE_CHECKING:

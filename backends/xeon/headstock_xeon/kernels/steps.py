@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from headstock.ops import steps
+from headstock.ops.offers import computes
+from headstock_xeon.kernels.base import FLOAT32, INT32, Kernels
 from headstock_xeon.kernels.drafts import outbox_of
-from headstock_xeon.kernels.offers import INT32, Kernels, computes
 from headstock_xeon.stream import rows_of, strided
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class StepKernels(Kernels):
             return steps.take_rows.reference(x, index_R, dim=dim)
         return self._take(x, index_R, 0)
 
-    @computes(steps.last_of_rows)
+    @computes(steps.last_of_rows, FLOAT32)
     def last_of_rows(self, x_TD: Tensor, query_starts_R1: Tensor) -> Tensor:
         return self._take(rows_of(x_TD), query_starts_R1[1:], -1)
 
@@ -68,7 +69,7 @@ class StepKernels(Kernels):
         self._stream.emit("take", *given, taken, *sizes)
         return taken
 
-    @computes(steps.keep_rows)
+    @computes(steps.keep_rows, FLOAT32)
     def keep_rows(self, x_RV: Tensor, into_RV: Tensor) -> None:
         if x_RV.dtype != into_RV.dtype or x_RV.stride(-1) != 1 or into_RV.stride(-1) != 1:
             steps.keep_rows.reference(x_RV, into_RV)
@@ -77,13 +78,13 @@ class StepKernels(Kernels):
         given = (x_RV, x_RV.stride(0) * width, into_RV, into_RV.stride(0) * width)
         self._stream.emit("copy", *given, x_RV.shape[0], x_RV.shape[1] * width)
 
-    @computes(steps.mark_faults)
+    @computes(steps.mark_faults, FLOAT32)
     def mark_faults(self, drawn_R: Tensor, logits_RV: Tensor) -> Tensor:
         marked_R = self._stream.empty(drawn_R.shape, torch.int64)
         self._stream.emit("mark", drawn_R, *strided(logits_RV), marked_R, drawn_R.shape[0])
         return marked_R
 
-    @computes(steps.forbid_stops)
+    @computes(steps.forbid_stops, FLOAT32)
     def forbid_stops(
         self,
         logits_RV: Tensor,
@@ -130,7 +131,7 @@ class StepKernels(Kernels):
         )
         return slots, outbox_NRO
 
-    @computes(steps.take_draws)
+    @computes(steps.take_draws, FLOAT32)
     def take_draws(
         self, x_TD: Tensor, query_starts_R1: Tensor, num_draws_R: Tensor, *, num_draws: int
     ) -> Tensor:
