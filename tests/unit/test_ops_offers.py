@@ -5,22 +5,23 @@ from __future__ import annotations
 import pytest
 
 from headstock.errors import PluginError
-from headstock.ops.base import OpRegistry, Requires, op
+from headstock.ops.base import Op, OpRegistry, Requires
 from headstock.ops.offers import computes, offer, offers_of
 
 NARROW, WIDE = Requires(dtypes=frozenset({"float16"})), Requires(dtypes=frozenset({"float32"}))
 
 
-@op()
-def twice_offered(x: int, *, by: int) -> int:
-    """Return x · by."""
+def multiply(x: int, *, by: int) -> int:
     return x * by
 
 
-@op(is_built=True)
-def built_offered(spec: int, device: int) -> object:
-    """Build nothing."""
+def build(spec: int, device: int) -> object:
     return object()
+
+
+# Not declared by the decorator: they would be among the ops of every test.
+twice_offered = Op("twice_offered", multiply)
+built_offered = Op("built_offered", build, is_built=True)
 
 
 class Kernels:

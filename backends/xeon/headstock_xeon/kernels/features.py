@@ -5,17 +5,15 @@ Shapes: T tokens, A, C features, H heads of D, G gates.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from headstock.ops import features, gates, outputs, wide_norm
+from headstock.ops import features, gates, wide_norm
 from headstock.ops.offers import computes
 from headstock_xeon.kernels.base import FLOAT32, Kernels
 from headstock_xeon.stream import Word, as_bits, strided
 
 NOTHING = (None, 0)
 ONE = as_bits(1.0)
-POSITIVE = torch.tensor((0.0, torch.inf))
 
 
 class FeatureKernels(Kernels):
@@ -44,10 +42,6 @@ class FeatureKernels(Kernels):
     @computes(features.bound_features, FLOAT32)
     def bound_features(self, x_TA: Tensor, bounds_2: Tensor) -> Tensor:
         return self._like(x_TA, "columns", *strided(x_TA), None, bounds_2)
-
-    @computes(outputs.rectify, FLOAT32)
-    def rectify(self, x_TA: Tensor) -> Tensor:
-        return self._like(x_TA, "columns", *strided(x_TA), None, POSITIVE)
 
     @computes(features.scale_by_position, FLOAT32)
     def scale_by_position(self, x_THD: Tensor, positions_T: Tensor, scale_L: Tensor) -> Tensor:
