@@ -33,3 +33,23 @@ def test_as_many_ranks_as_cores_share_them(monkeypatch: pytest.MonkeyPatch) -> N
         EngineSettings, {"model": "none", "backend": "reference", "tp_size": 8}
     )
     compute.check_ranks(loaded.settings)
+
+
+@pytest.mark.parametrize(("size", "wanted"), [(1, []), (2, [(1, 2)])])
+def test_a_rank_takes_its_cores_before_its_device_is_opened(
+    monkeypatch: pytest.MonkeyPatch, size: int, wanted: list[tuple[int, int]]
+) -> None:
+    taken: list[tuple[int, int]] = []
+
+    class OpeningError(Exception):
+        """The device is opened."""
+
+    def open_device(*_: object) -> None:
+        raise OpeningError
+
+    monkeypatch.setattr(compute, "take_share", lambda *share: taken.append(share))
+    monkeypatch.setattr(compute.Chosen, "open_device", open_device)
+    loaded = settings_from_call(EngineSettings, {**ASKED, "tp_size": size})
+    with pytest.raises(OpeningError):
+        compute.open_backend(loaded, rank=size - 1, size=size)
+    assert taken == wanted

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from headstock_xeon import build
-from headstock_xeon.policy import EXACT_TOKENS, ProgramPolicy
+from headstock_xeon.device import EXACT_TOKENS, ProgramPolicy
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -48,6 +48,11 @@ GCC = ("-fno-tree-ter",)
 """Keeps GCC from moving all loads of an unrolled block to its front, which spills accumulators."""
 SANITIZE = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer",
             "-fno-sanitize-recover=undefined")  # fmt: skip
+FLAGS = {
+    "--sanitize": "with address and undefined-behaviour checks",
+    "--check": "build nothing; exit with 1 where a compiler is needed and there is none",
+    "--if-possible": "exit with 0 although the kernels cannot be built: PyTorch computes instead",
+}
 FATAL = 1
 FAILED = "The native kernels did not compile"
 
@@ -62,14 +67,15 @@ class Build:
 
     Attributes:
         compiler: The command, without a source.
+        version: What it calls itself.
         extra: Flags for every source and for linking.
         library: What is made.
     """
 
     compiler: tuple[str, ...]
+    version: str
     extra: tuple[str, ...] = ()
     library: Path = LIBRARY
-    version: str = field(default="", compare=False)
 
     def run(self) -> Path:
         """Compile what has changed, link, and put the library in place at once.
@@ -78,13 +84,9 @@ class Build:
             BuildError: With what the compiler said.
         """
         OBJECTS.mkdir(parents=True, exist_ok=True)
-        sources = sorted(SOURCES.glob("*.cpp"))
-        digest = sources_digest()
+        parts, digest = units(sorted(SOURCES.glob("*.cpp"))), sources_digest()
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-            jobs = [
-                pool.submit(self._compile, source, is_model, digest)
-                for source, is_model in units(sources)
-            ]
+            jobs = [pool.submit(self._compile, *part, digest) for part in parts]
             objects = [job.result() for job in jobs]
         self.library.parent.mkdir(parents=True, exist_ok=True)
         made = self.library.with_suffix(f".{os.getpid()}.tmp")
@@ -193,11 +195,10 @@ def build(*, is_sanitized: bool = False) -> Path:
     try:
         if not SOURCES.is_dir():
             raise BuildError(f"there are no sources at {SOURCES}: this is not a source checkout")
-        compiler, version = find_compiler()
+        found = find_compiler()
         if is_sanitized:
-            target = OBJECTS / "sanitized" / "_native.so"
-            return Build(compiler, SANITIZE, target, version).run()
-        made = Build(compiler, version=version).run()
+            return Build(*found, SANITIZE, OBJECTS / "sanitized" / "_native.so").run()
+        made = Build(*found).run()
     except BuildError as error:
         if not is_sanitized and not is_up_to_date():
             REASON.write_text(str(error) + "\n")
@@ -209,19 +210,8 @@ def build(*, is_sanitized: bool = False) -> Path:
 def main(arguments: list[str] | None = None) -> int:
     """Build, and say what was made."""
     parser = argparse.ArgumentParser(prog="python -m headstock_xeon.build", description=__doc__)
-    parser.add_argument(
-        "--sanitize", action="store_true", help="with address and undefined-behaviour checks"
-    )
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="build nothing; exit with 1 where a compiler is needed and there is none",
-    )
-    parser.add_argument(
-        "--if-possible",
-        action="store_true",
-        help="exit with 0 although the kernels cannot be built: PyTorch computes instead",
-    )
+    for flag, what in FLAGS.items():
+        parser.add_argument(flag, action="store_true", help=what)
     options = parser.parse_args(arguments)
     if options.check:
         is_carried = importlib.util.find_spec(CARRIED) is not None

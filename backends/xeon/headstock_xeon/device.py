@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from headstock.errors import UnsupportedError
+from headstock.plugins.arena import StepArena, tensor_at
+from headstock.plugins.cores import memory_nodes, num_compute_threads
 from headstock.plugins.device import Graph, GraphKey
 from headstock.plugins.host import HostDevice
 from headstock_xeon.graph import Capture
-from headstock_xeon.memory import Arena, page_tensor
 from headstock_xeon.native import FEATURES, MODEL, Library
-from headstock_xeon.policy import ProgramPolicy
 from headstock_xeon.stream import Stream
-from headstock_xeon.threads import cores_by_node, num_compute_threads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +25,28 @@ SPIN_US = 100
 """How long helper threads look for the next job before they sleep. Microseconds."""
 LARGE_BYTES = 1 << 20
 """Tensors from this on lie in huge pages."""
+EXACT_TOKENS = 64
+"""Decode steps up to this run at their own size: a capture costs about one eager step."""
+
+
+class ProgramPolicy:
+    """Decode steps are captured, each size when it is first met.
+
+    Larger ones are padded, so that a busy server does not capture every size there is. Ragged
+    steps run eagerly: their sizes hardly repeat, padding costs more than the calls it would save.
+    """
+
+    def bucket(self, num_tokens: int, num_rows: int, is_uniform: bool) -> tuple[int, int] | None:
+        """Return the padded size of a decode step, None for others."""
+        if not is_uniform:
+            return None
+        unit = 1 if num_tokens <= EXACT_TOKENS else 16 if num_tokens <= 256 else 32
+        padded = -(-num_tokens // unit) * unit
+        return padded, padded
+
+    def warm_up(self, max_tokens: int, max_rows: int) -> list[tuple[int, int, bool]]:
+        """Return nothing: sizes are captured as they come."""
+        return []
 
 
 class XeonDevice(HostDevice):
@@ -50,13 +72,13 @@ class XeonDevice(HostDevice):
         lacking = self.features & ~library.features
         assert not lacking or self.features & MODEL, f"no instruction sets {lacking:#x} here"
         engine = library.calls.hs_open(self._num_threads, SPIN_US, self.features)
-        cores = cores_by_node()
+        cores = memory_nodes().in_order
         if len(cores) >= self._num_threads:
             cpus = (ctypes.c_int64 * len(cores))(*cores)
             library.calls.hs_bind(engine, cpus, len(cores))
         self.library = library
         self.stream = Stream(library, engine)
-        self._arena = Arena(library)
+        self._arena = StepArena(library.calls.hs_pages_new, library.calls.hs_pages_free)
 
     @property
     def name(self) -> str:
@@ -85,3 +107,19 @@ class XeonDevice(HostDevice):
             self.library.calls.hs_close(self.stream.engine)
             self.stream.engine = 0
             self._arena.close()
+
+
+def page_tensor(library: Library, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return zeroed memory in huge pages, touched lazily, as long as the tensor lives.
+
+    Raises:
+        UnsupportedError: The system has not that much.
+    """
+    num_bytes = max(1, math.prod(shape) * dtype.itemsize)
+    address = library.calls.hs_pages_new(num_bytes)
+    if not address:
+        raise UnsupportedError(
+            f"There is no room for {num_bytes / 2**30:.2f} GiB more.",
+            remedy="Lower --cache-tokens or --memory-fraction, or serve a smaller model.",
+        )
+    return tensor_at(address, shape, dtype, lambda: library.calls.hs_pages_free(address, num_bytes))

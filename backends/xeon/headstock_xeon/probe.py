@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from pathlib import Path
 
+from headstock.plugins.cores import processors
 from headstock.plugins.probe import Probe, ProbedDevice, Status
 
 SCORE = 10
@@ -31,27 +31,18 @@ def probe(root: Path = Path("/"), machine: str | None = None) -> Probe:
     if machine.lower() not in ("x86_64", "amd64"):
         return _absent(f"the processor is {machine or 'unknown'}, not x86-64")
     try:
-        processor = read_processor((root / "proc/cpuinfo").read_text())
+        name, flags = read_processor((root / "proc/cpuinfo").read_text())
     except OSError:
         return _absent("there is no /proc/cpuinfo to read, as on Linux")
-    name, flags = processor
     missing = NEEDED - flags
     if missing:
         return _absent(f"{name} lacks {', '.join(sorted(missing))}")
-    arch = best_arch(flags)
+    arch, memory = best_arch(flags), read_memory(root / "proc/meminfo")
     return Probe(
         status=Status.AVAILABLE,
-        reason=f"{name}, {num_cores()} cores, {arch}",
+        reason=f"{name}, {len(processors())} cores, {arch}",
         score=SCORE,
-        devices=(
-            ProbedDevice(
-                is_host=True,
-                index=0,
-                name=name,
-                arch=arch,
-                memory_bytes=read_memory(root / "proc/meminfo"),
-            ),
-        ),
+        devices=(ProbedDevice(is_host=True, index=0, name=name, arch=arch, memory_bytes=memory),),
     )
 
 
@@ -77,13 +68,6 @@ def read_memory(meminfo: Path) -> int | None:
         return None
     totals = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal:")]
     return totals[0] if totals else None
-
-
-def num_cores() -> int:
-    """Return how many processors this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _absent(reason: str) -> Probe:

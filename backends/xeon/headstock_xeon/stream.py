@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import struct
 from ctypes import addressof, create_string_buffer
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from headstock.errors import PluginError
 from headstock_xeon.native import MAX_ARGS, Library
+
+if TYPE_CHECKING:
+    from headstock_xeon.graph import Capture
 
 WORDS = MAX_ARGS + 1
 """8-byte words of an instruction: the kernel's number, then its arguments."""
@@ -24,20 +27,8 @@ def as_bits(value: float) -> int:
     return _LONG.unpack(_DOUBLE.pack(value))[0]
 
 
-class Recording(Protocol):
-    """What a capture takes down."""
-
-    def add(self, instruction: bytes) -> None:
-        """Take down an instruction that has run."""
-        ...
-
-    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Return memory that stays the step's own."""
-        ...
-
-    def hold(self, owner: object) -> None:
-        """Keep ``owner`` alive: instructions have addresses of its memory."""
-        ...
+Word = Tensor | int | None
+"""What an instruction is given: a tensor stands for its address, None for an address of nothing."""
 
 
 class Stream:
@@ -51,29 +42,29 @@ class Stream:
     def __init__(self, library: Library, engine: int) -> None:
         self.library = library
         self.engine = engine
-        self.recording: Recording | None = None
+        self.recording: Capture | None = None
         self._buffer = create_string_buffer(INSTRUCTION_BYTES)
         self._address = addressof(self._buffer)
         self._run = library.calls.hs_run
+        self._numbers = library.kernels
 
-    def kernel(self, name: str) -> int:
-        """Return the number of a kernel, for :meth:`emit`."""
-        return self.library.kernels[name]
-
-    def emit(self, kernel: int, *args: int) -> None:
+    def emit(self, kernel: str, *args: Word) -> None:
         """Run one instruction; while a step is captured, record it too.
+
+        Args:
+            kernel: Its name.
+            args: Words of the instruction, in the kernel's order. Tensors stay alive as long as a
+                recording does.
 
         Raises:
             PluginError: There is no memory for its scratch.
         """
-        _PACKERS[len(args)](self._buffer, 0, kernel, *args)
+        words = [x if type(x) is int else 0 if x is None else x.data_ptr() for x in args]  # pyright: ignore[reportAttributeAccessIssue]
+        _PACKERS[len(args)](self._buffer, 0, self._numbers[kernel], *words)
         if not self._run(self.engine, self._address, 1):
-            raise PluginError(
-                "There is no memory for a kernel's scratch.",
-                remedy="Lower --memory-fraction or --chunked-prefill-size.",
-            )
+            raise no_scratch()
         if self.recording is not None:
-            self.recording.add(self._buffer.raw)
+            self.recording.add(self._buffer.raw, args)
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
         """Return uninitialised memory for a result."""
@@ -82,12 +73,30 @@ class Stream:
         return torch.empty(shape, dtype=dtype)
 
     def hold(self, *owners: object) -> None:
-        """While a step is captured: let it keep alive what is not a result of the step itself."""
+        """While a step is captured: let it keep alive what its instructions know by number."""
         if self.recording is not None:
             for owner in owners:
                 self.recording.hold(owner)
 
 
+def no_scratch() -> PluginError:
+    """Return the error of a native call that had no memory to work in."""
+    return PluginError(
+        "There is no memory for a kernel's scratch.",
+        remedy="Lower --memory-fraction or --chunked-prefill-size.",
+    )
+
+
 def rows_of(x: Tensor) -> Tensor:
     """Return ``x`` with contiguous rows: itself, nearly always."""
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def strided(x: Tensor | None) -> tuple[Tensor | None, int]:
+    """Return rows, contiguous each, and the numbers from one to the next; of None, 0. [R, A]"""
+    if x is None:
+        return None, 0
+    step, between = x.stride()
+    if between != 1 and x.shape[-1] != 1:
+        return strided(x.contiguous())
+    return x, step

@@ -97,18 +97,6 @@ HS_API int64_t hs_program_run(Engine* engine, const Program* program) {
     return or_nothing([=] { return engine->run(*program); });
 }
 
-HS_API int64_t hs_program_phases(const Program* program) {
-    return static_cast<int64_t>(program->phases.size());
-}
-
-HS_API int64_t hs_program_kernel(const Program* program, int64_t phase) {
-    return program->phases[static_cast<size_t>(phase)].kernel;
-}
-
-HS_API int64_t hs_program_measure(Engine* engine, const Program* program, double* seconds) {
-    return or_nothing([=] { return engine->measure(*program, seconds); });
-}
-
 HS_API void hs_program_free(Engine* engine, Program* program) { engine->forget(program); }
 
 HS_API void* hs_pages_new(int64_t bytes) { return allocate_pages(static_cast<size_t>(bytes)); }

@@ -10,6 +10,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "numbers.h"
+
 namespace headstock {
 
 constexpr int64_t kSplit = 128;       // Tokens; page sizes divide it.
@@ -25,11 +27,11 @@ struct AttentionItem {
     int32_t is_partial;               // Leaves one state a split; else the item finishes.
 };
 
-// First token that a token sees which sees `limit` of a row at most: of its window; of its chunk of
-// -window tokens; with 0 all. May be under 0.
-static inline int64_t first_in_window(int64_t limit, int64_t window) {
-    if (window >= 0) return window > 0 ? limit - window : 0;
-    return (limit - 1) / -window * -window;
+// First token that the token before place `end` sees: of its window; of its chunk of -window tokens;
+// with 0 the row's first.
+static inline int64_t first_in_window(int64_t end, int64_t window) {
+    if (window >= 0) return window > 0 ? max64(0, end - window) : 0;
+    return (end - 1) / -window * -window;
 }
 
 struct AttentionPlan {
@@ -41,12 +43,13 @@ struct AttentionPlan {
     AttentionPlan& operator=(const AttentionPlan&) = delete;
 
     int64_t num_heads, num_kv_heads, head_dim, window;
-    bool is_causal;                   // Else a token sees its row's whole length.
+    bool is_causal;                   // Else a token sees those behind it too, within the window.
     int num_threads;
     int64_t tile_tokens;              // Query tokens of an item at most.
 
     std::vector<AttentionItem> items;
-    std::vector<int32_t> limit;       // Keys that a token sees: if causal, its position + 1. [tokens]
+    std::vector<int32_t> limit;       // Keys up to the last that a token sees. [tokens]
+    std::vector<int32_t> first;       // The first that it sees: of its window. [tokens]
     std::vector<int32_t> num_states;  // Partial states it has; 0: none. [tokens]
     std::vector<int32_t> first_state; // Where they begin, one a split. [tokens]
     std::vector<int32_t> states_from; // Split of the first. [tokens]

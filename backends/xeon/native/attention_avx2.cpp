@@ -281,14 +281,14 @@ private:
     }
 
     void run_split(int64_t s) const {
-        int64_t least = plan_.limit[static_cast<size_t>(item_.token_begin)], most = 0;
+        int64_t least = plan_.first[static_cast<size_t>(item_.token_begin)], most = 0;
         for (int64_t i = 0; i < item_.token_count; ++i) {
-            const int64_t limit = plan_.limit[static_cast<size_t>(item_.token_begin + i)];
-            least = min64(least, limit);
-            most = max64(most, limit);
+            const auto token = static_cast<size_t>(item_.token_begin + i);
+            least = min64(least, plan_.first[token]);
+            most = max64(most, plan_.limit[token]);
         }
         const int64_t begin = s * kSplit, count = min64(kSplit, most - begin);
-        const int64_t first = first_in_window(least, args_.window) - begin;
+        const int64_t first = least - begin;
         const Split split{args_.pages, args_.page_table + item_.row * args_.pages_per_row,
                           item_.kv_head, begin, count, min64(max64(first, 0), count)};
         for_pages<Score>(split, tile_);
@@ -301,9 +301,8 @@ private:
     void soften_row(int64_t row, int64_t token, const Split& split) const {
         float* scores = tile_.scores + row * kSplit;
         if (args_.soft_cap > 0) cap_scores(scores, split.count, static_cast<float>(args_.soft_cap));
-        const int64_t whole = plan_.limit[static_cast<size_t>(token)];
-        const int64_t limit = whole - split.begin;
-        const int64_t first = max64(0, first_in_window(whole, args_.window) - split.begin);
+        const int64_t limit = plan_.limit[static_cast<size_t>(token)] - split.begin;
+        const int64_t first = max64(0, plan_.first[static_cast<size_t>(token)] - split.begin);
         soften(scores, split.count, min64(first, split.count), min64(limit, split.count),
                tile_.m + row, tile_.l + row);
     }

@@ -13,7 +13,7 @@ AttentionPlan::AttentionPlan(int64_t max_tokens, int64_t max_rows, int64_t num_h
     : num_heads(num_heads), num_kv_heads(num_kv_heads), head_dim(head_dim), window(window),
       is_causal(is_causal), num_threads(num_threads),
       tile_tokens(max64(1, kTileRows / max64(1, num_heads / num_kv_heads))),
-      limit(static_cast<size_t>(max_tokens)), num_states(limit.size()), first_state(limit.size()),
+      limit(static_cast<size_t>(max_tokens)), first(limit.size()), num_states(limit.size()), first_state(limit.size()),
       states_from(limit.size()), row_begin(static_cast<size_t>(max_rows)),
       row_end(row_begin.size()), next_split(row_begin.size()), end_split(row_begin.size()),
       is_partial(row_begin.size()) {
@@ -60,8 +60,11 @@ private:
         plan_.row_begin[idx(r)] = static_cast<int32_t>(begin);
         plan_.row_end[idx(r)] = static_cast<int32_t>(max64(begin, end));
         for (int64_t t = begin; t < end; ++t) {
-            const int64_t behind = plan_.is_causal ? end - 1 - t : 0;
-            plan_.limit[idx(t)] = static_cast<int32_t>(max64(1, length - behind));
+            const int64_t own = max64(1, length - (end - 1 - t));  // Its position + 1.
+            const int64_t behind = plan_.window > 0 ? own + plan_.window - 1 : length;
+            const int64_t limit = plan_.is_causal ? own : max64(1, min64(length, behind));
+            plan_.limit[idx(t)] = static_cast<int32_t>(limit);
+            plan_.first[idx(t)] = static_cast<int32_t>(first_in_window(own, plan_.window));
             plan_.num_states[idx(t)] = 0;
         }
         plan_.is_partial[idx(r)] = 0;
@@ -69,14 +72,9 @@ private:
         plan_.end_split[idx(r)] = static_cast<int32_t>((length + kSplit - 1) / kSplit);
     }
 
-    // First token that a token sees.
-    int64_t first_seen(int64_t token) const {
-        return max64(0, first_in_window(plan_.limit[idx(token)], plan_.window));
-    }
-
     // First split that a token sees anything of.
     int32_t first_split(int64_t token) const {
-        return static_cast<int32_t>(first_seen(token) / kSplit);
+        return static_cast<int32_t>(plan_.first[idx(token)] / kSplit);
     }
 
     // Gives each token of the row a state a split to leave; false: there are none left.
@@ -107,7 +105,7 @@ private:
             const int64_t last_token = plan_.row_end[idx(r)] - 1;
             const int64_t first_query = plan_.limit[idx(plan_.row_begin[idx(r)])] - 1;
             begin = max64(begin, plan_.next_split[idx(r)]);
-            begin = max64(begin, (first_seen(last_token) + kSplit - 1) / kSplit);
+            begin = max64(begin, (plan_.first[idx(last_token)] + kSplit - 1) / kSplit);
             end = min64(end, first_query / kSplit);
         }
         if (row_end - row_begin < 2 || begin >= end) return;

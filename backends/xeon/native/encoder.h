@@ -51,7 +51,7 @@ struct PoolArgs {
     const float* hidden;
     int64_t stride;
     const int32_t* query_starts;
-    const int64_t* picked;     // Rows of the step. [rows]
+    const int64_t* picked;     // Rows of the step; null: all, one after another. [rows]
     float* y;                  // [rows, size]
     int64_t rows;
     int64_t size;

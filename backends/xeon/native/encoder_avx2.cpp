@@ -102,12 +102,12 @@ void run_embed(const void* untyped, int64_t chunk, const Worker&) {
 
 void run_pool(const void* untyped, int64_t chunk, const Worker&) {
     const auto& args = *static_cast<const PoolArgs*>(untyped);
-    const int64_t row = args.picked[chunk], size = args.size;
+    const int64_t row = args.picked ? args.picked[chunk] : chunk, size = args.size;
     const auto kind = static_cast<PoolKind>(args.kind);
-    int64_t begin = args.query_starts[row], end = args.query_starts[row + 1];
-    if (args.is_cut) begin = row, end = row + 1;
-    else if (kind == PoolKind::kLast) begin = end - 1;
-    else if (kind == PoolKind::kFirst) end = begin + 1;
+    int64_t begin = args.is_cut ? row : args.query_starts[row];
+    int64_t end = args.is_cut ? row + 1 : args.query_starts[row + 1];
+    if (!args.is_cut && kind == PoolKind::kLast) begin = end - 1;
+    if (!args.is_cut && kind == PoolKind::kFirst) end = begin + 1;
     float* y = args.y + chunk * size;
     std::memcpy(y, args.hidden + begin * args.stride, static_cast<size_t>(size) * sizeof(float));
     for (int64_t token = begin + 1; token < end; ++token)

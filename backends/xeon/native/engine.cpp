@@ -1,7 +1,5 @@
 #include "engine.h"
 
-#include <chrono>
-
 #include "choices.h"
 #include "delta.h"
 #include "encoder.h"
@@ -23,6 +21,7 @@ constexpr Kernel kKernels[] = {
     {"activation", plan_activation},
     {"cap", plan_cap},
     {"features", plan_features},
+    {"columns", plan_columns},
     {"layer_norm", plan_layer_norm},
     {"activate", plan_activate},
     {"embed", plan_embed},
@@ -38,6 +37,7 @@ constexpr Kernel kKernels[] = {
     {"attend_plan", plan_attend_plan},
     {"attend", plan_attend},
     {"argmax", plan_argmax},
+    {"logprobs", plan_logprobs},
     {"take", plan_take},
     {"copy", plan_copy},
     {"place", plan_place},
@@ -88,10 +88,8 @@ Engine::~Engine() { free_pages(shared_, shared_bytes_); }
 Program* Engine::compile(const Instruction* instructions, int64_t count) const {
     auto* program = new Program{{instructions, instructions + count}, {}, 0, 0};
     PhaseList list(team_.num_threads());
-    for (const auto& instruction : program->instructions) {
-        list.kernel = instruction.kernel;
+    for (const auto& instruction : program->instructions)
         kKernels[instruction.kernel].plan(instruction.args, list);
-    }
     program->phases = std::move(list.phases);
     program->shared_bytes = list.shared_bytes;
     program->local_bytes = list.local_bytes;
@@ -103,18 +101,6 @@ bool Engine::run(const Program& program) {
     if (!reserve(program.shared_bytes)) return false;
     team_.run(program.phases.data(), static_cast<int64_t>(program.phases.size()), shared_,
               program.local_bytes);
-    return true;
-}
-
-bool Engine::measure(const Program& program, double* seconds) {
-    using Clock = std::chrono::steady_clock;
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (!reserve(program.shared_bytes)) return false;
-    for (size_t p = 0; p < program.phases.size(); ++p) {
-        const auto start = Clock::now();
-        team_.run(&program.phases[p], 1, shared_, program.local_bytes);
-        seconds[p] = std::chrono::duration<double>(Clock::now() - start).count();
-    }
     return true;
 }
 

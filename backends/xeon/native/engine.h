@@ -29,8 +29,6 @@ public:
 
     Program* compile(const Instruction* instructions, int64_t count) const;
     bool run(const Program& program);
-    // Runs the phases one by one and writes how long each took.
-    bool measure(const Program& program, double* seconds);
     bool run_once(const Instruction* instructions, int64_t count);
     bool run_phases(PhaseList list);
     void forget(Program* program);

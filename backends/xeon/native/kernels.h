@@ -48,6 +48,17 @@ struct ActivationArgs {
     Activation activation;
 };
 
+// y = columns of x in some order, within bounds. [rows, size]
+struct ColumnsArgs {
+    const float* x;
+    int64_t x_stride;
+    const int64_t* order;       // [size]; null: as they are.
+    const float* bounds;        // The least and the largest; null: none.
+    float* y;
+    int64_t rows;
+    int64_t size;
+};
+
 // y = x · factor · weight · table[position] + other, as far as these are there.
 struct FeaturesArgs {
     const float* x;
@@ -99,6 +110,22 @@ struct ArgmaxArgs {
     const float* logits;
     int64_t stride;
     int64_t* ids;
+    int64_t rows;
+    int64_t size;
+};
+
+// The op token_logprobs.
+struct LogprobArgs {
+    const float* logits;
+    int64_t stride;
+    const int64_t* ids;       // [rows]
+    const int64_t* asked;     // [rows, num_asked]
+    int64_t num_asked;
+    int64_t k;
+    float* chosen;            // [rows]
+    float* top;               // [rows, k]
+    int64_t* top_ids;         // [rows, k]
+    float* of_asked;          // [rows, num_asked]
     int64_t rows;
     int64_t size;
 };
@@ -399,8 +426,6 @@ struct AttendArgs {
     int64_t num_heads;
     double scale;
     double soft_cap;              // 0: none.
-    int64_t window;               // 0: none. Tokens a query sees, itself included; under 0: of a
-                                  // chunk, of which it sees those up to itself.
 };
 
 // The op route_topk. [rows, size] -> [rows, k]
@@ -477,6 +502,7 @@ void plan_lora(const int64_t* args, PhaseList& list);
 void plan_norm(const int64_t* args, PhaseList& list);
 void plan_activation(const int64_t* args, PhaseList& list);
 void plan_cap(const int64_t* args, PhaseList& list);
+void plan_columns(const int64_t* args, PhaseList& list);
 void plan_features(const int64_t* args, PhaseList& list);
 void plan_look_up(const int64_t* args, PhaseList& list);
 void plan_take(const int64_t* args, PhaseList& list);
@@ -496,6 +522,7 @@ void plan_forbid(const int64_t* args, PhaseList& list);
 void plan_penalise(const int64_t* args, PhaseList& list);
 void plan_bias(const int64_t* args, PhaseList& list);
 void plan_draw(const int64_t* args, PhaseList& list);
+void plan_logprobs(const int64_t* args, PhaseList& list);
 void plan_argmax(const int64_t* args, PhaseList& list);
 void plan_rotate(const int64_t* args, PhaseList& list);
 void plan_write(const int64_t* args, PhaseList& list);

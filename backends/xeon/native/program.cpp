@@ -3,7 +3,7 @@
 namespace headstock {
 
 void PhaseList::add(ChunkFn run, const void* args, int64_t num_chunks) {
-    if (num_chunks > 0) phases.push_back({run, args, num_chunks, 0, nullptr, nullptr, kernel});
+    if (num_chunks > 0) phases.push_back({run, args, num_chunks, 0, nullptr, nullptr});
 }
 
 void PhaseList::add_rows(ChunkFn run, const void* args, int64_t rows, int64_t rows_per_chunk) {

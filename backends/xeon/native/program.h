@@ -39,7 +39,6 @@ struct Phase {
     int64_t rows_per_chunk;
     ChunkFn then;            // Run after `run` in each chunk, with then_args; null: nothing.
     const void* then_args;
-    int64_t kernel;          // Whose phase it is, for measurements.
 };
 
 // Collects the phases of one or more instructions.
@@ -63,7 +62,6 @@ public:
     size_t shared_bytes = 0;
     size_t local_bytes = 0;
     int num_threads;
-    int64_t kernel = 0;  // Of the instruction that is being planned.
 };
 
 using PlanFn = void (*)(const int64_t* args, PhaseList& list);

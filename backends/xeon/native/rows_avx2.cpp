@@ -193,6 +193,26 @@ void run_features(const void* untyped, int64_t chunk, const Worker&) {
     }
 }
 
+// Bounds are kept by what is not a number, as comparisons with it are false.
+void run_columns(const void* untyped, int64_t chunk, const Worker&) {
+    const auto& args = *static_cast<const ColumnsArgs*>(untyped);
+    const int64_t last = min64((chunk + 1) * kRowsPerChunk, args.rows), size = args.size;
+    const float least = args.bounds ? args.bounds[0] : -INFINITY;
+    const float largest = args.bounds ? args.bounds[1] : INFINITY;
+    for (int64_t row = chunk * kRowsPerChunk; row < last; ++row) {
+        const float* x = args.x + row * args.x_stride;
+        float* y = args.y + row * size;
+        if (args.order)
+            for (int64_t i = 0; i < size; ++i) y[i] = x[args.order[i]];
+        else
+            std::memcpy(y, x, static_cast<size_t>(size) * sizeof(float));
+        for (int64_t i = 0; args.bounds && i < size; ++i) {
+            const float v = y[i] < least ? least : y[i];
+            y[i] = v > largest ? largest : v;
+        }
+    }
+}
+
 void run_cap(const void* untyped, int64_t chunk, const Worker&) {
     const auto& args = *static_cast<const CapArgs*>(untyped);
     const int64_t per_row = (args.size + kCapChunk - 1) / kCapChunk;
@@ -253,6 +273,10 @@ void plan_activation(const int64_t* args, PhaseList& list) {
 
 void plan_features(const int64_t* args, PhaseList& list) {
     list.add_rows(run_features, args, as<FeaturesArgs>(args).rows, kRowsPerChunk);
+}
+
+void plan_columns(const int64_t* args, PhaseList& list) {
+    list.add_rows(run_columns, args, as<ColumnsArgs>(args).rows, kRowsPerChunk);
 }
 
 void plan_cap(const int64_t* args, PhaseList& list) {

@@ -56,6 +56,64 @@ void run_argmax(const void* untyped, int64_t row, const Worker&) {
     args.ids[row] = argmax_row(args.logits + row * args.stride, args.size);
 }
 
+// Sum of e^(x - largest): blocks in float32, their sums in float64.
+double sum_of_weights(const float* x, int64_t size, float largest) {
+    const __m256 shift = _mm256_set1_ps(largest);
+    double total = 0;
+    for (int64_t begin = 0; begin < size; begin += 1024) {
+        const int64_t end = min64(begin + 1024, size);
+        __m256 sum = _mm256_setzero_ps();
+        for (int64_t i = begin; i < end; i += 8) {
+            const __m256i mask = first_lanes(min64(8, end - i));
+            const __m256 w = exp8(_mm256_sub_ps(_mm256_maskload_ps(x + i, mask), shift));
+            sum = _mm256_add_ps(sum, _mm256_and_ps(w, _mm256_castsi256_ps(mask)));
+        }
+        total += sum8(sum);
+    }
+    return total;
+}
+
+// Finds the k highest values, best first; of equals the lower id. `values` and `ids` have k places.
+void find_likeliest(const float* x, int64_t size, int64_t k, float* values, int64_t* ids) {
+    int64_t count = 0;
+    const auto insert = [&](int64_t id) {
+        int64_t at = count < k ? count++ : k - 1;
+        for (; at > 0 && !(values[at - 1] >= x[id]); --at) {
+            values[at] = values[at - 1];
+            ids[at] = ids[at - 1];
+        }
+        values[at] = x[id];
+        ids[at] = id;
+    };
+    const int64_t begin = min64(k, size);
+    for (int64_t i = 0; i < begin; ++i) insert(i);
+    for (int64_t i = begin; i < size && k > 0;) {
+        const __m256 worst = _mm256_set1_ps(values[k - 1]);
+        const int64_t found = find_first(x + i, size - i, [=](__m256 v) {
+            return _mm256_cmp_ps(v, worst, _CMP_GT_OQ);
+        });
+        if (found < 0) return;
+        insert(i + found);
+        i += found + 1;
+    }
+}
+
+void run_logprobs(const void* untyped, int64_t row, const Worker&) {
+    const auto& args = *static_cast<const LogprobArgs*>(untyped);
+    const float* x = args.logits + row * args.stride;
+    bool has_nan;
+    const float largest = largest_of(x, args.size, &has_nan);
+    const double norm = has_nan || !std::isfinite(largest)
+        ? NAN : largest + std::log(sum_of_weights(x, args.size, largest));
+    const auto of = [=](float logit) { return static_cast<float>(logit - norm); };
+    float* top = args.top + row * args.k;
+    find_likeliest(x, args.size, args.k, top, args.top_ids + row * args.k);
+    for (int64_t i = 0; i < args.k; ++i) top[i] = of(top[i]);
+    args.chosen[row] = of(x[args.ids[row]]);
+    for (int64_t i = row * args.num_asked; i < (row + 1) * args.num_asked; ++i)
+        args.of_asked[i] = of(x[args.asked[i]]);
+}
+
 void run_penalise(const void* untyped, int64_t row, const Worker&) {
     const auto& args = *static_cast<const PenaliseArgs*>(untyped);
     float* logits = args.logits + row * args.stride;
@@ -221,6 +279,10 @@ void run_draw(const void* untyped, int64_t row, const Worker& worker) {
 }
 
 }  // namespace
+
+void plan_logprobs(const int64_t* args, PhaseList& list) {
+    list.add(run_logprobs, args, as<LogprobArgs>(args).rows);
+}
 
 void plan_argmax(const int64_t* args, PhaseList& list) {
     list.add(run_argmax, args, as<ArgmaxArgs>(args).rows);

@@ -27,6 +27,7 @@ from headstock.ops.base import Resolver
 from headstock.ops.communication import Group, SingleRank
 from headstock.ops.linear import DENSE
 from headstock.plugins.chosen import Chosen, backend_options
+from headstock.plugins.cores import take_share
 from headstock.plugins.device import Device
 from headstock.plugins.loader import discover
 from headstock.plugins.models import ChosenModel, ModelRegistry
@@ -80,6 +81,8 @@ def open_backend(loaded: Loaded[EngineSettings], *, rank: int = 0, size: int = 1
     plugins = discover(backend=wanted.backend, disabled=wanted.disable_plugin)
     chosen = select(plugins, wanted.backend)
     index, threads = rank_device(chosen, wanted, rank, size)
+    if size > 1 and _is_host(chosen):
+        take_share(rank, size)
     device = chosen.open_device(index, threads, backend_options(wanted.backend_option))
     for patch in chosen.config_patches(loaded.values, device):
         loaded = loaded.with_patch(patch.path, patch.value, patch.reason)
@@ -103,7 +106,7 @@ def check_ranks(settings: EngineSettings) -> None:
     chosen = select(plugins, wanted.backend)
     rank_device(chosen, wanted, 0, size)
     available = _available_cores()
-    if size > available and all(device.is_host for device in chosen.probe.devices):
+    if size > available and _is_host(chosen):
         raise ConfigError(
             f"tp_size is {size}; this machine has {available} cores, and each rank needs one.",
             remedy="Lower --tp-size.",
@@ -122,7 +125,7 @@ def rank_device(chosen: Chosen, wanted: DeviceSettings, rank: int, size: int) ->
     devices = chosen.probe.devices
     if size == 1:
         return wanted.device_index, wanted.threads
-    if all(device.is_host for device in devices):
+    if _is_host(chosen):
         cores = wanted.threads or _available_cores()
         return wanted.device_index, max(1, cores // size)
     if wanted.device_index + size > len(devices):
@@ -132,6 +135,10 @@ def rank_device(chosen: Chosen, wanted: DeviceSettings, rank: int, size: int) ->
             remedy="Lower --tp-size.",
         )
     return wanted.device_index + rank, wanted.threads
+
+
+def _is_host(chosen: Chosen) -> bool:
+    return all(device.is_host for device in chosen.probe.devices)
 
 
 def _available_cores() -> int:

@@ -21,8 +21,8 @@ from headstock.ops.cases.linear_attention import (
 )
 from headstock.ops.linear_attention import LinearAttentionSpec
 from headstock.testing.checks import judge
-from headstock_xeon.kernels.delta import NativeLinearAttention
 from headstock_xeon.kernels.register import register
+from headstock_xeon.kernels.states import NativeLinearAttention
 
 CPU = torch.device("cpu")
 SPEC = plain_linear_spec(torch.float32)

@@ -48,6 +48,12 @@ def test_the_logits_are_those_of_transformers(device, save: Save, family: str) -
 POOLED = {
     "an encoder": {"architectures": ["BertModel"], "num_attention_heads": 4},
     "a cross-encoder": {"architectures": ["RobertaForSequenceClassification"], "pad_token_id": 1},
+    "an encoder with windows": {
+        "architectures": ["ModernBertModel"],
+        "model_type": "modernbert",
+        "local_attention": 10,
+        "pad_token_id": 0,
+    },
     "a decoder": {"architectures": ["Qwen3Model"], "num_key_value_heads": 2, "head_dim": 16},
 }
 

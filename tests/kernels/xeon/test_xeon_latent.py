@@ -20,7 +20,7 @@ from headstock.ops.cases.latent import (
     plain_latent_spec,
 )
 from headstock.testing.checks import judge
-from headstock_xeon.kernels.latent import NativeLatentAttention
+from headstock_xeon.kernels.attention import NativeLatentAttention
 from headstock_xeon.kernels.register import register
 
 CPU = torch.device("cpu")

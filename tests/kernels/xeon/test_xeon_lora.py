@@ -9,7 +9,7 @@ from headstock.ops.base import OpRegistry, Resolver
 from headstock.ops.cases.base import Bench, Draw
 from headstock.plugins.device import GraphKey
 from headstock.testing.checks import judge
-from headstock_xeon.kernels.lora import LoraKernels
+from headstock_xeon.kernels.linear import LoraKernels
 from headstock_xeon.kernels.register import register
 
 STARTS = (0, 40, 60)

@@ -1,4 +1,4 @@
-"""Mixtures of experts, with the packed weights and the products of :mod:`.linear`.
+"""Mixtures of experts: choosing them, and the products of :mod:`.linear` with their weights.
 
 Shapes: T tokens, E experts, k experts of a token, N = T · k choices, D hidden size, F features
 between an expert's matrices.
@@ -6,15 +6,21 @@ between an expert's matrices.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from headstock.ops import moe, routing
+from headstock.ops.activation_kinds import FEATURES
 from headstock.ops.linear import CanonicalWeight, LinearSpec
-from headstock.ops.moe import ExpertsSpec, Matrix
-from headstock_xeon.kernels.linear import NativeLinear
-from headstock_xeon.stream import as_bits, rows_of
+from headstock.ops.moe import BIAS, UNGATED, ExpertsSpec, Matrix
+from headstock.ops.offers import computes
+from headstock.ops.routing import MAX_GROUP_BEST, Routing
+from headstock_xeon.kernels.base import FLOAT32, Kernels
+from headstock_xeon.kernels.linear import PACKED, NativeLinear
+from headstock_xeon.stream import as_bits, rows_of, strided
 
 if TYPE_CHECKING:
     from headstock_xeon.device import XeonDevice
@@ -25,15 +31,16 @@ MAX_PARAMETERS = 2
 """Of an activation with a gate of its own: xIELU, which has none, is not taken."""
 MAX_TOKENS = 512
 """Tokens at a time. Their choices' rows lie side by side between the products."""
+TAKEN = (FEATURES | {BIAS, UNGATED}) - {"xielu"}
 
 
+@computes(moe.experts, *(replace(packed, features=TAKEN) for packed in PACKED))
 class NativeExperts:
     """All experts of a layer in two packed weights: gate above up, and down."""
 
     def __init__(self, spec: ExpertsSpec, device: XeonDevice) -> None:
         self.spec = spec
         self._stream = device.stream
-        self._experts = device.stream.kernel("experts")
         size, between = spec.hidden_size, spec.intermediate_size
         self._gate_up = self._pack(device, size, spec.inner_size)
         self._down = self._pack(device, between, size)
@@ -54,24 +61,23 @@ class NativeExperts:
 
     def load(self, part: CanonicalWeight, expert: int, matrix: Matrix, row_begin: int) -> None:
         """Pack the canonical rows ``part``."""
-        if matrix == "down":
-            first = expert * whole_panels(self.spec.hidden_size)
-            self._down.load(part, first + row_begin)
-        else:
-            first = expert * whole_panels(self.spec.inner_size) + self.spec.above(matrix)
-            self._gate_up.load(part, first + row_begin)
+        packed, first = self._place(expert, matrix)
+        packed.load(part, first + row_begin)
 
     def load_bias(self, bias: Tensor, expert: int, matrix: Matrix, begin: int) -> None:
         """Set the bias of one of an expert's matrices. [rows]"""
+        packed, first = self._place(expert, matrix)
+        packed.load_bias(bias, first + begin)
+
+    def _place(self, expert: int, matrix: Matrix) -> tuple[NativeLinear, int]:
+        """Return the packed weight that has ``matrix`` of ``expert``, and its first row there."""
         if matrix == "down":
-            self._down.load_bias(bias, expert * whole_panels(self.spec.hidden_size) + begin)
-        else:
-            first = expert * whole_panels(self.spec.inner_size) + self.spec.above(matrix)
-            self._gate_up.load_bias(bias, first + begin)
+            return self._down, expert * whole_panels(self.spec.hidden_size)
+        first = expert * whole_panels(self.spec.inner_size) + self.spec.above(matrix)
+        return self._gate_up, first
 
     def __call__(self, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor) -> Tensor:
         """Return each token's weighted sum over its experts, first choice first. [T, D]"""
-        x_TD = rows_of(x_TD)
         weights_Tk, experts_Tk = weights_Tk.contiguous(), experts_Tk.contiguous()
         num_tokens = x_TD.shape[0]
         y_TD = self._stream.empty((num_tokens, self.spec.hidden_size))
@@ -84,25 +90,16 @@ class NativeExperts:
     def _emit(self, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor, y_TD: Tensor) -> None:
         size, inner, number = self.spec.hidden_size, self.spec.inner_size, self.spec.num_experts
         num_tokens, k = experts_Tk.shape
-        num_choices = num_tokens * k
-        rows_ND = self._stream.empty((num_choices, size))
-        inner_NG = self._stream.empty((num_choices, inner))
-        lists = self._stream.empty((2 * number + 1 + 2 * num_choices,), torch.int32)
-        rows, gated = rows_ND.data_ptr(), inner_NG.data_ptr()
+        choices = num_tokens * k
+        rows_ND = self._stream.empty((choices, size))
+        inner_NG = self._stream.empty((choices, inner))
+        lists = self._stream.empty((2 * number + 1 + 2 * choices,), torch.int32)
         self._stream.emit(
-            self._experts,
-            *(self._gate_up.handle, rows, size, gated, inner, num_choices),
-            *(self._down.handle, gated, inner, rows, size, num_choices),
-            x_TD.data_ptr(),
-            x_TD.stride(0),
-            weights_Tk.data_ptr(),
-            experts_Tk.data_ptr(),
-            lists.data_ptr(),
-            y_TD.data_ptr(),
-            num_tokens,
-            k,
-            number,
-            *self._activation,
+            "experts",
+            *(self._gate_up.handle, rows_ND, size, inner_NG, inner, choices),
+            *(self._down.handle, inner_NG, inner, rows_ND, size, choices),
+            *(*strided(x_TD), weights_Tk, experts_Tk, lists, y_TD),
+            *(num_tokens, k, number, *self._activation),
         )
 
     @property
@@ -111,33 +108,49 @@ class NativeExperts:
         return self._gate_up.num_bytes + self._down.num_bytes
 
 
-class RoutingKernels:
-    """Function ops bound to a device's stream."""
+class RoutingKernels(Kernels):
+    """Which experts a token chooses, and what they count."""
 
-    def __init__(self, device: XeonDevice) -> None:
-        self._stream = device.stream
-        self._route = device.stream.kernel("route")
-
+    @computes(moe.route_topk, FLOAT32)
     def route_topk(
         self, logits_TE: Tensor, *, k: int, is_normalized: bool
     ) -> tuple[Tensor, Tensor]:
-        """Choose the k experts with the highest logits of each token. [T, k], [T, k]"""
-        logits_TE = rows_of(logits_TE)
-        num_tokens, num_experts = logits_TE.shape
-        weights_Tk = self._stream.empty((num_tokens, k))
-        experts_Tk = self._stream.empty((num_tokens, k), torch.int32)
-        self._stream.emit(
-            self._route,
-            logits_TE.data_ptr(),
-            logits_TE.stride(0),
-            weights_Tk.data_ptr(),
-            experts_Tk.data_ptr(),
-            num_tokens,
-            num_experts,
-            k,
-            int(is_normalized),
-        )
-        return weights_Tk, experts_Tk
+        chosen = self._chosen(logits_TE, k)
+        sizes = (*logits_TE.shape, k)
+        self._stream.emit("route", *strided(logits_TE), *chosen, *sizes, int(is_normalized))
+        return chosen
+
+    @computes(routing.route_experts, FLOAT32)
+    def route_experts(
+        self, logits_TE: Tensor, bias_E: Tensor | None, *, routing: Routing
+    ) -> tuple[Tensor, Tensor]:
+        assert routing.group_best <= MAX_GROUP_BEST, f"{routing.group_best} of a group"
+        chosen = self._chosen(logits_TE, routing.k)
+        kinds = (int(routing.scores == "sigmoid"), int(routing.is_normalized))
+        groups = (routing.num_groups, routing.groups_kept, routing.group_best)
+        how = (routing.k, *kinds, *groups, as_bits(routing.factor))
+        logits = (*strided(logits_TE), bias_E)
+        self._stream.emit("route_experts", *logits, *chosen, *logits_TE.shape, *how)
+        return chosen
+
+    def _chosen(self, logits_TE: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Return memory for weights and for experts. float32, int32. [T, k] each"""
+        shape = (logits_TE.shape[0], k)
+        return self._stream.empty(shape), self._stream.empty(shape, torch.int32)
+
+    @computes(routing.weigh_experts, FLOAT32)
+    def weigh_experts(self, weights_Tk: Tensor, experts_Tk: Tensor, scale_E: Tensor) -> Tensor:
+        given = (weights_Tk.contiguous(), experts_Tk.contiguous(), scale_E)
+        return self._like(weights_Tk, "weigh_experts", *given)
+
+    @computes(routing.add_shared, FLOAT32)
+    def add_shared(self, routed_TD: Tensor, shared_TD: Tensor, gate_T1: Tensor | None) -> Tensor:
+        """Add the shared experts' part, in place."""
+        routed_TD = rows_of(routed_TD)
+        gate = (gate_T1, 0 if gate_T1 is None else gate_T1.stride(0))
+        rows = (*strided(routed_TD), *strided(shared_TD))
+        self._stream.emit("add_shared", *rows, *gate, *routed_TD.shape)
+        return routed_TD
 
 
 def whole_panels(out_features: int) -> int:

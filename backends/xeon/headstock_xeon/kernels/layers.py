@@ -1,124 +1,95 @@
-"""Norms, activation and the preparation of queries, keys and values.
+"""Norms, activation, the preparation of queries, keys and values, and what encoders have beside.
 
-Shapes: T tokens, D features, H query heads, K key/value heads.
+Shapes: T tokens, D and F features, H query heads, K key/value heads, V ids, L places, R rows, P
+rows pooled.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from headstock.ops.activation_kinds import SILU, Activation
-from headstock_xeon.kernels.attention import NativeAttention
-from headstock_xeon.stream import as_bits, rows_of
+from headstock.ops import activation as activations
+from headstock.ops import embedding, norm, outputs, pooling, rotary
+from headstock.ops.activation_kinds import FEATURES, SILU, Activation
+from headstock.ops.offers import computes
+from headstock_xeon.kernels.attention import TAG, NativeAttention
+from headstock_xeon.kernels.base import EIGHTS, FLOAT32, Kernels
+from headstock_xeon.stream import Word, as_bits, rows_of, strided
 
 if TYPE_CHECKING:
     from headstock.ops.attention import AttentionProvider, StepBatch
-    from headstock_xeon.device import XeonDevice
+
+KINDS = ("last", "mean", "cls")
+"""``PoolKind`` of ``encoder.h``."""
+ACTIVATED = replace(FLOAT32, features=FEATURES)
+UNGATED = replace(FLOAT32, features=FEATURES - {"clipped-swiglu", "bounded-swiglu"})
+QUERIES = replace(FLOAT32, sizes={"head_dim": EIGHTS})
+WRITTEN = replace(
+    QUERIES,
+    layouts=frozenset({TAG}),
+    features=frozenset({rotary.NORMED_LAST, rotary.NORMED_VALUES, rotary.KEYS_AS_VALUES}),
+)
 
 
-class LayerKernels:
-    """Function ops bound to a device's stream."""
+class LayerKernels(Kernels):
+    """What lies between the products of a layer."""
 
-    def __init__(self, device: XeonDevice) -> None:
-        self._stream = device.stream
-        kernel = device.stream.kernel
-        self._norm, self._activation = kernel("norm"), kernel("activation")
-        self._rotate, self._copy, self._cap = kernel("rotate"), kernel("copy"), kernel("cap")
-
+    @computes(norm.rms_norm, FLOAT32)
     def rms_norm(self, x_TD: Tensor, weight_D: Tensor, *, eps: float) -> Tensor:
         """Divide each row by its root mean square, then scale. Any leading dimensions."""
-        size = x_TD.shape[-1]
-        x_RD = rows_of(x_TD if x_TD.dim() == 2 else x_TD.reshape(-1, size))
-        y_RD = self._stream.empty(tuple(x_RD.shape))
-        self._emit_norm(x_RD, None, weight_D, y_RD, eps)
-        return y_RD.view(x_TD.shape)
+        x_RD = x_TD if x_TD.dim() == 2 else x_TD.reshape(-1, x_TD.shape[-1])
+        return self._norm(x_RD, None, weight_D, eps).view(x_TD.shape)
 
+    @computes(norm.add_rms_norm, FLOAT32)
     def add_rms_norm(
         self, x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, *, eps: float
     ) -> tuple[Tensor, Tensor]:
         """Add to the residual stream, in place, and normalise the sum."""
-        x_TD, residual_TD = rows_of(x_TD), rows_of(residual_TD)
-        y_TD = self._stream.empty(tuple(x_TD.shape))
-        self._emit_norm(x_TD, residual_TD, weight_D, y_TD, eps)
-        return y_TD, residual_TD
+        residual_TD = rows_of(residual_TD)
+        return self._norm(x_TD, residual_TD, weight_D, eps), residual_TD
 
-    def _emit_norm(
-        self, x_RD: Tensor, residual_RD: Tensor | None, weight_D: Tensor, y_RD: Tensor, eps: float
-    ) -> None:
-        self._stream.hold(weight_D)
-        self._stream.emit(
-            self._norm,
-            x_RD.data_ptr(),
-            x_RD.stride(0),
-            0 if residual_RD is None else residual_RD.data_ptr(),
-            0 if residual_RD is None else residual_RD.stride(0),
-            weight_D.data_ptr(),
-            y_RD.data_ptr(),
-            y_RD.stride(0),
-            *x_RD.shape,
-            as_bits(eps),
-        )
+    def _norm(
+        self, x_RD: Tensor, residual_RD: Tensor | None, weight_D: Tensor, eps: float
+    ) -> Tensor:
+        rows, size = x_RD.shape
+        y_RD = self._stream.empty((rows, size))
+        given = (*strided(x_RD), *strided(residual_RD), weight_D)
+        self._stream.emit("norm", *given, y_RD, size, rows, size, as_bits(eps))
+        return y_RD
 
+    @computes(activations.silu_and_mul, ACTIVATED)
     def silu_and_mul(self, gate_up_TG: Tensor, *, activation: Activation = SILU) -> Tensor:
-        """Return activation(gate) * up, where gate and up are the halves of each row."""
-        gate_up_TG = rows_of(gate_up_TG)
         size = gate_up_TG.shape[1] // 2
         return self._join(gate_up_TG[:, :size], gate_up_TG[:, size:], activation)
 
+    @computes(activations.activate_and_mul, ACTIVATED)
     def activate_and_mul(
         self, gate_TF: Tensor, x_TF: Tensor, *, activation: Activation = SILU
     ) -> Tensor:
-        """Return activation(gate) * x."""
-        return self._join(rows_of(gate_TF), rows_of(x_TF), activation)
+        return self._join(gate_TF, x_TF, activation)
 
     def _join(self, gate_TF: Tensor, up_TF: Tensor, activation: Activation) -> Tensor:
-        y_TF = self._stream.empty(tuple(gate_TF.shape))
-        self._stream.emit(
-            self._activation,
-            gate_TF.data_ptr(),
-            gate_TF.stride(0),
-            up_TF.data_ptr(),
-            up_TF.stride(0),
-            y_TF.data_ptr(),
-            *gate_TF.shape,
-            activation.number,
-            *(as_bits(value) for value in activation.padded),
-        )
-        return y_TF
+        rows, kind = (*strided(gate_TF), *strided(up_TF)), words_of(activation)
+        return self._like(gate_TF, "activation", *rows, then=kind)
 
+    @computes(outputs.soft_cap, FLOAT32)
     def soft_cap(self, x_TA: Tensor, *, cap: float) -> Tensor:
-        """Return cap * tanh(x / cap)."""
-        x_TA = rows_of(x_TA)
-        y_TA = self._stream.empty(tuple(x_TA.shape))
-        self._stream.emit(
-            self._cap,
-            x_TA.data_ptr(),
-            x_TA.stride(0),
-            y_TA.data_ptr(),
-            *x_TA.shape,
-            as_bits(cap),
-        )
-        return y_TA
+        return self._like(x_TA, "cap", *strided(x_TA), then=(as_bits(cap),))
 
+    @computes(outputs.join_features, FLOAT32)
     def join_features(self, left_TA: Tensor, right_TB: Tensor) -> Tensor:
-        """Return both side by side. [T, A + B]"""
-        left_TA, right_TB = rows_of(left_TA), rows_of(right_TB)
         rows, width = left_TA.shape
         joined_TC = self._stream.empty((rows, width + right_TB.shape[1]))
         for part, into in ((left_TA, joined_TC), (right_TB, joined_TC[:, width:])):
-            self._stream.emit(
-                self._copy,
-                part.data_ptr(),
-                part.stride(0) * 4,
-                into.data_ptr(),
-                into.stride(0) * 4,
-                rows,
-                part.shape[1] * 4,
-            )
+            part = rows_of(part)
+            strides = (part.stride(0) * 4, into.stride(0) * 4)
+            self._stream.emit("copy", part, strides[0], into, strides[1], rows, part.shape[1] * 4)
         return joined_TC
 
+    @computes(rotary.rotate_and_write, WRITTEN)
     def rotate_and_write(
         self,
         qkv_TC: Tensor,
@@ -138,21 +109,12 @@ class LayerKernels:
         has_normed_values: bool = False,
         takes_keys: bool = False,
     ) -> Tensor:
-        """Split the fused projection, norm and rotate queries and keys, store keys and values."""
         assert isinstance(provider, NativeAttention), f"{provider} has another layout"
-        self._stream.hold(k_norm_D, kv, batch)
-        order = 2 * is_normed_last + 4 * has_normed_values + 8 * takes_keys
-        return self._emit_rotation(
-            provider.pages(kv),
-            qkv_TC,
-            cos_sin_LC,
-            int(is_interleaved) + order,
-            (q_norm_D, k_norm_D),
-            eps,
-            (batch.positions_T, batch.write_slots_T),
-            (num_heads, head_dim),
-        )
+        order = is_interleaved + 2 * is_normed_last + 4 * has_normed_values + 8 * takes_keys
+        how = (order, q_norm_D, k_norm_D, as_bits(eps), batch.positions_T, batch.write_slots_T)
+        return self._rotate(provider.pages(kv), qkv_TC, cos_sin_LC, how, (num_heads, head_dim))
 
+    @computes(rotary.rotate_queries, QUERIES)
     def rotate_queries(
         self,
         q_TC: Tensor,
@@ -165,48 +127,105 @@ class LayerKernels:
         eps: float,
         is_interleaved: bool,
     ) -> Tensor:
-        """Norm and rotate queries; nothing is stored."""
-        self._stream.hold(positions_T)
-        return self._emit_rotation(
-            (0, 0, 1, 0, head_dim),
-            q_TC,
-            cos_sin_LC,
-            int(is_interleaved),
-            (q_norm_D, None),
-            eps,
-            (positions_T, None),
-            (num_heads, head_dim),
-        )
+        how = (int(is_interleaved), q_norm_D, None, as_bits(eps), positions_T, None)
+        pages = (None, 0, 1, 0, head_dim)
+        return self._rotate(pages, q_TC, cos_sin_LC, how, (num_heads, head_dim))
 
-    def _emit_rotation(
+    def _rotate(
         self,
-        pages: tuple[int, ...],
+        pages: tuple[Word, ...],
         x_TC: Tensor,
         cos_sin_LC: Tensor | None,
-        order: int,
-        norms: tuple[Tensor | None, Tensor | None],
-        eps: float,
-        places: tuple[Tensor, Tensor | None],
+        how: tuple[Word, ...],
         heads: tuple[int, int],
     ) -> Tensor:
-        """Emit the kernel of both, which ``order`` says more of; returns queries. [T, H, D]"""
-        x_TC = rows_of(x_TC)
-        tokens, (num_heads, head_dim) = x_TC.shape[0], heads
-        self._stream.hold(cos_sin_LC, norms[0])
-        q_THD = self._stream.empty((tokens, num_heads, head_dim))
-        self._stream.emit(
-            self._rotate,
-            *pages,
-            x_TC.data_ptr(),
-            x_TC.stride(0),
-            0 if cos_sin_LC is None else cos_sin_LC.data_ptr(),
-            0 if cos_sin_LC is None else cos_sin_LC.shape[1],
-            order,
-            *(0 if norm is None else norm.data_ptr() for norm in norms),
-            as_bits(eps),
-            *(0 if place is None else place.data_ptr() for place in places),
-            q_THD.data_ptr(),
-            tokens,
-            num_heads,
-        )
+        """Emit the kernel of both, which ``how`` says more of; returns queries. [T, H, D]"""
+        q_THD = self._stream.empty((x_TC.shape[0], *heads))
+        angles = (cos_sin_LC, 0 if cos_sin_LC is None else cos_sin_LC.shape[1])
+        counts = (x_TC.shape[0], heads[0])
+        self._stream.emit("rotate", *pages, *strided(x_TC), *angles, *how, q_THD, *counts)
         return q_THD
+
+    @computes(norm.layer_norm, FLOAT32)
+    def layer_norm(
+        self, x_TD: Tensor, weight_D: Tensor, bias_D: Tensor | None, *, eps: float
+    ) -> Tensor:
+        return self._layer_norm(x_TD, None, weight_D, bias_D, eps)
+
+    @computes(norm.add_layer_norm, FLOAT32)
+    def add_layer_norm(
+        self,
+        x_TD: Tensor,
+        residual_TD: Tensor,
+        weight_D: Tensor,
+        bias_D: Tensor | None,
+        *,
+        eps: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Add to the residual stream, in place, and normalise the sum. [T, D] each"""
+        residual_TD = rows_of(residual_TD)
+        return self._layer_norm(x_TD, residual_TD, weight_D, bias_D, eps), residual_TD
+
+    def _layer_norm(
+        self,
+        x_TD: Tensor,
+        residual_TD: Tensor | None,
+        weight_D: Tensor,
+        bias_D: Tensor | None,
+        eps: float,
+    ) -> Tensor:
+        given = (*strided(x_TD), *strided(residual_TD), weight_D, bias_D)
+        return self._like(x_TD, "layer_norm", *given, then=(as_bits(eps),))
+
+    @computes(activations.activate, UNGATED)
+    def activate(self, x_TF: Tensor, *, activation: Activation = SILU) -> Tensor:
+        return self._like(x_TF, "activate", *strided(x_TF), then=words_of(activation))
+
+    @computes(embedding.embed_places, FLOAT32)
+    def embed_places(
+        self,
+        ids_T: Tensor,
+        positions_T: Tensor,
+        words_VD: Tensor,
+        places_LD: Tensor,
+        types_KD: Tensor,
+        *,
+        first_place: int,
+    ) -> Tensor:
+        num_words, size = words_VD.shape
+        y_TD = self._stream.empty((ids_T.shape[0], size))
+        parts = (ids_T, positions_T, words_VD, places_LD, types_KD, y_TD)
+        self._stream.emit("embed", *parts, *y_TD.shape, num_words, first_place)
+        return y_TD
+
+    @computes(pooling.pool_rows, FLOAT32)
+    def pool_rows(
+        self,
+        hidden_TD: Tensor,
+        query_starts_R1: Tensor,
+        rows_P: Tensor,
+        *,
+        kind: str,
+        is_normalized: bool,
+    ) -> Tensor:
+        y_PD = self._stream.empty((rows_P.shape[0], hidden_TD.shape[1]))
+        is_one_each = hidden_TD.shape[0] == query_starts_R1.shape[0] - 1
+        how = (KINDS.index(kind), int(is_normalized), int(is_one_each))
+        rows = (*strided(hidden_TD), query_starts_R1, rows_P)
+        self._stream.emit("pool", *rows, y_PD, *y_PD.shape, *how)
+        return y_PD
+
+    @computes(pooling.normalize_vectors, FLOAT32)
+    def normalize_vectors(self, vectors_PD: Tensor) -> Tensor:
+        how = (KINDS.index("last"), 1, 1)
+        return self._like(vectors_PD, "pool", *strided(vectors_PD), None, None, then=how)
+
+    @computes(outputs.as_float32, FLOAT32)
+    def as_float32(self, x_TA: Tensor) -> Tensor:
+        """Return ``x_TA``, which is in float32 here."""
+        return x_TA
+
+
+def words_of(activation: Activation) -> tuple[int, ...]:
+    """Return what instructions say of an activation: its number and parameters."""
+    return (activation.number, *map(as_bits, activation.padded))

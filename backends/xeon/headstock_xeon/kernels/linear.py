@@ -1,40 +1,58 @@
-"""Matrix products with weights packed for the vector units.
+"""Matrix products with weights packed for the vector units, and what adapters add to them.
 
-Shapes: M rows of activations, O output features, I input features, G groups along I, T ids.
+Shapes: M rows of activations, O output features, I input features, G groups along I, T ids; of
+adapters as in :mod:`headstock.ops.lora`.
 """
 
 from __future__ import annotations
 
+import ctypes
 import weakref
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from headstock.errors import UnsupportedError
+from headstock.ops import lora
+from headstock.ops.base import Sizes
 from headstock.ops.canonical import mxfp4_as_int8
 from headstock.ops.linear import (
     DENSE,
     INT4_GROUP,
     INT8_GROUP,
     MXFP4,
+    ROWS,
+    SCALED_ROWS,
     CanonicalWeight,
     LinearSpec,
+    linear,
 )
-from headstock_xeon.stream import as_bits, rows_of
+from headstock.ops.offers import computes
+from headstock_xeon.kernels import base
+from headstock_xeon.kernels.base import EIGHTS, Kernels
+from headstock_xeon.stream import as_bits, rows_of, strided
 
 if TYPE_CHECKING:
     from headstock_xeon.device import XeonDevice
 
 FLOAT32, BFLOAT16, INT8, INT4 = range(4)
 """``WeightKind`` of ``weight.h``."""
+PACKED = tuple(
+    replace(base.FLOAT32, layouts=frozenset(of), sizes={"group_size": Sizes(multiple_of=unit)})
+    for of, unit in (({DENSE, INT8_GROUP}, 16), ({INT4_GROUP, MXFP4}, 32))
+)
+"""What weights there are kernels for: whole vectors of integers have one scale."""
+WITH_ROWS = frozenset({ROWS, SCALED_ROWS})
 
 
+@computes(linear, *(replace(packed, features=WITH_ROWS) for packed in PACKED))
 class NativeLinear:
     """One packed weight.
 
     Quantised ones keep their scales as float16 relative to a power of two of the row: nothing is
-    lost of what a GGUF file has, and a relative 2**-12 at most of other scales. Int8 weights are
+    lost of what a GGUF file has, and a relative 2**-11 at most of other scales. Int8 weights are
     multiplied by activations of 16 bits, int4 ones by activations of 8, one scale a group, and in
     groups that stand out in their row by what rounding left as well.
     Those of 4-bit floats are packed as int8, which holds them exactly.
@@ -48,12 +66,10 @@ class NativeLinear:
         self.spec = spec
         self._device = device
         self._stream = device.stream
-        self._linear = device.stream.kernel("linear")
-        self._look_up = device.stream.kernel("look_up")
-        if spec.group_size and spec.in_features % spec.group_size:
+        size, group = spec.in_features, spec.group_size
+        if group and size % group:
             raise UnsupportedError(
-                f"{spec.in_features} input features do not divide into groups of"
-                f" {spec.group_size}.",
+                f"{size} input features do not divide into groups of {group}.",
                 remedy="Serve this layer dense, or at a tensor parallel size that keeps groups.",
             )
         kinds = {DENSE: FLOAT32, INT8_GROUP: INT8, INT4_GROUP: INT4, MXFP4: INT8}
@@ -76,23 +92,17 @@ class NativeLinear:
         if self.spec.layout == MXFP4:
             part = mxfp4_as_int8(part)
         weight = part["weight"]
-        if self.spec.layout == DENSE:
-            weight = self._fitting(weight)
-        scale, minimum = part.get("scale"), part.get("minimum")
-        weight = weight.contiguous()
-        scale = None if scale is None else scale.contiguous().to(torch.float32)
-        minimum = None if minimum is None else minimum.contiguous().to(torch.float32)
-        group = 0 if scale is None else self.spec.in_features // scale.shape[1]
+        weight = (self._fitting(weight) if self.spec.layout == DENSE else weight).contiguous()
+        given = (part.get("scale"), part.get("minimum"))
+        scales = [None if x is None else x.contiguous().to(torch.float32) for x in given]
+        group = 0 if scales[0] is None else self.spec.in_features // scales[0].shape[1]
         is_done = self._device.library.calls.hs_weight_pack(
             self._stream.engine,
             self.handle,
             weight.data_ptr(),
             weight.stride(0) * weight.element_size(),
-            None if scale is None else scale.data_ptr(),
-            None if minimum is None else minimum.data_ptr(),
-            group,
-            weight.shape[0],
-            row_begin,
+            *(None if x is None else x.data_ptr() for x in scales),
+            *(group, weight.shape[0], row_begin),
         )
         assert is_done, "packing needs no scratch"
 
@@ -111,19 +121,10 @@ class NativeLinear:
         if x_MI.dim() != 2:
             flat = self(x_MI.reshape(-1, self.spec.in_features))
             return flat.view(*x_MI.shape[:-1], out_features)
-        x_MI = rows_of(x_MI)
         rows = x_MI.shape[0]
         y_MO = self._stream.empty((rows, out_features))
         self._stream.hold(self)
-        self._stream.emit(
-            self._linear,
-            self.handle,
-            x_MI.data_ptr(),
-            x_MI.stride(0),
-            y_MO.data_ptr(),
-            out_features,
-            rows,
-        )
+        self._stream.emit("linear", self.handle, *strided(x_MI), y_MO, out_features, rows)
         return y_MO
 
     def rows(self, ids_T: Tensor, first: int) -> Tensor:
@@ -133,17 +134,9 @@ class NativeLinear:
     def _rows(self, ids_T: Tensor, first: int, factor: int) -> Tensor:
         """Look up rows and multiply them by the number whose bits are ``factor``."""
         y_TI = self._stream.empty((ids_T.shape[0], self.spec.in_features))
-        ids_T = ids_T.contiguous()
         self._stream.hold(self)
-        self._stream.emit(
-            self._look_up,
-            self.handle,
-            ids_T.data_ptr(),
-            y_TI.data_ptr(),
-            ids_T.shape[0],
-            first,
-            factor,
-        )
+        ids = (ids_T.contiguous(), y_TI, ids_T.shape[0], first)
+        self._stream.emit("look_up", self.handle, *ids, factor)
         return y_TI
 
     @property
@@ -185,10 +178,38 @@ class NativeLinear:
         return handle
 
 
+class LoraKernels(Kernels):
+    """The op ``add_lora``; R must be a multiple of a vector."""
+
+    def __init__(self, device: XeonDevice) -> None:
+        super().__init__(device)
+        self._starts: dict[tuple[int, ...], ctypes.Array[ctypes.c_int64]] = {}
+
+    @computes(lora.add_lora, replace(base.FLOAT32, sizes={"rank": EIGHTS}))
+    def add_lora(
+        self,
+        out_TO: Tensor,
+        x_TI: Tensor,
+        down_NKI: Tensor,
+        up_NOR: Tensor,
+        adapters_T: Tensor,
+        *,
+        starts: tuple[int, ...],
+    ) -> Tensor:
+        """Add in place what each token's adapter says."""
+        out_TO = rows_of(out_TO)
+        if starts not in self._starts:  # no tensor: a capture would take its making down
+            self._starts[starts] = (ctypes.c_int64 * len(starts))(*starts)
+        starts_P = self._starts[starts]
+        self._stream.hold(starts_P)
+        given = (*strided(x_TI), down_NKI, up_NOR, adapters_T, ctypes.addressof(starts_P))
+        sizes = (*x_TI.shape, *up_NOR.shape[1:], len(starts))
+        self._stream.emit("lora", *given, *strided(out_TO), *sizes)
+        return out_TO
+
+
 def _floats_at(address: int, count: int) -> Tensor:
     """Return float32 memory of a live weight as a tensor."""
-    import ctypes
-
     return torch.frombuffer(
         (ctypes.c_float * count).from_address(address), dtype=torch.float32, count=count
     )

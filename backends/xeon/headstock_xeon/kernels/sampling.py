@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-from headstock_xeon.stream import rows_of
+from headstock.ops import sampling, steps
+from headstock.ops.offers import computes
+from headstock_xeon.kernels.base import FLOAT32, Kernels
+from headstock_xeon.stream import rows_of, strided
 
-if TYPE_CHECKING:
-    from headstock_xeon.device import XeonDevice
 
+class SamplingKernels(Kernels):
+    """Those that change logits work in place."""
 
-class SamplingKernels:
-    """Function ops bound to a device's stream; those that change logits work in place."""
-
-    def __init__(self, device: XeonDevice) -> None:
-        self._stream = device.stream
-        kernel = device.stream.kernel
-        self._argmax, self._draw = kernel("argmax"), kernel("draw")
-        self._penalise, self._bias = kernel("penalise"), kernel("bias")
-
+    @computes(sampling.argmax_tokens, FLOAT32)
     def argmax_tokens(self, logits_SV: Tensor) -> Tensor:
-        """Return the id of each row's highest logit; of equals, the lowest id. int64. [S]"""
-        logits_SV = rows_of(logits_SV)
-        rows, size = logits_SV.shape
-        ids_S = self._stream.empty((rows,), torch.int64)
-        self._stream.emit(
-            self._argmax, logits_SV.data_ptr(), logits_SV.stride(0), ids_S.data_ptr(), rows, size
-        )
+        ids_S = self._stream.empty(logits_SV.shape[:1], torch.int64)
+        self._stream.emit("argmax", *strided(logits_SV), ids_S, *logits_SV.shape)
         return ids_S
 
+    @computes(sampling.draw_tokens, FLOAT32)
     def draw_tokens(
         self,
         logits_SV: Tensor,
@@ -42,23 +31,13 @@ class SamplingKernels:
         seeds_S: Tensor,
         indexes_S: Tensor,
     ) -> Tensor:
-        """Draw one id a row by inverse transform over the filtered distribution. int64. [S]"""
-        logits_SV = rows_of(logits_SV)
-        rows, size = logits_SV.shape
         settings = (temperature_S, top_k_S, top_p_S, min_p_S, seeds_S, indexes_S)
-        settings = tuple(setting.contiguous() for setting in settings)
-        ids_S = self._stream.empty((rows,), torch.int64)
-        self._stream.emit(
-            self._draw,
-            logits_SV.data_ptr(),
-            logits_SV.stride(0),
-            *(setting.data_ptr() for setting in settings),
-            ids_S.data_ptr(),
-            rows,
-            size,
-        )
+        settings = [setting.contiguous() for setting in settings]
+        ids_S = self._stream.empty(logits_SV.shape[:1], torch.int64)
+        self._stream.emit("draw", *strided(logits_SV), *settings, ids_S, *logits_SV.shape)
         return ids_S
 
+    @computes(sampling.apply_penalties, FLOAT32)
     def apply_penalties(
         self,
         logits_SV: Tensor,
@@ -68,32 +47,33 @@ class SamplingKernels:
         frequency_S: Tensor,
         presence_S: Tensor,
     ) -> Tensor:
-        """Lower the logits of tokens that the request already has. [S, V]"""
         logits_SV = rows_of(logits_SV)
-        counts_SV, mask_SV = output_counts_SV.contiguous(), prompt_mask_SV.contiguous()
-        factors = [f.contiguous() for f in (repetition_S, frequency_S, presence_S)]
-        self._stream.emit(
-            self._penalise,
-            logits_SV.data_ptr(),
-            logits_SV.stride(0),
-            counts_SV.data_ptr(),
-            mask_SV.data_ptr(),
-            *(factor.data_ptr() for factor in factors),
-            *logits_SV.shape,
-        )
+        known = (output_counts_SV, prompt_mask_SV, repetition_S, frequency_S, presence_S)
+        known = [part.contiguous() for part in known]
+        self._stream.emit("penalise", *strided(logits_SV), *known, *logits_SV.shape)
         return logits_SV
 
+    @computes(sampling.token_logprobs, FLOAT32)
+    def token_logprobs(
+        self, logits_SV: Tensor, ids_S: Tensor, asked_SB: Tensor, *, k: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        rows, size = logits_SV.shape
+        chosen_S, top_SK = self._stream.empty((rows,)), self._stream.empty((rows, k))
+        top_ids_SK = self._stream.empty((rows, k), torch.int64)
+        of_asked_SB = self._stream.empty(asked_SB.shape)
+        found = (chosen_S, top_SK, top_ids_SK, of_asked_SB)
+        asked = (ids_S.contiguous(), asked_SB.contiguous(), asked_SB.shape[1], k)
+        self._stream.emit("logprobs", *strided(logits_SV), *asked, *found, rows, size)
+        return found
+
+    @computes(sampling.add_bias, FLOAT32)
     def add_bias(self, logits_SV: Tensor, ids_SB: Tensor, biases_SB: Tensor) -> Tensor:
-        """Add to the logits of listed ids. [S, V]"""
         logits_SV = rows_of(logits_SV)
-        ids_SB, biases_SB = ids_SB.contiguous(), biases_SB.contiguous()
-        self._stream.emit(
-            self._bias,
-            logits_SV.data_ptr(),
-            logits_SV.stride(0),
-            ids_SB.data_ptr(),
-            biases_SB.data_ptr(),
-            ids_SB.shape[1],
-            logits_SV.shape[0],
-        )
+        sizes = (ids_SB.shape[1], logits_SV.shape[0])
+        lists = (ids_SB.contiguous(), biases_SB.contiguous())
+        self._stream.emit("bias", *strided(logits_SV), *lists, *sizes)
         return logits_SV
+
+    @computes(steps.apply_masks, FLOAT32)
+    def apply_masks(self, logits_RV: Tensor, words_RW: Tensor) -> Tensor:
+        return self._like(logits_RV, "mask", *strided(logits_RV), *strided(words_RW))

@@ -1,4 +1,7 @@
-"""Memory for tensors: huge pages for what is large, and the arena that captured steps share."""
+"""Memory of captured steps: tensors over addresses, reused as they die.
+
+For backends of the host's processor that capture steps by themselves; see :mod:`.captures`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,6 @@ import torch
 from torch import Tensor
 
 from headstock.errors import UnsupportedError
-from headstock_xeon.native import Library
 
 SEGMENT_BYTES = 32 << 20
 """The arena grows by this, or by a tensor that is larger."""
@@ -26,6 +28,12 @@ def tensor_at(
     """Return a tensor over ``address``; ``on_release`` is called when its storage is let go.
 
     Views share the storage: memory is released when the last of them has gone.
+
+    Args:
+        address: Of memory for all of it, on the host.
+        shape: Of the tensor.
+        dtype: Of the tensor.
+        on_release: Called once.
     """
     count = math.prod(shape)
     if count == 0:
@@ -36,31 +44,21 @@ def tensor_at(
     return torch.frombuffer(owner, dtype=dtype, count=count).view(shape)
 
 
-def page_tensor(library: Library, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return zeroed memory in huge pages, touched lazily, as long as the tensor lives.
-
-    Raises:
-        UnsupportedError: The system has not that much.
-    """
-    num_bytes = max(1, math.prod(shape) * dtype.itemsize)
-    address = library.calls.hs_pages_new(num_bytes)
-    if not address:
-        raise UnsupportedError(
-            f"There is no room for {num_bytes / 2**30:.2f} GiB more.",
-            remedy="Lower --cache-tokens or --memory-fraction, or serve a smaller model.",
-        )
-    return tensor_at(address, shape, dtype, lambda: library.calls.hs_pages_free(address, num_bytes))
-
-
-class Arena:
+class StepArena:
     """Memory that the tensors of captured steps come from, reused as they die.
 
     Steps run one after another, so all of them share it: only what outlives its capture keeps
     others away.
+
+    Args:
+        allocate: Takes bytes from the system; returns their address, or nothing.
+        free: Gives them back; takes the address and how many there are.
     """
 
-    def __init__(self, library: Library) -> None:
-        self._library = library
+    def __init__(
+        self, allocate: Callable[[int], int | None], free: Callable[[int, int], object]
+    ) -> None:
+        self._allocate, self._free_segment = allocate, free
         self._segments: list[tuple[int, int]] = []
         self._free: list[tuple[int, int]] = []  # (address, bytes), by address, none adjacent
 
@@ -68,6 +66,10 @@ class Arena:
     def num_bytes(self) -> int:
         """How much it has taken from the system."""
         return sum(size for _, size in self._segments)
+
+    def holds(self, address: int) -> bool:
+        """Whether ``address`` is in memory of the arena."""
+        return any(begin <= address < begin + size for begin, size in self._segments)
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return uninitialised memory, the arena's again when the tensor's storage is let go."""
@@ -79,7 +81,7 @@ class Arena:
     def close(self) -> None:
         """Free the memory; no tensor may be used any more."""
         for address, size in self._segments:
-            self._library.calls.hs_pages_free(address, size)
+            self._free_segment(address, size)
         self._segments.clear()
         self._free.clear()
 
@@ -98,7 +100,7 @@ class Arena:
 
     def _grow(self, size: int) -> None:
         length = max(size, SEGMENT_BYTES)
-        address = self._library.calls.hs_pages_new(length)
+        address = self._allocate(length)
         if not address:
             raise UnsupportedError(
                 f"There is no room for {length / 2**20:.0f} MiB of step memory.",
