@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headstock.checkpoint.bounded import read_object_bounded
+from headstock.checkpoint.cache_scales import part_cache_scales
 from headstock.checkpoint.files import ModelFiles, StoredTensor
 from headstock.checkpoint.formats import Formats, OwnReaders
 from headstock.checkpoint.nested import fill_text_config
@@ -48,7 +49,7 @@ def open_folder(
     has_generation = (path / GENERATION_CONFIG).exists()
     generation = _read_json(path / GENERATION_CONFIG) if has_generation else {}
     check_generation(path / GENERATION_CONFIG, generation)
-    index = read_weights(path, needs_weights=needs_weights)
+    index, left_out = part_cache_scales(read_weights(path, needs_weights=needs_weights))
     sentence = read_sentence_files(path)
     index = dict(split_experts(join(index), config))
     index.update((tensor.name, tensor) for tensor in _dense_tensors(path, sentence))
@@ -60,6 +61,7 @@ def open_folder(
         generation_config=generation,
         index=index,
         sentence=sentence,
+        left_out=left_out,
     )
 
 
