@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from headstock.checkpoint.cache_scales import WHY
 from headstock.checkpoint.files import ModelFiles, Progress, StoredTensor
 from headstock.checkpoint.mapping import MappedFile
 from headstock.checkpoint.read_ahead import reading_ahead
-from headstock.checkpoint.cache_scales import WHY
 from headstock.checkpoint.sentence import PREFIX
 from headstock.errors import CheckpointError
 from headstock.graph.build import Model
