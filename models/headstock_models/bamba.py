@@ -12,8 +12,8 @@ from headstock.graph.context import Context
 from headstock.graph.feed_forward import GatedMLP
 from headstock.graph.module import Module
 from headstock.graph.norm import RMSNorm
-from headstock_models.llama import FULL, LlamaForCausalLM, Rotaries
-from headstock_models.mamba_layers import STATE, HybridConfig, StateSpaceLayer, read_old_kinds
+from headstock_models.llama import FULL, LlamaForCausalLM
+from headstock_models.mamba_layers import STATE, HybridConfig, read_old_kinds
 
 NORMS = {"post_attention_layernorm": "pre_ff_layernorm", "norm": "final_layernorm"}
 
@@ -32,9 +32,6 @@ class BambaConfig(HybridConfig, frozen=True, kw_only=True):
         mlp = GatedMLP(ctx, self.hidden_size, self.intermediate_size, has_bias=self.mlp_bias)
         mlp.alias = "feed_forward"
         return mlp
-
-    def make_layer(self, ctx: Context, rotaries: Rotaries, number: int) -> Module:
-        return StateSpaceLayer(ctx, self, rotaries, number)
 
 
 class BambaForCausalLM(LlamaForCausalLM):

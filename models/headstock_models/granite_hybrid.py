@@ -22,8 +22,8 @@ from headstock.ops.attention import StepBatch
 from headstock.ops.features import scale_features
 from headstock.ops.moe import Matrix
 from headstock.ops.routing import Routing, add_shared
-from headstock_models.llama import FULL, LlamaForCausalLM, Rotaries
-from headstock_models.mamba_layers import STATE, HybridConfig, StateSpaceLayer, read_old_kinds
+from headstock_models.llama import FULL, DecoderLayer, LlamaForCausalLM, Rotaries
+from headstock_models.mamba_layers import STATE, HybridConfig, read_old_kinds
 
 STACKS = {
     "block_sparse_moe.input_linear.weight": Stacked(
@@ -83,7 +83,7 @@ class GraniteHybridConfig(HybridConfig, frozen=True, kw_only=True):
         return ScaledLayer(ctx, self, rotaries, number)
 
 
-class ScaledLayer(StateSpaceLayer):
+class ScaledLayer(DecoderLayer):
     """A layer that adds a share of what it computes to the residual stream."""
 
     def __init__(

@@ -1,6 +1,7 @@
 """Hy3: Qwen3 with experts by sigmoid scores, a bias on the choice, and a shared expert.
 
-Source: Tencent 2026, "Hy3"; names as on the hub, or as transformers calls them.
+Source: Tencent 2026, "Hy3-preview"; names as on the hub (``hy_v3`` of transformers' conversion map,
+and what Tencent's training scripts save), or as transformers calls them.
 """
 
 from __future__ import annotations

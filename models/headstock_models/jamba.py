@@ -28,8 +28,6 @@ from headstock.ops.attention import StepBatch
 from headstock.ops.gates import gate_by_silu
 from headstock.ops.outputs import join_features
 from headstock_models.llama import (
-    DecoderAttention,
-    DecoderLayer,
     LlamaConfig,
     LlamaForCausalLM,
     Rotaries,
@@ -76,17 +74,25 @@ class JambaConfig(LlamaConfig, frozen=True, kw_only=True):
 
     def make_mlp(self, ctx: Context, number: int) -> Module:
         sizes = (self.hidden_size, self.intermediate_size)
-        if not self.has_experts(number):
-            return GatedMLP(ctx, *sizes)
         chosen = (self.num_experts, self.num_experts_per_tok)
-        return MoE(ctx, *sizes, *chosen, is_normalized=False, router="router")
+        mlp: Module = (
+            MoE(ctx, *sizes, *chosen, is_normalized=False, router="router")
+            if self.has_experts(number)
+            else GatedMLP(ctx, *sizes)
+        )
+        mlp.alias = "feed_forward"
+        return mlp
 
-    def make_layer(self, ctx: Context, rotaries: Rotaries, number: int) -> Module:
-        return JambaLayer(ctx, self, rotaries, number)
+    def make_attention(self, ctx: Context, rotaries: Rotaries, number: int) -> Module:
+        if self.has_attention(number):
+            return super().make_attention(ctx, rotaries, number)
+        return JambaMamba(ctx, self)
 
 
 class JambaMamba(Module):
     """W_out of what states read, gated; b, c and steps are normalised first."""
+
+    alias = "mamba"
 
     def __init__(self, ctx: Context, c: JambaConfig) -> None:
         size, rank, states = c.hidden_size, c.step_rank, c.mamba_d_state
@@ -117,22 +123,6 @@ class JambaMamba(Module):
         bc_TX = self._join(self.b_norm(b_TN, None)[0], self.c_norm(c_TN, None)[0])
         y_TI = self.scan(x_TI, dt_TI, bc_TX, batch)
         return self.out(self._gate(keep(y_TI, batch), keep(gate_TI, batch)))
-
-
-class JambaLayer(DecoderLayer):
-    """A state space or attention, then the feed-forward layer, each on the residual stream."""
-
-    def __init__(self, ctx: Context, c: JambaConfig, rotaries: Rotaries, number: int) -> None:
-        self.keep = LastOfRows(ctx, is_last=number == c.num_hidden_layers - 1)
-        self.norm = c.make_norm(ctx, "input_layernorm")
-        has_attention = c.has_attention(number)
-        self.self_attn: Module = (
-            DecoderAttention(ctx, c, rotaries, number) if has_attention else JambaMamba(ctx, c)
-        )
-        self.self_attn.alias = "self_attn" if has_attention else "mamba"
-        self.mlp_norm = c.make_norm(ctx, "post_attention_layernorm")
-        self.mlp = c.make_mlp(ctx, number)
-        self.mlp.alias = "feed_forward"
 
 
 class JambaForCausalLM(LlamaForCausalLM):

@@ -28,7 +28,6 @@ from headstock_models.llama import (
     FULL,
     SLIDING,
     WINDOWED,
-    DecoderLayer,
     LlamaConfig,
     LlamaForCausalLM,
     Rotaries,
@@ -96,8 +95,8 @@ class LagunaConfig(LlamaConfig, frozen=True, kw_only=True):
         cap = self.moe_router_logit_softcapping or None
         return RoutedMoE(ctx, *sizes, routing, bias_leaf=BIAS_LEAF, shared=shared, router_cap=cap)
 
-    def make_layer(self, ctx: Context, rotaries: Rotaries, number: int) -> Module:
-        return LagunaLayer(ctx, self, rotaries, number)
+    def make_attention(self, ctx: Context, rotaries: Rotaries, number: int) -> Module:
+        return LagunaAttention(ctx, self, rotaries, number)
 
 
 class LagunaAttention(Module):
@@ -124,17 +123,6 @@ class LagunaAttention(Module):
     def forward(self, x_TD: Tensor, batch: StepBatch, keep: LastOfRows) -> Tensor:
         y_TC = self._gate(self.attend(self.qkv(x_TD), batch), self.gates(x_TD))
         return self.out(keep(y_TC, batch))
-
-
-class LagunaLayer(DecoderLayer):
-    """A decoder's layer with attention of its own."""
-
-    def __init__(self, ctx: Context, c: LagunaConfig, rotaries: Rotaries, number: int) -> None:
-        self.keep = LastOfRows(ctx, is_last=number == c.num_hidden_layers - 1)
-        self.norm = c.make_norm(ctx, "input_layernorm")
-        self.self_attn: Module = LagunaAttention(ctx, c, rotaries, number)
-        self.mlp_norm = c.make_norm(ctx, "post_attention_layernorm")
-        self.mlp = c.make_mlp(ctx, number)
 
 
 class LagunaForCausalLM(LlamaForCausalLM):

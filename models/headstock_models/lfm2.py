@@ -25,8 +25,6 @@ from headstock.ops.moe import Matrix
 from headstock.ops.routing import Routing
 from headstock_models.llama import (
     FULL,
-    DecoderAttention,
-    DecoderLayer,
     LlamaConfig,
     LlamaForCausalLM,
     Rotaries,
@@ -81,10 +79,10 @@ class Lfm2Config(LlamaConfig, frozen=True, kw_only=True):
         mlp.alias = "feed_forward"
         return mlp
 
-    def make_layer(self, ctx: Context, rotaries: Rotaries, number: int) -> Module:
+    def make_attention(self, ctx: Context, rotaries: Rotaries, number: int) -> Module:
         if self.kind(number) == FULL:
-            return DecoderLayer(ctx, self, rotaries, number)
-        return ConvolutionLayer(ctx, self, number)
+            return super().make_attention(ctx, rotaries, number)
+        return Convolution(ctx, self)
 
 
 class Lfm2MoeConfig(Lfm2Config, frozen=True, kw_only=True):
@@ -132,17 +130,6 @@ class Convolution(Module):
 
     def forward(self, x_TD: Tensor, batch: StepBatch, keep: LastOfRows) -> Tensor:
         return self.out(keep(self.mix(self.inputs(x_TD), batch), batch))
-
-
-class ConvolutionLayer(DecoderLayer):
-    """A decoder's layer with a convolution in the place of attention."""
-
-    def __init__(self, ctx: Context, c: Lfm2Config, number: int) -> None:
-        self.keep = LastOfRows(ctx, is_last=number == c.num_hidden_layers - 1)
-        self.norm = c.make_norm(ctx, "input_layernorm")
-        self.self_attn: DecoderAttention | Convolution = Convolution(ctx, c)
-        self.mlp_norm = c.make_norm(ctx, "post_attention_layernorm")
-        self.mlp = c.make_mlp(ctx, number)
 
 
 class Lfm2ForCausalLM(LlamaForCausalLM):

@@ -117,6 +117,10 @@ class LlamaConfig(ModelConfig, frozen=True, kw_only=True):
         size = self.intermediate_size
         return GatedMLP(ctx, self.hidden_size, size, has_bias=self.mlp_bias)
 
+    def make_attention(self, ctx: Context, rotaries: Rotaries, number: int) -> Module:
+        """Return the attention of layer ``number``, or what stands in its place."""
+        return DecoderAttention(ctx, self, rotaries, number)
+
     def make_layer(self, ctx: Context, rotaries: Rotaries, number: int) -> Module:
         return DecoderLayer(ctx, self, rotaries, number)
 
@@ -158,7 +162,7 @@ class DecoderLayer(Module):
     def __init__(self, ctx: Context, c: LlamaConfig, rotaries: Rotaries, number: int) -> None:
         self.keep = LastOfRows(ctx, is_last=number == c.num_hidden_layers - 1)
         self.norm = c.make_norm(ctx, "input_layernorm")
-        self.self_attn = DecoderAttention(ctx, c, rotaries, number)
+        self.self_attn = c.make_attention(ctx, rotaries, number)
         self.mlp_norm = c.make_norm(ctx, "post_attention_layernorm")
         self.mlp = c.make_mlp(ctx, number)
 

@@ -28,7 +28,6 @@ from headstock.ops.routing import Routing, add_shared, route_experts
 from headstock.quantization.plan import Role
 from headstock_models.llama import (
     FULL,
-    DecoderLayer,
     LlamaConfig,
     LlamaForCausalLM,
     Rotaries,
@@ -85,8 +84,8 @@ class Llama4Config(LlamaConfig, frozen=True, kw_only=True):
         mlp.alias = "feed_forward"
         return mlp
 
-    def make_layer(self, ctx: Context, rotaries: Rotaries, number: int) -> Module:
-        return Llama4Layer(ctx, self, rotaries, number)
+    def make_attention(self, ctx: Context, rotaries: Rotaries, number: int) -> Module:
+        return Llama4Attention(ctx, self, rotaries, number)
 
 
 class Llama4Attention(Module):
@@ -139,17 +138,6 @@ class InputScaledMoE(Module):
         ones_T1 = self._ones[: x_TD.shape[0]]
         y_TD = self.experts(self._scale(x_TD, scores_T1), ones_T1, experts_T1)
         return self._add(y_TD, self.shared_expert(x_TD), None)
-
-
-class Llama4Layer(DecoderLayer):
-    """A decoder's layer with attention of its own."""
-
-    def __init__(self, ctx: Context, c: Llama4Config, rotaries: Rotaries, number: int) -> None:
-        self.keep = LastOfRows(ctx, is_last=number == c.num_hidden_layers - 1)
-        self.norm = c.make_norm(ctx, "input_layernorm")
-        self.self_attn: Module = Llama4Attention(ctx, c, rotaries, number)
-        self.mlp_norm = c.make_norm(ctx, "post_attention_layernorm")
-        self.mlp = c.make_mlp(ctx, number)
 
 
 class Llama4ForCausalLM(LlamaForCausalLM):

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from headstock.graph.context import Context
-from headstock.graph.last import LastOfRows
 from headstock.graph.mamba2 import Mamba2, Mamba2Sizes
-from headstock_models.llama import FULL, DecoderAttention, DecoderLayer, LlamaConfig, Rotaries
+from headstock.graph.module import Module
+from headstock_models.llama import FULL, LlamaConfig, Rotaries
 
 STATE = "linear_attention"
 OLD_KINDS = {"mamba": STATE, "attention": FULL}
@@ -57,20 +57,12 @@ class HybridConfig(LlamaConfig, frozen=True, kw_only=True):
             step_limits=self.time_step_limit or (0.0, math.inf),
         )
 
-
-class StateSpaceLayer(DecoderLayer):
-    """A decoder's layer with state spaces in the place of attention."""
-
-    def __init__(self, ctx: Context, c: HybridConfig, rotaries: Rotaries, number: int) -> None:
-        if c.kind(number) == FULL:
-            super().__init__(ctx, c, rotaries, number)
-            return
-        self.keep = LastOfRows(ctx, is_last=number == c.num_hidden_layers - 1)
-        self.norm = c.make_norm(ctx, "input_layernorm")
-        self.self_attn: DecoderAttention | Mamba2 = Mamba2(ctx, c.state_spaces)
-        self.self_attn.alias = "mamba"
-        self.mlp_norm = c.make_norm(ctx, "post_attention_layernorm")
-        self.mlp = c.make_mlp(ctx, number)
+    def make_attention(self, ctx: Context, rotaries: Rotaries, number: int) -> Module:
+        if self.kind(number) == FULL:
+            return super().make_attention(ctx, rotaries, number)
+        mixer = Mamba2(ctx, self.state_spaces)
+        mixer.alias = "mamba"
+        return mixer
 
 
 def read_old_kinds(config: Mapping[str, Any]) -> dict[str, Any]:

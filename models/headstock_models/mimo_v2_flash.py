@@ -30,7 +30,6 @@ from headstock_models.llama import (
     FULL,
     SLIDING,
     WINDOWED,
-    DecoderLayer,
     LlamaConfig,
     LlamaForCausalLM,
     Rotaries,
@@ -75,8 +74,8 @@ class MimoV2Config(LlamaConfig, frozen=True, kw_only=True):
     def make_mlp(self, ctx: Context, number: int) -> Module:
         return super().make_mlp(ctx, number) if self.is_dense(number) else sigmoid_moe(ctx, self)
 
-    def make_layer(self, ctx: Context, rotaries: Rotaries, number: int) -> Module:
-        return MimoV2Layer(ctx, self, rotaries, number)
+    def make_attention(self, ctx: Context, rotaries: Rotaries, number: int) -> Module:
+        return MimoV2Attention(ctx, self, rotaries, number)
 
 
 class MimoV2Attention(Module):
@@ -113,17 +112,6 @@ class MimoV2Attention(Module):
         # Every head's values, a row each; attention is linear in them, so that they are scaled now.
         values = y_TC.view(-1, self._head_dim)[:, : self._value_size]
         return self.out(self._scale(values).view(y_TC.shape[0], -1))
-
-
-class MimoV2Layer(DecoderLayer):
-    """A decoder's layer with attention of its own."""
-
-    def __init__(self, ctx: Context, c: MimoV2Config, rotaries: Rotaries, number: int) -> None:
-        self.keep = LastOfRows(ctx, is_last=number == c.num_hidden_layers - 1)
-        self.norm = c.make_norm(ctx, "input_layernorm")
-        self.self_attn: Module = MimoV2Attention(ctx, c, rotaries, number)
-        self.mlp_norm = c.make_norm(ctx, "post_attention_layernorm")
-        self.mlp = c.make_mlp(ctx, number)
 
 
 class MiMoV2FlashForCausalLM(LlamaForCausalLM):

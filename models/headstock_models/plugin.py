@@ -86,7 +86,7 @@ CLASSES = {
     "qwen2_vl": ("Qwen2VLForConditionalGeneration",),
     "qwen3": ("Qwen3ForCausalLM",),
     "qwen3_moe": ("Qwen3MoeForCausalLM",),
-    "qwen3_vl": ("Qwen3VLForConditionalGeneration",),
+    "qwen3_vl": ("Qwen3VLForConditionalGeneration", "Qwen3VLMoeForConditionalGeneration"),
     "qwen3_next": ("Qwen3NextForCausalLM",),
     "seed_oss": ("SeedOssForCausalLM",),
     "smollm3": ("SmolLM3ForCausalLM",),

@@ -34,7 +34,6 @@ from headstock_models.llama import (
     FULL,
     SLIDING,
     WINDOWED,
-    DecoderLayer,
     LlamaConfig,
     LlamaForCausalLM,
     Rotaries,
@@ -117,8 +116,8 @@ class Step3p5Config(LlamaConfig, frozen=True, kw_only=True):
             activation=_activation(self.swiglu_limits, number),
         )
 
-    def make_layer(self, ctx: Context, rotaries: Rotaries, number: int) -> Module:
-        return Step3p5Layer(ctx, self, rotaries, number)
+    def make_attention(self, ctx: Context, rotaries: Rotaries, number: int) -> Module:
+        return Step3p5Attention(ctx, self, rotaries, number)
 
 
 class Step3p5Attention(Module):
@@ -149,17 +148,6 @@ class Step3p5Attention(Module):
         qkv_TC, gate_TH = both_TC[:, : -self._num_heads], both_TC[:, -self._num_heads :]
         y_TC = self._gate(self.attend(qkv_TC, batch), gate_TH)
         return self.out(keep(y_TC, batch))
-
-
-class Step3p5Layer(DecoderLayer):
-    """A decoder's layer with attention of its own."""
-
-    def __init__(self, ctx: Context, c: Step3p5Config, rotaries: Rotaries, number: int) -> None:
-        self.keep = LastOfRows(ctx, is_last=number == c.num_hidden_layers - 1)
-        self.norm = c.make_norm(ctx, "input_layernorm")
-        self.self_attn: Module = Step3p5Attention(ctx, c, rotaries, number)
-        self.mlp_norm = c.make_norm(ctx, "post_attention_layernorm")
-        self.mlp = c.make_mlp(ctx, number)
 
 
 class Step3p5ForCausalLM(LlamaForCausalLM):

@@ -9,7 +9,7 @@ from typing import Any
 import transformers
 
 from headstock.testing.oracle.case import SIZES, ModelCase
-from tests.models.case_parts import family, in_turn, inside_text, longrope, rename
+from tests.models.case_parts import family, in_turn, inside_text, longrope, rename, rewrite
 from tests.models.conftest import FAMILIES, V3
 from tests.models.harness import REGISTRY
 
@@ -312,6 +312,25 @@ SPARSE = [
             "two-shared": {"num_shared_experts": 2, "mlp_bias": True, "attention_bias": True},
         },
         refused={"hidden_act": "gelu", "first_k_dense_replace": 2, "route_norm": False},
+    ),
+    family(
+        "HYV3",
+        HY3,
+        name="hyv3-hub",
+        edit=rewrite(
+            mlp_layer_types=None,
+            first_k_dense_replace=1,
+            num_nextn_predict_layers=1,
+            expert_hidden_dim=HY3["moe_intermediate_size"],
+            qk_norm=True,
+            route_norm=True,
+            moe_router_use_sigmoid=True,
+            moe_router_enable_expert_bias=True,
+            output_router_logits=True,
+            enable_lm_head_fp32=True,
+            enable_moe_fp32_combine=False,
+            use_grouped_mm=False,
+        ),
     ),
     family(
         "HYV3",

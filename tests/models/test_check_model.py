@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from headstock.checkpoint.files import StoredTensor
 from headstock.cli import main
 from tests.models.conftest import Save
+from tests.models.harness import load
 from tests.models.test_pooled import encoder
 from tests.models.test_sentence import backbone
 
@@ -111,3 +113,23 @@ def test_models_that_were_saved_without_a_head_are_said_to_embed(
     assert (code, found["problem"], found["task"]) == (0, "", "embed")
     assert (found["architecture"], found["is_fallback"]) == (architecture, False)
     assert "pool_rows" in {op["op"] for op in found["ops"]}
+
+
+def test_scales_of_the_cache_are_left_out_by_name(
+    save: Save, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a file whose weights are quantised or not; the log of a start says it, too."""
+    saved = save("llama")
+    name, old = "model.layers.0.self_attn.k_scale", "model.layers.1.self_attn.k_proj.output_scale"
+    tensors = load_file(saved.path / "model.safetensors")
+    more = {name: np.ones(1, np.float32), old: np.ones((), np.float32)}
+    save_file(tensors | more, saved.path / "model.safetensors", {"format": "pt"})
+    code, found = check(capsys, saved.path)
+    assert (code, sorted(found["left_out"])) == (0, [name, old])
+    main(["check-model", str(saved.path), *REFERENCE])
+    shown = capsys.readouterr().out
+    assert "left out, since pages in 8 bits have a scale of their own" in shown
+    assert name in shown
+    load(saved.path)
+    assert "Scales of the KV cache are left out" in caplog.text
+    assert name in caplog.text

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from headstock.checkpoint.folder import open_folder
+from headstock.errors import AdapterError
 from headstock.graph.estimate import estimate_weight_bytes
 from headstock.graph.loader import load_weights
 from headstock.graph.lora import AdapterSpace
@@ -126,6 +128,22 @@ def test_layers_of_other_kinds_take_adapters(save: Save, family: str, tmp_path: 
     ids = prompt(13)
     assert differ(adapter.logits(ids), saved.logits(ids))
     assert_close(sequences.step(a=ids), adapter.logits(ids))
+
+
+@pytest.mark.parametrize(
+    "name", ["lm_head", "model.layers.0.mlp.experts.3.gate_proj", "model.embed_tokens"]
+)
+def test_adapters_of_other_layers_are_refused_by_name(
+    save: Save, tmp_path: Path, name: str
+) -> None:
+    """Of the output layer, of an expert, and of the embedding as if it were a matrix."""
+    saved = save("qwen3_moe")
+    adapter = adapt(saved.oracle, tmp_path / "a", seed=1, target_modules=["o_proj"])
+    file = adapter.path / "adapter_model.safetensors"
+    old = "model.layers.0.self_attn.o_proj"
+    save_file({key.replace(old, name): t for key, t in load_file(file).items()}, file)
+    with pytest.raises(AdapterError, match=f"{name}, which is no linear layer that takes adapters"):
+        serve(saved, adapter)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3_next"])

@@ -22,11 +22,12 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
+import torch
 
 from headstock.cache.digest import chain_ids, child_id, root_id
 from headstock.checkpoint import resolve
 from headstock.config.schema import ServerSettings
-from headstock.errors import HeadstockError, RequestError
+from headstock.errors import CheckpointError, HeadstockError, RequestError
 from headstock.multimodal.fetch import fetch
 from headstock.multimodal.process import open_file
 from headstock.multimodal.source import Source
@@ -136,6 +137,15 @@ def test_2_weights_that_are_pickles_are_refused(tmp_path, hole, name):
         resolve(str(tmp_path))
     with pytest.raises(HeadstockError, match="pickle"):
         resolve(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("hole", ["CVE-2025-24357", "CVE-2025-32434"])
+def test_2_nothing_in_weights_is_called(tmp_path, hole):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    for bomb in (Bomb(), {"weight": Bomb()}, {"weight": torch.ones(2), "more": [Bomb()]}):
+        torch.save(bomb, tmp_path / "pytorch_model.bin")
+        with pytest.raises(CheckpointError, match="something else than a dict of tensors"):
+            resolve(str(tmp_path))
 
 
 @pytest.mark.parametrize("hole", ["CVE-2026-22807", "CVE-2026-27893", "CVE-2025-66448"])

@@ -144,7 +144,11 @@ def test_encode_answers_as_sglang_does(embedder):
     assert one["meta_info"]["prompt_tokens"] == 5
     several = embedder.post("/encode", {"input_ids": [[5, 6], [7]]}).json()
     assert [item["embedding"] for item in several] == [counts([5, 6]), counts([7])]
-    refused(embedder, "/encode", {"text": "a", "image_data": "x"}, "image_data", "not supported")
+    refused(embedder, "/encode", {"text": "a", "image_data": "x"}, "image_data", "text only")
+    pair = {"text": [["a", "b"]], "image_data": ["x"]}
+    refused(embedder, "/encode", pair, "image_data", "pairs")
+    many = {"text": ["a", "b"], "video_data": ["x"]}
+    refused(embedder, "/encode", many, "video_data", "1 entries for 2 prompts")
     refused(embedder, "/encode", {}, "text", "exactly one")
 
 

@@ -153,6 +153,7 @@ EXPERTS = {
 }
 FAMILIES = {
     "Qwen3VL": (TEXT, VISION),
+    "Qwen3VLMoe": (TEXT | EXPERTS, VISION),
     "Qwen3_5": (TEXT | HYBRID, VISION),
     "Qwen3_5Moe": (TEXT | HYBRID | EXPERTS, VISION),
 }
@@ -166,7 +167,7 @@ def vl(tmp_path_factory: pytest.TempPathFactory) -> VisionModel:
 def make_model(family: str, path: Path) -> VisionModel:
     torch.manual_seed(0)
     text, vision = FAMILIES[family]
-    if family != "Qwen3VL":
+    if not family.startswith("Qwen3VL"):
         vision = {name: value for name, value in vision.items() if "deepstack" not in name}
     config = getattr(transformers, f"{family}Config")(
         text_config=text,

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 import headstock
+from headstock.errors import RequestError
 from tests.vision.claims import ONE, SETTINGS, TWO
 from tests.vision.conftest import ID_OF, PAD, data_url, picture
 from tests.vision.still import StillModel, chat_ids
@@ -125,6 +126,32 @@ def test_a_repeated_image_is_found_in_the_cache(engine: headstock.Engine) -> Non
     other = post(engine, messages=chat("What is shown?", picture(24, 32, 9)))[1]
     assert other["usage"]["prompt_tokens_details"]["cached_tokens"] < 12
     assert other["data"] != again[0]["data"]
+
+
+@pytest.mark.parametrize("way", ["ids", "text"])
+def test_the_native_route_and_the_engine_take_images(
+    engine: headstock.Engine, model: StillModel, way: str
+) -> None:
+    """A batch of both, and one; prompts have the placeholder where the image stands."""
+    cases = [CASES[name] for name in ("text alone", "an image", "two images")]
+    mark = "<|vision_start|><|image_pad|><|vision_end|>"
+    texts = [f"<|im_start|>user{mark * len(i)}{t}<|im_end|><|endoftext|>" for t, i in cases]
+    urls = [[data_url(image) for image in images] for _, images in cases]
+    given: dict[str, Any] = {"prompt": texts}
+    if way == "ids":
+        encode = model.tokenizer
+        given = {"input_ids": [encode(t, add_special_tokens=False)["input_ids"] for t in texts]}
+    want = [vector(model, text, images) for text, images in cases]
+    for got, right in zip(engine.embed(**given, image_data=urls), want, strict=True):
+        torch.testing.assert_close(torch.tensor(got["embedding"]), right, rtol=1e-4, atol=1e-5)
+    body = {"text": texts[1], "image_data": urls[1][0].partition(",")[2]}
+    status, answer = asyncio.run(engine.async_request("/encode", body))
+    assert status == 200, answer
+    torch.testing.assert_close(torch.tensor(answer["embedding"]), want[1], rtol=1e-4, atol=1e-5)
+    with pytest.raises(RequestError, match="2 entries for 3 prompts"):
+        engine.embed(**given, image_data=urls[:2])
+    with pytest.raises(RequestError, match="places for 0 images, and 1 images were sent"):
+        engine.embed("no place", image_data=urls[1])
 
 
 BAD: dict[str, tuple[dict[str, Any], str, str]] = {

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -18,6 +21,7 @@ import headstock
 from headstock.errors import CheckpointError, RequestError, UnsupportedError
 from headstock.graph.build import build_model
 from headstock.multimodal.families import find_family
+from headstock.multimodal.films import RULES
 from headstock.multimodal.patches import filling_size
 from headstock_models.gemma4_vision import Gemma4ForConditionalGeneration
 from tests.models.conftest import randomize
@@ -36,7 +40,7 @@ from tests.vision.claims import (
     check_repeat,
     check_retraction,
 )
-from tests.vision.conftest import END, PAD, START, TEMPLATE, picture
+from tests.vision.conftest import END, ID_OF, PAD, START, TEMPLATE, data_url, picture
 from tests.vision.still import (
     WORDS,
     StillModel,
@@ -47,8 +51,21 @@ from tests.vision.still import (
     save,
     text_of,
 )
+from tests.vision.test_films import FPS, drawn, metadata_of, module_of
+from tests.vision.test_films import ask as ask_film
+from tests.vision.test_video import film
 
-TOKENS = 12
+TOKENS, FRAME_TOKENS, FRAMES = 12, 6, 5
+FILM = {
+    "patch_size": 4,
+    "pooling_kernel_size": 2,
+    "max_soft_tokens": FRAME_TOKENS,
+    "num_frames": FRAMES,
+    "image_mean": [0.0, 0.0, 0.0],
+    "image_std": [1.0, 1.0, 1.0],
+}
+VIDEO = ID_OF["<|video_pad|>"]
+FILM_IDS = [70, VIDEO, 71, 72]
 MARKS = "<|vision_start|><|image_pad|><|vision_end|>"
 TEXT = WORDS | GEMMA4 | {"num_hidden_layers": 4, "pad_token_id": 3}
 VISION = {
@@ -77,6 +94,7 @@ def make_gemma4(path: Path, kind: str) -> StillModel:
         boi_token_id=START,
         eoi_token_id=END,
         image_token_id=PAD,
+        video_token_id=VIDEO,
     )
     processor = processing.Gemma4ImageProcessorPil(
         patch_size=4, pooling_kernel_size=2, max_soft_tokens=TOKENS
@@ -92,6 +110,7 @@ def make_gemma4(path: Path, kind: str) -> StillModel:
             value.data.fill_(-0.5 if end.endswith("min") else 0.6)
     randomize(oracle)
     oracle.save_pretrained(path)
+    (path / "video_preprocessor_config.json").write_text(json.dumps(FILM))
 
     def prepare(ids: list[int], images: Sequence[Image.Image]) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -110,7 +129,7 @@ def make_gemma4(path: Path, kind: str) -> StillModel:
 def small_images() -> Iterator[None]:
     """Images of fewer tokens than the processor of transformers otherwise allows."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(processing, "_SUPPORTED_SOFT_TOKENS", (TOKENS,))
+        patch.setattr(processing, "_SUPPORTED_SOFT_TOKENS", (TOKENS, FRAME_TOKENS))
         yield
 
 
@@ -266,6 +285,89 @@ def test_a_chat_with_images_answers_as_transformers(large: StillModel) -> None:
     content, num_prompt = ask_as_client(large, "What is this?", images, 8)
     assert content == text_of(large, large.generate(ids, images, 8))
     assert num_prompt == large.prepare(ids, images)["input_ids"].shape[1]
+
+
+def chosen_of(total: int) -> list[int]:
+    """Return the frames that transformers looks at."""
+    kind = importlib.import_module("transformers.video_processing_utils").BaseVideoProcessor
+    them = SimpleNamespace(num_frames=min(FRAMES, total), fps=None)
+    return kind.sample_frames(them, metadata_of(total)).tolist()
+
+
+def film_given(gemma: StillModel, count: int) -> dict[str, Any]:
+    """Return what the oracle is given of a video of so many frames.
+
+    Its video processor needs ``torchvision``; the one of images does the same to frames by PIL.
+    """
+    frames, chosen = film(count), chosen_of(count)
+    processor = processing.Gemma4ImageProcessorPil(
+        patch_size=4, pooling_kernel_size=2, max_soft_tokens=FRAME_TOKENS
+    )
+    made = processor([frames[i] for i in chosen], return_tensors="pt")
+    (num_tokens,) = {int(n) for n in made["num_soft_tokens_per_image"]}
+    kind = module_of("gemma4", "processing").Gemma4Processor
+    video, begin, end = (gemma.tokenizer.decode([i]) for i in (VIDEO, START, END))
+    told = {
+        "num_soft_tokens_per_video": [num_tokens],
+        "video_metadata": [metadata_of(count, chosen)],
+    }
+    them = SimpleNamespace(video_token=video, boi_token=begin, eoi_token=end)
+    text = kind.replace_video_token(them, told, 0)
+    inside = gemma.tokenizer(text, add_special_tokens=False)["input_ids"]
+    whole = torch.tensor([[70, *inside, 71, 72]])
+    return {
+        "input_ids": whole,
+        "mm_token_type_ids": 2 * (whole == VIDEO).long(),
+        "pixel_values_videos": made["pixel_values"],
+        "video_position_ids": made["image_position_ids"],
+        "num_frames_per_video": torch.tensor([len(chosen)]),
+    }
+
+
+@pytest.mark.parametrize("count", [3, 8, 13])
+def test_a_video_draws_the_ids_of_transformers(
+    engine: headstock.Engine, gemma: StillModel, count: int
+) -> None:
+    """Tokens of a frame see each other in large models, and none of another frame's."""
+    engine.flush_cache()
+    given = film_given(gemma, count)
+    result = ask_film(engine, FILM_IDS, count, return_logprob=True, logprob_start_len=0)
+    assert result["meta_info"]["prompt_tokens"] == given["input_ids"].shape[1]
+    logits = gemma.logits(**given)[:-1].log_softmax(-1)
+    want = logits.gather(1, given["input_ids"][0, 1:, None])[:, 0]
+    got = [entry[0] for entry in result["meta_info"]["input_token_logprobs"][1:]]
+    np.testing.assert_allclose(got, want.numpy(), rtol=1e-4, atol=1e-4)
+    assert result["output_ids"] == drawn(gemma, given)
+
+
+def test_an_image_and_a_video_stand_where_the_prompt_has_them(
+    engine: headstock.Engine, gemma: StillModel
+) -> None:
+    alone = ask_film(engine, FILM_IDS, 8)["meta_info"]["prompt_tokens"]
+    ids, still = [70, START, PAD, END, 73, VIDEO, 71, 72], data_url(ONE)
+    both = ask_film(engine, ids, 8, image_data=[still])["meta_info"]["prompt_tokens"]
+    shown = gemma.prepare([START, PAD, END], [ONE])["input_ids"].shape[1]
+    assert both == alone + shown + 1
+
+
+@pytest.mark.parametrize("total", [2, 3, 5, 9, 24, 100, 119])
+def test_the_frames_are_those_of_transformers(large: StillModel, total: int) -> None:
+    family = find_family(json.loads((large.path / "config.json").read_text()), large.path)
+    assert family is not None
+    assert family.video is not None
+    video = family.as_dict()["video"]
+    assert RULES[video["sampling"]](total, total / FPS, video, 1) == chosen_of(total)
+
+
+@pytest.mark.parametrize(("key", "value"), [("image_mean", [0.5, 0.5, 0.5]), ("patch_size", 8)])
+def test_video_processors_that_do_otherwise_are_refused(
+    large: StillModel, tmp_path: Path, key: str, value: object
+) -> None:
+    for file in large.path.glob("*.json"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "video_preprocessor_config.json").write_text(json.dumps(FILM | {key: value}))
+    with pytest.raises(CheckpointError, match=key):
+        find_family(json.loads((tmp_path / "config.json").read_text()), tmp_path)
 
 
 def test_a_model_without_an_encoder_is_refused(large: StillModel) -> None:

@@ -71,6 +71,7 @@ class ModelCheck:
         missing: Names of tensors that the class needs.
         unexpected: Names of tensors that it does not know.
         misshapen: Tensors of another shape, each with its shape and the one that is due.
+        left_out: Names of tensors that are not used: scales of the KV cache.
         ops: What computes it, in the order of first use.
         problem: Why it would not be served; "" where it would.
         remedy: What would help.
@@ -89,6 +90,7 @@ class ModelCheck:
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     misshapen: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     ops: tuple[CheckedOp, ...] = ()
     problem: str = ""
     remedy: str = ""
@@ -149,6 +151,7 @@ def _checked(opened: Opened, files: ModelFiles, *, is_dummy: bool) -> ModelCheck
         device=f"{opened.chosen.name}: {opened.device.name}",
         num_tensors=len(files.index),
         stored=Counter(tensor.layout for tensor in files.index.values()),
+        left_out=files.left_out,
     )
     group = PlannedRanks(opened.settings.parallel.tp_size)
     opened = replace(opened, resolver=WeightlessResolver(opened.resolver))  # pyright: ignore[reportArgumentType]

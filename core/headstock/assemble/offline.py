@@ -187,7 +187,8 @@ class Engine:
             prompt: A text, or a list of texts or of pairs; or give ``input_ids``.
             input_ids: Token ids.
             dimensions: Elements to keep of vectors; None: all.
-            more: Further fields of ``/encode``, such as ``priority``.
+            more: Further fields of ``/encode``, such as ``priority`` or ``image_data``: of a list
+                one entry a text, which has the model's placeholder once for each image.
 
         Returns:
             ``{"embedding", "meta_info"}`` as ``/encode`` answers; a list of them for a list.

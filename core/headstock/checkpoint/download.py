@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
+SMALL_TORCH_FILES = ("*_linear.pt", "*_Dense/pytorch_model.bin")
+"""Products beside an embedding model, which are read whether the model is in safetensors or not."""
+TORCH_WEIGHTS = ("pytorch_model*.bin",)
+"""Fetched where there are no safetensors: most models have the same weights in both."""
 
 
 def fetch(model: str, revision: str | None = None, progress: Progress | None = None) -> None:
@@ -56,7 +60,12 @@ def download(model: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=list(HUB_FILES)))
+        patterns = [*HUB_FILES, *SMALL_TORCH_FILES]
+        folder = Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
+        if not any(folder.glob("*.safetensors")):
+            patterns += TORCH_WEIGHTS
+            folder = Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
+        return folder
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

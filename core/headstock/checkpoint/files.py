@@ -125,6 +125,7 @@ class ModelFiles:
         index: Every tensor by Hugging Face name, in the order of the files.
         read_tokenizer: For GGUF: reads the tokenizer's metadata.
         sentence: What an embedding model's files say of its vectors; None: it is none.
+        left_out: Names of tensors that are not used: scales of the KV cache.
     """
 
     kind: Literal["folder", "gguf"]
@@ -135,6 +136,7 @@ class ModelFiles:
     index: dict[str, StoredTensor] = field(repr=False)
     read_tokenizer: Callable[[], GGUFTokenizer] | None = field(default=None, repr=False)
     sentence: SentenceFiles | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def text_config(self) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from headstock.checkpoint.catalog import CATALOG
 from headstock.checkpoint.download import download, is_hub_id
 from headstock.checkpoint.files import ModelFiles, Progress
-from headstock.checkpoint.folder import PICKLES, open_folder
+from headstock.checkpoint.folder import open_folder
 from headstock.checkpoint.formats import Formats, OwnReaders
 from headstock.checkpoint.gguf_model import open_gguf
+from headstock.checkpoint.weight_files import PICKLES
 from headstock.errors import CheckpointError, ConfigError
 
 
@@ -66,8 +67,8 @@ def _open_path(path: Path, formats: Formats, *, needs_weights: bool) -> ModelFil
         return open_folder(path, needs_weights=needs_weights, formats=formats)
     if path.suffix.lower() in PICKLES:
         raise CheckpointError(
-            f"{path} is a pickle, which can run code when it is read.",
-            remedy="Convert it to safetensors: load it with transformers, then save_pretrained.",
+            f"{path} is a pickle of weights without a configuration.",
+            remedy="Give the folder that holds it, as pytorch_model.bin, and config.json.",
         )
     if path.suffix.lower() == ".safetensors":
         raise CheckpointError(

@@ -30,17 +30,13 @@ ACTIVATION_PARTS = frozenset(
         "input_zero_point",
         "activation_scale",
         "output_scale",
-        "q_scale",
-        "k_scale",
-        "v_scale",
-        "kv_scale",
     }
 )
-"""Scales of activations and of the KV cache. They are left out: neither is quantised by them."""
+"""Scales of activations. They are left out: none are quantised by them."""
 
 
 def without_activation_scales(index: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Return the tensors of ``index`` that are no scales of activations or of the KV cache."""
+    """Return the tensors of ``index`` that are no scales of activations."""
     return {n: t for n, t in index.items() if n.rpartition(".")[2] not in ACTIVATION_PARTS}
 
 

@@ -23,7 +23,6 @@ TOKEN_HEADS: Mapping[TokenKind, str] = {VECTORS: "colbert_linear.pt", SCORES: "s
 MODULES = "modules.json"
 PROMPTS = "config_sentence_transformers.json"
 LENGTH = "sentence_bert_config.json"
-WEIGHTS, PICKLE = "model.safetensors", "pytorch_model.bin"
 PREFIX = "sentence"
 """What stands before the names of the tensors that such folders have: ``sentence.dense.0.``."""
 COMPUTED = "Transformer, Pooling, Dense and Normalize are computed, in this order"
@@ -213,9 +212,6 @@ def _dense(path: Path, folder: str) -> tuple[Dense | None, str]:
     for key, value in usual.items():
         if config.get(key) not in (None, value):
             return None, f"{file} has {key} {config[key]!r}; {value!r} is computed."
-    weights = path / folder / WEIGHTS
-    if not weights.exists() and (path / folder / PICKLE).exists():
-        return None, f"{path / folder / PICKLE} is a pickle, which can run code; it is not read."
     has_bias, kind = config.get("bias") is not False, _ACTIVATIONS[activation]
     return Dense(folder, sizes[0], sizes[1], has_bias, kind), ""
 

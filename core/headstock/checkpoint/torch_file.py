@@ -1,144 +1,176 @@
-"""Reads the tensors of a small file that torch wrote, and runs nothing of it.
+"""Reads the tensors of a file that torch wrote through a memory map, and runs nothing of it.
 
-Such a file is a zip of raw storages and of a pickle that says which tensors lie in them. The
-pickle's opcodes are read as a list, as a disassembler does, and only those that describe a dict of
-tensors are understood: names in it stay text, nothing is imported and nothing is called.
+Such a file is a zip of raw storages and of a pickle that says which tensors lie in them; see
+:mod:`headstock.checkpoint.torch_pickle` for how the pickle is read.
 
 Source:
-    Python's ``pickletools`` on opcodes; PyTorch's notes on serialization on the zip's entries.
+    PyTorch's notes on serialization on the zip's entries; PKWARE's APPNOTE, 4.3.7, on where an
+    entry's bytes begin.
 """
 
 from __future__ import annotations
 
 import io
 import math
-import pickletools  # nosec B403
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from headstock.checkpoint.files import StoredTensor, dense_reader
+from headstock.checkpoint.files import Array, StoredTensor, dense_reader
+from headstock.checkpoint.mapping import MappedFile
+from headstock.checkpoint.torch_pickle import (
+    Name,
+    Rebuild,
+    Storage,
+    UnknownPickleError,
+    describe_pickle,
+)
 from headstock.errors import CheckpointError
 
-MAX_BYTES = 1 << 28
-"""Of a file: it is read whole."""
-MAX_PICKLE_BYTES = 1 << 20
+MAX_PICKLE_BYTES = 1 << 22
+"""Some 20,000 tensors."""
+MAX_DIRECTORY_BYTES = 1 << 23
+"""Of the zip's list of entries, which is read whole: some 80,000 of them."""
+MAX_DIMENSIONS = 8
+LOCAL_HEADER_BYTES = 30
 STORAGES: Mapping[str, tuple[str, type[np.generic]]] = {
+    "torch DoubleStorage": ("float64", np.float64),
     "torch FloatStorage": ("float32", np.float32),
     "torch HalfStorage": ("float16", np.float16),
     "torch BFloat16Storage": ("bfloat16", np.uint16),
+    "torch LongStorage": ("int64", np.int64),
+    "torch IntStorage": ("int32", np.int32),
+    "torch ShortStorage": ("int16", np.int16),
+    "torch CharStorage": ("int8", np.int8),
+    "torch ByteStorage": ("uint8", np.uint8),
+    "torch BoolStorage": ("bool", np.bool_),
 }
 """Kinds of storage to our dtype and the numpy type that holds the bits."""
-REBUILD = "torch._utils _rebuild_tensor_v2"
-DICT = "collections OrderedDict"
-
-
-@dataclass(frozen=True, slots=True)
-class _Global:
-    """A name that the pickle has; what it stands for is never looked up."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """What the pickle wants called, with what; never is."""
-
-    name: str
-    arguments: tuple[Any, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Storage:
-    """Where the pickle says that a tensor's numbers lie."""
-
-    place: tuple[Any, ...]
-
-
-class _Mark:
-    """Where a tuple's or a dict's items begin on the stack."""
-
-
-class _UnknownError(ValueError):
-    """The pickle has something else than a dict of tensors."""
 
 
 def read_torch_file(path: Path) -> dict[str, StoredTensor]:
-    """Return the tensors of ``path`` by name.
+    """Return the tensors of ``path`` by name, in the order of the dict; rows are read later.
 
     Raises:
-        CheckpointError: It is damaged, too large, of an old format, or holds more than tensors.
+        CheckpointError: It is damaged, of an old format, or holds more than tensors.
     """
-    if path.stat().st_size > MAX_BYTES:
-        raise _refused(path, f"has {path.stat().st_size} bytes; {MAX_BYTES} are read at most")
+    file = MappedFile(path)
     try:
-        with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as archive:
-            return _read(path, archive)
+        with _BoundedFile(path) as stream, zipfile.ZipFile(stream) as archive:
+            return _read(_Archive(file, archive))
     except (zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError, OSError) as error:
-        raise _refused(path, f"is no zip that torch.save writes ({error})") from error
-    except (_UnknownError, ValueError, IndexError, TypeError) as error:
+        raise _refused(
+            path, f"is no zip as torch.save writes since version 1.6 ({error})"
+        ) from error
+    except (ValueError, IndexError, TypeError) as error:
         raise _refused(path, f"holds something else than a dict of tensors: {error}") from error
 
 
-def _read(path: Path, archive: zipfile.ZipFile) -> dict[str, StoredTensor]:
-    pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+class _BoundedFile(io.FileIO):
+    """A file that gives so many bytes at a time that a zip's directory cannot fill the memory."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return as many bytes as are asked, or less at the end."""
+        if size is not None and size > MAX_DIRECTORY_BYTES:
+            raise zipfile.BadZipFile(f"a directory of {size} bytes; {MAX_DIRECTORY_BYTES} are read")
+        return super().read(size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Archive:
+    """A zip, whose entries are views of a memory map.
+
+    Attributes:
+        file: The map.
+        archive: Its directory.
+    """
+
+    file: MappedFile
+    archive: zipfile.ZipFile
+
+    def entry(self, name: str) -> Array:
+        """Return an entry's bytes.
+
+        Raises:
+            KeyError: There is no such entry.
+            UnknownPickleError: It is packed, or lies past the end of the file.
+        """
+        info = self.archive.getinfo(name)
+        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+            raise UnknownPickleError(f"entry {name} is packed")
+        data = self.file.data
+        header = data[info.header_offset : info.header_offset + LOCAL_HEADER_BYTES].tobytes()
+        if len(header) < LOCAL_HEADER_BYTES or not header.startswith(b"PK\x03\x04"):
+            raise UnknownPickleError(f"entry {name} is not where the directory says")
+        lengths = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
+        begin = info.header_offset + LOCAL_HEADER_BYTES + sum(lengths)
+        if begin + info.file_size > data.size:
+            raise UnknownPickleError(f"entry {name} lies past the end of the file")
+        return data[begin : begin + info.file_size]
+
+
+def _read(archive: _Archive) -> dict[str, StoredTensor]:
+    names = archive.archive.namelist()
+    pickles = [name for name in names if name.endswith("/data.pkl")]
     if len(pickles) != 1:
-        raise _UnknownError(f"{len(pickles)} entries data.pkl")
+        raise UnknownPickleError(f"{len(pickles)} entries data.pkl")
     root = pickles[0].removesuffix("data.pkl")
-    if f"{root}byteorder" in archive.namelist():
-        order = _entry(archive, f"{root}byteorder", 16)
-        if order != b"little":
-            raise _UnknownError(f"byte order {order!r}")
-    found = _interpret(_entry(archive, pickles[0], MAX_PICKLE_BYTES))
+    order = f"{root}byteorder"
+    if order in names and archive.entry(order)[:16].tobytes() != b"little":
+        raise UnknownPickleError("another byte order than little")
+    pickle = archive.entry(pickles[0])
+    if pickle.size > MAX_PICKLE_BYTES:
+        raise UnknownPickleError(f"a pickle of {pickle.size} bytes; {MAX_PICKLE_BYTES} are read")
+    found = describe_pickle(pickle.tobytes())
     if not isinstance(found, dict):
-        raise _UnknownError("no dict")
-    tensors: dict[str, StoredTensor] = {}
-    for name, call in cast("dict[Any, Any]", found).items():
-        if not isinstance(name, str) or not isinstance(call, _Call) or call.name != REBUILD:
-            raise _UnknownError(f"entry {name!r} is no tensor")
-        tensors[name] = _tensor(archive, root, name, call.arguments)
-    return tensors
+        raise UnknownPickleError("no dict")
+    entries = cast("dict[str, Any]", found).items()
+    return {name: _tensor(archive, root, name, value) for name, value in entries}
 
 
-def _entry(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
-    """Return an entry's bytes; a zip may claim to hold more than there is memory."""
-    info = archive.getinfo(name)
-    if info.file_size > most or info.compress_type != zipfile.ZIP_STORED:
-        raise _UnknownError(f"entry {name} of {info.file_size} bytes, packed {info.compress_type}")
-    return archive.read(info)
-
-
-def _tensor(
-    archive: zipfile.ZipFile, root: str, name: str, arguments: tuple[Any, ...]
-) -> StoredTensor:
-    """Return the tensor that the arguments of its making describe."""
-    storage, offset, shape, stride = arguments[:4]
-    if not isinstance(storage, _Storage) or storage.place[0] != "storage":
-        raise _UnknownError(f"{name} has no storage")
-    _, kind, key, _, _ = storage.place
-    known = STORAGES.get(kind.name) if isinstance(kind, _Global) else None
-    if known is None:
-        raise _UnknownError(f"{name} has a storage {kind}")
-    if not all(isinstance(n, int) and n >= 0 for n in (offset, *shape, *stride)):
-        raise _UnknownError(f"{name} has the shape {shape}")
+def _tensor(archive: _Archive, root: str, name: str, value: Any) -> StoredTensor:
+    """Return the tensor that a value of the pickle describes."""
+    if not isinstance(value, Rebuild):
+        raise UnknownPickleError(f"{name} is no tensor")
+    storage, offset, shape, stride = value.arguments[:4]
+    if not isinstance(storage, Storage):
+        raise UnknownPickleError(f"{name} has no storage")
+    word, kind, key, _, _ = storage.place
+    if word != "storage" or not isinstance(kind, Name) or not isinstance(key, str):
+        raise UnknownPickleError(f"{name} has no storage")
+    if kind.text not in STORAGES:
+        raise UnknownPickleError(f"{name} has a {kind.text}")
+    dtype, numpy_type = STORAGES[kind.text]
+    if not _are_sizes((offset,)) or not _are_sizes(shape) or not _are_sizes(stride):
+        raise UnknownPickleError(f"{name} has sizes that are none")
     if not _is_contiguous(shape, stride):
-        raise _UnknownError(f"{name} has the strides {stride}")
-    dtype, numpy_type = known
-    count = math.prod(shape)
-    raw = bytearray(_entry(archive, f"{root}data/{key}", MAX_BYTES))  # torch wants it writable
-    array = np.frombuffer(raw, numpy_type)[offset : offset + count]
-    if array.size != count:
-        raise _UnknownError(f"{name} lies past the end of its storage")
+        raise UnknownPickleError(f"{name} has the shape {shape} and the strides {stride}")
+    size, count = np.dtype(numpy_type).itemsize, math.prod(shape)
+    raw = archive.entry(f"{root}data/{key}")
+    if (offset + count) * size > raw.size:
+        raise UnknownPickleError(f"{name} lies past the end of its storage")
+    array = raw[offset * size : (offset + count) * size].view(numpy_type).reshape(shape)
     return StoredTensor(
         name=name,
-        shape=tuple(shape),
+        shape=shape,
         dtype=dtype,
         num_bytes=array.nbytes,
-        read=dense_reader(array.reshape(shape)),
+        read=dense_reader(array),
+        file=archive.file,
+    )
+
+
+def _are_sizes(numbers: Any) -> bool:
+    """Whether ``numbers`` is a tuple of a few whole numbers that an array's sizes can be."""
+    if not isinstance(numbers, tuple):
+        return False
+    items = cast("tuple[Any, ...]", numbers)
+    return len(items) <= MAX_DIMENSIONS and all(
+        isinstance(item, int) and 0 <= item < 1 << 48 for item in items
     )
 
 
@@ -151,96 +183,8 @@ def _is_contiguous(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
     return True
 
 
-def _interpret(data: bytes) -> Any:
-    """Return what a pickle describes: dicts, tuples, numbers, text, and calls that are not made."""
-    stack: list[Any] = []
-    memo: dict[int, Any] = {}
-    for opcode, argument, _ in pickletools.genops(data):
-        name = opcode.name
-        if name == "STOP":
-            return stack.pop()
-        if name in ("BINPUT", "LONG_BINPUT"):
-            memo[int(argument)] = stack[-1]  # pyright: ignore[reportArgumentType]
-        elif name in ("BINGET", "LONG_BINGET"):
-            stack.append(memo[int(argument)])  # pyright: ignore[reportArgumentType]
-        elif name in _PLAIN:
-            stack.append(argument)
-        elif name in _ACTIONS:
-            _ACTIONS[name](stack, argument)
-        elif name != "PROTO":
-            raise _UnknownError(f"opcode {name}")
-    raise _UnknownError("no end")
-
-
-def _pop_marked(stack: list[Any]) -> list[Any]:
-    """Take what lies above the last mark, and the mark."""
-    items: list[Any] = []
-    while not isinstance(item := stack.pop(), _Mark):
-        items.append(item)
-    return items[::-1]
-
-
-def _pop_tuple(size: int) -> Callable[[list[Any], Any], None]:
-    def pop(stack: list[Any], argument: Any) -> None:
-        items = tuple(stack.pop() for _ in range(size))
-        stack.append(items[::-1])
-
-    return pop
-
-
-def _reduce(stack: list[Any], argument: Any) -> None:
-    arguments, called = stack.pop(), stack.pop()
-    if not isinstance(called, _Global) or not isinstance(arguments, tuple):
-        raise _UnknownError("a call of no name")
-    if called.name == DICT:
-        stack.append({})
-    elif called.name == REBUILD:
-        stack.append(_Call(called.name, cast("tuple[Any, ...]", arguments)))
-    else:
-        raise _UnknownError(f"a call of {called.name}")
-
-
-def _set_items(stack: list[Any], argument: Any) -> None:
-    items = _pop_marked(stack)
-    _into(stack, items)
-
-
-def _set_item(stack: list[Any], argument: Any) -> None:
-    value, key = stack.pop(), stack.pop()
-    _into(stack, [key, value])
-
-
-def _into(stack: list[Any], items: list[Any]) -> None:
-    if not isinstance(stack[-1], dict):
-        raise _UnknownError("items of no dict")
-    found = cast("dict[Any, Any]", stack[-1])
-    found.update(zip(items[::2], items[1::2], strict=True))
-
-
-_PLAIN = frozenset({"BINUNICODE", "SHORT_BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1"})
-_ACTIONS: Mapping[str, Callable[[list[Any], Any], None]] = {
-    "MARK": lambda stack, _: stack.append(_Mark()),
-    "GLOBAL": lambda stack, name: stack.append(_Global(name)),
-    "BINPERSID": lambda stack, _: stack.append(_Storage(tuple(stack.pop()))),
-    "NEWTRUE": lambda stack, _: stack.append(True),
-    "NEWFALSE": lambda stack, _: stack.append(False),
-    "NONE": lambda stack, _: stack.append(None),
-    "EMPTY_DICT": lambda stack, _: stack.append({}),
-    "EMPTY_TUPLE": lambda stack, _: stack.append(()),
-    "TUPLE": lambda stack, _: stack.append(tuple(_pop_marked(stack))),
-    "TUPLE1": _pop_tuple(1),
-    "TUPLE2": _pop_tuple(2),
-    "TUPLE3": _pop_tuple(3),
-    "REDUCE": _reduce,
-    "SETITEM": _set_item,
-    "SETITEMS": _set_items,
-    "BUILD": lambda stack, _: stack.pop(),  # what a dict has beside its items: versions of modules
-}
-"""What each opcode does to the stack."""
-
-
 def _refused(path: Path, what: str) -> CheckpointError:
     return CheckpointError(
         f"{path} {what}.",
-        remedy="Save a dict of contiguous tensors, and nothing else, with torch.save.",
+        remedy="Load it with torch and save it as safetensors: a dict of contiguous tensors.",
     )

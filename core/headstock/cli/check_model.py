@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from headstock.checkpoint.cache_scales import WHY
 from headstock.cli.progress import byte_progress
 from headstock.cli.table import format_table
 from headstock.config import EngineSettings, add_flags, read_settings
@@ -69,6 +70,7 @@ def format_check(check: ModelCheck) -> str:
         lines += ["", format_table(("op", "spec", "provider", "passed over"), rows)]
     for what in ("missing", "unexpected", "misshapen"):
         lines += _names(what, getattr(check, what))
+    lines += _names(f"left out, since {WHY}", check.left_out)
     if check.problem:
         return "\n".join([*lines, "", f"Would not be served: {check.problem}\n  -> {check.remedy}"])
     return "\n".join([*lines, "", "Would be served."])

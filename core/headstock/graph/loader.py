@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from headstock.checkpoint.cache_scales import WHY
 from headstock.checkpoint.files import ModelFiles, Progress, StoredTensor
 from headstock.checkpoint.mapping import MappedFile
 from headstock.checkpoint.read_ahead import reading_ahead
@@ -124,6 +125,14 @@ def load_weights(
     mismatch = compare(model, files.index)
     if mismatch:
         raise _as_error(mismatch, model, files)
+    if files.left_out:
+        log.warning(
+            "Scales of the KV cache are left out, %s and %d more: %s. --kv-dtype fp8_e4m3 keeps the"
+            " cache in 8 bits.",
+            files.left_out[0],
+            len(files.left_out) - 1,
+            WHY,
+        )
     settle_ties(model, files.index)
     allocate(model, files.index)
     share = (ctx.tp.rank, ctx.tp.size)

@@ -48,6 +48,7 @@ class VideoFamily:
         padded: As in :class:`Family`, of each frame.
         pooled: Frames of a moment, which have as many tokens as one of them; the last moment may
             have fewer. 0: a moment has as many as a patch has, :attr:`Family.frames`.
+        is_filled: As in :class:`Family`, of each frame.
         is_plain: Whether moments stand one after another, without marks and times, and have
             positions on an axis of time; then the bounds of pixels are of each frame.
         per_second: Positions that a second takes; 0: each moment takes one.
@@ -72,6 +73,7 @@ class VideoFamily:
     is_halved: bool = False
     padded: Padded | None = None
     pooled: int = 0
+    is_filled: bool = False
     is_plain: bool = False
     per_second: float = 0
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from headstock.multimodal.layouts import stretched
 from headstock.multimodal.patches import (
+    filling_size,
     fitting_size,
     fitting_video_size,
     sample,
@@ -180,6 +181,8 @@ def sizes_of(height: int, width: int, count: int, family: Video) -> list[tuple[i
         first = [stretched(height, width, video["longest"])] if video["longest"] else []
         return [*first, video["size"]]
     least, most = video["min_pixels"], video["max_pixels"]
+    if video["is_filled"]:
+        return [filling_size(height, width, unit=unit, max_pixels=most)]
     if video["is_plain"]:
         return [fitting_size(height, width, unit=unit, min_pixels=least, max_pixels=most)]
     if video["frame_tokens"] is not None:

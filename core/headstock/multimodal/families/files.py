@@ -105,6 +105,13 @@ class Files:
                 return int(token["id"])
         return None
 
+    def added_text(self, token_id: int) -> str | None:
+        """Return the text of a token that was added to the vocabulary; None: there is none."""
+        for token in self.other("tokenizer.json").get("added_tokens") or ():
+            if token.get("id") == token_id:
+                return str(token["content"])
+        return None
+
     def wrong(self, problem: str) -> CheckpointError:
         """Return the error for files that ask for what we do not compute."""
         return _wrong(self.folder, problem)

@@ -29,6 +29,7 @@ READERS: Mapping[str, str] = {
     "qwen3_5": "qwen_vl",
     "qwen3_5_moe": "qwen_vl",
     "qwen3_vl": "qwen_vl",
+    "qwen3_vl_moe": "qwen_vl",
     "smolvlm": "idefics3",
 }
 """File by ``model_type`` of config.json: imported when a model needs it, most need none."""

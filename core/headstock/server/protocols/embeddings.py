@@ -82,7 +82,7 @@ class OllamaEmbeddingsBody(msgspec.Struct, kw_only=True):
 
 
 class EncodeBody(msgspec.Struct, kw_only=True):
-    """Body of ``/encode`` and ``/classify``. A list makes a batch."""
+    """Body of ``/encode`` and ``/classify``. A list makes a batch; images as for ``/generate``."""
 
     text: str | list[str | list[str]] | None = None
     input_ids: list[Int64 | list[Int64]] | None = None
@@ -90,8 +90,8 @@ class EncodeBody(msgspec.Struct, kw_only=True):
     dimensions: Dimensions | None = None
     priority: Priority | None = None
     is_cross_encoder_request: bool = False
-    image_data: Any = None
-    video_data: Any = None
+    image_data: native_bodies.Media | None = None
+    video_data: native_bodies.Media | None = None
     audio_data: Any = None
     input_embeds: Any = None
     embed_overrides: Any = None
@@ -100,8 +100,7 @@ class EncodeBody(msgspec.Struct, kw_only=True):
 
 
 _ENCODE_REFUSED = (
-    "image_data", "video_data", "audio_data", "input_embeds", "embed_overrides", "lora_path",
-    "return_pooled_hidden_states",
+    "audio_data", "input_embeds", "embed_overrides", "lora_path", "return_pooled_hidden_states",
 )  # fmt: skip
 
 
@@ -300,7 +299,7 @@ def read_encode(
             field="text",
             code="missing_prompt",
         )
-    prompts: list[Prompt]
+    prompts: Sequence[TextPrompt | TokensPrompt | PairPrompt]
     is_list = True
     field = "input_ids" if body.text is None else "text"
     if body.text is None:
@@ -311,6 +310,15 @@ def read_encode(
     else:
         prompts = [_encoded(item, card, type_stride) for item in body.text]
     _check_count(field, len(prompts))
+    for name in ("image_data", "video_data"):
+        if getattr(body, name) is not None and any(isinstance(p, PairPrompt) for p in prompts):
+            raise RequestError(
+                f"{name} is set, and text has pairs, which are read together as text alone.",
+                remedy=f"Send texts, or pairs without {name}.",
+                field=name,
+            )
+    prompts = native_bodies.with_media(prompts, "image", body.image_data, is_batch=is_list)
+    prompts = native_bodies.with_media(prompts, "video", body.video_data, is_batch=is_list)
     rids = native_bodies.names_of(body.rid, len(prompts))
     return PoolCall(
         requests=[
@@ -329,7 +337,7 @@ def read_encode(
     )
 
 
-def _encoded(item: str | list[str], card: ModelCard, type_stride: int) -> Prompt:
+def _encoded(item: str | list[str], card: ModelCard, type_stride: int) -> TextPrompt | PairPrompt:
     if isinstance(item, str):
         return TextPrompt(prompt_of("", None, card) + item)
     if len(item) != 2:

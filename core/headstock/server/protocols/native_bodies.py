@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import msgspec
 
@@ -18,10 +18,13 @@ from headstock.server.protocols.parameters import (
     refuse_set,
     to_params,
 )
-from headstock.server.request import GenerateRequest, TextPrompt, TokensPrompt
+from headstock.server.request import GenerateRequest, PairPrompt, TextPrompt, TokensPrompt
 from headstock.server.sessions import SessionParams
 
 MAX_PROMPTS = 512
+Media = str | list[str | list[str] | None]
+"""Images, or videos: one, or several; of a batch one entry a prompt."""
+Seen = TypeVar("Seen", bound=TextPrompt | TokensPrompt | PairPrompt)
 _REFUSED = (
     "input_embeds", "audio_data", "return_hidden_states",
     "return_routed_experts", "return_indexer_topk", "return_entropy", "return_sampling_mask",
@@ -50,8 +53,8 @@ class GenerateBody(msgspec.Struct, kw_only=True):
     extra_key: str | list[str] | None = None
     cache_salt: str | list[str] | None = None
     input_embeds: Any = None
-    image_data: str | list[str | list[str] | None] | None = None
-    video_data: str | list[str | list[str] | None] | None = None
+    image_data: Media | None = None
+    video_data: Media | None = None
     audio_data: Any = None
     return_hidden_states: Any = None
     return_routed_experts: Any = None
@@ -101,10 +104,8 @@ def read(body: GenerateBody, tenant: str = "", *, has_sessions: bool = False) ->
     refuse_set(body, _REFUSED if has_sessions else (*_REFUSED, "session_params"))
     prompts, is_batch = _prompts(body)
     count = len(prompts)
-    if body.image_data is not None:
-        prompts = _with_media(prompts, "image", body.image_data, is_batch=is_batch)
-    if body.video_data is not None:
-        prompts = _with_media(prompts, "video", body.video_data, is_batch=is_batch)
+    prompts = with_media(prompts, "image", body.image_data, is_batch=is_batch)
+    prompts = with_media(prompts, "video", body.video_data, is_batch=is_batch)
     rids = names_of(body.rid, count)
     salts = _spread("cache_salt", body.cache_salt, count)
     keys = _spread("extra_key", body.extra_key, count)
@@ -215,18 +216,20 @@ def _prompts(body: GenerateBody) -> tuple[list[TextPrompt | TokensPrompt], bool]
     return prompts, True
 
 
-def _with_media(
-    prompts: Sequence[TextPrompt | TokensPrompt],
+def with_media(
+    prompts: Sequence[Seen],
     kind: Literal["image", "video"],
-    given: str | list[str | list[str] | None],
+    given: Media | None,
     *,
     is_batch: bool,
-) -> list[TextPrompt | TokensPrompt]:
+) -> list[Seen]:
     """Return the prompts with their images, or videos: of a batch, one entry each.
 
     Raises:
         RequestError: The entries are not as many as the prompts, or lists within a list.
     """
+    if given is None:
+        return list(prompts)
     field = f"{kind}_data"
     rows: list[Any] = [given]
     if is_batch:
@@ -237,7 +240,7 @@ def _with_media(
             remedy=f"Give one entry a prompt: one {kind}, a list of them, or null.",
             field=field,
         )
-    found: list[TextPrompt | TokensPrompt] = []
+    found: list[Seen] = []
     for index, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
         where = f"{field}[{index}]" if is_batch and isinstance(given, list) else field
         urls = cast("list[Any]", row if isinstance(row, list) else [] if row is None else [row])
