@@ -54,6 +54,7 @@ from headstock.server.http import (
     routes_tokenizer,
     schema,
 )
+from headstock.server.http.answering import Answering
 from headstock.server.http.answers import error_answer
 from headstock.server.http.context import Serving
 from headstock.server.http.cors import Cors
@@ -196,9 +197,10 @@ def create_app(
     framework = partial(FastAPI.__call__, app)
     way = Direct(framework, lambda: flat_routes(app.routes), answers, _fail)
     hosts = AllowedHosts(settings.server.host, settings.server.allowed_host)
-    app.entrance = Gate(way, keys, metrics, hosts, admin_port)
+    app.entrance = Answering(Gate(way, keys, metrics, hosts, admin_port), answers, _fail)
     if settings.server.cors_origin:  # the outermost: a preflight carries no key
-        app.entrance = Cors(app.entrance, settings.server.cors_origin)
+        cors = Cors(app.entrance, settings.server.cors_origin)
+        app.entrance = Answering(cors, answers, _fail)
     schema.install(app, (*BODIES, *_ANSWERS), frontdoor.card.vocab_size)
     return app
 
