@@ -52,6 +52,7 @@ from headstock.server.http import (
     routes_responses,
     routes_sessions,
     routes_tokenizer,
+    routes_upkeep,
     schema,
 )
 from headstock.server.http.answering import Answering
@@ -102,6 +103,9 @@ BODIES = (
     routes_sessions.CloseSessionBody,
     routes_lora.LoadBody,
     routes_lora.UnloadBody,
+    routes_upkeep.UpdateWeightsBody,
+    routes_upkeep.WeightVersionBody,
+    routes_upkeep.StartProfileBody,
     ProgramBody,
     embeddings.EmbeddingsBody,
     embeddings.CohereEmbedBody,
@@ -228,6 +232,7 @@ def _include_routes(app: FastAPI, serving: Serving) -> None:
     app.include_router(routes_control.make_probes(serving))
     app.include_router(routes_control.make_router(serving))
     app.include_router(routes_control.make_pauses(serving))
+    app.include_router(routes_upkeep.make_router(serving))
     app.include_router(routes_info.make_router(serving))
 
 
