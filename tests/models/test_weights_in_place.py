@@ -15,7 +15,6 @@ from headstock.assemble.weights import InPlaceWeights
 from headstock.checkpoint.folder import open_folder
 from headstock.errors import CheckpointError
 from headstock.graph.kept import kept_of
-from headstock.plugins.device import Device
 from tests.models.conftest import FAMILIES, Save
 from tests.models.harness import Sequences, load
 
@@ -24,22 +23,12 @@ WEIGHTS = "model.safetensors"
 Change = Callable[[dict[str, Tensor]], object]
 
 
-class Host(Device):
-    """A device that has always finished."""
-
-    def __init__(self) -> None:
-        """Be none."""
-
-    def synchronize(self) -> None:
-        """Wait for nothing."""
-
-
 def in_place(sequences: Sequences, path: Path) -> InPlaceWeights:
     files = open_folder(path)
     files.rename(sequences.model.named)
     kept = kept_of(sequences.model, files.index)
     return InPlaceWeights(
-        Host(), sequences.model, files.config, kept, lambda p: open_folder(Path(p))
+        lambda: None, sequences.model, files.config, kept, lambda p: open_folder(Path(p))
     )
 
 

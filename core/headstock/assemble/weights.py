@@ -21,7 +21,6 @@ from headstock.graph.kept import Kept, kept_of
 from headstock.graph.loader import check_fits, reloading
 from headstock.graph.module import find_layers
 from headstock.graph.source import is_equal
-from headstock.plugins.device import Device
 
 UNLIKE = frozenset({"_name_or_path", "dtype", "torch_dtype", "transformers_version", "use_cache"})
 """Keys of a configuration that say nothing of what is computed."""
@@ -36,7 +35,7 @@ class InPlaceWeights:
     Nothing is allocated: graphs that were captured go on with the new values.
 
     Args:
-        device: Where the model is.
+        synchronize: Waits until the model's device has all that was sent to it.
         model: Its weights are loaded.
         config: Of its checkpoint.
         kept: How its checkpoint's tensors are kept, by name.
@@ -45,13 +44,13 @@ class InPlaceWeights:
 
     def __init__(
         self,
-        device: Device,
+        synchronize: Callable[[], None],
         model: Model,
         config: Mapping[str, Any],
         kept: Mapping[str, Kept],
         open_files: Callable[[str], ModelFiles],
     ) -> None:
-        self._device, self._model = device, model
+        self._synchronize, self._model = synchronize, model
         self._config, self._kept = dict(config), dict(kept)
         self._open = open_files
         self._files: ModelFiles | None = None
@@ -86,7 +85,7 @@ class InPlaceWeights:
             for _ in self._work:
                 if time.monotonic() >= until:
                     return False
-            self._device.synchronize()
+            self._synchronize()
         self._files.close()
         self._files = self._work = None
         gc.collect()
@@ -161,7 +160,11 @@ def changeable_weights(
         return DUMMY
     disabled = opened.settings.device.disable_plugin
     return InPlaceWeights(
-        opened.device, loaded.model, config, loaded.kept, lambda path: _opened(path, disabled)
+        opened.device.synchronize,
+        loaded.model,
+        config,
+        loaded.kept,
+        lambda path: _opened(path, disabled),
     )
 
 

@@ -50,7 +50,9 @@ class WeightsBook:
         """
         if self._answer is not None:
             raise RequestError(
-                "Other weights are being loaded.", remedy="Wait until they are.", code="weights_refused"
+                "Other weights are being loaded.",
+                remedy="Wait until they are.",
+                code="weights_refused",
             )
         self._call -= 1
         answer = self._answer = asyncio.get_running_loop().create_future()
@@ -67,7 +69,9 @@ class WeightsBook:
             ) from error
         self._settle(reply, path, version)
         if reply.problem:
-            raise RequestError(reply.problem, remedy=reply.remedy, field=FIELD, code="weights_refused")
+            raise RequestError(
+                reply.problem, remedy=reply.remedy, field=FIELD, code="weights_refused"
+            )
         return reply
 
     def rename(self, version: str) -> None:
