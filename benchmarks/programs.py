@@ -6,9 +6,14 @@
 Four kinds: a few-shot batch, a tree of thought with forks, a conversation in turns, and records
 (JSON) whose form is given. Each is done three ways on one server: as programs of the language; by
 the OpenAI client with every call that can run beside others doing so (`asyncio.gather`); and by the
-OpenAI client one call after another within each program. All three generate as many tokens for the
-same prompts, greedily, past any end; where the language selects, the client generates the tokens of
-the longest choice. The cache is flushed before each run; the median of --runs counts.
+OpenAI client one call after another within each program, as its synchronous form is written. All
+three generate as many tokens for the same prompts, greedily, past any end. Where the language
+selects, the client chooses too: of one token by biases of the choices, whose ids it has asked for
+before the clock starts. The cache is flushed before each run; the median of --runs counts.
+
+Steps that the engine took are counted beside the time. Where all ways take equally many, they cost
+the engine the same, and what is gained is round trips: much where a step is short (a fast device, a
+far client), little where it is long (a small CPU). --count 1 shows a program alone.
 """
 
 from __future__ import annotations
@@ -36,6 +41,7 @@ SHOTS = "".join(
     )
 )  # fmt: skip
 THINGS = ["chair", "lamp", "phone", "coat", "book", "desk", "clock", "bag"]
+CHOICES = [" good", " bad"]
 BRANCHES = 4
 TURNS = 4
 Client = AsyncOpenAI
@@ -51,7 +57,7 @@ def words(number: int) -> str:
 
 @hs.function
 def few_shot(s: Any, number: int) -> None:
-    s += SHOTS + f"Review: {words(number)} was fine.\nLabel:" + hs.select("x", [" good", " bad"])
+    s += SHOTS + f"Review: {words(number)} was fine.\nLabel:" + hs.select("x", CHOICES)
 
 
 @hs.function
@@ -91,12 +97,21 @@ class Plain:
 
     Args:
         client: Of the server.
+        choice_ids: The token of each of ``CHOICES``.
         is_wide: Whether calls that can run beside others do.
     """
 
-    def __init__(self, client: Client, *, is_wide: bool) -> None:
+    def __init__(self, client: Client, choice_ids: Sequence[int], *, is_wide: bool) -> None:
         self._client = client
+        self._biases = {str(token): 100 for token in choice_ids}
         self._is_wide = is_wide
+
+    async def choose(self, prompt: str) -> str:
+        answer = await self._client.completions.create(
+            model="default", prompt=prompt, max_tokens=1, temperature=0.0, logit_bias=self._biases
+        )
+        assert answer.choices[0].text in CHOICES, answer.choices[0].text
+        return answer.choices[0].text
 
     async def complete(self, prompt: str, max_tokens: int) -> str:
         answer = await self._client.completions.create(
@@ -111,7 +126,7 @@ class Plain:
         return [await item for item in work]
 
     async def few_shot(self, number: int) -> None:
-        await self.complete(SHOTS + f"Review: {words(number)} was fine.\nLabel:", 1)
+        await self.choose(SHOTS + f"Review: {words(number)} was fine.\nLabel:")
 
     async def tree(self, number: int) -> None:
         prefix = SHOTS + f"About {words(number)}. "
@@ -155,6 +170,25 @@ def flush(url: str) -> None:
     raise SystemExit("The server does not come to rest.")
 
 
+def choice_ids(url: str) -> list[int]:
+    """Return the token that each of the choices is."""
+    found: list[int] = []
+    for choice in CHOICES:
+        body = {"prompt": choice, "add_special_tokens": False}
+        ids = httpx.post(url + "/tokenize", json=body, timeout=30).json()["tokens"]
+        if len(ids) != 1:
+            raise SystemExit(f"{choice!r} is {len(ids)} tokens of this model: change CHOICES.")
+        found += ids
+    return found
+
+
+def num_steps(url: str) -> int:
+    """Return how many steps the engine has taken, by its heartbeat, which comes once a second."""
+    time.sleep(1.1)
+    state = httpx.get(url + "/server_info", timeout=30).json()["internal_states"][0]
+    return int(state["steps"])
+
+
 def time_programs(url: str, kind: str, count: int) -> float:
     flush(url)
     begun = time.perf_counter()
@@ -166,10 +200,10 @@ def time_programs(url: str, kind: str, count: int) -> float:
     return seconds
 
 
-def time_plain(url: str, kind: str, count: int, *, is_wide: bool) -> float:
+def time_plain(url: str, kind: str, count: int, ids: Sequence[int], *, is_wide: bool) -> float:
     async def main() -> float:
         async with Client(base_url=url + "/v1", api_key="none", max_retries=20) as client:
-            plain = Plain(client, is_wide=is_wide)
+            plain = Plain(client, ids, is_wide=is_wide)
             work: Callable[[int], Awaitable[None]] = getattr(plain, kind)
             begun = time.perf_counter()
             await asyncio.gather(*[work(number) for number in range(count)])
@@ -177,6 +211,30 @@ def time_plain(url: str, kind: str, count: int, *, is_wide: bool) -> float:
 
     flush(url)
     return asyncio.run(main())
+
+
+def time_kind(url: str, kind: str, count: int, runs: int, ids: Sequence[int]) -> dict[str, Any]:
+    """Return the times and steps of one kind of programs, each way."""
+    ways: dict[str, Callable[[], float]] = {
+        "language": lambda: time_programs(url, kind, count),
+        "gathered": lambda: time_plain(url, kind, count, ids, is_wide=True),
+        "in_turn": lambda: time_plain(url, kind, count, ids, is_wide=False),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    steps: dict[str, list[int]] = {name: [] for name in ways}
+    for run in range(runs + 1):  # in turn, so that a busy minute hits all; 1 warm-up
+        for name, way in ways.items():
+            before = num_steps(url)
+            seconds = way()
+            if run:
+                times[name].append(seconds)
+                steps[name].append(num_steps(url) - before)
+    return {
+        "kind": kind,
+        "median_s": {name: statistics.median(values) for name, values in times.items()},
+        "steps": {name: statistics.median(values) for name, values in steps.items()},
+        "all_s": times,
+    }
 
 
 def main() -> None:
@@ -188,31 +246,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     info = httpx.get(options.url + "/server_info", timeout=30).json()
+    ids = choice_ids(options.url)
     rows: list[dict[str, Any]] = []
-    print(f"{'kind':<10}{'language':>10}{'gathered':>10}{'in turn':>10}{'gain':>8}{'gain':>8}")
+    print(
+        f"{'kind':<10}{'language':>10}{'gathered':>10}{'in turn':>10}{'gain':>8}{'gain':>8}  steps"
+    )
     for kind in options.kinds:
-        ways: dict[str, Callable[[], float]] = {
-            "language": lambda kind=kind: time_programs(options.url, kind, options.count),
-            "gathered": lambda kind=kind: time_plain(
-                options.url, kind, options.count, is_wide=True
-            ),
-            "in_turn": lambda kind=kind: time_plain(
-                options.url, kind, options.count, is_wide=False
-            ),
-        }
-        times: dict[str, list[float]] = {name: [] for name in ways}
-        for run in range(options.runs + 1):  # in turn, so that a busy minute hits all; 1 warm-up
-            for name, way in ways.items():
-                seconds = way()
-                if run:
-                    times[name].append(seconds)
-        median = {name: statistics.median(values) for name, values in times.items()}
+        row = time_kind(options.url, kind, options.count, options.runs, ids)
+        median, steps = row["median_s"], row["steps"]
         gains = [median[name] / median["language"] for name in ("gathered", "in_turn")]
         print(
             f"{kind:<10}{median['language']:>9.3f}s{median['gathered']:>9.3f}s"
-            f"{median['in_turn']:>9.3f}s{gains[0]:>7.2f}x{gains[1]:>7.2f}x"
+            f"{median['in_turn']:>9.3f}s{gains[0]:>7.2f}x{gains[1]:>7.2f}x  "
+            + " ".join(f"{count:g}" for count in steps.values())
         )
-        rows.append({"kind": kind, "median_s": median, "all_s": times})
+        rows.append(row)
     if options.out:
         facts = {"model": info["model_path"], "facts": info["model_facts"]}
         result = {**facts, "count": options.count, "programs": rows}

@@ -19,15 +19,19 @@ from headstock.wire.messages import (
     Flushed,
     GroupPages,
     LoadAdapter,
+    LoadWeights,
     Pause,
     Resume,
     Started,
+    StartProfile,
     State,
+    StopProfile,
     Story,
     Submit,
     TokenLogprobs,
     Tokens,
     UnloadAdapter,
+    UpkeepReply,
     Vector,
 )
 from headstock.wire.steps import PageGroup, RunnerLimits
@@ -63,6 +67,7 @@ class EchoCore:
     vector_size: int = 8
     groups: list[GroupPages] = field(default_factory=list)
     is_paused: bool = False
+    loading: LoadWeights | None = None
 
     def take(self, message):
         """Take a message and return what is answered at once."""
@@ -104,6 +109,18 @@ class EchoCore:
             case UnloadAdapter(call=call, adapter=adapter):
                 del self.adapters[adapter]
                 return [AdapterReply(call=call)]
+            case LoadWeights(call=call, path=path) if "bad" in path:
+                return [UpkeepReply(call=call, problem="It is bad.", remedy="Take a good one.")]
+            case LoadWeights(path=path) if "slow" in path:
+                self.loading = message
+            case LoadWeights(call=call):
+                return [UpkeepReply(call=call, count=len(self.running))]
+            case StartProfile(call=call, folder="/full"):
+                return [UpkeepReply(call=call, problem="The disk is full.", remedy="Make room.")]
+            case StartProfile(call=call, folder=folder):
+                return [UpkeepReply(call=call, path=f"{folder}/trace")]
+            case StopProfile(call=call):
+                return [UpkeepReply(call=call, path="/trace", count=3)]
             case _:
                 pass
         return []

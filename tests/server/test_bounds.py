@@ -106,6 +106,7 @@ ROUTES = {
     "ClassifyBody": ("/v1/classify", {"input": "x"}),
     "OpenSessionBody": ("/open_session", {"capacity_of_str_len": 8}),
     "AbortBody": ("/abort_request", {"rid": "x"}),
+    "StartProfileBody": ("/start_profile", {}),
 }
 PLACES = [(body.__name__, path) for body in BODIES for path in integers(types.type_info(body))]
 

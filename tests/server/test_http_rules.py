@@ -7,6 +7,9 @@ import httpx
 import pytest
 
 from headstock.config.schema import ServerSettings
+from headstock.errors import RequestError
+from headstock.server.http.cors import Cors
+from headstock.server.http.gate import Gate
 from tests.server.conftest import Served
 
 BODY = b'{"text":"abc","sampling_params":{"max_new_tokens":2}}'
@@ -174,3 +177,27 @@ def test_a_probe_with_a_slash_needs_no_key(shared):
     server, _ = shared
     assert httpx.get(server.url + "/health/", follow_redirects=True).status_code == 200
     assert httpx.get(server.url + "/v1/models/", follow_redirects=True).status_code == 401
+
+
+REFUSAL = RequestError("The key is spent.", remedy="Use another.", code="invalid_api_key")
+
+
+@pytest.mark.parametrize("where", [(Gate, "_refusal"), (Cors, "_marked")], ids=["gate", "cors"])
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [(REFUSAL, 401, "invalid_api_key"), (RuntimeError("secret"), 500, "internal_error")],
+    ids=["refusal", "defect"],
+)
+def test_errors_before_a_route_have_the_envelope_of_all(
+    shared, monkeypatch, where, error, status, code
+):
+    def broken(*_):
+        raise error
+
+    server, _ = shared
+    monkeypatch.setattr(*where, broken)
+    answer = server.get("/v1/models", headers={"origin": PREFLIGHT["origin"]})
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json()["error"]["code"] == code
+    assert "secret" not in answer.text

@@ -8,13 +8,15 @@ from contextlib import ExitStack
 from headstock.assemble.compute import Opened, check_ranks, open_backend
 from headstock.assemble.facts import describe
 from headstock.assemble.grammars import grammar_compiler
+from headstock.assemble.profiler import TorchProfiler
 from headstock.assemble.progress import Report
 from headstock.assemble.rank_main import rank_argument
 from headstock.assemble.ranks import join_group
 from headstock.assemble.serving import Built, build_serving_runner
+from headstock.assemble.weights import changeable_weights
 from headstock.checkpoint import ModelFiles
 from headstock.config import EngineSettings, Loaded
-from headstock.engine import Engine, EngineLoop, Shelf, build_engine
+from headstock.engine import Engine, EngineLoop, Shelf, Weights, build_engine
 from headstock.parallel import RankedRunner, RankedShelf, spawn_ranks
 from headstock.runner.watched import WatchedRunner
 from headstock.wire.messages import Loading, Started
@@ -80,7 +82,8 @@ def build_engine_loop(
         on_failure.callback(opened.device.close)
         built = build_serving_runner(opened, files, report)
         runner = WatchedRunner(built.runner, opened.device)
-        loop = _serving_loop(opened, built, runner, built.shelf, mailbox)
+        weights = changeable_weights(opened, built, files.config)
+        loop = _serving_loop(opened, built, runner, built.shelf, mailbox, weights)
         on_failure.pop_all()
     return loop
 
@@ -105,7 +108,8 @@ def _build_ranked(
             built = build_serving_runner(opened, files, report, group=group)
             runner = RankedRunner(built.runner, ranks)
             shelf = None if built.shelf is None else RankedShelf(built.shelf, ranks)
-            loop = _serving_loop(opened, built, runner, shelf, mailbox)
+            weights = changeable_weights(opened, built, files.config)
+            loop = _serving_loop(opened, built, runner, shelf, mailbox, weights)
         except Exception as error:
             cause = ranks.explain(error)
             ranks.end()
@@ -115,7 +119,12 @@ def _build_ranked(
 
 
 def _serving_loop(
-    opened: Opened, built: Built, runner: Runner, shelf: Shelf | None, mailbox: Mailbox
+    opened: Opened,
+    built: Built,
+    runner: Runner,
+    shelf: Shelf | None,
+    mailbox: Mailbox,
+    weights: Weights | str,
 ) -> ServingLoop:
     settings = opened.settings
     compiler, why_not = grammar_compiler(opened)
@@ -126,6 +135,8 @@ def _serving_loop(
         compiler=compiler,
         why_no_compiler=why_not,
         shelf=shelf,
+        weights=weights,
+        profiler=TorchProfiler(),
     )
     facts = describe(opened, built)
     if settings.parallel.tp_size > 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -19,6 +19,7 @@ from headstock.config import DeviceSettings, EngineSettings, Loaded
 from headstock.errors import ConfigError
 from headstock.graph.build import Model, build_model
 from headstock.graph.context import Context, Limits
+from headstock.graph.kept import Kept, kept_of
 from headstock.graph.loader import load_random, load_weights
 from headstock.graph.lora import StepAdapters
 from headstock.graph.pooled import PooledDecoder
@@ -174,6 +175,7 @@ class LoadedModel:
         sizes: The same with padding.
         task: What it is served for.
         chosen: Whose class it is.
+        kept: How its checkpoint's tensors are kept, by name; {} before they are loaded.
     """
 
     model: Model
@@ -182,6 +184,7 @@ class LoadedModel:
     sizes: PaddedSizes
     task: Task
     chosen: ChosenModel
+    kept: Mapping[str, Kept] = field(default_factory=dict[str, Kept])
 
 
 def plan_model(
@@ -293,8 +296,10 @@ def load_model(
             load_random(planned.model, planned.ctx, meter(report, "weights", "tensors"))
         else:
             load_weights(planned.model, files, planned.ctx, meter(report, "weights", "bytes"))
+            kept = kept_of(planned.model, files.index)
             files.close()
             gc.collect()
+            return replace(planned, kept=kept)
     return planned
 
 

@@ -46,6 +46,7 @@ class Built:
         resolved: Who computes what.
         shelf: Where LoRA adapters wait; None: the model has no room for any.
         step: Who takes over whole steps, and why not all of them; "": nobody offers to.
+        is_taken: Whether somebody takes over any.
     """
 
     runner: TorchRunner
@@ -54,6 +55,7 @@ class Built:
     resolved: ResolvedPlan
     shelf: AdapterLibrary | None
     step: str = ""
+    is_taken: bool = False
 
 
 def build_serving_runner(
@@ -110,7 +112,7 @@ def build_serving_runner(
         runner.warm_up(meter(report, "graphs", "steps"))
     resolved = resolved_plan(opened.chosen, opened.resolver.resolutions)
     check_agreement(resolved, group or SingleRank(), opened.device.torch_device)
-    return Built(runner, loaded, memory, resolved, shelf, step.text)
+    return Built(runner, loaded, memory, resolved, shelf, step.text, step.provider is not None)
 
 
 def as_stepped(loaded: LoadedModel) -> StepModel:

@@ -12,6 +12,7 @@ from headstock.engine.adapters import AdapterDesk, Shelf
 from headstock.engine.grammars import Compiler, GrammarDesk
 from headstock.engine.guard import GuardedRunner, RunnerError
 from headstock.engine.replies import Replies
+from headstock.engine.upkeep import ProfileDesk, Profiler, WeightDesk, Weights
 from headstock.scheduler import Scheduler
 from headstock.scheduler.story import PAUSE, STEP
 from headstock.wire.messages import (
@@ -24,10 +25,13 @@ from headstock.wire.messages import (
     FromEngine,
     GroupPages,
     LoadAdapter,
+    LoadWeights,
     Pause,
     PauseMode,
     Resume,
+    StartProfile,
     State,
+    StopProfile,
     Submit,
     ToEngine,
     UnloadAdapter,
@@ -35,6 +39,7 @@ from headstock.wire.messages import (
 from headstock.wire.steps import Runner, StepHandle, StepPlan
 
 NO_GRAMMARS = "This engine serves no grammars."
+FIXED = "This engine's weights cannot change."
 
 
 class Engine:
@@ -49,6 +54,8 @@ class Engine:
         scheduler: Makes them.
         grammars: Makes masks; serves no grammars when None.
         shelf: Has the LoRA adapters that requests may name; None: there are none.
+        weights: The model's, where they can change; or why they cannot.
+        profiler: Records steps; None: nobody does.
         clock: Monotonic. Seconds.
     """
 
@@ -59,6 +66,8 @@ class Engine:
         grammars: GrammarDesk | None = None,
         *,
         shelf: Shelf | None = None,
+        weights: Weights | str = FIXED,
+        profiler: Profiler | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.scheduler = scheduler
@@ -73,6 +82,10 @@ class Engine:
             grammars = GrammarDesk(scheduler, None, why_not=NO_GRAMMARS)
         self._grammars = grammars
         self._adapters = AdapterDesk(scheduler, shelf, self._take_adapted)
+        why_not, found = (weights, None) if isinstance(weights, str) else ("", weights)
+        self._weights = WeightDesk(found, why_not)
+        self._profile = ProfileDesk(profiler)
+        self._pause_after: PauseMode | None = None
         self._replies = Replies()
 
     @property
@@ -84,12 +97,20 @@ class Engine:
 
     @property
     def is_preparing(self) -> bool:
-        """Whether grammars are compiled or adapters read: :meth:`take_prepared` is due soon."""
-        return self._grammars.num_waiting > 0 or self._adapters.is_reading
+        """Whether something goes on beside steps: :meth:`take_prepared` is due soon."""
+        is_upkept = self._weights.is_loading or self._profile.is_running
+        return self._grammars.num_waiting > 0 or self._adapters.is_reading or is_upkept
 
     def take_prepared(self) -> list[FromEngine]:
-        """Let the requests go on whose grammar and adapter are there; returns what else came."""
+        """Let the requests go on whose grammar and adapter are there; returns what else came.
+
+        Loads a part of other weights, too, and ends a profile that has its steps.
+        """
         now_s = self._clock()
+        if self._profile.is_running:
+            self._profile.look(self.scheduler.counters.steps)
+        if self._weights.is_loading and not self.has_work:
+            self._load_weights(now_s)
         for reply in self._adapters.take_read(now_s):
             self._replies.add(reply)
         self._grammars.admit(now_s)
@@ -200,8 +221,7 @@ class Engine:
                 scheduler.note_blocker(PAUSE, now_s)
                 self._replies.add(self.state(message.call))
             case Resume():
-                self._pause, self._is_retracting = None, False
-                scheduler.note_blocker(STEP, now_s)
+                self._resume(now_s)
                 self._replies.add(self.state(message.call))
             case LoadAdapter():
                 reply = self._adapters.load(message)
@@ -211,6 +231,35 @@ class Engine:
                 self._grammars.abort_adapter(message.adapter)
                 for reply in self._adapters.unload(message):
                     self._replies.add(reply)
+            case LoadWeights():
+                self._begin_weights(message, now_s)
+            case StartProfile():
+                self._replies.add(self._profile.start(message, scheduler.counters.steps))
+            case StopProfile():
+                self._replies.add(self._profile.stop(message, scheduler.counters.steps))
+
+    def _begin_weights(self, message: LoadWeights, now_s: float) -> None:
+        """Hold all steps back, and have what runs computed anew, until the weights are loaded."""
+        refusal = self._weights.begin(message, self.scheduler.num_running)
+        if refusal is not None:
+            self._replies.add(refusal)
+            return
+        if message.is_aborting:
+            self._abort_all()
+        self._pause_after = self._pause
+        self._pause, self._is_retracting = "retract", True
+        self.scheduler.note_blocker(PAUSE, now_s)
+
+    def _load_weights(self, now_s: float) -> None:
+        """Load a part of the weights; after the last one nothing of the old ones is left."""
+        reply = self._weights.advance()
+        if reply is None:
+            return
+        self.scheduler.flush()
+        self._pause = self._pause_after
+        if self._pause is None:
+            self.scheduler.note_blocker(STEP, now_s)
+        self._replies.add(reply)
 
     def _abort_all(self) -> None:
         self._adapters.abort_all()
@@ -219,10 +268,20 @@ class Engine:
 
     def _pause_steps(self, mode: PauseMode) -> None:
         """Launch no more steps; those in flight still settle."""
-        self._pause = mode
         if mode == "abort":
             self._abort_all()
+        if self._weights.is_loading:
+            self._pause_after = mode
+            return
+        self._pause = mode
         self._is_retracting = mode == "retract"
+
+    def _resume(self, now_s: float) -> None:
+        if self._weights.is_loading:
+            self._pause_after = None
+            return
+        self._pause, self._is_retracting = None, False
+        self.scheduler.note_blocker(STEP, now_s)
 
     def _take_adapted(self, submit: Submit, now_s: float) -> None:
         """Go on with a request whose adapter, if it has any, is there."""
@@ -271,6 +330,8 @@ def build_engine(
     compiler: Compiler | None = None,
     why_no_compiler: str = NO_GRAMMARS,
     shelf: Shelf | None = None,
+    weights: Weights | str = FIXED,
+    profiler: Profiler | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Engine:
     """Return an engine on ``runner``, as the operator set it.
@@ -282,6 +343,8 @@ def build_engine(
         compiler: Compiles grammars; None: requests with grammars are refused.
         why_no_compiler: What they are told then.
         shelf: Has the LoRA adapters that requests may name; None: there are none.
+        weights: The model's, where they can change; or why they cannot.
+        profiler: Records steps; None: nobody does.
         clock: Monotonic. Seconds.
     """
     # Who may wait is for the API process to say, which knows whose requests they are.
@@ -297,4 +360,6 @@ def build_engine(
         checkpoint_tokens=cache.checkpoint_tokens,
     )
     grammars = GrammarDesk(planner, compiler, why_not=why_no_compiler, max_waiting=max_queued)
-    return Engine(runner, planner, grammars, shelf=shelf, clock=clock)
+    return Engine(
+        runner, planner, grammars, shelf=shelf, weights=weights, profiler=profiler, clock=clock
+    )

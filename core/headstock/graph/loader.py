@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from headstock.checkpoint.cache_scales import WHY
@@ -121,10 +121,7 @@ def load_weights(
         CheckpointError: Tensors are missing, unexpected or of other shapes; nothing is loaded.
         ConfigError: Quantised groups do not divide among the ranks.
     """
-    adopt_names(model, files.index)
-    mismatch = compare(model, files.index)
-    if mismatch:
-        raise _as_error(mismatch, model, files)
+    check_fits(model, files)
     if files.left_out:
         log.warning(
             "Scales of the KV cache are left out, %s and %d more: %s. --kv-dtype fp8_e4m3 keeps the"
@@ -137,6 +134,18 @@ def load_weights(
     allocate(model, files.index)
     share = (ctx.tp.rank, ctx.tp.size)
     reload_weights(model, files.tensors(), files.num_bytes, progress, share=share)
+
+
+def check_fits(model: Model, files: ModelFiles) -> None:
+    """Refuse a checkpoint whose tensors are not those of ``model``; gives them its names.
+
+    Raises:
+        CheckpointError: Tensors are missing, unexpected or of other shapes.
+    """
+    adopt_names(model, files.index)
+    mismatch = compare(model, files.index)
+    if mismatch:
+        raise _as_error(mismatch, model, files)
 
 
 def settle_ties(model: Model, index: Mapping[str, StoredTensor]) -> None:
@@ -183,6 +192,19 @@ def reload_weights(
         progress: Told bytes that are done, and all.
         share: This rank, and how many there are: each reads its share ahead.
     """
+    for done in reloading(model, tensors, share=share):
+        if progress is not None:
+            progress(done, total)
+
+
+def reloading(
+    model: Model, tensors: Iterable[StoredTensor], *, share: tuple[int, int] = (0, 1)
+) -> Generator[int]:
+    """Do as :func:`reload_weights`, a tensor each time that it is advanced.
+
+    Yields:
+        Bytes of the checkpoint that are done.
+    """
     expected = expected_leaves(model)
     tensors = list(tensors)
     done, kept, of_file, file = 0, 0, 0, None
@@ -201,8 +223,7 @@ def reload_weights(
             done += tensor.num_bytes
             kept += tensor.num_bytes
             of_file += tensor.num_bytes
-            if progress is not None:
-                progress(done, total)
+            yield done
     if file is not None:
         file.release()
 

@@ -81,7 +81,7 @@ class Completion:
     __slots__ = (
         "_detokenizer", "_has_hidden_stops", "_stop_ids", "_stops", "cached_tokens", "end", "ends",
         "index", "logprobs", "matched", "output_ids", "parts", "prompt_logprobs", "started_s",
-        "submit", "vector",
+        "submit", "vector", "weight_version",
     )  # fmt: skip
 
     def __init__(
@@ -109,6 +109,8 @@ class Completion:
         self.end: End | None = None
         self.vector = b""
         """What a pooled request yielded: little-endian float32."""
+        self.weight_version = ""
+        """What the weights are called that its tokens were computed with last."""
         self._stop_ids = frozenset(submit.stop_ids)
         self._has_hidden_stops = not params.no_stop_trim
         self._detokenizer = self._stops = None

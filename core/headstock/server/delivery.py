@@ -23,6 +23,7 @@ from headstock.server.observer import Observer
 from headstock.server.places import Places
 from headstock.server.records import RecordBook
 from headstock.server.replay import Live, Patience, Replay
+from headstock.server.weights import WeightsBook
 from headstock.wire.messages import (
     Abort,
     AdapterReply,
@@ -38,6 +39,7 @@ from headstock.wire.messages import (
     ToEngine,
     TokenLogprobs,
     Tokens,
+    UpkeepReply,
     Vector,
 )
 
@@ -51,6 +53,7 @@ class Delivery:
         send: Sends to the engine.
         status: Hears every message.
         adapters: Hears what concerns adapters.
+        weights: Hears what concerns the model's weights.
         calls: Gets the answers to questions.
         places: Where a completion's place is given back at its end.
         names: Where its name is.
@@ -70,6 +73,7 @@ class Delivery:
         *,
         status: EngineStatus,
         adapters: AdapterBook,
+        weights: WeightsBook,
         calls: EngineCalls,
         places: Places,
         names: Names,
@@ -83,6 +87,7 @@ class Delivery:
         self._send = send
         self._status = status
         self._adapters = adapters
+        self._weights = weights
         self._calls = calls
         self._places = places
         self._names = names
@@ -101,6 +106,7 @@ class Delivery:
 
     def add(self, live: Live) -> None:
         """Deliver to a completion whose request was sent."""
+        live.completion.weight_version = self._weights.version
         self.live[live.completion.submit.id] = live
         if live.name is not None:
             self._names.add(live.name, live.completion.submit.id)
@@ -123,6 +129,9 @@ class Delivery:
                 self._calls.answer(message)
             case AdapterReply():
                 self._adapters.answer(message)
+            case UpkeepReply():
+                self._weights.answer(message)
+                self._calls.answer(message)
             case Crashed(is_config=True):
                 self._give_up()
             case Crashed():
@@ -131,6 +140,7 @@ class Delivery:
                     self._patience.start()
             case Started():
                 self._patience.stop()
+                self._weights.started()
                 self._adapters.started()
                 if self.pause is not None:  # the next engine knows of nothing
                     self._send(Pause(call=0, mode="in_place"))

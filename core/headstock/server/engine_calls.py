@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Callable
 
+from headstock.errors import RequestError
 from headstock.server.errors import BusyError
 from headstock.wire.messages import (
     AskState,
@@ -14,9 +15,15 @@ from headstock.wire.messages import (
     Pause,
     PauseMode,
     Resume,
+    StartProfile,
     State,
+    StopProfile,
     ToEngine,
+    UpkeepReply,
 )
+
+Question = FlushCache | AskState | Pause | Resume | StartProfile | StopProfile
+Reply = Flushed | State | UpkeepReply
 
 
 class EngineCalls:
@@ -28,7 +35,7 @@ class EngineCalls:
 
     def __init__(self, send: Callable[[ToEngine], None]) -> None:
         self._send = send
-        self._waiting: dict[int, asyncio.Future[Flushed | State]] = {}
+        self._waiting: dict[int, asyncio.Future[Reply]] = {}
         self._numbers = itertools.count(1)
 
     async def flush(self, timeout_s: float) -> Flushed:
@@ -75,16 +82,43 @@ class EngineCalls:
         assert isinstance(answer, State), f"{answer} answers a resumption"
         return answer
 
-    def answer(self, message: Flushed | State) -> None:
+    async def start_profile(
+        self, folder: str, num_steps: int, timeout_s: float, *, has_stacks: bool, has_shapes: bool
+    ) -> UpkeepReply:
+        """Have the next steps recorded; see :class:`headstock.wire.messages.StartProfile`.
+
+        Raises:
+            RequestError: One is being recorded, or nothing can be written there.
+            BusyError: It did not answer in ``timeout_s``.
+        """
+        call = next(self._numbers)
+        question = StartProfile(
+            call=call,
+            folder=folder,
+            num_steps=num_steps,
+            has_stacks=has_stacks,
+            has_shapes=has_shapes,
+        )
+        return _done(await self._ask(question, call, timeout_s))
+
+    async def stop_profile(self, timeout_s: float) -> UpkeepReply:
+        """Have what was recorded written.
+
+        Raises:
+            RequestError: Nothing was, or it cannot be written.
+            BusyError: It did not answer in ``timeout_s``.
+        """
+        call = next(self._numbers)
+        return _done(await self._ask(StopProfile(call=call), call, timeout_s))
+
+    def answer(self, message: Reply) -> None:
         """Take an answer; states that nobody asked for are none."""
         waiting = self._waiting.get(message.call)
         if waiting is not None and not waiting.done():
             waiting.set_result(message)
 
-    async def _ask(
-        self, question: FlushCache | AskState | Pause | Resume, call: int, timeout_s: float
-    ) -> Flushed | State:
-        answer = asyncio.get_running_loop().create_future()
+    async def _ask(self, question: Question, call: int, timeout_s: float) -> Reply:
+        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[call] = answer
         self._send(question)
         try:
@@ -97,3 +131,10 @@ class EngineCalls:
             ) from error
         finally:
             del self._waiting[call]
+
+
+def _done(reply: Reply) -> UpkeepReply:
+    assert isinstance(reply, UpkeepReply), f"{reply} answers an order"
+    if reply.problem:
+        raise RequestError(reply.problem, remedy=reply.remedy, code="profile_refused")
+    return reply

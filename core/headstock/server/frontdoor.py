@@ -38,6 +38,7 @@ from headstock.server.replay import Live
 from headstock.server.request import GenerateRequest, Prompt
 from headstock.server.resumption import Resumption
 from headstock.server.store import MemoryStore, Store
+from headstock.server.weights import WeightsBook
 from headstock.wire.messages import (
     Abort,
     AbortAll,
@@ -104,6 +105,7 @@ class Frontdoor:
             is_durable=is_durable,
         )
         self.adapters = AdapterBook(card, adapters or {}, link.send)
+        self.weights = WeightsBook(card.model_path, link.send, self._rename_weights)
         self.status = EngineStatus(silence_limit_s=silence_limit_s)
         self.is_draining = False
         self._link = link
@@ -111,13 +113,14 @@ class Frontdoor:
         self._observer: Observer = observer or NoObserver()
         self.records = records or RecordBook(0)
         self._names = Names()
-        self._calls = EngineCalls(link.send)
+        self.calls = EngineCalls(link.send)
         self._changed = asyncio.Event()
         self._delivery = Delivery(
             link.send,
             status=self.status,
             adapters=self.adapters,
-            calls=self._calls,
+            weights=self.weights,
+            calls=self.calls,
             places=self._places,
             names=self._names,
             observer=self._observer,
@@ -322,8 +325,8 @@ class Frontdoor:
         Raises:
             BusyError: The engine did not answer in ``timeout_s``.
         """
-        self._check_up()
-        return await self._calls.flush(timeout_s)
+        self.check_up()
+        return await self.calls.flush(timeout_s)
 
     async def pause(self, mode: PauseMode, timeout_s: float) -> State:
         """Let no step be computed until :meth:`unpause`; requests are still taken, and wait.
@@ -338,9 +341,9 @@ class Frontdoor:
         Raises:
             BusyError: The engine did not answer.
         """
-        self._check_up()
+        self.check_up()
         self._delivery.pause = mode
-        return await self._calls.pause(mode, timeout_s)
+        return await self.calls.pause(mode, timeout_s)
 
     async def unpause(self, timeout_s: float) -> State:
         """Go on after :meth:`pause`.
@@ -349,8 +352,8 @@ class Frontdoor:
             BusyError: The engine did not answer.
         """
         self._delivery.pause = None
-        self._check_up()
-        return await self._calls.resume(timeout_s)
+        self.check_up()
+        return await self.calls.resume(timeout_s)
 
     async def unload_adapter(self, name: str, timeout_s: float) -> None:
         """Forget a LoRA adapter; requests with it that still run after so long end with an error.
@@ -374,8 +377,8 @@ class Frontdoor:
         Raises:
             BusyError: The engine did not answer in ``timeout_s``.
         """
-        self._check_up()
-        return await self._calls.ask_state(timeout_s)
+        self.check_up()
+        return await self.calls.ask_state(timeout_s)
 
     async def wait_ready(self) -> None:
         """Wait until the engine is up.
@@ -455,9 +458,18 @@ class Frontdoor:
         num_slots = 0 if started is None else started.limits.num_slots
         return self._intake.check(requests, owner, payer, num_slots, num_tokens)
 
-    def _check_up(self) -> None:
+    def check_up(self) -> None:
+        """Refuse what an engine has to answer while none is there.
+
+        Raises:
+            BusyError: None is.
+        """
         if self.status.phase != "ready":
             raise self.unavailable()
+
+    def _rename_weights(self, version: str) -> None:
+        for live in self._delivery.live.values():
+            live.completion.weight_version = version
 
     async def _wait_change(self) -> None:
         self._changed.clear()

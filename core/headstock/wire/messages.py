@@ -177,6 +177,45 @@ class UnloadAdapter(Message, frozen=True, kw_only=True, tag=True):
     adapter: str
 
 
+class LoadWeights(Message, frozen=True, kw_only=True, tag=True):
+    """Put the weights of another checkpoint in the places of the model's, between two steps.
+
+    Requests that run give their pages back and are computed anew; cached prefixes are forgotten.
+    Answered by :class:`UpkeepReply`.
+
+    Attributes:
+        path: The checkpoint's folder or file.
+        is_aborting: Whether all requests end first.
+    """
+
+    call: int
+    path: str
+    is_aborting: bool = False
+
+
+class StartProfile(Message, frozen=True, kw_only=True, tag=True):
+    """Record what the next steps spend their time with. Answered by :class:`UpkeepReply`.
+
+    Attributes:
+        folder: Where the trace is written; "": a new folder for files that may go.
+        num_steps: After so many steps the recording ends by itself.
+        has_stacks: Whether it has the Python stack of each op.
+        has_shapes: Whether it has the shapes of each op's tensors.
+    """
+
+    call: int
+    folder: str = ""
+    num_steps: int
+    has_stacks: bool = False
+    has_shapes: bool = False
+
+
+class StopProfile(Message, frozen=True, kw_only=True, tag=True):
+    """End the recording now, and write it. Answered by :class:`UpkeepReply`."""
+
+    call: int
+
+
 ToEngine = (
     Submit
     | Abort
@@ -188,6 +227,9 @@ ToEngine = (
     | Resume
     | LoadAdapter
     | UnloadAdapter
+    | LoadWeights
+    | StartProfile
+    | StopProfile
 )
 
 
@@ -372,4 +414,32 @@ class AdapterReply(Message, frozen=True, kw_only=True, tag=True):
     remedy: str = ""
 
 
-FromEngine = Tokens | Vector | Ended | Started | Loading | Crashed | Flushed | State | AdapterReply
+class UpkeepReply(Message, frozen=True, kw_only=True, tag=True):
+    """Answer to :class:`LoadWeights`, :class:`StartProfile` and :class:`StopProfile`.
+
+    Attributes:
+        problem: Why it could not be done; "": it is done.
+        remedy: What the operator can do about it.
+        path: The trace that was, or will be, written.
+        count: Requests that ran when weights were loaded, or steps that a trace has.
+    """
+
+    call: int
+    problem: str = ""
+    remedy: str = ""
+    path: str = ""
+    count: int = 0
+
+
+FromEngine = (
+    Tokens
+    | Vector
+    | Ended
+    | Started
+    | Loading
+    | Crashed
+    | Flushed
+    | State
+    | AdapterReply
+    | UpkeepReply
+)

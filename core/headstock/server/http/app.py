@@ -52,8 +52,10 @@ from headstock.server.http import (
     routes_responses,
     routes_sessions,
     routes_tokenizer,
+    routes_upkeep,
     schema,
 )
+from headstock.server.http.answering import Answering
 from headstock.server.http.answers import error_answer
 from headstock.server.http.context import Serving
 from headstock.server.http.cors import Cors
@@ -101,6 +103,9 @@ BODIES = (
     routes_sessions.CloseSessionBody,
     routes_lora.LoadBody,
     routes_lora.UnloadBody,
+    routes_upkeep.UpdateWeightsBody,
+    routes_upkeep.WeightVersionBody,
+    routes_upkeep.StartProfileBody,
     ProgramBody,
     embeddings.EmbeddingsBody,
     embeddings.CohereEmbedBody,
@@ -196,9 +201,10 @@ def create_app(
     framework = partial(FastAPI.__call__, app)
     way = Direct(framework, lambda: flat_routes(app.routes), answers, _fail)
     hosts = AllowedHosts(settings.server.host, settings.server.allowed_host)
-    app.entrance = Gate(way, keys, metrics, hosts, admin_port)
+    app.entrance = Answering(Gate(way, keys, metrics, hosts, admin_port), answers, _fail)
     if settings.server.cors_origin:  # the outermost: a preflight carries no key
-        app.entrance = Cors(app.entrance, settings.server.cors_origin)
+        cors = Cors(app.entrance, settings.server.cors_origin)
+        app.entrance = Answering(cors, answers, _fail)
     schema.install(app, (*BODIES, *_ANSWERS), frontdoor.card.vocab_size)
     return app
 
@@ -226,6 +232,7 @@ def _include_routes(app: FastAPI, serving: Serving) -> None:
     app.include_router(routes_control.make_probes(serving))
     app.include_router(routes_control.make_router(serving))
     app.include_router(routes_control.make_pauses(serving))
+    app.include_router(routes_upkeep.make_router(serving))
     app.include_router(routes_info.make_router(serving))
 
 

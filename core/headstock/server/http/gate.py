@@ -33,6 +33,7 @@ ADMIN_ONLY_PATHS = frozenset({
     "/flush_cache", "/reset_prefix_cache", "/pause_generation", "/continue_generation",
     "/load_lora_adapter", "/unload_lora_adapter",
     "/v1/load_lora_adapter", "/v1/unload_lora_adapter",
+    "/update_weights_from_disk", "/update_weight_version", "/start_profile", "/stop_profile",
 })  # fmt: skip
 """Routes that change something for everybody."""
 ADMIN_PATHS = ADMIN_ONLY_PATHS | {"/abort_request"}

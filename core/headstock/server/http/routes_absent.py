@@ -59,10 +59,9 @@ ABSENT = (
         _post("/v1/systemone"),
     ),
     Absent(
-        "changing of weights while the server runs",
-        "Start another server on the new weights, then end this one: its streams finish.",
+        "sending of weights to the running server",
+        "Write them to a folder and use /update_weights_from_disk.",
         _post(
-            "/update_weights_from_disk",
             "/update_weights_from_tensor",
             "/update_weights_from_distributed",
             "/update_weights_from_ipc",
@@ -70,7 +69,6 @@ ABSENT = (
             "/destroy_weights_update_group",
             "/begin_weight_update",
             "/end_weight_update",
-            "/update_weight_version",
         ),
     ),
     Absent(
@@ -98,11 +96,6 @@ ABSENT = (
         "adapters from tensors",
         "Write the adapter to a folder and use /load_lora_adapter.",
         _post("/load_lora_adapter_from_tensors"),
-    ),
-    Absent(
-        "profiler over HTTP",
-        "Use headstock bench, or a profiler of the device on the engine's process.",
-        _both("/start_profile", "/stop_profile"),
     ),
     Absent(
         "settings that change while the server runs",

@@ -117,13 +117,13 @@ def _loads(serving: Serving, rank: int | None, include: str) -> dict[str, Any]:
 def _model_info(serving: Serving) -> dict[str, Any]:
     card = serving.frontdoor.card
     return {
-        "model_path": card.model_path,
+        "model_path": serving.frontdoor.weights.path,
         "served_model_name": card.name,
         "tokenizer_path": card.tokenizer_path,
         "is_generation": card.task == "generate",
         "task": card.task,
         "preferred_sampling_params": card.sampling_defaults,
-        "weight_version": "default",
+        "weight_version": serving.frontdoor.weights.version,
         "load_format": serving.settings.model.load_format,
         "reasoning_parser": None,
         "tool_call_parser": None,

@@ -12,7 +12,7 @@ from headstock.errors import RequestError
 from headstock.requests.sampling import Int64, Priority
 from headstock.server.completion import Completion
 from headstock.server.model_card import ModelCard
-from headstock.server.protocols import native_answers, native_bodies
+from headstock.server.protocols import native_bodies
 from headstock.server.protocols.messages import ChatMessage
 from headstock.server.protocols.parameters import join_namespace, refuse_set
 from headstock.server.protocols.seen_inputs import SeenInput, chat_prompt, seen_prompt
@@ -437,7 +437,7 @@ def encode_answer(
             "prompt_tokens": len(completion.submit.prompt_ids),
             "completion_tokens": 0,
             "cached_tokens": completion.cached_tokens,
-            "weight_version": native_answers.WEIGHT_VERSION,
+            "weight_version": completion.weight_version,
             "queue_time": end.queue_s if end is not None else 0.0,
         },
     }

@@ -12,8 +12,6 @@ from headstock.server.protocols.events import GrowingEvent, event
 from headstock.server.protocols.native_bodies import NativeCall
 from headstock.text import Tokenizer
 
-WEIGHT_VERSION = "default"
-
 
 def answer(
     completion: Completion,
@@ -68,7 +66,7 @@ def snapshot(
         "completion_tokens": num_outputs,
         "reasoning_tokens": 0,
         "cached_tokens": completion.cached_tokens,
-        "weight_version": WEIGHT_VERSION,
+        "weight_version": completion.weight_version,
         "num_retractions": end.num_retractions if end else 0,
     }
     if end is not None:

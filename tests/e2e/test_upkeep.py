@@ -1,0 +1,87 @@
+"""Other weights and profiles in a served engine, against transformers on the same weights."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from headstock.testing.oracle.case import SIZES, randomize
+from tests.e2e.served import served, wait_for
+from tests.models.conftest import FAMILIES
+
+PROMPT = list(range(3, 40))
+PARAMS = {"temperature": 0, "max_new_tokens": 8, "ignore_eos": True}
+FLAGS = ["--skip-tokenizer-init", "--cache-tokens", "1024", "--dtype", "float32"]
+
+
+@dataclass
+class Trained:
+    """A model at some time of its training."""
+
+    path: Path
+    oracle: Any
+
+    def want(self) -> list[int]:
+        with torch.no_grad():
+            out = self.oracle.generate(torch.tensor([PROMPT]), max_new_tokens=8, do_sample=False)
+        return out[0, len(PROMPT) :].tolist()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> list[Trained]:
+    config_type, model_type, given = FAMILIES["qwen3"]
+    found = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        oracle = model_type(config_type(**SIZES | given | {"eos_token_id": None})).eval()
+        randomize(oracle)
+        path = tmp_path_factory.mktemp("trained")
+        oracle.save_pretrained(path)
+        found.append(Trained(path, oracle))
+    assert found[0].want() != found[1].want(), "both draw the same"
+    return found
+
+
+@pytest.mark.parametrize("backend", ["reference", "xeon"])
+def test_other_weights_draw_what_transformers_draws_and_outlive_the_engine(
+    trained: list[Trained], backend: str
+) -> None:
+    first, second = trained
+    with served(str(first.path), *FLAGS, "--backend", backend) as server:
+
+        def drawn() -> tuple[list[int], str]:
+            body = server.post("/generate", input_ids=PROMPT, sampling_params=PARAMS).json()
+            return body["output_ids"], body["meta_info"]["weight_version"]
+
+        assert drawn() == (first.want(), "default")
+        answer = server.post(
+            "/update_weights_from_disk", model_path=str(second.path), weight_version="2"
+        )
+        assert answer.status_code == 200, answer.text
+        assert drawn() == (second.want(), "2")
+        pid = server.engine_pid
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not server.is_ready() or server.engine_pid != pid, 60, "the death")
+        wait_for(server.is_ready, 60, "readiness")
+        assert drawn() == (second.want(), "2")
+
+
+def test_a_profile_has_the_ops_of_its_steps(trained: list[Trained], tmp_path: Path) -> None:
+    with served(str(trained[0].path), *FLAGS, "--backend", "reference") as server:
+        answer = server.post("/start_profile", output_dir=str(tmp_path), num_steps=100)
+        assert answer.status_code == 200, answer.text
+        server.post("/generate", input_ids=PROMPT, sampling_params=PARAMS)
+        stopped = server.post("/stop_profile").json()
+        assert stopped["num_steps"] == 8
+        with gzip.open(stopped["path"], "rt") as file:
+            events = json.load(file)["traceEvents"]
+        assert any(event.get("name") == "aten::mm" for event in events)
+        assert server.post("/start_profile", output_dir="/proc/none").status_code == 400
