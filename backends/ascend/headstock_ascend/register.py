@@ -12,7 +12,15 @@ from headstock.ops.moe import experts, route_topk
 from headstock.ops.norm import add_rms_norm, rms_norm
 from headstock.ops.rotary import NORMED_LAST, rotate_and_write
 from headstock.ops.routing import route_experts
-from headstock_ascend import layers, moe
+from headstock.ops.sampling import (
+    add_bias,
+    apply_penalties,
+    argmax_tokens,
+    draw_tokens,
+    token_logprobs,
+)
+from headstock.ops.steps import apply_masks
+from headstock_ascend import layers, moe, sampling
 from headstock_ascend.attention import PAGE_SIZES, build_attention
 from headstock_ascend.linear import build_linear
 
@@ -33,6 +41,7 @@ def register_ops(registry: OpRegistry) -> None:
     register_layers(registry)
     register_products(registry)
     register_experts(registry)
+    register_sampling(registry)
 
 
 def register_layers(registry: OpRegistry) -> None:
@@ -73,6 +82,17 @@ def register_experts(registry: OpRegistry) -> None:
     registry.add(route_experts, PROVIDER, moe.route_experts, requires=routes)
     dense = Requires(dtypes=FLOATS, layouts=frozenset({DENSE}), sizes=some)
     registry.add(experts, PROVIDER, moe.build_experts, requires=dense)
+
+
+def register_sampling(registry: OpRegistry) -> None:
+    """Offer penalties, biases, masks, draws and log-probabilities."""
+    wide = Requires(dtypes=frozenset({"float32"}))
+    registry.add(apply_penalties, PROVIDER, sampling.apply_penalties, requires=wide)
+    registry.add(add_bias, PROVIDER, sampling.add_bias, requires=wide)
+    registry.add(apply_masks, PROVIDER, sampling.apply_masks, requires=wide)
+    registry.add(argmax_tokens, PROVIDER, sampling.argmax_tokens, requires=wide)
+    registry.add(draw_tokens, PROVIDER, sampling.draw_tokens, requires=wide)
+    registry.add(token_logprobs, PROVIDER, sampling.token_logprobs, requires=wide)
 
 
 def paged(dtype: str) -> Requires:

@@ -30,7 +30,7 @@ from headstock.ops.cases.batches import make_step
 from headstock.ops.linear import INT4_GROUP, INT8_GROUP, LinearSpec
 from headstock.ops.moe import ExpertsSpec
 from headstock.ops.routing import Routing
-from headstock_ascend import layers, moe
+from headstock_ascend import layers, moe, sampling
 from headstock_ascend.attention import PagedAttention
 from headstock_ascend.linear import build_linear
 
@@ -193,6 +193,25 @@ def routing() -> None:
     for weights_Tk, experts_Tk in found:
         same(weights_Tk, (5, 4), torch.float32)
         same(experts_Tk, (5, 4), torch.int32)
+
+
+@check
+def draws() -> None:
+    """PyTorch's operators alone: what they take and give is asked on the device, too."""
+    logits_SV, per_S = empty(5, 70, dtype=torch.float32), empty(5, dtype=torch.float32)
+    ids_S, ids_SB = empty(5, dtype=torch.int64), empty(5, 3, dtype=torch.int64)
+    counts_SV = empty(5, 70, dtype=torch.int32)
+    shaped_SV = sampling.apply_penalties(logits_SV, counts_SV, counts_SV > 0, *[per_S] * 3)
+    shaped_SV = sampling.add_bias(shaped_SV, ids_SB, empty(5, 3, dtype=torch.float32))
+    shaped_SV = sampling.apply_masks(shaped_SV, empty(5, 3, dtype=torch.int32))
+    same(shaped_SV, (5, 70), torch.float32)
+    same(sampling.argmax_tokens(shaped_SV), (5,), torch.int64)
+    top_k_S = empty(5, dtype=torch.int32)
+    drawn_S = sampling.draw_tokens(shaped_SV, per_S, top_k_S, per_S, per_S, ids_S, ids_S)
+    same(drawn_S, (5,), torch.int64)
+    chosen_S, *_, asked_SB = sampling.token_logprobs(logits_SV, drawn_S, ids_SB, k=4)
+    same(chosen_S, (5,), torch.float32)
+    same(asked_SB, (5, 3), torch.float32)
 
 
 @check

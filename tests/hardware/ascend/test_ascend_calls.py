@@ -19,6 +19,7 @@ CALLS = (
     "products",
     "experts",
     "routing",
+    "draws",
     "device",
     "group",
 )
