@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from headstock.ops.activation import silu_and_mul
 from headstock.ops.attention import BIDIRECTIONAL, attention
 from headstock.ops.base import Requires, Sizes
+from headstock.ops.latent import latent_attention, rotate_and_write_latent
 from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, linear
 from headstock.ops.moe import experts, route_topk
 from headstock.ops.norm import add_rms_norm, rms_norm
@@ -21,8 +23,10 @@ from headstock.ops.sampling import (
 )
 from headstock.ops.steps import apply_masks
 from headstock_ascend import layers, moe, sampling
-from headstock_ascend.attention import PAGE_SIZES, build_attention
+from headstock_ascend.attention import build_attention
 from headstock_ascend.linear import build_linear
+from headstock_ascend.pages import PAGE_SIZES
+from headstock_ascend.ragged import LATENT_TAG, build_latent, build_ragged
 
 if TYPE_CHECKING:
     from headstock.ops.base import OpRegistry
@@ -56,8 +60,40 @@ def register_layers(registry: OpRegistry) -> None:
         layers.rotate_and_write,
         requires=Requires(dtypes=FLOATS, features=frozenset({NORMED_LAST})),
     )
+    registry.add(
+        rotate_and_write_latent,
+        PROVIDER,
+        layers.rotate_and_write_latent,
+        requires=Requires(dtypes=FLOATS, layouts=frozenset({LATENT_TAG})),
+    )
     for dtype in NARROW:
-        registry.add(attention, PROVIDER, build_attention, requires=paged(dtype))
+        register_attention(registry, dtype)
+
+
+def register_attention(registry: OpRegistry, dtype: str) -> None:
+    """Offer attention in ``dtype`` over pages in the same one: plain, by tokens, over latents.
+
+    Sinks are in bfloat16 wherever they are; float16 has none.
+    """
+    registry.add(attention, PROVIDER, build_attention, requires=paged(dtype))
+    features = {"sliding_window"} | ({"sinks"} if dtype != "float16" else set())
+    by_tokens = replace(
+        paged(dtype),
+        features=frozenset(features),
+        sizes=paged(dtype).sizes | {"head_dim": Sizes(only=frozenset({64, 128}))},
+    )
+    registry.add(attention, PROVIDER, build_ragged, requires=by_tokens)
+    latents = Requires(
+        dtypes=frozenset({dtype}),
+        layouts=frozenset({dtype}),
+        sizes={
+            "num_heads": Sizes(only=frozenset(2**power for power in range(8))),
+            "latent_size": Sizes(only=frozenset({512})),
+            "rotary_size": Sizes(only=frozenset({64})),
+            "page_size": Sizes(only=frozenset(PAGE_SIZES)),
+        },
+    )
+    registry.add(latent_attention, PROVIDER, build_latent, requires=latents)
 
 
 def register_products(registry: OpRegistry) -> None:

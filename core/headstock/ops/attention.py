@@ -121,11 +121,31 @@ class KVLayout:
         tag: Names the layout for fused ops and transfers, such as ``pages-kv-thd``.
         page_sizes: Accepted tokens a page; the first is the one it likes best.
         dtype: Of its elements.
+        parts: Features that a token has in each of the tensors that the buffer is divided into,
+            one after another, each with all pages: for kernels that take them apart, each without
+            gaps. The buffer's shape is then [pages, page size, their sum]. (): it is one tensor.
     """
 
     tag: str
     page_sizes: tuple[int, ...]
     dtype: torch.dtype
+    parts: tuple[int, ...] = ()
+
+    def tensors_of(self, kv: Tensor) -> Sequence[Tensor]:
+        """Return the tensors that a buffer consists of, as views: itself, or its parts.
+
+        Args:
+            kv: Contiguous where there are parts.
+
+        Returns:
+            [pages, page size, features] each, where there are parts.
+        """
+        if not self.parts:
+            return (kv,)
+        num_tokens = kv.shape[0] * kv.shape[1]
+        sizes = [num_tokens * part for part in self.parts]
+        pieces = kv.view(-1).split(sizes)
+        return [piece.view(*kv.shape[:2], -1) for piece in pieces]
 
     def accepts(self, page_size: int) -> bool:
         """Whether pages may hold ``page_size`` tokens."""

@@ -15,6 +15,8 @@ CALLS = (
     "norms",
     "activation",
     "attention",
+    "windows",
+    "latents",
     "rotation",
     "products",
     "experts",
