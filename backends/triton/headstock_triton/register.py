@@ -102,6 +102,8 @@ from headstock_triton.drafts import Drafts
 from headstock_triton.encoder import Encoders
 from headstock_triton.features import Features
 from headstock_triton.fp8 import GROUP, OUT_UNIT, Fp8Gate, build_fp8
+from headstock_triton.fp8_blocks import build_block_fp8
+from headstock_triton.fp8_formats import FORMATS
 from headstock_triton.gates import Gates
 from headstock_triton.ints import GROUP_UNIT, build_int
 from headstock_triton.latent.provider import LatentRotations, PagedLatentAttention
@@ -138,7 +140,7 @@ def register_ops(registry: OpRegistry, device: OpDevice) -> None:
     register_latent(registry, target)
     register_delta(registry, target)
     register_encoder(registry, target)
-    register_linear(registry)
+    register_linear(registry, target)
     register_lora(registry, target)
     register_experts(registry, target)
     register_sampling(registry, target)
@@ -271,7 +273,7 @@ def register_lora(registry: OpRegistry, target: Target) -> None:
     registry.add(add_lora, PROVIDER, LowRank(target).add_lora, requires=requires)
 
 
-def register_linear(registry: OpRegistry) -> None:
+def register_linear(registry: OpRegistry, target: Target) -> None:
     """Offer matrix products, layout by layout."""
     offer = partial(registry.add, linear, PROVIDER)
     features = frozenset({ROWS, SCALED_ROWS, GATED, PRODUCT})
@@ -299,6 +301,18 @@ def register_linear(registry: OpRegistry) -> None:
             capabilities=frozenset({"sm_90"}),
         ),
     )
+    if target.kind != "hip":
+        return
+    for kind in FORMATS:
+        offer(
+            run=build_block_fp8,
+            requires=Requires(
+                dtypes=FLOATS,
+                layouts=frozenset({FP8_GROUP}),
+                sizes={"group_size": Sizes(only=frozenset({GROUP}))},
+                capabilities=frozenset({kind.capability}),
+            ),
+        )
 
 
 def register_experts(registry: OpRegistry, target: Target) -> None:
@@ -317,15 +331,17 @@ def register_experts(registry: OpRegistry, target: Target) -> None:
     if target.converts_four_bit_floats:
         small |= {MXFP4}
     offer(requires=Requires(dtypes=FLOATS, layouts=small, features=features, sizes=grouped))
-    offer(
-        requires=Requires(
-            dtypes=FLOATS,
-            layouts=frozenset({FP8_GROUP}),
-            features=features,
-            sizes=grouped,
-            capabilities=frozenset({"sm_90"}),
+    formats = [kind.capability for kind in FORMATS] if target.kind == "hip" else ["sm_90"]
+    for capability in formats:
+        offer(
+            requires=Requires(
+                dtypes=FLOATS,
+                layouts=frozenset({FP8_GROUP}),
+                features=features,
+                sizes=grouped,
+                capabilities=frozenset({capability}),
+            )
         )
-    )
 
 
 def register_steps(registry: OpRegistry, target: Target) -> None:

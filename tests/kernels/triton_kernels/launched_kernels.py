@@ -11,7 +11,7 @@ from torch import Tensor
 from headstock.ops.activation_kinds import GELU, GELU_TANH, RELU2, SILU, clipped_swiglu
 from headstock.ops.attention import AttentionSpec, StepBatch
 from headstock.ops.latent import LatentSpec
-from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, MXFP4, LinearSpec
+from headstock.ops.linear import DENSE, FP8_GROUP, INT4_GROUP, INT8_GROUP, MXFP4, LinearSpec
 from headstock.ops.linear_attention import DeltaWeights, LinearAttentionSpec
 from headstock.ops.mamba2 import Mamba2Spec, Mamba2Weights
 from headstock.ops.moe import ExpertsSpec
@@ -27,7 +27,7 @@ from headstock_cuda.peer_sum import (
     add_blocks,
     add_words,
 )
-from headstock_triton import gated_hopper, gemv, lora, moe, steps
+from headstock_triton import fp8_blocks, gated_hopper, gemv, lora, moe, steps
 from headstock_triton.activation import Activations
 from headstock_triton.attention import provider as attention
 from headstock_triton.drafts import Drafts
@@ -288,6 +288,22 @@ def compile_ints(target: Target, dtype: torch.dtype) -> None:
         for num_rows in (1, 2, 16, 64, FUSED_ROWS, FUSED_ROWS + 1):
             built(torch.zeros((num_rows, in_features), dtype=dtype))
         built.rows(torch.zeros(2, dtype=torch.int64), 0)
+
+
+def compile_fp8(target: Target, dtype: torch.dtype) -> None:
+    """As GPUs do whose vendor library does not scale group by group."""
+    spec = LinearSpec(
+        in_features=1024,
+        out_features=1024,
+        dtype=dtype,
+        layout=FP8_GROUP,
+        group_size=128,
+        has_bias=True,
+    )
+    built = fp8_blocks.BlockFp8Linear(spec, FakeDevice())
+    built._target = target
+    for num_rows in (1, 2, 64, 256):
+        built(torch.zeros((num_rows, 1024), dtype=dtype))
 
 
 def compile_encoders(target: Target, zeros) -> None:
