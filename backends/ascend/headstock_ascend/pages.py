@@ -44,7 +44,8 @@ class HeadPages:
 
     def write(self, k_TKD: Tensor, v_TKD: Tensor, kv: Tensor, batch: StepBatch) -> None:
         """Store keys and values at the batch's write slots."""
-        store(k_TKD.to(kv.dtype), v_TKD.to(kv.dtype), *kv.unbind(0), batch)
+        keys, values = kv.unbind(0)
+        store(k_TKD.to(kv.dtype), v_TKD.to(kv.dtype), keys, values, batch)
 
     def read(self, kv: Tensor, slots_S: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values at token slots. [S, K, D] each."""

@@ -80,7 +80,7 @@ def register_attention(registry: OpRegistry, dtype: str) -> None:
     by_tokens = replace(
         paged(dtype),
         features=frozenset(features),
-        sizes=paged(dtype).sizes | {"head_dim": Sizes(only=frozenset({64, 128}))},
+        sizes={**paged(dtype).sizes, "head_dim": Sizes(only=frozenset({64, 128}))},
     )
     registry.add(attention, PROVIDER, build_ragged, requires=by_tokens)
     latents = Requires(

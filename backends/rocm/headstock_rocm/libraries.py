@@ -17,6 +17,7 @@ from headstock.plugins.installed import is_installed, torch_build
 
 if TYPE_CHECKING:
     from headstock.ops.base import OpRegistry
+    from headstock.ops.linear import LinearBuilder
 
 AITER, HIPBLASLT = "aiter", "hipblaslt"
 """Providers; the first is a module as well."""
@@ -36,7 +37,7 @@ def load_aiter() -> Any:
     remedy = "Install the AITER that fits this ROCm, or leave its ops to Triton."
     try:
         library = import_module(AITER)
-    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+    except (ImportError, OSError, RuntimeError, AttributeError, LookupError) as error:
         raise UnsupportedError(f"AITER cannot be imported: {error}.", remedy=remedy) from error
     lacking = [name for name in CALLED if not hasattr(library, name)]
     if lacking:
@@ -76,7 +77,7 @@ def register_libraries(registry: OpRegistry) -> None:
     from headstock_triton.fp8_formats import FORMATS
 
     narrow = Requires(dtypes=frozenset({"float16", "bfloat16"}))
-    builders = {HIPBLASLT: fp8.build_hipblaslt_fp8}
+    builders: dict[str, LinearBuilder] = {HIPBLASLT: fp8.build_hipblaslt_fp8}
     if is_installed(AITER):
         builders[AITER] = fp8.build_aiter_fp8
         for op, run in (

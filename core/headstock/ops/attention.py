@@ -10,6 +10,7 @@ D head size, N tree nodes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -142,10 +143,12 @@ class KVLayout:
         """
         if not self.parts:
             return (kv,)
-        num_tokens = kv.shape[0] * kv.shape[1]
-        sizes = [num_tokens * part for part in self.parts]
-        pieces = kv.view(-1).split(sizes)
-        return [piece.view(*kv.shape[:2], -1) for piece in pieces]
+        flat, begin, tensors = kv.view(-1), 0, list[Tensor]()
+        for part in self.parts:
+            shape = (*kv.shape[:2], part)
+            tensors.append(flat[begin : begin + math.prod(shape)].view(shape))
+            begin += math.prod(shape)
+        return tensors
 
     def accepts(self, page_size: int) -> bool:
         """Whether pages may hold ``page_size`` tokens."""

@@ -40,7 +40,7 @@ def npu_fused_infer_attention_score(
     _check_mask(atten_mask, sparse_mode)
     ends = [queries * (row + 1) for row in range(batch)]
     rows = [(queries, end, length) for end, length in zip(ends, lengths, strict=True)]
-    sees = (lengths and max(lengths), 0) if sparse_mode == CAUSAL else None
+    sees = (max(lengths), 0) if sparse_mode == CAUSAL else None
     out = _attend(query.flatten(0, 1), (key, value), rows, block_table, kv_heads, scale, sees)
     return out.view_as(query), query.new_zeros(1, dtype=torch.float32)
 
