@@ -79,6 +79,7 @@ from headstock.ops.sampling import (
     draw_tokens,
     token_logprobs,
 )
+from headstock.ops.selective_scan import selective_scan
 from headstock.ops.short_convolution import short_convolution
 from headstock.ops.steps import (
     accept_drafts,
@@ -120,6 +121,7 @@ from headstock_triton.sampling.draw import Draws
 from headstock_triton.sampling.logprobs import Logprobs
 from headstock_triton.sampling.shaping import Shaping
 from headstock_triton.scores import Scores
+from headstock_triton.selective_scan import TritonSelectiveScan
 from headstock_triton.short_convolution import TritonShortConvolution
 from headstock_triton.steps import Steps
 from headstock_triton.target import Target
@@ -219,6 +221,7 @@ def register_delta(registry: OpRegistry, target: Target) -> None:
     registry.add(short_convolution, PROVIDER, TritonShortConvolution, requires=floats)
     states = Requires(dtypes=FLOATS, sizes={"state_size": Sizes(at_most=256)})
     registry.add(mamba2, PROVIDER, TritonMamba2, requires=states)
+    registry.add(selective_scan, PROVIDER, TritonSelectiveScan, requires=states)
     features = Features(target)
     registry.add(add_features, PROVIDER, features.add_features, requires=floats)
     registry.add(scale_features, PROVIDER, features.scale_features, requires=floats)
