@@ -143,7 +143,8 @@ class KVLayout:
         """
         if not self.parts:
             return (kv,)
-        flat, begin, tensors = kv.view(-1), 0, list[Tensor]()
+        flat, begin = kv.view(-1), 0
+        tensors: list[Tensor] = []
         for part in self.parts:
             shape = (*kv.shape[:2], part)
             tensors.append(flat[begin : begin + math.prod(shape)].view(shape))
