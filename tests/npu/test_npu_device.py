@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from headstock_npu_on_cpu.device import NpuOnCpu
 
 from headstock.errors import ConfigError, UnsupportedError
+from headstock.ops.attention import AttentionSpec
 from headstock.ops.cases.attention import attend, dense_attention, filled_pages, make_inputs
 from headstock.ops.cases.attention import plain_spec as plain
 from headstock.ops.cases.batches import make_step
@@ -17,6 +19,7 @@ from headstock.plugins.device import GraphKey
 from headstock_ascend.attention import PagedAttention, pieces_of
 from headstock_ascend.open import open_device
 from headstock_ascend.policy import ROW_BUCKETS, DecodePolicy
+from headstock_ascend.ragged import RaggedAttention
 
 KEY = GraphKey("uniform", 2, 2, query=1)
 
@@ -26,20 +29,29 @@ def device() -> NpuOnCpu:
     return NpuOnCpu()
 
 
+PLAIN = plain(torch.float32, 128)
+WINDOWED = replace(PLAIN, features=frozenset({"sliding_window", "sinks"}), window=40)
+
+
 class TestCapturedSteps:
-    def test_a_replay_has_the_lengths_that_were_planned_last(self, device: NpuOnCpu) -> None:
-        spec, rows = plain(torch.float32, 128), [(1, 300), (1, 7)]
+    @pytest.mark.parametrize("spec", [PLAIN, WINDOWED], ids=["plain", "windows and sinks"])
+    def test_a_replay_has_the_lengths_that_were_planned_last(
+        self, device: NpuOnCpu, spec: AttentionSpec
+    ) -> None:
+        rows = [(1, 300), (1, 7)]
         step = make_step(rows, 128, device.torch_device)
         inputs = make_inputs(spec, step, device.torch_device)
-        provider = PagedAttention(spec, device)
+        provider = (RaggedAttention if spec.window else PagedAttention)(spec, device)
         kv = filled_pages(provider, step, inputs, spec.max_tokens)
         attend(provider, kv, step, inputs)
         out_THD = torch.zeros(2, 4, 64)
         step.batch.host_rows = [(1, 300), (1, 300)]  # as steps are captured: all at their bound
         provider.plan(step.batch)
-        graph = device.capture(
-            KEY, lambda: out_THD.copy_(provider.run(inputs.q_THD, kv, step.batch))
-        )
+
+        def run() -> None:
+            out_THD.copy_(provider.run(inputs.q_THD, kv, step.batch, sinks_H=inputs.sinks_H))
+
+        graph = device.capture(KEY, run)
         step.batch.host_rows = rows
         provider.plan(step.batch)
         graph.replay()
@@ -52,7 +64,7 @@ class TestCapturedSteps:
 
         def step() -> None:
             for lengths in noted:
-                device.note_lengths(lambda lengths=lengths: lengths)
+                device.note_updates(lambda lengths=lengths: {"actual_seq_kvlen": lengths})
 
         graph = device.capture(KEY, step)
         given: list[object] = []
@@ -60,10 +72,10 @@ class TestCapturedSteps:
             update=lambda cpu_update_input: given.extend(cpu_update_input), replay=lambda: None
         )
         graph.replay()
-        assert given == [{"actual_seq_lengths_kv": [3]}, {"actual_seq_lengths_kv": [4]}]
+        assert given == [{"actual_seq_kvlen": [3]}, {"actual_seq_kvlen": [4]}]
 
     def test_nothing_is_noted_when_nothing_is_captured(self, device: NpuOnCpu) -> None:
-        device.note_lengths(lambda: [1])
+        device.note_updates(lambda: {"actual_seq_kvlen": [1]})
         assert device._noted is None
 
 

@@ -29,6 +29,36 @@ WINDOWS = SMALL | {
     "max_window_layers": 1,
     "layer_types": ["full_attention", "sliding_attention"],
 }
+SEEN = WINDOWS | {"head_dim": 64, "hidden_size": 128, "num_attention_heads": 2}
+SINKS = SMALL | {
+    "architectures": ["GptOssForCausalLM"],
+    "model_type": "gpt_oss",
+    "head_dim": 64,
+    "sliding_window": 24,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+}
+LATENTS = SMALL | {
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "model_type": "deepseek_v3",
+    "num_key_value_heads": 4,
+    "q_lora_rank": 32,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 32,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "n_group": 2,
+    "topk_group": 1,
+    "moe_intermediate_size": 32,
+    "first_k_dense_replace": 1,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 2.5,
+    "rope_interleave": True,
+}
 Agree = Callable[..., None]
 
 
@@ -45,6 +75,17 @@ def test_layers_with_windows_are_left_to_the_reference(
     agree: Agree, prompts: list[list[int]]
 ) -> None:
     agree(WINDOWS, prompts)
+
+
+@pytest.mark.parametrize(
+    ("config", "op"),
+    [(SEEN, "attention"), (SINKS, "attention"), (LATENTS, "latent_attention")],
+    ids=["windows", "windows and sinks", "latents"],
+)
+def test_what_the_second_form_of_the_kernel_attends_to(
+    agree: Agree, prompts: list[list[int]], config: dict[str, Any], op: str
+) -> None:
+    agree(config, prompts, 12, chunked_prefill_size=64, op=[f"{op}=cann"])
 
 
 def test_several_pages_a_request(agree: Agree) -> None:

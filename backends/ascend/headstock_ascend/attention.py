@@ -13,20 +13,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from headstock.ops.attention import BIDIRECTIONAL, AttentionSpec, KVLayout, StepBatch
-from headstock_ascend.device import AscendDevice
-
-TAG = "ascend-pages-kv-thd"
-"""One layer's buffer is [keys or values, page, token, kv head, feature]."""
-
-PAGE_SIZES = (128, 256, 512)
-"""The kernel takes multiples of 128, up to 512, where rows have several queries."""
-
-CAUSAL_SIZE = 2048
-"""Of the mask by which the kernel is told that attention is causal, however long rows are."""
-
-NO_MASK, RIGHT_DOWN_CAUSAL = 0, 3
-"""Modes of the kernel: all of a row's tokens are seen; those up to the query's own place are."""
+from headstock.ops.attention import BIDIRECTIONAL, AttentionSpec, StepBatch
+from headstock_ascend.device import AscendDevice, Updates
+from headstock_ascend.pages import NO_MASK, RIGHT_DOWN_CAUSAL, HeadPages, causal_mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,45 +33,21 @@ class Piece:
     lengths: list[int]
 
 
-class PagedAttention:
+class PagedAttention(HeadPages):
     """Attention of one spec."""
 
     def __init__(self, spec: AttentionSpec, device: AscendDevice) -> None:
-        self.spec = spec
-        self.layout = KVLayout(tag=TAG, page_sizes=PAGE_SIZES, dtype=spec.kv_dtype)
-        self.graph_key: tuple[int, ...] = ()
+        super().__init__(spec)
         self._device = device
         self._pieces: list[Piece] = []
-        whole = torch.ones(CAUSAL_SIZE, CAUSAL_SIZE, dtype=torch.bool, device=device.torch_device)
-        self._hidden = None if BIDIRECTIONAL in spec.features else whole.triu(1)
-
-    def kv_shape(self, num_pages: int) -> tuple[int, ...]:
-        """[2, pages, page_size, K, D]"""
-        spec = self.spec
-        return (2, num_pages, spec.page_size, spec.num_kv_heads, spec.head_dim)
+        is_causal = BIDIRECTIONAL not in spec.features
+        self._hidden = causal_mask(device.torch_device) if is_causal else None
 
     def plan(self, batch: StepBatch) -> None:
         """Divide the step into calls. A captured call has baked in how wide the page table is."""
         assert batch.host_rows, "the kernel takes lengths from the host, and the batch has none"
         self._pieces = list(pieces_of(batch.host_rows))
         self.graph_key = (batch.page_table_RP.shape[1],)
-
-    def write(self, k_TKD: Tensor, v_TKD: Tensor, kv: Tensor, batch: StepBatch) -> None:
-        """Store keys and values at the batch's write slots."""
-        keys_BSKD, values_BSKD = kv.unbind(0)
-        torch.ops.npu.npu_scatter_pa_kv_cache(
-            k_TKD.to(kv.dtype).contiguous(),
-            v_TKD.to(kv.dtype).contiguous(),
-            keys_BSKD,
-            values_BSKD,
-            batch.write_slots_T[: k_TKD.shape[0]],
-            cache_mode="Norm",
-        )
-
-    def read(self, kv: Tensor, slots_S: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values at token slots. [S, K, D] each."""
-        keys, values = kv.flatten(1, 2).unbind(0)
-        return keys.index_select(0, slots_S), values.index_select(0, slots_S)
 
     def run(
         self, q_THD: Tensor, kv: Tensor, batch: StepBatch, *, sinks_H: Tensor | None = None
@@ -91,13 +56,13 @@ class PagedAttention:
         assert sinks_H is None, "sinks were never declared"
         outs: list[Tensor] = []
         for index, piece in enumerate(self._pieces):
-            self._device.note_lengths(partial(self._lengths, index))
+            self._device.note_updates(partial(self._updates, index))
             outs.append(self._attend(q_THD, kv, batch, piece))
         return outs[0] if len(outs) == 1 else torch.cat(outs)
 
-    def _lengths(self, index: int) -> list[int]:
-        """Return what the rows of a call are long in the step that was planned last."""
-        return self._pieces[index].lengths
+    def _updates(self, index: int) -> Updates:
+        """Return how long the rows of a call are in the step that was planned last."""
+        return {"actual_seq_lengths_kv": self._pieces[index].lengths}
 
     def _attend(self, q_THD: Tensor, kv: Tensor, batch: StepBatch, piece: Piece) -> Tensor:
         spec = self.spec

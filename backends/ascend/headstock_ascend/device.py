@@ -16,8 +16,10 @@ from headstock_ascend.policy import DecodePolicy
 if TYPE_CHECKING:
     from torch import Tensor
 
-LengthsOf = Callable[[], list[int]]
-"""Says what the rows of one call of attention are long now."""
+Updates = dict[str, list[int]]
+"""Plain numbers of one call of attention, by the names of its arguments."""
+UpdatesOf = Callable[[], Updates]
+"""Says what those are of the step that was planned last."""
 
 
 class CapturedStep:
@@ -27,16 +29,14 @@ class CapturedStep:
     running when it is updated.
     """
 
-    def __init__(self, graph: Any, lengths: list[LengthsOf]) -> None:
+    def __init__(self, graph: Any, updates: list[UpdatesOf]) -> None:
         self._graph = graph
-        self._lengths = lengths
+        self._updates = updates
 
     def replay(self) -> None:
         """Queue it on the current stream."""
-        if self._lengths:
-            self._graph.update(
-                cpu_update_input=[{"actual_seq_lengths_kv": known()} for known in self._lengths]
-            )
+        if self._updates:
+            self._graph.update(cpu_update_input=[known() for known in self._updates])
         self._graph.replay()
 
 
@@ -83,7 +83,7 @@ class AscendDevice:
         self._captures = npu.Stream(torch_device)
         self._pool: Any = None
         self._keeper: Any = None
-        self._noted: list[LengthsOf] | None = None
+        self._noted: list[UpdatesOf] | None = None
 
     def memory(self) -> Memory:
         """Read the card's figures; what PyTorch keeps for reuse counts as free."""
@@ -117,8 +117,8 @@ class AscendDevice:
             done.record(self._copies)
         return HostCopy(source, into, done)
 
-    def note_lengths(self, known: LengthsOf) -> None:
-        """Take note, while a step is captured, of whose lengths a call of attention has.
+    def note_updates(self, known: UpdatesOf) -> None:
+        """Take note, while a step is captured, of who knows the numbers of a call of attention.
 
         Once for each call, in their order.
         """

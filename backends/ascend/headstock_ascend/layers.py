@@ -13,6 +13,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from headstock.ops.attention import AttentionProvider, StepBatch
+    from headstock.ops.latent import LatentProvider
 
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, *, eps: float) -> Tensor:
@@ -68,6 +69,33 @@ def rotate_and_write(
     q_THD, k_TKD = parts
     provider.write(k_TKD, v_TKD, kv, batch)
     return q_THD
+
+
+def rotate_and_write_latent(
+    q_THQ: Tensor,
+    kv_TX: Tensor,
+    cos_sin_LE: Tensor | None,
+    norm_C: Tensor,
+    kv: Tensor,
+    batch: StepBatch,
+    *,
+    provider: LatentProvider,
+    eps: float,
+    is_interleaved: bool,
+) -> Tensor:
+    """Normalise latents, rotate keys and the last features of queries, store. [T, H, N + E]"""
+    latent_TC, key_TE = kv_TX.split((len(norm_C), kv_TX.shape[1] - len(norm_C)), dim=1)
+    latent_TC = rms_norm(latent_TC.contiguous(), norm_C, eps=eps)
+    if cos_sin_LE is not None:
+        cos, sin = angles_of(cos_sin_LE, batch.positions_T, q_THQ.dtype, is_interleaved)
+        plain_size = q_THQ.shape[2] - key_TE.shape[1]
+        plain_THN, turned_THE = q_THQ.split((plain_size, key_TE.shape[1]), dim=2)
+        both = torch.cat((turned_THE, key_TE.unsqueeze(1)), dim=1)
+        both = rotate(both, cos, sin, is_interleaved=is_interleaved)
+        q_THQ = torch.cat((plain_THN, both[:, :-1]), dim=2)
+        key_TE = both[:, -1]
+    provider.write(latent_TC, key_TE, kv, batch)
+    return q_THQ
 
 
 def angles_of(

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from headstock.ops.activation import silu_and_mul
 from headstock.ops.attention import BIDIRECTIONAL, attention
 from headstock.ops.base import Requires, Sizes
+from headstock.ops.latent import latent_attention, rotate_and_write_latent
 from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, linear
 from headstock.ops.moe import experts, route_topk
 from headstock.ops.norm import add_rms_norm, rms_norm
 from headstock.ops.rotary import NORMED_LAST, rotate_and_write
 from headstock.ops.routing import route_experts
-from headstock_ascend import layers, moe
-from headstock_ascend.attention import PAGE_SIZES, build_attention
+from headstock.ops.sampling import (
+    add_bias,
+    apply_penalties,
+    argmax_tokens,
+    draw_tokens,
+    token_logprobs,
+)
+from headstock.ops.steps import apply_masks
+from headstock_ascend import layers, moe, sampling
+from headstock_ascend.attention import build_attention
 from headstock_ascend.linear import build_linear
+from headstock_ascend.pages import PAGE_SIZES
+from headstock_ascend.ragged import LATENT_TAG, build_latent, build_ragged
 
 if TYPE_CHECKING:
     from headstock.ops.base import OpRegistry
@@ -33,6 +45,7 @@ def register_ops(registry: OpRegistry) -> None:
     register_layers(registry)
     register_products(registry)
     register_experts(registry)
+    register_sampling(registry)
 
 
 def register_layers(registry: OpRegistry) -> None:
@@ -47,8 +60,40 @@ def register_layers(registry: OpRegistry) -> None:
         layers.rotate_and_write,
         requires=Requires(dtypes=FLOATS, features=frozenset({NORMED_LAST})),
     )
+    registry.add(
+        rotate_and_write_latent,
+        PROVIDER,
+        layers.rotate_and_write_latent,
+        requires=Requires(dtypes=FLOATS, layouts=frozenset({LATENT_TAG})),
+    )
     for dtype in NARROW:
-        registry.add(attention, PROVIDER, build_attention, requires=paged(dtype))
+        register_attention(registry, dtype)
+
+
+def register_attention(registry: OpRegistry, dtype: str) -> None:
+    """Offer attention in ``dtype`` over pages in the same one: plain, by tokens, over latents.
+
+    Sinks are in bfloat16 wherever they are; float16 has none.
+    """
+    registry.add(attention, PROVIDER, build_attention, requires=paged(dtype))
+    features = {"sliding_window"} | ({"sinks"} if dtype != "float16" else set())
+    by_tokens = replace(
+        paged(dtype),
+        features=frozenset(features),
+        sizes={**paged(dtype).sizes, "head_dim": Sizes(only=frozenset({64, 128}))},
+    )
+    registry.add(attention, PROVIDER, build_ragged, requires=by_tokens)
+    latents = Requires(
+        dtypes=frozenset({dtype}),
+        layouts=frozenset({dtype}),
+        sizes={
+            "num_heads": Sizes(only=frozenset(2**power for power in range(8))),
+            "latent_size": Sizes(only=frozenset({512})),
+            "rotary_size": Sizes(only=frozenset({64})),
+            "page_size": Sizes(only=frozenset(PAGE_SIZES)),
+        },
+    )
+    registry.add(latent_attention, PROVIDER, build_latent, requires=latents)
 
 
 def register_products(registry: OpRegistry) -> None:
@@ -73,6 +118,17 @@ def register_experts(registry: OpRegistry) -> None:
     registry.add(route_experts, PROVIDER, moe.route_experts, requires=routes)
     dense = Requires(dtypes=FLOATS, layouts=frozenset({DENSE}), sizes=some)
     registry.add(experts, PROVIDER, moe.build_experts, requires=dense)
+
+
+def register_sampling(registry: OpRegistry) -> None:
+    """Offer penalties, biases, masks, draws and log-probabilities."""
+    wide = Requires(dtypes=frozenset({"float32"}))
+    registry.add(apply_penalties, PROVIDER, sampling.apply_penalties, requires=wide)
+    registry.add(add_bias, PROVIDER, sampling.add_bias, requires=wide)
+    registry.add(apply_masks, PROVIDER, sampling.apply_masks, requires=wide)
+    registry.add(argmax_tokens, PROVIDER, sampling.argmax_tokens, requires=wide)
+    registry.add(draw_tokens, PROVIDER, sampling.draw_tokens, requires=wide)
+    registry.add(token_logprobs, PROVIDER, sampling.token_logprobs, requires=wide)
 
 
 def paged(dtype: str) -> Requires:

@@ -18,8 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from headstock.ops.canonical import FP8_MAX
 from headstock.ops.linear import CanonicalWeight, GroupedActivations, LinearSpec
+from headstock_triton.fp8_formats import OCP, Fp8Format
 from headstock_triton.overlap import begin
 from headstock_triton.target import Target, cdiv
 
@@ -79,22 +79,28 @@ def quantize_rows_kernel(
 
 
 def quantize_rows(
-    x_MI: Tensor, target: Target, *, group_size: int = GROUP, is_gated: bool = False
+    x_MI: Tensor,
+    target: Target,
+    *,
+    group_size: int = GROUP,
+    is_gated: bool = False,
+    kind: Fp8Format = OCP,
 ) -> tuple[Tensor, Tensor]:
-    """Return x in float8_e4m3fn, its rows padded to a multiple of ROW_UNIT, and its scales.
+    """Return x in 8-bit floats, its rows padded to a multiple of ROW_UNIT, and its scales.
 
     Args:
         x_MI: bfloat16, float16 or float32, contiguous in a row. Gated: gates, then ups. [M, 2 I]
         target: What the kernel is compiled for.
         group_size: Columns that share a scale.
         is_gated: Whether silu(gate) * up is quantised.
+        kind: Format of the floats.
 
     Returns:
         [M', I], and float32 [M', G] with neighbouring rows next to each other.
     """
     num_rows, size = x_MI.shape[0], x_MI.shape[1] // (2 if is_gated else 1)
     padded, num_groups = cdiv(num_rows, ROW_UNIT) * ROW_UNIT, size // group_size
-    out_MI = torch.empty((padded, size), dtype=torch.float8_e4m3fn, device=x_MI.device)
+    out_MI = torch.empty((padded, size), dtype=kind.dtype, device=x_MI.device)
     scales_GM = torch.empty((num_groups, padded), dtype=torch.float32, device=x_MI.device)
     block_m, groups = (1, 8) if num_rows <= FEW_ROWS else (4, 4 if is_gated else 8)
     quantize_rows_kernel[(cdiv(padded, block_m), cdiv(num_groups, groups))](
@@ -109,7 +115,7 @@ def quantize_rows(
         GROUP_SIZE=group_size,
         GROUPS=groups,
         BLOCK_M=block_m,
-        LARGEST=FP8_MAX,
+        LARGEST=kind.largest,
         **target.launch(4),
     )
     return out_MI, scales_GM.t()

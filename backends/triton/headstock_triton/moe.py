@@ -30,6 +30,7 @@ from headstock.ops.linear import (
 )
 from headstock.ops.moe import ExpertsSpec, Matrix
 from headstock_triton.activation import activate, clip
+from headstock_triton.fp8_formats import format_of
 from headstock_triton.overlap import begin
 from headstock_triton.routing import LineUp, Routing
 from headstock_triton.target import Target, cdiv
@@ -245,13 +246,15 @@ def halved(tuning: MoETuning) -> MoETuning:
 class Matrices:
     """One matrix of every expert, one below the other, in the parts of its canonical layout."""
 
-    def __init__(self, spec: ExpertsSpec, rows: int, size: int, where: torch.device) -> None:
+    def __init__(self, spec: ExpertsSpec, rows: int, size: int, device: OpDevice) -> None:
+        where = device.torch_device
+        self._kind = format_of(device) if spec.layout == FP8_GROUP else None
         self.is_fp4 = spec.layout == MXFP4
         self.is_int4 = spec.layout == INT4_GROUP or self.is_fp4
         packing = 2 if self.is_int4 else 1
-        dtypes = {INT8_GROUP: torch.int8, FP8_GROUP: torch.float8_e4m3fn}
+        dtypes = {INT8_GROUP: torch.int8}
         dtypes |= dict.fromkeys((INT4_GROUP, MXFP4), torch.uint8)
-        dtype = dtypes.get(spec.layout, spec.dtype)
+        dtype = self._kind.dtype if self._kind else dtypes.get(spec.layout, spec.dtype)
         shape = (spec.num_experts, rows, size // packing)
         self.parts = {"weight": torch.zeros(shape, dtype=dtype, device=where)}
         groups = (spec.num_experts, rows, size // spec.group_size if spec.group_size else 0)
@@ -264,7 +267,8 @@ class Matrices:
         self.group = spec.group_size
 
     def load(self, part: CanonicalWeight, expert: int, row_begin: int) -> None:
-        """Copy the rows of one expert."""
+        """Copy the rows of one expert, 8-bit floats in the format of the device."""
+        part = self._kind.converted(part) if self._kind else part
         for name, rows in part.items():
             self.parts[name][expert].narrow(0, row_begin, rows.shape[0]).copy_(rows)
 
@@ -303,8 +307,8 @@ class FusedExperts:
         self._routing = Routing(self._target)
         self._tuning = tuning
         size, between = spec.hidden_size, spec.intermediate_size
-        self._gate_up = Matrices(spec, spec.inner_size, size, device.torch_device)
-        self._down = Matrices(spec, size, between, device.torch_device)
+        self._gate_up = Matrices(spec, spec.inner_size, size, device)
+        self._down = Matrices(spec, size, between, device)
 
     def load(self, part: CanonicalWeight, expert: int, matrix: Matrix, row_begin: int) -> None:
         """Copy the rows."""

@@ -79,6 +79,7 @@ from headstock.ops.sampling import (
     draw_tokens,
     token_logprobs,
 )
+from headstock.ops.selective_scan import selective_scan
 from headstock.ops.short_convolution import short_convolution
 from headstock.ops.steps import (
     accept_drafts,
@@ -102,6 +103,8 @@ from headstock_triton.drafts import Drafts
 from headstock_triton.encoder import Encoders
 from headstock_triton.features import Features
 from headstock_triton.fp8 import GROUP, OUT_UNIT, Fp8Gate, build_fp8
+from headstock_triton.fp8_blocks import build_block_fp8
+from headstock_triton.fp8_formats import FORMATS
 from headstock_triton.gates import Gates
 from headstock_triton.ints import GROUP_UNIT, build_int
 from headstock_triton.latent.provider import LatentRotations, PagedLatentAttention
@@ -118,6 +121,7 @@ from headstock_triton.sampling.draw import Draws
 from headstock_triton.sampling.logprobs import Logprobs
 from headstock_triton.sampling.shaping import Shaping
 from headstock_triton.scores import Scores
+from headstock_triton.selective_scan import TritonSelectiveScan
 from headstock_triton.short_convolution import TritonShortConvolution
 from headstock_triton.steps import Steps
 from headstock_triton.target import Target
@@ -138,7 +142,7 @@ def register_ops(registry: OpRegistry, device: OpDevice) -> None:
     register_latent(registry, target)
     register_delta(registry, target)
     register_encoder(registry, target)
-    register_linear(registry)
+    register_linear(registry, target)
     register_lora(registry, target)
     register_experts(registry, target)
     register_sampling(registry, target)
@@ -217,6 +221,7 @@ def register_delta(registry: OpRegistry, target: Target) -> None:
     registry.add(short_convolution, PROVIDER, TritonShortConvolution, requires=floats)
     states = Requires(dtypes=FLOATS, sizes={"state_size": Sizes(at_most=256)})
     registry.add(mamba2, PROVIDER, TritonMamba2, requires=states)
+    registry.add(selective_scan, PROVIDER, TritonSelectiveScan, requires=states)
     features = Features(target)
     registry.add(add_features, PROVIDER, features.add_features, requires=floats)
     registry.add(scale_features, PROVIDER, features.scale_features, requires=floats)
@@ -271,7 +276,7 @@ def register_lora(registry: OpRegistry, target: Target) -> None:
     registry.add(add_lora, PROVIDER, LowRank(target).add_lora, requires=requires)
 
 
-def register_linear(registry: OpRegistry) -> None:
+def register_linear(registry: OpRegistry, target: Target) -> None:
     """Offer matrix products, layout by layout."""
     offer = partial(registry.add, linear, PROVIDER)
     features = frozenset({ROWS, SCALED_ROWS, GATED, PRODUCT})
@@ -299,6 +304,18 @@ def register_linear(registry: OpRegistry) -> None:
             capabilities=frozenset({"sm_90"}),
         ),
     )
+    if target.kind != "hip":
+        return
+    for kind in FORMATS:
+        offer(
+            run=build_block_fp8,
+            requires=Requires(
+                dtypes=FLOATS,
+                layouts=frozenset({FP8_GROUP}),
+                sizes={"group_size": Sizes(only=frozenset({GROUP}))},
+                capabilities=frozenset({kind.capability}),
+            ),
+        )
 
 
 def register_experts(registry: OpRegistry, target: Target) -> None:
@@ -317,15 +334,17 @@ def register_experts(registry: OpRegistry, target: Target) -> None:
     if target.converts_four_bit_floats:
         small |= {MXFP4}
     offer(requires=Requires(dtypes=FLOATS, layouts=small, features=features, sizes=grouped))
-    offer(
-        requires=Requires(
-            dtypes=FLOATS,
-            layouts=frozenset({FP8_GROUP}),
-            features=features,
-            sizes=grouped,
-            capabilities=frozenset({"sm_90"}),
+    formats = [kind.capability for kind in FORMATS] if target.kind == "hip" else ["sm_90"]
+    for capability in formats:
+        offer(
+            requires=Requires(
+                dtypes=FLOATS,
+                layouts=frozenset({FP8_GROUP}),
+                features=features,
+                sizes=grouped,
+                capabilities=frozenset({capability}),
+            )
         )
-    )
 
 
 def register_steps(registry: OpRegistry, target: Target) -> None:

@@ -234,7 +234,7 @@ def _common_bytes(providers: Sequence[CacheProvider]) -> int:
     """Return the bytes of a layer's page where an arena can hold them, else 0."""
     found = {layer_page_bytes(provider) for provider in providers}
     size = found.pop()
-    is_apart = bool(found) or any(page_axis(provider) for provider in providers)
+    is_apart = bool(found) or any(page_axis(p) or p.layout.parts for p in providers)
     return 0 if is_apart or size % ALIGNMENT else size
 
 

@@ -41,7 +41,8 @@ class PageStore:
         self._layers = [(layer, page_axis(layer.provider)) for layer in layers]
         self._allocate(device, groups)
         for layer, axis in self._layers:
-            layer.kv.narrow(axis, NULL_PAGE, 1).zero_()
+            for tensor in layer.provider.layout.tensors_of(layer.kv):
+                tensor.narrow(axis, NULL_PAGE, 1).zero_()
 
     def copy(self, copies: PageCopies) -> None:
         """Queue copies of whole pages."""
@@ -54,8 +55,10 @@ class PageStore:
             columns = np.array([of_pages[places] for of_pages in entries], np.int64)
             sources, destinations = self._arrays.send_padded(*columns)
             for layer, axis in self._layers:
-                if layer.group == group:
-                    layer.kv.index_copy_(axis, destinations, layer.kv.index_select(axis, sources))
+                if layer.group != group:
+                    continue
+                for tensor in layer.provider.layout.tensors_of(layer.kv):
+                    tensor.index_copy_(axis, destinations, tensor.index_select(axis, sources))
 
     def _allocate(self, device: Device, groups: Sequence[PageGroup]) -> None:
         places = self._numbers.places

@@ -27,16 +27,18 @@ import headstock_ascend
 from headstock.ops.attention import BIDIRECTIONAL, StepBatch
 from headstock.ops.cases.attention import plain_spec
 from headstock.ops.cases.batches import make_step
+from headstock.ops.cases.latent import plain_latent_spec
 from headstock.ops.linear import INT4_GROUP, INT8_GROUP, LinearSpec
 from headstock.ops.moe import ExpertsSpec
 from headstock.ops.routing import Routing
-from headstock_ascend import layers, moe
+from headstock_ascend import layers, moe, sampling
 from headstock_ascend.attention import PagedAttention
 from headstock_ascend.linear import build_linear
+from headstock_ascend.ragged import LatentAttention, RaggedAttention
 
 NPU = torch.device("npu", 0)
 DEVICE = SimpleNamespace(
-    torch_device=NPU, capabilities=frozenset(), num_threads=1, note_lengths=lambda known: None
+    torch_device=NPU, capabilities=frozenset(), num_threads=1, note_updates=lambda known: None
 )
 DTYPES = (torch.bfloat16, torch.float16)
 CHECKS: dict[str, Callable[[], None]] = {}
@@ -103,6 +105,47 @@ def attention() -> None:
                 provider.write(new, new, kv, batch)
                 q_THD = empty(batch.num_tokens, 4, 64, dtype=dtype)
                 same(provider.run(q_THD, kv, batch), (batch.num_tokens, 4, 64), dtype)
+
+
+@check
+def windows() -> None:
+    features = frozenset({"sliding_window", "sinks"})
+    for dtype in DTYPES:
+        spec = replace(plain_spec(dtype, 128), features=features, window=40)
+        provider = RaggedAttention(spec, DEVICE)
+        kv = empty(*provider.kv_shape(9), dtype=dtype)
+        for rows in ([(1, 5), (1, 200)], [(7, 7)], [(1, 1), (9, 140), (4, 4)]):
+            batch = batch_of(*rows)
+            provider.plan(batch)
+            q_THD, sinks_H = empty(batch.num_tokens, 4, 64, dtype=dtype), empty(4, dtype=dtype)
+            for sinks in (None, sinks_H):
+                out_THD = provider.run(q_THD, kv, batch, sinks_H=sinks)
+                same(out_THD, (batch.num_tokens, 4, 64), dtype)
+
+
+@check
+def latents() -> None:
+    sizes = {"latent_size": 512, "rotary_size": 64, "key_size": 128, "value_size": 128}
+    for dtype in DTYPES:
+        spec = replace(plain_latent_spec(dtype, 128), **sizes, num_heads=16)
+        provider = LatentAttention(spec, DEVICE)
+        kv = empty(*provider.kv_shape(9), dtype=dtype)
+        for rows in ([(1, 5), (1, 200)], [(1, 1), (40, 140), (4, 4)]):
+            batch = batch_of(*rows)
+            provider.plan(batch)
+            q_THQ = layers.rotate_and_write_latent(
+                empty(batch.num_tokens, 16, 192, dtype=dtype),
+                empty(batch.num_tokens, 576, dtype=dtype),
+                empty(512, 64, dtype=torch.float32),
+                empty(512, dtype=dtype),
+                kv,
+                batch,
+                provider=provider,
+                eps=1e-6,
+                is_interleaved=True,
+            )
+            out_THV = provider.run(q_THQ, empty(16, 256, 512, dtype=dtype), kv, batch)
+            same(out_THV, (batch.num_tokens, 16, 128), dtype)
 
 
 @check
@@ -196,6 +239,25 @@ def routing() -> None:
 
 
 @check
+def draws() -> None:
+    """PyTorch's operators alone: what they take and give is asked on the device, too."""
+    logits_SV, per_S = empty(5, 70, dtype=torch.float32), empty(5, dtype=torch.float32)
+    ids_S, ids_SB = empty(5, dtype=torch.int64), empty(5, 3, dtype=torch.int64)
+    counts_SV = empty(5, 70, dtype=torch.int32)
+    shaped_SV = sampling.apply_penalties(logits_SV, counts_SV, counts_SV > 0, *[per_S] * 3)
+    shaped_SV = sampling.add_bias(shaped_SV, ids_SB, empty(5, 3, dtype=torch.float32))
+    shaped_SV = sampling.apply_masks(shaped_SV, empty(5, 3, dtype=torch.int32))
+    same(shaped_SV, (5, 70), torch.float32)
+    same(sampling.argmax_tokens(shaped_SV), (5,), torch.int64)
+    top_k_S = empty(5, dtype=torch.int32)
+    drawn_S = sampling.draw_tokens(shaped_SV, per_S, top_k_S, per_S, per_S, ids_S, ids_S)
+    same(drawn_S, (5,), torch.int64)
+    chosen_S, *_, asked_SB = sampling.token_logprobs(logits_SV, drawn_S, ids_SB, k=4)
+    same(chosen_S, (5,), torch.float32)
+    same(asked_SB, (5, 3), torch.float32)
+
+
+@check
 def device() -> None:
     """What the device asks of ``torch.npu`` is there, and takes what it is given."""
     folder = Path(headstock_ascend.__file__).parent
@@ -208,8 +270,12 @@ def device() -> None:
     assert given <= set(inspect.signature(torch.npu.graph).parameters)
     assert list(inspect.signature(torch.npu.NPUGraph.update).parameters)[1] == "cpu_update_input"
     handlers = import_module("torch_npu.npu._npugraph_handlers.npugraph_handler")
-    func = torch.ops.npu.npu_fused_infer_attention_score.default
-    assert func.__name__ in handlers._NPU_GRAPH_OP_HANDLERS
+    for func, name in (
+        (torch.ops.npu.npu_fused_infer_attention_score.default, "actual_seq_lengths_kv"),
+        (torch.ops.npu.npu_fused_infer_attention_score_v2.default, "actual_seq_kvlen"),
+    ):
+        handler = handlers._NPU_GRAPH_OP_HANDLERS[func.__name__]
+        assert name in [spec[2] for spec in handler.get_update_specs(func.__name__)]
 
 
 @check

@@ -15,10 +15,13 @@ CALLS = (
     "norms",
     "activation",
     "attention",
+    "windows",
+    "latents",
     "rotation",
     "products",
     "experts",
     "routing",
+    "draws",
     "device",
     "group",
 )

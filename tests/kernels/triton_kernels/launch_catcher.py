@@ -25,6 +25,7 @@ TYPES = {
     torch.uint8: "u8",
     torch.bool: "i1",
     torch.float8_e4m3fn: "fp8e4nv",
+    torch.float8_e4m3fnuz: "fp8e4b8",
 }
 
 SHARED = {"80": 166_912, "90": 232_448, "100": 232_448, "120": 101_376, "gfx950": 163_840}

@@ -11,11 +11,12 @@ from torch import Tensor
 from headstock.ops.activation_kinds import GELU, GELU_TANH, RELU2, SILU, clipped_swiglu
 from headstock.ops.attention import AttentionSpec, StepBatch
 from headstock.ops.latent import LatentSpec
-from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, MXFP4, LinearSpec
+from headstock.ops.linear import DENSE, FP8_GROUP, INT4_GROUP, INT8_GROUP, MXFP4, LinearSpec
 from headstock.ops.linear_attention import DeltaWeights, LinearAttentionSpec
 from headstock.ops.mamba2 import Mamba2Spec, Mamba2Weights
 from headstock.ops.moe import ExpertsSpec
 from headstock.ops.routing import Routing as ExpertRouting
+from headstock.ops.selective_scan import ScanWeights, SelectiveScanSpec
 from headstock.ops.short_convolution import ConvolutionWeights, ShortConvolutionSpec
 from headstock.ops.steps import Slots, StepInputs
 from headstock_cuda.peer_sum import (
@@ -27,7 +28,7 @@ from headstock_cuda.peer_sum import (
     add_blocks,
     add_words,
 )
-from headstock_triton import gated_hopper, gemv, lora, moe, steps
+from headstock_triton import fp8_blocks, gated_hopper, gemv, lora, moe, steps
 from headstock_triton.activation import Activations
 from headstock_triton.attention import provider as attention
 from headstock_triton.drafts import Drafts
@@ -48,6 +49,7 @@ from headstock_triton.sampling.draw import Draws
 from headstock_triton.sampling.logprobs import Logprobs
 from headstock_triton.sampling.shaping import Shaping
 from headstock_triton.scores import Scores
+from headstock_triton.selective_scan import TritonSelectiveScan
 from headstock_triton.short_convolution import TritonShortConvolution
 from headstock_triton.target import Target
 from headstock_triton.wide_norm import WideNorms
@@ -229,7 +231,10 @@ def compile_states(target: Target, dtype: torch.dtype) -> None:
     )
     conv = ShortConvolutionSpec(size=2048, kernel_size=3, dtype=dtype, max_rows=64, max_tokens=512)
     mamba, short = TritonMamba2(spec, FakeDevice()), TritonShortConvolution(conv, FakeDevice())
-    mamba._target = short._target = target
+    one = SelectiveScanSpec(size=8192, state_size=16, dtype=dtype, max_rows=64, max_tokens=512)
+    scan = TritonSelectiveScan(one, FakeDevice())
+    mamba._target = short._target = scan._target = target
+    scanned = ScanWeights(decay_CN=torch.zeros(8192, 16), skip_C=torch.zeros(8192))
     small = torch.zeros(spec.num_heads)
     weights = Mamba2Weights(
         conv_CW=torch.zeros((spec.conv_size, 4), dtype=dtype),
@@ -247,6 +252,8 @@ def compile_states(target: Target, dtype: torch.dtype) -> None:
         xbc = torch.zeros((tokens, spec.conv_size), dtype=dtype)
         dt = torch.zeros((tokens, spec.num_heads), dtype=dtype)
         y = mamba.run(xbc, dt, weights, torch.zeros(mamba.kv_shape(3)), batch).flatten(1)
+        x, bc = torch.zeros((tokens, 8192), dtype=dtype), torch.zeros((tokens, 32), dtype=dtype)
+        scan.run(x, x, bc, scanned, torch.zeros(scan.kv_shape(3)), batch)
         bcx = torch.zeros((tokens, 3 * 2048), dtype=dtype)
         short.run(bcx, taps, torch.zeros(short.kv_shape(3)), batch)
         gates, features, wide = Gates(target), Features(target), torch.zeros(4096, dtype=dtype)
@@ -288,6 +295,22 @@ def compile_ints(target: Target, dtype: torch.dtype) -> None:
         for num_rows in (1, 2, 16, 64, FUSED_ROWS, FUSED_ROWS + 1):
             built(torch.zeros((num_rows, in_features), dtype=dtype))
         built.rows(torch.zeros(2, dtype=torch.int64), 0)
+
+
+def compile_fp8(target: Target, dtype: torch.dtype) -> None:
+    """As GPUs do whose vendor library does not scale group by group."""
+    spec = LinearSpec(
+        in_features=1024,
+        out_features=1024,
+        dtype=dtype,
+        layout=FP8_GROUP,
+        group_size=128,
+        has_bias=True,
+    )
+    built = fp8_blocks.BlockFp8Linear(spec, FakeDevice())
+    built._target = target
+    for num_rows in (1, 2, 64, 256):
+        built(torch.zeros((num_rows, 1024), dtype=dtype))
 
 
 def compile_encoders(target: Target, zeros) -> None:

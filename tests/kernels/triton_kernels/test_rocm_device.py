@@ -39,6 +39,8 @@ def test_what_is_of_one_vendor_alone_is_passed_over(monkeypatch: pytest.MonkeyPa
             if implementation.provider != "triton":
                 continue
             missing = implementation.requires.capabilities - device.capabilities
-            wants_hopper = implementation.requires.layouts == {FP8_GROUP}
-            assert bool(missing) == wants_hopper
+            if implementation.requires.layouts == {FP8_GROUP}:
+                assert missing in ({"sm_90"}, {"fp8"}, set())
+            else:
+                assert not missing
             assert MXFP4 not in implementation.requires.layouts

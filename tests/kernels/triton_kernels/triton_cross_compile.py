@@ -18,8 +18,10 @@ from pathlib import Path
 import torch
 from launch_catcher import SHARED, SHARED_ELSEWHERE, Compiler, lanes
 from launched_kernels import (
+    FakeDevice,
     compile_attention,
     compile_delta,
+    compile_fp8,
     compile_ints,
     compile_latent,
     compile_lora,
@@ -34,7 +36,9 @@ from triton.runtime.jit import JITFunction
 
 from headstock.ops.linear import DENSE, FP8_GROUP, INT4_GROUP, INT8_GROUP, MXFP4
 from headstock.ops.narrow_pages import NARROW
+from headstock_rocm.device import MATRIX_CORES
 from headstock_triton import dense
+from headstock_triton.fp8_formats import FORMATS
 from headstock_triton.target import HOPPER, Target
 
 
@@ -60,6 +64,7 @@ def main() -> None:
         has_wgmma=is_hopper,
     )
     Target.of = lambda device: target  # what is built is built for it
+    FakeDevice.capabilities = MATRIX_CORES.get(options.arch, frozenset())
     assert dense is not None
     assert replace(target, num_sms=1).arch == arch
     compile_attention(target, torch.bfloat16, 32, 64)
@@ -86,9 +91,12 @@ def main() -> None:
     compile_lora(target, torch.float32)
     compile_moe(target, torch.float32, DENSE, 0)
     layouts = ((DENSE, 0), (INT8_GROUP, 32), (INT4_GROUP, 32), (MXFP4, 32), (FP8_GROUP, 128))
+    has_fp8 = bool(FakeDevice.capabilities & {kind.capability for kind in FORMATS})
+    if has_fp8:
+        compile_fp8(target, torch.bfloat16)
     for layout, group_size in layouts:
         is_known = layout != MXFP4 or target.converts_four_bit_floats
-        if is_known and (layout != FP8_GROUP or target.arch >= 90):
+        if is_known and (layout != FP8_GROUP or target.arch >= 90 or has_fp8):
             compile_moe(target, torch.bfloat16, layout, group_size)
     if is_cuda:
         for size in (2, 4):

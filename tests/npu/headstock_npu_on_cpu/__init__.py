@@ -36,11 +36,10 @@ def headstock_device() -> Device:
 
 @hookimpl
 def headstock_register_ops(registry: OpRegistry) -> None:
-    from headstock.ops.attention import attention
-    from headstock_ascend.register import PROVIDER, build_attention, paged, register_ops
+    from headstock_ascend.register import register_attention, register_ops
 
     register_ops(registry)
-    registry.add(attention, PROVIDER, build_attention, requires=paged("float32"))
+    register_attention(registry, "float32")
 
 
 @hookimpl

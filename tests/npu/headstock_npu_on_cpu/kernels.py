@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from headstock_npu_on_cpu import products
+from headstock_npu_on_cpu import attention, products
 from headstock_npu_on_cpu.refusals import FLOATS, need
 
 SCHEMAS = Path(__file__).parent / "schemas.txt"
@@ -26,7 +26,7 @@ def install() -> None:
             schema = line.removeprefix("npu::")
             library.define(schema)
             name = schema.partition("(")[0]
-            library.impl(name, globals().get(name) or getattr(products, name), "CPU")
+            library.impl(name, _computed[name], "CPU")
     _kept.append(library)
 
 
@@ -95,76 +95,5 @@ def npu_scatter_pa_kv_cache(
         cached.view(-1, *cached.shape[2:]).index_copy_(0, slot_mapping.long(), new)
 
 
-def npu_fused_infer_attention_score(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    atten_mask: Tensor | None = None,
-    actual_seq_lengths_kv: list[int] | None = None,
-    block_table: Tensor | None = None,
-    num_heads: int = 1,
-    scale: float = 1.0,
-    input_layout: str = "BSH",
-    num_key_value_heads: int = 0,
-    sparse_mode: int = 0,
-    block_size: int = 0,
-    **others: object,
-) -> tuple[Tensor, Tensor]:
-    _check_attention(query, key, value, atten_mask, block_table, sparse_mode, block_size)
-    need(not any(isinstance(x, Tensor) for x in others.values()), "what is not made up here")
-    need(input_layout == "BSND" and query.dim() == 4, "another layout than BSND")
-    batch, queries, heads, size = query.shape
-    kv_heads = num_key_value_heads or num_heads
-    need(heads == num_heads and heads % kv_heads == 0 and heads // kv_heads <= 64, "heads")
-    need(num_heads <= 256 and size <= 512 and size % 16 == 0, "head size")
-    need(num_heads * size < 65535 and key.shape[2] == kv_heads * size, "features of a page")
-    assert block_table is not None, "checked above"
-    need(actual_seq_lengths_kv is not None and len(actual_seq_lengths_kv) == batch, "lengths")
-    assert actual_seq_lengths_kv is not None, "checked above"
-    out = torch.empty_like(query)
-    for row, length in enumerate(actual_seq_lengths_kv):
-        num_blocks = -(-length // block_size)
-        need(0 < length <= block_table.shape[1] * block_size, f"length {length}")
-        blocks = block_table[row, :num_blocks].long()
-        k, v = (
-            x[blocks].view(-1, kv_heads, size)[:length].float().transpose(0, 1)
-            for x in (key, value)
-        )
-        q = query[row].float().transpose(0, 1).unflatten(0, (kv_heads, -1))
-        scores = q @ k.unsqueeze(1).transpose(2, 3) * scale
-        if sparse_mode == 3:
-            places = torch.arange(length - queries, length)[:, None]
-            scores = scores.masked_fill(torch.arange(length) > places, -torch.inf)
-        probs = scores.softmax(-1)
-        out[row] = (probs @ v.unsqueeze(1)).flatten(0, 1).transpose(0, 1).to(out.dtype)
-    return out, query.new_zeros(1, dtype=torch.float32)
-
-
-def _check_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    atten_mask: Tensor | None,
-    block_table: Tensor | None,
-    sparse_mode: int,
-    block_size: int,
-) -> None:
-    need(all(x.is_contiguous() for x in (query, key, value)), "strided tensors")
-    need(query.dtype == key.dtype == value.dtype and query.dtype in FLOATS, "dtypes")
-    need(key.shape == value.shape and key.dim() == 3, "pages that are not [block, token, features]")
-    need(block_table is not None and block_table.dtype == torch.int32, "no table of blocks")
-    assert block_table is not None, "checked above"
-    need(block_table.is_contiguous() and block_table.dim() == 2, "strided table of blocks")
-    need(block_table.shape[0] == query.shape[0], "a table for each row")
-    need(block_size == key.shape[1], "blocks of another size")
-    has_many = query.shape[1] > 1
-    unit = 128 if has_many else 16
-    need(block_size % unit == 0 and 0 < block_size <= 512, f"blocks of {block_size}")
-    if atten_mask is None:
-        need(sparse_mode == 0, "a mask is missing")
-        return
-    need(has_many and sparse_mode == 3, "a mask for one query")
-    need(atten_mask.dtype == torch.bool and atten_mask.shape == (2048, 2048), "the causal mask")
-    edge = atten_mask[:9, :9]
-    need(torch.equal(edge, torch.ones(9, 9, dtype=torch.bool).triu(1)), "what is causal")
+_computed = {name: run for part in (attention, products) for name, run in vars(part).items()}
+_computed |= globals()

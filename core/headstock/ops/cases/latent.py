@@ -75,6 +75,10 @@ def latent_cases(bench: Bench) -> Iterator[Case]:
     sizes = {"latent_size": 512, "rotary_size": 64, "key_size": 128, "value_size": 128}
     large = replace(plain, **sizes, num_heads=2, scale=192**-0.5)
     yield latent_case("sizes of DeepSeek V3", large, mixed, device)
+    many = replace(large, num_heads=32)
+    yield latent_case("32 heads in sizes of DeepSeek V3", many, mixed, device)
+    decodes: Rows = [(1, length) for length in (1, page, 3 * page + 2)]
+    yield latent_case("decode in sizes of DeepSeek V3", large, decodes, device, num_padding_rows=2)
     sizes = {"latent_size": 256, "rotary_size": 64, "key_size": 64, "value_size": 128}
     yield latent_case("sizes of Mistral 4", replace(plain, **sizes), mixed, device)
     yield latent_case("a prompt of some length", plain, [(300, 420), (1, 77)], device)
