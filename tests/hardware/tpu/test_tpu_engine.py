@@ -20,6 +20,7 @@ ASKED = [
     {"temperature": 0.9, "top_k": 20, "top_p": 0.9, "min_p": 0.02, "sampling_seed": 5},
     {"repetition_penalty": 1.3, "frequency_penalty": 0.4, "presence_penalty": 0.3},
     {"logit_bias": {"7": 8.0, "9": -50.0}, "min_new_tokens": 6, "stop_token_ids": [7]},
+    {"allowed_token_ids": [5, 40, 77, 130, 299]},
 ]
 
 
@@ -67,12 +68,14 @@ def test_nothing_is_compiled_once_it_is_ready(engine, right):
     assert num_compiled() == before
 
 
-@pytest.mark.parametrize("asked", ASKED, ids=["drawn", "penalties", "bias"])
+@pytest.mark.parametrize("asked", ASKED, ids=["drawn", "penalties", "bias", "masks"])
 def test_what_requests_ask_of_sampling_gives_the_ids_of_the_reference(engine, folder, asked):
     params = {"max_new_tokens": NUM_TOKENS, "temperature": 0.0} | asked
     before = num_compiled()
+    metrics.clear_counters()
     answers = ids_of(engine.generate(input_ids=PROMPTS, sampling_params=params))
     assert num_compiled() == before
+    assert [name for name in metrics.counter_names() if name.startswith("aten::")] == []
     with engine_of(folder, backend="reference") as other:
         assert answers == ids_of(other.generate(input_ids=PROMPTS, sampling_params=params))
 
@@ -90,7 +93,11 @@ def test_no_step_falls_back_to_the_host(engine):
     assert fallbacks == []
 
 
-def test_drafts_change_nothing(folder, right):
+def test_drafts_change_nothing_and_are_accepted_inside_the_program(folder, right):
     settings = ON_XLA | {"speculation": "ngram", "num_drafts": 3}
     with engine_of(folder, **settings) as drafting:
+        before = num_compiled()
+        metrics.clear_counters()
         assert ids_of(drafting.generate(input_ids=PROMPTS, sampling_params=GREEDY)) == right
+        assert num_compiled() == before
+        assert [name for name in metrics.counter_names() if name.startswith("aten::")] == []
