@@ -128,7 +128,8 @@ hardware:
 # torch-xla on its own CPU device, in an environment of its own: it fits one PyTorch alone (7 GB).
 TPU_VENV ?= .venv-tpu
 TPU_BIN := $(TPU_VENV)/bin
-TPU_RUN = XLA_FLAGS=--xla_backend_optimization_level=0 $(TPU_BIN)/python -m pytest -q
+# Compiling takes minutes where others compute beside it: no test has a time limit of its own.
+TPU_RUN = XLA_FLAGS=--xla_backend_optimization_level=0 $(TPU_BIN)/python -m pytest -q --timeout=0
 
 $(TPU_VENV)/.dev: pyproject.toml
 	$(PYTHON) -m venv $(TPU_VENV)

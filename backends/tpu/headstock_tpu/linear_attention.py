@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from headstock.ops.linear_attention_reference import ReferenceLinearAttention
 from headstock.ops.states_reference import begun, is_new
-from headstock_tpu.ragged import Chunks, Rows
+from headstock_tpu.ragged import Chunks, OneEach, Rows
 
 if TYPE_CHECKING:
     from headstock.ops.attention import StepBatch
@@ -25,7 +25,10 @@ CHUNK, CHANNEL_CHUNK = 32, 16
 
 
 class StaticLinearAttention(ReferenceLinearAttention):
-    """Steps of one token a row as the reference computes them, others chunk by chunk at once."""
+    """Steps of one token a row at once, others in chunks, which are at once too.
+
+    The reference solves triangular systems, which torch-xla leaves to the host.
+    """
 
     def run(
         self,
@@ -37,11 +40,11 @@ class StaticLinearAttention(ReferenceLinearAttention):
         batch: StepBatch,
     ) -> Tensor:
         """Convolve, update the rows' states and read them. [T, V, Dv]"""
-        if batch.max_query == 1:
-            return super().run(qkv_TC, b_TV, a_TG, weights, kv, batch)
-        heads = self.spec.num_value_heads
+        heads, size = self.spec.num_value_heads, CHUNK
+        if self.spec.decays_by_channel:
+            size = CHANNEL_CHUNK
         rows = Rows(batch)
-        chunks = Chunks(rows, CHANNEL_CHUNK if self.spec.decays_by_channel else CHUNK)
+        chunks = OneEach() if batch.max_query == 1 else Chunks(rows, size)
         found, is_new_R = self.read(kv, batch.page_table_RP[:, 0]), is_new(batch)
         inputs_RXC, matrix_RVkd = (begun(x, is_new_R) for x in found)
         x_TC, inputs_RXC = rows.convolve(qkv_TC, weights.conv_CW, inputs_RXC)
@@ -50,7 +53,11 @@ class StaticLinearAttention(ReferenceLinearAttention):
         decay_TVc = -weights.decay_V.exp().unsqueeze(1) * decay_TVc
         g, beta = (chunks.spread(x).transpose(1, 2) for x in (decay_TVc, b_TV.float().sigmoid()))
         parts = parts_of(q, k, v, g, beta)
-        begun_CVkd, left_RVkd = chunks.states(parts.decay, parts.added, matrix_RVkd, torch.matmul)
+        if isinstance(chunks, Chunks):
+            decay, added = parts.decay(), parts.added()
+            begun_CVkd, left_RVkd = chunks.states(decay, added, matrix_RVkd, torch.matmul)
+        else:
+            begun_CVkd, left_RVkd = matrix_RVkd, parts.after(matrix_RVkd)
         y_CVNd = parts.read(begun_CVkd)
         left_RX = torch.cat((inputs_RXC.flatten(1), left_RVkd.flatten(1)), dim=1)
         kv.index_copy_(0, batch.page_table_RP[:, 1].long(), left_RX)
@@ -61,25 +68,39 @@ class Parts(NamedTuple):
     """What a chunk does to the state that it begins with, and reads. float32.
 
     Attributes:
-        decay: Multiplies the state. [C, V, Dk, Dk]
-        added: Then added to it. [C, V, Dk, Dv]
+        kept: What is left of each row of the state. [C, V, c, 1]
+        left: Keys of what is written, decayed to the chunk's end. [C, V, Dk, N]
         query: Reads the state. [C, V, N, Dk]
         scores: Read what the chunk's own tokens write. [C, V, N, M]
         own: What a token writes beside what the state has under its key. [C, V, N, Dv]
         through: Reads the latter. [C, V, N, Dk]
     """
 
-    decay: Tensor
-    added: Tensor
+    kept: Tensor
+    left: Tensor
     query: Tensor
     scores: Tensor
     own: Tensor
     through: Tensor
 
+    def decay(self) -> Tensor:
+        """Return what multiplies a state. [C, V, Dk, Dk]"""
+        size = self.left.shape[2]
+        kept_kk = torch.eye(size, device=self.left.device) * self.kept
+        return kept_kk - self.left @ self.through
+
+    def added(self) -> Tensor:
+        """Return what is then added to it. [C, V, Dk, Dv]"""
+        return self.left @ self.own
+
     def read(self, state_CVkd: Tensor) -> Tensor:
         """Return what queries read where chunks begin with these states. [C, V, N, Dv]"""
         written = self.own - self.through @ state_CVkd
         return self.query @ state_CVkd + self.scores @ written
+
+    def after(self, state_CVkd: Tensor) -> Tensor:
+        """Return the states after chunks that begin with these. [C, V, Dk, Dv]"""
+        return self.kept * state_CVkd + self.left @ (self.own - self.through @ state_CVkd)
 
 
 def parts_of(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> Parts:
@@ -101,11 +122,9 @@ def parts_of(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> Parts:
     inverse_NM = unit_lower_inverse(_compare(k * beta_N1, k, between_NMc))
     own, through = inverse_NM @ (v * beta_N1), inverse_NM @ (k * beta_N1 * since_Nc)
     last_1c = sum_Nc[:, :, -1:]
-    left_kN = (k * (last_1c - sum_Nc).exp()).transpose(2, 3)
-    kept_kk = torch.eye(k.shape[3], device=k.device) * last_1c.exp().transpose(2, 3)
     return Parts(
-        decay=kept_kk - left_kN @ through,
-        added=left_kN @ own,
+        kept=last_1c.exp().transpose(2, 3),
+        left=(k * (last_1c - sum_Nc).exp()).transpose(2, 3),
         query=q * since_Nc,
         scores=_compare(q, k, between_NMc),
         own=own,

@@ -157,6 +157,18 @@ class Chunks:
         return begun_CX, after_CX.index_select(0, self.last_R)
 
 
+class OneEach:
+    """Rows of one token as chunks of one token: what :class:`Chunks` is to other steps."""
+
+    def spread(self, x_TX: Tensor) -> Tensor:
+        """Return tokens chunk by chunk. [R, 1, ...]"""
+        return x_TX.unsqueeze(1)
+
+    def gather(self, x_RNX: Tensor) -> Tensor:
+        """Return what chunks have in the order of tokens. [T, ...]"""
+        return x_RNX.squeeze(1)
+
+
 def joined(
     decay_CX: Tensor, added_CX: Tensor, apply: Callable[[Tensor, Tensor], Tensor], most: int
 ) -> Tensor:
