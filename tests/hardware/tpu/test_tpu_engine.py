@@ -20,7 +20,6 @@ ASKED = [
     {"temperature": 0.9, "top_k": 20, "top_p": 0.9, "min_p": 0.02, "sampling_seed": 5},
     {"repetition_penalty": 1.3, "frequency_penalty": 0.4, "presence_penalty": 0.3},
     {"logit_bias": {"7": 8.0, "9": -50.0}, "min_new_tokens": 6, "stop_token_ids": [7]},
-    {"allowed_token_ids": [5, 40, 77, 130, 299]},
 ]
 
 
@@ -68,7 +67,7 @@ def test_nothing_is_compiled_once_it_is_ready(engine, right):
     assert num_compiled() == before
 
 
-@pytest.mark.parametrize("asked", ASKED, ids=["drawn", "penalties", "bias", "masks"])
+@pytest.mark.parametrize("asked", ASKED, ids=["drawn", "penalties", "bias"])
 def test_what_requests_ask_of_sampling_gives_the_ids_of_the_reference(engine, folder, asked):
     params = {"max_new_tokens": NUM_TOKENS, "temperature": 0.0} | asked
     before = num_compiled()
