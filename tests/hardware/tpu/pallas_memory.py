@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-from jax.experimental import topologies
+import jax  # pyright: ignore[reportMissingImports]
+from jax.experimental import topologies  # pyright: ignore[reportMissingImports]
 
 from headstock_tpu.pallas_attention import memory_of, paged_attention
 
