@@ -54,9 +54,8 @@ def test_four_devices_together_give_the_ids_of_the_reference(reference):
     assert done.returncode == 0, done.stderr[-4000:]
     shown = json.loads(done.stdout.splitlines()[-1])
     assert shown["ids"] == reference(WIDE, PROMPTS, NUM_TOKENS)
-    products = [spec for axis, spec in shown["spread"] if axis == 0]
+    products = [spec for axis, spec in shown["spread"] if axis == 0 and "devices=[4,1]" in spec]
     pages = [spec for axis, spec in shown["spread"] if axis == 2]
-    assert len(products) >= 4 * WIDE["num_hidden_layers"]
-    assert len(pages) == WIDE["num_hidden_layers"]
-    assert all("devices=[4,1]" in spec for spec in products[:1])
-    assert all("devices=[1,1,4" in spec for spec in pages)
+    assert len(products) == 4 * WIDE["num_hidden_layers"]  # 307 rows of logits do not divide by 4
+    assert len(pages) >= WIDE["num_hidden_layers"]  # and those of the rehearsal
+    assert all("devices=[1,1,4,1,1]" in spec for spec in pages)
