@@ -15,7 +15,7 @@ ARGS ?=
 JOBS ?= -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 KIT = $(BIN)/python -m pytest -q --pyargs headstock.testing.suite
 
-.PHONY: serve test lint types imports unit kit reports signatures test-slow chaos lock sbom bench clients native hardware tpu-test ascend-test docs clean
+.PHONY: serve test lint types imports unit kit reports signatures test-slow chaos lock sbom bench clients native hardware tpu-test tpu-compile ascend-test docs clean
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Headstock needs Python 3.11 or newer. -> Install it, or set PYTHON=/path/to/python3."; exit 1; }
@@ -128,7 +128,8 @@ hardware:
 # torch-xla on its own CPU device, in an environment of its own: it fits one PyTorch alone (7 GB).
 TPU_VENV ?= .venv-tpu
 TPU_BIN := $(TPU_VENV)/bin
-TPU_RUN = XLA_FLAGS=--xla_backend_optimization_level=0 $(TPU_BIN)/python -m pytest -q
+# Compiling takes minutes where others compute beside it: no test has a time limit of its own.
+TPU_RUN = XLA_FLAGS=--xla_backend_optimization_level=0 $(TPU_BIN)/python -m pytest -q --timeout=0
 
 $(TPU_VENV)/.dev: pyproject.toml
 	$(PYTHON) -m venv $(TPU_VENV)
@@ -138,6 +139,20 @@ $(TPU_VENV)/.dev: pyproject.toml
 tpu-test: $(TPU_VENV)/.dev
 	$(TPU_RUN) tests/hardware/tpu tests/kernels/test_pallas_attention.py $(ARGS)
 	$(TPU_RUN) --pyargs headstock.testing.suite --headstock-backend=tpu --headstock-option=pjrt=cpu $(ARGS)
+
+# The kernel compiled for TPUs that are not here: libtpu, and a JAX that writes what it reads.
+AOT_VENV ?= .venv-tpu-compile
+AOT_BIN := $(AOT_VENV)/bin
+AOT_RUN = JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 $(AOT_BIN)/python -m
+
+$(AOT_VENV)/.dev: pyproject.toml
+	$(PYTHON) -m venv $(AOT_VENV)
+	$(AOT_BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(AOT_BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[tpu-compile]"
+	@touch $@
+
+tpu-compile: $(AOT_VENV)/.dev
+	$(AOT_RUN) pytest -q --timeout=0 tests/kernels/test_pallas_attention.py $(ARGS)
 
 # The published torch-npu beside this PyTorch, over do-nothing libraries of CANN: no NPU is needed.
 NPU_FOLDER ?= build/torch-npu
@@ -152,4 +167,4 @@ ascend-test: $(NPU_FOLDER)/.done
 		$(BIN)/python -m pytest -q tests/hardware/ascend $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(TPU_VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TPU_VENV) $(AOT_VENV) build dist .pytest_cache .ruff_cache .hypothesis

@@ -1,7 +1,7 @@
 """Wheels of strangers' packages, installed into an environment of their own, pass the kit.
 
-The one in ``frozen/`` was built for hook API 2.1 and is never built again: that is the promise. The
-others are built from ``examples/`` as they stand.
+Those in ``frozen/`` were built for hook API 2.0 and 2.1 and are never built again: that is the
+promise. The others are built from ``examples/`` as they stand.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FROZEN = Path(__file__).parent / "frozen" / "headstock_minimal-0.1.0-py3-none-any.whl"
+FROZEN = {
+    "2.0": Path(__file__).parent / "frozen" / "headstock_minimal-0.0.1-py3-none-any.whl",
+    "2.1": Path(__file__).parent / "frozen" / "headstock_minimal-0.1.0-py3-none-any.whl",
+}
+"""Wheels by the hook API that they were built for."""
 OFFLINE = ("--no-deps", "--no-index", "--disable-pip-version-check", "--quiet")
 QUICK = "1_loading or (rms_norm and (equals or accepts or 4_req or 9_rules)) or 2_device"
 
@@ -64,20 +68,34 @@ def build(example: str, folder: Path) -> Path:
     return wheel
 
 
-def test_a_wheel_built_for_hook_api_2_1_is_loaded_and_right(tmp_path: Path) -> None:
+@pytest.mark.parametrize("api", FROZEN)
+def test_a_wheel_built_for_an_earlier_hook_api_is_loaded_and_right(
+    api: str, tmp_path: Path
+) -> None:
     environment = Environment(tmp_path / "venv")
-    environment.install(FROZEN)
-    report = environment.kit("--headstock-backend=minimal", "-k", QUICK)
-    assert report["dist"] == "headstock-minimal"
-    assert report["counts"]["passed"] >= 15
-    assert not {"failed", "error"} & set(report["counts"])
+    environment.install(FROZEN[api])
+    code = "import headstock_minimal; print(*headstock_minimal.HOOK_API, sep='.')"
+    assert _run(environment.python, "-c", code).strip() == api
+    _is_right(environment.kit("--headstock-backend=minimal", "-k", QUICK))
 
 
 @pytest.mark.slow
-def test_a_wheel_built_for_hook_api_2_1_is_certified(tmp_path: Path) -> None:
+@pytest.mark.parametrize("api", FROZEN)
+def test_a_wheel_built_for_an_earlier_hook_api_is_certified(api: str, tmp_path: Path) -> None:
     environment = Environment(tmp_path / "venv")
-    environment.install(FROZEN)
+    environment.install(FROZEN[api])
     _is_certified(environment.kit("--headstock-backend=minimal"), ["rms_norm"])
+
+
+@pytest.mark.parametrize(
+    ("example", "backend"), [("backend_minimal", "minimal"), ("backend_full", "acme")]
+)
+def test_an_example_is_loaded_and_right_from_its_wheel(
+    example: str, backend: str, tmp_path: Path
+) -> None:
+    environment = Environment(tmp_path / "venv")
+    environment.install(build(example, tmp_path))
+    _is_right(environment.kit(f"--headstock-backend={backend}", "-k", QUICK))
 
 
 @pytest.mark.slow
@@ -96,7 +114,20 @@ def test_an_example_is_certified_from_its_wheel(
     _is_certified(environment.kit(f"--headstock-backend={backend}"), ops)
 
 
-@pytest.mark.slow
+def test_the_example_model_is_certified_from_its_wheel(tmp_path: Path) -> None:
+    environment = Environment(tmp_path / "venv")
+    environment.install(build("model_package", tmp_path))
+    option = "--headstock-model=headstock_example_model.cases"
+    report = environment.kit(option, suite="headstock.testing.models")
+    assert report["counts"] == {"passed": 14}
+    code = (
+        "from headstock.plugins.models import installed_models as i;"
+        "print(i().load('TinyForCausalLM').__module__)"
+    )
+    shown = _run(environment.python, "-c", code)
+    assert shown.strip() == "headstock_example_model.tiny"
+
+
 def test_the_example_step_is_certified_from_its_wheel(tmp_path: Path) -> None:
     environment = Environment(tmp_path / "venv")
     environment.install(build("step_provider", tmp_path))
@@ -117,6 +148,13 @@ def test_the_example_step_is_certified_from_its_wheel(tmp_path: Path) -> None:
     assert "(more than 32 rows), prompts (a row has more than one token)" in shown
     shown = _run(environment.python, "-c", code, "qwen3")
     assert "the layers (example_step: layout Qwen3ForCausalLM not in" in shown
+
+
+def _is_right(report: dict[str, Any]) -> None:
+    """Assert that nothing failed of the quick tests, of which most were run."""
+    assert report["dist"].startswith("headstock-")
+    assert report["counts"]["passed"] >= 15
+    assert not {"failed", "error"} & set(report["counts"])
 
 
 def _is_certified(report: dict[str, Any], ops: Sequence[str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -181,35 +180,3 @@ def test_without_its_plugin_the_format_is_refused_by_name(tmp_path: Path) -> Non
     assert done.returncode != 0
     assert "is quantised by signs, which cannot be read yet" in done.stderr
     run(*words, PYTHONPATH=site)
-
-
-@pytest.fixture(scope="module")
-def model_site(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder that the example model's wheel is installed into, from a copy of its source."""
-    root = tmp_path_factory.mktemp("model_package")
-    source, target = root / "source", root / "site"
-    shutil.copytree(EXAMPLES / "model_package", source)
-    offline = ("--no-deps", "--no-index", "--disable-pip-version-check", "--quiet")
-    run("-m", "pip", "wheel", *offline, "--no-build-isolation", "-w", root, source)
-    (wheel,) = root.glob("headstock_example_model-*.whl")
-    run("-m", "pip", "install", *offline, "--target", target, wheel)
-    return str(target)
-
-
-@pytest.mark.slow
-def test_the_example_model_is_certified_from_its_wheel(model_site: str, tmp_path: Path) -> None:
-    report = tmp_path / "report.json"
-    kit = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--pyargs", "headstock.testing.models")
-    option = "--headstock-model=headstock_example_model.cases"
-    run(*kit, option, f"--headstock-report={report}", PYTHONPATH=model_site)
-    counts = json.loads(report.read_text())["counts"]
-    assert counts == {"passed": 14}
-
-
-@pytest.mark.slow
-def test_the_example_model_is_found_by_its_entry_point(model_site: str) -> None:
-    code = (
-        "from headstock.plugins.models import installed_models as i;"
-        "print(i().load('TinyForCausalLM').__module__)"
-    )
-    assert run("-c", code, PYTHONPATH=model_site).strip() == "headstock_example_model.tiny"

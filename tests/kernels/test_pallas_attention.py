@@ -5,8 +5,8 @@ Neither is run on a TPU.
 
 from __future__ import annotations
 
-import functools
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +15,6 @@ jax = pytest.importorskip("jax", reason="needs jax: make tpu-test", exc_type=Imp
 
 from headstock_tpu.pallas_attention import paged_attention  # noqa: E402
 
-TOPOLOGIES = ("v5e:2x2", "v5p:2x2x1", "v6e:2x2")
 FEATURES = [
     {},
     {"window": 20},
@@ -73,32 +72,10 @@ def test_it_equals_dense_attention(rows, heads, features):
     np.testing.assert_allclose(np.asarray(got), dense(*step, sinks, **given), atol=2e-6)
 
 
-@pytest.mark.skipif(find_spec("libtpu") is None, reason="needs libtpu: make tpu-test")
-@pytest.mark.parametrize("topology", TOPOLOGIES)
-@pytest.mark.parametrize(
-    ("head_dim", "dtype", "max_query"), [(128, "bfloat16", 1), (64, "float32", 256)]
-)
-def test_it_compiles_for_a_tpu(topology, head_dim, dtype, max_query, monkeypatch):
-    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
-    from jax.experimental import topologies
+@pytest.mark.skipif(find_spec("libtpu") is None, reason="needs libtpu: make tpu-compile")
+def test_it_compiles_for_tpus_with_the_memory_that_the_page_says():
+    from tests.hardware.tpu.pallas_memory import STEPS, TOPOLOGIES, compiled, table
 
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-    sharding = jax.sharding.SingleDeviceSharding(devices[0])
-
-    def array(*shape, dtype="int32"):
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-
-    run = functools.partial(paged_attention, scale=head_dim**-0.5, max_query=max_query)
-    tokens, rows, pages = 32 * max_query, 32, 64
-    compiled = (
-        jax.jit(run)
-        .lower(
-            array(tokens, 32, head_dim, dtype=dtype),
-            array(512, 2, 8, 16, head_dim, dtype=dtype),
-            array(rows, pages),
-            array(rows + 1),
-            array(rows),
-        )
-        .compile()
-    )
-    assert "custom-call" in compiled.as_text()
+    for topology in TOPOLOGIES:
+        assert "custom-call" in compiled(STEPS[1], topology).as_text()
+    assert table() in (Path(__file__).parents[2] / "docs" / "tpu.md").read_text()

@@ -126,6 +126,28 @@ def paged_attention(
     return out_TKGD.reshape(q_THD.shape).astype(q_THD.dtype)
 
 
+def memory_of(
+    num_heads: int, kv_heads: int, head_dim: int, dtype: str, page_size: int, max_query: int
+) -> int:
+    """Return the bytes of the core's memory (VMEM) that the kernel's buffers take.
+
+    Args:
+        num_heads: Query heads.
+        kv_heads: K.
+        head_dim: D.
+        dtype: Of the pages.
+        page_size: Tokens a page.
+        max_query: Upper bound of a row's queries.
+    """
+    per_head = num_heads // kv_heads
+    group = per_head + -per_head % SUBLANES
+    queries, pages = min(max_query, QUERIES_AT_ONCE), max(1, TOKENS_AT_ONCE // page_size)
+    lanes = head_dim + -head_dim % LANES
+    lines = queries * kv_heads * group
+    kept = 4 * lines * (3 * lanes + 2 * LANES)
+    return kept + 2 * pages * 2 * kv_heads * page_size * lanes * jnp.dtype(dtype).itemsize
+
+
 def _call(kind: Kind, kv: jax.Array, q_TKGD: jax.Array, interpret: Any) -> Any:
     """Return the kernel for arrays of these shapes."""
     _, heads, group, head_dim = q_TKGD.shape

@@ -71,8 +71,10 @@ def test_nothing_is_compiled_once_it_is_ready(engine, right):
 def test_what_requests_ask_of_sampling_gives_the_ids_of_the_reference(engine, folder, asked):
     params = {"max_new_tokens": NUM_TOKENS, "temperature": 0.0} | asked
     before = num_compiled()
+    metrics.clear_counters()
     answers = ids_of(engine.generate(input_ids=PROMPTS, sampling_params=params))
     assert num_compiled() == before
+    assert [name for name in metrics.counter_names() if name.startswith("aten::")] == []
     with engine_of(folder, backend="reference") as other:
         assert answers == ids_of(other.generate(input_ids=PROMPTS, sampling_params=params))
 
@@ -90,7 +92,11 @@ def test_no_step_falls_back_to_the_host(engine):
     assert fallbacks == []
 
 
-def test_drafts_change_nothing(folder, right):
+def test_drafts_change_nothing_and_are_accepted_inside_the_program(folder, right):
     settings = ON_XLA | {"speculation": "ngram", "num_drafts": 3}
     with engine_of(folder, **settings) as drafting:
+        before = num_compiled()
+        metrics.clear_counters()
         assert ids_of(drafting.generate(input_ids=PROMPTS, sampling_params=GREEDY)) == right
+        assert num_compiled() == before
+        assert [name for name in metrics.counter_names() if name.startswith("aten::")] == []
