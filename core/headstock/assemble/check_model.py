@@ -148,7 +148,7 @@ def _checked(opened: Opened, files: ModelFiles, *, is_dummy: bool) -> ModelCheck
         architectures=architectures,
         device=f"{opened.chosen.name}: {opened.device.name}",
         num_tensors=len(files.index),
-        stored=Counter(tensor.layout for tensor in files.index.values()),
+        stored=Counter(str(tensor.layout) for tensor in files.index.values()),
     )
     group = PlannedRanks(opened.settings.parallel.tp_size)
     opened = replace(opened, resolver=WeightlessResolver(opened.resolver))  # pyright: ignore[reportArgumentType]

@@ -17,6 +17,7 @@ import numpy as np
 
 from headstock.checkpoint.files import Array, StoredTensor, as_float32
 from headstock.errors import CheckpointError, UnsupportedError
+from headstock.ops.layouts import CanonicalLayout
 
 GROUP = 128
 """Input features of a group where a scale reaches farther: what tensor cores scale by."""
@@ -48,7 +49,7 @@ def join_scale(
     weight: StoredTensor,
     scale: StoredTensor | None,
     name: str,
-    layout: str,
+    layout: CanonicalLayout,
     *,
     block: tuple[int, int] | None = None,
     zero: StoredTensor | None = None,
@@ -97,7 +98,7 @@ def join_stacked_scale(
     weight: StoredTensor,
     scale: StoredTensor | None,
     name: str,
-    layout: str,
+    layout: CanonicalLayout,
     *,
     block: tuple[int, int] | None = None,
 ) -> StoredTensor:

@@ -5,6 +5,7 @@ Shapes: T tokens, O output features, I input features, on this rank.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -399,7 +400,7 @@ def layout_on_rank(
         ConfigError: They cut the groups of the checkpoint's layout too small.
     """
     share = layout_of_share(stored, in_features)
-    if share != stored and share.group_size % GROUP_UNIT:
+    if share != stored and share.group_size % math.lcm(GROUP_UNIT, share.name.unit):
         raise ConfigError(
             f"tp_size is {ctx.tp.size}, which leaves {name} {in_features} input"
             f" features a rank; the checkpoint's groups have {stored.group_size}.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -123,6 +124,13 @@ def expert_cases(bench: Bench) -> Iterator[Case]:
     wide = replace(dense, hidden_size=4608, intermediate_size=16, num_experts=2)
     yield _case("4608 inputs", wide, ragged(wide, 3, device), device)
     yield from _quantized_cases(replace(dense, hidden_size=128, intermediate_size=64), device)
+    for layout in bench.layouts:
+        group_size = math.lcm(32, layout.unit)
+        sizes = {"hidden_size": 4 * group_size, "intermediate_size": 2 * group_size}
+        own = replace(dense, layout=layout, group_size=group_size, **sizes)
+        for num_tokens in (1, 19):
+            routes = ragged(own, num_tokens, device)
+            yield _case(f"{layout}, {num_tokens} tokens", own, routes, device)
 
 
 def _quantized_cases(spec: ExpertsSpec, device: OpDevice) -> Iterator[Case]:
@@ -185,7 +193,7 @@ def draw_biases(spec: ExpertsSpec, draw: Draw) -> dict[tuple[int, Matrix], Tenso
 def load_experts(provider: ExpertsProvider, weights: Weights) -> None:
     """Load every matrix in two row ranges, last one first."""
     for (expert, matrix), weight in reversed(list(weights.items())):
-        num_rows = weight["weight"].shape[0]
+        num_rows = next(iter(weight.values())).shape[0]
         middle = num_rows // 2
         for begin, end in ((middle, num_rows), (0, middle)):
             if begin < end:
