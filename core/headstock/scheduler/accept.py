@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from headstock.config.exclusions import LOGPROBS, MASKS, SPECULATION, off_for
+from headstock.config.exclusions import MASKS, SPECULATION, off_for
 from headstock.errors import RequestError
 from headstock.requests.sampling import check_token_id
 from headstock.scheduler.media_checks import check_media
@@ -105,11 +105,7 @@ def _may_draft(submit: Submit) -> bool:
 
     What excludes drafts makes its rows plain ones, which are right without any.
     """
-    asked = {
-        MASKS: submit.is_masked,
-        LOGPROBS: submit.logprobs >= 0 or bool(submit.asked_ids),
-    }
-    is_excluded = any(is_asked and name in NO_DRAFTS for name, is_asked in asked.items())
+    is_excluded = submit.is_masked and MASKS in NO_DRAFTS
     return submit.drafts and not submit.pool and not is_excluded
 
 
