@@ -10,8 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from headstock.assemble.offline import Engine
-    from headstock.assemble.runtime import Runtime
+    from headstock.assemble.offline import Engine, Runtime
     from headstock.frontend import (
         Anthropic,
         HeadstockServer,
@@ -83,7 +82,7 @@ __all__ = [
     "video",
     "when",
 ]
-_ROOMS = {"Engine": "headstock.assemble.offline", "Runtime": "headstock.assemble.runtime"}
+_ROOMS = {"Engine": "headstock.assemble.offline", "Runtime": "headstock.assemble.offline"}
 """Where a name comes from; the language, if nothing else is said."""
 
 

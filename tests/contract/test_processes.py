@@ -14,7 +14,7 @@ ENGINES_HALF = ("torch", "headstock.runner", "headstock.engine", "headstock.sche
     [
         ("headstock.assemble.engine_main", APIS_HALF),
         ("headstock.assemble.rank_main", APIS_HALF),
-        ("headstock.assemble.api", (*ENGINES_HALF, "PIL")),
+        ("headstock.assemble.api_process", (*ENGINES_HALF, "PIL")),
         ("headstock.server.http.serve", ENGINES_HALF),
     ],
 )

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from headstock.assemble.compute import Opened, open_backend, plan_model
+from headstock.assemble.backend import Opened, open_backend
+from headstock.assemble.model import plan_model
 from headstock.assemble.model_files import find_model
 from headstock.assemble.plan import PlannedRanks
 from headstock.assemble.task import find_task

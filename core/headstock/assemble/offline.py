@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from headstock.assemble.api_plugins import load_api_plugins
-from headstock.assemble.built import build_engine_loop
-from headstock.assemble.front import load_prompter, model_card
+from headstock.assemble.api_process import load_api_plugins
+from headstock.assemble.engine_loop import build_engine_loop
 from headstock.assemble.local_routes import LocalRoutes
 from headstock.assemble.model_files import find_model
 from headstock.assemble.progress import Report, meter, silent
+from headstock.assemble.served_model import load_prompter, model_card
 from headstock.assemble.vetting import leave_out_unfit
 from headstock.config import EngineSettings, settings_from_call
 from headstock.config.adapters import given_adapters
@@ -467,3 +467,15 @@ async def _pump(
         put(None)
     except HeadstockError as error:
         put(error)
+
+
+class Runtime(Engine):
+    """An engine under SGLang's name for it, so that its programs port by changing the import.
+
+    Args:
+        model_path: As ``model`` of :class:`Engine`.
+        settings: As of :class:`Engine`.
+    """
+
+    def __init__(self, model_path: str, **settings: Any) -> None:
+        super().__init__(model=model_path, **settings)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from headstock.assemble.compute import LoadedModel, Opened, open_backend, plan_model
-from headstock.assemble.facts import describe_task
+from headstock.assemble.backend import Opened, open_backend
+from headstock.assemble.engine_loop import describe_task
+from headstock.assemble.model import LoadedModel, plan_model
 from headstock.assemble.model_files import find_model
 from headstock.checkpoint.files import ModelFiles, Progress
 from headstock.config import EngineSettings, Loaded

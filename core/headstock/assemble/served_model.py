@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from headstock.assemble.length import length_bound
+from headstock.assemble.model_files import length_bound
 from headstock.assemble.task import Task, find_task, labels_of
 from headstock.assemble.tokenizer import load_tokenizer
 from headstock.checkpoint import ModelFiles

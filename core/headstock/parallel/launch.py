@@ -20,7 +20,7 @@ from headstock.wire.folders import PrivateFolder
 
 log = logging.getLogger(__name__)
 
-RANK_MODULE = "headstock.assemble.rank"
+RANK_MODULE = "headstock.assemble.rank_process"
 JOIN_TIMEOUT_S = 300.0
 END_TIMEOUT_S = 5.0
 GRACE_S = 0.5
