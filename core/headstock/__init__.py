@@ -87,7 +87,7 @@ _ROOMS = {"Engine": "headstock.assemble.offline", "Runtime": "headstock.assemble
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when somebody asks for it."""
+    """Import a public name when it is first used."""
     if name not in __all__:
         raise AttributeError(f"module 'headstock' has no attribute {name!r}")
     found = getattr(importlib.import_module(_ROOMS.get(name, "headstock.frontend")), name)

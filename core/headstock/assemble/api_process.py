@@ -72,7 +72,7 @@ def state_folder(settings: ServerSettings) -> StateFolder | None:
 
 
 class StoreOptions(TypedDict):
-    """What the front door is told of its store."""
+    """The front door's options for its store."""
 
     store: Store
     is_durable: bool

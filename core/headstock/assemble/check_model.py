@@ -71,7 +71,7 @@ class ModelCheck:
         stored: Tensors by the layout that the files have them in.
         missing: Names of tensors that the class needs.
         unexpected: Names of tensors that it does not know.
-        misshapen: Tensors of another shape, each with its shape and the one that is due.
+        misshapen: Tensors of another shape, each with its shape and the expected one.
         ops: What computes it, in the order of first use.
         problem: Why it would not be served; "" where it would.
         remedy: What would help.
@@ -126,7 +126,7 @@ def check_model(loaded: Loaded[EngineSettings], progress: Progress | None = None
 
     Args:
         loaded: Settings, and who set them.
-        progress: Told of a download.
+        progress: Called with the progress of a download.
 
     Raises:
         HeadstockError: There is no such model or backend, or its files cannot be read.
@@ -194,7 +194,7 @@ def _compared(check: ModelCheck, mismatch: Mismatch) -> ModelCheck:
 
 
 def _choose_products(model: Model, index: Mapping[str, StoredTensor]) -> None:
-    """Let layers choose who multiplies their weights, in the layouts that the files have."""
+    """Have layers choose who multiplies their weights, in the layouts that the files have."""
     for prefix, layer in find_layers(model):
         if not isinstance(layer, Linear | Embedding | LMHead | Experts):
             continue

@@ -74,7 +74,7 @@ def build_engine_loop(
         loaded: Settings, and who set them.
         files: The model's.
         mailbox: The loop's connection.
-        report: Told of the progress.
+        report: Called with the progress.
 
     Raises:
         HeadstockError: The model cannot be served here with these settings.

@@ -58,7 +58,7 @@ def give_back_heap() -> None:
 
 
 def unchanged_code(maps: str) -> Iterator[tuple[int, int]]:
-    """Yield where code lies that equals its file: dropping what somebody patched would undo that.
+    """Yield where code lies that equals its file: dropping patched code would undo the patch.
 
     Args:
         maps: As in ``/proc/PID/smaps``.

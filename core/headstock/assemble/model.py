@@ -47,7 +47,7 @@ class LoadedModel:
     Attributes:
         model: The model.
         ctx: What it was built with.
-        options: What the runner is to be told.
+        options: The runner's options.
         sizes: The same with padding.
         task: What it is served for.
         chosen: Whose class it is.
@@ -78,7 +78,7 @@ def plan_model(
 
     Raises:
         CheckpointError: The configuration lacks something.
-        UnsupportedError: Nobody has the architecture, or computes what it asks.
+        UnsupportedError: No package has the architecture, or no provider computes what it asks.
     """
     settings = opened.settings
     # First of all: what the rest of the configuration means is the class's business.
@@ -156,13 +156,13 @@ def load_model(
     Args:
         opened: The backend.
         files: The checkpoint.
-        report: Told of the progress.
+        report: Called with the progress.
         group: The ranks that share every layer; just this one when not given.
         registry: Architectures; the installed ones when not given.
 
     Raises:
         CheckpointError: The files do not fit the architecture.
-        UnsupportedError: Nobody has the architecture, or computes what it asks.
+        UnsupportedError: No package has the architecture, or no provider computes what it asks.
     """
     planned = plan_model(opened, files, group=group, registry=registry)
     with torch.inference_mode():

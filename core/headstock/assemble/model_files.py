@@ -26,7 +26,7 @@ def find_model(
     Args:
         settings: Those of the model, and the disabled plugins.
         needs_weights: False where none are read, whatever ``--load-format`` is.
-        progress: Told of a download.
+        progress: Called with the progress of a download.
 
     Raises:
         HeadstockError: As :func:`headstock.checkpoint.resolve` does.
@@ -64,7 +64,7 @@ def max_length(
         spare: Positions of those that no request uses.
 
     Raises:
-        ConfigError: ``max_model_len`` is over what the model was made for, or nobody says.
+        ConfigError: ``max_model_len`` is over what the model was made for, or no file has that.
     """
     positions, wanted = files.max_length(keys), settings.max_model_len
     own = None if positions is None else positions - spare

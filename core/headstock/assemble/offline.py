@@ -43,7 +43,7 @@ T = TypeVar("T")
 B = TypeVar("B", bound=msgspec.Struct)
 Result = dict[str, Any]
 UNBOUNDED = 2**31 - 1
-"""Nobody else waits behind an offline caller: its queue has no bound worth the name."""
+"""No other caller waits behind an offline one: its queue needs no bound."""
 
 
 class Engine:
@@ -51,7 +51,7 @@ class Engine:
 
     Args:
         model: As for `headstock serve`: a folder, a GGUF file, a known name or a hub id.
-        report: Told of the progress of loading.
+        report: Called with the progress of loading.
         loras: Name to folder of the LoRA adapters that prompts may name; see docs/lora.md.
         settings: As the flags of `headstock serve`, such as ``dtype="float32"``,
             ``skip_tokenizer_init=True`` or ``max_model_len=4096``.
@@ -220,7 +220,7 @@ class Engine:
 
         Args:
             program: Its steps.
-            emit: Told of each event, in a thread of the engine's.
+            emit: Called with each event, in a thread of the engine's.
 
         Raises:
             RequestError: Naming the step at fault.
@@ -272,7 +272,7 @@ class Engine:
         return self._on_door(self._door.flush_cache(30.0)).freed_pages
 
     def load_lora_adapter(self, lora_name: str, lora_path: str) -> None:
-        """Let prompts name the LoRA adapter in the folder ``lora_path``.
+        """Make room for prompts to name the LoRA adapter in the folder ``lora_path``.
 
         Raises:
             RequestError: It cannot be served, or the name is taken.

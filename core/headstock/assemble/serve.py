@@ -40,7 +40,7 @@ class Display(Protocol):
     """What the operator sees of a start."""
 
     def pull(self) -> Progress | None:
-        """Return what is told of a download, or None."""
+        """Return what shows the progress of a download, or None."""
         ...
 
     def progress(self, progress: Loading) -> None:
@@ -57,7 +57,7 @@ class Display(Protocol):
 
 
 def serve_model(loaded: Loaded[ServeSettings], display: Display) -> int:
-    """Serve until told to stop; return the exit code.
+    """Serve until stopped; return the exit code.
 
     Raises:
         HeadstockError: Before the server is up: a setting or the model is at fault.
@@ -115,7 +115,7 @@ async def _answer(
     settings: ServeSettings,
     supervisor: Supervisor,
 ) -> None:
-    """Answer requests until told to stop, or until there is no engine any more."""
+    """Answer requests until stopped, or until there is no engine any more."""
     from headstock.server.http.serve import serve
 
     door = api.door

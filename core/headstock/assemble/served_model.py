@@ -114,7 +114,7 @@ def model_card(
     Raises:
         CheckpointError: The configuration does not say how many ids there are.
         ConfigError: The model cannot be served for the task that is set.
-        UnsupportedError: Nobody has the architecture.
+        UnsupportedError: No package has the architecture.
     """
     has_config = settings.generation_config == "auto"
     tokenizer = prompter.tokenizer

@@ -47,7 +47,7 @@ PROVIDED = {"window": "windows", "state": "states"}
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A runner, and what is to be told of it.
+    """A runner, and what the banner says of it.
 
     Attributes:
         runner: Ready to run steps.
@@ -79,7 +79,7 @@ def build_serving_runner(
     Args:
         opened: The backend.
         files: The model's.
-        report: Told of the progress.
+        report: Called with the progress.
         group: The ranks that share the model; just this one when not given.
         registry: Architectures; the installed ones when not given.
 
@@ -140,7 +140,7 @@ def make_shelf(loaded: LoadedModel, opened: Opened) -> AdapterLibrary | None:
 
 @contextmanager
 def explained(before: Memory, when: str, remedy: str) -> Iterator[None]:
-    """Let a device that runs out of memory while starting be the operator's to set right.
+    """Turn a device's lack of memory while starting into an error that the operator can act on.
 
     Raises:
         ConfigError: Instead of PyTorch's own error.
@@ -229,8 +229,8 @@ def choose_model_step(
         num_ranks: Ranks that share it.
 
     Raises:
-        ConfigError: ``--op model_step=NAME`` names nobody who offers it.
-        UnsupportedError: It names one who refuses the model.
+        ConfigError: ``--op model_step=NAME`` names no provider that offers it.
+        UnsupportedError: It names one that refuses the model.
     """
     resolver = opened.resolver
     if not resolver.is_offered(model_step):

@@ -25,7 +25,7 @@ class CachedPage(msgspec.Struct, eq=False, gc=False):
         page: Its number.
         written: Step that writes the last of it; later steps may read it.
         users: Requests that hold it.
-        last_step: Last step launched by a user that has let go of it.
+        last_step: Last step launched by a user that has released it.
     """
 
     node: Node

@@ -120,7 +120,7 @@ class ModelFiles:
     Attributes:
         kind: ``folder`` (Hugging Face layout) or ``gguf``.
         path: The folder or the file.
-        name: What to call the model when nobody says.
+        name: The model's name where none is given.
         config: In Hugging Face keys; synthesised for GGUF.
         generation_config: ``generation_config.json``, or {}.
         index: Every tensor by Hugging Face name, in the order of the files.
@@ -253,7 +253,7 @@ class ModelFiles:
         self.index.update(renamed)
 
     def close(self) -> None:
-        """Forget the tensors, so that the files' memory maps go once nobody reads from them."""
+        """Forget the tensors, so that the files' memory maps go once nothing reads from them."""
         self.index.clear()
 
 

@@ -119,7 +119,7 @@ def join_stacked_scale(
         raise _missing(weight, name)
     num_experts = weight.shape[0]
     if len(scale.shape) not in (1, 2, 3) or scale.shape[0] != num_experts:
-        raise _misshapen(weight, scale, f"those of {num_experts} matrices are due")
+        raise _misshapen(weight, scale, f"those of {num_experts} matrices are expected")
     scales = scale
 
     def of_expert(expert: int, has_inputs_first: bool) -> StoredTensor:
@@ -179,7 +179,7 @@ def _reach(
         return 1, in_features
     if len(shape) == 2 and shape[0] == out_features and shape[1] and not in_features % shape[1]:
         return 1, in_features // shape[1]
-    raise _misshapen(weight, scale, "one, one for each row, or whole groups of a row are due")
+    raise _misshapen(weight, scale, "one, one for each row, or whole groups of a row are expected")
 
 
 def _group_size(in_features: int, columns: int) -> int:

@@ -84,11 +84,11 @@ class Engine:
 
     @property
     def is_preparing(self) -> bool:
-        """Whether grammars are compiled or adapters read: :meth:`take_prepared` is due soon."""
+        """Whether grammars are compiled or adapters read: :meth:`take_prepared` is called soon."""
         return self._grammars.num_waiting > 0 or self._adapters.is_reading
 
     def take_prepared(self) -> list[FromEngine]:
-        """Let the requests go on whose grammar and adapter are there; returns what else came."""
+        """Continue the requests whose grammar and adapter are there; returns what else came."""
         now_s = self._clock()
         for reply in self._adapters.take_read(now_s):
             self._replies.add(reply)
@@ -111,7 +111,7 @@ class Engine:
             Its tokens and the requests that ended; nothing when there is no work.
 
         Raises:
-            RunnerError: The runner raised; :meth:`recover` is due.
+            RunnerError: The runner raised; call :meth:`recover`.
         """
         handles = self._handles
         while self._pause is None and len(handles) < self._depth and self._undrawn is None:
@@ -280,7 +280,7 @@ def build_engine(
         scheduler: Settings.
         cache: Settings.
         compiler: Compiles grammars; None: requests with grammars are refused.
-        why_no_compiler: What they are told then.
+        why_no_compiler: The reason that they are given then.
         shelf: Has the LoRA adapters that requests may name; None: there are none.
         clock: Monotonic. Seconds.
     """

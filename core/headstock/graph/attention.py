@@ -75,7 +75,7 @@ class Attention(Layer):
 
     Raises:
         ConfigError: The heads do not divide among the ranks.
-        UnsupportedError: Nobody computes this kind of attention.
+        UnsupportedError: No provider computes this kind of attention.
     """
 
     kv: Tensor

@@ -268,7 +268,7 @@ class Linear(Layer):
         return layout_on_rank(self._ctx, name, stored, self._inputs.size, self._role)
 
     def _choose_spec(self, out_features: int, layout: Layout, *, is_whole: bool) -> LinearSpec:
-        """Say what is asked; of the whole layer's outputs what is fused, where anybody does.
+        """Say what is asked; of the whole layer's outputs what is fused, where a provider does.
 
         Adapters add to the product itself: then it is asked for as well.
         """

@@ -38,7 +38,7 @@ class Mismatch:
     Attributes:
         missing: Names that a layer needs.
         unexpected: Names that no layer declares.
-        misshapen: Name, shape in the checkpoint, shape that is due.
+        misshapen: Name, shape in the checkpoint, expected shape.
     """
 
     missing: list[str] = field(default_factory=list[str])
@@ -114,7 +114,7 @@ def load_weights(
         model: As :func:`headstock.graph.build.build_model` returned it.
         files: The checkpoint.
         ctx: What the model was built with.
-        progress: Told bytes of the checkpoint that are done, and all, after each tensor.
+        progress: Called after each tensor with the bytes of the checkpoint that are done, and all.
 
     Raises:
         CheckpointError: Tensors are missing, unexpected or of other shapes; nothing is loaded.
@@ -171,7 +171,7 @@ def reload_weights(
         model: Its weights are allocated.
         tensors: In the order of the files.
         total: Bytes of all of them.
-        progress: Told bytes that are done, and all.
+        progress: Called with the bytes that are done, and all.
         share: This rank, and how many there are: each reads its share ahead.
     """
     expected = expected_leaves(model)
@@ -237,7 +237,7 @@ def load_random(model: Model, ctx: Context, progress: Progress | None = None) ->
     Args:
         model: As :func:`headstock.graph.build.build_model` returned it.
         ctx: What the model was built with.
-        progress: Told tensors that are done, and all.
+        progress: Called with the tensors that are done, and all.
     """
     allocate(model, {})
     expected = {n: e for n, e in expected_leaves(model).items() if e[1].role is not Role.UNUSED}
