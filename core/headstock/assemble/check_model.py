@@ -25,7 +25,7 @@ from headstock.graph.loader import (
     compare,
     settle_ties,
 )
-from headstock.graph.module import find_layers
+from headstock.graph.module import allocation_order
 from headstock.graph.moe import Experts
 from headstock.ops.base import Op, Resolution, Spec
 from headstock.ops.linear import linear
@@ -195,7 +195,7 @@ def _compared(check: ModelCheck, mismatch: Mismatch) -> ModelCheck:
 
 def _choose_products(model: Model, index: Mapping[str, StoredTensor]) -> None:
     """Have layers choose who multiplies their weights, in the layouts that the files have."""
-    for prefix, layer in find_layers(model):
+    for prefix, layer in allocation_order(model):
         if not isinstance(layer, Linear | Embedding | LMHead | Experts):
             continue
         allocate_layer(layer, prefix, index)

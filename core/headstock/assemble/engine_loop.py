@@ -15,6 +15,7 @@ from headstock.config import EngineSettings, Loaded
 from headstock.engine import Engine, EngineLoop, Shelf, build_engine
 from headstock.errors import ConfigError, did_you_mean
 from headstock.graph.lora import AdapterSpace
+from headstock.observe.units import GIB
 from headstock.parallel import RankedRunner, RankedShelf, spawn_ranks
 from headstock.plugins.models import ChosenModel
 from headstock.runner.watched import WatchedRunner
@@ -26,7 +27,6 @@ from headstock.wire.steps import Runner
 from headstock.wire.transport import Mailbox
 
 OFF = "none"
-GIB = 1 << 30
 
 
 class ServingLoop:

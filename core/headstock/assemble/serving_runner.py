@@ -18,6 +18,7 @@ from headstock.errors import ConfigError, PluginError, did_you_mean
 from headstock.graph.loader import weight_bytes
 from headstock.graph.lora import AdaptedModel
 from headstock.lora import AdaptedModules, AdapterLibrary
+from headstock.observe.units import GIB
 from headstock.ops.communication import Group, SingleRank
 from headstock.ops.model_step import ModelStepSpec, StepProvider, model_step
 from headstock.plugins.device import Memory
@@ -25,7 +26,7 @@ from headstock.plugins.drafters import DrafterRegistry
 from headstock.plugins.models import ModelRegistry
 from headstock.plugins.resolved import ResolvedPlan, resolved_plan
 from headstock.runner.build import build_runner
-from headstock.runner.memory import GIB, MemoryPlan
+from headstock.runner.memory import MemoryPlan
 from headstock.runner.runner import TorchRunner
 from headstock.runner.step import ModelParts, StepModel
 from headstock.runner.taken_steps import describe_taken

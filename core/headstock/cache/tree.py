@@ -73,6 +73,22 @@ class Node(msgspec.Struct, eq=False, gc=False):
             child = following
 
 
+class Hit(msgspec.Struct, eq=False):
+    """What the tree has of a prefix.
+
+    Attributes:
+        end: Grains that are valid in every group.
+        known: Grains that are listed at all: up to there another request had the same tokens.
+        path: Nodes of the valid ones.
+        pages: What a request that goes on from there reads, a group.
+    """
+
+    end: int = 0
+    known: int = 0
+    path: list[Node] = []
+    pages: list[list[CachedPage]] = []
+
+
 def num_in_use(path: Sequence[Node]) -> int:
     """Return the number of nodes of a path up to the last one that live requests use."""
     return next((end for end in range(len(path), 0, -1) if path[end - 1].is_in_use), 0)

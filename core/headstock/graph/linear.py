@@ -96,8 +96,7 @@ class Linear(Layer):
         role: What the matrices are for; decides how small they may be made.
         activation: Turns the outputs, gate's and then up's, into half as many. Joined to the
             product where a provider does both at once.
-        into: The layer that takes what the activation makes, quantised where it says so. Allocated
-            before this one.
+        into: The layer that takes what the activation makes, quantised where it says so.
 
     Attributes:
         input_group: Features of a group in which inputs may come quantised; 0: they may not.
@@ -146,6 +145,11 @@ class Linear(Layer):
     def in_features(self) -> int:
         """I, on this rank."""
         return self._inputs.size
+
+    @property
+    def allocated_after(self) -> Layer | None:
+        """The layer that takes what the activation makes: it is asked whether quantised."""
+        return self._into
 
     @property
     def is_allocated(self) -> bool:

@@ -20,7 +20,7 @@ from headstock.graph.build import Model
 from headstock.graph.context import Context
 from headstock.graph.embedding import LMHead
 from headstock.graph.linear import Linear
-from headstock.graph.module import Layer, Leaf, find_layers
+from headstock.graph.module import Layer, Leaf, allocation_order, find_layers
 from headstock.graph.source import CheckpointSource, RandomSource, is_equal
 from headstock.quantization.plan import Layout, Role
 
@@ -206,7 +206,7 @@ def _files_of(tensors: Sequence[StoredTensor]) -> list[MappedFile]:
 
 def allocate(model: Model, index: Mapping[str, StoredTensor]) -> None:
     """Make room for the weights, in the layouts that ``index`` has; dense where it has none."""
-    for prefix, layer in find_layers(model):
+    for prefix, layer in allocation_order(model):
         allocate_layer(layer, prefix, index)
 
 

@@ -40,11 +40,7 @@ def accept(
     """
     num_prompt = len(submit.prompt_ids)
     max_cached = limits.max_length if max_cached is None else max_cached
-    _check_values(submit, limits.vocab_size)
-    _check_abilities(submit, limits)
-    if submit.media:
-        check_media(submit.media, limits.media, num_prompt, max_step_tokens)
-    _check_length(submit, limits, max_step_tokens, max_cached)
+    _check(submit, limits, max_step_tokens, max_cached)
     max_outputs = _max_outputs(submit, limits, max_cached)
     draw_limit = max(1, max_outputs)
     num_drafts = limits.max_drafts if _may_draft(submit) else 0
@@ -80,6 +76,15 @@ def accept(
         pages=[],
         cuts=[],
     )
+
+
+def _check(submit: Submit, limits: RunnerLimits, max_step_tokens: int, max_cached: int) -> None:
+    """Refuse what can never be served."""
+    _check_values(submit, limits.vocab_size)
+    _check_abilities(submit, limits)
+    if submit.media:
+        check_media(submit.media, limits.media, len(submit.prompt_ids), max_step_tokens)
+    _check_length(submit, limits, max_step_tokens, max_cached)
 
 
 def _max_outputs(submit: Submit, limits: RunnerLimits, max_cached: int) -> int:

@@ -125,12 +125,16 @@ def expert_cases(bench: Bench) -> Iterator[Case]:
     yield _case("4608 inputs", wide, ragged(wide, 3, device), device)
     yield from _quantized_cases(replace(dense, hidden_size=128, intermediate_size=64), device)
     for layout in bench.layouts:
-        group_size = math.lcm(32, layout.unit)
-        sizes = {"hidden_size": 4 * group_size, "intermediate_size": 2 * group_size}
-        own = replace(dense, layout=layout, group_size=group_size, **sizes)
-        for num_tokens in (1, 19):
-            routes = ragged(own, num_tokens, device)
-            yield _case(f"{layout}, {num_tokens} tokens", own, routes, device)
+        yield from _layout_cases(replace(dense, layout=layout), device)
+
+
+def _layout_cases(spec: ExpertsSpec, device: OpDevice) -> Iterator[Case]:
+    """Yield loads of experts in a layout that a plugin brings."""
+    size = math.lcm(32, spec.layout.unit)
+    spec = replace(spec, group_size=size, hidden_size=4 * size, intermediate_size=2 * size)
+    for num_tokens in (1, 19):
+        routes = ragged(spec, num_tokens, device)
+        yield _case(f"{spec.layout}, {num_tokens} tokens", spec, routes, device)
 
 
 def _quantized_cases(spec: ExpertsSpec, device: OpDevice) -> Iterator[Case]:
