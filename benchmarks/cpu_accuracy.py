@@ -40,7 +40,8 @@ import transformers
 from torch import Tensor
 
 import headstock
-from headstock.assemble.compute import load_model, open_backend
+from headstock.assemble.backend import open_backend
+from headstock.assemble.model import load_model
 from headstock.assemble.progress import silent
 from headstock.checkpoint import resolve
 from headstock.checkpoint.pull import ensure

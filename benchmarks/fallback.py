@@ -22,7 +22,8 @@ from typing import Any
 
 import torch
 
-from headstock.assemble.compute import Opened, load_model, open_backend
+from headstock.assemble.backend import Opened, open_backend
+from headstock.assemble.model import load_model
 from headstock.assemble.model_files import find_model
 from headstock.config import EngineSettings, settings_from_call
 from headstock.plugins.device import GraphKey

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import linear
 
 from cuda_parts.timing import BF16, DEVICE, Here, Report, copies_for, randn
-from headstock.ops.linear import LinearSpec
+from headstock.ops.linear import FP8_GROUP, LinearSpec
 from headstock_triton.fp8 import build_fp8
 from headstock_triton.gemv import GemvTuning, choose_tuning, gemv
 from headstock_triton.target import Target
@@ -135,7 +135,7 @@ def part_fp8(report: Report) -> None:
                             in_features=size,
                             out_features=out,
                             dtype=BF16,
-                            layout="fp8-group",
+                            layout=FP8_GROUP,
                             group_size=128,
                         ),
                         Here(),

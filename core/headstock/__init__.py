@@ -10,8 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from headstock.assemble.offline import Engine
-    from headstock.assemble.runtime import Runtime
+    from headstock.assemble.offline import Engine, Runtime
     from headstock.frontend import (
         Anthropic,
         HeadstockServer,
@@ -83,12 +82,12 @@ __all__ = [
     "video",
     "when",
 ]
-_ROOMS = {"Engine": "headstock.assemble.offline", "Runtime": "headstock.assemble.runtime"}
+_ROOMS = {"Engine": "headstock.assemble.offline", "Runtime": "headstock.assemble.offline"}
 """Where a name comes from; the language, if nothing else is said."""
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when somebody asks for it."""
+    """Import a public name when it is first used."""
     if name not in __all__:
         raise AttributeError(f"module 'headstock' has no attribute {name!r}")
     found = getattr(importlib.import_module(_ROOMS.get(name, "headstock.frontend")), name)

@@ -78,3 +78,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the known name closest to ``name``, or ""."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def describe(error: BaseException) -> str:
+    """Return what went wrong, on one line, with the kind of error unless it is ours."""
+    if isinstance(error, HeadstockError):
+        return error.problem
+    text = str(error).strip().split("\n", 1)[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

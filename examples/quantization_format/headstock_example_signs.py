@@ -1,13 +1,14 @@
-"""A checkpoint format of one's own: of each weight the sign, and a scale for 32 of them.
+"""A checkpoint format of one's own, kept as it is: of each weight the sign, and a scale for 32.
 
     pip install ./examples/quantization_format
     headstock serve FOLDER          a folder whose quantization_config has "quant_method": "signs"
 
 A module has ``name.signs`` uint8 [O, I / 8], eight neighbouring input features to a byte, the first
-in the lowest bit, 1 for minus; and ``name.scales`` float32 [O, I / 32]. It becomes the canonical
-layout ``int8-group``, which every backend multiplies.
+in the lowest bit, 1 for minus; and ``name.scales`` float32 [O, I / 32]. None of Headstock's layouts
+has one bit a weight, so the package brings its own: the reference multiplies it on every device,
+and a backend may offer ``linear`` for it.
 
-Shapes: O output features, I input features.
+Shapes: O output features, I input features, G groups along I, g features of a group.
 """
 
 from __future__ import annotations
@@ -15,20 +16,52 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from headstock.ops.layouts import CanonicalLayout, Stored
 from headstock.plugins.hooks import hookimpl
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from headstock.checkpoint.files import Array, StoredTensor
     from headstock.plugins.quantization import QuantizationRegistry
 
 HOOK_API = (2, 3)
 GROUP = 32
+HERE = "headstock_example_signs"
+SIGNS = CanonicalLayout(
+    f"{HERE}::signs",
+    parts={"signs": Stored("uint8", features=8), "scale": Stored("float32", features=0)},
+    dequantize=f"{HERE}:from_signs",
+    quantize=f"{HERE}:to_signs",
+)
 
 
 @hookimpl
 def headstock_register_quantization(registry: QuantizationRegistry) -> None:
-    """Name the reader; it is called for folders of this format only."""
-    registry.add("signs", "headstock_example_signs:join_signs")
+    """Name the reader, which is called for folders of this format only, and the layout."""
+    registry.add("signs", f"{HERE}:join_signs")
+    registry.add_layout(SIGNS, f"{HERE}:SIGNS")
+
+
+def from_signs(part: Mapping[str, Tensor]) -> Tensor:
+    """Return the weight that signs and scales stand for. float32. [O, I]"""
+    import torch
+
+    places = torch.arange(8, device=part["signs"].device)
+    is_minus_OI = ((part["signs"].unsqueeze(-1) >> places) & 1).flatten(1)
+    scale_OG = part["scale"]
+    signs_OGg = (1.0 - 2.0 * is_minus_OI).unflatten(1, (scale_OG.shape[1], -1))
+    return (signs_OGg * scale_OG.unsqueeze(-1)).flatten(1)
+
+
+def to_signs(weight_OI: Tensor, group_size: int) -> dict[str, Tensor]:
+    """Return a float32 weight's signs, and the mean magnitude of each group."""
+    import torch
+
+    scale_OG = weight_OI.unflatten(1, (-1, group_size)).abs().mean(dim=-1)
+    bits = 2 ** torch.arange(8, device=weight_OI.device)
+    signs = ((weight_OI < 0).unflatten(1, (-1, 8)) * bits).sum(dim=-1)
+    return {"signs": signs.to(torch.uint8), "scale": scale_OG}
 
 
 def join_signs(
@@ -63,11 +96,8 @@ def join_signs(
 
 
 def _weight(module: str, signs: StoredTensor, scales: StoredTensor | None) -> StoredTensor:
-    import numpy as np
-
     from headstock.checkpoint.files import StoredTensor
     from headstock.errors import CheckpointError
-    from headstock.ops.linear import INT8_GROUP
 
     out_features, in_features = signs.shape[0], 8 * signs.shape[1]
     if scales is None or scales.shape != (out_features, in_features // GROUP):
@@ -77,15 +107,14 @@ def _weight(module: str, signs: StoredTensor, scales: StoredTensor | None) -> St
         )
 
     def read(begin: int, end: int) -> dict[str, Array]:
-        bits = np.unpackbits(signs.read(begin, end)["weight"], axis=-1, bitorder="little")
-        weight = 1 - 2 * bits.astype(np.int8)
-        return {"weight": weight, "scale": scales.read(begin, end)["weight"]}
+        rows = signs.read(begin, end)["weight"]
+        return {"signs": rows, "scale": scales.read(begin, end)["weight"]}
 
     return StoredTensor(
         name=f"{module}.weight",
         shape=(out_features, in_features),
         dtype="",
-        layout=INT8_GROUP,
+        layout=SIGNS,
         group_size=GROUP,
         num_bytes=signs.num_bytes + scales.num_bytes,
         read=read,

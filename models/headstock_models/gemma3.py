@@ -157,7 +157,7 @@ class Gemma3ForConditionalGeneration(Gemma3ForCausalLM):
     config_type = Gemma3TextConfig
     skip: Mapping[str, str] = {
         **Model.skip,
-        r"^model\.vision_tower\.head\.": "it makes one vector of an image, which nobody asks for",
+        r"^model\.vision_tower\.head\.": "it makes one vector of an image, which is not used",
     }
 
     def __init__(self, ctx: Context, config: Mapping[str, Any]) -> None:

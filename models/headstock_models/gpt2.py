@@ -162,7 +162,7 @@ class GPT2LMHeadModel(Model):
 
 
 class GPTBigCodeForCausalLM(GPT2LMHeadModel):
-    """The same with one head of keys and values, and matrices that nobody has turned."""
+    """The same with one head of keys and values, and matrices that are not turned."""
 
     config_type = GptBigCodeConfig
 

@@ -16,7 +16,7 @@ WEB = ("fastapi", "uvicorn", "pydantic", "prometheus_client", "httpx", "rich")
     [
         ("headstock.assemble.engine_main", APIS_HALF),
         ("headstock.assemble.rank_main", APIS_HALF),
-        ("headstock.assemble.api", (*ENGINES_HALF, "PIL")),
+        ("headstock.assemble.api_process", (*ENGINES_HALF, "PIL")),
         ("headstock.server.http.serve", ENGINES_HALF),
         ("headstock.assemble.offline", WEB),
     ],

@@ -164,6 +164,19 @@ def test_the_example_format_serves_what_its_integers_stand_for(tmp_path: Path) -
 
 
 @pytest.mark.slow
+def test_the_example_layout_keeps_its_promises_and_is_planned_in_its_bits(tmp_path: Path) -> None:
+    site = installed(tmp_path, "quantization_format", "headstock_example_signs")
+    code = (
+        "from headstock.testing.layouts import check_layout, plugin_layouts;"
+        "from headstock.plugins.loader import discover;"
+        "(layout,) = plugin_layouts(discover(backend='reference')); check_layout(layout);"
+        "from headstock.ops.canonical import count_bytes; import torch;"
+        "print(layout, count_bytes(layout, 32, 3200, torch.bfloat16))"
+    )
+    assert run("-c", code, PYTHONPATH=site).split() == ["headstock_example_signs::signs", "800"]
+
+
+@pytest.mark.slow
 def test_without_its_plugin_the_format_is_refused_by_name(tmp_path: Path) -> None:
     site = installed(tmp_path, "quantization_format", "headstock_example_signs")
     _, signs = save_signs(tmp_path)

@@ -125,24 +125,45 @@ def test_a_model_with_states_is_refused_at_the_start(tmp_path: Path) -> None:
         headstock.Engine(model=folder, speculation="ngram", **SETTINGS)
 
 
-def test_logprobs_and_drafts_share_a_batch(llama: str) -> None:
-    body = {"sampling_params": [GREEDY] * 6, "return_logprob": [False, True] * 3}
-    answers = []
+LOGPROB_COLUMNS = ("output_token_logprobs", "output_top_logprobs", "output_token_ids_logprobs")
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("which", SETS)
+def test_every_accepted_draft_has_the_logprobs_of_a_plain_step(
+    llama: str, which: str, overlap: bool
+) -> None:
+    asks = {
+        "sampling_params": SETS[which],
+        "return_logprob": [False, True, True] * 2,
+        "top_logprobs_num": [0, 2, 5, 0, 0, 3],
+        "token_ids_logprob": [[], [], [3, 9], [], [5], []],
+        "logprob_start_len": [-1, -1, 2, -1, -1, 0],
+    }
+    answers: list[list[dict[str, Any]]] = []
     for speculation in ("none", "ngram"):
-        with headstock.Engine(model=llama, speculation=speculation, **SETTINGS) as engine:
-            results = engine.generate(input_ids=PROMPTS, **body)
-        logprobs = [result["meta_info"].get("output_token_logprobs") for result in results]
-        answers.append(([result["output_ids"] for result in results], logprobs))
-        if speculation == "ngram":
-            assert drafts_of(results[1::2]) == (0, 0)
-            assert drafts_of(results[::2])[1] > 0
-    (ids, wanted), (with_drafts, found) = answers
-    assert with_drafts == ids
-    for mine, theirs in zip(found, wanted, strict=True):
-        if theirs is not None:
-            assert [entry[0] for entry in mine] == pytest.approx(
-                [entry[0] for entry in theirs], abs=1e-4
-            )
+        options = SETTINGS | {"speculation": speculation, "overlap": overlap}
+        with headstock.Engine(model=llama, **options) as engine:
+            answers.append(engine.generate(input_ids=PROMPTS, **asks))
+    plain, drafted = answers
+    if which != "mixed":  # there, what is right of the scored rows' drafts depends on the time
+        assert drafts_of([drafted[row] for row in (1, 2, 4, 5)])[1] > 0
+    for mine, theirs in zip(drafted, plain, strict=True):
+        assert mine["output_ids"] == theirs["output_ids"]
+        for name in ("input_token_logprobs", *LOGPROB_COLUMNS):
+            compare_logprobs(mine["meta_info"].get(name), theirs["meta_info"].get(name))
+
+
+def compare_logprobs(mine: Any, theirs: Any) -> None:
+    """Compare (logprob, id, text) triples, alone or in lists; None where nothing was asked."""
+    if theirs is None or isinstance(theirs, (int, str)):
+        assert mine == theirs
+    elif isinstance(theirs, float):
+        assert mine == pytest.approx(theirs, abs=1e-4)
+    else:
+        assert len(mine) == len(theirs)
+        for one, other in zip(mine, theirs, strict=True):
+            compare_logprobs(one, other)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from headstock.checkpoint.folder import open_folder
 from headstock.errors import CheckpointError
 from headstock.graph.loader import weight_bytes
 from headstock.ops.canonical import dequantize, quantize_fp8
+from headstock.ops.linear import FP8_GROUP
 from tests.models.conftest import Save, Saved
 from tests.models.harness import context, load
 
@@ -33,7 +34,7 @@ def save_blocks(saved: Saved) -> None:
         written[name] = parts["weight"][: value.shape[0], : value.shape[1]].contiguous()
         written[name + "_scale_inv"] = parts["scale"][::128].contiguous()
         rows = {part: tensor[: value.shape[0]] for part, tensor in parts.items()}
-        value.copy_(dequantize("fp8-group", rows, torch.float32)[:, : value.shape[1]])
+        value.copy_(dequantize(FP8_GROUP, rows, torch.float32)[:, : value.shape[1]])
     saved.oracle.load_state_dict(tensors, strict=False)
     save_file(written, file)
     config = json.loads((saved.path / "config.json").read_text())

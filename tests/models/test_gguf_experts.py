@@ -19,6 +19,7 @@ from headstock.checkpoint.gguf_model import open_gguf
 from headstock.errors import CheckpointError, UnsupportedError
 from headstock.graph.loader import load_weights
 from headstock.ops.canonical import dequantize
+from headstock.ops.layouts import CanonicalLayout
 from headstock.ops.linear import INT8_GROUP, MXFP4
 from tests.models.harness import Sequences, build, context
 from tests.unit.gguf_files import HEADS, HIDDEN, INNER, KV_HEADS, llama_tensors, write_gguf
@@ -157,7 +158,7 @@ def test_experts_have_the_logits_of_their_dequantised_weights(
 
 @pytest.mark.parametrize(("types", "layout"), [(Q8, INT8_GROUP), (MX, MXFP4)])
 def test_each_expert_has_the_rows_that_the_stack_has(
-    tmp_path: Path, types: dict[str, Type], layout: str
+    tmp_path: Path, types: dict[str, Type], layout: CanonicalLayout
 ) -> None:
     files = write(tmp_path, "qwen3moe", types)
     stack = tensors_of("qwen3moe")["blk.1.ffn_down_exps.weight"]

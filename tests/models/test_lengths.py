@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from headstock.assemble.compute import open_backend, plan_model
-from headstock.assemble.length import UNBOUNDED, length_bound, max_length
+from headstock.assemble.backend import open_backend
+from headstock.assemble.model import plan_model
+from headstock.assemble.model_files import UNBOUNDED, length_bound, max_length
 from headstock.assemble.plan import make_plan
 from headstock.checkpoint import resolve
 from headstock.config import EngineSettings, Loaded, ModelSettings

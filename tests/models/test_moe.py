@@ -15,7 +15,9 @@ from headstock.graph.estimate import estimate_weight_bytes
 from headstock.graph.loader import load_random, load_weights, weight_bytes
 from headstock.graph.module import find_layers
 from headstock.graph.moe import Experts
-from headstock.ops.canonical import dequantize, quantize_int4, quantize_int8
+from headstock.ops.canonical import dequantize
+from headstock.ops.layouts import CanonicalLayout
+from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP
 from headstock.quantization.plan import Layout
 from headstock.testing.oracle.ranks import ThreadGroup, on_ranks
 from tests.models.conftest import Save
@@ -103,10 +105,9 @@ def logits(files: ModelFiles) -> Tensor:
     return Sequences(model, ctx).step(a=IDS)
 
 
-def quantized(tensor: StoredTensor, layout: str) -> StoredTensor:
+def quantized(tensor: StoredTensor, layout: CanonicalLayout) -> StoredTensor:
     """Return the tensor as a checkpoint that has it quantised would."""
-    make = {"int8-group": quantize_int8, "int4-group": quantize_int4}[layout]
-    parts = make(torch.from_numpy(tensor.read_all()["weight"]), 32)
+    parts = layout.load_quantize()(torch.from_numpy(tensor.read_all()["weight"]), 32)
     arrays = {name: part.numpy() for name, part in parts.items()}
     return replace(
         tensor,
@@ -126,7 +127,7 @@ def dequantized(files: ModelFiles) -> ModelFiles:
         values = dequantize(tensor.layout, parts, torch.float32).numpy()
         index[name] = replace(
             tensor,
-            layout="dense",
+            layout=DENSE,
             group_size=0,
             dtype="float32",
             read=lambda begin, end, v=values: {"weight": v[begin:end]},
@@ -134,7 +135,7 @@ def dequantized(files: ModelFiles) -> ModelFiles:
     return replace(files, index=index)
 
 
-@pytest.mark.parametrize("down", ["int4-group", "int8-group"])
+@pytest.mark.parametrize("down", [INT4_GROUP, INT8_GROUP])
 def test_experts_in_one_layout_and_in_two_have_the_logits_of_their_values(
     save: Save, down: str
 ) -> None:
@@ -142,7 +143,7 @@ def test_experts_in_one_layout_and_in_two_have_the_logits_of_their_values(
     files = open_folder(saved.path)
     for name, tensor in files.index.items():
         if ".experts." in name:
-            files.index[name] = quantized(tensor, down if "down_proj" in name else "int4-group")
+            files.index[name] = quantized(tensor, down if "down_proj" in name else INT4_GROUP)
     got, want = logits(files), logits(dequantized(files))
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * want.abs().max().item())
 

@@ -11,20 +11,20 @@ from headstock.checkpoint.files import ModelFiles, StoredTensor
 from headstock.checkpoint.folder import open_folder
 from headstock.errors import ConfigError
 from headstock.graph.loader import load_weights, weight_bytes
-from headstock.ops.canonical import dequantize, quantize_int4, quantize_int8
+from headstock.ops.canonical import dequantize
+from headstock.ops.layouts import CanonicalLayout
 from headstock.ops.linear import INT4_GROUP, INT8_GROUP
 from headstock.testing.oracle.ranks import ThreadGroup, on_ranks
 from tests.models.conftest import Save, Saved
 from tests.models.harness import Sequences, build, context, load
 
 IDS = [5, 9, 1, 77, 31]
-MAKERS = {INT8_GROUP: quantize_int8, INT4_GROUP: quantize_int4}
 
 
-def quantized(tensor: StoredTensor, layout: str, group_size: int = 32) -> StoredTensor:
+def quantized(tensor: StoredTensor, layout: CanonicalLayout, group_size: int = 32) -> StoredTensor:
     """Return the tensor as a checkpoint that has it quantised would."""
     whole = torch.from_numpy(tensor.read_all()["weight"])
-    parts = {name: part.numpy() for name, part in MAKERS[layout](whole, group_size).items()}
+    parts = {name: part.numpy() for name, part in layout.load_quantize()(whole, group_size).items()}
     return replace(
         tensor,
         layout=layout,
@@ -40,7 +40,7 @@ def dequantize_oracle(saved: Saved, index: dict[str, StoredTensor]) -> None:
         value.copy_(dequantize(index[name].layout, parts, torch.float32))
 
 
-@pytest.mark.parametrize("layouts", [("int4-group", "int4-group"), ("int4-group", "int8-group")])
+@pytest.mark.parametrize("layouts", [(INT4_GROUP, INT4_GROUP), (INT4_GROUP, INT8_GROUP)])
 def test_a_quantised_checkpoint_has_the_logits_of_its_dequantised_weights(
     save: Save, layouts: tuple[str, str]
 ) -> None:
@@ -75,9 +75,11 @@ def test_quantised_weights_are_smaller(save: Save, asked: str, share: float) -> 
     assert weight_bytes(model) < share * files.num_bytes
 
 
-@pytest.mark.parametrize("layout", MAKERS)
+@pytest.mark.parametrize("layout", [INT8_GROUP, INT4_GROUP])
 @pytest.mark.parametrize("group_size", [32, 96])
-def test_groups_that_ranks_cut_keep_their_scales(save: Save, layout: str, group_size: int) -> None:
+def test_groups_that_ranks_cut_keep_their_scales(
+    save: Save, layout: CanonicalLayout, group_size: int
+) -> None:
     saved = save("llama")
 
     def files() -> ModelFiles:

@@ -8,7 +8,7 @@ import httpx
 import msgspec
 import pytest
 
-from headstock.assemble.api import state_folder, store_options
+from headstock.assemble.api_process import state_folder, store_options
 from headstock.config.schema import ModelSettings, ServerSettings, ServeSettings
 from headstock.observe.metrics import Metrics
 from headstock.server.frontdoor import Frontdoor

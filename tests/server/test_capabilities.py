@@ -41,4 +41,4 @@ def test_every_exclusion_is_told_once_with_a_reason() -> None:
     pairs = [(entry.feature, entry.other) for entry in EXCLUSIONS]
     assert len(set(pairs)) == len(pairs)
     assert all(entry.reason.endswith(".") for entry in EXCLUSIONS)
-    assert off_for("speculation") == {"masks", "logprobs"}
+    assert off_for("speculation") == {"masks"}

@@ -8,7 +8,8 @@ import sys
 
 def test_the_api_process_loads_no_torch() -> None:
     code = (
-        "import headstock.cli.serve, headstock.assemble.serve, headstock.assemble.api, sys\n"
+        "import sys, headstock.cli.serve, headstock.assemble.serve\n"
+        "import headstock.assemble.api_process\n"
         "sys.exit(repr(sorted({'torch', 'transformers'} & set(sys.modules))))"
     )
     done = subprocess.run(

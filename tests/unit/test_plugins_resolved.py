@@ -45,7 +45,7 @@ def test_equal_plans_pass() -> None:
     ("other", "says"),
     [
         (changed(version="1.1"), "version is 1.1 there and 1.0 on rank 0"),
-        (changed(ops=PLAN.ops[:1]), "sample .* nobody there and by reference on rank 0"),
+        (changed(ops=PLAN.ops[:1]), "sample .* no provider there and by reference on rank 0"),
         (
             changed(ops=[ResolvedOp("rms_norm", "float32", "triton"), PLAN.ops[1]]),
             "rms_norm .* triton there and by toy on rank 0",

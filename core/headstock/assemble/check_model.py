@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from headstock.assemble.compute import Opened, open_backend, plan_model
+from headstock.assemble.backend import Opened, open_backend
+from headstock.assemble.model import plan_model
 from headstock.assemble.model_files import find_model
 from headstock.assemble.plan import PlannedRanks
 from headstock.assemble.task import find_task
@@ -24,7 +25,7 @@ from headstock.graph.loader import (
     compare,
     settle_ties,
 )
-from headstock.graph.module import find_layers
+from headstock.graph.module import allocation_order
 from headstock.graph.moe import Experts
 from headstock.ops.base import Op, Resolution, Spec
 from headstock.ops.linear import linear
@@ -70,7 +71,7 @@ class ModelCheck:
         stored: Tensors by the layout that the files have them in.
         missing: Names of tensors that the class needs.
         unexpected: Names of tensors that it does not know.
-        misshapen: Tensors of another shape, each with its shape and the one that is due.
+        misshapen: Tensors of another shape, each with its shape and the expected one.
         left_out: Names of tensors that are not used: scales of the KV cache.
         ops: What computes it, in the order of first use.
         problem: Why it would not be served; "" where it would.
@@ -127,7 +128,7 @@ def check_model(loaded: Loaded[EngineSettings], progress: Progress | None = None
 
     Args:
         loaded: Settings, and who set them.
-        progress: Told of a download.
+        progress: Called with the progress of a download.
 
     Raises:
         HeadstockError: There is no such model or backend, or its files cannot be read.
@@ -150,7 +151,7 @@ def _checked(opened: Opened, files: ModelFiles, *, is_dummy: bool) -> ModelCheck
         architectures=architectures,
         device=f"{opened.chosen.name}: {opened.device.name}",
         num_tensors=len(files.index),
-        stored=Counter(tensor.layout for tensor in files.index.values()),
+        stored=Counter(str(tensor.layout) for tensor in files.index.values()),
         left_out=files.left_out,
     )
     group = PlannedRanks(opened.settings.parallel.tp_size)
@@ -196,8 +197,8 @@ def _compared(check: ModelCheck, mismatch: Mismatch) -> ModelCheck:
 
 
 def _choose_products(model: Model, index: Mapping[str, StoredTensor]) -> None:
-    """Let layers choose who multiplies their weights, in the layouts that the files have."""
-    for prefix, layer in find_layers(model):
+    """Have layers choose who multiplies their weights, in the layouts that the files have."""
+    for prefix, layer in allocation_order(model):
         if not isinstance(layer, Linear | Embedding | LMHead | Experts):
             continue
         allocate_layer(layer, prefix, index)

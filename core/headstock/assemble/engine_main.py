@@ -6,11 +6,10 @@ import logging
 import signal
 from types import FrameType
 
-from headstock.assemble.built import build_engine_loop
-from headstock.assemble.collector import spare_what_lasts
-from headstock.assemble.give_back import give_back_heap, give_back_memory
-from headstock.assemble.handover import decode_settings
+from headstock.assemble.engine_loop import build_engine_loop
+from headstock.assemble.memory_hygiene import give_back_heap, give_back_memory, spare_what_lasts
 from headstock.assemble.model_files import find_model
+from headstock.assemble.settings_text import decode_settings
 from headstock.engine.guard import crash_report
 from headstock.errors import HeadstockError
 from headstock.observe.log import set_up_logging

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from headstock.assemble.collector import importing
+from headstock.assemble.memory_hygiene import importing
 
 
 def main(argv: list[str]) -> int:

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from headstock.assemble.api_plugins import load_api_plugins
-from headstock.assemble.built import build_engine_loop
-from headstock.assemble.collector import look_at_everything, spare_what_lasts
-from headstock.assemble.front import load_prompter, model_card
+from headstock.assemble.engine_loop import build_engine_loop
+from headstock.assemble.memory_hygiene import look_at_everything, spare_what_lasts
 from headstock.assemble.model_files import find_model
 from headstock.assemble.progress import Report, meter, silent
+from headstock.assemble.served_model import load_prompter, model_card
 from headstock.assemble.vetting import leave_out_unfit
 from headstock.config import EngineSettings, settings_from_call
 from headstock.config.adapters import given_adapters
@@ -46,7 +46,7 @@ T = TypeVar("T")
 B = TypeVar("B", bound=msgspec.Struct)
 Result = dict[str, Any]
 UNBOUNDED = 2**31 - 1
-"""Nobody else waits behind an offline caller: its queue has no bound worth the name."""
+"""No other caller waits behind an offline one: its queue needs no bound."""
 
 
 class Engine:
@@ -54,7 +54,7 @@ class Engine:
 
     Args:
         model: As for `headstock serve`: a folder, a GGUF file, a known name or a hub id.
-        report: Told of the progress of loading.
+        report: Called with the progress of loading.
         loras: Name to folder of the LoRA adapters that prompts may name; see docs/lora.md.
         settings: As the flags of `headstock serve`, such as ``dtype="float32"``,
             ``skip_tokenizer_init=True`` or ``max_model_len=4096``.
@@ -227,7 +227,7 @@ class Engine:
 
         Args:
             program: Its steps.
-            emit: Told of each event, in a thread of the engine's.
+            emit: Called with each event, in a thread of the engine's.
 
         Raises:
             RequestError: Naming the step at fault.
@@ -284,7 +284,7 @@ class Engine:
         return self._on_door(self._door.flush_cache(30.0)).freed_pages
 
     def load_lora_adapter(self, lora_name: str, lora_path: str) -> None:
-        """Let prompts name the LoRA adapter in the folder ``lora_path``.
+        """Make room for prompts to name the LoRA adapter in the folder ``lora_path``.
 
         Raises:
             RequestError: It cannot be served, or the name is taken.
@@ -483,3 +483,15 @@ async def _pump(
         put(None)
     except HeadstockError as error:
         put(error)
+
+
+class Runtime(Engine):
+    """An engine under SGLang's name for it, so that its programs port by changing the import.
+
+    Args:
+        model_path: As ``model`` of :class:`Engine`.
+        settings: As of :class:`Engine`.
+    """
+
+    def __init__(self, model_path: str, **settings: Any) -> None:
+        super().__init__(model=model_path, **settings)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from headstock.assemble.compute import LoadedModel, Opened, open_backend, plan_model
-from headstock.assemble.facts import describe_task
+from headstock.assemble.backend import Opened, open_backend
+from headstock.assemble.engine_loop import describe_task
+from headstock.assemble.model import LoadedModel, plan_model
 from headstock.assemble.model_files import find_model
 from headstock.checkpoint.files import ModelFiles, Progress
 from headstock.config import EngineSettings, Loaded
@@ -27,7 +28,7 @@ LAYER_COPIES = 2
 
 
 class PlannedRanks(SingleRank):
-    """The first of some ranks that nobody started: layers are divided as among them."""
+    """The first of some ranks that are not started: layers are divided as among them."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -100,10 +101,10 @@ def make_plan(loaded: Loaded[EngineSettings], progress: Progress | None = None) 
 
     Args:
         loaded: Settings, and who set them.
-        progress: Told of a download.
+        progress: Called with the progress of a download.
 
     Raises:
-        HeadstockError: There is no such model or backend, or nobody computes what it asks.
+        HeadstockError: There is no such model or backend, or no provider computes what it asks.
     """
     wanted = loaded.settings.model
     is_dummy = wanted.load_format == "dummy"
@@ -192,7 +193,7 @@ def _fit(
     """Return the memory plan, or why there is none and what would help."""
     before, options = measured.before, model.options
     if group.size > 1 and opened.device.facts.shares_host_memory:
-        # Ranks on one host share its memory; nobody is there to be asked how much each has.
+        # Ranks on one host share its memory; no rank is there to ask how much each has.
         share = before.free // group.size
         measured = replace(measured, before=Memory(total=before.total, free=share, peak=0))
     try:

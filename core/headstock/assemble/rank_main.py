@@ -7,17 +7,18 @@ from contextlib import ExitStack
 
 import msgspec
 
-from headstock.assemble.compute import open_backend
-from headstock.assemble.give_back import give_back_memory
-from headstock.assemble.handover import decode_settings, encode_settings
+from headstock.assemble.backend import Opened, open_backend
+from headstock.assemble.memory_hygiene import give_back_memory
 from headstock.assemble.model_files import find_model
 from headstock.assemble.progress import silent
-from headstock.assemble.ranks import join_group
-from headstock.assemble.serving import build_serving_runner
+from headstock.assemble.serving_runner import build_serving_runner
+from headstock.assemble.settings_text import decode_settings, encode_settings
 from headstock.config import EngineSettings, Loaded
 from headstock.errors import HeadstockError
 from headstock.observe.log import set_up_logging
+from headstock.ops.communication import Group
 from headstock.parallel import RankAddress, join_ranks, serve_rank
+from headstock.parallel.host_group import HostGroup
 
 
 def rank_argument(loaded: Loaded[EngineSettings], address: RankAddress) -> str:
@@ -61,3 +62,9 @@ def _run(loaded: Loaded[EngineSettings], address: RankAddress) -> None:
             serve_rank(built.runner, address, built.shelf)
         finally:
             built.runner.close()
+
+
+def join_group(opened: Opened, address: RankAddress) -> Group:
+    """Join the ranks that share every layer, by the backend's own means where it has some."""
+    info = address.group()
+    return opened.chosen.join_group(info, opened.device) or HostGroup(info)

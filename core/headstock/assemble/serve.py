@@ -12,9 +12,8 @@ import logging
 import socket
 from typing import TYPE_CHECKING, Protocol
 
-from headstock.assemble.collector import importing, spare_what_lasts
-from headstock.assemble.give_back import give_back_memory
-from headstock.assemble.handover import engine_command
+from headstock.assemble.memory_hygiene import give_back_memory, importing, spare_what_lasts
+from headstock.assemble.settings_text import engine_command
 from headstock.assemble.vetting import leave_out_unfit
 from headstock.checkpoint import fetch
 from headstock.config import Loaded, ServeSettings
@@ -28,7 +27,7 @@ from headstock.wire.folders import sweep_folders
 from headstock.wire.messages import Loading, Started
 
 if TYPE_CHECKING:
-    from headstock.assemble.api import Api
+    from headstock.assemble.api_process import Api
     from headstock.checkpoint.files import Progress
     from headstock.server.frontdoor import Frontdoor
 
@@ -41,7 +40,7 @@ class Display(Protocol):
     """What the operator sees of a start."""
 
     def pull(self) -> Progress | None:
-        """Return what is told of a download, or None."""
+        """Return what shows the progress of a download, or None."""
         ...
 
     def progress(self, progress: Loading) -> None:
@@ -58,7 +57,7 @@ class Display(Protocol):
 
 
 def serve_model(loaded: Loaded[ServeSettings], display: Display) -> int:
-    """Serve until told to stop; return the exit code.
+    """Serve until stopped; return the exit code.
 
     Raises:
         HeadstockError: Before the server is up: a setting or the model is at fault.
@@ -103,7 +102,7 @@ def _build_api(
 ) -> Api:
     """Import and build, in a thread: the event loop is busy starting the engine."""
     with importing():
-        from headstock.assemble.api import build_api
+        from headstock.assemble.api_process import build_api
     api = build_api(loaded, supervisor, admin_port)
     spare_what_lasts()
     return api
@@ -116,7 +115,7 @@ async def _answer(
     settings: ServeSettings,
     supervisor: Supervisor,
 ) -> None:
-    """Answer requests until told to stop, or until there is no engine any more."""
+    """Answer requests until stopped, or until there is no engine any more."""
     from headstock.server.http.serve import serve
 
     door = api.door

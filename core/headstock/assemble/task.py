@@ -55,7 +55,7 @@ def find_task(files: ModelFiles, settings: ModelSettings, registry: ModelRegistr
 
     Raises:
         ConfigError: What is set does not go with the model, or with each other.
-        UnsupportedError: Nobody has the architecture.
+        UnsupportedError: No package has the architecture.
     """
     names = [str(name) for name in files.config.get("architectures") or []]
     kind = _kind(files, settings, names)

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from headstock.assemble.compute import Opened
+from headstock.assemble.backend import Opened
 from headstock.assemble.model_files import installed_formats
-from headstock.assemble.serving import Built
+from headstock.assemble.serving_runner import Built
 from headstock.checkpoint import ModelFiles, resolve
 from headstock.errors import CheckpointError
 from headstock.graph.build import Model

@@ -3,10 +3,10 @@
 from headstock.cache.digest import NO_CONTENTS, RecentChains, chain_ids, child_id, root_id
 from headstock.cache.features import FeatureStore, StoredItem
 from headstock.cache.groups import Group
-from headstock.cache.pages import Hit, PageCache
+from headstock.cache.pages import PageCache
 from headstock.cache.pool import PagePool
 from headstock.cache.tables import NO_TABLES, PageTable, StateTable, Tables
-from headstock.cache.tree import CachedPage, Node, PrefixTree, num_in_use
+from headstock.cache.tree import CachedPage, Hit, Node, PrefixTree, num_in_use
 
 __all__ = [
     "NO_CONTENTS",

@@ -108,7 +108,7 @@ class ArenaPool:
         for page in pages:
             slab = page // self.slab_pages
             self._busy[slab] -= 1
-            assert self._busy[slab] >= 0, f"page {page} is let go of more often than held"
+            assert self._busy[slab] >= 0, f"page {page} is released more often than held"
             if not self._busy[slab]:
                 self._count_loose(1)
 

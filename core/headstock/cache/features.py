@@ -72,7 +72,7 @@ class FeatureStore:
         return made
 
     def drop(self, item: StoredItem) -> None:
-        """Let its digest find it no more; its pages are free once it has no users."""
+        """Stop finding it by its digest; its pages are free once it has no users."""
         if item.is_listed:
             item.is_listed = False
             del self._items[item.digest]
@@ -82,13 +82,13 @@ class FeatureStore:
     def let_go(self, items: Sequence[StoredItem]) -> None:
         """Hold each of ``items`` once less."""
         for item in items:
-            assert item.users > 0, "an image is let go that is not held"
+            assert item.users > 0, "an image is released that is not held"
             item.users -= 1
             if item.users == 0 and not item.is_listed:
                 self._pool.give_back(item.pages)
 
     def clear(self) -> None:
-        """Let no digest find anything: what the pages hold is unknown."""
+        """Stop finding anything by digest: what the pages hold is unknown."""
         for item in list(self._items.values()):
             self.drop(item)
 

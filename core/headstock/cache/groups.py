@@ -123,7 +123,7 @@ class Group:
         """
         idle, index = self._idle, self.index
         for cached in pages:
-            assert cached.users > 0, f"page {cached.page} let go of more often than held"
+            assert cached.users > 0, f"page {cached.page} released more often than held"
             cached.users -= 1
             if last_step > cached.last_step:
                 cached.last_step = last_step

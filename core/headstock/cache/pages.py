@@ -4,34 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
 from headstock.cache.arena import arena_of, pool_of
 from headstock.cache.groups import FullGroup, Group, StateGroup, WindowGroup
 from headstock.cache.tables import PageTable, StateTable, Tables
-from headstock.cache.tree import CachedPage, Node, PrefixTree
+from headstock.cache.tree import CachedPage, Hit, Node, PrefixTree
 from headstock.errors import ConfigError, UnsupportedError
 from headstock.wire.steps import NULL_PAGE, STATE_OUT, PageGroup
 
 KINDS: dict[str, type[Group]] = {"full": FullGroup, "window": WindowGroup, "state": StateGroup}
 STATE_GRAIN = 64
 """Tokens of a node where all that layers keep is a state."""
-
-
-class Hit(msgspec.Struct, eq=False):
-    """What the tree has of a prefix.
-
-    Attributes:
-        end: Grains that are valid in every group.
-        known: Grains that are listed at all: up to there another request had the same tokens.
-        path: Nodes of the valid ones.
-        pages: What a request that goes on from there reads, a group.
-    """
-
-    end: int = 0
-    known: int = 0
-    path: list[Node] = []
-    pages: list[list[CachedPage]] = []
 
 
 class PageCache:

@@ -25,7 +25,7 @@ class CachedPage(msgspec.Struct, eq=False, gc=False):
         page: Its number.
         written: Step that writes the last of it; later steps may read it.
         users: Requests that hold it.
-        last_step: Last step launched by a user that has let go of it.
+        last_step: Last step launched by a user that has released it.
     """
 
     node: Node
@@ -71,6 +71,22 @@ class Node(msgspec.Struct, eq=False, gc=False):
             following = child.older
             yield child
             child = following
+
+
+class Hit(msgspec.Struct, eq=False):
+    """What the tree has of a prefix.
+
+    Attributes:
+        end: Grains that are valid in every group.
+        known: Grains that are listed at all: up to there another request had the same tokens.
+        path: Nodes of the valid ones.
+        pages: What a request that goes on from there reads, a group.
+    """
+
+    end: int = 0
+    known: int = 0
+    path: list[Node] = []
+    pages: list[list[CachedPage]] = []
 
 
 def num_in_use(path: Sequence[Node]) -> int:

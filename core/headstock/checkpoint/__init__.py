@@ -14,7 +14,7 @@ __all__ = ["GGUFTokenizer", "ModelFiles", "StoredTensor", "fetch", "resolve"]
 
 
 def __getattr__(name: str) -> object:
-    """Import what reads files when somebody asks for it: fetching one does without numpy."""
+    """Import what reads files when it is first used: fetching one does without numpy."""
     if name == "resolve":
         from headstock.checkpoint.locate import resolve
 

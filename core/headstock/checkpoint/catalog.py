@@ -38,7 +38,7 @@ class CatalogModel:
         sha256: Of that file.
         size_bytes: Its size.
         license: SPDX name, or the name of its terms.
-        terms: What somebody who uses it agrees to; shown before it is fetched. Empty when the
+        terms: What its user agrees to; shown before it is fetched. Empty when the
             license asks for nothing of the kind.
         is_archive: Whether the file is a zip of a folder, as `save_pretrained` writes it.
         sampling: What its authors sample with, where its files do not say; as a

@@ -24,12 +24,12 @@ TORCH_WEIGHTS = ("pytorch_model*.bin",)
 def fetch(model: str, revision: str | None = None, progress: Progress | None = None) -> None:
     """Download ``model`` unless it is on this machine, so that resolving it need not.
 
-    Names that nobody knows are left to whoever resolves them.
+    Names that are unknown are left to whoever resolves them.
 
     Args:
         model: As for :func:`headstock.checkpoint.resolve`.
         revision: Likewise.
-        progress: Told of a download.
+        progress: Called with the progress of a download.
 
     Raises:
         CheckpointError: It cannot be fetched.

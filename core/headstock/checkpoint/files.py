@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from headstock.checkpoint.mapping import MappedFile
 from headstock.errors import CheckpointError
+from headstock.ops.layouts import CanonicalLayout
 from headstock.ops.linear import DENSE
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class StoredTensor:
         name: As Hugging Face names it.
         shape: As the model sees it, whatever its layout packs. Rows first.
         dtype: Of its elements where the layout is dense: ``float32``, ``float16``, ``bfloat16`` …
-        layout: A canonical layout of :mod:`headstock.ops.linear`.
+        layout: A canonical layout, one of :data:`headstock.ops.linear.LAYOUTS` or a plugin's.
         group_size: Input features that share a scale; 0 for dense.
         num_bytes: What it takes in the file.
         read: Rows [begin, end) to canonical parts; a view of the file where no conversion is
@@ -51,7 +52,7 @@ class StoredTensor:
     name: str
     shape: tuple[int, ...]
     dtype: str
-    layout: str = DENSE
+    layout: CanonicalLayout = DENSE
     group_size: int = 0
     num_bytes: int
     read: Callable[[int, int], Mapping[str, Array]] = field(repr=False, compare=False)
@@ -119,7 +120,7 @@ class ModelFiles:
     Attributes:
         kind: ``folder`` (Hugging Face layout) or ``gguf``.
         path: The folder or the file.
-        name: What to call the model when nobody says.
+        name: The model's name where none is given.
         config: In Hugging Face keys; synthesised for GGUF.
         generation_config: ``generation_config.json``, or {}.
         index: Every tensor by Hugging Face name, in the order of the files.
@@ -254,7 +255,7 @@ class ModelFiles:
         self.index.update(renamed)
 
     def close(self) -> None:
-        """Forget the tensors, so that the files' memory maps go once nobody reads from them."""
+        """Forget the tensors, so that the files' memory maps go once nothing reads from them."""
         self.index.clear()
 
 

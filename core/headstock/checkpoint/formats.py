@@ -6,7 +6,7 @@ A reader turns the tensors that a folder's files have into tensors in canonical 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -40,6 +40,11 @@ class Readers(Protocol):
         """Every ``quant_method`` that can be read."""
         ...
 
+    @property
+    def layout_names(self) -> Collection[str]:
+        """The layouts that plugins brought, which readers may use besides Headstock's own."""
+        ...
+
     def load(self, name: str) -> Join:
         """Return the reader of one."""
         ...
@@ -52,6 +57,11 @@ class OwnReaders:
     def names(self) -> list[str]:
         """Every ``quant_method`` that can be read."""
         return list(OWN)
+
+    @property
+    def layout_names(self) -> Collection[str]:
+        """None."""
+        return ()
 
     def load(self, name: str) -> Join:
         """Return the reader of one."""

@@ -40,6 +40,7 @@ from headstock.checkpoint.gguf_grid_blocks import (
     tq2_0,
 )
 from headstock.checkpoint.gguf_small_blocks import iq4_nl, iq4_xs, mxfp4, q2_k, q3_k
+from headstock.ops.layouts import CanonicalLayout
 from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, MXFP4
 
 _F32 = np.float32
@@ -63,7 +64,7 @@ class Block:
     elements: int
     num_bytes: int
     dtype: str
-    layout: str
+    layout: CanonicalLayout
     group_size: int
     convert: Callable[[Array], Parts]
 

@@ -32,7 +32,7 @@ def split_experts(file: GGUFFile, info: TensorInfo, name: str) -> Iterator[Store
     due = 2 if name.endswith(".bias") else 3
     if len(info.shape) != due:
         raise CheckpointError(
-            f"{file.path}: {info.name} is {list(info.shape)}; {due} dimensions are due.",
+            f"{file.path}: {info.name} is {list(info.shape)}; {due} dimensions are expected.",
             remedy="Download the file again.",
         )
     num_experts, *shape = info.shape

@@ -32,7 +32,7 @@ def resolve(
         model: Hugging Face folder, GGUF file, name that `headstock pull` knows, or hub id.
         revision: Commit, tag or branch, for a hub id.
         needs_weights: False where random weights will do.
-        progress: Told of a download.
+        progress: Called with the progress of a download.
         formats: Returns the formats of quantised folders; called where the folder is one.
 
     Raises:

@@ -15,7 +15,7 @@ from headstock.errors import CheckpointError
 class MappedFile:
     """A file in memory, as long as this or an array that views it lives.
 
-    Private and copy-on-write, since tensors made of it must count as writable; nobody writes.
+    Private and copy-on-write, since tensors made of it must count as writable; nothing writes.
 
     Args:
         path: The file.

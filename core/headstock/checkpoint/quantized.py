@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from headstock.checkpoint.formats import Formats, Index, OwnReaders
-from headstock.errors import UnsupportedError
+from headstock.checkpoint.formats import Formats, Index, OwnReaders, Readers
+from headstock.errors import PluginError, UnsupportedError
+from headstock.ops.layouts import CanonicalLayout
+from headstock.ops.linear import LAYOUTS
 
 
 def find_reader(
@@ -21,7 +23,8 @@ def find_reader(
         formats: Returns the formats that can be read.
 
     Raises:
-        PluginError: The reader does not import.
+        PluginError: The reader does not import. What is returned raises it for a layout that no
+            plugin named.
         UnsupportedError: The weights are quantised by a method that we cannot read.
     """
     text = config.get("text_config")
@@ -38,4 +41,23 @@ def find_reader(
             " unquantised folder, with --quantization int8 or int4 if memory is short.",
         )
     join = known.load(method)
-    return lambda index: join(index, quantization)
+
+    def read(index: Index) -> Index:
+        joined = join(index, quantization)
+        _check_layouts(method, joined, known)
+        return joined
+
+    return read
+
+
+def _check_layouts(method: str, index: Index, known: Readers) -> None:
+    """Refuse a layout that no plugin named: the kit has not seen it, and it may be misspelt."""
+    for name, tensor in index.items():
+        layout = cast("object", tensor.layout)
+        is_named = layout in LAYOUTS or layout in known.layout_names
+        if not (is_named and isinstance(layout, CanonicalLayout)):
+            raise PluginError(
+                f"The reader of {method} gives {name} in layout {layout!r}, which is none.",
+                remedy=f"Use one of {', '.join([*LAYOUTS, *known.layout_names])}, or name it by"
+                " add_layout in headstock_register_quantization.",
+            )

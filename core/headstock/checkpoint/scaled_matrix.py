@@ -17,6 +17,7 @@ import numpy as np
 
 from headstock.checkpoint.files import Array, StoredTensor, as_float32
 from headstock.errors import CheckpointError, UnsupportedError
+from headstock.ops.layouts import CanonicalLayout
 
 GROUP = 128
 """Input features of a group where a scale reaches farther: what tensor cores scale by."""
@@ -44,7 +45,7 @@ def join_scale(
     weight: StoredTensor,
     scale: StoredTensor | None,
     name: str,
-    layout: str,
+    layout: CanonicalLayout,
     *,
     block: tuple[int, int] | None = None,
     zero: StoredTensor | None = None,
@@ -93,7 +94,7 @@ def join_stacked_scale(
     weight: StoredTensor,
     scale: StoredTensor | None,
     name: str,
-    layout: str,
+    layout: CanonicalLayout,
     *,
     block: tuple[int, int] | None = None,
 ) -> StoredTensor:
@@ -114,7 +115,7 @@ def join_stacked_scale(
         raise _missing(weight, name)
     num_experts = weight.shape[0]
     if len(scale.shape) not in (1, 2, 3) or scale.shape[0] != num_experts:
-        raise _misshapen(weight, scale, f"those of {num_experts} matrices are due")
+        raise _misshapen(weight, scale, f"those of {num_experts} matrices are expected")
     scales = scale
 
     def of_expert(expert: int, has_inputs_first: bool) -> StoredTensor:
@@ -174,7 +175,7 @@ def _reach(
         return 1, in_features
     if len(shape) == 2 and shape[0] == out_features and shape[1] and not in_features % shape[1]:
         return 1, in_features // shape[1]
-    raise _misshapen(weight, scale, "one, one for each row, or whole groups of a row are due")
+    raise _misshapen(weight, scale, "one, one for each row, or whole groups of a row are expected")
 
 
 def _group_size(in_features: int, columns: int) -> int:

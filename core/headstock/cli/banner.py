@@ -51,7 +51,7 @@ class Banner:
         self._is_up = False
 
     def pull(self) -> Callable[[int, int], None]:
-        """Return what is told of a download."""
+        """Return what shows the progress of a download."""
 
         def tell(done: int, total: int) -> None:
             self.progress(Loading(phase="pull", done=done, total=total, unit="bytes"))

@@ -67,7 +67,7 @@ def choose_talker(
     """Return who answers: see the module's first lines.
 
     Raises:
-        ConfigError: Nobody answers at ``url``, or flags contradict each other.
+        ConfigError: No server answers at ``url``, or flags contradict each other.
     """
     flags = [origin.name for origin in loaded.origins.values() if origin.source is Source.FLAG]
     if flags and url is not None:

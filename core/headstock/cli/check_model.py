@@ -78,7 +78,7 @@ def format_check(check: ModelCheck) -> str:
 
 def _served_by(check: ModelCheck) -> str:
     if not check.architecture:
-        return "nobody"
+        return "no package"
     if check.is_fallback:
         return f"transformers' own {check.architecture}, through {check.dist}"
     return f"the class of {check.architecture} in {check.dist}"

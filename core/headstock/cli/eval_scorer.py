@@ -113,7 +113,7 @@ class Scorer:
         Args:
             contexts: Texts.
             params: Sampling parameters of each, as ``/generate`` has them.
-            advance: Told of the progress.
+            advance: Called with the progress.
         """
         rows = self.encode(contexts)
         texts: list[str] = []

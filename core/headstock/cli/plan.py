@@ -18,8 +18,8 @@ import msgspec
 from headstock.cli.progress import byte_progress
 from headstock.cli.table import format_table
 from headstock.config import EngineSettings, add_flags, read_settings
+from headstock.observe.units import GIB
 
-GIB = 1 << 30
 SHORTER = (32768, 8192, 2048)
 """Lengths of requests to count beside the greatest. Tokens."""
 

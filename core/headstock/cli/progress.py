@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 LINE_EVERY = 0.25
 Advance = Callable[[int], None]
-"""Told how many more rows are done."""
+"""Called with how many more rows are done."""
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ def own_key(settings: ServerSettings) -> str | None:
 
 
 class UnreachableError(ConfigError):
-    """Nobody answers at a URL as a server would."""
+    """No server answers at a URL."""
 
 
 class RemoteServer:
@@ -75,7 +75,7 @@ class RemoteServer:
         """Return the name of the first model that is served.
 
         Raises:
-            UnreachableError: Nobody answers, or not as a server would.
+            UnreachableError: Nothing answers, or not as a server would.
             ConfigError: The server wants a key, or another one.
         """
         try:

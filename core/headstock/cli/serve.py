@@ -20,7 +20,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until told to stop."""
+    """Serve until stopped."""
     loaded = read_settings(arguments, ServeSettings)
     forget_secrets()
     log = loaded.settings.log

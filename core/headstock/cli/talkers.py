@@ -17,7 +17,7 @@ OPENAI_NAMES = {"max_new_tokens": "max_tokens", "sampling_seed": "seed"}
 
 
 class Talker(Protocol):
-    """Somebody who answers chats.
+    """What answers chats.
 
     Attributes:
         name: Of the model, and where it is.

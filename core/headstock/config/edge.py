@@ -86,7 +86,7 @@ class Loaded(Generic[S]):
 def read_settings(
     arguments: argparse.Namespace, settings: type[S], environment: Environment | None = None
 ) -> Loaded[S]:
-    """Read what a command was told.
+    """Read the settings that a command was given.
 
     Args:
         arguments: Parsed by a parser that :func:`~headstock.config.flags.add_flags` filled.

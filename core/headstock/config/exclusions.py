@@ -15,7 +15,6 @@ SPECULATION = "speculation"
 GRAMMAR = "grammar"
 MASKS = "masks"
 POOLING = "pooling"
-LOGPROBS = "logprobs"
 STATES = "recurrent state"
 WHOLE_PROMPTS = "bidirectional attention"
 PREFIX_CACHE = "prefix cache"
@@ -62,12 +61,6 @@ EXCLUSIONS = (
         effect="off for the request",
         reason="A grammar's mask of a drafted position depends on the drafts before it, which the"
         " host does not know in time; allowed ids and bad words are masks, too.",
-    ),
-    Exclusion(
-        feature=SPECULATION,
-        other=LOGPROBS,
-        effect="off for the request",
-        reason="A step keeps the logprobs of one position a row.",
     ),
     Exclusion(
         feature=PREFIX_CACHE,

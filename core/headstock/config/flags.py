@@ -92,7 +92,7 @@ def add_flags(
 
     Args:
         parser: Of one command.
-        settings: What that command is told.
+        settings: What that command takes.
         has_model_argument: Whether the model may be given without ``--model``.
     """
     # argparse would list every flag before the first word of help.

@@ -26,7 +26,7 @@ class Option:
         section: Such as ``cache``.
         name: Such as ``page_size``; no other section has a setting of this name.
         type: What the value is converted to.
-        default: Used when nobody sets it.
+        default: Used when it is not set.
         kind: What a flag of it looks like.
         choices: With kind ``choice``.
         allowed: The values it takes, in words.

@@ -276,7 +276,7 @@ class LogSettings(Settings, frozen=True, kw_only=True):
 
 
 class EngineSettings(Settings, frozen=True, kw_only=True):
-    """All that an engine process is told."""
+    """All settings of an engine process."""
 
     model: ModelSettings = ModelSettings()
     device: DeviceSettings = DeviceSettings()
@@ -291,6 +291,6 @@ class EngineSettings(Settings, frozen=True, kw_only=True):
 
 
 class ServeSettings(EngineSettings, frozen=True, kw_only=True):
-    """All that ``headstock serve`` is told."""
+    """All settings of ``headstock serve``."""
 
     server: ServerSettings = ServerSettings()

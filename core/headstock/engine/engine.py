@@ -97,12 +97,12 @@ class Engine:
 
     @property
     def is_preparing(self) -> bool:
-        """Whether something goes on beside steps: :meth:`take_prepared` is due soon."""
+        """Whether something goes on beside steps: :meth:`take_prepared` is called soon."""
         is_upkept = self._weights.is_loading or self._profile.is_running
         return self._grammars.num_waiting > 0 or self._adapters.is_reading or is_upkept
 
     def take_prepared(self) -> list[FromEngine]:
-        """Let the requests go on whose grammar and adapter are there; returns what else came.
+        """Continue the requests whose grammar and adapter are there; returns what else came.
 
         Loads a part of other weights, too, and ends a profile that has its steps.
         """
@@ -132,7 +132,7 @@ class Engine:
             Its tokens and the requests that ended; nothing when there is no work.
 
         Raises:
-            RunnerError: The runner raised; :meth:`recover` is due.
+            RunnerError: The runner raised; call :meth:`recover`.
         """
         handles = self._handles
         while self._pause is None and len(handles) < self._depth and self._undrawn is None:
@@ -341,7 +341,7 @@ def build_engine(
         scheduler: Settings.
         cache: Settings.
         compiler: Compiles grammars; None: requests with grammars are refused.
-        why_no_compiler: What they are told then.
+        why_no_compiler: The reason that they are given then.
         shelf: Has the LoRA adapters that requests may name; None: there are none.
         weights: The model's, where they can change; or why they cannot.
         profiler: Records steps; None: nobody does.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headstock.errors import ConfigError, DeviceError, HeadstockError
+from headstock.errors import ConfigError, DeviceError, HeadstockError, describe
 from headstock.wire.messages import Crashed
 from headstock.wire.steps import Masks, Runner, RunnerLimits, StepHandle, StepPlan, StepResult
 
@@ -52,14 +52,6 @@ class GuardedRunner:
             raise
         except Exception as error:
             raise RunnerError(f"step {handle.step} failed: {explain(error)}") from error
-
-
-def describe(error: BaseException) -> str:
-    """Return what went wrong, on one line, with the kind of error unless it is ours."""
-    if isinstance(error, HeadstockError):
-        return error.problem
-    text = str(error).strip().split("\n", 1)[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def explain(error: BaseException) -> str:

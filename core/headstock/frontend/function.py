@@ -211,7 +211,7 @@ class ProgramFunction:
     def _caught_body(
         self, state: ProgramState, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> None:
-        """Run the body where nobody waits for it: what it raises is the state's error."""
+        """Run the body where no caller waits for it: what it raises is the state's error."""
         try:
             self._body(state, args, kwargs)
         except Exception as error:  # noqa: BLE001 - the state says so when it is read

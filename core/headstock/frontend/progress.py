@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def progress(name: str, total: int, *, is_shown: bool) -> Iterator[Callable[[int], None]]:
-    """Show on standard error how many of ``total`` are done; yields what is told of more."""
+    """Show on standard error how many of ``total`` are done; yields what to call with more."""
     if not is_shown:
         yield lambda _: None
         return

@@ -28,7 +28,7 @@ class Run:
         backend: Runs the parts.
         hub: Where they are waited for.
         sampling: Parameters of gens that do not say themselves.
-        is_streamed: Whether text is told of as it comes.
+        is_streamed: Whether text is sent as it comes.
         return_logprob: Whether all gens tell log probabilities.
         top_logprobs_num: Of so many of the likeliest tokens too, at least.
     """

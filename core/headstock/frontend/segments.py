@@ -136,7 +136,7 @@ class Segment:
             if item.slot is not None:
                 item.slot.finish(error)
         self.done.set_exception(error)
-        self.done.exception()  # it is raised where somebody reads
+        self.done.exception()  # it is raised where a variable is read
 
 
 def split(items: Sequence[Item]) -> list[list[Item]]:

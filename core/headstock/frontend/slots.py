@@ -32,7 +32,7 @@ class Slot:
         self._length = 0
 
     def push(self, index: int, text: str) -> None:
-        """Take a piece of text; only that of the first of ``n`` is told on."""
+        """Take a piece of text; only that of the first of ``n`` is passed on."""
         if index == 0:
             self._length += len(text)
             self.pieces.put(text)
@@ -47,7 +47,7 @@ class Slot:
             self.done.set_result(result)
         else:
             self.done.set_exception(result)
-            self.done.exception()  # it is raised where somebody reads
+            self.done.exception()  # it is raised where a variable is read
         self.pieces.end()
 
     def read(self, result: StepDone) -> object:

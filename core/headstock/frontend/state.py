@@ -50,7 +50,7 @@ class ProgramState:
         self._feed: Feed[Item] = Feed()
         self.ret_value: Any = None
         self.failure: BaseException | None = None
-        """What the body raised, where nobody waited for it."""
+        """What the body raised, where no caller waited for it."""
 
     # Adding
 
@@ -384,7 +384,7 @@ class ForkGroup:
         return self
 
     def join(self, mode: JoinMode = "gather_variable") -> None:
-        """Let the parent wait for all of them, and take over what they found.
+        """Have the parent wait for all of them, and take over what they found.
 
         Args:
             mode: ``gather_variable``: new variables become lists. ``concate_and_append``: what

@@ -75,7 +75,7 @@ class Attention(Layer):
 
     Raises:
         ConfigError: The heads do not divide among the ranks.
-        UnsupportedError: Nobody computes this kind of attention.
+        UnsupportedError: No provider computes this kind of attention.
     """
 
     kv: Tensor
@@ -113,10 +113,13 @@ class Attention(Layer):
         kv_heads = split_or_replicate("attention", num_kv_heads * head_dim, ctx.tp, unit=head_dim)
         self.num_heads, self.num_kv_heads = heads.size // head_dim, kv_heads.size // head_dim
         features = _features(
-            window, soft_cap, has_sinks=has_sinks, is_causal=is_causal, is_chunked=is_chunked
+            window,
+            soft_cap,
+            block_size,
+            has_sinks=has_sinks,
+            is_causal=is_causal,
+            is_chunked=is_chunked,
         )
-        if block_size:
-            features |= {CHOSEN_BLOCKS}
         self.provider: AttentionProvider = ctx.attention_provider(
             num_heads=self.num_heads,
             num_kv_heads=self.num_kv_heads,
@@ -129,8 +132,7 @@ class Attention(Layer):
         )
         self._see_spans: Callable[..., Tensor] | None = None
         if sees_spans:
-            _check_spans(features)
-            self._see_spans = self._make_spans(ctx, scale, window)
+            self._see_spans = self._make_spans(ctx, features, scale, window)
         # Texts whose tokens see both ways are whole, and kept whole.
         self.group = ctx.group(_retention(window if is_causal else None))
         self._eps = 0.0 if qk_norm is None else qk_norm
@@ -140,9 +142,7 @@ class Attention(Layer):
         if qk_norm is not None:
             self._build_norms(ctx, norm_leaves, is_zero_centered=is_zero_centered)
         self._all_heads, self._first_head = num_heads, heads.begin // head_dim
-        self._sinks_H: Tensor | None = None
-        if has_sinks:
-            self._sinks_H = torch.zeros(self.num_heads, device=ctx.device.torch_device)
+        self._sinks_H = self._make_sinks(ctx) if has_sinks else None
         prepared = _prepared(is_normed_last, norms_values, takes_keys)
         self._resolve_rotation(ctx, rotary, query_scale_L, prepared)
         ctx.attention_layers.append(self)
@@ -178,10 +178,15 @@ class Attention(Layer):
         weights = [norm.values_D for norm in self._norms.values()] or [ones_D, ones_D]
         self._q_norm_D, self._k_norm_D = weights
 
+    def _make_sinks(self, ctx: Context) -> Tensor:
+        """Return room for a sink for each head. float32. [H]"""
+        return torch.zeros(self.num_heads, device=ctx.device.torch_device)
+
     def _make_spans(
-        self, ctx: Context, scale: float | None, window: int | None
+        self, ctx: Context, features: frozenset[str], scale: float | None, window: int | None
     ) -> Callable[..., Tensor]:
         """Return what lets the tokens of an image see all of it."""
+        _check_spans(features)
         spec = ctx.spec(
             layout=self.provider.layout.tag,
             num_heads=self.num_heads,
@@ -311,12 +316,14 @@ def _check_spans(features: frozenset[str]) -> None:
 def _features(
     window: int | None,
     soft_cap: float | None,
+    block_size: int,
     *,
     has_sinks: bool,
     is_causal: bool,
     is_chunked: bool,
 ) -> frozenset[str]:
     asked = {
+        CHOSEN_BLOCKS: block_size > 0,
         "sliding_window": window is not None and is_causal and not is_chunked,
         CHUNKED: window is not None and is_causal and is_chunked,
         BOTH_SIDES: window is not None and not is_causal,

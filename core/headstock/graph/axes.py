@@ -48,7 +48,7 @@ class AxialRotary(Rotary):
         self._look_up = ctx.ops.resolve(axis_angles, Spec(dtype="float32"))
 
     def forward(self, batch: StepBatch) -> None:
-        """Let the layers that see ``batch`` rotate by the angles of its tokens."""
+        """Have the layers that see ``batch`` rotate by the angles of its tokens."""
         assert batch.shifts_AT is not None, "the step has positions on one axis only"
         angles_TC = self._look_up(self.cos_sin_LC, batch.shifts_AT, self._axis_F, batch.positions_T)
         tokens_T = self._tokens_T[: batch.num_tokens]

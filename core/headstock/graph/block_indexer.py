@@ -38,7 +38,7 @@ class BlockIndexer(Module):
 
     Raises:
         ConfigError: The heads do not divide among the ranks.
-        UnsupportedError: Nobody computes it.
+        UnsupportedError: No provider computes it.
     """
 
     kv: Tensor

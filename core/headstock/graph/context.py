@@ -129,7 +129,7 @@ class Context:
         Raises:
             ConfigError: It does not take the page size that was set, or another layer's provider
                 has settled.
-            UnsupportedError: Nobody computes this kind of attention.
+            UnsupportedError: No provider computes this kind of attention.
         """
         spec = AttentionSpec(
             num_heads=num_heads,
@@ -161,7 +161,7 @@ class Context:
         Raises:
             ConfigError: It does not take the page size that was set, or another layer's provider
                 has settled.
-            UnsupportedError: Nobody computes it.
+            UnsupportedError: No provider computes it.
         """
         if spec not in self.providers:
             spec, provider = self._build_provider(op, spec)
@@ -173,7 +173,7 @@ class Context:
         """Return the provider of ``op``, which keeps one state a request, for ``spec``.
 
         Raises:
-            UnsupportedError: Nobody computes it.
+            UnsupportedError: No provider computes it.
         """
         if spec not in self.providers:
             self.providers[spec] = self.ops.resolve(op, spec.as_spec())(spec, self.device)

@@ -173,7 +173,7 @@ class LMHead(_VocabularyLayer):
         return self._tied
 
     def untie(self) -> None:
-        """Let the layer have a weight of its own; before anything is allocated."""
+        """Give the layer a weight of its own; before anything is allocated."""
         self._tied = None
 
     def leaves(self) -> Sequence[Leaf]:

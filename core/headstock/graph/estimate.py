@@ -11,11 +11,8 @@ from headstock.graph.context import Context
 from headstock.graph.linear import Linear
 from headstock.graph.loader import expected_leaves
 from headstock.graph.module import Leaf, find_layers
-from headstock.ops.linear import FP8_GROUP, INT4_GROUP, INT8_GROUP, MXFP4
+from headstock.ops.canonical import count_bytes
 from headstock.quantization.plan import Layout, Role, choose_layout
-
-SCALE_BYTES = 4
-"""Of a float32 scale or minimum."""
 
 
 def estimate_weight_bytes(model: Model, index: Mapping[str, StoredTensor], ctx: Context) -> int:
@@ -49,10 +46,4 @@ def _leaf_bytes(leaf: Leaf, stored: Layout, ctx: Context) -> int:
         return num_elements * ctx.dtype.itemsize
     share = -(-num_elements // ctx.tp.size)
     layout = choose_layout(leaf.role, stored, leaf.shape[-1], ctx.quantization)
-    if layout.name in (INT8_GROUP, FP8_GROUP):
-        return share + share // layout.group_size * SCALE_BYTES
-    if layout.name == INT4_GROUP:
-        return share // 2 + share // layout.group_size * 2 * SCALE_BYTES
-    if layout.name == MXFP4:
-        return share // 2 + share // layout.group_size * SCALE_BYTES
-    return share * ctx.dtype.itemsize
+    return count_bytes(layout.name, layout.group_size, share, ctx.dtype)

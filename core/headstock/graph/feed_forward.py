@@ -43,10 +43,8 @@ class GatedMLP(Module):
         names: Mapping[Matrix, str] = QWEN_NAMES,
     ) -> None:
         size = intermediate_size
-        # Set first, so that it is allocated first: what turns into its inputs asks what it takes.
-        down = {names["down"]: hidden_size}
-        self.down = Linear(ctx, size, down, split="in", has_bias=has_bias)
-        given = {"has_bias": has_bias, "activation": activation, "into": self.down}
+        down = Linear(ctx, size, {names["down"]: hidden_size}, split="in", has_bias=has_bias)
+        given = {"has_bias": has_bias, "activation": activation, "into": down}
         if is_fused:
             rows = [features(size), features(size, first=size)]
             fused = "gate_up_proj" if names is QWEN_NAMES else names["gate"]
@@ -54,6 +52,7 @@ class GatedMLP(Module):
         else:
             leaves = {names["gate"]: size, names["up"]: size}
             self.gate_up = Linear(ctx, hidden_size, leaves, **given)
+        self.down = down
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """Return the layer's output. [T, D]"""

@@ -38,7 +38,7 @@ class TokenIndexer(Module):
         num_chosen: Most tokens that a query chooses.
 
     Raises:
-        UnsupportedError: Nobody computes it.
+        UnsupportedError: No provider computes it.
     """
 
     kv: Tensor

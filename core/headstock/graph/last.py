@@ -1,4 +1,4 @@
-"""Leaves out, in a model's last layer, the tokens whose hidden states nobody asks for.
+"""Leaves out, in a model's last layer, the tokens whose hidden states no row asks for.
 
 Past the last attention no token sees another: only those that logits are wanted of go on.
 """

@@ -52,7 +52,7 @@ class LatentAttention(Layer):
 
     Raises:
         ConfigError: The heads do not divide among the ranks.
-        UnsupportedError: Nobody computes this kind of attention.
+        UnsupportedError: No provider computes this kind of attention.
     """
 
     kv: Tensor

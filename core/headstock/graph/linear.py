@@ -5,6 +5,7 @@ Shapes: T tokens, O output features, I input features, on this rank.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -95,8 +96,7 @@ class Linear(Layer):
         role: What the matrices are for; decides how small they may be made.
         activation: Turns the outputs, gate's and then up's, into half as many. Joined to the
             product where a provider does both at once.
-        into: The layer that takes what the activation makes, quantised where it says so. Allocated
-            before this one.
+        into: The layer that takes what the activation makes, quantised where it says so.
 
     Attributes:
         input_group: Features of a group in which inputs may come quantised; 0: they may not.
@@ -145,6 +145,11 @@ class Linear(Layer):
     def in_features(self) -> int:
         """I, on this rank."""
         return self._inputs.size
+
+    @property
+    def allocated_after(self) -> Layer | None:
+        """The layer that takes what the activation makes: it is asked whether quantised."""
+        return self._into
 
     @property
     def is_allocated(self) -> bool:
@@ -267,7 +272,7 @@ class Linear(Layer):
         return layout_on_rank(self._ctx, name, stored, self._inputs.size, self._role)
 
     def _choose_spec(self, out_features: int, layout: Layout, *, is_whole: bool) -> LinearSpec:
-        """Say what is asked; of the whole layer's outputs what is fused, where anybody does.
+        """Say what is asked; of the whole layer's outputs what is fused, where a provider does.
 
         Adapters add to the product itself: then it is asked for as well.
         """
@@ -399,7 +404,7 @@ def layout_on_rank(
         ConfigError: They cut the groups of the checkpoint's layout too small.
     """
     share = layout_of_share(stored, in_features)
-    if share != stored and share.group_size % GROUP_UNIT:
+    if share != stored and share.group_size % math.lcm(GROUP_UNIT, share.name.unit):
         raise ConfigError(
             f"tp_size is {ctx.tp.size}, which leaves {name} {in_features} input"
             f" features a rank; the checkpoint's groups have {stored.group_size}.",

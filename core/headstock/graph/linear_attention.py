@@ -69,7 +69,7 @@ class LinearAttention(Layer):
 
     Raises:
         ConfigError: The key heads do not divide among the ranks.
-        UnsupportedError: Nobody computes this kind of attention.
+        UnsupportedError: No provider computes this kind of attention.
     """
 
     kv: Tensor

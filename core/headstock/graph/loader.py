@@ -21,7 +21,7 @@ from headstock.graph.build import Model
 from headstock.graph.context import Context
 from headstock.graph.embedding import LMHead
 from headstock.graph.linear import Linear
-from headstock.graph.module import Layer, Leaf, find_layers
+from headstock.graph.module import Layer, Leaf, allocation_order, find_layers
 from headstock.graph.source import CheckpointSource, RandomSource, is_equal
 from headstock.quantization.plan import Layout, Role
 
@@ -39,7 +39,7 @@ class Mismatch:
     Attributes:
         missing: Names that a layer needs.
         unexpected: Names that no layer declares.
-        misshapen: Name, shape in the checkpoint, shape that is due.
+        misshapen: Name, shape in the checkpoint, expected shape.
     """
 
     missing: list[str] = field(default_factory=list[str])
@@ -115,7 +115,7 @@ def load_weights(
         model: As :func:`headstock.graph.build.build_model` returned it.
         files: The checkpoint.
         ctx: What the model was built with.
-        progress: Told bytes of the checkpoint that are done, and all, after each tensor.
+        progress: Called after each tensor with the bytes of the checkpoint that are done, and all.
 
     Raises:
         CheckpointError: Tensors are missing, unexpected or of other shapes; nothing is loaded.
@@ -189,7 +189,7 @@ def reload_weights(
         model: Its weights are allocated.
         tensors: In the order of the files.
         total: Bytes of all of them.
-        progress: Told bytes that are done, and all.
+        progress: Called with the bytes that are done, and all.
         share: This rank, and how many there are: each reads its share ahead.
     """
     for done in reloading(model, tensors, share=share):
@@ -236,7 +236,7 @@ def _files_of(tensors: Sequence[StoredTensor]) -> list[MappedFile]:
 
 def allocate(model: Model, index: Mapping[str, StoredTensor]) -> None:
     """Make room for the weights, in the layouts that ``index`` has; dense where it has none."""
-    for prefix, layer in find_layers(model):
+    for prefix, layer in allocation_order(model):
         allocate_layer(layer, prefix, index)
 
 
@@ -267,7 +267,7 @@ def load_random(model: Model, ctx: Context, progress: Progress | None = None) ->
     Args:
         model: As :func:`headstock.graph.build.build_model` returned it.
         ctx: What the model was built with.
-        progress: Told tensors that are done, and all.
+        progress: Called with the tensors that are done, and all.
     """
     allocate(model, {})
     expected = {n: e for n, e in expected_leaves(model).items() if e[1].role is not Role.UNUSED}

@@ -33,7 +33,7 @@ class SelectiveScan(Layer):
 
     Raises:
         ConfigError: The features do not divide among the ranks.
-        UnsupportedError: Nobody computes it.
+        UnsupportedError: No provider computes it.
     """
 
     kv: Tensor

@@ -104,7 +104,7 @@ class StateSpace(Layer):
 
     Raises:
         ConfigError: The heads or groups do not divide among the ranks.
-        UnsupportedError: Nobody computes it.
+        UnsupportedError: No provider computes it.
     """
 
     kv: Tensor

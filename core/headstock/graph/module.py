@@ -70,6 +70,11 @@ class Layer(Module):
         """
         raise NotImplementedError
 
+    @property
+    def allocated_after(self) -> Layer | None:
+        """The layer that must be allocated before this one; None: there is none."""
+        return None
+
     def load(self, name: str, source: Source) -> None:
         """Take this rank's share of the leaf ``name``; may come again when weights change."""
         raise NotImplementedError
@@ -87,3 +92,16 @@ def find_layers(module: Module, prefix: str = "") -> Iterator[tuple[str, Layer]]
             yield prefix, child
         else:
             yield from find_layers(child, f"{prefix}{name}.")
+
+
+def allocation_order(module: Module) -> list[tuple[str, Layer]]:
+    """Return what :func:`find_layers` yields, each layer after the one that it needs allocated."""
+    found = list(find_layers(module))
+    prefixes = {id(layer): prefix for prefix, layer in found}
+    ordered: dict[int, tuple[str, Layer]] = {}
+    for prefix, layer in found:
+        first = layer.allocated_after
+        if first is not None:
+            ordered.setdefault(id(first), (prefixes[id(first)], first))
+        ordered.setdefault(id(layer), (prefix, layer))
+    return list(ordered.values())

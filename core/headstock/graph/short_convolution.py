@@ -38,7 +38,7 @@ class ShortConvolution(Layer):
 
     Raises:
         ConfigError: The features do not divide among the ranks.
-        UnsupportedError: Nobody computes it.
+        UnsupportedError: No provider computes it.
     """
 
     kv: Tensor

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from headstock.errors import AdapterError, HeadstockError
+from headstock.errors import AdapterError, HeadstockError, describe
 from headstock.lora.modules import AdaptedModules, HostMemory, Packed
 from headstock.lora.peft import open_adapter
 
@@ -108,5 +108,5 @@ class AdapterLibrary:
         # The boundary of a file from anywhere: whatever it trips over, it alone is refused.
         log.error("An adapter cannot be read", exc_info=error)
         return AdapterError(
-            f"The adapter cannot be read: {type(error).__name__}: {error}.", remedy="See the log."
+            f"The adapter cannot be read: {describe(error)}.", remedy="See the log."
         )

@@ -21,7 +21,7 @@ BYTES_A_PIXEL = 16
 BASE_BYTES = 256 * 2**20
 MAX_IDLE = 2
 SEVERAL = "one of several"
-"""What the process is told of an image that is not alone in its request."""
+"""What the process is given for an image that is not alone in its request."""
 TOO_MUCH = "Send a smaller image."
 
 

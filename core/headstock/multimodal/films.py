@@ -195,7 +195,7 @@ def sizes_of(height: int, width: int, count: int, family: Video) -> list[tuple[i
 def positions_of(count: int, fps: float, family: Video) -> list[int]:
     """Return the positions of moments in time, of which ``fps`` frames a second were chosen.
 
-    Models that are told times have none.
+    Models that are given times have none.
     """
     video = family["video"]
     if not video["is_plain"]:

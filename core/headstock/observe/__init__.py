@@ -1,1 +1,1 @@
-"""What is measured: log lines and metrics. Fed by others; asks nobody."""
+"""What is measured: log lines and metrics. Others call it; it calls no other room."""

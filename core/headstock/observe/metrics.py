@@ -1,4 +1,4 @@
-"""What is counted: the engine's own figures, read when somebody asks, and each request's times."""
+"""What is counted: the engine's own figures, read when scraped, and each request's times."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Metrics:
 
     Args:
         model_name: Label of every metric.
-        figures: Returns the engine's last word, or None while there is none.
+        figures: Returns the engine's latest figures, or None while there are none.
         alias: Export them under another engine's names too.
     """
 

@@ -7,7 +7,7 @@ from typing import TextIO
 
 
 class SteadyStream:
-    """Writes to ``stream``; what cannot be written is lost, and told of once writing works again.
+    """Writes to ``stream``; what cannot be written is lost, and counted once writing works again.
 
     The disk of a log may be full, and what reads a pipe may be gone: both raise in whoever writes,
     which may be the task that all others wait for.

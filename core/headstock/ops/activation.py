@@ -38,7 +38,7 @@ def silu_and_mul_groups(gate_up_TG: Tensor, *, group_size: int) -> tuple[Tensor,
     """Return :func:`silu_and_mul`, of SiLU, in 8-bit floating point, a scale for each group.
 
     What ``fp8-group`` products take as :class:`~headstock.ops.linear.GroupedActivations`. Optional:
-    layers ask for it only where somebody fuses it.
+    layers ask for it only where a provider fuses it.
 
     Args:
         gate_up_TG: As in :func:`silu_and_mul`. [T, 2 F]

@@ -331,7 +331,7 @@ class Resolver:
         """Refuse names in ``forced`` that are no ops.
 
         Args:
-            but_outside: Let names of other packages' ops pass: a model's ops are declared when its
+            but_outside: Accept names of other packages' ops: a model's ops are declared when its
                 class is imported.
 
         Raises:
@@ -357,7 +357,7 @@ class Resolver:
 
         Raises:
             ConfigError: A forced provider does not offer the op.
-            UnsupportedError: A forced provider, or everybody, refuses the spec.
+            UnsupportedError: A forced provider, or every provider, refuses the spec.
         """
         key = self._key(op, spec)
         if key not in self._chosen:
@@ -365,7 +365,7 @@ class Resolver:
         return self._chosen[key]
 
     def is_offered(self, op: Op[..., Any]) -> bool:
-        """Whether anybody but the reference offers ``op``."""
+        """Whether a provider besides the reference offers ``op``."""
         return len(self._registry.offered(op)) > 1
 
     def own(self, op: Op[P, R], spec: Spec) -> Callable[P, R] | None:
@@ -419,6 +419,6 @@ class Resolver:
             passed_over.append((candidate.provider, reason))
         reasons = "; ".join(f"{provider}: {reason}" for provider, reason in passed_over)
         raise UnsupportedError(
-            f"Nobody can compute {op.name} as asked ({reasons}).",
+            f"No provider computes {op.name} as asked ({reasons}).",
             remedy="Drop the --op flag, or use `headstock doctor` to see what is offered.",
         )

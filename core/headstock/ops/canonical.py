@@ -8,15 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headstock.ops.linear import (
-    DENSE,
-    FP4_MAGNITUDES,
-    FP8_GROUP,
-    INT4_GROUP,
-    INT8_GROUP,
-    MXFP4,
-    CanonicalWeight,
-)
+from headstock.errors import UnsupportedError
+from headstock.ops.layouts import CanonicalLayout, Stored
+from headstock.ops.linear import DENSE, FP4_MAGNITUDES, CanonicalWeight
 
 FP8_MAX = 448.0
 """Largest finite float8_e4m3fn."""
@@ -84,21 +78,93 @@ def mxfp4_as_int8(part: CanonicalWeight) -> dict[str, Tensor]:
     return {"weight": halves[nibbles_OI.int()], "scale": part["scale"] / 2}
 
 
-def dequantize(layout: str, part: CanonicalWeight, dtype: torch.dtype) -> Tensor:
+def keep_dense(weight_OI: Tensor, group_size: int) -> dict[str, Tensor]:
+    """Return the weight as ``dense``; ``group_size`` is 0."""
+    assert group_size == 0, f"a dense weight in groups of {group_size}"
+    return {"weight": weight_OI}
+
+
+def dequantize(layout: CanonicalLayout, part: CanonicalWeight, dtype: torch.dtype) -> Tensor:
     """Return the weight that ``part`` stands for, computed in float32. [O, I]"""
-    if layout == DENSE:
-        return part["weight"].to(dtype)
+    return layout.load_dequantize()(part).to(dtype)
+
+
+def dequantize_dense(part: CanonicalWeight) -> Tensor:
+    """Return a ``dense`` weight as it is. [O, I]"""
+    return part["weight"]
+
+
+def dequantize_scaled(part: CanonicalWeight) -> Tensor:
+    """Return what ``int8-group`` and ``fp8-group`` stand for. float32. [O, I]"""
     scale_OG1 = part["scale"].unsqueeze(-1)
-    num_groups = scale_OG1.shape[1]
-    if layout == MXFP4:
-        return dequantize(INT8_GROUP, mxfp4_as_int8(part), dtype)
-    if layout in (INT8_GROUP, FP8_GROUP):
-        groups_OGg = part["weight"].unflatten(1, (num_groups, -1)).to(torch.float32) * scale_OG1
-        return groups_OGg.flatten(1).to(dtype)
-    assert layout == INT4_GROUP, f"no such layout: {layout!r}"
+    groups_OGg = part["weight"].unflatten(1, (scale_OG1.shape[1], -1)).to(torch.float32)
+    return (groups_OGg * scale_OG1).flatten(1)
+
+
+def dequantize_int4(part: CanonicalWeight) -> Tensor:
+    """Return what ``int4-group`` stands for. float32. [O, I]"""
+    scale_OG1 = part["scale"].unsqueeze(-1)
     nibbles_OI = torch.stack((part["weight"] & 15, part["weight"] >> 4), dim=-1).flatten(1)
-    groups_OGg = nibbles_OI.unflatten(1, (num_groups, -1)).to(torch.float32)
-    return (groups_OGg * scale_OG1 + part["minimum"].unsqueeze(-1)).flatten(1).to(dtype)
+    groups_OGg = nibbles_OI.unflatten(1, (scale_OG1.shape[1], -1)).to(torch.float32)
+    return (groups_OGg * scale_OG1 + part["minimum"].unsqueeze(-1)).flatten(1)
+
+
+def dequantize_mxfp4(part: CanonicalWeight) -> Tensor:
+    """Return what ``mxfp4`` stands for. float32. [O, I]"""
+    return dequantize_scaled(mxfp4_as_int8(part))
+
+
+def empty_parts(
+    layout: CanonicalLayout,
+    group_size: int,
+    shape: tuple[int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Return room for a weight of ``shape`` [O, I], not filled.
+
+    Args:
+        layout: What to keep it in.
+        group_size: Input features of a group; 0 for dense.
+        shape: O and I.
+        dtype: Of the parts that are in the model's dtype.
+        device: Where it is.
+
+    Raises:
+        UnsupportedError: The input features do not divide into groups.
+    """
+    out_features, in_features = shape
+    if layout != DENSE and (
+        group_size < 1 or in_features % group_size or in_features % layout.unit
+    ):
+        raise UnsupportedError(
+            f"{in_features} input features do not divide into groups of {group_size} in layout"
+            f" {layout}.",
+            remedy="Serve this layer dense, or at a tensor parallel size that keeps groups whole.",
+        )
+    return {
+        name: torch.empty(
+            (out_features, in_features // (stored.features or group_size)),
+            dtype=part_dtype(stored, dtype),
+            device=device,
+        )
+        for name, stored in layout.parts.items()
+    }
+
+
+def count_bytes(
+    layout: CanonicalLayout, group_size: int, num_elements: int, dtype: torch.dtype
+) -> int:
+    """Return the bytes of ``num_elements`` of a weight; see :func:`empty_parts`."""
+    return sum(
+        num_elements // (stored.features or group_size) * part_dtype(stored, dtype).itemsize
+        for stored in layout.parts.values()
+    )
+
+
+def part_dtype(stored: Stored, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of a part; ``dtype`` is the model's."""
+    return getattr(torch, stored.dtype) if stored.dtype else dtype
 
 
 def _grouped(weight_OI: Tensor, group_size: int) -> Tensor:

@@ -68,4 +68,4 @@ class SingleRank:
         return x
 
     def close(self) -> None:
-        """Do nothing: there is nobody to leave."""
+        """Do nothing: there is no other rank to leave."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from headstock.ops.activation_kinds import FEATURES, SILU, Activation
 from headstock.ops.base import Spec, op
+from headstock.ops.layouts import CanonicalLayout, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,11 +25,40 @@ if TYPE_CHECKING:
     from headstock.ops.cases.base import Bench, Case
     from headstock.ops.device import OpDevice
 
-DENSE = "dense"
-INT8_GROUP = "int8-group"
-INT4_GROUP = "int4-group"
-FP8_GROUP = "fp8-group"
-MXFP4 = "mxfp4"
+_HERE = "headstock.ops.canonical"
+_SCALE = Stored("float32", 0)
+DENSE = CanonicalLayout(
+    "dense",
+    parts={"weight": Stored("")},
+    dequantize=f"{_HERE}:dequantize_dense",
+    quantize=f"{_HERE}:keep_dense",
+)
+INT8_GROUP = CanonicalLayout(
+    "int8-group",
+    parts={"weight": Stored("int8"), "scale": _SCALE},
+    dequantize=f"{_HERE}:dequantize_scaled",
+    quantize=f"{_HERE}:quantize_int8",
+)
+INT4_GROUP = CanonicalLayout(
+    "int4-group",
+    parts={"weight": Stored("uint8", 2), "scale": _SCALE, "minimum": _SCALE},
+    dequantize=f"{_HERE}:dequantize_int4",
+    quantize=f"{_HERE}:quantize_int4",
+)
+FP8_GROUP = CanonicalLayout(
+    "fp8-group",
+    parts={"weight": Stored("float8_e4m3fn"), "scale": _SCALE},
+    dequantize=f"{_HERE}:dequantize_scaled",
+    quantize=f"{_HERE}:quantize_fp8",
+)
+MXFP4 = CanonicalLayout(
+    "mxfp4",
+    parts={"weight": Stored("uint8", 2), "scale": _SCALE},
+    dequantize=f"{_HERE}:dequantize_mxfp4",
+    quantize=f"{_HERE}:quantize_mxfp4",
+)
+LAYOUTS = (DENSE, INT8_GROUP, INT4_GROUP, FP8_GROUP, MXFP4)
+"""Headstock's own; plugins bring others, see :mod:`headstock.plugins.quantization`."""
 ROWS = "rows"
 """Feature of providers whose weight can be looked up by row."""
 SCALED_ROWS = "scaled-rows"
@@ -52,7 +82,7 @@ class LinearSpec:
         in_features: I on this rank.
         out_features: O on this rank.
         dtype: Of activations in and out.
-        layout: ``dense``, ``int8-group``, ``int4-group``, ``fp8-group`` or ``mxfp4``.
+        layout: One of :data:`LAYOUTS`, or a plugin's.
         group_size: Input features that share a scale; 0 for dense.
         has_bias: Whether a bias is added.
         needs_rows: Whether :meth:`LinearProvider.rows` is called: the weight is an embedding table,
@@ -72,7 +102,7 @@ class LinearSpec:
     in_features: int
     out_features: int
     dtype: torch.dtype
-    layout: str = DENSE
+    layout: CanonicalLayout = DENSE
     group_size: int = 0
     has_bias: bool = False
     needs_rows: bool = False
@@ -98,14 +128,14 @@ class LinearSpec:
                 "out_features": self.out_features,
                 "group_size": self.group_size,
             },
-            layout=self.layout,
+            layout=str(self.layout),
             features=frozenset(feature for feature, is_asked in asked.items() if is_asked)
             | (self.activation.features if self.is_gated else frozenset[str]()),
         )
 
 
 CanonicalWeight = Mapping[str, "Tensor"]
-"""Tensors of a weight by part, in the layout's canonical form:
+"""Tensors of a weight by part, in the layout's canonical form; of Headstock's own:
 
 - ``dense``: ``weight`` in the model's dtype. [O, I]
 - ``int8-group``: ``weight`` int8 [O, I]; ``scale`` float32 [O, G]. w = scale * q.

@@ -9,19 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from headstock.errors import UnsupportedError
 from headstock.ops.activation import silu_and_mul
-from headstock.ops.canonical import dequantize
+from headstock.ops.canonical import dequantize_scaled, empty_parts
 from headstock.ops.device import OpDevice
-from headstock.ops.linear import (
-    FP8_GROUP,
-    INT4_GROUP,
-    INT8_GROUP,
-    MXFP4,
-    CanonicalWeight,
-    GroupedActivations,
-    LinearSpec,
-)
+from headstock.ops.linear import CanonicalWeight, GroupedActivations, LinearSpec
 
 BLOCK_ELEMENTS = 1 << 20
 """Weights that :class:`GroupedLinear` holds dequantised at a time: no full copy ever exists."""
@@ -30,12 +21,14 @@ BLOCK_ELEMENTS = 1 << 20
 class _CanonicalLinear:
     """Storage shaped like the canonical layout, filled row range by row range."""
 
-    def __init__(self, spec: LinearSpec, device: OpDevice, parts: dict[str, Tensor]) -> None:
+    def __init__(self, spec: LinearSpec, device: OpDevice) -> None:
         self.spec = spec
-        self.parts = parts
+        where = device.torch_device
+        shape = (spec.out_features, spec.in_features)
+        self.parts = empty_parts(spec.layout, spec.group_size, shape, spec.dtype, where)
+        self._dequantize = spec.layout.load_dequantize()
         self.bias_O: Tensor | None = None
         if spec.has_bias:
-            where = device.torch_device
             self.bias_O = torch.zeros(spec.out_features, dtype=spec.dtype, device=where)
 
     def load(self, part: CanonicalWeight, row_begin: int) -> None:
@@ -52,7 +45,7 @@ class _CanonicalLinear:
     def __call__(self, x_MI: Tensor | GroupedActivations) -> Tensor:
         """Return x·Wᵀ + bias, gated if the spec says so. [M, O] or [M, O / 2]"""
         if isinstance(x_MI, GroupedActivations):
-            x_MI = dequantize(FP8_GROUP, _as_weight(x_MI), self.spec.dtype)
+            x_MI = dequantize_scaled(_as_weight(x_MI)).to(self.spec.dtype)
         out_MO = self.multiply(x_MI)
         if not self.spec.is_gated:
             return out_MO
@@ -72,7 +65,7 @@ class _CanonicalLinear:
         is_here_T = (local_T >= 0) & (local_T < self.spec.out_features)
         local_T = local_T.clamp(0, self.spec.out_features - 1)
         found = {name: part.index_select(0, local_T) for name, part in self.parts.items()}
-        rows_TI = dequantize(self.spec.layout, found, self.spec.dtype)
+        rows_TI = self._dequantize(found).to(self.spec.dtype)
         if self.spec.row_scale != 1:
             rows_TI = rows_TI * self.spec.row_scale
         return rows_TI.masked_fill(~is_here_T.unsqueeze(1), 0)
@@ -87,11 +80,6 @@ class _CanonicalLinear:
 class DenseLinear(_CanonicalLinear):
     """A weight in the model's dtype."""
 
-    def __init__(self, spec: LinearSpec, device: OpDevice) -> None:
-        shape = (spec.out_features, spec.in_features)
-        weight_OI = torch.empty(shape, dtype=spec.dtype, device=device.torch_device)
-        super().__init__(spec, device, {"weight": weight_OI})
-
     def multiply(self, x_MI: Tensor) -> Tensor:
         """Return x·Wᵀ + bias in x's dtype. [M, O]"""
         return functional.linear(x_MI, self.parts["weight"], self.bias_O)
@@ -105,7 +93,7 @@ class GroupedLinear(_CanonicalLinear):
     """
 
     def __init__(self, spec: LinearSpec, device: OpDevice) -> None:
-        super().__init__(spec, device, _grouped_storage(spec, device))
+        super().__init__(spec, device)
         self._rows_per_block = max(1, BLOCK_ELEMENTS // spec.in_features)
 
     def multiply(self, x_MI: Tensor) -> Tensor:
@@ -114,7 +102,7 @@ class GroupedLinear(_CanonicalLinear):
         for begin in range(0, self.spec.out_features, self._rows_per_block):
             rows = slice(begin, begin + self._rows_per_block)
             block = {name: part[rows] for name, part in self.parts.items()}
-            weight_BI = dequantize(self.spec.layout, block, x_MI.dtype)
+            weight_BI = self._dequantize(block).to(x_MI.dtype)
             bias_B = None if self.bias_O is None else self.bias_O[rows]
             out_MO[..., rows] = functional.linear(x_MI, weight_BI, bias_B)
         return out_MO
@@ -122,25 +110,3 @@ class GroupedLinear(_CanonicalLinear):
 
 def _as_weight(x: GroupedActivations) -> dict[str, Tensor]:
     return {"weight": x.values_MI, "scale": x.scale_MG}
-
-
-def _grouped_storage(spec: LinearSpec, device: OpDevice) -> dict[str, Tensor]:
-    group_size, size = spec.group_size, spec.in_features
-    if group_size < 1 or size % group_size or (spec.layout in (INT4_GROUP, MXFP4) and size % 2):
-        raise UnsupportedError(
-            f"{size} input features do not divide into {spec.layout} groups of {group_size}.",
-            remedy="Serve this layer dense, or at a tensor parallel size that keeps groups whole.",
-        )
-    where = device.torch_device
-    scales = (spec.out_features, size // group_size)
-    parts = {"scale": torch.empty(scales, dtype=torch.float32, device=where)}
-    if spec.layout in (INT8_GROUP, FP8_GROUP):
-        dtype = torch.int8 if spec.layout == INT8_GROUP else torch.float8_e4m3fn
-        shape = (spec.out_features, size)
-        return {"weight": torch.empty(shape, dtype=dtype, device=where)} | parts
-    packed = torch.empty((spec.out_features, size // 2), dtype=torch.uint8, device=where)
-    if spec.layout == MXFP4:
-        return {"weight": packed} | parts
-    assert spec.layout == INT4_GROUP, f"no such layout: {spec.layout!r}"
-    minimum = torch.empty(scales, dtype=torch.float32, device=where)
-    return {"weight": packed} | parts | {"minimum": minimum}

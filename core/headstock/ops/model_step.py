@@ -1,6 +1,6 @@
 """The whole forward pass of a model as one op: who offers it, takes over the steps that it covers.
 
-Where nobody does, and for steps that nobody covers, the model's layers compute, op by op.
+Where none does, and for steps that none covers, the model's layers compute, op by op.
 
 Shapes: T tokens of the step, R rows, D hidden size.
 """
@@ -127,7 +127,7 @@ class LayeredStep:
 def model_step(spec: ModelStepSpec, device: OpDevice) -> StepProvider:
     """Build the reference: the model's own layers.
 
-    Resolved with :meth:`ModelStepSpec.as_spec`, once the model is loaded, where somebody offers it.
+    Resolved with :meth:`ModelStepSpec.as_spec`, once the model is loaded, where it is offered.
     The conformance kit certifies a provider with the engine's tests: greedy tokens in float32.
     """
     return LayeredStep(spec)

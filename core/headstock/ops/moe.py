@@ -18,6 +18,7 @@ from torch import Tensor
 from headstock.ops.activation_kinds import FEATURES, SILU, Activation
 from headstock.ops.base import Spec, op
 from headstock.ops.cases.moe import expert_cases, route_cases
+from headstock.ops.layouts import CanonicalLayout
 from headstock.ops.linear import DENSE, CanonicalWeight
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class ExpertsSpec:
     num_experts: int
     experts_per_token: int
     dtype: torch.dtype
-    layout: str = DENSE
+    layout: CanonicalLayout = DENSE
     group_size: int = 0
     has_bias: bool = False
     activation: Activation = SILU
@@ -120,7 +121,7 @@ class ExpertsSpec:
                 "experts_per_token": self.experts_per_token,
                 "group_size": self.group_size,
             },
-            layout=self.layout,
+            layout=str(self.layout),
             features=self.features,
         )
 

@@ -20,13 +20,13 @@ from headstock.wire.folders import PrivateFolder
 
 log = logging.getLogger(__name__)
 
-RANK_MODULE = "headstock.assemble.rank"
+RANK_MODULE = "headstock.assemble.rank_process"
 JOIN_TIMEOUT_S = 300.0
 END_TIMEOUT_S = 5.0
 GRACE_S = 0.5
 """How long the engine may take to notice a lost rank by itself, before the process is ended.
 
-It may be idle, or hang in a collective that nobody can call off."""
+It may be idle, or hang in a collective that cannot be cancelled."""
 POLL_S = 0.2
 
 EXIT_LOST_RANK = 70

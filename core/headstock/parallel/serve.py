@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import msgspec
 import zmq
 
-from headstock.errors import ConfigError, HeadstockError
+from headstock.errors import ConfigError, HeadstockError, describe
 from headstock.parallel.address import RankAddress
 from headstock.parallel.messages import (
     END,
@@ -91,10 +91,8 @@ def _failure(rank: int, error: Exception) -> Failed:
     if isinstance(error, HeadstockError):
         is_config = isinstance(error, ConfigError)
         return Failed(rank=rank, problem=error.problem, remedy=error.remedy, is_config=is_config)
-    text = str(error).strip().split("\n", 1)[0]
-    problem = f"{type(error).__name__}: {text}" if text else type(error).__name__
     remedy = "See its traceback above; report it if it comes again."
-    return Failed(rank=rank, problem=problem, remedy=remedy, is_config=False)
+    return Failed(rank=rank, problem=describe(error), remedy=remedy, is_config=False)
 
 
 def _follow(parent: int) -> None:

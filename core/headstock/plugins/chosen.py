@@ -138,7 +138,7 @@ class Chosen:
 
     @contextmanager
     def _passing_over(self, record: PluginRecord) -> Generator[None]:
-        """Note the failure of a plugin that nobody chose; that of the backend goes through."""
+        """Note the failure of a plugin that was not asked for; that of the backend goes through."""
         try:
             yield
         except HeadstockError as error:

@@ -19,7 +19,7 @@ class Memory:
 
     Attributes:
         total: There is.
-        free: Nobody has taken it.
+        free: Not taken by any process.
         peak: Most that this process had at once since :meth:`Device.reset_peak`.
     """
 
@@ -133,7 +133,7 @@ class Device(OpDevice, Protocol):
 
     @property
     def default_dtype(self) -> torch.dtype | None:
-        """What to compute in when nobody says; None: the checkpoint's own dtype."""
+        """What to compute in where no dtype is set; None: the checkpoint's own dtype."""
         ...
 
     @property

@@ -53,7 +53,7 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_broken(self) -> bool:
-        """Whether somebody must repair something."""
+        """Whether something must be repaired."""
         is_unwell = self.probe is not None and self.probe.status is Status.BROKEN
         return bool(self.trouble) or self.record.state in WRONG or is_unwell
 

@@ -163,7 +163,7 @@ def _encode(value: object) -> object:
 
 
 def _keep_stdout() -> IO[bytes]:
-    """Return the standard output, and let everybody else's prints go to standard error."""
+    """Return the standard output, and send all other prints to standard error."""
     kept = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return kept

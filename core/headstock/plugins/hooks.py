@@ -134,7 +134,7 @@ def headstock_register_models(registry: ModelRegistry) -> None:
 
 @hookspec
 def headstock_register_quantization(registry: QuantizationRegistry) -> None:
-    """Name the readers of formats of quantised folders, by ``quant_method``.
+    """Name the readers of formats of quantised folders, by ``quant_method``, and new layouts.
 
     Called in every process that opens the model, if its folder is quantised; of backends it is not
     called. Name them only: a reader is imported when a folder needs it.

@@ -113,7 +113,7 @@ class HostDevice:
         return Arrived(into.copy_(source))
 
     def capture(self, key: GraphKey, step: Callable[[], None]) -> Graph:
-        """Refuse: the policy gives no bucket, so nobody may ask."""
+        """Refuse: the policy gives no bucket, so this is never called."""
         raise AssertionError(f"{key} was to be captured on a device whose policy captures nothing")
 
     def cut(self) -> None:

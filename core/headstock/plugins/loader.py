@@ -1,4 +1,4 @@
-"""Finding and loading plugins: each behind a guard, so that a broken one stops nobody else.
+"""Finding and loading plugins: each behind a guard, so that a broken one stops no other.
 
 Nothing here raises out of discovery. What went wrong with a plugin is in its
 :class:`PluginRecord`, and whoever needs that plugin raises the error then.

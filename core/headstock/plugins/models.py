@@ -120,7 +120,7 @@ class ModelRegistry:
         Where none is, and there is a fallback, that serves the first. Imports nothing.
 
         Raises:
-            UnsupportedError: Nobody serves any; the message suggests the closest.
+            UnsupportedError: No package serves any; the message suggests the closest.
             PluginError: Two distributions bring it.
         """
         known = self.names
@@ -145,7 +145,7 @@ class ModelRegistry:
         """Import the class that serves ``architecture``.
 
         Raises:
-            UnsupportedError: Nobody does.
+            UnsupportedError: No package does.
             PluginError: Two distributions bring it, or its module does not import.
         """
         chosen = self.choose([architecture])

@@ -104,8 +104,8 @@ def check_equal(own: ResolvedPlan, leader: ResolvedPlan, *, rank: int) -> None:
         key = min(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
         name, spec = key
         difference = (
-            f"{name} ({spec}) is computed by {mine.get(key, 'nobody')} there and by"
-            f" {theirs.get(key, 'nobody')} on rank 0"
+            f"{name} ({spec}) is computed by {mine.get(key, 'no provider')} there and by"
+            f" {theirs.get(key, 'no provider')} on rank 0"
         )
     raise PluginError(
         f"Rank {rank} would compute otherwise than rank 0: {difference}.",

@@ -127,7 +127,7 @@ class Gen(Step, frozen=True, kw_only=True, tag="gen"):
         role: ``assistant`` begins a turn of the assistant.
         return_logprob: Tell log probabilities of the output's tokens, and of the
             ``top_logprobs_num`` likeliest at each.
-        stream: Whether the text is told of as it comes, where events are wanted.
+        stream: Whether the text is sent as it comes, where events are wanted.
         reasoning: Cut reasoning out of the text, into the variable ``<name>_reasoning_content``.
     """
 

@@ -48,7 +48,7 @@ async def run_program(program: Program, model: Model, emit: Emit | None = None) 
     Args:
         program: One that :func:`headstock.programs.check` has let through.
         model: Generates.
-        emit: Told of each event as it happens.
+        emit: Called with each event as it happens.
 
     Raises:
         RequestError: A step cannot be served; ``field`` names it.

@@ -10,7 +10,7 @@ from headstock.programs.branch import Branch
 from headstock.programs.graph import Gen, Select
 
 OnText = Callable[[int, str], None]
-"""Told of pieces of text: which of ``n``, and the piece."""
+"""Called with pieces of text: which of ``n``, and the piece."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +69,7 @@ class Model(Protocol):
         Args:
             state: Where to go on; its last turn is the assistant's, or it is a plain text.
             step: How.
-            on_text: Told of the text as it comes; None: the end is enough.
+            on_text: Called with the text as it comes; None: the end is enough.
 
         Raises:
             RequestError: It cannot be served; ``field`` is a field of the step.

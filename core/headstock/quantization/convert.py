@@ -6,16 +6,10 @@ Shapes: O output features, I input features, G groups along I.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-from headstock.ops.canonical import dequantize, quantize_fp8, quantize_int4, quantize_int8
-from headstock.ops.linear import (
-    DENSE,
-    FP8_GROUP,
-    INT4_GROUP,
-    INT8_GROUP,
-    MXFP4,
-    CanonicalWeight,
-)
+from headstock.ops.canonical import dequantize
+from headstock.ops.linear import DENSE, CanonicalWeight
 from headstock.quantization.plan import Layout, layout_of_share
 
 
@@ -35,14 +29,9 @@ def convert(
     if wanted.name == stored.name and stored.group_size % wanted.group_size == 0:
         return split_groups(part, stored, wanted.group_size)
     weight_OI = dequantize(stored.name, part, torch.float32)
-    if wanted.name == INT8_GROUP:
-        return quantize_int8(weight_OI, wanted.group_size)
-    if wanted.name == INT4_GROUP:
-        return quantize_int4(weight_OI, wanted.group_size)
-    if wanted.name == FP8_GROUP:
-        return quantize_fp8(weight_OI, wanted.group_size)
-    assert wanted.name == DENSE, f"no such layout: {wanted}"
-    return {"weight": weight_OI.to(dtype)}
+    if wanted.name == DENSE:
+        return {"weight": weight_OI.to(dtype)}
+    return wanted.name.load_quantize()(weight_OI, wanted.group_size)
 
 
 def narrow_inputs(part: CanonicalWeight, layout: Layout, begin: int, end: int) -> CanonicalWeight:
@@ -50,15 +39,14 @@ def narrow_inputs(part: CanonicalWeight, layout: Layout, begin: int, end: int) -
 
     It has the layout of :func:`~headstock.quantization.plan.layout_of_share`.
     """
-    if layout.name == DENSE:
-        return {"weight": part["weight"][:, begin:end].contiguous()}
     group = layout_of_share(layout, end - begin).group_size
     part = split_groups(part, layout, group)
-    assert begin % group == end % group == 0, f"[{begin}, {end}) cuts a group of {group}"
-    per_byte = 2 if layout.name in (INT4_GROUP, MXFP4) else 1
-    columns = {"weight": slice(begin // per_byte, end // per_byte)}
-    groups = slice(begin // group, end // group)
-    return {n: rows[:, columns.get(n, groups)].contiguous() for n, rows in part.items()}
+    narrowed: dict[str, Tensor] = {}
+    for name, stored in layout.name.parts.items():
+        each = stored.features or group
+        assert begin % each == end % each == 0, f"[{begin}, {end}) cuts {each} features of {name}"
+        narrowed[name] = part[name][:, begin // each : end // each].contiguous()
+    return narrowed
 
 
 def split_groups(part: CanonicalWeight, layout: Layout, group_size: int) -> CanonicalWeight:
@@ -69,7 +57,7 @@ def split_groups(part: CanonicalWeight, layout: Layout, group_size: int) -> Cano
         layout: Its layout.
         group_size: Divides that of the layout.
     """
-    times = layout.group_size // group_size
-    if times == 1:
+    if layout.group_size == group_size:
         return part
-    return {n: t if n == "weight" else t.repeat_interleave(times, 1) for n, t in part.items()}
+    times, parts = layout.group_size // group_size, layout.name.parts
+    return {n: t if parts[n].features else t.repeat_interleave(times, 1) for n, t in part.items()}

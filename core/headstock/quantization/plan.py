@@ -7,6 +7,7 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from headstock.ops.layouts import CanonicalLayout
 from headstock.ops.linear import DENSE, FP8_GROUP, INT4_GROUP, INT8_GROUP, MXFP4
 
 GROUP_UNIT = 8
@@ -42,7 +43,7 @@ class Role(enum.Enum):
 class Layout:
     """A canonical layout and its group size; 0 for dense."""
 
-    name: str = DENSE
+    name: CanonicalLayout = DENSE
     group_size: int = 0
 
 
@@ -65,9 +66,9 @@ def shared_layout(layouts: Collection[Layout]) -> Layout:
     """Return a layout for weights that one provider takes: dense where only that is one."""
     group_size = math.gcd(*(layout.group_size for layout in layouts))
     names = {layout.name for layout in layouts}
-    if len(names) > 1 or (len(set(layouts)) > 1 and group_size % GROUP_UNIT):
-        return Layout()
-    return Layout(names.pop(), group_size)
+    name = next(iter(names))
+    is_cut = len(set(layouts)) > 1 and group_size % math.lcm(GROUP_UNIT, name.unit)
+    return Layout() if len(names) > 1 or is_cut else Layout(name, group_size)
 
 
 def choose_layout(role: Role, stored: Layout, in_features: int, asked: str | None) -> Layout:

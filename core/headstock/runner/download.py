@@ -8,7 +8,7 @@ Shapes: S positions, V token ids, K likeliest ids, A asked ids.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,7 +32,7 @@ class PendingLogprobs:
     """Logprobs of some positions on their way to the host.
 
     Attributes:
-        owners: Whose each position is, and the row it came from. [S]
+        owners: Whose each position is, and the row it came from; a row's follow each other. [S]
         values: Chosen, then the K likeliest, then the asked. float32. [S, 1 + K + A]
         top_ids: int32. [S, K]
         k: K.
@@ -45,13 +45,20 @@ class PendingLogprobs:
     k: int
     is_prompt: bool
 
-    def read(self, dead_rows: frozenset[int]) -> list[Logprobs]:
-        """Wait, and return one entry a slot; rows that drew nothing have none."""
+    def read(self, counts: Mapping[int, int]) -> list[Logprobs]:
+        """Wait, and return one entry a slot.
+
+        Args:
+            counts: How many ids count of each row that draws: of its drawn positions, as many have
+                logprobs; of prompts, all if any do. Rows that draw nothing are not in it.
+        """
         values, top_ids = self.values.wait().tolist(), self.top_ids.wait().tolist()
         found: dict[int, Logprobs] = {}
         # There may be more values than owners: padding.
         for (row, slot, facts), numbers, ids in zip(self.owners, values, top_ids, strict=False):
-            if row in dead_rows:
+            count = counts.get(row, 1)
+            num_read = len(found[row].chosen) if row in found else 0
+            if count <= 0 or (num_read >= count and not self.is_prompt):
                 continue
             k, asked = max(facts.logprobs, 0), len(facts.asked_ids)
             entry = found.setdefault(row, Logprobs(slot, self.is_prompt, [], [], [], []))
@@ -116,16 +123,36 @@ class LogprobReader:
         self._sampler = sampler
         self._max_rows = max_rows
 
-    def of_outputs(self, rows: RowSet, outbox_entry: int) -> PendingLogprobs:
-        """Queue the logprobs of what the step drew for the rows that asked; those draft nothing."""
+    def of_outputs(self, rows: RowSet, outbox_entry: int) -> list[PendingLogprobs]:
+        """Queue the logprobs of what the step drew for the rows that asked, some rows at a time.
+
+        Each position that such a row draws from has them: how many of its drafts are right is not
+        known here yet.
+        """
+        owners, at_once = rows.wants_logprobs, max(1, self._max_rows // rows.max_draws)
+        return [
+            self._of_outputs(rows, owners[start : start + at_once], outbox_entry)
+            for start in range(0, len(owners), at_once)
+        ]
+
+    def _of_outputs(
+        self, rows: RowSet, owners: list[tuple[int, int, SlotFacts]], outbox_entry: int
+    ) -> PendingLogprobs:
         assert self._sampler.raw_logits_SV is not None, "the step kept no logits"
-        owners, num_draws = rows.wants_logprobs, rows.max_draws
-        index = np.array([row for row, _, _ in owners], np.int64)
-        index_S, place_S = self._arrays.send_padded(index, index * num_draws)
+        drawn_RO = self._sampler.outbox_NRO[outbox_entry]
+        places = np.array(
+            [
+                (row * rows.max_draws + draw, row * drawn_RO.shape[1] + 2 + draw)
+                for row, _, _ in owners
+                for draw in range(rows.num_draws[row])
+            ],
+            np.int64,
+        )
+        place_S, word_S = self._arrays.send_padded(*places.T)
         logits_SV = self._sampler.raw_logits_SV.index_select(0, place_S)
-        drawn_R = self._sampler.outbox_NRO[outbox_entry, :, 2]
-        ids_S = drawn_R.index_select(0, index_S).clamp(min=0).long()
-        return self._queue(logits_SV, ids_S, owners, is_prompt=False)
+        ids_S = drawn_RO.flatten().index_select(0, word_S).clamp(min=0).long()
+        each = [owner for owner in owners for _ in range(rows.num_draws[owner[0]])]
+        return self._queue(logits_SV, ids_S, each, is_prompt=False)
 
     def of_prompts(self, rows: RowSet, hidden_TD: Tensor) -> list[PendingLogprobs]:
         """Queue the logprobs of prompt tokens, some positions at a time."""
@@ -212,7 +239,7 @@ class Download:
         assert rows is not None, f"step {launched.step} has no rows"
         entry %= len(self._entries)
         if rows.wants_logprobs and LOGPROBS in rows.draw_kinds:
-            launched.logprobs.append(self._logprobs.of_outputs(rows, entry))
+            launched.logprobs += self._logprobs.of_outputs(rows, entry)
         self._turn = (self._turn + 1) % len(self._hosts)
         launched.drawn = self._device.fetch(self._entries[entry], self._hosts[self._turn])
 
@@ -235,7 +262,7 @@ def read_result(launched: LaunchedStep) -> StepResult:
     is_plain = not launched.logprobs and not launched.pooled
     if is_plain and (not codes or min(codes) > 0):
         return StepResult(launched.step, rows.drawn_slots, codes, ids, done, drafts=drafts)
-    silent = frozenset(row for row, code in zip(rows.drawn, codes, strict=True) if code <= 0)
+    counts = dict(zip(rows.drawn, codes, strict=True)) if launched.logprobs else {}
     pooled, spoilt = _read_pooled(launched, rows)
     faulty = [slot for slot, code in zip(rows.drawn_slots, codes, strict=True) if code == FAULTY]
     return StepResult(
@@ -244,7 +271,7 @@ def read_result(launched: LaunchedStep) -> StepResult:
         counts=[max(code, 0) for code in codes],
         ids=ids,
         done=done,
-        logprobs=[entry for pending in launched.logprobs for entry in pending.read(silent)],
+        logprobs=[entry for pending in launched.logprobs for entry in pending.read(counts)],
         faults=[
             *(Fault(slot, NOT_FINITE) for slot in faulty),
             *(Fault(slot, VECTOR_NOT_FINITE) for slot in spoilt),

@@ -417,7 +417,7 @@ def few_kinds(kinds: frozenset[str]) -> frozenset[str]:
 
 
 def _enter_lengths(batch: StepBatch, bounds: Rows, query: int) -> None:
-    """Let a captured batch have the rows' own lengths; padding rows have ``query`` tokens alone."""
+    """Give a captured batch the rows' own lengths; padding rows have ``query`` tokens alone."""
     own = list(zip(bounds.query_max, bounds.kv_max, strict=True))
     host_rows = own + [(query, query)] * (batch.num_rows - len(own))
     for view in batch.groups:

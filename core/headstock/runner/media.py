@@ -190,7 +190,7 @@ class MediaRows:
         return shifts_AT, StepMedia(self._rows_T[:num_tokens], self._features_MF, self._spans)
 
     def encode(self, items: Sequence[Encode]) -> None:
-        """Queue the encoder's run on ``items``, and let the store keep their features."""
+        """Queue the encoder's run on ``items``, and have the store keep their features."""
         for (scale, shift), group in groupby(items, lambda item: (item.scale, item.shift)):
             self._encode(list(group), scale, shift)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from headstock.errors import ConfigError
+from headstock.observe.units import GIB
 from headstock.ops.communication import Group
 from headstock.plugins.device import Device, Memory
 from headstock.runner.groups import GroupSizes, cache_bytes, describe_pages
@@ -24,8 +25,6 @@ HOST_CACHE_BYTES = 4 << 30
 
 HOST_PART = 4
 """Where the host computes, one part in so many of the largest step is tried."""
-
-GIB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

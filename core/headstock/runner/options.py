@@ -1,4 +1,4 @@
-"""What a runner is told when it is built, and the padded sizes that follow."""
+"""The options that a runner is built with, and the padded sizes that follow."""
 
 from __future__ import annotations
 

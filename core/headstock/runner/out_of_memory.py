@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from headstock.errors import ConfigError
+from headstock.observe.units import GIB
 from headstock.plugins.device import Device
 from headstock.wire.steps import StepPlan
-
-GIB = 1 << 30
 
 
 def out_of_memory(device: Device, plan: StepPlan) -> ConfigError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from headstock.config.exclusions import LOGPROBS, MASKS, SPECULATION, off_for
+from headstock.config.exclusions import MASKS, SPECULATION, off_for
 from headstock.errors import RequestError
 from headstock.requests.sampling import check_token_id
 from headstock.scheduler.media_checks import check_media
@@ -40,11 +40,7 @@ def accept(
     """
     num_prompt = len(submit.prompt_ids)
     max_cached = limits.max_length if max_cached is None else max_cached
-    _check_values(submit, limits.vocab_size)
-    _check_abilities(submit, limits)
-    if submit.media:
-        check_media(submit.media, limits.media, num_prompt, max_step_tokens)
-    _check_length(submit, limits, max_step_tokens, max_cached)
+    _check(submit, limits, max_step_tokens, max_cached)
     max_outputs = _max_outputs(submit, limits, max_cached)
     draw_limit = max(1, max_outputs)
     num_drafts = limits.max_drafts if _may_draft(submit) else 0
@@ -82,6 +78,15 @@ def accept(
     )
 
 
+def _check(submit: Submit, limits: RunnerLimits, max_step_tokens: int, max_cached: int) -> None:
+    """Refuse what can never be served."""
+    _check_values(submit, limits.vocab_size)
+    _check_abilities(submit, limits)
+    if submit.media:
+        check_media(submit.media, limits.media, len(submit.prompt_ids), max_step_tokens)
+    _check_length(submit, limits, max_step_tokens, max_cached)
+
+
 def _max_outputs(submit: Submit, limits: RunnerLimits, max_cached: int) -> int:
     """Return how many outputs a request may have: what it asks, where that fits."""
     if submit.pool:
@@ -105,11 +110,7 @@ def _may_draft(submit: Submit) -> bool:
 
     What excludes drafts makes its rows plain ones, which are right without any.
     """
-    asked = {
-        MASKS: submit.is_masked,
-        LOGPROBS: submit.logprobs >= 0 or bool(submit.asked_ids),
-    }
-    is_excluded = any(is_asked and name in NO_DRAFTS for name, is_asked in asked.items())
+    is_excluded = submit.is_masked and MASKS in NO_DRAFTS
     return submit.drafts and not submit.pool and not is_excluded
 
 

@@ -16,7 +16,7 @@ class Budget(Protocol):
     """Something that admission asks for room.
 
     Attributes:
-        name: What it is called where it is told what a request waited for.
+        name: Its name in reports of what a request waited for.
         can_be_passed: Whether others may overtake a request that lacks this, for a while.
     """
 

@@ -97,7 +97,7 @@ class EncoderBudget:
         """Nothing is held before the first chunk."""
 
     def refund(self, request: Request) -> None:
-        """Let the images of ``request`` go; what it failed with is not used again."""
+        """Release the images of ``request``; what it failed with is not used again."""
         held = self._held.pop(request, None)
         if held:
             self._used_up += held.values()

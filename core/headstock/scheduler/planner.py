@@ -424,7 +424,7 @@ class Planner:
             return NO_QUERIES
         is_exact = not any(flight.is_wide for flight in self.flights)
         if is_exact and self._drafting.is_crowded(len(self._running) + len(self._queue)):
-            # Nobody has drafts verified for a while, and no bound shrinks: as if there were none.
+            # No row has drafts verified for a while, and no bound shrinks: as if there were none.
             for request in sampled:
                 request.num_ready = 0
             return NO_QUERIES

@@ -25,7 +25,7 @@ class Policy(Protocol):
         ...
 
     def let_pass(self, waiting: list[Request], place: int) -> None:
-        """Let a request that was put in the queue change places, and keys, with others before it.
+        """Have a request that was put in the queue change places, and keys, with others before it.
 
         Args:
             waiting: The queue, sorted by ``key``; so it is after this.
@@ -69,7 +69,7 @@ class FirstCome:
         """Its arrival says all."""
 
     def let_pass(self, waiting: list[Request], place: int) -> None:
-        """Nobody passes another."""
+        """No request passes another."""
 
     def leave(self, request: Request) -> None:
         """Nothing is counted."""
@@ -141,7 +141,7 @@ class Line:
 
     @property
     def is_level(self) -> bool:
-        """Whether nobody is ahead."""
+        """Whether no request is ahead."""
         return all(at <= self._now for at in self._clocks.values())
 
 

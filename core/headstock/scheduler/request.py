@@ -71,7 +71,7 @@ class Request:
         num_drafted: Drafts of it that steps have verified.
         num_accepted: Of these, right.
         overtaken_at: Count of admissions after which it goes first; see the policies.
-        notes: What is noted for its story; None: nobody wants it.
+        notes: What is noted for its story; None: it is not wanted.
     """
 
     id: str

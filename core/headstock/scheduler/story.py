@@ -1,4 +1,4 @@
-"""What is told of a request whose caller wants to know: why it waited, what it found, its chunks.
+"""What is reported of a request whose caller asks: why it waited, what it found, its chunks.
 
 Waiting costs nothing per request: clocks that only grow say for how long something has kept
 everyone out, and a request reads them when it comes and when it is admitted.
@@ -31,7 +31,7 @@ class WaitClocks:
         self._at_s = 0.0
 
     def advance(self, now_s: float) -> None:
-        """Let the time since the last call count for what kept requests out."""
+        """Count the time since the last call for what kept requests out."""
         self._clocks[self._blocker] += max(0.0, now_s - self._at_s)
         self._at_s = now_s
 

@@ -156,7 +156,7 @@ class GuidanceProvider:
         matcher = llguidance.LLMatcher(self._tokenizer, text, log_level=0, limits=self._limits)
         if matcher.is_error():
             raise _refusal(matcher.get_error())
-        # The first mask compiles part of the lexer, too: let that happen under the limits.
+        # The first mask compiles part of the lexer, too: have that happen under the limits.
         matcher.compute_bitmask()
         if matcher.is_error():
             raise _refusal(matcher.get_error())

@@ -18,7 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--headstock-plugin",
         metavar="MODULE",
-        help="the backend is this module, not installed yet: let it be found as if it were",
+        help="the backend is this module, not installed yet: find it as if it were",
     )
     group.addoption(
         "--headstock-device", metavar="INDEX", type=int, default=0, help="which of its devices"

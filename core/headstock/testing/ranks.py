@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headstock.assemble.compute import rank_device
+from headstock.assemble.backend import rank_device
 from headstock.config import DeviceSettings
 from headstock.ops.communication import Group
 from headstock.parallel.host_group import HostGroup

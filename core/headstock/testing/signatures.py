@@ -38,10 +38,12 @@ SEAM = (
     "headstock.text.parsers.parts",
     "headstock.speculative.provider",
     "headstock.structured.provider",
-    *(f"headstock.ops.{name}" for name in ("base", "device", "communication", "canonical")),
+    *(f"headstock.ops.{name}" for name in ("base", "device", "communication")),
+    *(f"headstock.ops.{name}" for name in ("layouts", "canonical")),
     *(f"headstock.ops.{name}" for name in ("activation_kinds", *OP_MODULES)),
     *(f"headstock.ops.{name}_pages" for name in ("int8", "fp8", "narrow")),
     "headstock.ops.cases.base",
+    "headstock.testing.layouts",
     "headstock.testing.oracle.case",
 )
 """Modules whose public names plugins may import; those of ``headstock.graph`` come beside."""

@@ -16,10 +16,12 @@ from headstock.ops.attention import attention
 from headstock.ops.base import REFERENCE, Implementation, Op, OpRegistry, Resolver
 from headstock.ops.cases.attention import plain_spec
 from headstock.ops.cases.base import Bench
+from headstock.ops.layouts import CanonicalLayout
 from headstock.plugins.chosen import Chosen, backend_options
 from headstock.plugins.device import Device
 from headstock.plugins.loader import BACKENDS, Plugins
 from headstock.plugins.probe import Probe, Status
+from headstock.testing.layouts import plugin_layouts
 
 PAGE_SIZES = (16, 5, 64)
 """Page sizes that providers are tried with beside those that they name."""
@@ -36,12 +38,14 @@ class Target:
         device: Its device.
         registry: What it and the plugins offer.
         options: What it was opened with, as ``--backend-option`` has it.
+        layouts: Canonical layouts that the plugins bring.
     """
 
     chosen: Chosen
     device: Device = field(repr=False)
     registry: OpRegistry = field(repr=False)
     options: tuple[str, ...] = ()
+    layouts: tuple[CanonicalLayout, ...] = ()
 
     def claims(self, op: Op[..., Any]) -> list[Implementation]:
         """Return what is offered for ``op`` besides its reference."""
@@ -63,7 +67,13 @@ class Target:
     def _bench(self, dtype: torch.dtype, provider: str, page_sizes: tuple[int, ...]) -> Bench:
         resolver = Resolver(self.registry, self.device, {"attention": provider})
         is_exact = self.device.facts.needs_host_lengths
-        return Bench(resolver=resolver, dtype=dtype, page_sizes=page_sizes, has_exact_rows=is_exact)
+        return Bench(
+            resolver=resolver,
+            dtype=dtype,
+            page_sizes=page_sizes,
+            has_exact_rows=is_exact,
+            layouts=self.layouts,
+        )
 
     def _page_sizes(self, dtype: torch.dtype, provider: str) -> tuple[int, ...]:
         """Return page sizes that ``provider`` takes, found as a model's layers would find them."""
@@ -138,4 +148,5 @@ def open_target(plugins: Plugins, backend: str, index: int, options: Sequence[st
     record = next(r for r in plugins.backends if r.name == backend and r.state.name == "LOADED")
     chosen = Chosen(record, answer, plugins)
     device = chosen.open_device(index, 0, backend_options(options))
-    return Target(chosen, device, chosen.offer_ops(device), tuple(options))
+    layouts = plugin_layouts(plugins)
+    return Target(chosen, device, chosen.offer_ops(device), tuple(options), layouts)

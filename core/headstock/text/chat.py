@@ -83,7 +83,7 @@ def render_chat(
             field="continue_final_message",
             code="template_failed",
         )
-    # A template may show the content more than once; it is gone on with after the last time.
+    # A template may show the content more than once; it is continued after the last time.
     before = before.replace(f"{_MARK} ", "").replace(_MARK, "")
     return before if after.startswith(" ") else before.rstrip()
 

@@ -381,7 +381,7 @@ class State(Message, frozen=True, kw_only=True, tag=True):
 
     Attributes:
         call: The call answered, or 0.
-        received: Messages taken from the API process since the start; None: not told.
+        received: Messages taken from the API process since the start; None: unknown.
         steps: Steps settled since the start: progress, for the watchdog.
         is_paused: Whether steps wait for a :class:`Resume`.
         totals: Monotonic counters by metric name (``prompt_tokens``, ``cached_tokens`` …).

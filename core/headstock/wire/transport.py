@@ -47,7 +47,7 @@ class Mailbox(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of the transport, after what was sent is out."""
+        """Close the transport, after what was sent is out."""
         ...
 
 
@@ -72,7 +72,7 @@ class EngineLink(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of the transport; a waiting :meth:`receive` returns."""
+        """Close the transport; a waiting :meth:`receive` returns."""
         ...
 
 
@@ -298,7 +298,7 @@ class MemoryMailbox:
     """The engine's end of a link within a process; the engine runs in a thread."""
 
     num_received = 0
-    """Not counted: nothing is lost on the way, and nobody asks."""
+    """Not counted: nothing is lost on the way, and no count is read."""
 
     def __init__(self) -> None:
         self._inbox: queue.SimpleQueue[ToEngine] = queue.SimpleQueue()
@@ -367,7 +367,7 @@ class MemoryLink:
 
     def put(self, messages: list[FromEngine] | None) -> None:
         """Take messages from the engine's thread; None: there will be no more."""
-        with contextlib.suppress(RuntimeError):  # the loop is gone: nobody listens any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing listens any more
             self._loop.call_soon_threadsafe(self._inbox.put_nowait, messages)
 
 

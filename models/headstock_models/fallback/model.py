@@ -134,7 +134,7 @@ class TransformersForCausalLM(Model):
         return self.logits(hidden_SD) if self._head is None else self._head(hidden_SD, False)
 
     def _put_attention(self, trace: Trace) -> None:
-        """Put ours in the place of attention modules, or else let them call our pages."""
+        """Put ours in the place of attention modules, or else have them call our pages."""
         tables: dict[int, Angles | None] = {}
         for call in trace.calls:
             module = self._whole.get_submodule(call.path)

@@ -90,7 +90,7 @@ class UntouchedExperts(nn.Module):
 
 
 class DecoderOutput:
-    """What a decoder returns: hidden states, and nothing of what else somebody may look for."""
+    """What a decoder returns: hidden states, and nothing of what else callers may look for."""
 
     def __init__(self, last_hidden_state: Tensor) -> None:
         self.last_hidden_state = last_hidden_state
@@ -176,7 +176,7 @@ def _role(name: str, shape: tuple[int, ...]) -> Role:
 
 @contextmanager
 def parameters_without_values() -> Iterator[None]:
-    """Let modules that this thread builds have parameters on the meta device, and real buffers."""
+    """Have modules that this thread builds keep parameters on the meta device, and real buffers."""
     thread = threading.get_ident()
 
     def emptied(module: nn.Module, name: str, parameter: Any) -> nn.Parameter | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from headstock.ops.activation_kinds import GELU, GELU_TANH, RELU2, SILU, clipped_swiglu
 from headstock.ops.attention import AttentionSpec, StepBatch
 from headstock.ops.latent import LatentSpec
+from headstock.ops.layouts import CanonicalLayout
 from headstock.ops.linear import DENSE, FP8_GROUP, INT4_GROUP, INT8_GROUP, MXFP4, LinearSpec
 from headstock.ops.linear_attention import DeltaWeights, LinearAttentionSpec
 from headstock.ops.mamba2 import Mamba2Spec, Mamba2Weights
@@ -466,7 +467,9 @@ def compile_sampling(target: Target, vocab_size: int) -> None:
         Logprobs(target).token_logprobs(logits, longs, wide, k=k)
 
 
-def compile_moe(target: Target, dtype: torch.dtype, layout: str, group_size: int) -> None:
+def compile_moe(
+    target: Target, dtype: torch.dtype, layout: CanonicalLayout, group_size: int
+) -> None:
     spec = ExpertsSpec(
         hidden_size=256,
         intermediate_size=384,

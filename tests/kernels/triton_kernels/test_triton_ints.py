@@ -13,7 +13,8 @@ from headstock.ops.base import OpRegistry, Resolver
 from headstock.ops.canonical import dequantize
 from headstock.ops.cases.base import Draw
 from headstock.ops.cases.linear import load_in_parts, make_weight
-from headstock.ops.linear import LinearSpec, linear
+from headstock.ops.layouts import CanonicalLayout
+from headstock.ops.linear import INT4_GROUP, INT8_GROUP, LinearSpec, linear
 from headstock_triton.ints import (
     FUSED_ROWS,
     IntLinear,
@@ -33,7 +34,7 @@ WAYS = {
     "split tiles": lambda ours, x: ours.by_tiles(x, Tiling(16, 64, 3, 4, 2)),
     "library": IntLinear.by_library,
 }
-FORMS = [("int4-group", 48), ("int4-group", 128), ("int8-group", 32), ("int8-group", 384)]
+FORMS = [(INT4_GROUP, 48), (INT4_GROUP, 128), (INT8_GROUP, 32), (INT8_GROUP, 384)]
 H100 = Target(kind="cuda", arch=90, num_sms=132, has_pdl=True, has_tma=True)
 
 
@@ -46,7 +47,9 @@ def make(spec: LinearSpec) -> tuple[IntLinear, Tensor, Tensor | None]:
     return ours, dequantize(spec.layout, weight, torch.float64), bias_O
 
 
-def spec_of(layout: str, group_size: int, dtype: torch.dtype = torch.float32) -> LinearSpec:
+def spec_of(
+    layout: CanonicalLayout, group_size: int, dtype: torch.dtype = torch.float32
+) -> LinearSpec:
     return LinearSpec(
         in_features=384,
         out_features=37,
@@ -67,7 +70,7 @@ def assert_right(out: Tensor, x_MI: Tensor, weight_OI: Tensor, bias_O: Tensor | 
 @pytest.mark.parametrize(("layout", "group_size"), FORMS)
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_gives_the_product(
-    way: str, layout: str, group_size: int, dtype: torch.dtype
+    way: str, layout: CanonicalLayout, group_size: int, dtype: torch.dtype
 ) -> None:
     ours, weight_OI, bias_O = make(spec_of(layout, group_size, dtype))
     x_MI = Draw(WHERE, seed=6).normal(3, 384, dtype=dtype)
@@ -83,7 +86,7 @@ WARP_TILES = [
     WarpTile(32, 32, 4, 2),
     WarpTile(32, 64, 2, 4),
 ]
-WARP_FORMS = [("int4-group", 128), ("int4-group", 96), ("int8-group", 32), ("int8-group", 384)]
+WARP_FORMS = [(INT4_GROUP, 128), (INT4_GROUP, 96), (INT8_GROUP, 32), (INT8_GROUP, 384)]
 
 
 @on_nvidia
@@ -91,7 +94,7 @@ WARP_FORMS = [("int4-group", 128), ("int4-group", 96), ("int8-group", 32), ("int
 @pytest.mark.parametrize(("layout", "group_size"), WARP_FORMS)
 @pytest.mark.parametrize("tile", WARP_TILES, ids=str)
 def test_warps_give_the_product(
-    tile: WarpTile, layout: str, group_size: int, dtype: torch.dtype
+    tile: WarpTile, layout: CanonicalLayout, group_size: int, dtype: torch.dtype
 ) -> None:
     ours, weight_OI, bias_O = make(spec_of(layout, group_size, dtype))
     for num_rows in (1, 9, 40):
@@ -104,7 +107,7 @@ def test_warps_give_the_product(
 @on_nvidia
 @pytest.mark.parametrize("tile", WARP_TILES, ids=str)
 def test_a_row_by_warps_does_not_depend_on_its_neighbours(tile: WarpTile) -> None:
-    ours, _, _ = make(spec_of("int4-group", 128, torch.float16))
+    ours, _, _ = make(spec_of(INT4_GROUP, 128, torch.float16))
     x_MI = Draw(WHERE, seed=6).normal(11, 384, dtype=torch.float16)
     alone = ours.by_warps(x_MI, tile)[1]
     x_MI[0], x_MI[2] = torch.nan, 6e4
@@ -117,12 +120,12 @@ def test_symmetric_weights_need_no_minima() -> None:
     assert ours._is_symmetric
     ours._minimum_OG.fill_(torch.nan)  # so that nobody reads them
     x_MI = Draw(WHERE, seed=6).normal(5, 384, dtype=torch.float16)
-    right_OI = dequantize("int4-group", weight, torch.float64)
+    right_OI = dequantize(INT4_GROUP, weight, torch.float64)
     assert_right(ours.by_warps(x_MI), x_MI, right_OI, None)
 
 
 def make_symmetric() -> tuple[IntLinear, dict[str, Tensor]]:
-    spec = replace(spec_of("int4-group", 128, torch.float16), has_bias=False)
+    spec = replace(spec_of(INT4_GROUP, 128, torch.float16), has_bias=False)
     ours, weight = IntLinear(spec, Here()), make_weight(spec, Draw(WHERE, seed=5))
     weight["minimum"] = weight["scale"] * -8.0
     load_in_parts(ours, weight, None)
@@ -147,13 +150,13 @@ def test_narrow_matrices_have_more_warps_and_many_rows_go_abreast() -> None:
 
 @pytest.mark.parametrize("num_rows", [1, 2, 5, 20, 50])
 def test_the_number_of_rows_chooses_a_way_that_is_right(num_rows: int) -> None:
-    ours, weight_OI, bias_O = make(spec_of("int4-group", 128, torch.float16))
+    ours, weight_OI, bias_O = make(spec_of(INT4_GROUP, 128, torch.float16))
     x_MI = Draw(WHERE, seed=6).normal(num_rows, 384, dtype=torch.float16)
     assert_right(ours(x_MI), x_MI, weight_OI, bias_O)
 
 
 def test_more_rows_than_tiles_are_meant_for_go_to_the_library() -> None:
-    ours, weight_OI, bias_O = make(spec_of("int8-group", 32))
+    ours, weight_OI, bias_O = make(spec_of(INT8_GROUP, 32))
     x_MI = Draw(WHERE, seed=6).normal(FUSED_ROWS + 1, 384)
     assert torch.equal(ours(x_MI), ours.by_library(x_MI))
     assert_right(ours(x_MI), x_MI, weight_OI, bias_O)
@@ -161,7 +164,7 @@ def test_more_rows_than_tiles_are_meant_for_go_to_the_library() -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_row_does_not_depend_on_its_neighbours(way: str) -> None:
-    ours, _, _ = make(spec_of("int4-group", 48))
+    ours, _, _ = make(spec_of(INT4_GROUP, 48))
     x_MI = Draw(WHERE, seed=6).normal(3, 384)
     alone = WAYS[way](ours, x_MI)[1]
     x_MI[0], x_MI[2] = torch.nan, 1e30
@@ -170,13 +173,13 @@ def test_a_row_does_not_depend_on_its_neighbours(way: str) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_rows_may_lie_apart(way: str) -> None:
-    ours, weight_OI, bias_O = make(spec_of("int8-group", 32))
+    ours, weight_OI, bias_O = make(spec_of(INT8_GROUP, 32))
     x_MI = Draw(WHERE, seed=6).normal(3, 500)[:, 100:484]
     assert_right(WAYS[way](ours, x_MI), x_MI, weight_OI, bias_O)
 
 
 @pytest.mark.parametrize(("layout", "group_size"), FORMS)
-def test_weights_are_kept_exactly(layout: str, group_size: int) -> None:
+def test_weights_are_kept_exactly(layout: CanonicalLayout, group_size: int) -> None:
     """Multiply by the identity: what comes out is what the canonical weight stands for."""
     ours, weight_OI, bias_O = make(replace(spec_of(layout, group_size), has_bias=False))
     eye = torch.eye(384, device=WHERE)
@@ -185,14 +188,14 @@ def test_weights_are_kept_exactly(layout: str, group_size: int) -> None:
 
 
 def test_new_weights_come_to_the_old_addresses() -> None:
-    spec = replace(spec_of("int4-group", 32), has_bias=False)
+    spec = replace(spec_of(INT4_GROUP, 32), has_bias=False)
     ours, _, _ = make(spec)
     before = [t.data_ptr() for t in (ours._words_OW, ours._scale_OG, ours._minimum_OG)]
     weight = make_weight(spec, Draw(WHERE, seed=9))
     load_in_parts(ours, weight, None)
     assert before == [t.data_ptr() for t in (ours._words_OW, ours._scale_OG, ours._minimum_OG)]
     x_MI = Draw(WHERE, seed=6).normal(2, 384)
-    assert_right(ours(x_MI), x_MI, dequantize("int4-group", weight, torch.float64), None)
+    assert_right(ours(x_MI), x_MI, dequantize(INT4_GROUP, weight, torch.float64), None)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +228,7 @@ def test_groups_that_a_step_of_a_tensor_core_would_cut_are_left_to_others() -> N
     registry = OpRegistry()
     register_ops(registry, Here())
     resolver = Resolver(registry, Here())
-    spec = spec_of("int4-group", 24).as_spec()
+    spec = spec_of(INT4_GROUP, 24).as_spec()
     assert resolver.resolve(linear, spec) is linear.reference
-    chosen = resolver.resolve(linear, spec_of("int4-group", 48).as_spec())
+    chosen = resolver.resolve(linear, spec_of(INT4_GROUP, 48).as_spec())
     assert any(chosen is i.run for i in registry.offered(linear) if i.provider == PROVIDER)

@@ -29,7 +29,7 @@ class Backend(Protocol):
         ...
 
     async def flush_cache(self) -> None:
-        """Forget cached prefixes that nobody uses.
+        """Forget cached prefixes that no request uses.
 
         Raises:
             RequestError: This endpoint cannot be asked to.

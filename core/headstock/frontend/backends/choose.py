@@ -59,7 +59,7 @@ def set_default_backend(backend: BackendLike) -> None:
 
 
 def flush_cache(backend: BackendLike | None = None) -> None:
-    """Forget cached prefixes that nobody uses.
+    """Forget cached prefixes that no request uses.
 
     Raises:
         RequestError: The back end cannot be asked to.

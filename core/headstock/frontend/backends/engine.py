@@ -21,7 +21,7 @@ class EngineLike(Protocol):
         ...
 
     def flush_cache(self) -> int:
-        """Forget cached prefixes that nobody uses."""
+        """Forget cached prefixes that no request uses."""
         ...
 
 
@@ -59,7 +59,7 @@ class EngineBackend:
             task.cancel()
 
     async def flush_cache(self) -> None:
-        """Forget cached prefixes that nobody uses."""
+        """Forget cached prefixes that no request uses."""
         await asyncio.to_thread(self.engine.flush_cache)
 
     async def server_info(self) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class OpenAI(StepBackend):
         model: Its name there.
         api_key: None: ``OPENAI_API_KEY``.
         base_url: With ``/v1``.
-        can_continue: Whether an assistant's turn that has text may be gone on with, by
+        can_continue: Whether an assistant's turn that has text may be continued, by
             ``continue_final_message``; None: everywhere but at OpenAI itself.
         timeout_s: For an answer, or the next event of one; None: as long as it takes.
         client: Sends the requests; None: one of its own.
@@ -183,7 +183,7 @@ class OpenAI(StepBackend):
         if not self._can_continue:
             raise RequestError(
                 f"{self.name} cannot go on with an assistant's turn that has text already.",
-                remedy="Let the turn be one gen, or set can_continue where the server can.",
+                remedy="Make the turn one gen, or set can_continue where the server can.",
                 field="role",
                 code="not_supported",
             )

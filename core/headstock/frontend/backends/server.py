@@ -69,7 +69,7 @@ class HeadstockServer:
             )
 
     async def flush_cache(self) -> None:
-        """Forget cached prefixes that nobody uses."""
+        """Forget cached prefixes that no request uses."""
         await self._endpoint.post("/flush_cache", {})
 
     async def server_info(self) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def apart_cases(bench: Bench) -> Iterator[Case]:
 
 
 def grouped_cases(bench: Bench) -> Iterator[Case]:
-    """Yield the same for the quantising activation, told by what its values stand for."""
+    """Yield the same for the quantising activation, compared by what its values stand for."""
     draw, dtype = bench.draw(), bench.dtype
     for num_tokens, size in ((1, 128), (2, 1536), (17, 256), (130, 384)):
         gate_up_TG = draw.normal(num_tokens, 2 * size, dtype=dtype)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from headstock.ops.base import Resolver, Spec
 from headstock.ops.device import OpDevice
+from headstock.ops.layouts import CanonicalLayout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,12 +23,14 @@ class Bench:
         dtype: Of the activations.
         page_sizes: Tokens a page may hold; cases that need one size take the first.
         has_exact_rows: Whether the host knows the lengths of rows, as the device needs it to.
+        layouts: Canonical layouts that plugins bring: products are tried with them, too.
     """
 
     resolver: Resolver
     dtype: torch.dtype
     page_sizes: tuple[int, ...] = (16,)
     has_exact_rows: bool = False
+    layouts: tuple[CanonicalLayout, ...] = ()
 
     @property
     def device(self) -> OpDevice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -15,9 +16,6 @@ from headstock.ops.activation_kinds import GELU_TANH, clipped_swiglu
 from headstock.ops.canonical import (
     dequantize,
     quantize_fp8,
-    quantize_int4,
-    quantize_int8,
-    quantize_mxfp4,
 )
 from headstock.ops.cases.base import Bench, Case, Draw
 from headstock.ops.cases.storage import addresses, load_and_spoil
@@ -101,6 +99,24 @@ def linear_cases(bench: Bench) -> Iterator[Case]:
         yield _lookup(f"lookup, {layout}", replace(table, in_features=192), device)
         scaled = replace(table, in_features=192, row_scale=1.75)
         yield _lookup(f"scaled lookup, {layout}", scaled, device)
+    for layout in bench.layouts:
+        yield from _layout_cases(replace(dense, layout=layout), device)
+
+
+def _layout_cases(spec: LinearSpec, device: OpDevice) -> Iterator[Case]:
+    """Yield products and lookups with a layout that a plugin brings."""
+    layout = spec.layout
+    group_size = math.lcm(32, layout.unit)
+    spec = replace(spec, in_features=6 * group_size, group_size=group_size)
+    for num_tokens in (1, 4, 19):
+        yield _product(f"{layout}, {num_tokens} tokens", spec, num_tokens, device)
+    odd = replace(spec, out_features=37, has_bias=True)
+    yield _product(f"{layout}, 37 out, bias", odd, 3, device)
+    wide = replace(spec, in_features=3 * group_size, group_size=3 * group_size)
+    yield _product(f"{layout} in one group", wide, 3, device)
+    yield _each_input(f"{layout}, an input at a time", spec, device)
+    yield _loaded_again(f"{layout}, loaded again", spec, device)
+    yield _lookup(f"lookup, {layout}", replace(spec, needs_rows=True), device)
 
 
 GROUPS = (
@@ -117,20 +133,14 @@ def make_weight(spec: LinearSpec, draw: Draw) -> dict[str, Tensor]:
     """Draw a canonical weight whose products with unit inputs have unit deviation."""
     scale = spec.in_features**-0.5
     weight_OI = draw.normal(spec.out_features, spec.in_features, scale=scale)
-    if spec.layout == INT8_GROUP:
-        return quantize_int8(weight_OI, spec.group_size)
-    if spec.layout == INT4_GROUP:
-        return quantize_int4(weight_OI, spec.group_size)
-    if spec.layout == FP8_GROUP:
-        return quantize_fp8(weight_OI, spec.group_size)
-    if spec.layout == MXFP4:
-        return quantize_mxfp4(weight_OI, spec.group_size)
-    return {"weight": weight_OI.to(spec.dtype)}
+    if spec.layout == DENSE:
+        return {"weight": weight_OI.to(spec.dtype)}
+    return spec.layout.load_quantize()(weight_OI, spec.group_size)
 
 
 def load_in_parts(provider: LinearProvider, weight: CanonicalWeight, bias_O: Tensor | None) -> None:
     """Load a weight in row ranges, last one first."""
-    num_rows = weight["weight"].shape[0]
+    num_rows = next(iter(weight.values())).shape[0]
     edges = [num_rows * part // NUM_PARTS for part in range(NUM_PARTS + 1)]
     for begin, end in reversed(list(pairwise(edges))):
         if begin < end:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -123,6 +124,17 @@ def expert_cases(bench: Bench) -> Iterator[Case]:
     wide = replace(dense, hidden_size=4608, intermediate_size=16, num_experts=2)
     yield _case("4608 inputs", wide, ragged(wide, 3, device), device)
     yield from _quantized_cases(replace(dense, hidden_size=128, intermediate_size=64), device)
+    for layout in bench.layouts:
+        yield from _layout_cases(replace(dense, layout=layout), device)
+
+
+def _layout_cases(spec: ExpertsSpec, device: OpDevice) -> Iterator[Case]:
+    """Yield loads of experts in a layout that a plugin brings."""
+    size = math.lcm(32, spec.layout.unit)
+    spec = replace(spec, group_size=size, hidden_size=4 * size, intermediate_size=2 * size)
+    for num_tokens in (1, 19):
+        routes = ragged(spec, num_tokens, device)
+        yield _case(f"{spec.layout}, {num_tokens} tokens", spec, routes, device)
 
 
 def _quantized_cases(spec: ExpertsSpec, device: OpDevice) -> Iterator[Case]:
@@ -185,7 +197,7 @@ def draw_biases(spec: ExpertsSpec, draw: Draw) -> dict[tuple[int, Matrix], Tenso
 def load_experts(provider: ExpertsProvider, weights: Weights) -> None:
     """Load every matrix in two row ranges, last one first."""
     for (expert, matrix), weight in reversed(list(weights.items())):
-        num_rows = weight["weight"].shape[0]
+        num_rows = next(iter(weight.values())).shape[0]
         middle = num_rows // 2
         for begin, end in ((middle, num_rows), (0, middle)):
             if begin < end:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from headstock.errors import RequestError
+from headstock.observe.units import GIB
 
-GIB = 1024**3
 MIB = 1024**2
 MAX_PART_BYTES = 64 * MIB
 """Largest part of a value. What is larger is a file: see ``Blobs``."""

@@ -34,7 +34,7 @@ class ThreadGroup:
         return self._exchange(x)[0]
 
     def close(self) -> None:
-        """Let no rank wait any longer."""
+        """End the wait of every rank."""
         self._barrier.abort()
 
     def _exchange(self, x: Tensor) -> list[Tensor]:

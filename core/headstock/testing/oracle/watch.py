@@ -35,7 +35,7 @@ class Watch(TorchDispatchMode):
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """Let an op do what it likes."""
+        """Allow an op everything."""
         self.depth += 1
         self.num_calls += 1
         yield

@@ -75,7 +75,7 @@ def test_every_required_layout_is_one_that_there_is(
 ) -> None:
     known = {spec.layout for spec in _case_specs(target, op)} - {""}
     if not known or op.name.startswith("rotate_and_write"):
-        pytest.skip("no layouts, or tags of pages: refused where nobody has them")
+        pytest.skip("no layouts, or tags of pages: refused where no provider has them")
     known |= {name for name, kind in vars(torch).items() if isinstance(kind, torch.dtype)}
     for implementation in claimed:
         unknown = implementation.requires.layouts - known

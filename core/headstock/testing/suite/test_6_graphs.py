@@ -136,7 +136,7 @@ class _Decode:
         )
 
     def enter(self, lengths: list[int]) -> None:
-        """Let the real rows have ``lengths`` with the token that they compute."""
+        """Give the real rows ``lengths`` with the token that they compute."""
         batch = self.batch
         if self.target.device.facts.needs_host_lengths:
             padding = [1] * (batch.num_rows - len(lengths))

@@ -41,7 +41,7 @@ class BoundCalls:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a call between these marks was told."""
+        """Whether a call between these marks was found."""
         return not self._is_first or self.is_open
 
     def read(self, text: str) -> tuple[list[Part], str, bool]:
@@ -100,7 +100,7 @@ class BoundCalls:
 
 
 def can_stream(calls: CallFormat) -> bool:
-    """Return whether calls of this format have arguments that are told as they come."""
+    """Return whether calls of this format have arguments that are sent as they come."""
     return all(writing.tagged is None for writing in calls.writings)
 
 

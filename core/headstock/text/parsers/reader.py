@@ -37,7 +37,7 @@ class PartReader:
         is_thinking: Whether the prompt has begun the thoughts.
         max_calls: Calls after which the rest is dropped; None: no bound.
         is_bound: Whether a grammar makes calls be written as the format describes them: then their
-            arguments are told as they come, where the format allows it.
+            arguments are sent as they come, where the format allows it.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class PartReader:
         if is_over:
             self._state, self._is_fresh = _State.TEXT, True
         elif self._is_last and bound.has_begun:
-            self._pending = ""  # cut short: what has been told of the call is all there is
+            self._pending = ""  # cut short: what was sent of the call is all there is
         elif self._is_last:
             return self._no_call()
         return parts if parts or is_over else None

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from headstock.assemble.length import length_bound
+from headstock.assemble.model_files import length_bound
 from headstock.assemble.task import Task, find_task, labels_of
 from headstock.assemble.tokenizer import load_tokenizer
 from headstock.checkpoint import ModelFiles
@@ -114,7 +114,7 @@ def model_card(
     Raises:
         CheckpointError: The configuration does not say how many ids there are.
         ConfigError: The model cannot be served for the task that is set.
-        UnsupportedError: Nobody has the architecture.
+        UnsupportedError: No package has the architecture.
     """
     has_config = settings.generation_config == "auto"
     tokenizer = prompter.tokenizer

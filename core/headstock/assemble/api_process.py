@@ -14,10 +14,10 @@ from typing import TypedDict
 from starlette.types import ASGIApp
 
 from headstock.assemble.api_plugins import load_api_plugins
-from headstock.assemble.front import load_prompter, model_card
 from headstock.assemble.model_files import find_model
+from headstock.assemble.served_model import load_prompter, model_card
 from headstock.assemble.task import find_task
-from headstock.assemble.tokenizer_export import openable_path
+from headstock.assemble.tokenizer import openable_path
 from headstock.config import Loaded, ServeSettings
 from headstock.config.adapters import given_adapters
 from headstock.config.schema import ServerSettings
@@ -67,7 +67,7 @@ def state_folder(settings: ServerSettings) -> StateFolder | None:
 
 
 class StoreOptions(TypedDict):
-    """What the front door is told of its store."""
+    """The front door's options for its store."""
 
     store: Store
     is_durable: bool

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from transformers import AutoTokenizer
 
-from headstock.assemble.tokenizer_export import openable_path
+from headstock.assemble.tokenizer import openable_path
 from headstock.server.prompter import Prompter
 from headstock.text import ChatTemplate, Tokenizer
 from tests.server.toy_tokenizer import TEMPLATE, toy_backend

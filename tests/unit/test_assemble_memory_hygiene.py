@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from headstock.assemble.give_back import unchanged_code
+from headstock.assemble.memory_hygiene import unchanged_code
 
 MAPS = """\
 1000-3000 r-xp 00000000 fe:00 11 /lib/one.so
@@ -36,7 +36,7 @@ def test_freed_heap_goes_back_and_the_process_runs_on() -> None:
     code = """
 import re
 from pathlib import Path
-from headstock.assemble.give_back import give_back_memory
+from headstock.assemble.memory_hygiene import give_back_memory
 def resident():
     return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 kept = []

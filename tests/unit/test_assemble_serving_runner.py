@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from headstock.assemble.drafters import drafter_place, serving_drafter
+from headstock.assemble.serving_runner import drafter_place, serving_drafter
 from headstock.config import EngineSettings
 from headstock.config.schema import SpeculationSettings
 from headstock.errors import ConfigError, PluginError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from headstock.assemble.front import model_card
+from headstock.assemble.served_model import model_card
 from headstock.checkpoint import ModelFiles
 from headstock.config import ModelSettings
 from headstock.server.prompter import Prompter

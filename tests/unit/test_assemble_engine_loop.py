@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from headstock.assemble.grammars import grammar_compiler
-from headstock.assemble.vocabulary import vocabulary_of
+from headstock.assemble.engine_loop import grammar_compiler
+from headstock.assemble.tokenizer import vocabulary_of
 from headstock.config import EngineSettings, GrammarSettings, ModelSettings
 from headstock.errors import ConfigError, PluginError
 from headstock.plugins.chosen import Chosen

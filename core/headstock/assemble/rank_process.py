@@ -1,10 +1,10 @@
-"""A rank's process: ``python -m headstock.assemble.rank ARGUMENT``; started by rank 0."""
+"""A rank's process: ``python -m headstock.assemble.rank_process ARGUMENT``; started by rank 0."""
 
 from __future__ import annotations
 
 import sys
 
-from headstock.assemble.collector import importing
+from headstock.assemble.memory_hygiene import importing
 
 
 def main(argv: list[str]) -> int:

@@ -1,38 +1,32 @@
-"""Opens the backend, builds the model on its device and hands back a runner: the engine's half."""
+"""Builds the model of a checkpoint on an opened device, and loads its weights."""
 
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 
-from headstock.assemble.adapters import wanted_space
-from headstock.assemble.length import max_length
+from headstock.assemble.backend import Opened
+from headstock.assemble.model_files import max_length
 from headstock.assemble.progress import Report, meter
 from headstock.assemble.task import Task, check_settings, find_task
 from headstock.checkpoint import ModelFiles
-from headstock.config import DeviceSettings, EngineSettings, Loaded
+from headstock.config import LoraSettings
+from headstock.config.adapters import given_adapters
 from headstock.errors import ConfigError
 from headstock.graph.build import Model, build_model
 from headstock.graph.context import Context, Limits
 from headstock.graph.kept import Kept, kept_of
 from headstock.graph.loader import load_random, load_weights
-from headstock.graph.lora import StepAdapters
+from headstock.graph.lora import AdapterSpace, StepAdapters
 from headstock.graph.pooled import PooledDecoder
-from headstock.ops import load_all_ops
-from headstock.ops.base import Resolver
+from headstock.lora import adapter_space
 from headstock.ops.communication import Group, SingleRank
 from headstock.ops.linear import DENSE
-from headstock.plugins.chosen import Chosen, backend_options
-from headstock.plugins.cores import take_share
-from headstock.plugins.device import Device
-from headstock.plugins.loader import discover
 from headstock.plugins.models import ChosenModel, ModelRegistry
-from headstock.plugins.select import select
 from headstock.runner.options import PaddedSizes, RunnerOptions, padded_sizes
 
 FLOATS: Mapping[str, torch.dtype] = {
@@ -48,130 +42,13 @@ KV_DTYPES: Mapping[str, torch.dtype] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """A backend in use.
-
-    Attributes:
-        chosen: The backend.
-        device: Its device.
-        resolver: Chooses ops for the device.
-        settings: With what the backend wanted changed.
-        architectures: What models can be served.
-    """
-
-    chosen: Chosen
-    device: Device
-    resolver: Resolver
-    settings: EngineSettings
-    architectures: ModelRegistry
-
-
-def open_backend(loaded: Loaded[EngineSettings], *, rank: int = 0, size: int = 1) -> Opened:
-    """Choose the backend, open this rank's device and collect its ops.
-
-    Args:
-        loaded: Settings, and who set them.
-        rank: Of the ranks that share the model.
-        size: How many those are.
-
-    Raises:
-        ConfigError: The backend asked for is not here; ``op`` names what does not exist.
-        PluginError: A backend is broken.
-    """
-    wanted = loaded.settings.device
-    plugins = discover(backend=wanted.backend, disabled=wanted.disable_plugin)
-    chosen = select(plugins, wanted.backend)
-    index, threads = rank_device(chosen, wanted, rank, size)
-    if size > 1 and _is_host(chosen):
-        take_share(rank, size)
-    device = chosen.open_device(index, threads, backend_options(wanted.backend_option))
-    for patch in chosen.config_patches(loaded.values, device):
-        loaded = loaded.with_patch(patch.path, patch.value, patch.reason)
-    load_all_ops()
-    forced = forced_providers(wanted.op)
-    resolver = Resolver(chosen.offer_ops(device), device, forced, chosen.failures)
-    architectures = ModelRegistry.of_plugins(plugins)
-    chosen.failures.extend(architectures.failures)
-    return Opened(chosen, device, resolver, loaded.settings, architectures)
-
-
-def check_ranks(settings: EngineSettings) -> None:
-    """Refuse more ranks than there are devices, or cores, for: before any is started.
-
-    Raises:
-        ConfigError: There are too many, or the backend asked for is not here.
-        PluginError: A backend is broken.
-    """
-    wanted, size = settings.device, settings.parallel.tp_size
-    plugins = discover(backend=wanted.backend, disabled=wanted.disable_plugin)
-    chosen = select(plugins, wanted.backend)
-    rank_device(chosen, wanted, 0, size)
-    available = _available_cores()
-    if size > available and _is_host(chosen):
-        raise ConfigError(
-            f"tp_size is {size}; this machine has {available} cores, and each rank needs one.",
-            remedy="Lower --tp-size.",
-        )
-
-
-def rank_device(chosen: Chosen, wanted: DeviceSettings, rank: int, size: int) -> tuple[int, int]:
-    """Return which device a rank opens, and with how many host threads.
-
-    Ranks take the backend's devices one after another. Where it has one only, and that is the
-    host, they share its cores.
-
-    Raises:
-        ConfigError: There are not as many devices as ranks.
-    """
-    devices = chosen.probe.devices
-    if size == 1:
-        return wanted.device_index, wanted.threads
-    if _is_host(chosen):
-        cores = wanted.threads or _available_cores()
-        return wanted.device_index, max(1, cores // size)
-    if wanted.device_index + size > len(devices):
-        raise ConfigError(
-            f"tp_size is {size} from device {wanted.device_index} on; backend {chosen.name!r} has"
-            f" {len(devices)} devices.",
-            remedy="Lower --tp-size.",
-        )
-    return wanted.device_index + rank, wanted.threads
-
-
-def _is_host(chosen: Chosen) -> bool:
-    return all(device.is_host for device in chosen.probe.devices)
-
-
-def _available_cores() -> int:
-    """Return the machine's cores: ranks of a process that may use fewer share these."""
-    return os.cpu_count() or 1
-
-
-def forced_providers(flags: list[str]) -> dict[str, str]:
-    """Return op to provider from ``name=provider`` settings.
-
-    Raises:
-        ConfigError: One is not of that form.
-    """
-    forced: dict[str, str] = {}
-    for flag in flags:
-        name, separator, provider = flag.partition("=")
-        if not (name and separator and provider):
-            raise ConfigError(
-                f"op is {flag!r}.", remedy="Write name=provider, such as attention=reference."
-            )
-        forced[name] = provider
-    return forced
-
-
-@dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model on the device, and how it is to be run.
 
     Attributes:
         model: The model.
         ctx: What it was built with.
-        options: What the runner is to be told.
+        options: The runner's options.
         sizes: The same with padding.
         task: What it is served for.
         chosen: Whose class it is.
@@ -204,7 +81,7 @@ def plan_model(
 
     Raises:
         CheckpointError: The configuration lacks something.
-        UnsupportedError: Nobody has the architecture, or computes what it asks.
+        UnsupportedError: No package has the architecture, or no provider computes what it asks.
     """
     settings = opened.settings
     # First of all: what the rest of the configuration means is the class's business.
@@ -282,13 +159,13 @@ def load_model(
     Args:
         opened: The backend.
         files: The checkpoint.
-        report: Told of the progress.
+        report: Called with the progress.
         group: The ranks that share every layer; just this one when not given.
         registry: Architectures; the installed ones when not given.
 
     Raises:
         CheckpointError: The files do not fit the architecture.
-        UnsupportedError: Nobody has the architecture, or computes what it asks.
+        UnsupportedError: No package has the architecture, or no provider computes what it asks.
     """
     planned = plan_model(opened, files, group=group, registry=registry)
     with torch.inference_mode():
@@ -359,3 +236,32 @@ def _runner_options(
         overlap=scheduler.overlap,
         graphs=settings.device.graphs,
     )
+
+
+def wanted_space(settings: LoraSettings) -> AdapterSpace | None:
+    """Return the room for adapters that ``settings`` ask for; None: none.
+
+    Raises:
+        AdapterError: An adapter's configuration cannot be read.
+        ConfigError: The settings contradict each other.
+    """
+    paths = list(given_adapters(settings).values())
+    if settings.max_loras == 0 and paths:
+        raise ConfigError(
+            f"max_loras is 0, and lora names {len(paths)} adapters.",
+            remedy="Drop --max-loras, or make room for one at least.",
+        )
+    space = adapter_space(
+        paths, settings.max_loras, settings.max_lora_rank, settings.lora_target_modules
+    )
+    if space is None and (settings.max_lora_rank or settings.lora_target_modules):
+        raise ConfigError(
+            "max_lora_rank and lora_target_modules have no effect without adapters.",
+            remedy="Set --max-loras, or drop them.",
+        )
+    if len(paths) > settings.max_loaded_loras:
+        raise ConfigError(
+            f"max_loaded_loras is {settings.max_loaded_loras}; lora names {len(paths)} adapters.",
+            remedy="Raise --max-loaded-loras.",
+        )
+    return space
