@@ -172,6 +172,9 @@ def queue(model: str) -> Outcome:
         for number in range(8):  # until what computing allocates is there
             body = {"input_ids": [900 + number, *ids], "sampling_params": {"max_new_tokens": 1}}
             server.post("/generate", body)
+        # Paused, nothing is computed meanwhile: what a step allocates is not what waiting costs.
+        server.post("/pause_generation", {"mode": "in_place"}).raise_for_status()
+        time.sleep(2)  # an idle engine gives its heap back
         before = list(map(anon_mb, pids))
 
         def look() -> None:
@@ -186,6 +189,7 @@ def queue(model: str) -> Outcome:
             seen["api_mb"], seen["engine_mb"] = grown_mb
 
         asyncio.run(ask_all(server, 600, look))
+        server.post("/continue_generation", {}).raise_for_status()
         lost_pages = server.lost_pages()
     api_kb, engine_kb = (
         1000 * seen[name] / max(1.0, seen["waiting"]) for name in ("api_mb", "engine_mb")

@@ -13,7 +13,7 @@ import socket
 from typing import TYPE_CHECKING, Protocol
 
 from headstock.assemble.collector import importing, spare_what_lasts
-from headstock.assemble.give_back import give_back_memory
+from headstock.assemble.give_back import give_back_memory, keep_heap_small
 from headstock.assemble.handover import engine_command
 from headstock.assemble.vetting import leave_out_unfit
 from headstock.checkpoint import fetch
@@ -63,6 +63,7 @@ def serve_model(loaded: Loaded[ServeSettings], display: Display) -> int:
     Raises:
         HeadstockError: Before the server is up: a setting or the model is at fault.
     """
+    keep_heap_small()
     sweep_folders()
     prepare(loaded.settings.server.max_connections)
     with contextlib.ExitStack() as stack:

@@ -79,8 +79,8 @@ class Completion:
     """
 
     __slots__ = (
-        "_detokenizer", "_has_hidden_stops", "_stop_ids", "_stops", "cached_tokens", "end", "ends",
-        "index", "logprobs", "matched", "output_ids", "parts", "prompt_logprobs", "started_s",
+        "_detokenizer", "_has_hidden_stops", "_logprobs", "_prompt_logprobs", "_stop_ids", "_stops",
+        "cached_tokens", "end", "ends", "index", "matched", "output_ids", "parts", "started_s",
         "submit", "vector",
     )  # fmt: skip
 
@@ -102,8 +102,8 @@ class Completion:
         """Prompt tokens that came from the cache; known with the first token."""
         self.started_s: float | None = None
         """When its first token came, by the event loop's clock. Seconds."""
-        self.logprobs = LogprobColumns()
-        self.prompt_logprobs = LogprobColumns()
+        self._logprobs: LogprobColumns | None = None
+        self._prompt_logprobs: LogprobColumns | None = None
         self.matched: str | None = None
         """The stop string or text that ended it here, before the engine says so."""
         self.end: End | None = None
@@ -125,6 +125,24 @@ class Completion:
     def text(self) -> str:
         """Everything published so far."""
         return "".join(self.parts)
+
+    @property
+    def logprobs(self) -> LogprobColumns:
+        """Of its output tokens, as far as they were asked for."""
+        if self._logprobs is None:
+            self._logprobs = LogprobColumns()
+        return self._logprobs
+
+    @property
+    def prompt_logprobs(self) -> LogprobColumns:
+        """Of its prompt's tokens, as far as they were asked for."""
+        if self._prompt_logprobs is None:
+            self._prompt_logprobs = LogprobColumns()
+        return self._prompt_logprobs
+
+    def forget_prompt_logprobs(self) -> None:
+        """Drop those of the prompt: they are all computed again."""
+        self._prompt_logprobs = None
 
     @property
     def is_deaf(self) -> bool:

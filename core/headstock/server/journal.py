@@ -14,7 +14,7 @@ import msgspec
 from headstock.errors import RequestError
 from headstock.requests import FinishReason
 from headstock.requests.token_ids import decode_ids, encode_ids
-from headstock.server.completion import Completion, Delta, LogprobColumns
+from headstock.server.completion import Completion, Delta
 from headstock.server.errors import error_of, reason_of
 from headstock.server.store import Store
 from headstock.text import Tokenizer, compile_patterns
@@ -224,7 +224,7 @@ class Retelling:
             case Scored(index, attempt, logprobs):
                 completion = self.completions[index]
                 if attempt != self._attempts[index] and not completion.output_ids:
-                    completion.prompt_logprobs = LogprobColumns()
+                    completion.forget_prompt_logprobs()
                 self._attempts[index] = attempt
                 completion.prompt_logprobs.add(logprobs)
             case Over(index, ended, reason):
@@ -237,5 +237,5 @@ class Retelling:
                 self.num_revivals += 1
                 for completion in self.completions:
                     if not completion.output_ids:
-                        completion.prompt_logprobs = LogprobColumns()
+                        completion.forget_prompt_logprobs()
         return []

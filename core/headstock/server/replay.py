@@ -17,7 +17,7 @@ import msgspec
 from headstock.requests import FinishReason
 from headstock.server.accounts import Account
 from headstock.server.adapters import Adapter
-from headstock.server.completion import Completion, LogprobColumns
+from headstock.server.completion import Completion
 from headstock.server.generation import Generation
 from headstock.server.journal import Journal
 from headstock.server.records import CompletionRecord
@@ -154,7 +154,7 @@ class Replay:
         completion = live.completion
         submit = completion.submit
         if not completion.output_ids:
-            completion.prompt_logprobs = LogprobColumns()  # they are all computed again
+            completion.forget_prompt_logprobs()
         completion.submit = msgspec.structs.replace(
             submit, attempt=submit.attempt + 1, output_ids=list(completion.output_ids)
         )

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import (
     AsyncGenerator,
+    Awaitable,
     Callable,
     Iterable,
     Iterator,
@@ -129,12 +130,11 @@ class _App(FastAPI):
 
     entrance: App
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or the server's life."""
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Serve one request, or the server's life, once awaited."""
         if scope["type"] == "http":
-            await self.entrance(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+            return self.entrance(scope, receive, send)  # a coroutine of its own would wait as well
+        return super().__call__(scope, receive, send)
 
 
 def create_app(
