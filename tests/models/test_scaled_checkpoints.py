@@ -338,7 +338,7 @@ def test_compressed_modules_may_have_formats_of_their_own(save: Save) -> None:
         (
             "compressed nvfp4",
             lambda t: t.update({f"{UP}.weight_global_scale": torch.ones(2)}),
-            r"weight_global_scale is \[2\]; one number is due",
+            r"weight_global_scale is \[2\]; one number is expected",
         ),
         (
             "compressed mxfp4",

@@ -99,7 +99,7 @@ def test_stacks_without_scales_or_with_those_of_other_experts_are_refused(tmp_pa
     tensors = load_file(file)
     key = next(key for key in tensors if key.endswith("down_proj_scale"))
     save_file({**tensors, key: tensors[key][1:].contiguous()}, file)
-    with pytest.raises(CheckpointError, match=r"down_proj_scale is .* matrices are due"):
+    with pytest.raises(CheckpointError, match=r"down_proj_scale is .* matrices are expected"):
         open_folder(tmp_path)
     del tensors[key]
     save_file(tensors, file)

@@ -76,7 +76,7 @@ def test_a_signal_that_is_unset_before_its_waiter_runs_is_waited_for_again():
 def test_flow_holds_writers_back_until_the_client_reads():
     async def main():
         transport = Transport()
-        flow = Flow(transport)
+        flow = Flow(transport)  # type: ignore[arg-type]
         await flow.drain()
         flow.pause_writing()
         writing = asyncio.create_task(flow.drain())

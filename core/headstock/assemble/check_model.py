@@ -70,7 +70,7 @@ class ModelCheck:
         stored: Tensors by the layout that the files have them in.
         missing: Names of tensors that the class needs.
         unexpected: Names of tensors that it does not know.
-        misshapen: Tensors of another shape, each with its shape and the one that is due.
+        misshapen: Tensors of another shape, each with its shape and the one that is expected.
         ops: What computes it, in the order of first use.
         problem: Why it would not be served; "" where it would.
         remedy: What would help.
@@ -185,7 +185,8 @@ def _compared(check: ModelCheck, mismatch: Mismatch) -> ModelCheck:
         missing=tuple(mismatch.missing),
         unexpected=tuple(mismatch.unexpected),
         misshapen=tuple(
-            f"{name} is {list(has)}, not {list(due)}" for name, has, due in mismatch.misshapen
+            f"{name} is {list(has)}, not {list(expected)}"
+            for name, has, expected in mismatch.misshapen
         ),
         problem="The tensors are not those that the class is made of.",
         remedy="Check that config.json belongs to these weights, and that all files are there.",

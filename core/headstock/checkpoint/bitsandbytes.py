@@ -100,7 +100,7 @@ def _join_four_bits(weight: StoredTensor, index: Mapping[str, StoredTensor]) -> 
     if weight.num_bytes < num_elements // 2 or in_features % 2:
         raise CheckpointError(
             f"{weight.name} has {weight.num_bytes} bytes, and its state says {list(state.shape)}"
-            " in 4 bits; whole bytes for each row are due.",
+            " in 4 bits; whole bytes for each row are expected.",
             remedy="Check that the files belong together, and download them again.",
         )
     largest = _largest(weight.name, state, parts)
@@ -156,7 +156,7 @@ def _array(parts: Mapping[str, StoredTensor], name: str, count: int) -> Array:
     if found is None or math.prod(found.shape) != count:
         has = "is not there" if found is None else f"is {list(found.shape)}"
         raise CheckpointError(
-            f"{name} {has}; {count} elements are due.",
+            f"{name} {has}; {count} elements are expected.",
             remedy="Check that the files belong together, and download them again.",
         )
     return found.read_all()["weight"].reshape(-1)
@@ -208,7 +208,7 @@ def _join_eight_bits(weight: StoredTensor, index: Mapping[str, StoredTensor]) ->
         )
     if len(weight.shape) != 2 or weight.dtype != "int8":
         raise CheckpointError(
-            f"{weight.name} is {weight.dtype} {list(weight.shape)}; a matrix of int8 is due.",
+            f"{weight.name} is {weight.dtype} {list(weight.shape)}; a matrix of int8 is expected.",
             remedy="Check that the files belong together, and download them again.",
         )
     scaled = join_scale(weight, scale, scale.name, INT8_GROUP)

@@ -41,7 +41,7 @@ def join_nvfp4(parts: Parts, main: str, whole: str, *, divides: bool) -> StoredT
     if found is None or found.num_bytes == 0 or max(found.shape, default=1) != 1:
         has = "is not there" if found is None else f"is {list(found.shape)}"
         raise CheckpointError(
-            f"{parts.module}.{whole} {has}; one number is due.",
+            f"{parts.module}.{whole} {has}; one number is expected.",
             remedy="Check that the files belong together, and download them again.",
         )
     of_all = as_float32(found.dtype, found.read_all()["weight"]).reshape(())

@@ -82,7 +82,8 @@ def _block(given: object) -> tuple[int, int] | None:
     sizes = cast("list[Any]", given) if isinstance(given, list) else []
     if len(sizes) != 2 or not all(isinstance(n, int) and n > 0 for n in sizes):
         raise CheckpointError(
-            f"quantization_config has weight_block_size {given!r}; two sizes are due, or null.",
+            f"quantization_config has weight_block_size {given!r}; two sizes are expected, or"
+            " null.",
             remedy="Download config.json again.",
         )
     return sizes[0], sizes[1]

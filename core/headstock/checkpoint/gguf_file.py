@@ -147,7 +147,7 @@ class _Cursor:
         begin = self.at
         if num_bytes > self.size - begin:
             raise self.damaged(
-                f"it ends at byte {self.size}, {num_bytes} more are due at byte {begin}"
+                f"it ends at byte {self.size}, {num_bytes} more are expected at byte {begin}"
             )
         self.at = begin + num_bytes
         return begin

@@ -131,7 +131,7 @@ def _row_order(file: GGUFFile, info: TensorInfo, config: Mapping[str, Any]) -> A
     if num_heads * head_dim != info.shape[0] or head_dim % 2:
         raise CheckpointError(
             f"{file.path}: {info.name} has {info.shape[0]} rows, {num_heads} heads of {head_dim}"
-            " are due.",
+            " are expected.",
             remedy="Download the file again.",
         )
     rows = np.arange(info.shape[0]).reshape(num_heads, head_dim // 2, 2)

@@ -47,7 +47,7 @@ class Parts:
         found = self.tensors[part]
         if len(found.shape) != 2:
             raise CheckpointError(
-                f"{found.name} is {list(found.shape)}; a matrix is due.",
+                f"{found.name} is {list(found.shape)}; a matrix is expected.",
                 remedy="Check that the files and their configuration belong together.",
             )
         return found

@@ -118,7 +118,7 @@ def join_stacked_scale(
         raise _missing(weight, name)
     num_experts = weight.shape[0]
     if len(scale.shape) not in (1, 2, 3) or scale.shape[0] != num_experts:
-        raise _misshapen(weight, scale, f"those of {num_experts} matrices are due")
+        raise _misshapen(weight, scale, f"those of {num_experts} matrices are expected")
     scales = scale
 
     def of_expert(expert: int, has_inputs_first: bool) -> StoredTensor:
@@ -168,9 +168,9 @@ def _reach(
     """Return how many rows and columns share a scale."""
     (out_features, in_features), shape = weight.shape, scale.shape
     if block is not None:
-        due = (-(-out_features // block[0]), -(-in_features // block[1]))
-        if shape != due:
-            raise _misshapen(weight, scale, f"blocks of {block[0]} x {block[1]} make it {due}")
+        expected = (-(-out_features // block[0]), -(-in_features // block[1]))
+        if shape != expected:
+            raise _misshapen(weight, scale, f"blocks of {block[0]} x {block[1]} make it {expected}")
         return block
     if math.prod(shape) == 1:
         return out_features, in_features
@@ -178,7 +178,7 @@ def _reach(
         return 1, in_features
     if len(shape) == 2 and shape[0] == out_features and shape[1] and not in_features % shape[1]:
         return 1, in_features // shape[1]
-    raise _misshapen(weight, scale, "one, one for each row, or whole groups of a row are due")
+    raise _misshapen(weight, scale, "one, one for each row, or whole groups of a row are expected")
 
 
 def _group_size(in_features: int, columns: int) -> int:
@@ -197,8 +197,8 @@ def _missing(weight: StoredTensor, name: str) -> CheckpointError:
     )
 
 
-def _misshapen(weight: StoredTensor, scale: StoredTensor, due: str) -> CheckpointError:
+def _misshapen(weight: StoredTensor, scale: StoredTensor, expected: str) -> CheckpointError:
     return CheckpointError(
-        f"{scale.name} is {list(scale.shape)}, of a weight {list(weight.shape)}; {due}.",
+        f"{scale.name} is {list(scale.shape)}, of a weight {list(weight.shape)}; {expected}.",
         remedy="Check that the files and their configuration belong together.",
     )

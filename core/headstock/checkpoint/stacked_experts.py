@@ -100,8 +100,8 @@ def _quantized(
     if scales is None or scales.shape != blocks.shape[:3] or blocks.shape[3] != GROUP // 2:
         has = "is not there" if scales is None else f"is {list(scales.shape)}"
         raise CheckpointError(
-            f"{name}_scales {has}, and {blocks.name} {list(blocks.shape)}: a scale is due for every"
-            f" {GROUP // 2} bytes.",
+            f"{name}_scales {has}, and {blocks.name} {list(blocks.shape)}: a scale is needed"
+            f" for every {GROUP // 2} bytes.",
             remedy="Check that the files belong together, and download them again.",
         )
     num_experts, size, num_groups, _ = blocks.shape

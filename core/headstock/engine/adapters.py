@@ -62,7 +62,7 @@ class AdapterDesk:
 
     @property
     def is_reading(self) -> bool:
-        """Whether an adapter is being read: :meth:`take_read` is due soon."""
+        """Whether an adapter is being read: :meth:`take_read` will have it soon."""
         return bool(self._calls)
 
     @property

@@ -84,7 +84,7 @@ class Engine:
 
     @property
     def is_preparing(self) -> bool:
-        """Whether grammars are compiled or adapters read: :meth:`take_prepared` is due soon."""
+        """Whether grammars are compiled or adapters read: :meth:`take_prepared` will have some."""
         return self._grammars.num_waiting > 0 or self._adapters.is_reading
 
     def take_prepared(self) -> list[FromEngine]:
@@ -111,7 +111,7 @@ class Engine:
             Its tokens and the requests that ended; nothing when there is no work.
 
         Raises:
-            RunnerError: The runner raised; :meth:`recover` is due.
+            RunnerError: The runner raised; :meth:`recover` must follow.
         """
         handles = self._handles
         while self._pause is None and len(handles) < self._depth and self._undrawn is None:

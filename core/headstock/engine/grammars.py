@@ -61,7 +61,7 @@ class _Followed:
         compiled: Its grammar; None: it has none.
         rules: The caller's lists and limits; None: it has none.
         field: What the caller calls the grammar.
-        matcher: Made when its first mask is due.
+        matcher: Made when its first mask is needed.
         num_outputs: Outputs that the matcher has taken in.
     """
 

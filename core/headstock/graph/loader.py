@@ -38,7 +38,7 @@ class Mismatch:
     Attributes:
         missing: Names that a layer needs.
         unexpected: Names that no layer declares.
-        misshapen: Name, shape in the checkpoint, shape that is due.
+        misshapen: Name, shape in the checkpoint, shape that is expected.
     """
 
     missing: list[str] = field(default_factory=list[str])
@@ -254,7 +254,9 @@ def weight_bytes(model: Model) -> int:
 
 
 def _as_error(mismatch: Mismatch, model: Model, files: ModelFiles) -> CheckpointError:
-    misshapen = [f"{name} is {list(has)}, not {list(due)}" for name, has, due in mismatch.misshapen]
+    misshapen = [
+        f"{name} is {list(has)}, not {list(expected)}" for name, has, expected in mismatch.misshapen
+    ]
     kinds = (
         ("missing", mismatch.missing),
         ("unexpected", mismatch.unexpected),

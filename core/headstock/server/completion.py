@@ -154,7 +154,7 @@ class Completion:
     ) -> list[Delta]:
         """Take drawn tokens and return a delta for each that counts.
 
-        Sets :attr:`matched` when the text meets a stop; the engine must then be told to cut.
+        Sets :attr:`matched` when the text meets a stop; the engine must then be sent a cut.
 
         Args:
             offset: Output index of the first one.
@@ -186,7 +186,7 @@ class Completion:
         return deltas
 
     def finish(self, ended: Ended) -> Delta:
-        """Take the engine's last word and return the last delta."""
+        """Take the engine's last message and return the last delta."""
         text = self._rest() if self.matched is None else ""
         reason = ended.reason
         if self.matched is not None and reason.kind != "error":

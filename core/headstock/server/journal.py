@@ -113,7 +113,15 @@ class Journal:
         num_open: Completions that have not ended.
     """
 
-    __slots__ = ("_store", "completions", "deadline_s", "head", "is_lost", "is_told", "num_open")
+    __slots__ = (
+        "_store",
+        "client_knows",
+        "completions",
+        "deadline_s",
+        "head",
+        "is_lost",
+        "num_open",
+    )
 
     def __init__(self, store: Store, head: Head, num_open: int) -> None:
         self._store = store
@@ -125,7 +133,7 @@ class Journal:
         """When it is forgotten, unless a reader comes; None: it has one, or needs none. Seconds."""
         self.is_lost = False
         """Whether the store could not take all of it."""
-        self.is_told = False
+        self.client_knows = False
         """Whether a client knows its name."""
 
     @property

@@ -37,7 +37,7 @@ class Live:
         account: Whom it counts against.
         name: Whose it is, and what its owner calls it.
         sent_s: When its request came. Seconds.
-        told_s: When its last tokens came. Seconds.
+        last_s: When its last tokens came. Seconds.
         adapter: Its LoRA adapter; None: it has none.
         deaths: How many engines died while they had it.
         is_sent: Whether the engine at hand has it.
@@ -50,7 +50,7 @@ class Live:
     account: Account
     name: tuple[str, str] | None
     sent_s: float
-    told_s: float
+    last_s: float
     adapter: Adapter | None = None
     deaths: int = 0
     is_sent: bool = True

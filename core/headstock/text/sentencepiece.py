@@ -207,11 +207,11 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 def _bytes(value: int | bytes) -> bytes:
     if isinstance(value, int):
-        raise ValueError("an integer where bytes are due")
+        raise ValueError("an integer where bytes are expected")
     return value
 
 
 def _number(value: int | bytes) -> int:
     if isinstance(value, bytes):
-        raise ValueError("bytes where an integer is due")
+        raise ValueError("bytes where an integer is expected")
     return value

@@ -8,8 +8,8 @@ import logging
 import time
 from collections.abc import (
     AsyncGenerator,
-    Awaitable,
     Callable,
+    Coroutine,
     Iterable,
     Iterator,
     Mapping,
@@ -130,7 +130,9 @@ class _App(FastAPI):
 
     entrance: App
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    def __call__(  # type: ignore[override]  # a coroutine too, but not of this function
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> Coroutine[Any, Any, None]:
         """Serve one request, or the server's life, once awaited."""
         if scope["type"] == "http":
             return self.entrance(scope, receive, send)  # a coroutine of its own would wait as well

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable, Coroutine, MutableMapping
 from typing import Any
 
 from headstock.errors import RequestError
@@ -21,7 +21,7 @@ from headstock.server.http.streaming import Message, Receive, Send
 from headstock.server.keys import Caller, KeyRing
 
 Scope = MutableMapping[str, Any]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
 OPEN_PATHS = frozenset({
     "/live", "/ready", "/health", "/ping", "/v2/health/live", "/v2/health/ready",
