@@ -21,7 +21,7 @@ from tests.e2e.served import SMALL, Served, served
 RUNNING, WAITING = 16, 32
 PROMPT, OUTPUTS = 64, 16
 """Tokens."""
-LEAST_S, LEAST_SERVED = 20.0, 50
+LEAST_S, LEAST_SERVED = 20.0, 20
 """Of the load that the throughput is compared with."""
 OVERLOAD = 3.0
 PART_OF_BEST = 0.9
