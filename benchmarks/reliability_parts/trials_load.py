@@ -18,7 +18,7 @@ import httpx
 from reliability_parts.outcome import Outcome, quantile
 from tests.e2e.served import SMALL, Served, served
 
-RUNNING, WAITING = 16, 32
+RUNNING, WAITING = 16, 8
 PROMPT, OUTPUTS = 64, 16
 """Tokens."""
 LEAST_S, LEAST_SERVED = 20.0, 20
