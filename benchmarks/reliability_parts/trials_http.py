@@ -195,7 +195,8 @@ def queue(model: str) -> Outcome:
         1000 * seen[name] / max(1.0, seen["waiting"]) for name in ("api_mb", "engine_mb")
     )
     each_kb = api_kb + engine_kb
-    with served(model, *TIGHT, "--max-queued-requests", str(ROOM)) as server:
+    few = ("--max-queued-requests", str(ROOM), "--max-running-requests", "1")
+    with served(model, *TIGHT, *few) as server:
         rows = asyncio.run(ask_all(server, 600))
     refused = [row for row in rows if row[0] == 429]
     told = sum(row[2] is not None for row in refused)
