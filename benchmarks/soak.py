@@ -27,7 +27,8 @@ from typing import Any
 import httpx
 from reliability_parts.load import TEMPLATE, Load
 from reliability_parts.memory import Sample, family, look, slope_per_minute
-from reliability_parts.server import SMALL, Server, served
+
+from tests.e2e.served import SMALL, Served, served
 
 LOOK_EVERY_S = 30.0
 MIN_LOOKS = 20
@@ -36,7 +37,7 @@ MAX_SLOPE = 0.2
 AT_ONCE = 32
 
 
-async def drive(server: Server, minutes: float, rate: float, seed: int, looks: Looks) -> Load:
+async def drive(server: Served, minutes: float, rate: float, seed: int, looks: Looks) -> Load:
     """Send requests at ``rate`` a second for ``minutes``, at most ``AT_ONCE`` at once."""
     async with httpx.AsyncClient(base_url=server.url, timeout=300) as client:
         load = Load(client, seed)
@@ -115,7 +116,7 @@ def soak_with(options: argparse.Namespace, template: str) -> dict[str, Any]:
         looks = Looks(server.process.pid, min(LOOK_EVERY_S, 60 * options.minutes / MIN_LOOKS))
         load = asyncio.run(drive(server, options.minutes, options.rate, options.seed, looks))
         lost_pages = server.lost_pages()
-        flushed = server.post("/flush_cache", {})
+        flushed = server.post("/flush_cache")
         after = server.idle_state()
         log = server.log
         exit_code = server.terminate()

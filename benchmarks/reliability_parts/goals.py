@@ -64,7 +64,8 @@ GOALS: dict[str, Goal] = {
         tests="tests/server/test_connections.py tests/server/test_malformed.py"
         " tests/server/test_slow.py",
         claim="statuses and deadlines; compressed bodies are not read at all",
-        missing="500 slow connections for 60 s with a p99 of others beside them",
+        missing="a p99 of others within twice the usual: beside 500 slow connections for 60 s"
+        " (`-m slow`) the bound is wider, as the slow clients are in the same process",
     ),
     "R7": Goal(
         "`kill -9` of the engine under 64 streams, 32 of them waiting",
@@ -102,15 +103,15 @@ GOALS: dict[str, Goal] = {
         "400 requests of 1,001 tokens at once",
         "25 KB at most for each that waits; past the limit 429 with Retry-After",
         trial="trials_http.queue",
-        missing="10,000 at once. On this machine, which did other work, 14 runs gave 19 to 39 KB,"
-        " one 54, and two with 1,600 at once 39 to 42; before ids were four bytes each, four gave"
-        " 90 to 118. By its own count Python holds 23 KB of a request in the API process and 7 in"
-        " the engine; the rest is what the allocator keeps of a burst",
+        missing="10,000 at once; 1,500 at once took 30 KB each. Nothing is computed meanwhile"
+        " (`/pause_generation`): steps allocate too, and an engine that computes gives what a burst"
+        " took back only once it is idle. Before a burst's memory was given back, and queues that"
+        " nobody stood in were left out, 400 at once took 34 to 37 KB in the same trial",
     ),
     "R13": Goal(
         "Three times the load that it can serve, for 10 minutes",
         "90 % of the best throughput, no collapse afterwards",
-        missing="it needs a quiet machine for 20 minutes",
+        trial="trials_load.overload",
     ),
     "R14": Goal(
         "A mixed load for 60 minutes",

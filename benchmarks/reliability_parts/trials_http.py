@@ -18,7 +18,7 @@ import httpx
 from reliability_parts.load import Load
 from reliability_parts.memory import anon_mb, family
 from reliability_parts.outcome import Outcome, quantile
-from reliability_parts.server import SMALL, Server, served
+from tests.e2e.served import SMALL, Served, served
 
 MALFORMED, DISCONNECTS, QUEUED, PROBES, NAMES = 2000, 400, 400, 60, 3000
 ROOM = 20
@@ -155,7 +155,7 @@ def queue(model: str) -> Outcome:
         retry = answer.headers.get("retry-after")
         return answer.status_code, time.monotonic() - begin_s, retry
 
-    async def ask_all(server: Server, timeout_s: float, look: Any = None) -> list[Any]:
+    async def ask_all(server: Served, timeout_s: float, look: Any = None) -> list[Any]:
         limits = httpx.Limits(max_connections=None)
         timeout = httpx.Timeout(timeout_s)
         async with httpx.AsyncClient(base_url=server.url, timeout=timeout, limits=limits) as client:
@@ -171,7 +171,10 @@ def queue(model: str) -> Outcome:
         pids = [server.process.pid, server.engine_pid]
         for number in range(8):  # until what computing allocates is there
             body = {"input_ids": [900 + number, *ids], "sampling_params": {"max_new_tokens": 1}}
-            server.post("/generate", body)
+            server.post("/generate", **body)
+        # Paused, nothing is computed meanwhile: what a step allocates is not what waiting costs.
+        server.post("/pause_generation", mode="in_place").raise_for_status()
+        time.sleep(2)  # an idle engine gives its heap back
         before = list(map(anon_mb, pids))
 
         def look() -> None:
@@ -186,12 +189,14 @@ def queue(model: str) -> Outcome:
             seen["api_mb"], seen["engine_mb"] = grown_mb
 
         asyncio.run(ask_all(server, 600, look))
+        server.post("/continue_generation").raise_for_status()
         lost_pages = server.lost_pages()
     api_kb, engine_kb = (
         1000 * seen[name] / max(1.0, seen["waiting"]) for name in ("api_mb", "engine_mb")
     )
     each_kb = api_kb + engine_kb
-    with served(model, *TIGHT, "--max-queued-requests", str(ROOM)) as server:
+    few = ("--max-queued-requests", str(ROOM), "--max-running-requests", "1")
+    with served(model, *TIGHT, *few) as server:
         rows = asyncio.run(ask_all(server, 600))
     refused = [row for row in rows if row[0] == 429]
     told = sum(row[2] is not None for row in refused)
@@ -283,7 +288,7 @@ def canaries(model: str) -> Outcome:
             ("/v1/messages", {"messages": turns, "max_tokens": 4, "system": CANARY}),
         ]
         for route, body in asks:
-            answer = server.post(route, body, headers={"x-canary": CANARY})
+            answer = server.post(route, headers={"x-canary": CANARY}, **body)
             if answer.status_code >= 400 and path_like.search(answer.text):
                 shown.append(f"{route}: {answer.text[:200]}")
         server.get(f"/generate?{CANARY}=1")

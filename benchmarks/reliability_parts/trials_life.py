@@ -19,7 +19,7 @@ import httpx
 import psutil
 
 from reliability_parts.outcome import Outcome, quantile
-from reliability_parts.server import SMALL, Server, served, wait_for
+from tests.e2e.served import SMALL, Served, served, wait_for
 
 RUNNING, QUEUED, OUTPUTS = 32, 32, 120
 
@@ -60,7 +60,7 @@ async def follow(client: httpx.AsyncClient, number: int, told: Followed) -> None
             told.finish = event["meta_info"]["finish_reason"]
 
 
-async def under_load(server: Server, disturb: Any = None) -> list[Followed]:
+async def under_load(server: Served, disturb: Any = None) -> list[Followed]:
     """Run all streams at once, and ``disturb`` when the engine is full."""
     told = [Followed() for _ in range(RUNNING + QUEUED)]
     limits = httpx.Limits(max_connections=None)
@@ -86,7 +86,7 @@ def killed_engine(model: str) -> Outcome:
             wait_for(lambda: not server.is_ready(), 30, "a server that is not ready")
             seen["not_ready_s"] = time.monotonic() - killed_s
             begin_s = time.monotonic()
-            refused = server.post("/generate", {"text": "x"})
+            refused = server.post("/generate", text="x")
             seen["refused_s"] = time.monotonic() - begin_s
             seen["refused_status"] = refused.status_code
             seen["retry_after"] = float(refused.headers.get("retry-after", -1))

@@ -60,8 +60,8 @@ class JambaConfig(LlamaConfig, frozen=True, kw_only=True):
 
     def has_experts(self, number: int) -> bool:
         """Whether layer ``number`` has experts."""
-        is_due = number % self.expert_layer_period == self.expert_layer_offset
-        return is_due and self.num_experts > 1
+        is_routed = number % self.expert_layer_period == self.expert_layer_offset
+        return is_routed and self.num_experts > 1
 
     def rotates(self, number: int) -> bool:
         return False  # states know the order

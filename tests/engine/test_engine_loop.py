@@ -17,6 +17,7 @@ from headstock.wire.messages import (
     Crashed,
     Ended,
     FromEngine,
+    Pause,
     State,
     Submit,
     ToEngine,
@@ -106,6 +107,16 @@ def test_idleness_is_told_once_and_only_after_work() -> None:
         script.batches = [[], []]
         script.now_s += 1.0
         assert told == expected
+
+
+def test_a_paused_loop_is_idle_again_once_it_has_taken_requests_in() -> None:
+    told: list[float] = []
+    script = Script([Pause(call=1, mode="in_place")], [submit("a")], [], [])
+    script.loop = EngineLoop(Client(NullRunner()).engine, script, clock=script.clock)
+    script.loop.when_idle(lambda: told.append(script.now_s))
+    script.loop.run()
+    assert told == [0.0, 1.0]
+    assert ended(script) == []
 
 
 def test_an_idle_loop_uses_no_processor_time() -> None:

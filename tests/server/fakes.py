@@ -190,7 +190,7 @@ class EchoCore:
                     Ended(
                         id=request_id, attempt=row.submit.attempt, reason=row.end,
                         num_outputs=row.made, cached_tokens=3, queue_s=0.002,
-                        story=STORY if row.submit.is_told else None,
+                        story=STORY if row.submit.wants_story else None,
                     )
                 )  # fmt: skip
         if self.steps % 10 == 0:

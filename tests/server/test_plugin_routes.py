@@ -9,7 +9,7 @@ import pytest
 from fastapi import APIRouter
 from fastapi.testclient import TestClient
 
-import headstock.assemble.api_process as api_plugins
+from headstock.assemble import api_plugins
 from headstock.config.schema import ServeSettings
 from headstock.observe.metrics import Metrics
 from headstock.plugins.hooks import hookimpl

@@ -109,7 +109,7 @@ def test_the_ring_is_bounded_and_can_be_off():
         name = server.post("/v1/completions", BODY).headers["x-request-id"]
         assert server.get(f"/requests/{name}").status_code == 404
         asked = [m for m in server.engine.seen if type(m).__name__ == "Submit"]
-        assert not any(each.is_told for each in asked)
+        assert not any(each.wants_story for each in asked)
 
 
 def test_a_stream_that_is_gone_on_with_is_recorded_to_its_end(tmp_path):

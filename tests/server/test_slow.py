@@ -3,8 +3,10 @@
 import functools
 import logging
 import socket
+import threading
 import time
 
+import httpx
 import pytest
 
 from headstock.config.schema import ServerSettings
@@ -28,6 +30,85 @@ def test_headers_that_never_come_are_not_waited_for(monkeypatch, begun):
     with Served(settings=SETTINGS) as server, connect(server) as connection:
         connection.sendall(begun)
         assert connection.recv(1) == b""
+
+
+class Drips:
+    """Clients that send a header's byte now and then, and come back when they are cut off.
+
+    Args:
+        server: Whose.
+        count: Connections at a time.
+    """
+
+    def __init__(self, server, count):
+        self.server = server
+        self.is_over = False
+        self.num_cut_off = 0
+        self.connections = [self.begin() for _ in range(count)]
+        self.thread = threading.Thread(target=self.run)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.is_over = True
+        self.thread.join()
+        for each in self.connections:
+            each.close()
+
+    def begin(self):
+        connection = connect(self.server)
+        connection.sendall(b"GET / HTTP/1.1\r\nx: ")
+        connection.setblocking(False)
+        return connection
+
+    def run(self):
+        while not self.is_over:
+            for at, each in enumerate(self.connections):
+                try:
+                    each.send(b"x")
+                    is_cut_off = each.recv(1) == b""
+                except BlockingIOError:
+                    is_cut_off = False
+                except OSError:
+                    is_cut_off = True
+                if is_cut_off:
+                    self.num_cut_off += 1
+                    each.close()
+                    self.connections[at] = self.begin()
+            time.sleep(0.2)
+
+
+def slowest_s(server, seconds):
+    """Return how long the slowest of requests one after another took but for one in a hundred."""
+    took_s = []
+    end_s = time.monotonic() + seconds
+    with httpx.Client(base_url=server.url, timeout=20) as client:
+        while time.monotonic() < end_s:
+            begin_s = time.monotonic()
+            body = {"text": "ab", "sampling_params": {"max_new_tokens": 2}}
+            assert client.post("/generate", json=body).status_code == 200
+            took_s.append(time.monotonic() - begin_s)
+    return sorted(took_s)[int(0.99 * len(took_s))]
+
+
+@pytest.mark.parametrize(
+    ("count", "seconds", "deadline_s"),
+    [(100, 3.0, 1.0), pytest.param(500, 60.0, 10.0, marks=pytest.mark.slow)],
+)
+def test_many_slow_connections_are_cut_off_and_others_are_served(
+    monkeypatch, count, seconds, deadline_s
+):
+    monkeypatch.setattr("headstock.server.http.protocol.HEADER_DEADLINE_S", deadline_s)
+    with Served(settings=SETTINGS) as server:
+        alone_s = slowest_s(server, min(seconds, 5.0))
+        with Drips(server, count) as drips:
+            beside_s = slowest_s(server, seconds)
+        assert drips.num_cut_off >= count
+        # The clients are in this process too, so twice as long is for a machine that is quiet.
+        assert beside_s < 0.5 + 4 * alone_s
+        assert server.post("/generate", {"text": "ab"}).status_code == 200
 
 
 def test_a_body_that_never_comes_is_not_waited_for(monkeypatch):

@@ -52,3 +52,25 @@ assert sorted(map(len, kept))[0] == 600
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux for its figures")
+def test_after_a_large_block_a_burst_of_small_ones_still_goes_back() -> None:
+    code = """
+import re
+from pathlib import Path
+from headstock.assemble.give_back import keep_heap_small
+def resident():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+keep_heap_small()
+large = bytearray(30_000_000)
+del large
+before = resident()
+burst = [b"x" * 20_000 for _ in range(1000)]
+grown = resident() - before
+burst.clear()
+assert grown > 15_000, grown
+assert resident() - before < 2_000, (before, resident())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -34,6 +34,14 @@ def test_given_back_pages_can_be_taken_again() -> None:
     assert sorted(pool.take(2) or []) == [1, 2]
 
 
+def test_a_pool_does_not_grow_with_what_it_has_handed_out() -> None:
+    pool = PagePool(100)
+    for _ in range(20_000):
+        pool.give_back(pool.take(1) or [])
+    assert sys.getsizeof(pool._free) < 8 * (4096 + 100) * 2  # pyright: ignore[reportPrivateUsage]
+    pool.check()
+
+
 def test_giving_back_twice_is_caught() -> None:
     pool = PagePool(3)
     pages = pool.take(1) or []

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from headstock.assemble.api_process import load_api_plugins
+from headstock.assemble.api_plugins import load_api_plugins
 from headstock.cli import help_text, main
 from headstock.cli.commands import COMMANDS, plugin_commands
 from headstock.errors import PluginError

@@ -25,13 +25,13 @@ def told(table: Table) -> dict[str, Story]:
 def test_only_who_asks_is_told() -> None:
     table = Table()
     table.submit("quiet", [1, 2], count=2)
-    table.submit("curious", [3, 4], count=2, is_told=True)
+    table.submit("curious", [3, 4], count=2, wants_story=True)
     assert set(told(table)) == {"curious"}
 
 
 def test_the_chunks_of_a_prompt_and_its_steps_are_told() -> None:
     table = Table(limits_of(step_tokens=8))
-    table.submit("a", list(range(20)), count=3, is_told=True)
+    table.submit("a", list(range(20)), count=3, wants_story=True)
     (story,) = told(table).values()
     assert story.chunk_ends == [8, 16, 20]
     assert story.chunk_steps == [1, 2, 3]
@@ -44,7 +44,7 @@ def test_who_waits_for_a_slot_is_told_so() -> None:
     table = Table(limits_of(slots=1))
     table.submit("first", [1] * 8, count=4)
     table.plan()
-    table.submit("second", [2] * 8, count=1, is_told=True)
+    table.submit("second", [2] * 8, count=1, wants_story=True)
     table.settle()
     (story,) = told(table).values()
     (ended,) = (each for each in table.ended if each.id == "second")
@@ -58,7 +58,7 @@ def test_who_waits_for_pages_is_told_so_and_what_was_evicted() -> None:
     run(table)
     table.submit("first", [1] * 12, count=4)
     table.plan()
-    table.submit("second", [2] * 12, count=1, is_told=True)
+    table.submit("second", [2] * 12, count=1, wants_story=True)
     table.settle()
     story = told(table)["second"]
     assert story.waits["pages"] > 0
@@ -69,7 +69,7 @@ def test_a_prefix_in_the_making_is_told_and_what_is_shared_with_others() -> None
     table = Table()
     prompt = [5] * 16
     table.submit("first", [*prompt, 1], count=8)
-    table.submit("second", [*prompt, 2], count=1, is_told=True)
+    table.submit("second", [*prompt, 2], count=1, wants_story=True)
     table.plan()  # computes the prefix, once
     table.now_s += 1.0
     story = told(table)["second"]
@@ -83,7 +83,7 @@ def test_what_nobody_runs_with_any_more_is_found_and_not_shared() -> None:
     table = Table()
     table.submit("first", [5] * (2 * PAGE + 1), count=1)
     run(table)
-    table.submit("second", [*[5] * (2 * PAGE), 7], count=1, is_told=True)
+    table.submit("second", [*[5] * (2 * PAGE), 7], count=1, wants_story=True)
     story = told(table)["second"]
     (ended,) = (each for each in table.ended if each.id == "second")
     assert (ended.cached_tokens, story.shared_tokens) == (2 * PAGE, 0)
@@ -114,7 +114,7 @@ def test_waits_are_never_more_than_the_time_in_the_queue() -> None:
 def test_what_others_keep_requests_out_by_is_told() -> None:
     table = Table()
     table.scheduler.note_blocker("pause", 0.0)
-    table.submit("a", [1, 2], count=1, is_told=True)
+    table.submit("a", [1, 2], count=1, wants_story=True)
     table.now_s = 5.0
     table.scheduler.note_blocker("step", table.now_s)
     assert told(table)["a"].waits == {"pause": 5.0}

@@ -189,7 +189,8 @@ def _compared(check: ModelCheck, mismatch: Mismatch) -> ModelCheck:
         missing=tuple(mismatch.missing),
         unexpected=tuple(mismatch.unexpected),
         misshapen=tuple(
-            f"{name} is {list(has)}, not {list(due)}" for name, has, due in mismatch.misshapen
+            f"{name} is {list(has)}, not {list(expected)}"
+            for name, has, expected in mismatch.misshapen
         ),
         problem="The tensors are not those that the class is made of.",
         remedy="Check that config.json belongs to these weights, and that all files are there.",

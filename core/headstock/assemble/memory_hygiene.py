@@ -16,6 +16,10 @@ from pathlib import Path
 MAPS = Path("/proc/self/smaps")
 _DONT_NEED = 4
 """``MADV_DONTNEED`` of Linux: the pages of a file may go, they can be read again."""
+_TRIM_THRESHOLD = -1
+"""``M_TRIM_THRESHOLD`` of glibc's mallopt(3)."""
+KEPT_HEAP_BYTES = 128 * 1024
+"""What glibc keeps free at the heap's end until it adapts."""
 
 
 @contextmanager
@@ -60,6 +64,18 @@ def give_back_heap() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, others do not.
     if trim is not None:
         trim(0)
+
+
+def keep_heap_small() -> None:
+    """Let the heap's end go back whenever it is free, for as long as this process lives.
+
+    glibc raises its threshold to twice the largest block freed so far: after one large body, what a
+    burst of small ones took would stay. For processes that compute it is no use: their steps take
+    and free the same memory over and over.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(_TRIM_THRESHOLD, KEPT_HEAP_BYTES)
 
 
 def unchanged_code(maps: str) -> Iterator[tuple[int, int]]:

@@ -12,7 +12,12 @@ import logging
 import socket
 from typing import TYPE_CHECKING, Protocol
 
-from headstock.assemble.memory_hygiene import give_back_memory, importing, spare_what_lasts
+from headstock.assemble.memory_hygiene import (
+    give_back_memory,
+    importing,
+    keep_heap_small,
+    spare_what_lasts,
+)
 from headstock.assemble.settings_text import engine_command
 from headstock.assemble.vetting import leave_out_unfit
 from headstock.checkpoint import fetch
@@ -62,6 +67,7 @@ def serve_model(loaded: Loaded[ServeSettings], display: Display) -> int:
     Raises:
         HeadstockError: Before the server is up: a setting or the model is at fault.
     """
+    keep_heap_small()
     sweep_folders()
     prepare(loaded.settings.server.max_connections)
     with contextlib.ExitStack() as stack:

@@ -29,10 +29,10 @@ def split_experts(file: GGUFFile, info: TensorInfo, name: str) -> Iterator[Store
     Raises:
         CheckpointError: It has another number of dimensions.
     """
-    due = 2 if name.endswith(".bias") else 3
-    if len(info.shape) != due:
+    count = 2 if name.endswith(".bias") else 3
+    if len(info.shape) != count:
         raise CheckpointError(
-            f"{file.path}: {info.name} is {list(info.shape)}; {due} dimensions are expected.",
+            f"{file.path}: {info.name} is {list(info.shape)}; {count} dimensions are expected.",
             remedy="Download the file again.",
         )
     num_experts, *shape = info.shape

@@ -73,10 +73,11 @@ def _joined(parts: list[GGUFFile]) -> GGUFFile:
                 remedy="Download the parts again.",
             )
         whole.tensors.update(part.tensors)
-    due = whole.metadata.get("split.tensors.count", len(whole.tensors))
-    if due != len(whole.tensors):
+    expected = whole.metadata.get("split.tensors.count", len(whole.tensors))
+    if expected != len(whole.tensors):
         raise CheckpointError(
-            f"{whole.path} says that all parts have {due} tensors; they have {len(whole.tensors)}.",
+            f"{whole.path} says that all parts have {expected} tensors; they have"
+            f" {len(whole.tensors)}.",
             remedy="Download the parts again.",
         )
     return whole

@@ -165,9 +165,9 @@ def _reach(
     """Return how many rows and columns share a scale."""
     (out_features, in_features), shape = weight.shape, scale.shape
     if block is not None:
-        due = (-(-out_features // block[0]), -(-in_features // block[1]))
-        if shape != due:
-            raise _misshapen(weight, scale, f"blocks of {block[0]} x {block[1]} make it {due}")
+        expected = (-(-out_features // block[0]), -(-in_features // block[1]))
+        if shape != expected:
+            raise _misshapen(weight, scale, f"blocks of {block[0]} x {block[1]} make it {expected}")
         return block
     if math.prod(shape) == 1:
         return out_features, in_features
@@ -194,8 +194,8 @@ def _missing(weight: StoredTensor, name: str) -> CheckpointError:
     )
 
 
-def _misshapen(weight: StoredTensor, scale: StoredTensor, due: str) -> CheckpointError:
+def _misshapen(weight: StoredTensor, scale: StoredTensor, expected: str) -> CheckpointError:
     return CheckpointError(
-        f"{scale.name} is {list(scale.shape)}, of a weight {list(weight.shape)}; {due}.",
+        f"{scale.name} is {list(scale.shape)}, of a weight {list(weight.shape)}; {expected}.",
         remedy="Check that the files and their configuration belong together.",
     )

@@ -165,12 +165,12 @@ async def run_load(target: Target, load: Load, advance: Advance) -> list[Streame
         return answer
 
     tasks: list[asyncio.Task[Streamed]] = []
-    due_s = time.perf_counter()
+    next_s = time.perf_counter()
     for prompt in load.prompts:
         tasks.append(asyncio.create_task(one(prompt)))
         if load.request_rate is not None:
-            due_s += draw.expovariate(load.request_rate)
-            await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
+            next_s += draw.expovariate(load.request_rate)
+            await asyncio.sleep(max(0.0, next_s - time.perf_counter()))
     return await asyncio.gather(*tasks)
 
 

@@ -58,7 +58,10 @@ class EngineLoop:
         self._is_stopped = True
 
     def when_idle(self, call: Callable[[], None]) -> None:
-        """Have ``call`` called once after the last work is done, a second later at most."""
+        """Have ``call`` called once no work is left, a second after steps or messages at most.
+
+        What many requests took on their way in is free again, even while they wait.
+        """
         self._on_idle = call
 
     def run(self) -> None:
@@ -82,6 +85,7 @@ class EngineLoop:
         engine = self._engine
         messages = self._mailbox.receive(0.0 if engine.has_work else self._idle_s())
         replies = engine.receive(messages) if messages else []
+        self._has_worked |= bool(messages)
         if engine.is_preparing:
             replies += engine.take_prepared()
         if engine.has_work:

@@ -284,7 +284,9 @@ def weight_bytes(model: Model) -> int:
 
 
 def _as_error(mismatch: Mismatch, model: Model, files: ModelFiles) -> CheckpointError:
-    misshapen = [f"{name} is {list(has)}, not {list(due)}" for name, has, due in mismatch.misshapen]
+    misshapen = [
+        f"{name} is {list(has)}, not {list(expected)}" for name, has, expected in mismatch.misshapen
+    ]
     kinds = (
         ("missing", mismatch.missing),
         ("unexpected", mismatch.unexpected),

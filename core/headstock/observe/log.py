@@ -45,6 +45,11 @@ def set_up_logging(
     root.setLevel(level.upper())
 
 
+def log_request_as(request_id: str) -> None:
+    """Put ``request_id`` into every line that this task, which serves one request, logs."""
+    _request_id.set(request_id)
+
+
 @contextlib.contextmanager
 def request_logged_as(request_id: str) -> Generator[None]:
     """Put ``request_id`` into every line that this task logs within the block."""

@@ -42,13 +42,13 @@ class Watchdog:
         self._thread.join()
 
     def _watch(self) -> None:
-        seen, is_told = self._turns(), False
+        seen, is_reported = self._turns(), False
         while not self._is_over.wait(self._limit_s):
             turns = self._turns()
             if turns != seen:
-                seen, is_told = turns, False
-            elif not is_told:
-                is_told = True
+                seen, is_reported = turns, False
+            elif not is_reported:
+                is_reported = True
                 log.error(
                     "%s has not turned for %.0f s; its threads:\n%s",
                     self._name, self._limit_s, stacks(),

@@ -115,23 +115,25 @@ class HostGroup:
             DeviceError: A rank is gone, or did not come in time.
         """
         left = {self._peers[peer].fileno(): (peer, view) for peer, view in outputs.items() if view}
-        due = {self._peers[peer].fileno(): (peer, view) for peer, view in inputs.items() if view}
+        expected = {
+            self._peers[peer].fileno(): (peer, view) for peer, view in inputs.items() if view
+        }
         poll = select.poll()
-        for file in {*left, *due}:
-            poll.register(file, (_OUT if file in left else 0) | (_IN if file in due else 0))
+        for file in {*left, *expected}:
+            poll.register(file, (_OUT if file in left else 0) | (_IN if file in expected else 0))
         try:
-            while left or due:
+            while left or expected:
                 ready = poll.poll(1000 * self._timeout_s)
                 if not ready:
                     raise TimeoutError(f"they did not come within {self._timeout_s:.0f} s")
                 for file, events in ready:
-                    if events & _IN and file in due:
-                        self._receive(file, due)
+                    if events & _IN and file in expected:
+                        self._receive(file, expected)
                     elif events & _GONE:
                         raise ConnectionResetError("one is gone")
                     if events & _OUT and file in left:
                         self._send(file, left)
-                    self._watch(poll, file, is_out=file in left, is_in=file in due)
+                    self._watch(poll, file, is_out=file in left, is_in=file in expected)
         except (OSError, ValueError) as error:
             raise DeviceError(
                 f"Rank {self.rank} lost the other ranks: {error}.",
@@ -149,8 +151,8 @@ class HostGroup:
         else:
             del left[file]
 
-    def _receive(self, file: int, due: dict[int, tuple[int, memoryview]]) -> None:
-        peer, view = due[file]
+    def _receive(self, file: int, expected: dict[int, tuple[int, memoryview]]) -> None:
+        peer, view = expected[file]
         try:
             count = self._peers[peer].recv_into(view)
         except BlockingIOError:
@@ -158,9 +160,9 @@ class HostGroup:
         if count == 0:
             raise ConnectionResetError(f"rank {peer} is gone")
         if view := view[count:]:
-            due[file] = (peer, view)
+            expected[file] = (peer, view)
         else:
-            del due[file]
+            del expected[file]
 
     def _watch(self, poll: select.poll, file: int, *, is_out: bool, is_in: bool) -> None:
         if is_out or is_in:

@@ -96,8 +96,8 @@ class LongestPrefix(FirstCome):
         self, waiting: Sequence[Request], cached: Callable[[Request], int], num_admitted: int
     ) -> Sequence[Request]:
         def rank(request: Request) -> tuple[int, int]:
-            is_due = num_admitted >= request.overtaken_at or request.num_retractions > 0
-            return (0, request.arrival) if is_due else (1, -cached(request))
+            goes_first = num_admitted >= request.overtaken_at or request.num_retractions > 0
+            return (0, request.arrival) if goes_first else (1, -cached(request))
 
         return sorted(islice(waiting, WINDOW), key=rank)
 

@@ -62,7 +62,7 @@ class Request:
         is_masked: A grammar or a list says which ids may be drawn for it.
         is_private: Its further pages do not enter the tree.
         is_turning: Its state entries change before its next row.
-        due_at: Number of outputs with which it is over, or its next page is full.
+        look_at: Number of outputs with which it is over, or its next page is full.
         last_step: Last step launched with it.
         query: Tokens that the step being planned computes.
         score: Prompt logprobs that the step being planned yields.
@@ -117,7 +117,7 @@ class Request:
     cuts: list[int] = field(default_factory=list[int])
     is_private: bool = False
     is_turning: bool = False
-    due_at: int = 0
+    look_at: int = 0
     last_step: int = 0
     query: int = 0
     score: int = 0

@@ -121,10 +121,10 @@ class Residence:
         request.is_private = not self.cache.is_sharing
         request.is_turning = False
         if request.is_private or not tables.tokens:
-            request.due_at = request.max_outputs
+            request.look_at = request.max_outputs
         else:
             next_page_end = (hit.end + 1) * self._page_tokens
-            request.due_at = min(next_page_end - len(request.prompt), request.max_outputs)
+            request.look_at = min(next_page_end - len(request.prompt), request.max_outputs)
         if self.cache.states:
             request.cuts = [] if request.is_private else self._cuts(request, hit)
         return Entry.ADMITTED
@@ -222,7 +222,7 @@ class Residence:
             self._unpromise(request, ids[begin:count])
         if goes_on:
             next_page_end = (tables.published + 1) * self._page_tokens
-            request.due_at = min(next_page_end - len(request.prompt), request.max_outputs)
+            request.look_at = min(next_page_end - len(request.prompt), request.max_outputs)
         else:
             self._make_private(request)
 
@@ -373,4 +373,4 @@ class Residence:
         """Keep what it writes from now on to itself: what comes before it was withdrawn."""
         self._break_promises(request)
         request.is_private = True
-        request.due_at = request.max_outputs
+        request.look_at = request.max_outputs

@@ -167,7 +167,7 @@ class Scheduler:
         except RequestError as error:
             register.refuse(submit, self._bounds.refusal(error))
             return
-        if submit.is_told:
+        if submit.wants_story:
             request.notes = Notes(self._planner.waits.read())
             if prepared_s:
                 request.notes.waits[GRAMMAR] = prepared_s

@@ -82,7 +82,7 @@ class Settling:
         outputs = [request.outputs for request in requests]
         drawn.requests, drawn.counts, drawn.token_ids = requests, counts, ids
         drawn.offsets = list(map(len, outputs))
-        due: list[tuple[Request, int]] = []
+        ready: list[tuple[Request, int]] = []
         end = 0
         for request, known, count, is_done in zip(requests, outputs, counts, done, strict=True):
             if count == 1:
@@ -92,9 +92,9 @@ class Settling:
                 assert flight.queries, f"slot {request.slot} drew {count} tokens of 1"
                 known += ids[end : end + count]
                 end += count
-            if is_done or len(known) >= request.due_at:
-                due.append((request, is_done))
-        for request, is_done in due:
+            if is_done or len(known) >= request.look_at:
+                ready.append((request, is_done))
+        for request, is_done in ready:
             if is_done or len(request.outputs) >= request.max_outputs:
                 finished.append(request)
             else:

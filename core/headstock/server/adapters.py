@@ -40,7 +40,7 @@ class Adapter:
         id: Of this generation of it.
         created: When it was loaded. Seconds since 1970.
         num_live: Requests that wait or run with it.
-        reply: What the engine said of it last; None: its answer is due.
+        reply: What the engine said of it last; None: it has not answered.
         is_leaving: Whether it is being unloaded.
     """
 

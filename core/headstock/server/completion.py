@@ -79,8 +79,8 @@ class Completion:
     """
 
     __slots__ = (
-        "_detokenizer", "_has_hidden_stops", "_stop_ids", "_stops", "cached_tokens", "end", "ends",
-        "index", "logprobs", "matched", "output_ids", "parts", "prompt_logprobs", "started_s",
+        "_detokenizer", "_has_hidden_stops", "_logprobs", "_prompt_logprobs", "_stop_ids", "_stops",
+        "cached_tokens", "end", "ends", "index", "matched", "output_ids", "parts", "started_s",
         "submit", "vector", "weight_version",
     )  # fmt: skip
 
@@ -102,8 +102,8 @@ class Completion:
         """Prompt tokens that came from the cache; known with the first token."""
         self.started_s: float | None = None
         """When its first token came, by the event loop's clock. Seconds."""
-        self.logprobs = LogprobColumns()
-        self.prompt_logprobs = LogprobColumns()
+        self._logprobs: LogprobColumns | None = None
+        self._prompt_logprobs: LogprobColumns | None = None
         self.matched: str | None = None
         """The stop string or text that ended it here, before the engine says so."""
         self.end: End | None = None
@@ -129,6 +129,24 @@ class Completion:
         return "".join(self.parts)
 
     @property
+    def logprobs(self) -> LogprobColumns:
+        """Of its output tokens, as far as they were asked for."""
+        if self._logprobs is None:
+            self._logprobs = LogprobColumns()
+        return self._logprobs
+
+    @property
+    def prompt_logprobs(self) -> LogprobColumns:
+        """Of its prompt's tokens, as far as they were asked for."""
+        if self._prompt_logprobs is None:
+            self._prompt_logprobs = LogprobColumns()
+        return self._prompt_logprobs
+
+    def forget_prompt_logprobs(self) -> None:
+        """Drop those of the prompt: they are all computed again."""
+        self._prompt_logprobs = None
+
+    @property
     def is_deaf(self) -> bool:
         """Whether tokens that still come no longer count."""
         return self.matched is not None or self.end is not None
@@ -138,7 +156,7 @@ class Completion:
     ) -> list[Delta]:
         """Take drawn tokens and return a delta for each that counts.
 
-        Sets :attr:`matched` when the text meets a stop; the engine must then be told to cut.
+        Sets :attr:`matched` when the text meets a stop; the engine must then be sent a cut.
 
         Args:
             offset: Output index of the first one.
@@ -170,7 +188,7 @@ class Completion:
         return deltas
 
     def finish(self, ended: Ended) -> Delta:
-        """Take the engine's last word and return the last delta."""
+        """Take the engine's last message and return the last delta."""
         text = self._rest() if self.matched is None else ""
         reason = ended.reason
         if self.matched is not None and reason.kind != "error":

@@ -102,7 +102,7 @@ class Delivery:
             fail=lambda live: self.fail(live, killer()),
         )
         self._patience = Patience(self._give_up)
-        self._due: list[Generation] = []
+        self._to_wake: list[Generation] = []
 
     def add(self, live: Live) -> None:
         """Deliver to a completion whose request was sent."""
@@ -191,8 +191,8 @@ class Delivery:
             completion.started_s = now_s
             self._observer.first_token(now_s - live.sent_s)
         else:
-            self._observer.next_tokens(len(token_ids), now_s - live.told_s)
-        live.told_s = now_s
+            self._observer.next_tokens(len(token_ids), now_s - live.last_s)
+        live.last_s = now_s
         if live.record is not None:
             if len(token_ids) == 1:
                 live.record.times_s.append(now_s)
@@ -323,16 +323,16 @@ class Delivery:
         """
         generation = live.generation
         generation.put(deltas)
-        if not generation.is_due:
-            generation.is_due = True
-            self._due.append(generation)
+        if not generation.will_wake:
+            generation.will_wake = True
+            self._to_wake.append(generation)
 
     def wake(self) -> None:
         """Wake those for whom something came since the last time."""
         self._journals.flush()
-        due, self._due = self._due, []
-        for generation in due:
-            generation.is_due = False
+        waiting, self._to_wake = self._to_wake, []
+        for generation in waiting:
+            generation.will_wake = False
             generation.wake()
 
     def _forget(self, live: Live) -> None:

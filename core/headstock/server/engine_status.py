@@ -14,7 +14,7 @@ HEARTBEAT_LIMIT_S = 5.0
 
 @dataclass(slots=True)
 class EngineStatus:
-    """The engine's phase and its last word.
+    """The engine's phase and its last message.
 
     Attributes:
         phase: ``loading`` until its first word, and again while it restarts; ``down`` when it

@@ -273,7 +273,7 @@ class Frontdoor:
         )
 
     async def _prepare(
-        self, request: GenerateRequest, index: int, payer: Payer, is_told: bool
+        self, request: GenerateRequest, index: int, payer: Payer, wants_story: bool
     ) -> list[Entry]:
         """Check a request and return its completions, the first of which has ``index``."""
         check_task(request, self.card)
@@ -286,8 +286,8 @@ class Frontdoor:
         submits = expand(
             request, prompt_ids, self.card, self.max_length, adapter_id, tokenizer, media, payer
         )
-        if is_told:
-            submits = [msgspec.structs.replace(submit, is_told=True) for submit in submits]
+        if wants_story:
+            submits = [msgspec.structs.replace(submit, wants_story=True) for submit in submits]
         return [
             Entry(request, Completion(submit, number, tokenizer, patterns), adapter)
             for number, submit in enumerate(submits, start=index)

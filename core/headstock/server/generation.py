@@ -57,7 +57,7 @@ class Generation:
         self._num_open = len(completions)
         self._waiter: asyncio.Future[None] | None = None
         self._listener: Callable[[], None] | None = None
-        self.is_due = False
+        self.will_wake = False
         """Whether it is among those that its front door will wake."""
         self.error: RequestError | None = None
         """What one of them failed with, the first time."""
@@ -73,7 +73,7 @@ class Generation:
         return self.is_streamed and len(self._pending) > MAX_BACKLOG
 
     def put(self, deltas: Sequence[Delta]) -> None:
-        """Add what happened; :meth:`wake` is due."""
+        """Add what happened; :meth:`wake` must follow."""
         if self._is_detached:
             return
         for delta in deltas:

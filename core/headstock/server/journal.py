@@ -14,7 +14,7 @@ import msgspec
 from headstock.errors import RequestError
 from headstock.requests import FinishReason
 from headstock.requests.token_ids import decode_ids, encode_ids
-from headstock.server.completion import Completion, Delta, LogprobColumns
+from headstock.server.completion import Completion, Delta
 from headstock.server.errors import error_of, reason_of
 from headstock.server.store import Store
 from headstock.text import Tokenizer, compile_patterns
@@ -113,7 +113,15 @@ class Journal:
         num_open: Completions that have not ended.
     """
 
-    __slots__ = ("_store", "completions", "deadline_s", "head", "is_lost", "is_told", "num_open")
+    __slots__ = (
+        "_store",
+        "client_knows",
+        "completions",
+        "deadline_s",
+        "head",
+        "is_lost",
+        "num_open",
+    )
 
     def __init__(self, store: Store, head: Head, num_open: int) -> None:
         self._store = store
@@ -125,7 +133,7 @@ class Journal:
         """When it is forgotten, unless a reader comes; None: it has one, or needs none. Seconds."""
         self.is_lost = False
         """Whether the store could not take all of it."""
-        self.is_told = False
+        self.client_knows = False
         """Whether a client knows its name."""
 
     @property
@@ -224,7 +232,7 @@ class Retelling:
             case Scored(index, attempt, logprobs):
                 completion = self.completions[index]
                 if attempt != self._attempts[index] and not completion.output_ids:
-                    completion.prompt_logprobs = LogprobColumns()
+                    completion.forget_prompt_logprobs()
                 self._attempts[index] = attempt
                 completion.prompt_logprobs.add(logprobs)
             case Over(index, ended, reason):
@@ -237,5 +245,5 @@ class Retelling:
                 self.num_revivals += 1
                 for completion in self.completions:
                     if not completion.output_ids:
-                        completion.prompt_logprobs = LogprobColumns()
+                        completion.forget_prompt_logprobs()
         return []

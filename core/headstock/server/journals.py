@@ -186,7 +186,7 @@ class Journals:
         self._release(journal, error or _aborted())
         if journal.head.keeping.is_stored or journal.num_open == 0:
             return
-        if journal.is_told and not journal.is_lost:
+        if journal.client_knows and not journal.is_lost:
             journal.deadline_s = self._deadline()
         else:
             self.end(journal)
@@ -280,7 +280,7 @@ class Journals:
             if journal.num_open == 0:
                 self.over(journal)
                 continue
-            journal.is_told = True
+            journal.client_knows = True
             if not head.keeping.is_stored:
                 journal.deadline_s = self._deadline()
             if retelling.num_revivals >= MAX_REVIVALS:

@@ -34,17 +34,17 @@ class Ticket:
         account: Whose.
         count: Completions it asks for.
         since_s: When it was refused first. Seconds.
-        due_s: When it is expected back. Seconds.
+        back_s: When it is expected back. Seconds.
     """
 
     account: Account
     count: int
     since_s: float
-    due_s: float
+    back_s: float
 
     def is_expected(self, now_s: float) -> bool:
         """Whether a place is kept for it now."""
-        return self.due_s - EARLY_S <= now_s
+        return self.back_s - EARLY_S <= now_s
 
 
 class Places:
@@ -218,7 +218,7 @@ class Places:
         wait_s = low if end_s is None else HASTE * ahead * end_s
         retry_after_s = float(math.ceil(min(high, max(low, wait_s))))
         if mine is not None:
-            mine.due_s, mine.count = now_s + retry_after_s, count
+            mine.back_s, mine.count = now_s + retry_after_s, count
         elif len(self._tickets) < MAX_TICKETS:
             self._tickets.append(Ticket(account, count, now_s, now_s + retry_after_s))
         return retry_after_s
@@ -226,7 +226,7 @@ class Places:
     def _sweep(self, now_s: float) -> None:
         """Forget who did not come back, and accounts of no more use; find the mean use."""
         self._swept_s = now_s
-        self._tickets = [each for each in self._tickets if now_s <= each.due_s + GRACE_S]
+        self._tickets = [each for each in self._tickets if now_s <= each.back_s + GRACE_S]
         waiting = {ticket.account.id for ticket in self._tickets}
         uses: list[float] = []
         for account in list(self._accounts.values()):

@@ -17,7 +17,7 @@ import msgspec
 from headstock.requests import FinishReason
 from headstock.server.accounts import Account
 from headstock.server.adapters import Adapter
-from headstock.server.completion import Completion, LogprobColumns
+from headstock.server.completion import Completion
 from headstock.server.generation import Generation
 from headstock.server.journal import Journal
 from headstock.server.records import CompletionRecord
@@ -37,7 +37,7 @@ class Live:
         account: Whom it counts against.
         name: Whose it is, and what its owner calls it.
         sent_s: When its request came. Seconds.
-        told_s: When its last tokens came. Seconds.
+        last_s: When its last tokens came. Seconds.
         adapter: Its LoRA adapter; None: it has none.
         deaths: How many engines died while they had it.
         is_sent: Whether the engine at hand has it.
@@ -50,7 +50,7 @@ class Live:
     account: Account
     name: tuple[str, str] | None
     sent_s: float
-    told_s: float
+    last_s: float
     adapter: Adapter | None = None
     deaths: int = 0
     is_sent: bool = True
@@ -154,7 +154,7 @@ class Replay:
         completion = live.completion
         submit = completion.submit
         if not completion.output_ids:
-            completion.prompt_logprobs = LogprobColumns()  # they are all computed again
+            completion.forget_prompt_logprobs()
         completion.submit = msgspec.structs.replace(
             submit, attempt=submit.attempt + 1, output_ids=list(completion.output_ids)
         )

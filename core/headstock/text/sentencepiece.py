@@ -207,11 +207,11 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 def _bytes(value: int | bytes) -> bytes:
     if isinstance(value, int):
-        raise ValueError("an integer, not the expected bytes")
+        raise ValueError("an integer where bytes are expected")
     return value
 
 
 def _number(value: int | bytes) -> int:
     if isinstance(value, bytes):
-        raise ValueError("bytes, not the expected integer")
+        raise ValueError("bytes where an integer is expected")
     return value

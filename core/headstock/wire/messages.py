@@ -64,7 +64,7 @@ class Submit(Message, frozen=True, kw_only=True, tag=True):
         allowed_ids: Ids that may be drawn, those that end it among them; none: all.
         banned: Sequences of ids that the output must not have.
         thoughts: How long it may think; None: without end.
-        is_told: Whether its :class:`Story` is wanted at its end.
+        wants_story: Whether its :class:`Story` is wanted at its end.
     """
 
     id: str
@@ -89,7 +89,7 @@ class Submit(Message, frozen=True, kw_only=True, tag=True):
     allowed_ids: list[int] = []
     banned: list[list[int]] = []
     thoughts: ThoughtLimit | None = None
-    is_told: bool = False
+    wants_story: bool = False
 
     @property
     def is_masked(self) -> bool:

@@ -9,6 +9,7 @@ import time
 from collections.abc import (
     AsyncGenerator,
     Callable,
+    Coroutine,
     Iterable,
     Iterator,
     Mapping,
@@ -134,12 +135,13 @@ class _App(FastAPI):
 
     entrance: App
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or the server's life."""
+    def __call__(  # type: ignore[override]  # a coroutine too, but not of this function
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> Coroutine[Any, Any, None]:
+        """Serve one request, or the server's life, once awaited."""
         if scope["type"] == "http":
-            await self.entrance(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+            return self.entrance(scope, receive, send)  # a coroutine of its own would wait as well
+        return super().__call__(scope, receive, send)
 
 
 def create_app(

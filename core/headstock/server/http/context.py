@@ -121,7 +121,7 @@ class Serving:
         journals = self.frontdoor.journals
         journal = None if keeping is None else journals.peek(keeping.owner, keeping.name)
         if journal is not None and keeping is not None:
-            journal.is_told = True
+            journal.client_knows = True
             writer = Numbered(writer, keeping.name).wrap()
         return EventStream(generation, first, watch, writer)
 

@@ -6,11 +6,11 @@ import asyncio
 import logging
 import re
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable, Coroutine, MutableMapping
 from typing import Any
 
 from headstock.errors import RequestError
-from headstock.observe.log import request_logged_as
+from headstock.observe.log import log_request_as
 from headstock.observe.metrics import Metrics
 from headstock.server.http.answers import error_answer
 from headstock.server.http.bodies import IGNORED
@@ -21,7 +21,7 @@ from headstock.server.http.streaming import Message, Receive, Send
 from headstock.server.keys import Caller, KeyRing
 
 Scope = MutableMapping[str, Any]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
 OPEN_PATHS = frozenset({
     "/live", "/ready", "/health", "/ping", "/v2/health/live", "/v2/health/ready",
@@ -73,7 +73,7 @@ class Gate:
         self._admin_port = admin_port
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Serve one request, in a task of its own."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -98,22 +98,20 @@ class Gate:
                 log.log(level, "%s %s %d", scope["method"], path, message["status"])
             await send(message)
 
-        with request_logged_as(shown.decode()):
-            await self._serve(scope, receive, tagged, authorization)
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, authorization: str) -> None:
+        log_request_as(shown.decode())
         client = scope.get("client")
         caller = self._keys.caller(authorization, client[0] if client else None)
         refusal = self._refusal(scope, caller)
+        answer = tagged
         if scope["path"].rstrip("/") in ADMIN_PATHS:
-            send = _audited(scope, caller, send)
+            answer = _audited(scope, caller, tagged)
         if refusal is not None:
             self._metrics.refused(refusal.code)
-            await error_answer(refusal, scope["path"])(scope, receive, send)
+            await error_answer(refusal, scope["path"])(scope, receive, answer)
             return
         scope[CALLER] = caller
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, answer)
         except asyncio.CancelledError:
             # The server stops, and the connection with it: nobody is left to answer.
             log.info("cut off by the shutdown")

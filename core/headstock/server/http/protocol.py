@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, MutableMapping
 from typing import Any, cast
 
+from headstock.server.http.flow import Flow, Pipeline, Signal
 from headstock.server.http.offers import OfferIgnoring
 
 MAX_HEADERS = 100
@@ -45,6 +46,7 @@ class BoundedProtocol(OfferIgnoring):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.pipeline = cast("Any", Pipeline())
         self._header_bytes = self._url_bytes = 0
         self._is_refused = False
         self._deadline: asyncio.TimerHandle | None = None
@@ -110,6 +112,7 @@ class BoundedProtocol(OfferIgnoring):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock for the first headers."""
         super().connection_made(transport)
+        self.flow = Flow(transport)
         self._start_clock()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -157,7 +160,8 @@ class BoundedProtocol(OfferIgnoring):
         if self._is_refused:
             return
         super().on_headers_complete()
-        if not self._is_offered:
+        if not self._is_offered:  # its task has not begun
+            self.cycle.message_event = cast("Any", Signal())
             self.scope[CYCLE] = self.cycle  # type: ignore[literal-required]
 
     def on_body(self, body: bytes) -> None:

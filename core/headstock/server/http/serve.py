@@ -58,6 +58,7 @@ async def serve(
     server = _Server(
         uvicorn.Config(
             app,
+            interface="asgi3",
             http=cast("Any", protocol),
             ws="none",
             lifespan="auto",
