@@ -2,9 +2,10 @@
 
     python benchmarks/against_transformers.py [--shapes qwen3 gemma3] [--out results.jsonl]
 
-For each shape a small model of random weights is saved once. transformers generates with a static
-batch and a cache of keys and values, all prompts of one length, as fast as `generate` goes; the
-engine gets the same prompts as 16 requests. The two run in turn, both on all cores that this
+For each shape a small model of random weights is saved once. transformers generates one prompt
+after another, as a program that calls `generate` for each request does, and with a static batch of
+them all, which takes prompts of one length that are there at once; the engine gets the same prompts
+as 16 requests. All run in turn, on all cores that this
 process may use; medians of --runs after one warm-up run. The greedy ids of both are compared: the
 share that is equal up to the first difference of each request, which should be 1 in float32.
 """
@@ -118,16 +119,21 @@ def draw_prompts(length: int) -> Ids:
     return torch.randint(3, 32_000, (STREAMS, length), generator=generator).tolist()
 
 
-def of_transformers(model: Any, prompts: Ids, num_outputs: int) -> Callable[[], Ids]:
-    """Return what generates with a static batch."""
-    input_ids = torch.tensor(prompts)
+def of_transformers(
+    model: Any, prompts: Ids, num_outputs: int, *, at_once: int
+) -> Callable[[], Ids]:
+    """Return what generates with static batches of ``at_once`` prompts, one after another."""
+    batches = torch.tensor(prompts).split(at_once)
     fixed = {"max_new_tokens": num_outputs, "min_new_tokens": num_outputs, "do_sample": False}
 
     @torch.inference_mode()
     def run() -> Ids:
-        attention_mask = torch.ones_like(input_ids)
-        found = model.generate(input_ids=input_ids, attention_mask=attention_mask, **fixed)
-        return found[:, input_ids.shape[1] :].tolist()
+        found: Ids = []
+        for input_ids in batches:
+            attention_mask = torch.ones_like(input_ids)
+            ids = model.generate(input_ids=input_ids, attention_mask=attention_mask, **fixed)
+            found += ids[:, input_ids.shape[1] :].tolist()
+        return found
 
     return run
 
@@ -154,8 +160,8 @@ def equal_share(mine: Ids, theirs: Ids) -> float:
 
 
 def in_turn(runs: dict[str, Callable[[], Ids]], count: int) -> tuple[dict[str, float], float]:
-    """Return the median seconds of each, and the share of equal ids of the warm-up runs."""
-    first, second = (run() for run in runs.values())
+    """Return the median seconds of each, and the share of the first two's ids that are equal."""
+    first, second, *_ = (run() for run in runs.values())
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(count):
         for name, run in runs.items():
@@ -183,7 +189,8 @@ def compare(shape: str, dtype: str, options: argparse.Namespace) -> dict[str, An
         with headstock.Engine(model=folder, **settings) as engine:
             runs = {
                 "headstock": of_headstock(engine, prompts, options.output_tokens),
-                "transformers": of_transformers(model, prompts, options.output_tokens),
+                "batch": of_transformers(model, prompts, options.output_tokens, at_once=STREAMS),
+                "one_by_one": of_transformers(model, prompts, options.output_tokens, at_once=1),
             }
             seconds, share = in_turn(runs, options.runs)
     tokens = STREAMS * options.output_tokens
@@ -194,7 +201,8 @@ def compare(shape: str, dtype: str, options: argparse.Namespace) -> dict[str, An
         "prompt_tokens": options.prompt_tokens,
         "output_tokens": options.output_tokens,
         **{f"{name}_tok_s": round(tokens / taken, 1) for name, taken in seconds.items()},
-        "ratio": round(seconds["transformers"] / seconds["headstock"], 2),
+        "ratio_to_batch": round(seconds["batch"] / seconds["headstock"], 2),
+        "ratio_to_one_by_one": round(seconds["one_by_one"] / seconds["headstock"], 2),
         "equal_ids": round(share, 4),
         "threads": torch.get_num_threads(),
         "transformers": transformers.__version__,

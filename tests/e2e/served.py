@@ -78,9 +78,13 @@ class Served:
     @property
     def engine_pid(self) -> int:
         """The engine's process."""
-        children = psutil.Process(self.process.pid).children()
-        (pid,) = (c.pid for c in children if "engine_process" in " ".join(c.cmdline()))
+        (pid,) = self.engine_pids()
         return pid
+
+    def engine_pids(self) -> list[int]:
+        """The same in a list, which is empty while there is none."""
+        children = psutil.Process(self.process.pid).children()
+        return [c.pid for c in children if "engine_process" in " ".join(c.cmdline())]
 
     def get(self, path: str) -> httpx.Response:
         return httpx.get(self.url + path, timeout=30)

@@ -13,7 +13,7 @@ from headstock.config.schema import ModelSettings, ServerSettings, ServeSettings
 from headstock.observe.metrics import Metrics
 from headstock.server.frontdoor import Frontdoor
 from headstock.server.http import routes_page
-from headstock.server.http.app import create_app
+from headstock.server.http.app import create_app, servable
 from headstock.server.http.event_loop import run
 from headstock.server.http.listen import listen_all
 from headstock.server.http.serve import serve
@@ -105,7 +105,7 @@ class Served:
             self.on_url(url)
 
         await serve(
-            app,
+            servable(app),
             listeners,
             self.frontdoor,
             self.settings.server,

@@ -68,7 +68,7 @@ def test_a_request_that_waits_holds_no_queue_and_no_column_that_it_did_not_ask_f
         assert more[CountedProtocol] == num
         assert more[LogprobColumns] == 0
         assert more[asyncio.Event] == 0
-        assert more[types.CoroutineType] <= 8 * num
+        assert more[types.CoroutineType] <= 9 * num
         server.call(lambda: setattr(server.engine, "is_paused", False))
         server.call(server.frontdoor.abort_all)
         for each in asked:

@@ -59,7 +59,7 @@ def test_after_a_large_block_a_burst_of_small_ones_still_goes_back() -> None:
     code = """
 import re
 from pathlib import Path
-from headstock.assemble.give_back import keep_heap_small
+from headstock.assemble.memory_hygiene import keep_heap_small
 def resident():
     return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 keep_heap_small()

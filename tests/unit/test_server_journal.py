@@ -149,7 +149,14 @@ def test_a_call_of_another_owner_or_route_is_not_found() -> None:
         journals = Journals(store, None, lambda *_: None, resume_s=9, is_durable=False)
         completions = [Completion(head().submits[0], 0, None)]
         journals.begin(
-            head().keeping, completions, model="m", payer="", tenant="", names=[None], adapters=[""]
+            head().keeping,
+            completions,
+            model="m",
+            weight_version="default",
+            payer="",
+            tenant="",
+            names=[None],
+            adapters=[""],
         )
         assert journals.find("o", "n", "r").key == ("o", "n")
         for owner, route in (("x", "r"), ("o", "x"), ("", "r")):

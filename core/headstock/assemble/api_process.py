@@ -24,7 +24,7 @@ from headstock.config.schema import ServerSettings
 from headstock.observe.metrics import Metrics
 from headstock.observe.traces import RequestTracer, open_tracer
 from headstock.server.frontdoor import Frontdoor
-from headstock.server.http.app import create_app
+from headstock.server.http.app import create_app, servable
 from headstock.server.keys import key_reader, read_keys
 from headstock.server.records import CallRecord, RecordBook
 from headstock.server.store import MemoryStore, StateFolder, Store
@@ -133,7 +133,7 @@ def build_api(
         state=state,
         routers=plugins.load_routers(),
     )
-    return Api(app, door, key_reader(settings.server, keys), state, tracer)
+    return Api(servable(app), door, key_reader(settings.server, keys), state, tracer)
 
 
 def _open_tracer(settings: ServerSettings) -> RequestTracer | None:

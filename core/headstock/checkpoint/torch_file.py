@@ -122,10 +122,10 @@ def _read(archive: _Archive) -> dict[str, StoredTensor]:
     order = f"{root}byteorder"
     if order in names and archive.entry(order)[:16].tobytes() != b"little":
         raise UnknownPickleError("another byte order than little")
-    pickle = archive.entry(pickles[0])
-    if pickle.size > MAX_PICKLE_BYTES:
-        raise UnknownPickleError(f"a pickle of {pickle.size} bytes; {MAX_PICKLE_BYTES} are read")
-    found = describe_pickle(pickle.tobytes())
+    described = archive.entry(pickles[0])
+    if described.size > MAX_PICKLE_BYTES:
+        raise UnknownPickleError(f"a pickle of {described.size} bytes; {MAX_PICKLE_BYTES} are read")
+    found = describe_pickle(described.tobytes())
     if not isinstance(found, dict):
         raise UnknownPickleError("no dict")
     entries = cast("dict[str, Any]", found).items()

@@ -266,6 +266,7 @@ class Frontdoor:
             keeping,
             [entry.completion for entry in entries],
             model=self.resumption.model,
+            weight_version=self.weights.version,
             payer=payer.id,
             tenant=owner,
             names=[entry.request.rid for entry in entries],

@@ -58,10 +58,12 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
         adapters: Name of the LoRA adapter of each completion; "": none.
         submits: What the engine was asked, for each completion.
         model: Which model was asked: token ids mean nothing to another one.
+        weight_version: What its weights were called.
     """
 
     keeping: Keeping
     model: str
+    weight_version: str = ""
     payer: str
     tenant: str
     names: list[str | None]
@@ -203,6 +205,8 @@ class Retelling:
             Completion(submit, index, tokenizer, compile_patterns(submit.params.stop_regex))
             for index, submit in enumerate(head.submits)
         ]
+        for completion in self.completions:
+            completion.weight_version = head.weight_version
         self.num_read = 1
         """Parts of the journal that were read, its head among them."""
         self.num_revivals = 0

@@ -85,6 +85,7 @@ class Journals:
         completions: Sequence[Completion],
         *,
         model: str,
+        weight_version: str,
         payer: str,
         tenant: str,
         names: list[str | None],
@@ -98,6 +99,7 @@ class Journals:
         head = Head(
             keeping=keeping,
             model=model,
+            weight_version=weight_version,
             payer=payer,
             tenant=tenant,
             names=names,

@@ -24,6 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from headstock import __version__
 from headstock.config.schema import ServeSettings
@@ -135,13 +136,21 @@ class _App(FastAPI):
 
     entrance: App
 
-    def __call__(  # type: ignore[override]  # a coroutine too, but not of this function
-        self, scope: Scope, receive: Receive, send: Send
-    ) -> Coroutine[Any, Any, None]:
-        """Serve one request, or the server's life, once awaited."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the server's life."""
+        await self.serve(scope, receive, send)
+
+    def serve(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        """Do the same, without a coroutine that waits as long as the request does."""
         if scope["type"] == "http":
-            return self.entrance(scope, receive, send)  # a coroutine of its own would wait as well
+            return self.entrance(scope, receive, send)
         return super().__call__(scope, receive, send)
+
+
+def servable(app: FastAPI) -> ASGIApp:
+    """Return what a server calls for each request of an application from here."""
+    assert isinstance(app, _App), f"{app!r} is not from create_app"
+    return app.serve
 
 
 def create_app(
