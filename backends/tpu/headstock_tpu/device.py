@@ -41,8 +41,7 @@ class Arriving:
     def wait(self) -> Tensor:
         """Wait for what was copied, not for what was started after it."""
         if self._taken is not None:
-            with torch.inference_mode():  # buffers may be made in it, and are written to here
-                self._into.copy_(self._taken)
+            self._into.copy_(self._taken)
             self._taken = None
         return self._into
 

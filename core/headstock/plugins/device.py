@@ -108,7 +108,8 @@ class Transfer(Protocol):
     def wait(self) -> Tensor:
         """Wait for it and return the host tensor; valid until the next transfer of its buffer.
 
-        Called outside of inference mode, in which steps are queued and buffers may be made.
+        Called outside of inference mode, in which steps are queued; the buffer is none of its
+        tensors and may be written to.
         """
         ...
 

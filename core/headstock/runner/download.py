@@ -218,7 +218,7 @@ class Download:
         self._entries = sampler.outbox_NRO.unbind()
         self._logprobs = logprobs
         shape = tuple(self._entries[0].shape)
-        self._hosts = [device.host_buffer(shape, torch.int32) for _ in range(depth + 1)]
+        self._hosts = [_host_buffer(device, shape, torch.int32) for _ in range(depth + 1)]
         self._turn = 0
 
     def fetch_prompts(self, launched: LaunchedStep, hidden_TD: Tensor | None) -> None:
@@ -249,7 +249,13 @@ class Download:
 
 
 def _fetch(device: Device, source: Tensor) -> Transfer:
-    return device.fetch(source, device.host_buffer(tuple(source.shape), source.dtype))
+    return device.fetch(source, _host_buffer(device, tuple(source.shape), source.dtype))
+
+
+def _host_buffer(device: Device, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return a buffer that may be written to outside of inference mode, where results are read."""
+    with torch.inference_mode(mode=False):
+        return device.host_buffer(shape, dtype)
 
 
 def read_result(launched: LaunchedStep) -> StepResult:
