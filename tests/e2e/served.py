@@ -107,7 +107,7 @@ class Served:
             return asked.result()
 
     def _steps(self) -> int:
-        """Return how many steps the engine has computed; -1: nobody says."""
+        """Return how many steps the engine has computed; -1: unknown."""
         try:
             states = self.get("/server_info").json().get("internal_states") or [{}]
         except httpx.HTTPError:

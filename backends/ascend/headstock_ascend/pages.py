@@ -17,7 +17,7 @@ PAGE_SIZES = (128, 256, 512)
 """The kernels take multiples of 128, up to 512, where rows have several queries."""
 
 CAUSAL_SIZE = 2048
-"""Of the mask by which the kernels are told that attention is causal, however long rows are."""
+"""Rows and columns of the causal mask that the kernels take, whatever the length of rows."""
 
 NO_MASK, RIGHT_DOWN_CAUSAL, BAND = 0, 3, 4
 """Modes of the kernels: all of a row's tokens are seen; those up to the query's own place are; of

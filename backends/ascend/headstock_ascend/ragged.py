@@ -37,7 +37,7 @@ LATENT_TAG = "ascend-pages-latent"
 
 @dataclass(slots=True)
 class Rows:
-    """What the kernel is told of a step's rows, as plain numbers.
+    """A step's rows as the kernel takes them: plain numbers.
 
     Attributes:
         ends: Where each row's queries end in the step.

@@ -47,7 +47,7 @@ def spare_what_lasts() -> None:
 
 
 def look_at_everything() -> None:
-    """Let later collections look at all that there is again."""
+    """Undo :func:`spare_what_lasts`: later collections walk all objects again."""
     gc.unfreeze()
 
 
@@ -67,7 +67,7 @@ def give_back_heap() -> None:
 
 
 def keep_heap_small() -> None:
-    """Let the heap's end go back whenever it is free, for as long as this process lives.
+    """Return free memory at the end of the heap to the system, for the life of this process.
 
     glibc raises its threshold to twice the largest block freed so far: after one large body, what a
     burst of small ones took would stay. For processes that compute it is no use: their steps take

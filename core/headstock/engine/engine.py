@@ -55,7 +55,7 @@ class Engine:
         grammars: Makes masks; serves no grammars when None.
         shelf: Has the LoRA adapters that requests may name; None: there are none.
         weights: The model's, where they can change; or why they cannot.
-        profiler: Records steps; None: nobody does.
+        profiler: Records steps; None: profiles are refused.
         clock: Monotonic. Seconds.
     """
 
@@ -344,7 +344,7 @@ def build_engine(
         why_no_compiler: The reason that they are given then.
         shelf: Has the LoRA adapters that requests may name; None: there are none.
         weights: The model's, where they can change; or why they cannot.
-        profiler: Records steps; None: nobody does.
+        profiler: Records steps; None: profiles are refused.
         clock: Monotonic. Seconds.
     """
     # Who may wait is for the API process to say, which knows whose requests they are.

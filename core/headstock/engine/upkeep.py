@@ -92,7 +92,7 @@ class ProfileDesk:
     """Has steps recorded, so many at most.
 
     Args:
-        profiler: Records; None: nobody does.
+        profiler: Records steps; None: profiles are refused.
     """
 
     def __init__(self, profiler: Profiler | None) -> None:

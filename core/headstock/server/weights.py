@@ -60,7 +60,7 @@ class WeightsBook:
         try:
             reply = await asyncio.wait_for(asyncio.shield(answer), timeout_s)
         except TimeoutError as error:
-            # They may still come: until then nobody can say which weights there are.
+            # The engine may still load them: until it answers, which weights it has is unknown.
             answer.add_done_callback(lambda done: self._settle(done.result(), path, version))
             raise BusyError(
                 f"The weights are not loaded after {timeout_s:g} s; it goes on.",

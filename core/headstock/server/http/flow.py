@@ -1,4 +1,4 @@
-"""What a connection waits with: uvicorn's parts, without the queues that nobody stands in.
+"""Flow control of a connection: uvicorn's, without the queues that one request never fills.
 
 One task serves a request, so one waits at most: for its body, or for the client to read. An
 ``asyncio.Event`` and a ``deque`` hold a block for dozens from the start, which is more than all
