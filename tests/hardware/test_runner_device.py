@@ -156,6 +156,20 @@ def test_steps_in_flight_change_nothing(bench):
     assert found == outputs(bench.runner(overlap=False))
 
 
+def test_chunks_that_wait_for_a_slow_device_keep_their_rows(bench):
+    if bench.device.torch_device.type != "cuda":
+        pytest.skip("nothing makes this device slow")
+    runner = bench.runner(overlap=True)
+    launch = runner.launch
+
+    def slow(plan):
+        torch.cuda._sleep(20_000_000)  # 10 ms before the step's rows are read
+        return launch(plan)
+
+    runner.launch = slow
+    assert outputs(runner, chunk=16) == outputs(bench.runner(overlap=False), chunk=16)
+
+
 def test_neighbours_and_chunks_change_nothing(bench):
     runner = bench.runner()
     driver = Driver(runner)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from headstock.errors import ConfigError
+from headstock.plugins.host import HostDevice
 from headstock.runner.graphs import StepGraphs
 
 PROMPTS = [[3, 14, 15, 9, 26, 5], [35, 8, 9], [7] * 11, [2], [50, 28, 8, 41, 9, 7, 16, 9, 39]]
@@ -173,3 +174,45 @@ def test_biases_of_a_slot_go_with_its_request(kit):
     driver.run(plain, other)
     assert plain.outputs == kit.naive(kit.job(PROMPTS[1]))
     assert other.outputs == [1] * 8
+
+
+class WatchedDevice(HostDevice):
+    """Counts the transfers that were waited for, by when they were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+        self.waited: list[int] = []
+
+    def fetch(self, source, into):
+        self.asked += 1
+        number, arrived, waited = self.asked, super().fetch(source, into), self.waited
+
+        class Watched:
+            def wait(self):
+                waited.append(number)
+                return arrived.wait()
+
+        return Watched()
+
+
+def test_the_result_of_every_step_waits_for_the_step(kit):
+    device = WatchedDevice()
+    runner = kit.runner(kit.model, device, depth=2)
+    launch, result, queued = runner.launch, runner.result, {}
+
+    def launched(plan):
+        handle = launch(plan)
+        queued[plan.step] = device.asked
+        return handle
+
+    def waited(handle):
+        first = queued.get(handle.step - 1, 0)
+        found = result(handle)
+        assert any(first < number <= queued[handle.step] for number in device.waited), handle.step
+        return found
+
+    runner.launch, runner.result = launched, waited
+    driver = kit.driver(runner, chunk=3)
+    driver.run(*mixed(kit))
+    assert any(0 in plan.rows.yields for plan in driver.plans), "every step drew"

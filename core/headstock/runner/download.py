@@ -82,6 +82,7 @@ class LaunchedStep:
         logprobs: Likewise, of the rows that asked.
         pooled: Likewise, what the pooled rows yield, by kind: of each row, or of each of the rows'
             tokens in turn. float32. [pooled rows or tokens, D]
+        over: What says that a step which yields nothing is over.
         held: Host memory that copies to the device may still read.
     """
 
@@ -91,6 +92,7 @@ class LaunchedStep:
     drawn: Transfer | None = None
     logprobs: list[PendingLogprobs] = field(default_factory=list[PendingLogprobs])
     pooled: dict[int, Transfer] = field(default_factory=dict[int, Transfer])
+    over: Transfer | None = None
     held: list[Tensor] = field(default_factory=list[Tensor])
 
 
@@ -220,6 +222,18 @@ class Download:
         shape = tuple(self._entries[0].shape)
         self._hosts = [_host_buffer(device, shape, torch.int32) for _ in range(depth + 1)]
         self._turn = 0
+        self._mark_1 = device.empty((1,), torch.int32).zero_()
+        self._marks = [_host_buffer(device, (1,), torch.int32) for _ in self._hosts]
+        self._mark_turn = 0
+
+    def fetch_end(self, launched: LaunchedStep) -> None:
+        """Queue a copy behind a step that yields nothing, such as a chunk of a prompt.
+
+        Its result is then waited for like any other's. Else steps would pile up on the device, and
+        the buffers that they read their rows from be written anew while they are still to be read.
+        """
+        self._mark_turn = (self._mark_turn + 1) % len(self._marks)
+        launched.over = self._device.fetch(self._mark_1, self._marks[self._mark_turn])
 
     def fetch_prompts(self, launched: LaunchedStep, hidden_TD: Tensor | None) -> None:
         """Queue the logprobs of prompts. Steps that score prompts are eager."""
@@ -261,6 +275,8 @@ def _host_buffer(device: Device, shape: tuple[int, ...], dtype: torch.dtype) -> 
 def read_result(launched: LaunchedStep) -> StepResult:
     """Wait for a step and return what it yielded."""
     rows = launched.rows
+    if launched.over is not None:
+        launched.over.wait()
     if rows is None:
         return StepResult(launched.step, [], [], [], [])
     codes, done, ids = _read_draws(launched, rows)

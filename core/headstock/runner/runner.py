@@ -189,7 +189,9 @@ class TorchRunner:
         upload.enter(plan)
         if not plan.rows.slots:
             upload.send_edits()
-            return LaunchedStep(plan.step, held=upload.arrays.take())
+            launched = LaunchedStep(plan.step, held=upload.arrays.take())
+            self._download.fetch_end(launched)
+            return launched
         is_same = last is not None and plan.tree is None and last.is_repeated_by(plan)
         rows = last if last is not None and is_same else upload.read_rows(plan)
         shape = self._graphs.shape(rows, max(plan.rows.kv_max))
@@ -216,6 +218,8 @@ class TorchRunner:
             self._download.fetch_prompts(launched, ran.hidden_TD)
         if rows.pooled:
             self._pool(launched, rows, ran.hidden_TD, ran.batch)
+        if not (rows.drawn or rows.scored or rows.pooled):
+            self._download.fetch_end(launched)
         launched.held += upload.arrays.take()
         return launched
 
