@@ -1,4 +1,4 @@
-"""Gated short convolutions: the kernels and their provider.
+"""Short convolutions, gated and not: the kernels and their provider.
 
 Shapes: as in :mod:`headstock.ops.short_convolution`.
 """
@@ -30,9 +30,14 @@ BLOCK = 1024
 
 
 @triton.jit
-def product(at, C, mask):
-    """Return b · x of the features at ``at``, rounded as the activations are. float32."""
+def taken_in(at, C, mask, IS_GATED: tl.constexpr):
+    """Return b · x of the features at ``at``, rounded as the activations are; ungated: x. float32.
+
+    The three kinds of features lie C apart, and of the ungated there is one.
+    """
     b = tl.load(at, mask=mask, other=0.0)
+    if not IS_GATED:
+        return b.to(tl.float32)
     x = tl.load(at + 2 * C, mask=mask, other=0.0)
     return (b.to(tl.float32) * x.to(tl.float32)).to(b.dtype).to(tl.float32)
 
@@ -52,6 +57,7 @@ def mix_kernel(
     table_stride,
     kv_stride,
     C,
+    IS_GATED: tl.constexpr,
     W: tl.constexpr,
     BLOCK: tl.constexpr,
     PDL: tl.constexpr,
@@ -69,19 +75,21 @@ def mix_kernel(
     for i in tl.static_range(W):  # pyright: ignore[reportGeneralTypeIssues]
         source = token - (W - 1) + i
         at = bcx + source.to(tl.int64) * stride + c
-        here_C = product(at, C, inside & (source >= start))
+        here_C = taken_in(at, C, inside & (source >= start), IS_GATED)
         kept = source - start + (W - 1)
         is_before = (source < start) & (is_new == 0)
         before_C = tl.load(found + kept * C + c, mask=inside & is_before, other=0.0)
         w_C = tl.load(weight + c * W + i, mask=inside, other=0.0).to(tl.float32)
         sum_C += (here_C + before_C) * w_C
-    by = tl.load(bcx + token.to(tl.int64) * stride + C + c, mask=inside, other=0.0)
-    out_C = sum_C.to(y.dtype.element_ty).to(tl.float32) * by.to(tl.float32)
+    out_C = sum_C.to(y.dtype.element_ty).to(tl.float32)
+    if IS_GATED:
+        by = tl.load(bcx + token.to(tl.int64) * stride + C + c, mask=inside, other=0.0)
+        out_C *= by.to(tl.float32)
     tl.store(y + token.to(tl.int64) * C + c, out_C.to(y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def keep_products_kernel(
+def keep_taken_in_kernel(
     bcx,
     kv,
     page_table,
@@ -92,12 +100,13 @@ def keep_products_kernel(
     table_stride,
     kv_stride,
     C,
+    IS_GATED: tl.constexpr,
     W: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Leave the last W - 1 products of row ``program_id(0)`` on its page, some features of them."""
+    """Leave the last W - 1 of what row ``program_id(0)`` took in on its page, some features."""
     begin(PDL)
     row = tl.program_id(0)
     if row >= tl.load(counts):
@@ -113,7 +122,7 @@ def keep_products_kernel(
     left = kv + tl.load(entry + 1).to(tl.int64) * kv_stride
     source = end - (W - 1) + i
     at = bcx + source.to(tl.int64)[:, None] * stride + c[None, :]
-    here = product(at, C, inside & (source >= start)[:, None])
+    here = taken_in(at, C, inside & (source >= start)[:, None], IS_GATED)
     kept = (source - start + (W - 1))[:, None] * C + c[None, :]
     is_before = (source < start)[:, None] & (is_new == 0)
     before = tl.load(found + kept, mask=inside & is_before, other=0.0)
@@ -122,7 +131,7 @@ def keep_products_kernel(
 
 
 class TritonShortConvolution:
-    """Products, a causal convolution, and products again, for one spec."""
+    """A causal convolution, gated before and after or not, for one spec."""
 
     def __init__(self, spec: ShortConvolutionSpec, device: OpDevice) -> None:
         self.spec = spec
@@ -162,11 +171,12 @@ class TritonShortConvolution:
             y_TC,
             *strides,
             size,
+            IS_GATED=self.spec.is_gated,
             W=width,
             BLOCK=BLOCK,
             **self._target.launch(4),
         )
-        keep_products_kernel[(batch.num_rows, blocks)](
+        keep_taken_in_kernel[(batch.num_rows, blocks)](
             bcx_TY,
             kv,
             batch.page_table_RP,
@@ -175,6 +185,7 @@ class TritonShortConvolution:
             batch.counts,
             *strides,
             size,
+            IS_GATED=self.spec.is_gated,
             W=width,
             BLOCK_W=next_power_of_2(width - 1),
             BLOCK=BLOCK,
