@@ -18,9 +18,11 @@ import triton
 from cuda_parts.attention import part_decode, part_prefill, part_tree
 from cuda_parts.experts import part_moe
 from cuda_parts.integers import part_int_tilings, part_ints
+from cuda_parts.latents import part_latents
 from cuda_parts.libraries import part_flash
 from cuda_parts.products import part_fp8, part_gemm, part_gemv, part_limits
 from cuda_parts.sampling import part_sampling
+from cuda_parts.states import part_delta
 from cuda_parts.steps import part_check, part_small, part_step
 from cuda_parts.timing import Report
 
@@ -35,6 +37,8 @@ PARTS = {
     "prefill": part_prefill,
     "flash": part_flash,
     "tree": part_tree,
+    "latents": part_latents,
+    "delta": part_delta,
     "moe": part_moe,
     "small": part_small,
     "sampling": part_sampling,

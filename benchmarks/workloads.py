@@ -48,6 +48,46 @@ MODELS = {
         "num_attention_heads": 32,
         "tie_word_embeddings": False,
     },
+    "gpt-oss-20b": {
+        "architectures": ["GptOssForCausalLM"],
+        "model_type": "gpt_oss",
+        "hidden_size": 2880,
+        "intermediate_size": 2880,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "vocab_size": 201088,
+        "max_position_embeddings": 131072,
+        "sliding_window": 128,
+        "layer_types": ["sliding_attention", "full_attention"] * 12,
+        "num_local_experts": 32,
+        "num_experts_per_tok": 4,
+        "attention_bias": True,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 150000,
+        "rope_scaling": {
+            "rope_type": "yarn",
+            "factor": 32.0,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "truncate": False,
+            "original_max_position_embeddings": 4096,
+        },
+        "swiglu_limit": 7.0,
+        "tie_word_embeddings": False,
+        "eos_token_id": 200002,
+        "torch_dtype": "bfloat16",
+        "quantization_config": {
+            "quant_method": "mxfp4",
+            "modules_to_not_convert": [
+                "model.layers.*.self_attn",
+                "model.layers.*.mlp.router",
+                "model.embed_tokens",
+                "lm_head",
+            ],
+        },
+    },
     "qwen3-tiny": QWEN3
     | {
         "hidden_size": 64,
@@ -91,7 +131,7 @@ def batches(workload: str, run: int) -> list[Batch]:
     """Return the batches of one run of ``workload``, sent one after another.
 
     Args:
-        workload: ``decode1``, ``bs256``, ``prefix``, ``long`` or ``smoke``.
+        workload: ``decode1``, ``bs64``, ``bs256``, ``prefix``, ``long`` or ``smoke``.
         run: Which draw of the prompts.
     """
     draw = random.Random(f"{workload}-{run}")
@@ -103,6 +143,8 @@ def batches(workload: str, run: int) -> list[Batch]:
         return [Batch("decode1_128in_256out", [prompt(128)], 256)]
     if workload == "bs256":
         return [Batch("bs256_1024in_256out", [prompt(1024) for _ in range(256)], 256)]
+    if workload == "bs64":
+        return [Batch("bs64_1024in_256out", [prompt(1024) for _ in range(64)], 256)]
     if workload == "long":
         return [Batch("long_8x16384in_16out", [prompt(16384) for _ in range(8)], 16)]
     if workload == "smoke":
@@ -119,4 +161,4 @@ def batches(workload: str, run: int) -> list[Batch]:
             Batch("prefix_cold_32x2048+512x64in_64out", shuffled(), 64),
             Batch("prefix_warm_32x2048+512x64in_64out", shuffled(), 64),
         ]
-    raise SystemExit(f"Unknown workload {workload!r}: decode1, bs256, prefix, long or smoke.")
+    raise SystemExit(f"Unknown workload {workload!r}: decode1, bs64, bs256, prefix, long or smoke.")
