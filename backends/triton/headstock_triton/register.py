@@ -80,7 +80,8 @@ from headstock.ops.sampling import (
     token_logprobs,
 )
 from headstock.ops.selective_scan import selective_scan
-from headstock.ops.short_convolution import UNGATED, short_convolution
+from headstock.ops.short_convolution import UNGATED as WITHOUT_GATES
+from headstock.ops.short_convolution import short_convolution
 from headstock.ops.steps import (
     accept_drafts,
     advance_lengths,
@@ -218,7 +219,7 @@ def register_delta(registry: OpRegistry, target: Target) -> None:
     registry.add(gate_by_silu, PROVIDER, gates.gate_by_silu, requires=floats)
     registry.add(gate_by_softplus, PROVIDER, gates.gate_by_softplus, requires=floats)
     registry.add(gated_group_norm, PROVIDER, gates.gated_group_norm, requires=floats)
-    convolutions = Requires(dtypes=FLOATS, features=frozenset({UNGATED}))
+    convolutions = Requires(dtypes=FLOATS, features=frozenset({WITHOUT_GATES}))
     registry.add(short_convolution, PROVIDER, TritonShortConvolution, requires=convolutions)
     states = Requires(dtypes=FLOATS, sizes={"state_size": Sizes(at_most=256)})
     registry.add(mamba2, PROVIDER, TritonMamba2, requires=states)
