@@ -218,12 +218,13 @@ def ask_as_client(
     images: Sequence[Image.Image],
     count: int,
     videos: Sequence[str] = (),
+    backend: str = "reference",
 ) -> tuple[str | None, int]:
     """Return what the OpenAI client gets to a chat with images, and the prompt's tokens."""
     parts: list[Any] = [{"type": "text", "text": text}]
     parts += [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in images]
     parts += [{"type": "video_url", "video_url": {"url": url}} for url in videos]
-    flags = ["--backend", "reference", "--dtype", "float32", "--cache-tokens", "1024"]
+    flags = ["--backend", backend, "--dtype", "float32", "--cache-tokens", "1024"]
     with served(str(model.path), *flags, "--max-model-len", "256") as server:
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
         answer = client.chat.completions.create(
