@@ -230,25 +230,33 @@ def carry_states(
     is_old = tl.load(kv_lengths + row) > end - start
     state_NK = tl.load(found + at_NK, mask=inside_NK & is_old, other=0.0)
     dtype: tl.constexpr = mixed.dtype.element_ty
-    for first in tl.range(start, end, BLOCK_M, num_stages=STAGES):  # pyright: ignore[reportGeneralTypeIssues]
-        token_M = (first + m).to(tl.int64)
-        is_there_M = token_M < end
-        inside_MK = is_there_M[:, None] & (k < DK)[None, :]
-        inside_NM = is_there_M[None, :] & (n < DV)[:, None]
-        line_M = token_M * VALUE_HEADS + head
-        back_at_MK = read_back + line_M[:, None] * DK + k[None, :]
+    # Places within a chunk are the same in each: what changes is where a chunk begins.
+    within_MK = m[:, None] * features + k[None, :]
+    within_NM = m[None, :] * features + n[:, None]
+    is_key_1K, is_value_N1 = (k < DK)[None, :], (n < DV)[:, None]
+    start64 = start.to(tl.int64)
+    for done in tl.range(0, end - start, BLOCK_M, num_stages=STAGES):  # pyright: ignore[reportGeneralTypeIssues]
+        is_there_M = m < end - start - done
+        inside_MK = is_there_M[:, None] & is_key_1K
+        inside_NM = is_there_M[None, :] & is_value_N1
+        token = start64 + done
+        line = token * VALUE_HEADS + head
+        back_at = read_back + line * DK
+        back_at_MK = back_at + (m * (VALUE_HEADS * DK))[:, None] + k[None, :]
         back_MK = tl.load(back_at_MK, mask=inside_MK, other=0.0)
-        at_MK = mixed + token_M[:, None] * features + key_head * DK + k[None, :]
-        q_MK = tl.load(at_MK, mask=inside_MK, other=0.0)
-        k_MK = tl.load(at_MK + KEY_HEADS * DK, mask=inside_MK, other=0.0)
-        values = mixed + 2 * KEY_HEADS * DK + head * DV
-        u_NM = tl.load(values + token_M[None, :] * features + n[:, None], mask=inside_NM, other=0.0)
-        at_MM = weights + line_M[:, None] * BLOCK_M + m[None, :]
-        seen_MM = tl.load(at_MM, mask=is_there_M[:, None], other=0.0)
-        kept_M = tl.load(factors + line_M * 2, mask=is_there_M, other=0.0)
-        left_M = tl.load(factors + line_M * 2 + 1, mask=is_there_M, other=0.0)
-        last = tl.minimum(first + BLOCK_M, end) - 1
-        kept = tl.load(factors + (last.to(tl.int64) * VALUE_HEADS + head) * 2)
+        q_at = mixed + token * features + key_head * DK
+        q_MK = tl.load(q_at + within_MK, mask=inside_MK, other=0.0)
+        k_MK = tl.load(q_at + KEY_HEADS * DK + within_MK, mask=inside_MK, other=0.0)
+        u_at = mixed + token * features + (2 * KEY_HEADS * DK + head * DV)
+        u_NM = tl.load(u_at + within_NM, mask=inside_NM, other=0.0)
+        seen_at = weights + line * BLOCK_M
+        seen_at_MM = seen_at + (m * (VALUE_HEADS * BLOCK_M))[:, None] + m[None, :]
+        seen_MM = tl.load(seen_at_MM, mask=is_there_M[:, None], other=0.0)
+        factors_M = factors + line * 2 + m * (VALUE_HEADS * 2)
+        kept_M = tl.load(factors_M, mask=is_there_M, other=0.0)
+        left_M = tl.load(factors_M + 1, mask=is_there_M, other=0.0)
+        last = tl.minimum(end - start - done, BLOCK_M) - 1
+        kept = tl.load(factors + line * 2 + last * (VALUE_HEADS * 2))
         held_NK = state_NK.to(dtype)
         held_NM = tl.dot(held_NK, tl.trans(back_MK), input_precision=PRECISION)
         read_NM = tl.dot(held_NK, tl.trans(q_MK), input_precision=PRECISION) * kept_M[None, :]
@@ -256,6 +264,6 @@ def carry_states(
         read_NM += tl.dot(written_NM.to(dtype), tl.trans(seen_MM), input_precision=PRECISION)
         written_NM = (written_NM * left_M[None, :]).to(dtype)
         state_NK = tl.dot(written_NM, k_MK, state_NK * kept, input_precision=PRECISION)
-        to_NM = y + (token_M[None, :] * VALUE_HEADS + head) * DV + n[:, None]
+        to_NM = y + line * DV + (m * (VALUE_HEADS * DV))[None, :] + n[:, None]
         tl.store(to_NM, read_NM.to(y.dtype.element_ty), mask=inside_NM)
     tl.store(left + at_NK, state_NK, mask=inside_NK)

@@ -47,7 +47,7 @@ class PromptTuning:
     prepare_warps: int = 4
     columns: int = 64
     warps: int = 4
-    stages: int = 2
+    stages: int = 3
 
 
 def prompt_tuning_of(spec: LinearAttentionSpec, target: Target) -> PromptTuning | None:
