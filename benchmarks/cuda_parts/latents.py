@@ -1,11 +1,12 @@
 """Attention over latents: rows of one query against the memory's rate."""
 
+from dataclasses import replace
 from functools import partial
 
 from cuda_parts.attention import make_batch
 from cuda_parts.timing import BF16, Here, Report, copies_for, randn
 from headstock.ops.latent import LatentSpec
-from headstock_triton.latent.provider import PagedLatentAttention
+from headstock_triton.latent.provider import LatentTuning, PagedLatentAttention
 
 LATENT, ROTARY, KEY, VALUE = 512, 64, 128, 128
 """Of DeepSeek V2 and V3 and of Kimi K2."""
@@ -15,7 +16,26 @@ HEADS = (16, 32, 128)
 """DeepSeek V2 Lite's, or V3's on eight cards; V3's on four; V3's on one."""
 
 
-def latent_calls(heads, lengths):
+TUNED = "64x8192"
+"""The case that other block shapes are timed with."""
+TWICE = LatentTuning(most_heads=16, item=(32, 4, 2), programs_per_sm=3)
+HALF = LatentTuning(most_heads=32, item=(32, 4, 2), programs_per_sm=2)
+TUNINGS = {
+    32: (
+        TWICE,
+        HALF,
+        replace(HALF, item=(32, 4, 3)),
+        replace(HALF, item=(32, 8, 3), programs_per_sm=1),
+    ),
+    128: (
+        replace(HALF, item=(32, 4, 3)),
+        LatentTuning(most_heads=64, item=(32, 8, 3), programs_per_sm=1),
+    ),
+}
+"""Beside the ones that are served, by heads."""
+
+
+def latent_calls(heads, lengths, tuning=None):
     """Return calls of single layers, the plan made beforehand, with layers enough to miss L2."""
     batch, num_pages = make_batch([1] * len(lengths), lengths, PAGE)
     spec = LatentSpec(
@@ -32,7 +52,7 @@ def latent_calls(heads, lengths):
         max_rows=512,
         max_tokens=8192,
     )
-    provider = PagedLatentAttention(spec, Here())
+    provider = PagedLatentAttention(spec, Here(), tuning)
     shape = provider.kv_shape(num_pages)
     num_bytes = num_pages * PAGE * (LATENT + ROTARY) * 2
     layers = [randn(*shape) for _ in range(min(4, copies_for(num_bytes)))]

@@ -110,15 +110,10 @@ def prepare_chunks(
 ):
     """Compute what chunk ``program_id(0)`` does by itself, for the heads of one key head.
 
-    Args:
-        mixed: Queries, keys and values, replaced by units of the first two, and U.
-        b, a, decay, bias: As in the op.
-        query_starts: As in the step batch.
-        first_chunks: As planned.
-        read_back: W, of each token and value head. [T, V, K]
-        weights: Decayed products of a token's query with its chunk's keys. [T, V, M]
-        factors: What is left at a token of the state, and of the token at the chunk's end.
-            float32. [T, V, 2]
+    ``mixed`` has queries, keys and values, which units of the first two and U replace.
+    ``read_back`` is W of each token and value head [T, V, K], ``weights`` decayed products of a
+    token's query with its chunk's keys [T, V, M], ``factors`` what is left at a token of the
+    state, and of the token at the chunk's end: float32 [T, V, 2].
     """
     begin(PDL)
     chunk = tl.program_id(0)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from headstock.ops.attention import KVLayout, StepBatch
 from headstock.ops.linear_attention import DeltaWeights, LinearAttentionSpec
-from headstock_triton.convolution import convolve
 from headstock_triton import delta_prompts
+from headstock_triton.convolution import convolve
 from headstock_triton.delta import CHUNK, chunk_kernel, step_kernel
 from headstock_triton.target import Target, cdiv, next_power_of_2
 
