@@ -27,8 +27,54 @@ PROMPT_BLOCK = (16, 256)
 """Tokens and features that a program convolves where rows have several tokens."""
 
 
-@triton.jit(do_not_specialize=["num_tokens"])
+@triton.jit
 def conv_kernel(
+    x,
+    weight,
+    bias,
+    kv,
+    page_table,
+    query_starts,
+    kv_lengths,
+    row_of_token,
+    y,
+    x_stride,
+    table_stride,
+    kv_stride,
+    C,
+    W: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """Convolve some features of token ``program_id(0)``: x [T, C] to y [T, C], by silu."""
+    begin(PDL)
+    token = tl.program_id(0)
+    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = c < C
+    row = tl.load(row_of_token + token)
+    start = tl.load(query_starts + row)
+    is_new = tl.load(kv_lengths + row) <= tl.load(query_starts + row + 1) - start
+    found = kv + tl.load(page_table + row * table_stride).to(tl.int64) * kv_stride
+    sum_C = tl.zeros((BLOCK,), tl.float32)
+    for i in tl.static_range(W):  # pyright: ignore[reportGeneralTypeIssues]
+        source = token - (W - 1) + i
+        is_here = source >= start
+        at = x + source.to(tl.int64) * x_stride + c
+        here_C = tl.load(at, mask=inside & is_here, other=0.0).to(tl.float32)
+        kept = source - start + (W - 1)
+        is_before = (source < start) & (is_new == 0)
+        before_C = tl.load(found + kept * C + c, mask=inside & is_before, other=0.0)
+        w_C = tl.load(weight + c * W + i, mask=inside, other=0.0).to(tl.float32)
+        sum_C += (here_C + before_C) * w_C
+    if HAS_BIAS:
+        sum_C += tl.load(bias + c, mask=inside, other=0.0).to(tl.float32)
+    out_C = sum_C / (1.0 + tl.exp(-sum_C))
+    tl.store(y + token.to(tl.int64) * C + c, out_C.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["num_tokens"])
+def conv_prompts_kernel(
     x,
     weight,
     bias,
@@ -49,9 +95,9 @@ def conv_kernel(
     BLOCK: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Convolve some features of TOKENS tokens: x [T, C] to y [T, C], by silu.
+    """Convolve as ``conv_kernel`` does, TOKENS neighbours in a program.
 
-    Neighbouring tokens find the weights, and most of each other's inputs, near.
+    They use the same weights, and mostly each other's inputs.
     """
     begin(PDL)
     token_T = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
@@ -146,8 +192,7 @@ def convolve(
     mixed_TC = torch.empty((num_tokens, size), dtype=x_TC.dtype, device=x_TC.device)
     blocks = cdiv(size, CONV_BLOCK)
     strides = (x_TC.stride(0), batch.page_table_RP.stride(0), kv.stride(0))
-    tokens, features = (1, CONV_BLOCK) if batch.max_query == 1 else PROMPT_BLOCK
-    conv_kernel[(cdiv(num_tokens, tokens), cdiv(size, features))](
+    args = (
         x_TC,
         weight_CW,
         weight_CW if bias_C is None else bias_C,
@@ -157,15 +202,15 @@ def convolve(
         batch.kv_lengths_R,
         batch.row_of_token_T,
         mixed_TC,
-        num_tokens,
-        *strides,
-        size,
-        W=width,
-        HAS_BIAS=bias_C is not None,
-        TOKENS=tokens,
-        BLOCK=features,
-        **target.launch(4),
     )
+    options = {"W": width, "HAS_BIAS": bias_C is not None, **target.launch(4)}
+    if batch.max_query == 1:
+        conv_kernel[(num_tokens, blocks)](*args, *strides, size, BLOCK=CONV_BLOCK, **options)
+    else:
+        tokens, features = PROMPT_BLOCK
+        conv_prompts_kernel[(cdiv(num_tokens, tokens), cdiv(size, features))](
+            *args, num_tokens, *strides, size, TOKENS=tokens, BLOCK=features, **options
+        )
     keep_inputs_kernel[(batch.num_rows, blocks)](
         x_TC,
         kv,

@@ -82,6 +82,13 @@ class TritonLinearAttention:
         self._target = Target.of(device)
         self._tuning = tuning or prompt_tuning_of(spec, self._target)
         self._leader: int | None = None
+        self._sizes: dict[str, Any] = {
+            "KEY_HEADS": spec.num_key_heads,
+            "VALUE_HEADS": spec.num_value_heads,
+            "DK": spec.key_size,
+            "DV": spec.value_size,
+            "BLOCK_K": max(16, next_power_of_2(spec.key_size)),
+        }
         if self._tuning is not None:
             self._make_buffers(device.torch_device)
 
@@ -149,7 +156,7 @@ class TritonLinearAttention:
             spec.inputs_size,
             spec.key_size**-0.5,
         )
-        sizes = self._sizes | {"BY_CHANNEL": spec.decays_by_channel}
+        sizes = {"BY_CHANNEL": spec.decays_by_channel, **self._sizes}
         columns = min(STEP_COLUMNS, max(16, next_power_of_2(spec.value_size)))
         grid = (cdiv(spec.value_size, columns), spec.num_value_heads, batch.num_rows)
         step_kernel[grid](*args, BLOCK_N=columns, **sizes, **self._target.launch(4))
@@ -242,14 +249,3 @@ class TritonLinearAttention:
             **self._sizes,
             **self._target.launch(tuning.warps),
         )
-
-    @property
-    def _sizes(self) -> dict[str, Any]:
-        spec = self.spec
-        return {
-            "KEY_HEADS": spec.num_key_heads,
-            "VALUE_HEADS": spec.num_value_heads,
-            "DK": spec.key_size,
-            "DV": spec.value_size,
-            "BLOCK_K": max(16, next_power_of_2(spec.key_size)),
-        }
