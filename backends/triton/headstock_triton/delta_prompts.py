@@ -38,22 +38,27 @@ def plan_chunks(
     query_starts,
     counts,
     first_chunks,
+    long_rows,
     BLOCK_M: tl.constexpr,
     ROWS: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Fill each row's first chunk, and after the rows how many chunks there are.
+    """List where each row's chunks begin, and the rows that have any: those of several tokens.
 
-    ``first_chunks`` has ROWS + 1 numbers. Rows of one token have no chunk.
+    Both lists have room for ROWS numbers, and after these say how many there are in all.
     """
     begin(PDL)
     row_R = tl.arange(0, ROWS)
     is_real_R = row_R < tl.load(counts)
     start_R = tl.load(query_starts + row_R, mask=is_real_R, other=0)
     tokens_R = tl.load(query_starts + row_R + 1, mask=is_real_R, other=0) - start_R
-    chunks_R = tl.where(tokens_R > 1, (tokens_R + BLOCK_M - 1) // BLOCK_M, 0)
+    is_long_R = tokens_R > 1
+    chunks_R = tl.where(is_long_R, (tokens_R + BLOCK_M - 1) // BLOCK_M, 0)
     tl.store(first_chunks + row_R, tl.cumsum(chunks_R, axis=0) - chunks_R)
     tl.store(first_chunks + ROWS, tl.sum(chunks_R, axis=0))
+    place_R = tl.cumsum(is_long_R.to(tl.int32), axis=0) - 1
+    tl.store(long_rows + place_R, row_R, mask=is_long_R)
+    tl.store(long_rows + ROWS, tl.sum(is_long_R.to(tl.int32), axis=0))
 
 
 @triton.jit
@@ -182,7 +187,7 @@ def carry_states(
     page_table,
     query_starts,
     kv_lengths,
-    counts,
+    long_rows,
     read_back,
     weights,
     factors,
@@ -197,68 +202,69 @@ def carry_states(
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    ROWS: tl.constexpr,
     STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Take row ``program_id(2)``, of several tokens, through some columns of a head's matrix."""
+    """Take rows of several tokens through some columns of a head's matrix.
+
+    Of the rows that are listed, program z takes every Z-th: few rows of a large step may be long.
+    """
     begin(PDL)
-    row = tl.program_id(2)
     head = tl.program_id(1)
-    if row >= tl.load(counts):
-        return
-    start = tl.load(query_starts + row)
-    end = tl.load(query_starts + row + 1)
-    if end - start <= 1:
-        return
     features: tl.constexpr = 2 * KEY_HEADS * DK + VALUE_HEADS * DV
     key_head = head // (VALUE_HEADS // KEY_HEADS)
     m = tl.arange(0, BLOCK_M)
     k = tl.arange(0, BLOCK_K)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    entry = page_table + row * table_stride
     place = inputs_size + head * DK * DV
-    found = kv + tl.load(entry).to(tl.int64) * kv_stride + place
-    left = kv + tl.load(entry + 1).to(tl.int64) * kv_stride + place
     at_NK = k[None, :] * DV + n[:, None]
     inside_NK = (k < DK)[None, :] & (n < DV)[:, None]
-    is_old = tl.load(kv_lengths + row) > end - start
-    state_NK = tl.load(found + at_NK, mask=inside_NK & is_old, other=0.0)
     dtype: tl.constexpr = mixed.dtype.element_ty
     # Places within a chunk are the same in each: what changes is where a chunk begins.
     within_MK = m[:, None] * features + k[None, :]
     within_NM = m[None, :] * features + n[:, None]
     is_key_1K, is_value_N1 = (k < DK)[None, :], (n < DV)[:, None]
-    start64 = start.to(tl.int64)
-    for done in tl.range(0, end - start, BLOCK_M, num_stages=STAGES):  # pyright: ignore[reportGeneralTypeIssues]
-        is_there_M = m < end - start - done
-        inside_MK = is_there_M[:, None] & is_key_1K
-        inside_NM = is_there_M[None, :] & is_value_N1
-        token = start64 + done
-        line = token * VALUE_HEADS + head
-        back_at = read_back + line * DK
-        back_at_MK = back_at + (m * (VALUE_HEADS * DK))[:, None] + k[None, :]
-        back_MK = tl.load(back_at_MK, mask=inside_MK, other=0.0)
-        q_at = mixed + token * features + key_head * DK
-        q_MK = tl.load(q_at + within_MK, mask=inside_MK, other=0.0)
-        k_MK = tl.load(q_at + KEY_HEADS * DK + within_MK, mask=inside_MK, other=0.0)
-        u_at = mixed + token * features + (2 * KEY_HEADS * DK + head * DV)
-        u_NM = tl.load(u_at + within_NM, mask=inside_NM, other=0.0)
-        seen_at = weights + line * BLOCK_M
-        seen_at_MM = seen_at + (m * (VALUE_HEADS * BLOCK_M))[:, None] + m[None, :]
-        seen_MM = tl.load(seen_at_MM, mask=is_there_M[:, None], other=0.0)
-        factors_M = factors + line * 2 + m * (VALUE_HEADS * 2)
-        kept_M = tl.load(factors_M, mask=is_there_M, other=0.0)
-        left_M = tl.load(factors_M + 1, mask=is_there_M, other=0.0)
-        last = tl.minimum(end - start - done, BLOCK_M) - 1
-        kept = tl.load(factors + line * 2 + last * (VALUE_HEADS * 2))
-        held_NK = state_NK.to(dtype)
-        held_NM = tl.dot(held_NK, tl.trans(back_MK), input_precision=PRECISION)
-        read_NM = tl.dot(held_NK, tl.trans(q_MK), input_precision=PRECISION) * kept_M[None, :]
-        written_NM = u_NM.to(tl.float32) - held_NM
-        read_NM += tl.dot(written_NM.to(dtype), tl.trans(seen_MM), input_precision=PRECISION)
-        written_NM = (written_NM * left_M[None, :]).to(dtype)
-        state_NK = tl.dot(written_NM, k_MK, state_NK * kept, input_precision=PRECISION)
-        to_NM = y + line * DV + (m * (VALUE_HEADS * DV))[None, :] + n[:, None]
-        tl.store(to_NM, read_NM.to(y.dtype.element_ty), mask=inside_NM)
-    tl.store(left + at_NK, state_NK, mask=inside_NK)
+    for listed in range(tl.program_id(2), tl.load(long_rows + ROWS), tl.num_programs(2)):
+        row = tl.load(long_rows + listed)
+        start = tl.load(query_starts + row)
+        end = tl.load(query_starts + row + 1)
+        entry = page_table + row * table_stride
+        found = kv + tl.load(entry).to(tl.int64) * kv_stride + place
+        left = kv + tl.load(entry + 1).to(tl.int64) * kv_stride + place
+        is_old = tl.load(kv_lengths + row) > end - start
+        state_NK = tl.load(found + at_NK, mask=inside_NK & is_old, other=0.0)
+        start64 = start.to(tl.int64)
+        for done in tl.range(0, end - start, BLOCK_M, num_stages=STAGES):  # pyright: ignore[reportGeneralTypeIssues]
+            is_there_M = m < end - start - done
+            inside_MK = is_there_M[:, None] & is_key_1K
+            inside_NM = is_there_M[None, :] & is_value_N1
+            token = start64 + done
+            line = token * VALUE_HEADS + head
+            back_at = read_back + line * DK
+            back_at_MK = back_at + (m * (VALUE_HEADS * DK))[:, None] + k[None, :]
+            back_MK = tl.load(back_at_MK, mask=inside_MK, other=0.0)
+            q_at = mixed + token * features + key_head * DK
+            q_MK = tl.load(q_at + within_MK, mask=inside_MK, other=0.0)
+            k_MK = tl.load(q_at + KEY_HEADS * DK + within_MK, mask=inside_MK, other=0.0)
+            u_at = mixed + token * features + (2 * KEY_HEADS * DK + head * DV)
+            u_NM = tl.load(u_at + within_NM, mask=inside_NM, other=0.0)
+            seen_at = weights + line * BLOCK_M
+            seen_at_MM = seen_at + (m * (VALUE_HEADS * BLOCK_M))[:, None] + m[None, :]
+            seen_MM = tl.load(seen_at_MM, mask=is_there_M[:, None], other=0.0)
+            factors_M = factors + line * 2 + m * (VALUE_HEADS * 2)
+            kept_M = tl.load(factors_M, mask=is_there_M, other=0.0)
+            left_M = tl.load(factors_M + 1, mask=is_there_M, other=0.0)
+            last = tl.minimum(end - start - done, BLOCK_M) - 1
+            kept = tl.load(factors + line * 2 + last * (VALUE_HEADS * 2))
+            held_NK = state_NK.to(dtype)
+            held_NM = tl.dot(held_NK, tl.trans(back_MK), input_precision=PRECISION)
+            read_NM = tl.dot(held_NK, tl.trans(q_MK), input_precision=PRECISION) * kept_M[None, :]
+            written_NM = u_NM.to(tl.float32) - held_NM
+            read_NM += tl.dot(written_NM.to(dtype), tl.trans(seen_MM), input_precision=PRECISION)
+            written_NM = (written_NM * left_M[None, :]).to(dtype)
+            state_NK = tl.dot(written_NM, k_MK, state_NK * kept, input_precision=PRECISION)
+            to_NM = y + line * DV + (m * (VALUE_HEADS * DV))[None, :] + n[:, None]
+            tl.store(to_NM, read_NM.to(y.dtype.element_ty), mask=inside_NM)
+        tl.store(left + at_NK, state_NK, mask=inside_NK)

@@ -31,6 +31,8 @@ STEP_COLUMNS, CHUNK_COLUMNS = 32, 32
 
 SHORT = 16
 """Tokens of a row, at most, for which a chunk of 64 is not worth its work."""
+LONG_ROWS = 16
+"""Rows of several tokens that programs are launched for, at most: others wait for one of these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,7 @@ class TritonLinearAttention:
         spec = self.spec
         self._max_rows = max(16, next_power_of_2(spec.max_rows))
         self._first_chunks = torch.zeros(self._max_rows + 1, dtype=torch.int32, device=where)
+        self._long_rows = torch.zeros_like(self._first_chunks)
         heads = (spec.max_tokens, spec.num_value_heads)
         self._read_back = torch.zeros((*heads, spec.key_size), dtype=spec.dtype, device=where)
         shape = (*heads, delta_prompts.CHUNK)
@@ -128,10 +131,7 @@ class TritonLinearAttention:
         kv: Tensor,
         batch: StepBatch,
     ) -> Tensor:
-        """Convolve, update the rows' states and read them. [T, V, Dv]
-
-        Rows of one token come first: chunks of prompts overwrite what is convolved.
-        """
+        """Convolve, update the rows' states and read them. [T, V, Dv]"""
         spec = self.spec
         assert qkv_TC.stride(1) == b_TV.stride(1) == a_TG.stride(1) == 1, "columns lie apart"
         mixed_TC = convolve(qkv_TC, weights.conv_CW, None, kv, batch, self._target)
@@ -195,6 +195,7 @@ class TritonLinearAttention:
                 batch.query_starts_R1,
                 batch.counts,
                 self._first_chunks,
+                self._long_rows,
                 BLOCK_M=delta_prompts.CHUNK,
                 ROWS=self._max_rows,
                 **self._target.launch(4),
@@ -227,14 +228,18 @@ class TritonLinearAttention:
     ) -> None:
         spec = self.spec
         columns = min(tuning.columns, max(16, next_power_of_2(spec.value_size)))
-        grid = (cdiv(spec.value_size, columns), spec.num_value_heads, batch.num_rows)
+        grid = (
+            cdiv(spec.value_size, columns),
+            spec.num_value_heads,
+            min(batch.num_rows, LONG_ROWS),
+        )
         delta_prompts.carry_states[grid](
             mixed,
             kv,
             batch.page_table_RP,
             batch.query_starts_R1,
             batch.kv_lengths_R,
-            batch.counts,
+            self._long_rows,
             self._read_back,
             self._weights,
             self._factors,
@@ -244,6 +249,7 @@ class TritonLinearAttention:
             spec.inputs_size,
             BLOCK_M=delta_prompts.CHUNK,
             BLOCK_N=columns,
+            ROWS=self._max_rows,
             STAGES=tuning.stages,
             PRECISION=self._target.precision(spec.dtype),
             **self._sizes,

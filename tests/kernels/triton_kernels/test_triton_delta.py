@@ -18,7 +18,7 @@ from headstock.ops.cases.linear_attention import (
     pages_of,
     plain_linear_spec,
 )
-from headstock_triton.linear_attention import PromptTuning, TritonLinearAttention
+from headstock_triton.linear_attention import LONG_ROWS, PromptTuning, TritonLinearAttention
 
 SPEC = replace(plain_linear_spec(torch.float32), num_key_heads=1, num_value_heads=2)
 WHOLE = PromptTuning(columns=32)
@@ -82,6 +82,14 @@ def test_layers_of_one_step_share_its_chunks() -> None:
     assert torch.equal(y, again)
     pages = batch.page_table_RP[: len(rows), 1]
     assert torch.equal(provider.read(first, pages)[1], provider.read(second, pages)[1])
+
+
+def test_more_long_rows_than_programs_are_launched_for() -> None:
+    rows = [(17, 17) if row % 3 else (1, 5) for row in range(30)]
+    spec = replace(SPEC, num_value_heads=1)
+    inputs = make_delta_inputs(spec, rows, Here.torch_device)
+    check(rows, inputs, provider_of(spec))
+    assert sum(tokens > 1 for tokens, _ in rows) > LONG_ROWS
 
 
 def test_a_later_step_lists_its_own_chunks() -> None:
