@@ -1,5 +1,8 @@
 """The gated delta rule: a token a row against the memory's rate, prompts beside another library.
 
+Prompts are timed as they are served, by parts, with other block shapes, and by the kernel that goes
+through a row's chunks one after another, which is what the results are compared to.
+
 The other library is flash-linear-attention (`fla`), where it is installed: its kernel for chunks
 alone, on queries, keys and values that are convolved and decays that are made; ours convolves and
 makes decays too, and stores its states on pages.
@@ -13,7 +16,8 @@ import torch
 from cuda_parts.attention import make_batch
 from cuda_parts.timing import BF16, DEVICE, Here, Report, copies_for, randn, time_eager
 from headstock.ops.linear_attention import DeltaWeights, LinearAttentionSpec
-from headstock_triton.linear_attention import TritonLinearAttention
+from headstock_triton.convolution import convolve
+from headstock_triton.linear_attention import PromptTuning, TritonLinearAttention
 
 SHAPE = (16, 32, 128, 128)
 """Qwen3-Next's: key heads, value heads, features of a head of each."""
@@ -21,10 +25,16 @@ ROWS = (16, 64, 256)
 PROMPTS = {"1x8192": [8192], "8x1024": [1024] * 8, "4x4096": [4096] * 4}
 KERNEL = 4
 """Tokens that the convolution sees."""
+TUNINGS = (
+    PromptTuning(columns=128, warps=8),
+    PromptTuning(columns=32),
+    PromptTuning(prepare_warps=8),
+)
+"""Beside the one that is served."""
 
 
-def delta_calls(shape, queries, lengths, copies=None):
-    """Return calls of single layers, each with states of its own."""
+def make_layer(shape, queries, lengths, tuning=None):
+    """Return a provider, and the step and inputs of a layer but for its pages."""
     key_heads, value_heads, key_size, value_size = shape
     rows = len(lengths)
     batch, _ = make_batch(queries, lengths, 64)
@@ -40,10 +50,7 @@ def delta_calls(shape, queries, lengths, copies=None):
         max_rows=512,
         max_tokens=16384,
     )
-    provider = TritonLinearAttention(spec, Here())
-    num_bytes = rows * spec.state_size * 4
-    copies = copies or min(4, copies_for(num_bytes))
-    layers = [randn(*provider.kv_shape(rows + 1), dtype=torch.float32) for _ in range(copies)]
+    provider = TritonLinearAttention(spec, Here(), tuning)
     weights = DeltaWeights(
         conv_CW=randn(spec.conv_size, KERNEL),
         decay_V=randn(value_heads, dtype=torch.float32),
@@ -56,7 +63,44 @@ def delta_calls(shape, queries, lengths, copies=None):
         randn(tokens, value_heads),
     )
     provider.plan(batch)
-    return [lambda kv=kv: provider.run(qkv, b, a, weights, kv, batch) for kv in layers]
+    return provider, batch, (qkv, b, a, weights)
+
+
+def delta_calls(shape, queries, lengths, copies=None, tuning=None, is_whole=True):
+    """Return calls of single layers, each with states of its own; not whole: chunk by chunk."""
+    provider, batch, inputs = make_layer(shape, queries, lengths, tuning)
+    if not is_whole:
+        provider._tuning = None
+    rows = len(lengths)
+    copies = copies or min(4, copies_for(rows * provider.spec.state_size * 4))
+    layers = [randn(*provider.kv_shape(rows + 1), dtype=torch.float32) for _ in range(copies)]
+    return [lambda kv=kv: provider.run(*inputs, kv, batch) for kv in layers]
+
+
+def part_calls(shape, lengths):
+    """Return calls of what a layer of prompts consists of, by name."""
+    provider, batch, (qkv, b, a, weights) = make_layer(shape, lengths, lengths)
+    kv = randn(*provider.kv_shape(len(lengths) + 1), dtype=torch.float32)
+    mixed = convolve(qkv, weights.conv_CW, None, kv, batch, provider._target)
+    y = qkv.new_empty((qkv.shape[0], shape[1], shape[3]))
+    return {
+        "convolve": lambda: convolve(qkv, weights.conv_CW, None, kv, batch, provider._target),
+        "prepare": lambda: provider._prepare_chunks(mixed, b, a, weights, kv, batch),
+        "carry": lambda: provider._carry_states(mixed, kv, batch, y, provider._tuning),
+    }
+
+
+def distance(shape, lengths):
+    """Return how far whole prompts are from chunks one by one: outputs and states, relative."""
+    provider, batch, inputs = make_layer(shape, lengths, lengths)
+    tuning, found = provider._tuning, []
+    for chosen in (None, tuning):
+        provider._tuning = chosen
+        kv = torch.zeros(provider.kv_shape(len(lengths) + 1), device=DEVICE)
+        y = provider.run(*inputs, kv, batch).double()
+        found.append((y, provider.read(kv, batch.page_table_RP[:, 1])[1].double()))
+    pairs = zip(*found, strict=True)
+    return [float((ours - known).norm() / known.norm()) for known, ours in pairs]
 
 
 def part_delta(report: Report) -> None:
@@ -72,6 +116,16 @@ def part_delta(report: Report) -> None:
     for case, lengths in PROMPTS.items():
         make = partial(delta_calls, SHAPE, lengths, lengths, 2)
         report.time("delta prefill", make, timer=time_eager, case=case)
+        for tuning in TUNINGS:
+            tuned = partial(make, tuning)
+            report.time("delta prefill", tuned, timer=time_eager, case=case, tuning=str(tuning))
+        by_chunk = partial(make, None, False)
+        report.time("delta prefill by chunk", by_chunk, timer=time_eager, case=case)
+        if report.shard is None:
+            for part, call in part_calls(SHAPE, lengths).items():
+                report.time("delta part", [call], timer=time_eager, case=case, part=part)
+            y, state = distance(SHAPE, lengths)
+            report.add("delta distance", case=case, y=round(y, 6), state=round(state, 6))
         if importlib.util.find_spec("fla"):
             report.time(
                 "fla prefill", partial(fla_calls, SHAPE, lengths), timer=time_eager, case=case

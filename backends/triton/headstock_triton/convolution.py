@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from headstock.ops.attention import StepBatch
 
 CONV_BLOCK = 1024
-"""Features that a program convolves."""
+"""Features that a program convolves, of a token or of a row's last inputs."""
+PROMPT_BLOCK = (16, 256)
+"""Tokens and features that a program convolves where rows have several tokens."""
 
 
 @triton.jit
@@ -69,6 +71,61 @@ def conv_kernel(
         sum_C += tl.load(bias + c, mask=inside, other=0.0).to(tl.float32)
     out_C = sum_C / (1.0 + tl.exp(-sum_C))
     tl.store(y + token.to(tl.int64) * C + c, out_C.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["num_tokens"])
+def conv_prompts_kernel(
+    x,
+    weight,
+    bias,
+    kv,
+    page_table,
+    query_starts,
+    kv_lengths,
+    row_of_token,
+    y,
+    num_tokens,
+    x_stride,
+    table_stride,
+    kv_stride,
+    C,
+    W: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    TOKENS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """Convolve as ``conv_kernel`` does, TOKENS neighbours in a program.
+
+    They use the same weights, and mostly each other's inputs.
+    """
+    begin(PDL)
+    token_T = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
+    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    is_token_T = token_T < num_tokens
+    inside_C = c < C
+    inside_TC = is_token_T[:, None] & inside_C[None, :]
+    row_T = tl.load(row_of_token + token_T, mask=is_token_T, other=0)
+    start_T = tl.load(query_starts + row_T)
+    is_new_T = tl.load(kv_lengths + row_T) <= tl.load(query_starts + row_T + 1) - start_T
+    found_T = kv + tl.load(page_table + row_T * table_stride).to(tl.int64) * kv_stride
+    sum_TC = tl.zeros((TOKENS, BLOCK), tl.float32)
+    for i in tl.static_range(W):  # pyright: ignore[reportGeneralTypeIssues]
+        source_T = token_T - (W - 1) + i
+        is_here_T = source_T >= start_T
+        at_TC = x + source_T.to(tl.int64)[:, None] * x_stride + c[None, :]
+        here_TC = tl.load(at_TC, mask=inside_TC & is_here_T[:, None], other=0.0).to(tl.float32)
+        kept_T = (source_T - start_T + (W - 1)) * C
+        is_before_T = (source_T < start_T) & (is_new_T == 0)
+        at_TC = found_T[:, None] + kept_T[:, None] + c[None, :]
+        before_TC = tl.load(at_TC, mask=inside_TC & is_before_T[:, None], other=0.0)
+        w_C = tl.load(weight + c * W + i, mask=inside_C, other=0.0).to(tl.float32)
+        sum_TC += (here_TC + before_TC) * w_C[None, :]
+    if HAS_BIAS:
+        sum_TC += tl.load(bias + c, mask=inside_C, other=0.0).to(tl.float32)[None, :]
+    out_TC = sum_TC / (1.0 + tl.exp(-sum_TC))
+    to_TC = y + token_T.to(tl.int64)[:, None] * C + c[None, :]
+    tl.store(to_TC, out_TC.to(y.dtype.element_ty), mask=inside_TC)
 
 
 @triton.jit
@@ -135,7 +192,7 @@ def convolve(
     mixed_TC = torch.empty((num_tokens, size), dtype=x_TC.dtype, device=x_TC.device)
     blocks = cdiv(size, CONV_BLOCK)
     strides = (x_TC.stride(0), batch.page_table_RP.stride(0), kv.stride(0))
-    conv_kernel[(num_tokens, blocks)](
+    args = (
         x_TC,
         weight_CW,
         weight_CW if bias_C is None else bias_C,
@@ -145,13 +202,15 @@ def convolve(
         batch.kv_lengths_R,
         batch.row_of_token_T,
         mixed_TC,
-        *strides,
-        size,
-        W=width,
-        HAS_BIAS=bias_C is not None,
-        BLOCK=CONV_BLOCK,
-        **target.launch(4),
     )
+    options = {"W": width, "HAS_BIAS": bias_C is not None, **target.launch(4)}
+    if batch.max_query == 1:
+        conv_kernel[(num_tokens, blocks)](*args, *strides, size, BLOCK=CONV_BLOCK, **options)
+    else:
+        tokens, features = PROMPT_BLOCK
+        conv_prompts_kernel[(cdiv(num_tokens, tokens), cdiv(size, features))](
+            *args, num_tokens, *strides, size, TOKENS=tokens, BLOCK=features, **options
+        )
     keep_inputs_kernel[(batch.num_rows, blocks)](
         x_TC,
         kv,

@@ -52,7 +52,7 @@ from headstock.ops.linear import (
     SCALED_ROWS,
     linear,
 )
-from headstock.ops.linear_attention import BY_CHANNEL, linear_attention
+from headstock.ops.linear_attention import BY_CHANNEL, LinearAttentionSpec, linear_attention
 from headstock.ops.lora import add_lora
 from headstock.ops.mamba2 import mamba2
 from headstock.ops.moe import BIAS, UNGATED, experts, route_topk
@@ -214,7 +214,7 @@ def register_delta(registry: OpRegistry, target: Target) -> None:
     registry.add(gate_features, PROVIDER, gates.gate_features, requires=floats)
     sizes = {"key_size": Sizes(at_most=128)}
     requires = Requires(dtypes=FLOATS, sizes=sizes, features=frozenset({BY_CHANNEL}))
-    registry.add(linear_attention, PROVIDER, TritonLinearAttention, requires=requires)
+    registry.add(linear_attention, PROVIDER, build_linear_attention, requires=requires)
     registry.add(gate_heads, PROVIDER, gates.gate_heads, requires=floats)
     registry.add(gate_by_silu, PROVIDER, gates.gate_by_silu, requires=floats)
     registry.add(gate_by_softplus, PROVIDER, gates.gate_by_softplus, requires=floats)
@@ -395,3 +395,8 @@ def build_attention(spec: AttentionSpec, device: OpDevice) -> PagedAttention:
 def build_latent_attention(spec: LatentSpec, device: OpDevice) -> PagedLatentAttention:
     """Build the provider of latent attention for ``spec``."""
     return PagedLatentAttention(spec, device)
+
+
+def build_linear_attention(spec: LinearAttentionSpec, device: OpDevice) -> TritonLinearAttention:
+    """Build the provider of linear attention for ``spec``."""
+    return TritonLinearAttention(spec, device)

@@ -208,7 +208,7 @@ def compile_delta_rule(target: Target, dtype: torch.dtype, by_channel: bool) -> 
         conv_CW=torch.zeros((spec.conv_size, 4), dtype=dtype), decay_V=small, bias_G=small
     )
     kv = torch.zeros(built.kv_shape(3))
-    for batch in (batch_of(2, 2, 0), batch_of(2, 64, 0)):
+    for batch in (batch_of(2, 2, 0), batch_of(2, 16, 0), batch_of(2, 64, 0)):
         tokens = batch.num_tokens
         qkv = torch.zeros((tokens, spec.conv_size), dtype=dtype)
         ba = torch.zeros((tokens, spec.num_decays), dtype=dtype)

@@ -23,7 +23,7 @@ from headstock_triton.latent.attend import (
 )
 from headstock_triton.latent.scan import TAG
 from headstock_triton.latent.write import prepare_latents, write_latents
-from headstock_triton.target import Target, cdiv, next_power_of_2
+from headstock_triton.target import HOPPER, Target, cdiv, next_power_of_2
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,9 +62,13 @@ FLOAT32 = LatentTuning(item=(16, 4, 1), block=(16, 4, 1))
 SMALL = LatentTuning()
 """Fits multiprocessors with 100 KiB of shared memory."""
 FEW_HEADS = LatentTuning(block_rows=64, block=(32, 8, 2), programs_per_sm=3)
-SOME_HEADS = replace(FEW_HEADS, most_heads=32, item=(32, 8, 2), programs_per_sm=1)
-MANY_HEADS = replace(SOME_HEADS, most_heads=64)
-"""A block of 64 heads takes a multiprocessor and its registers, some of which spill."""
+SOME_HEADS = replace(FEW_HEADS, most_heads=32, item=(32, 4, 2), programs_per_sm=2)
+MANY_HEADS = replace(FEW_HEADS, most_heads=64, item=(32, 8, 2), programs_per_sm=1)
+"""A block of 64 heads takes a multiprocessor and its registers."""
+SOME_ON_HOPPER = replace(SOME_HEADS, item=(32, 4, 3))
+MANY_ON_HOPPER = replace(MANY_HEADS, item=(32, 8, 3))
+"""Of two tiles, the next is asked for once the last is multiplied: where few programs share a
+multiprocessor, three are under way, and it has the memory."""
 
 
 def tuning_of(spec: LatentSpec, target: Target) -> LatentTuning:
@@ -75,7 +79,10 @@ def tuning_of(spec: LatentSpec, target: Target) -> LatentTuning:
         return SMALL
     if spec.num_heads <= FEW_HEADS.most_heads:
         return FEW_HEADS
-    return SOME_HEADS if spec.num_heads < MANY_HEADS.most_heads else MANY_HEADS
+    is_hopper, are_many = target.arch == HOPPER, spec.num_heads >= MANY_HEADS.most_heads
+    if are_many:
+        return MANY_ON_HOPPER if is_hopper else MANY_HEADS
+    return SOME_ON_HOPPER if is_hopper else SOME_HEADS
 
 
 class PagedLatentAttention:
