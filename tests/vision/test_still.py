@@ -58,6 +58,7 @@ from tests.vision.still import (
 )
 from tests.vision.still_families import MAKERS
 
+WEIGHTS = "model.safetensors"
 IMAGE_INPUTS = (
     "pixel_values",
     "image_grid_thw",
@@ -135,6 +136,8 @@ def test_old_and_new_names_are_taken(
     model: StillModel, tmp_path: Path, wanted: dict[str, list[int]], style: str
 ) -> None:
     rewrite(model.path, tmp_path, style)
+    if (tmp_path / WEIGHTS).read_bytes() == (model.path / WEIGHTS).read_bytes():
+        pytest.skip("the model was saved with these names, as the other tests read it")
     with headstock.Engine(model=str(tmp_path), **SETTINGS) as engine:
         assert ask(engine, CASES["one image"])["output_ids"] == wanted["one image"]
 
