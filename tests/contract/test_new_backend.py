@@ -42,11 +42,15 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "site"
 
 
-def test_the_generated_backend_passes_the_kit(installed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "part", ["not 7_engine or llama", pytest.param("", marks=pytest.mark.slow)]
+)
+def test_the_generated_backend_passes_the_kit(installed: Path, tmp_path: Path, part: str) -> None:
     report = tmp_path / "report.json"
     run(
         *("pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, "--pyargs"),
         *("headstock.testing.suite", f"--headstock-backend={NAME}"),
+        *("-k", part),
         f"--headstock-report={report}",
         PYTHONPATH=str(installed),
     )
@@ -54,6 +58,7 @@ def test_the_generated_backend_passes_the_kit(installed: Path, tmp_path: Path) -
     assert {result["outcome"] for result in results} <= {"passed", "skipped"}
     passed = [result["test"] for result in results if result["outcome"] == "passed"]
     assert any("silu_and_mul" in test for test in passed)
+    assert any("7_engine" in test for test in passed)
 
 
 def test_the_doctor_says_that_the_generated_backend_computes_its_op(installed: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstock.checkpoint import resolve
+from headstock.checkpoint.download import fetch
 from headstock.checkpoint.files import ModelFiles
 from headstock.checkpoint.safetensors_file import read_safetensors
 from headstock.errors import CheckpointError, ConfigError, UnsupportedError
@@ -225,3 +226,21 @@ def test_a_model_that_ends_with_nothing_has_no_eos_ids() -> None:
 def test_a_model_without_an_architecture_is_refused() -> None:
     with pytest.raises(CheckpointError, match="names no architecture"):
         _ = files_of().architecture
+
+
+@pytest.mark.parametrize("path", ["./nothing", "../nothing", "~/nothing", "/no/thing"])
+def test_a_path_that_is_not_there_is_no_hub_id(path: str) -> None:
+    with pytest.raises(CheckpointError, match="is neither a file, a folder nor a hub id"):
+        resolve(path)
+    fetch(path)  # leaves the name to resolve
+
+
+@pytest.mark.parametrize("name", ["models/a--b", "a/b.git", "a./b"])
+def test_a_name_that_the_hub_refuses_is_refused_with_its_reason(name: str) -> None:
+    with pytest.raises(CheckpointError, match=rf"no file or folder {name} here.*[Rr]epo"):
+        fetch(name)
+
+
+def test_a_configuration_in_place_of_its_folder_is_said_to_be_one(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="Give the folder that holds it"):
+        resolve(str(folder / "config.json"))

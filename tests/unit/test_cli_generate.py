@@ -58,7 +58,7 @@ def test_a_bad_row_is_an_error_and_the_others_go_on() -> None:
     first, bad, last = answers(["a", "bad", "c"])
     assert bad == {
         "index": 1,
-        "error": {"message": "Bad.", "field": "prompt", "code": "invalid_value"},
+        "error": {"message": "Bad. Be good.", "field": "prompt", "code": "invalid_value"},
     }
     assert (first["text"], last["text"]) == ("a", "c")
 
@@ -97,6 +97,7 @@ def test_messages_and_chat_prompts_go_through_the_template() -> None:
     [
         ("{", "not valid"),
         ('{"promt":"a"}', "unknown field `promt`"),
+        ('{"promt":"a"}', "A row may have prompt, input_ids, messages, sampling_params, id"),
         ("{}", "exactly one of prompt, input_ids and messages"),
         ('{"prompt":"a","input_ids":[1]}', "exactly one"),
         ('{"prompt":3}', "not valid"),

@@ -235,3 +235,14 @@ def test_a_forced_provider_of_a_failing_plugin_names_the_failure(registry: OpReg
             resolver.resolve(DOUBLE, PLAIN)
     finally:
         del ALL_OPS["double"]
+
+
+def test_a_provider_that_offers_an_op_twice_is_named_once(registry: OpRegistry) -> None:
+    ALL_OPS["double"] = DOUBLE
+    offer(registry, "fine")
+    offer(registry, "fine", requires=Requires(dtypes=frozenset({"float16"})))
+    try:
+        with pytest.raises(ConfigError, match="Offered for it: fine, reference"):
+            Resolver(registry, Device(), {"double": "odd"}).resolve(DOUBLE, PLAIN)
+    finally:
+        del ALL_OPS["double"]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch.nn import functional
 from transformers.image_utils import ChannelDimension
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
@@ -58,6 +59,7 @@ from tests.vision.still import (
 )
 from tests.vision.still_families import MAKERS
 
+WEIGHTS = "model.safetensors"
 IMAGE_INPUTS = (
     "pixel_values",
     "image_grid_thw",
@@ -135,6 +137,10 @@ def test_old_and_new_names_are_taken(
     model: StillModel, tmp_path: Path, wanted: dict[str, list[int]], style: str
 ) -> None:
     rewrite(model.path, tmp_path, style)
+    configurations = [(folder / "config.json").read_text() for folder in (tmp_path, model.path)]
+    names = [load_file(folder / WEIGHTS).keys() for folder in (tmp_path, model.path)]
+    if names[0] == names[1] and configurations[0] == configurations[1]:
+        pytest.skip("the model was saved with these names, as the other tests read it")
     with headstock.Engine(model=str(tmp_path), **SETTINGS) as engine:
         assert ask(engine, CASES["one image"])["output_ids"] == wanted["one image"]
 

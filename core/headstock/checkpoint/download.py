@@ -13,7 +13,8 @@ from headstock.errors import CheckpointError
 if TYPE_CHECKING:
     from headstock.checkpoint.files import Progress
 
-HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
+HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
+"""Paths such as ./model are none; the hub refuses some that are, with its own reason."""
 HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
 SMALL_TORCH_FILES = ("*_linear.pt", "*_Dense/pytorch_model.bin")
 """Products beside an embedding model, which are read whether the model is in safetensors or not."""
@@ -57,7 +58,11 @@ def download(model: str, revision: str | None) -> Path:
     """
     # Its stub leaves the types of user_agent and tqdm_class open.
     from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
     try:
         patterns = [*HUB_FILES, *SMALL_TORCH_FILES]
@@ -66,14 +71,16 @@ def download(model: str, revision: str | None) -> Path:
             patterns += TORCH_WEIGHTS
             folder = Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
         return folder
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CheckpointError(
                 f"{model} cannot be written: {error.strerror}.",
                 remedy="Free space where the hub's cache is, or set HF_HOME to another folder.",
             ) from error
         raise CheckpointError(
-            f"{model} at revision {revision or 'main'} cannot be fetched: {reason}",
-            remedy="Check the id and the network, or download the model and give its folder.",
+            f"There is no file or folder {model} here, and the hub's model of that name, revision"
+            f" {revision or 'main'}, cannot be fetched: {reason}",
+            remedy="Check the path, or the id and the network; or download the model and give its"
+            " folder.",
         ) from error

@@ -70,6 +70,11 @@ def _open_path(path: Path, formats: Formats, *, needs_weights: bool) -> ModelFil
             f"{path} is a pickle of weights without a configuration.",
             remedy="Give the folder that holds it, as pytorch_model.bin, and config.json.",
         )
+    if path.suffix.lower() == ".json":
+        raise CheckpointError(
+            f"{path} is a file beside a model's weights, not a model.",
+            remedy="Give the folder that holds it.",
+        )
     if path.suffix.lower() == ".safetensors":
         raise CheckpointError(
             f"{path} is a weight file without a configuration.",

@@ -75,7 +75,8 @@ def _plugin_lines(examined: Examined) -> list[str]:
     state = probe.status.value if probe else record.state.value
     text = (describe_devices(probe) or probe.reason) if probe else record.reason
     remedy = probe.remedy if probe else record.remedy
-    lines = [f"  {mark:<6}  {record.name} ({record.dist} {record.version}): {state}; {text}"]
+    found = f"{state}; {text}" if text else state
+    lines = [f"  {mark:<6}  {record.name} ({record.dist} {record.version}): {found}"]
     if examined.trouble:
         lines.append(f"          {examined.trouble}")
     if remedy:

@@ -147,7 +147,8 @@ class Job:
         except RequestError as error:
             if error.code in FATAL:
                 raise
-            problem = {"message": error.problem, "field": error.field, "code": error.code}
+            message = f"{error.problem} {error.remedy}"
+            problem = {"message": message, "field": error.field, "code": error.code}
             return [{**head, "error": problem}]
         results = found if isinstance(found, list) else [found]
         numbered = enumerate(results) if len(results) > 1 else [(None, results[0])]
@@ -169,7 +170,7 @@ class Job:
         except msgspec.DecodeError as error:
             raise RequestError(
                 f"The row is not valid: {error}.",
-                remedy="See `headstock generate --help` for what a row has.",
+                remedy=f"A row may have {', '.join(Row.__struct_fields__)}.",
                 code="invalid_row",
             ) from error
 
@@ -178,7 +179,7 @@ class Job:
         if sum(value is not None for value in given) != 1:
             raise RequestError(
                 "The row needs exactly one of prompt, input_ids and messages.",
-                remedy="Give one.",
+                remedy="Give one of them.",
                 field="prompt",
                 code="missing_prompt",
             )

@@ -396,7 +396,7 @@ class Resolver:
         candidates = self._candidates(op)
         if not candidates:
             forced = self._forced[op.name]
-            names = [i.provider for i in self._registry.offered(op)]
+            names = list(dict.fromkeys(i.provider for i in self._registry.offered(op)))
             failed = "".join(f" The {failure}." for failure in self._failures)
             raise ConfigError(
                 f"--op {op.name}={forced}: no such provider."

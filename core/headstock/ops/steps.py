@@ -1,8 +1,9 @@
 """What surrounds the model in a step: from the slot table to its inputs, from drawn ids back.
 
 These run inside captured steps, hence they are ops: a device that records a step sees them all.
-They take structs of tensors and return them updated: the same tensors where memory is written in
-place, new ones on a device that is functional. Callers go on with what is returned.
+They write into the tensors of the structs that they are given, and return the same structs: what a
+plan changes later is written into those tensors, and captured steps read them. A device that is
+functional makes new values below the tensors; the tensors stay.
 
 Shapes: S slots, the last of which is the null slot of padding rows; T tokens of the step; R rows;
 P pages a row can have; E stop ids a slot can have; V token ids; N steps that the outbox keeps;

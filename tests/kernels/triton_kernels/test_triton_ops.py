@@ -27,19 +27,22 @@ def all_cases():
             continue
         for dtype in DTYPES:
             bench = Bench(resolver=resolver(), dtype=dtype, page_sizes=(16, 64))
-            for case in op.cases(bench):
-                if is_too_large(case.label):
-                    continue
+            cases = [case for case in op.cases(bench) if not is_too_large(case.label)]
+            left = set() if HAS_GPU else many(cases)
+            for number, case in enumerate(cases):
+                is_left = number in left or is_slow(name, case.label)
                 for implementation in offered:
                     if implementation.requires.reason_against(case.spec, frozenset()) is None:
                         label = f"{name}-{str(dtype)[6:]}-{case.label}"
-                        marks = [pytest.mark.slow] if is_slow(name, case.label) else []
+                        marks = [pytest.mark.slow] if is_left else []
                         yield pytest.param(op, implementation, case, id=label, marks=marks)
 
 
 HUGE = ("8200", "33000", "14336")
 LARGE = ("1030", "4608", "an input at a time", "a long prompt", "a long cache")
 """What labels of cases say whose sizes only a device computes in no time."""
+MANY = 16
+"""Cases of an op from which on neighbours differ little; a device runs all of them."""
 
 
 def is_too_large(label: str) -> bool:
@@ -56,6 +59,8 @@ def is_slow(name: str, label: str) -> bool:
     if name in ("attention", "latent_attention"):
         slow = ("pages of 64", "long", "sizes of", "a prompt of some length")
         return any(what in label for what in slow)
+    if name == "gate_by_softplus":
+        return "900 tokens" in label
     if "by channel" in label:
         return any(what in label for what in ("decay", "sizes of", "heads", "verification"))
     if name == "short_convolution":
@@ -64,6 +69,14 @@ def is_slow(name: str, label: str) -> bool:
         slow = ("sizes of", "decay", "heads in", "convolution over", "whole chunks")
         return any(what in label for what in slow)
     return name == "draw_tokens" and ("of 49152" in label or "17 rows" in label)
+
+
+def many(cases):
+    """Return which cases to leave to the long run: every other one, but the first of a kind."""
+    if len(cases) < MANY:
+        return set()
+    kinds = [(case.spec.layout, frozenset(case.spec.features)) for case in cases]
+    return {n for n in range(1, len(cases), 2) if kinds[n] in kinds[:n]}
 
 
 @pytest.mark.parametrize(("op", "implementation", "case"), list(all_cases()))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
 import torch
-from triton_here import DTYPES, Here
+from triton_here import DTYPES, HAS_GPU, Here
 
 from headstock.ops.cases.attention import (
     attend,
@@ -25,10 +26,16 @@ TILES = {
 }
 
 
+QUICK = {(1, 16, "small"), (63, 64, "whole pages"), (65, 16, "whole pages"), (130, 64, "small")}
+"""Each window, page size and tile once: the other combinations take seconds, interpreted."""
+COMBINED = [
+    pytest.param(*each, marks=[] if HAS_GPU or each in QUICK else [pytest.mark.slow])
+    for each in itertools.product((1, 63, 65, 130), (16, 64), TILES)
+]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("tiles", TILES)
-@pytest.mark.parametrize("page_size", [16, 64])
-@pytest.mark.parametrize("window", [1, 63, 65, 130])
+@pytest.mark.parametrize(("window", "page_size", "tiles"), COMBINED)
 def test_rows_see_their_window_and_read_no_more(window, page_size, tiles, dtype):
     features = frozenset({"sliding_window", "sinks"})
     spec = replace(plain_spec(dtype, page_size), window=window, features=features)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from headstock.ops.cases.base import Bench, Case
-from headstock.ops.cases.steps import NULL_SLOT, NUM_SLOTS, TABLE, Run, _copy, _inputs, _slots
+from headstock.ops.cases.steps import NULL_SLOT, NUM_SLOTS, TABLE, Run, _copy, _inputs, _slots, kept
 
 if TYPE_CHECKING:
     from headstock.ops.steps import Slots, StepInputs
@@ -42,7 +42,9 @@ def append_cases(bench: Bench) -> Iterator[Case]:
                 inputs: StepInputs = inputs,
                 outbox: Tensor = outbox,
             ) -> tuple[Tensor, ...]:
-                return run(histories_SL.clone(), table, inputs, outbox)
+                own_SL = histories_SL.clone()
+                written_SL, known_R = run(own_SL, table, inputs, outbox)
+                return kept(own_SL, written_SL), known_R
 
             yield Case(label=f"{len(slots)} rows of {num_draws}", spec=TABLE, call=call)
 
@@ -130,8 +132,9 @@ def enter_cases(bench: Bench) -> Iterator[Case]:
             inputs: StepInputs = inputs,
             outbox: Tensor = outbox,
         ) -> tuple[Tensor, ...]:
-            written, box = run(drafts_RK, _copy(table), inputs, outbox.clone(), vocab_size=12)
-            return written.drafts_SK, box
+            own, own_box = _copy(table), outbox.clone()
+            written, box = run(drafts_RK, own, inputs, own_box, vocab_size=12)
+            return kept(own, written).drafts_SK, kept(own_box, box)
 
         yield Case(label=f"{len(slots)} rows of {num_drafts}", spec=TABLE, call=call)
 

@@ -76,6 +76,22 @@ def _copy(slots: Slots) -> Slots:
     return replace(slots, **tensors)
 
 
+def kept(given: Any, returned: Any) -> Any:
+    """Return what an op returned of a struct or tensor that it writes into: the same tensors.
+
+    Raises:
+        AssertionError: It made a new one, which no later step would see.
+    """
+    if isinstance(given, Tensor):
+        assert returned is given, "returned another tensor than the one to write into"
+        return returned
+    for name in (field.name for field in dataclass_fields(given)):
+        before, after = getattr(given, name), getattr(returned, name)
+        is_kept = after is before or not isinstance(before, Tensor)
+        assert is_kept, f"returned another tensor as {name}; it is to be written in place"
+    return returned
+
+
 def _inputs(
     bench: Bench, slots: Sequence[int], queries: Sequence[int], draws: Sequence[int] = ()
 ) -> StepInputs:
@@ -163,7 +179,9 @@ def _placing(
             for pages_RP in wide[1:]
         ]
         first.groups = (first, *others)
-        ids_T, batch = run(_copy(table), inputs, empty(num_tokens, dtype=torch.int64), first)
+        ids_T = empty(num_tokens, dtype=torch.int64)
+        ids, batch = run(_copy(table), inputs, ids_T, first)
+        ids_T, batch = kept(ids_T, ids), kept(first, batch)
         views = zip(batch.groups, table.page_sizes, strict=True)
         written = [view.write_slots_T for view, size in views if size]
         adapters = [] if batch.adapters_R is None else [batch.adapters_R]
@@ -202,7 +220,7 @@ def advance_cases(bench: Bench) -> Iterator[Case]:
                 tree_N4=none,
                 host_rows=[],
             )
-            return run(table, inputs, batch).lengths_S
+            return kept(table, run(table, inputs, batch)).lengths_S
 
         yield Case(label=label, spec=TABLE, call=call)
 
@@ -242,9 +260,10 @@ def _settling(
         table, inputs = _copy(_slots(bench)), _inputs(bench, slots, draws, draws)
         outbox = torch.full((3, num_rows, 2 + 4), UNTOUCHED, dtype=torch.int32, device=where)
         for _ in range(2):
-            table, outbox = run(drawn_RJ, accepted_R, table, inputs, outbox)
-        written = (table.last_ids_S, table.num_outputs_S, table.done_S, table.lengths_S)
-        return *written, outbox, table.cursor_1
+            written, box = run(drawn_RJ, accepted_R, table, inputs, outbox)
+            table, outbox = kept(table, written), kept(outbox, box)
+        fields = (table.last_ids_S, table.num_outputs_S, table.done_S, table.lengths_S)
+        return *fields, outbox, table.cursor_1
 
     return call
 

@@ -21,6 +21,7 @@ from headstock.ops.cases.attention import (
 )
 from headstock.ops.cases.base import dtype_name
 from headstock.ops.cases.batches import Step, make_step
+from headstock.runner.arena import page_axis
 from headstock.testing.compare import disagreement
 from headstock.testing.target import Target
 
@@ -44,6 +45,11 @@ def built(target: Target) -> list[Built]:
     if not claimed:
         pytest.skip("not claimed")
     return list(_build(target, claimed))
+
+
+def test_pages_lie_along_one_axis(built: list[Built]) -> None:
+    for _, _, provider in built:
+        page_axis(provider)  # raises what the start would
 
 
 def test_one_provider_attends_over_steps_of_any_shape(target: Target, built: list[Built]) -> None:

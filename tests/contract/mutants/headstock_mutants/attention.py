@@ -46,6 +46,14 @@ def attention_ignores_the_scale(build):
     return with_spec(lambda spec: replace(spec, scale=spec.head_dim**-0.5))(build)
 
 
+@of_op(ATTENTION, "5_attention::pages_lie_along_one_axis", quick=True)
+def pages_have_no_axis_of_their_own(build):
+    def flat(right, spec):
+        return lambda num_pages: (2, spec.num_kv_heads, num_pages * spec.page_size, spec.head_dim)
+
+    return built(kv_shape=flat)(build)
+
+
 @of_op(ATTENTION)
 def attention_ignores_the_window(build):
     return with_spec(lambda spec: replace(spec, window=spec.window and spec.max_length))(build)

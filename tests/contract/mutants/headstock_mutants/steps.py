@@ -49,6 +49,15 @@ def done_rows_grow(run):
     )
 
 
+@of_op("advance_lengths", quick=True)
+def lengths_come_back_as_another_tensor(run):
+    def mutated(slots, inputs, batch):
+        slots = replace(slots, lengths_S=slots.lengths_S.clone())
+        return run(slots, inputs, batch)
+
+    return mutated
+
+
 @of_op("accept_drafts", quick=True)
 def one_draft_too_many_is_accepted(run):
     def mutated(drawn_RJ, drafts_RK, num_draws_R):
