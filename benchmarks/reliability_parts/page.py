@@ -51,7 +51,8 @@ def load_states() -> ModuleType:
     """Return the module with the declared table of a request's states, which a test exercises."""
     place = ROOT / "tests" / "engine" / "request_states.py"
     spec = importlib.util.spec_from_file_location("request_states", place)
-    assert spec is not None and spec.loader is not None, f"{place} cannot be loaded"
+    assert spec is not None, f"{place} cannot be loaded"
+    assert spec.loader is not None, f"{place} cannot be loaded"
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
