@@ -4,7 +4,8 @@
 
 A mutant is a module with one change, such as ``<=`` for ``<``. It exists in the memory of one test
 run only: the files stay as they are. Mutants are drawn with a fixed seed from all that there are.
-Messages, assertions, types, decorators and defaults of parameters are left alone.
+Messages, assertions, types, decorators and defaults of parameters are left alone, and so is what
+changes no behaviour: see ``EQUIVALENT``.
 """
 
 from __future__ import annotations
@@ -86,6 +87,10 @@ _OPERATIONS: dict[type[ast.operator], type[ast.operator]] = {
     ast.Div: ast.Mult, ast.Mod: ast.FloorDiv, ast.BitOr: ast.BitAnd, ast.BitAnd: ast.BitOr,
 }  # fmt: skip
 _SKIPPED = (ast.Assert, ast.Raise, ast.AnnAssign, ast.arguments, ast.JoinedStr)
+EQUIVALENT = {
+    ("scheduler/policy.py", "UNIT"): "clocks are compared with each other alone: any unit will do",
+}
+"""Constants by module and name whose value decides nothing, and why."""
 _QUIET = {"debug", "info", "warning", "error", "exception", "log"}
 
 
@@ -102,7 +107,8 @@ class Mutant:
 class Changer:
     """Walks a module and makes its ``wanted``-th change; notes what each would be."""
 
-    def __init__(self, wanted: int = -1) -> None:
+    def __init__(self, module: str, wanted: int = -1) -> None:
+        self._module = module
         self._wanted = wanted
         self.found: list[tuple[int, str]] = []
 
@@ -118,7 +124,7 @@ class Changer:
         if isinstance(node, ast.ClassDef):
             left_alone += node.keywords
         for child in list(ast.iter_child_nodes(node)):
-            if isinstance(child, _SKIPPED) or child in left_alone:
+            if isinstance(child, _SKIPPED) or child in left_alone or self._is_idle(child):
                 continue
             self._change(child)
             self.walk(child)
@@ -126,6 +132,12 @@ class Changer:
             lines = getattr(node, body, None)
             if isinstance(lines, list):
                 self._drop_calls(lines)
+
+    def _is_idle(self, node: ast.AST) -> bool:
+        """Whether a change of ``node`` changes no behaviour; ``strict`` only asserts."""
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            return (self._module, node.targets[0].id) in EQUIVALENT
+        return isinstance(node, ast.keyword) and node.arg == "strict"
 
     def _change(self, node: ast.AST) -> None:
         match node:
@@ -171,7 +183,7 @@ class Changer:
 
 def mutants_of(module: str) -> list[Mutant]:
     """Return every mutant of a module."""
-    changer = Changer()
+    changer = Changer(module)
     changer.walk(ast.parse((CORE / "headstock" / module).read_text(encoding="utf-8")))
     return [Mutant(module, at, line, what) for at, (line, what) in enumerate(changer.found)]
 
@@ -179,14 +191,15 @@ def mutants_of(module: str) -> list[Mutant]:
 class MutantLoader(SourceFileLoader):
     """Loads a module with one change."""
 
-    def __init__(self, name: str, path: str, number: int) -> None:
+    def __init__(self, name: str, path: str, module: str, number: int) -> None:
         super().__init__(name, path)
+        self._module = module
         self._number = number
 
     def get_code(self, fullname: str) -> CodeType:
         """Return the changed module's code."""
         tree = ast.parse(Path(self.path).read_text(encoding="utf-8"))
-        Changer(self._number).walk(tree)
+        Changer(self._module, self._number).walk(tree)
         return compile(ast.fix_missing_locations(tree), self.path, "exec")
 
 
@@ -196,6 +209,7 @@ class MutantFinder:
     def __init__(self, module: str, number: int) -> None:
         self.name = "headstock." + module.removesuffix(".py").replace("/", ".")
         self._path = str(CORE / "headstock" / module)
+        self._module = module
         self._number = number
 
     def find_spec(
@@ -204,7 +218,7 @@ class MutantFinder:
         """Return where ``name`` is loaded from; None: not from here."""
         if name != self.name:
             return None
-        loader = MutantLoader(name, self._path, self._number)
+        loader = MutantLoader(name, self._path, self._module, self._number)
         return importlib.util.spec_from_file_location(name, self._path, loader=loader)
 
 

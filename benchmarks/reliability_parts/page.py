@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from reliability_parts.goals import GOALS, Goal
@@ -41,7 +43,43 @@ def newest() -> Path:
 def render(found: dict[str, Any], name: str) -> str:
     """Return the page."""
     rows = [_row(key, goal, found["rows"].get(key)) for key, goal in GOALS.items()]
-    return HEAD.format(name=name, machine=found["machine"]) + "\n".join(rows) + "\n"
+    head = HEAD.format(name=name, machine=found["machine"])
+    return head + "\n".join(rows) + "\n" + render_states()
+
+
+def load_states() -> ModuleType:
+    """Return the module with the declared table of a request's states, which a test exercises."""
+    place = ROOT / "tests" / "engine" / "request_states.py"
+    spec = importlib.util.spec_from_file_location("request_states", place)
+    assert spec is not None, f"{place} cannot be loaded"
+    assert spec.loader is not None, f"{place} cannot be loaded"
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def render_states() -> str:
+    """Return the table of R26."""
+    declared = load_states()
+    events = list(declared.EVENTS)
+    count = len(declared.STATES) * len(events)
+    lines = [
+        "\n## What becomes of a request\n",
+        f"The {count} pairs of R26: {len(declared.STATES)} states of a request, and {len(events)}"
+        " things that may happen in each. `tests/engine/test_request_states.py` brings about every"
+        " pair, on the front door and an engine without a model, and fails where one is left out."
+        " The request beside it goes on unharmed, unless all are meant.\n",
+        *(f"- *{name}*: {what}." for name, what in declared.EVENTS.items()),
+        "",
+        *(f"- **{name}**: {what}." for name, what in declared.OUTCOMES.items()),
+        "",
+        f"| state | | {' | '.join(events)} |",
+        f"|---|---|{'---|' * len(events)}",
+    ]
+    for state, what in declared.STATES.items():
+        cells = [declared.TABLE[state][event] for event in events]
+        lines.append(f"| {state} | {what} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _row(key: str, goal: Goal, row: dict[str, Any] | None) -> str:

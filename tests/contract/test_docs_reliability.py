@@ -16,6 +16,8 @@ from reliability_parts import page
 from reliability_parts.goals import GOALS
 path = page.newest()
 print(json.dumps({
+    "pairs": len(page.load_states().STATES) * len(page.load_states().EVENTS),
+    "claim": GOALS["R26"].claim,
     "page": page.render(json.loads(path.read_text(encoding="utf-8")), path.name),
     "goals": {key: [goal.tests, goal.trial, goal.missing] for key, goal in GOALS.items()},
 }))
@@ -31,6 +33,7 @@ def test_the_page_is_made_of_the_newest_results_and_all_that_it_names_exists() -
         "write it again: python benchmarks/reliability.py --page"
     )
     assert list(made["goals"]) == [f"R{number}" for number in range(1, 29)]
+    assert made["claim"].startswith(f"{made['pairs']} of {made['pairs']} pairs")
     for key, (tests, trial, missing) in made["goals"].items():
         assert tests or trial or missing, f"{key} shows nothing and does not say so"
         for path in tests.split():

@@ -44,6 +44,37 @@ class SlicedModel(TinyModel):
         return logits_SV + 50 * torch.rand_like(logits_SV) if self.ranks.rank else logits_SV
 
 
+def die_at(runner, group, where, step) -> None:
+    """Have this process die in a step: as it is launched, in its first sum, or as it is awaited."""
+    launch, add_up, result = runner.launch, group.all_reduce, runner.result
+    num_launched = num_awaited = 0
+
+    def die() -> None:
+        time.sleep(0.2)
+        os._exit(9)
+
+    def launching(plan):
+        nonlocal num_launched
+        num_launched += 1
+        if where == "launch" and num_launched == step:
+            die()
+        return launch(plan)
+
+    def adding_up(x):
+        if where == "sum" and num_launched == step:
+            die()
+        return add_up(x)
+
+    def awaiting(handle):
+        nonlocal num_awaited
+        num_awaited += 1
+        if where == "result" and num_awaited == step:
+            die()
+        return result(handle)
+
+    runner.launch, group.all_reduce, runner.result = launching, adding_up, awaiting
+
+
 def main() -> None:
     address = msgspec.json.decode(sys.argv[2], type=RankAddress)
     mode = sys.argv[1]
@@ -56,17 +87,8 @@ def main() -> None:
         model = SlicedModel(group)
         runner = make_runner(model, group=group)
         if mode.startswith("dies"):
-            launch, count = runner.launch, 0
-
-            def dying(plan):
-                nonlocal count
-                count += 1
-                if count == 3:
-                    time.sleep(0.2)
-                    os._exit(9)
-                return launch(plan)
-
-            runner.launch = dying
+            _, where, at = mode.split("-") if "-" in mode else (mode, "launch", "3")
+            die_at(runner, group, where, int(at))
         if mode == "hangs":
             runner.launch = lambda plan: time.sleep(60)
         serve_rank(runner, address)

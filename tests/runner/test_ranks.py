@@ -83,6 +83,19 @@ def test_a_rank_that_dies_is_named_at_once(kit, start):
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.parametrize("where", ["launch", "sum", "result"])
+@pytest.mark.parametrize("step", [1, 4])
+def test_a_rank_that_dies_in_whichever_step_is_named_at_once(kit, start, where, step):
+    """The first steps are chunks of prompts, which yield nothing; two steps are in flight."""
+    runner = ranked(kit, start(f"dies-{where}-{step}"), depth=2)
+    driver = kit.driver(runner, chunk=3)
+    began = time.monotonic()
+    with pytest.raises(DeviceError, match="Rank 1 ended with exit code 9"):
+        driver.run(kit.job([3, 14, 15, 9, 26, 5, 35, 8, 9, 7, 1]), kit.job([2, 7]))
+    assert time.monotonic() - began < 10
+    assert any(set(plan.rows.yields) == {0} for plan in driver.plans), "every step drew"
+
+
 def test_a_rank_that_is_killed_between_steps_is_named(kit, start):
     ranks = start()
     runner = ranked(kit, ranks)

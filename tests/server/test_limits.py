@@ -1,5 +1,6 @@
 """Who gets in, how many, and how the server ends."""
 
+import logging
 import socket
 import threading
 import time
@@ -168,3 +169,12 @@ def test_streams_that_outlast_the_drain_end_with_an_error():
         assert lines[-1] == "data: [DONE]"
         assert '"code":"server_draining"' in lines[-2]
         assert '"retryable":true' in lines[-2]
+
+
+def test_probes_fill_no_log(caplog):
+    with caplog.at_level(logging.DEBUG), Served() as server:
+        for path in ("/health", "/metrics", "/v1/models"):
+            assert server.get(path).status_code == 200
+    levels = {r.getMessage(): r.levelno for r in caplog.records if r.name != "httpx"}
+    assert levels["GET /health 200"] == levels["GET /metrics 200"] == logging.DEBUG
+    assert levels["GET /v1/models 200"] == logging.INFO

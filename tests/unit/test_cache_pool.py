@@ -42,6 +42,13 @@ def test_a_pool_does_not_grow_with_what_it_has_handed_out() -> None:
     pool.check()
 
 
+def test_taking_a_page_does_not_move_the_others() -> None:
+    pool = PagePool(10_000)
+    for _ in range(100):
+        pool.take(3)
+    assert len(pool._free) == pool.num_total == 9_999  # pyright: ignore[reportPrivateUsage]
+
+
 def test_giving_back_twice_is_caught() -> None:
     pool = PagePool(3)
     pages = pool.take(1) or []

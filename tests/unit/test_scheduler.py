@@ -491,6 +491,29 @@ def test_a_retracted_request_keeps_its_outputs() -> None:
     assert table.end_of("b").num_retractions > 0
 
 
+def test_a_page_is_left_for_each_request_that_runs() -> None:
+    table = Table(limits_of(pages=6))
+    table.submit("a", prompt(7), 1)
+    table.submit("b", prompt(16, 100))
+    table.step()
+    assert table.scheduler.num_running == 0, "all but a page would do, and that is left to 'a'"
+    assert table.end_of("a").num_outputs == 1
+    table.step()
+    assert table.scheduler.num_running == 1
+
+
+def test_a_request_is_looked_at_again_only_when_its_next_page_is_full() -> None:
+    table = Table(limits_of(step_tokens=8))
+    table.submit("a", prompt(9))
+    while table.scheduler.has_work:
+        table.step()
+    table.submit("b", prompt(9), 32)
+    table.planned()
+    (request,) = table.scheduler._running
+    assert request.cached_tokens == 8
+    assert request.look_at == 3, "two pages are cached, the third is full with the third output"
+
+
 def test_no_request_overtakes_one_that_does_not_fit() -> None:
     table = Table(limits_of(pages=6))
     table.submit("a", prompt(12))

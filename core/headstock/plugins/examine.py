@@ -6,6 +6,7 @@ then has been written, a JSON line each, to what was standard output when the pr
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -127,6 +128,8 @@ def examine_ops(
 
 def main(argv: Sequence[str]) -> int:
     """Examine what ``argv`` names and write the lines."""
+    # It imports, writes and ends: looking for garbage takes a seventh of a tensor library's import.
+    gc.disable()
     out = _keep_stdout()
     what, *rest = argv
     if what == "ops":

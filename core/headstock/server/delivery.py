@@ -287,6 +287,17 @@ class Delivery:
                 self.fail(live, error)
         self.wake()
 
+    def aborted(self, request_ids: Sequence[str]) -> None:
+        """Take note that the engine was told to end completions; what no engine has ends here.
+
+        Should the engine die before it has heard, the next one is not sent them.
+        """
+        lives = [self.live[request_id] for request_id in request_ids]
+        for live in lives:
+            live.is_aborted = True
+        self._replay.end_whole([live for live in lives if not live.is_sent])
+        self.wake()
+
     @property
     def is_awaited(self) -> bool:
         """Whether somebody waits for what runs, who would not find it in the next process."""

@@ -314,11 +314,13 @@ class Frontdoor:
         ids = self._names.ids(rid, owner)
         for request_id in ids:
             self._link.send(Abort(id=request_id))
+        self._delivery.aborted(ids)
         return bool(ids)
 
     def abort_all(self) -> None:
         """End every request."""
         self._link.send(AbortAll())
+        self._delivery.aborted(list(self._delivery.live))
 
     async def flush_cache(self, timeout_s: float) -> Flushed:
         """Forget every cached prefix that no live request uses.
@@ -344,7 +346,10 @@ class Frontdoor:
         """
         self.check_up()
         self._delivery.pause = mode
-        return await self.calls.pause(mode, timeout_s)
+        pausing = self.calls.pause(mode, timeout_s)
+        if mode == "abort":
+            self._delivery.aborted(list(self._delivery.live))
+        return await pausing
 
     async def unpause(self, timeout_s: float) -> State:
         """Go on after :meth:`pause`.

@@ -41,6 +41,7 @@ class Live:
         adapter: Its LoRA adapter; None: it has none.
         deaths: How many engines died while they had it.
         is_sent: Whether the engine at hand has it.
+        is_aborted: Whether the engine was told to end it: the next one is not sent it.
         journal: Where what it draws is written down; None: nowhere.
         record: Its record; None: none is kept.
     """
@@ -54,6 +55,7 @@ class Live:
     adapter: Adapter | None = None
     deaths: int = 0
     is_sent: bool = True
+    is_aborted: bool = False
     journal: Journal | None = None
     record: CompletionRecord | None = None
 
@@ -118,9 +120,11 @@ class Replay:
         self.end_whole(there)
 
     def end_whole(self, there: Sequence[Live]) -> None:
-        """End those that need no more tokens; only the engine's word on them was missing."""
+        """End those that need or want no more tokens; only the engine's word was missing."""
         for live in there:
             reason = _whole(live.completion)
+            if reason is None and live.is_aborted:
+                reason = FinishReason("abort", message="The request was aborted.")
             if reason is not None and live.completion.end is None:
                 submit = live.completion.submit
                 count = len(live.completion.output_ids)

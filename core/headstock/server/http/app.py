@@ -130,6 +130,9 @@ _CODES = {404: "not_found", 405: "method_not_allowed"}
 class _App(FastAPI):
     """The framework's application, behind a way in of our own.
 
+    It is called as any application is by who asks from inside, and for the server's life; the
+    server calls :meth:`serve` for each request, see :mod:`headstock.server.http.direct`.
+
     Attributes:
         entrance: Takes every request.
     """

@@ -2,6 +2,12 @@
 
 A framework's way to a route is a dozen coroutines deep, each with its stacks of contexts to close,
 and all of them stay while the request waits for its turn: more memory than its tokens take.
+
+So there are two ways to a route, and each is needed: routes with parameters in their paths or
+queries, and the description of all, are the framework's; requests that wait for an engine come by
+the table here. Both meet before the gate in one entrance, ``app.servable``, which is a plain call,
+as a coroutine there would wait as long as the request does. The framework's way cannot shrink to
+its router alone: its routes need what its own middleware puts into the scope.
 """
 
 from __future__ import annotations
