@@ -65,10 +65,12 @@ FEW_HEADS = LatentTuning(block_rows=64, block=(32, 8, 2), programs_per_sm=3)
 SOME_HEADS = replace(FEW_HEADS, most_heads=32, item=(32, 4, 2), programs_per_sm=2)
 MANY_HEADS = replace(FEW_HEADS, most_heads=64, item=(32, 8, 2), programs_per_sm=1)
 """A block of 64 heads takes a multiprocessor and its registers."""
-SOME_ON_HOPPER = replace(SOME_HEADS, item=(32, 4, 3))
-MANY_ON_HOPPER = replace(MANY_HEADS, item=(32, 8, 3))
+FEW_ON_HOPPER = replace(FEW_HEADS, block=(32, 8, 3))
+SOME_ON_HOPPER = replace(FEW_ON_HOPPER, most_heads=32, item=(32, 4, 3), programs_per_sm=2)
+MANY_ON_HOPPER = replace(FEW_ON_HOPPER, most_heads=64, item=(64, 8, 2), programs_per_sm=1)
 """Of two tiles, the next is asked for once the last is multiplied: where few programs share a
-multiprocessor, three are under way, and it has the memory."""
+multiprocessor, three are under way, or tiles are larger, and it has the memory. Measured on an
+H200 (``benchmarks/cuda_kernels.py latents``)."""
 
 
 def tuning_of(spec: LatentSpec, target: Target) -> LatentTuning:
@@ -77,12 +79,12 @@ def tuning_of(spec: LatentSpec, target: Target) -> LatentTuning:
         return FLOAT32
     if not target.has_large_blocks:
         return SMALL
+    is_hopper = target.arch == HOPPER
     if spec.num_heads <= FEW_HEADS.most_heads:
-        return FEW_HEADS
-    is_hopper, are_many = target.arch == HOPPER, spec.num_heads >= MANY_HEADS.most_heads
-    if are_many:
-        return MANY_ON_HOPPER if is_hopper else MANY_HEADS
-    return SOME_ON_HOPPER if is_hopper else SOME_HEADS
+        return FEW_ON_HOPPER if is_hopper else FEW_HEADS
+    if spec.num_heads < MANY_HEADS.most_heads:
+        return SOME_ON_HOPPER if is_hopper else SOME_HEADS
+    return MANY_ON_HOPPER if is_hopper else MANY_HEADS
 
 
 class PagedLatentAttention:
