@@ -27,9 +27,6 @@ from headstock.ops.attention import CacheProvider, StepBatch
 from headstock.ops.base import Spec, op
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from headstock.ops.cases.base import Bench, Case
     from headstock.ops.device import OpDevice
 
 
@@ -141,13 +138,7 @@ class Mamba2Provider(CacheProvider, Protocol):
         ...
 
 
-def _cases(bench: Bench) -> Iterator[Case]:
-    from headstock.ops.cases.mamba2 import mamba2_cases
-
-    return mamba2_cases(bench)
-
-
-@op(is_built=True, cases=_cases)
+@op(is_built=True)
 def mamba2(spec: Mamba2Spec, device: OpDevice) -> Mamba2Provider:
     """Build the reference provider. Layers resolve with :meth:`Mamba2Spec.as_spec`.
 

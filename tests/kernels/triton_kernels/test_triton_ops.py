@@ -9,6 +9,7 @@ from triton_here import DTYPES, HAS_GPU, Here
 from headstock.ops import load_all_ops
 from headstock.ops.base import OpRegistry, Resolver
 from headstock.ops.cases.base import Bench, as_tensors
+from headstock.ops.cases.table import CASES
 from headstock_triton.register import PROVIDER, register_ops
 
 
@@ -23,11 +24,11 @@ def all_cases():
     register_ops(registry, Here())
     for name, op in load_all_ops().items():
         offered = [i for i in registry.offered(op) if i.provider == PROVIDER]
-        if not offered or op.cases is None:
+        if not offered or name not in CASES:
             continue
         for dtype in DTYPES:
             bench = Bench(resolver=resolver(), dtype=dtype, page_sizes=(16, 64))
-            for case in op.cases(bench):
+            for case in CASES[name](bench):
                 if is_too_large(case.label):
                     continue
                 for implementation in offered:
