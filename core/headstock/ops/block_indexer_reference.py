@@ -11,11 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from headstock.ops.attention import KVLayout, StepBatch
-from headstock.ops.attention_reference import SCORES_AT_ONCE, Piece, pieces_of
 from headstock.ops.block_indexer import NO_BLOCK, BlockIndexerSpec
 from headstock.ops.device import OpDevice
 from headstock.ops.indexer_reference import TAG
-from headstock.ops.latent_reference import causal, slots_of
+from headstock.ops.pages_reference import SCORES_AT_ONCE, Piece, causal, pieces_of, slots_of
 from headstock.ops.rotary import rotate
 
 

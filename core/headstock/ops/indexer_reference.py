@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from headstock.ops.attention import KVLayout, StepBatch
-from headstock.ops.attention_reference import SCORES_AT_ONCE, Piece, pieces_of
 from headstock.ops.device import OpDevice
 from headstock.ops.indexer import NO_TOKEN, IndexerSpec
-from headstock.ops.latent_reference import causal, slots_of
+from headstock.ops.pages_reference import SCORES_AT_ONCE, Piece, causal, pieces_of, slots_of
 from headstock.ops.rotary import rotate
 
 TAG = "pages-index-td"

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from headstock.ops.attention import NARROW_PAGES, CacheProvider, StepBatch
 from headstock.ops.base import Spec, op
+from headstock.ops.latent_reference import ReferenceLatentAttention
 from headstock.ops.norm import rms_norm
 from headstock.ops.rotary import rotate
 
@@ -141,8 +142,6 @@ def latent_attention(spec: LatentSpec, device: OpDevice) -> LatentProvider:
     Its layout ``pages-latent-tx`` is [pages, page size, X]. Layers resolve with
     :meth:`LatentSpec.as_spec`, where ``layout`` is the dtype of the pages.
     """
-    from headstock.ops.latent_reference import ReferenceLatentAttention
-
     return ReferenceLatentAttention(spec, device)
 
 

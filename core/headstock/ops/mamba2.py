@@ -25,6 +25,7 @@ from torch import Tensor
 
 from headstock.ops.attention import CacheProvider, StepBatch
 from headstock.ops.base import Spec, op
+from headstock.ops.mamba2_reference import ReferenceMamba2
 
 if TYPE_CHECKING:
     from headstock.ops.device import OpDevice
@@ -145,6 +146,4 @@ def mamba2(spec: Mamba2Spec, device: OpDevice) -> Mamba2Provider:
     Its pages are float32: the inputs of the convolution [W - 1, C], the oldest token's first, then
     the matrices [H, N, P].
     """
-    from headstock.ops.mamba2_reference import ReferenceMamba2
-
     return ReferenceMamba2(spec, device)

@@ -19,6 +19,7 @@ from headstock.ops.activation_kinds import FEATURES, SILU, Activation
 from headstock.ops.base import Spec, op
 from headstock.ops.layouts import CanonicalLayout
 from headstock.ops.linear import DENSE, CanonicalWeight
+from headstock.ops.moe_reference import ReferenceExperts
 
 if TYPE_CHECKING:
     from headstock.ops.device import OpDevice
@@ -173,6 +174,4 @@ def experts(spec: ExpertsSpec, device: OpDevice) -> ExpertsProvider:
 
     Layers resolve with :meth:`ExpertsSpec.as_spec`.
     """
-    from headstock.ops.moe_reference import ReferenceExperts
-
     return ReferenceExperts(spec, device)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from headstock.ops.attention import CacheProvider, StepBatch
 from headstock.ops.base import Spec, op
+from headstock.ops.selective_scan_reference import ReferenceSelectiveScan
 
 if TYPE_CHECKING:
     from headstock.ops.device import OpDevice
@@ -116,6 +117,4 @@ def selective_scan(spec: SelectiveScanSpec, device: OpDevice) -> SelectiveScanPr
 
     Its pages are float32: [C, N].
     """
-    from headstock.ops.selective_scan_reference import ReferenceSelectiveScan
-
     return ReferenceSelectiveScan(spec, device)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from headstock.ops.attention import CacheProvider, StepBatch
 from headstock.ops.base import Spec, op
+from headstock.ops.short_convolution_reference import ReferenceShortConvolution
 
 if TYPE_CHECKING:
     from headstock.ops.device import OpDevice
@@ -113,6 +114,4 @@ def short_convolution(spec: ShortConvolutionSpec, device: OpDevice) -> ShortConv
 
     Its pages are float32: [W - 1, C], the oldest token's first.
     """
-    from headstock.ops.short_convolution_reference import ReferenceShortConvolution
-
     return ReferenceShortConvolution(spec, device)
