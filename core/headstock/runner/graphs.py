@@ -224,7 +224,7 @@ class StepGraphs:
 
     def _prepare(self, shape: StepShape, rows: RowSet, bounds: Rows, *, is_same: bool) -> Prepared:
         """Have attention prepare, unless all that it knows of the step is as it was."""
-        last, self._prepared = self._prepared, None  # lost should planning fail
+        last, self._prepared = self._prepared, None  # stays unset if planning fails
         may_stay = is_same and shape.is_captured and not self._needs_host_lengths
         if may_stay and last is not None and last.shape is shape:
             self._prepared = last

@@ -60,7 +60,7 @@ class Delivery:
         observer: Hears of tokens and ends.
         records: Hears of ends, too.
         notify: Called when something may have changed that others wait for.
-        journals: Where calls are written down that can be gone on with.
+        journals: Where calls that can be resumed are written down.
 
     Attributes:
         live: By the id of what the engine was asked.

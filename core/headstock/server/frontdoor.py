@@ -76,7 +76,7 @@ class Frontdoor:
         silence_limit_s: How long the engine may say nothing and still be given requests. Seconds.
         store: Where what callers want to be kept is; None: in memory.
         is_durable: Whether the store outlives this process.
-        resume_s: How long a call that can be gone on with is kept for its client. Seconds.
+        resume_s: How long a call that can be resumed is kept for its client. Seconds.
     """
 
     def __init__(
@@ -221,7 +221,7 @@ class Frontdoor:
             is_streamed: Whether each delta is waited for, or the end alone.
             owner: Whose they are: names of requests are in use by one owner only.
             payer: Whom they count against.
-            keeping: What is to be written down of the call, so that it can be gone on with; None:
+            keeping: What is to be written down of the call, so that it can be resumed; None:
                 nothing.
             call: What they belong to, for its record.
 
@@ -330,7 +330,7 @@ class Frontdoor:
         return await self.calls.flush(timeout_s)
 
     async def pause(self, mode: PauseMode, timeout_s: float) -> State:
-        """Let no step be computed until :meth:`unpause`; requests are still taken, and wait.
+        """Stop the steps until :meth:`unpause`; requests are still taken, and wait.
 
         An engine that is started meanwhile is paused too.
 
@@ -463,7 +463,7 @@ class Frontdoor:
         """Refuse what an engine has to answer while none is there.
 
         Raises:
-            BusyError: None is.
+            BusyError: There is no engine.
         """
         if self.status.phase != "ready":
             raise self.unavailable()

@@ -353,7 +353,7 @@ async def _refuse_query(request: Request, error: Exception) -> Response:
 
 
 async def _gone(request: Request, error: Exception) -> Response:
-    """Answer nobody: the client left while its body was read."""
+    """Send no answer: the client left while its body was read."""
     return Response(status_code=400)
 
 
