@@ -115,19 +115,7 @@ class Frontdoor:
         self._names = Names()
         self.calls = EngineCalls(link.send)
         self._changed = asyncio.Event()
-        self._delivery = Delivery(
-            link.send,
-            status=self.status,
-            adapters=self.adapters,
-            weights=self.weights,
-            calls=self.calls,
-            places=self._places,
-            names=self._names,
-            observer=self._observer,
-            records=self.records,
-            notify=self._changed.set,
-            journals=self.journals,
-        )
+        self._delivery = self._make_delivery()
         self._intake = Intake(
             link.send,
             self._delivery,
@@ -147,6 +135,21 @@ class Frontdoor:
             unavailable=self.unavailable,
         )
         self._reading = Reading(prompter, lambda: self.max_length)
+
+    def _make_delivery(self) -> Delivery:
+        return Delivery(
+            self._link.send,
+            status=self.status,
+            adapters=self.adapters,
+            weights=self.weights,
+            calls=self.calls,
+            places=self._places,
+            names=self._names,
+            observer=self._observer,
+            records=self.records,
+            notify=self._changed.set,
+            journals=self.journals,
+        )
 
     # What callers ask
 
@@ -365,10 +368,7 @@ class Frontdoor:
         """
 
         def end(adapter: Adapter) -> None:
-            error = self.adapters.gone(adapter)
-            for live in [live for live in self._delivery.live.values() if live.adapter is adapter]:
-                self._delivery.fail(live, error)
-            self._delivery.wake()
+            self._delivery.fail_adapter(adapter, self.adapters.gone(adapter))
 
         await self.adapters.unload(name, timeout_s, end)
 
@@ -469,8 +469,7 @@ class Frontdoor:
             raise self.unavailable()
 
     def _rename_weights(self, version: str) -> None:
-        for live in self._delivery.live.values():
-            live.completion.weight_version = version
+        self._delivery.rename_weights(version)
 
     async def _wait_change(self) -> None:
         self._changed.clear()
