@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from headstock.ops import load_all_ops
-from headstock.ops.base import REFERENCE, Implementation, Requires
+from headstock.ops.base import REFERENCE, Implementation, Op, Requires
+from headstock.ops.cases import norm as norm_cases
 from headstock.ops.cases.base import Bench, dtype_name
+from headstock.ops.cases.table import CASES, cases_of
 from headstock.plugins.host import HostDevice
 from headstock.testing.checks import judge
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-WITH_CASES = [op for op in load_all_ops().values() if op.cases is not None]
+WITH_CASES = [op for op in load_all_ops().values() if op.name in CASES]
 BUILT = [op for op in WITH_CASES if op.is_built]
+
+
+WITHOUT_CASES = {"model_step"}
+"""A whole step: its providers are tried on models."""
+
+
+def test_the_table_has_cases_for_every_op_and_for_nothing_else() -> None:
+    ours = {name for name in load_all_ops() if "::" not in name}
+    assert set(CASES) == ours - WITHOUT_CASES
+
+
+def test_an_op_of_a_plugin_brings_its_own_cases() -> None:
+    theirs = Op("theirs::op", lambda x: x, cases=norm_cases.rms_norm_cases)
+    assert cases_of(theirs) is norm_cases.rms_norm_cases
+    assert cases_of(Op("theirs::other", lambda x: x)) is None
+
+
+def test_ops_load_no_cases() -> None:
+    code = (
+        "import sys; from headstock.ops import load_all_ops; load_all_ops()\n"
+        "print([name for name in sys.modules if name.startswith('headstock.ops.cases')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
@@ -33,7 +62,7 @@ def test_references_in_float32_equal_themselves_in_bfloat16(op, references) -> N
     """Low precision may round, not compute something else: the same cases, cast."""
     bench = Bench(resolver=references, dtype=torch.bfloat16)
     rtol, atol = op.tolerance.of("bfloat16")
-    for case in op.cases(bench):
+    for case in CASES[op.name](bench):
         if case.call is not None or case.check is not None:
             continue
         args = [a.float() if _is_float(a) else a for a in case.args]

@@ -88,7 +88,7 @@ class QuantisedRows:
 
     def rows(self, ids_T: Tensor, first: int) -> Tensor:
         """Fail: lookups were never declared."""
-        raise AssertionError("feature `rows` was not declared, so nobody asks")
+        raise AssertionError("feature `rows` was not declared, so it must not be asked for")
 
     @property
     def num_bytes(self) -> int:

@@ -96,7 +96,7 @@ class GroupedExperts:
 
     def load_bias(self, bias: Tensor, expert: int, matrix: Matrix, begin: int) -> None:
         """Fail: biases were never declared."""
-        raise AssertionError("feature `bias` was not declared, so nobody asks")
+        raise AssertionError("feature `bias` was not declared, so it must not be asked for")
 
     def __call__(self, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor) -> Tensor:
         """Return each token's weighted sum over its experts. [T, D]"""
@@ -116,7 +116,7 @@ class GroupedExperts:
         y_ND = _grouped_product(between_NF, self._down_EFD, counts_E)
         is_left_out_Tk1 = (places_N < 0).view_as(experts_Tk).unsqueeze(-1)
         y_TkD = y_ND.index_select(0, places_N.clamp(min=0)).unflatten(0, experts_Tk.shape)
-        # Left out, not multiplied by 0: what nobody computed may be anything.
+        # Left out, not multiplied by 0: what was not computed may be anything.
         weighed_TkD = (y_TkD.float() * weights_Tk.unsqueeze(-1)).masked_fill(is_left_out_Tk1, 0)
         return weighed_TkD.sum(dim=1).to(x_TD.dtype)
 

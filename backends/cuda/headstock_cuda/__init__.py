@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from headstock.plugins.hooks import Finding, GroupInfo, hookimpl
 from headstock.plugins.probe import Probe, Status
-from headstock_cuda.optional import findings, register_optional
+from headstock_cuda.optional import findings
 from headstock_cuda.probe import probe
 
 if TYPE_CHECKING:
@@ -35,10 +35,9 @@ def headstock_device(index: int) -> Device:
 @hookimpl
 def headstock_register_ops(registry: OpRegistry, device: Device) -> None:
     """Offer the Triton kernels, with cuBLAS behind PyTorch, and attention by optional libraries."""
-    from headstock_triton.register import register_ops
+    from headstock_cuda.register import register_ops
 
     register_ops(registry, device)
-    register_optional(registry)
 
 
 @hookimpl

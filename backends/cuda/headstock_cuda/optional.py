@@ -9,12 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from headstock.plugins.hooks import Finding
-
-if TYPE_CHECKING:
-    from headstock.ops.base import OpRegistry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,18 +63,6 @@ def findings() -> Iterator[Finding]:
     """Yield a line of the doctor for each library."""
     yield FLASH_ATTENTION.finding()
     yield FLASHINFER.finding()
-
-
-def register_optional(registry: OpRegistry) -> None:
-    """Offer attention by the libraries that are installed."""
-    if FLASH_ATTENTION.is_installed:
-        from headstock_cuda import flash_attention
-
-        flash_attention.register(registry)
-    if FLASHINFER.is_installed:
-        from headstock_cuda import flashinfer
-
-        flashinfer.register(registry)
 
 
 def _is_module(path: Path) -> bool:

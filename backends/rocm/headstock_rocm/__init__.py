@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from headstock.plugins.hooks import Finding, GroupInfo, hookimpl
 from headstock.plugins.probe import Probe, Status
-from headstock_rocm.libraries import findings, register_libraries
+from headstock_rocm.libraries import findings
 from headstock_rocm.probe import probe
 
 if TYPE_CHECKING:
@@ -35,10 +35,9 @@ def headstock_device(index: int) -> Device:
 @hookimpl
 def headstock_register_ops(registry: OpRegistry, device: Device) -> None:
     """Offer the Triton kernels, and below them what AMD's libraries compute."""
-    from headstock_triton.register import register_ops
+    from headstock_rocm.register import register_ops
 
     register_ops(registry, device)
-    register_libraries(registry)
 
 
 @hookimpl

@@ -1,30 +1,20 @@
-"""AMD's optional libraries: which are here, and what they are offered for. None is needed.
-
-They are offered below our kernels, so that they compute where ``--op`` names them: none was run on
-an AMD GPU yet.
-"""
+"""AMD's optional libraries: which are here. None is needed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from headstock.errors import UnsupportedError
 from headstock.plugins.hooks import Finding
 from headstock.plugins.installed import is_installed, torch_build
 
-if TYPE_CHECKING:
-    from headstock.ops.base import OpRegistry
-    from headstock.ops.linear import LinearBuilder
-
 AITER, HIPBLASLT = "aiter", "hipblaslt"
 """Providers; the first is a module as well."""
 CALLED = ("rms_norm", "rmsnorm2d_fwd_with_add", "silu_and_mul", "gemm_a8w8_blockscale")
 """What is called of AITER."""
-PRIORITY = 50
-"""Below that of our kernels."""
 
 
 @cache
@@ -64,37 +54,3 @@ def aiter_finding() -> Finding:
     except UnsupportedError as error:
         return Finding(subject="AITER", is_ok=False, text=error.problem, remedy=error.remedy)
     return Finding(subject="AITER", is_ok=True, text=f"installed: --op linear={AITER}, and others")
-
-
-def register_libraries(registry: OpRegistry) -> None:
-    """Offer what the libraries that are installed compute."""
-    from headstock.ops.activation import silu_and_mul
-    from headstock.ops.base import Requires, Sizes
-    from headstock.ops.linear import FP8_GROUP, linear
-    from headstock.ops.norm import add_rms_norm, rms_norm
-    from headstock_rocm import aiter_ops, fp8
-    from headstock_triton.fp8 import GROUP
-    from headstock_triton.fp8_formats import FORMATS
-
-    narrow = Requires(dtypes=frozenset({"float16", "bfloat16"}))
-    builders: dict[str, LinearBuilder] = {HIPBLASLT: fp8.build_hipblaslt_fp8}
-    if is_installed(AITER):
-        builders[AITER] = fp8.build_aiter_fp8
-        for op, run in (
-            (rms_norm, aiter_ops.rms_norm),
-            (add_rms_norm, aiter_ops.add_rms_norm),
-            (silu_and_mul, aiter_ops.silu_and_mul),
-        ):
-            registry.add(op, AITER, run, requires=narrow, priority=PRIORITY)
-    for provider, build in builders.items():
-        for kind in FORMATS:
-            requires = Requires(
-                dtypes=narrow.dtypes,
-                layouts=frozenset({FP8_GROUP}),
-                sizes={
-                    "group_size": Sizes(only=frozenset({GROUP})),
-                    "out_features": Sizes(multiple_of=16),
-                },
-                capabilities=frozenset({kind.capability, "mfma"}),
-            )
-            registry.add(linear, provider, build, requires=requires, priority=PRIORITY)

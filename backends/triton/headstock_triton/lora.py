@@ -1,7 +1,7 @@
 """Low-rank additions to matrix products, another for each token, in two launches.
 
 A program works for one place of adapters and one tile of tokens, and ends at once where none of
-those has that adapter: the grid is as large as there are places, whoever uses them, so that a
+those has that adapter: the grid is as large as there are places, however many are used, so that a
 captured step is right for any adapters of its rows. What is multiplied is cut at fixed features,
 so that no other token changes a token's sum.
 

@@ -14,7 +14,7 @@ import triton.language as tl
 
 @triton.jit
 def begin(PDL: tl.constexpr):
-    """Let the next kernel be brought up, then wait for the kernels before this one."""
+    """Allow the next kernel to be launched, then wait for the kernels before this one."""
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()  # pyright: ignore[reportAttributeAccessIssue]
         tl.extra.cuda.gdc_wait()  # pyright: ignore[reportAttributeAccessIssue]

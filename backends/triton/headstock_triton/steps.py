@@ -180,7 +180,7 @@ def mark_faults_kernel(drawn, logits, out, stride, PDL: tl.constexpr):
 
 @triton.jit
 def advance_lengths_kernel(slots, kv_lengths, done, lengths, PDL: tl.constexpr):
-    """Let the slot of row ``program_id(0)`` have its new length, unless it is done."""
+    """Set the new length of the slot of row ``program_id(0)``, unless it is done."""
     begin(PDL)
     row = tl.program_id(0)
     slot = tl.load(slots + row).to(tl.int64)

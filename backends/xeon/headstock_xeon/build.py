@@ -31,7 +31,7 @@ COMPILERS = ("c++", "g++", "clang++")
 CARRIED = "ziglang"
 """A package that carries a compiler."""
 ANY_X86 = ("-mcpu=x86_64", "-g0", "-fno-sanitize=all")
-"""What the carried compiler must be told: by default it compiles for the machine at hand."""
+"""Option that the carried compiler needs: by default it compiles for the machine at hand."""
 COMMON = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-pthread")
 AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma", "-mf16c")
 BY_SUFFIX = {

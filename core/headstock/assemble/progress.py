@@ -1,4 +1,4 @@
-"""How start-up tells what it is doing, whoever shows it."""
+"""How start-up reports what it is doing."""
 
 from __future__ import annotations
 

@@ -204,7 +204,7 @@ class PageCache:
     def checkpoint(self, tables: Tables, ids: Sequence[bytes], count: int, step: int) -> bool:
         """Keep the state that ``step`` leaves after ``count`` grains, unless it is kept already.
 
-        The page that the step writes to goes to the node, and the request goes on with a new one.
+        The page that the step writes to goes to the node, and the request continues on a new one.
 
         Returns:
             Whether the request's entries turn after the step.

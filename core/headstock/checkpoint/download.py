@@ -25,7 +25,7 @@ TORCH_WEIGHTS = ("pytorch_model*.bin",)
 def fetch(model: str, revision: str | None = None, progress: Progress | None = None) -> None:
     """Download ``model`` unless it is on this machine, so that resolving it need not.
 
-    Names that are unknown are left to whoever resolves them.
+    Names that are unknown are left as they are.
 
     Args:
         model: As for :func:`headstock.checkpoint.resolve`.

@@ -241,10 +241,10 @@ class ServerSettings(Settings, frozen=True, kw_only=True):
     """Engine restarts within ten minutes before the server gives up and exits."""
     state_dir: str | None = None
     """Folder for what outlives the API process: responses that were asked to be stored, and
-    streams, which then have ids by which a client goes on with them. One server uses it, and only
-    its user can read it. Without it responses are kept in memory."""
+    streams, which then have ids by which a client resumes them. One server uses it, and only its
+    user can read it. Without it responses are kept in memory."""
     stream_resume_s: Seconds = 60.0
-    """With --state-dir: how long a stream goes on without its client, and is kept after its end,
+    """With --state-dir: how long a stream runs on without its client, and is kept after its end,
     for a client that comes back. Seconds."""
     max_file_bytes: Positive = 128 * 1024**2
     """Largest file of /v1/files. Bytes."""

@@ -140,7 +140,7 @@ class AdapterDesk:
         return replies
 
     def abort(self, request_id: str, message: str = "The request was aborted.") -> None:
-        """End a request that waits here; does nothing when none does."""
+        """End a request that waits here; does nothing when there is none of that id."""
         submit = self._waiting.pop(request_id, None)
         if submit is not None:
             self._scheduler.refuse(submit, FinishReason("abort", message=message))

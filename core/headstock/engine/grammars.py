@@ -75,8 +75,8 @@ class _Followed:
 class GrammarDesk:
     """Keeps requests until their grammars are compiled, and matchers until their requests end.
 
-    A matcher follows its request's settled outputs, whoever drew them: replay and retraction need
-    nothing of their own.
+    A matcher follows its request's settled outputs, however they were drawn: replay and retraction
+    need nothing of their own.
 
     Args:
         scheduler: Gets the requests.
@@ -109,7 +109,7 @@ class GrammarDesk:
     # Requests on their way to the scheduler
 
     def take(self, submit: Submit, now_s: float) -> None:
-        """Let ``submit``, which is masked, wait until its grammar is compiled, if it has one."""
+        """Keep ``submit``, which is masked, until its grammar is compiled, if it has one."""
         grammar = submit.grammar
         if grammar is None:
             self._follow(submit, None, now_s)
@@ -158,7 +158,7 @@ class GrammarDesk:
         self._scheduler.submit(submit, now_s, prepared_s)
 
     def abort(self, request_id: str, message: str = "The request was aborted.") -> None:
-        """End a request that waits here; does nothing when none does."""
+        """End a request that waits here; does nothing when there is none of that id."""
         waiting = self._waiting.pop(request_id, None)
         if waiting is not None:
             self._scheduler.refuse(waiting.submit, FinishReason("abort", message=message))

@@ -184,11 +184,11 @@ class ProgramFunction:
         self, backend: BackendLike | None, kwargs: Mapping[str, Any], *, is_streamed: bool
     ) -> tuple[ProgramState, dict[str, Any]]:
         given = {**self._bound, **kwargs}
-        told: dict[str, Any] = {}
+        others: dict[str, Any] = {}
         for name in _OF_RUN - self._parameters:
             value = given.pop(name, None)
             if name in ("return_logprob", "top_logprobs_num") and value is not None:
-                told[name] = value
+                others[name] = value
         own = {
             name: value
             for name, value in given.items()
@@ -196,7 +196,7 @@ class ProgramFunction:
         }
         rest = {name: value for name, value in given.items() if name not in own}
         run = Run(
-            self.name, backend_of(backend), hub(), sampling(rest), is_streamed=is_streamed, **told
+            self.name, backend_of(backend), hub(), sampling(rest), is_streamed=is_streamed, **others
         )
         return ProgramState(run), own
 

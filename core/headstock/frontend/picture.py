@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from html import escape
+from typing import TYPE_CHECKING
 
-from headstock.frontend.trace import Trace, TraceStep
+if TYPE_CHECKING:
+    from headstock.frontend.trace import Trace, TraceStep
 
 LEFT = 150
 WIDTH = 900

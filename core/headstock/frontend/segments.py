@@ -81,7 +81,7 @@ class Segment:
         except asyncio.CancelledError:
             self._fail(ProgramError("The program was cancelled.", remedy="Run it again."))
             raise
-        except Exception as error:  # noqa: BLE001 - the boundary of a program: its body hears of it
+        except Exception as error:  # noqa: BLE001 - the boundary of a program: its body gets the error
             self._fail(error)
         else:
             self.done.set_result(ended)

@@ -362,7 +362,7 @@ class ForkGroup:
         return [state[key] for state in self.states]
 
     def __setitem__(self, key: int, state: ProgramState) -> None:
-        """Let ``forks[0] += …`` be written."""
+        """Make ``forks[0] += …`` valid."""
         if self.states[key] is not state:
             raise ProgramError(
                 "A fork cannot be replaced by another state.",

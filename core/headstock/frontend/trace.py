@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from headstock.frontend.errors import Line
+from headstock.frontend.picture import draw
 from headstock.programs import Fork, Gen, Join, Select, StepDone
 from headstock.programs.graph import AnyStep
 
@@ -96,6 +97,4 @@ class Trace:
 
     def to_svg(self) -> str:
         """Return it as a picture: a lane a state, a bar a gen or select."""
-        from headstock.frontend.picture import draw
-
         return draw(self)

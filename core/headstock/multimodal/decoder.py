@@ -137,18 +137,18 @@ class Decoder:
             raise _refusal(answer, source)
         pieces: list[Piece] = []
         begin = 0
-        for told in answer["pieces"]:
-            end = begin + told["size"]
-            frames, height, width = told["grid"]
-            view = View(*told["view"]) if told.get("view") else None
+        for fields in answer["pieces"]:
+            end = begin + fields["size"]
+            frames, height, width = fields["grid"]
+            view = View(*fields["view"]) if fields.get("view") else None
             piece = Piece(
                 grid=(frames, height, width),
-                digest=bytes.fromhex(told["digest"]),
+                digest=bytes.fromhex(fields["digest"]),
                 pixels=pixels[begin:end],
                 view=view,
-                lead=told.get("lead", ""),
-                trail=told.get("trail", ""),
-                time=told.get("time", 0),
+                lead=fields.get("lead", ""),
+                trail=fields.get("trail", ""),
+                time=fields.get("time", 0),
             )
             pieces.append(piece)
             begin = end

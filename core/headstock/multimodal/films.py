@@ -234,10 +234,10 @@ def words_of(times: Sequence[float], seconds: float, video: Video) -> list[tuple
         clock = f"{int(time // 60):02d}:{int(time % 60):02d}"
         stamp = f"{int(time // 3600):02d}:{int(time // 60 % 60):02d}:{int(time % 60):02d}"
         stamp += f".{int(time % 1 * 1000):03d}"
-        told = {"number": number + 1, "time": time, "second": int(time), "clock": clock}
-        told["stamp"] = stamp
-        lead = words["lead"].format(**told)
-        trail = words["trail"].format(**told)
+        fields = {"number": number + 1, "time": time, "second": int(time), "clock": clock}
+        fields["stamp"] = stamp
+        lead = words["lead"].format(**fields)
+        trail = words["trail"].format(**fields)
         before = words["between"] if number else begin
         found.append((before + lead, trail + (words["end"] if number == last else "")))
     return found

@@ -112,7 +112,7 @@ def decode(kind: str, data: bytes, setup: dict[str, Any]) -> tuple[dict[str, Any
 def answer_of(pieces: list[Piece], family: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     """Return what is answered to an image, and its pixels."""
     pixels = [piece.patches.tobytes() for piece in pieces]
-    told = [
+    described = [
         {
             "grid": piece.grid,
             "view": piece.view,
@@ -123,7 +123,7 @@ def answer_of(pieces: list[Piece], family: dict[str, Any]) -> tuple[dict[str, An
         }
         for piece, data in zip(pieces, pixels, strict=True)
     ]
-    return {"pieces": told, "times": []}, b"".join(pixels)
+    return {"pieces": described, "times": []}, b"".join(pixels)
 
 
 def decode_video(data: bytes, setup: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
@@ -150,7 +150,7 @@ def decode_video(data: bytes, setup: dict[str, Any]) -> tuple[dict[str, Any], by
         raise RefusedError("slow", seconds=seconds, frames=len(frames))
     settings = {name: family[name] for name in ("patch_size", "merge", "frames")} | video
     words = films.words_of(times[::size], seconds, video)
-    told: list[dict[str, Any]] = []
+    described: list[dict[str, Any]] = []
     pixels: list[bytes] = []
     for number, place in enumerate(places):
         moment = shown[number * size : (number + 1) * size]
@@ -158,7 +158,7 @@ def decode_video(data: bytes, setup: dict[str, Any]) -> tuple[dict[str, Any], by
         pixels.append(_cut_moment(moment, family))
         view = films.view_of(number, len(places), grid, video)
         what = [grid, place, number > 0] if video["is_plain"] else [*grid, view]
-        told.append(
+        described.append(
             {
                 "grid": grid,
                 "view": view,
@@ -171,7 +171,7 @@ def decode_video(data: bytes, setup: dict[str, Any]) -> tuple[dict[str, Any], by
         )
     moments = [times[at : at + size] for at in range(0, len(times), size)]
     middles = [(moment[0] + moment[-1]) / 2 for moment in moments]
-    return {"pieces": told, "times": middles}, b"".join(pixels)
+    return {"pieces": described, "times": middles}, b"".join(pixels)
 
 
 def _cut_moment(frames: list[np.ndarray], family: dict[str, Any]) -> bytes:

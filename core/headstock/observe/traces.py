@@ -40,24 +40,24 @@ class RequestTracer:
         self._provider = provider
         self._tracer = provider.get_tracer("headstock")
 
-    def trace(self, told: Mapping[str, Any], traceparent: str = "") -> None:
+    def trace(self, record: Mapping[str, Any], traceparent: str = "") -> None:
         """Make the spans of a call.
 
         Args:
-            told: What ``/requests/{id}`` tells of it.
+            record: What ``/requests/{id}`` tells of it.
             traceparent: The trace that it is part of, as the W3C writes it; "": none.
         """
         from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 
-        completions = told["completions"]
-        begin_s = told["received"]
-        operation = operation_of(told)
+        completions = record["completions"]
+        begin_s = record["received"]
+        operation = operation_of(record)
         span = self._tracer.start_span(
-            f"{operation} {told['model']}",
+            f"{operation} {record['model']}",
             context=_parent(traceparent),
             kind=SpanKind.SERVER,
             start_time=_ns(begin_s),
-            attributes=call_attributes(told, operation),
+            attributes=call_attributes(record, operation),
         )
         errors = [each["error"] for each in completions if each.get("error")]
         if errors:
@@ -66,7 +66,7 @@ class RequestTracer:
         inside = set_span_in_context(span)
         for each in completions[:MAX_SHOWN]:
             self._trace_parts(each, begin_s, inside)
-        span.end(_ns(begin_s + (told["total_s"] or 0.0)))
+        span.end(_ns(begin_s + (record["total_s"] or 0.0)))
 
     def _trace_parts(self, one: Mapping[str, Any], begin_s: float, context: Context) -> None:
         """Make the spans of what one completion waited for and what computed it."""
@@ -94,23 +94,23 @@ class RequestTracer:
         self._provider.shutdown()
 
 
-def operation_of(told: Mapping[str, Any]) -> str:
+def operation_of(record: Mapping[str, Any]) -> str:
     """Return what the conventions call a call's operation."""
-    if any(each["kind"] == "vector" for each in told["completions"]):
+    if any(each["kind"] == "vector" for each in record["completions"]):
         return "embeddings"
-    return OPERATIONS.get(told["route"], "chat")
+    return OPERATIONS.get(record["route"], "chat")
 
 
-def call_attributes(told: Mapping[str, Any], operation: str) -> dict[str, Any]:
+def call_attributes(record: Mapping[str, Any], operation: str) -> dict[str, Any]:
     """Return the attributes of a call's span."""
-    completions = told["completions"]
+    completions = record["completions"]
     first = completions[0]
     attributes: dict[str, Any] = {
         "gen_ai.operation.name": operation,
         "gen_ai.provider.name": PROVIDER,
-        "gen_ai.request.model": told["model"],
-        "gen_ai.response.model": told["model"],
-        "gen_ai.response.id": told["id"],
+        "gen_ai.request.model": record["model"],
+        "gen_ai.response.model": record["model"],
+        "gen_ai.response.id": record["id"],
         "gen_ai.response.finish_reasons": [each["finish_reason"] for each in completions],
         "gen_ai.usage.input_tokens": _sum(completions, "prompt_tokens"),
         "gen_ai.usage.output_tokens": _sum(completions, "output_tokens"),
@@ -119,7 +119,7 @@ def call_attributes(told: Mapping[str, Any], operation: str) -> dict[str, Any]:
         "gen_ai.request.temperature": first["temperature"],
         "gen_ai.request.top_p": first["top_p"],
         "gen_ai.response.time_to_first_chunk": first["first_token_s"],
-        "http.route": told["route"],
+        "http.route": record["route"],
     }
     if len(completions) > 1:
         attributes["gen_ai.request.choice.count"] = len(completions)

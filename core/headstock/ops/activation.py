@@ -11,10 +11,9 @@ from torch import Tensor
 from headstock.ops.activation_kinds import FEATURES, SILU, Activation
 from headstock.ops.base import op
 from headstock.ops.canonical import FP8_MAX
-from headstock.ops.cases.activation import apart_cases, gated_cases, grouped_cases, plain_cases
 
 
-@op(cases=gated_cases, features=FEATURES)
+@op(features=FEATURES)
 def silu_and_mul(gate_up_TG: Tensor, *, activation: Activation = SILU) -> Tensor:
     """Return activation(gate) * up, where gate and up are the halves of each row.
 
@@ -33,7 +32,7 @@ def silu_and_mul(gate_up_TG: Tensor, *, activation: Activation = SILU) -> Tensor
     return activation.join(*gate_up_TG.chunk(2, dim=-1))
 
 
-@op(cases=grouped_cases)
+@op()
 def silu_and_mul_groups(gate_up_TG: Tensor, *, group_size: int) -> tuple[Tensor, Tensor]:
     """Return :func:`silu_and_mul`, of SiLU, in 8-bit floating point, a scale for each group.
 
@@ -54,7 +53,7 @@ def silu_and_mul_groups(gate_up_TG: Tensor, *, group_size: int) -> tuple[Tensor,
     return values_TGg.flatten(1).to(torch.float8_e4m3fn), scale_TG
 
 
-@op(cases=plain_cases, features=FEATURES)
+@op(features=FEATURES)
 def activate(x_TF: Tensor, *, activation: Activation = SILU) -> Tensor:
     """Return activation(x): of feed-forward layers without a gate.
 
@@ -70,7 +69,7 @@ def activate(x_TF: Tensor, *, activation: Activation = SILU) -> Tensor:
     return activation.join(x_TF, torch.ones_like(x_TF))
 
 
-@op(cases=apart_cases, features=FEATURES)
+@op(features=FEATURES)
 def activate_and_mul(gate_TF: Tensor, x_TF: Tensor, *, activation: Activation = SILU) -> Tensor:
     """Return activation(gate) * x, of two tensors.
 

@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from headstock.ops.base import Spec, op
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     import torch
     from torch import Tensor
 
-    from headstock.ops.cases.base import Bench, Case
     from headstock.ops.device import OpDevice
 
 
@@ -345,15 +344,8 @@ class AttentionBuilder(Protocol):
         ...
 
 
-def _cases(bench: Bench) -> Iterator[Case]:
-    from headstock.ops.cases.attention import attention_cases
-
-    return attention_cases(bench)
-
-
 @op(
     is_built=True,
-    cases=_cases,
     features=frozenset(
         {"sliding_window", "sinks", "soft_cap", BIDIRECTIONAL, BOTH_SIDES, CHUNKED, CHOSEN_BLOCKS}
     ).union(*NARROW_PAGES.values()),

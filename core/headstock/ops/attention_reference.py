@@ -6,9 +6,6 @@ and value heads, G = H / K query heads of a kv head, D head size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -24,35 +21,12 @@ from headstock.ops.attention import (
 from headstock.ops.device import OpDevice
 from headstock.ops.int8_pages import SCALE_BYTES
 from headstock.ops.narrow_pages import NARROW
+from headstock.ops.pages_reference import SCORES_AT_ONCE, Piece, pieces_of
 
 TAG = "pages-kv-thd"
 """One layer's buffer is [page, keys or values, token, kv head, feature]."""
 NARROW_TAG = f"{TAG}-{{}}"
 """The same in 8 bits of a kind, with each head's scale in four bytes after its features."""
-
-SCORES_AT_ONCE = 1 << 24
-"""Scores that are held at a time where PyTorch's fused attention cannot be used."""
-
-
-TOKENS_AT_ONCE = 16
-"""Tokens attended at a time where the host does not know the rows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Rows of equally many queries.
-
-    Attributes:
-        tokens: Their queries, one row after another.
-        lengths_R: Their kv lengths.
-        page_table_RP: Their pages.
-        max_kv: Upper bound of the lengths.
-    """
-
-    tokens: slice
-    lengths_R: Tensor
-    page_table_RP: Tensor
-    max_kv: int
 
 
 class ReferenceAttention:
@@ -248,40 +222,3 @@ class ReferenceAttention:
             probs = scores.softmax(dim=-1)[..., : k_RHLD.shape[2]]
             outs.append((probs @ v_RHLD).to(q.dtype))
         return torch.cat(outs, dim=2)
-
-
-def pieces_of(batch: StepBatch) -> Iterator[Piece]:
-    """Yield rows to attend at once.
-
-    Steps of one query a row need nothing of the host, and other steps without host rows are taken
-    token by token: both can be captured.
-    """
-    if batch.max_query == 1:
-        tokens = slice(0, batch.num_rows)
-        yield Piece(tokens, batch.kv_lengths_R, batch.page_table_RP, batch.max_kv)
-    elif batch.host_rows:
-        for rows, tokens, max_kv in _same_query_rows(batch.host_rows):
-            yield Piece(tokens, batch.kv_lengths_R[rows], batch.page_table_RP[rows], max_kv)
-    else:
-        for begin in range(0, batch.num_tokens, TOKENS_AT_ONCE):
-            tokens = slice(begin, min(begin + TOKENS_AT_ONCE, batch.num_tokens))
-            table_TP = batch.page_table_RP.index_select(0, batch.row_of_token_T[tokens])
-            yield Piece(tokens, batch.positions_T[tokens] + 1, table_TP, batch.max_kv)
-
-
-def _same_query_rows(host_rows: Sequence[tuple[int, int]]) -> Iterator[tuple[slice, slice, int]]:
-    """Yield stretches of rows: those of one query together, others alone.
-
-    Yields:
-        The rows, their tokens, and the upper bound of their kv lengths.
-    """
-    row, token = 0, 0
-    while row < len(host_rows):
-        num_queries, max_kv = host_rows[row]
-        end = row + 1
-        while num_queries == 1 and end < len(host_rows) and host_rows[end][0] == 1:
-            max_kv = max(max_kv, host_rows[end][1])
-            end += 1
-        num_tokens = (end - row) * num_queries
-        yield slice(row, end), slice(token, token + num_tokens), max_kv
-        row, token = end, token + num_tokens

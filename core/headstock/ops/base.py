@@ -128,7 +128,8 @@ class Op(Generic[P, R]):
             ``(spec, device) -> callable``.
         is_built: Whether providers are builders.
         tolerance: For the conformance kit.
-        cases: ``(bench)`` to ``Case`` objects for the kit: representative and edge shapes.
+        cases: ``(bench)`` to ``Case`` objects for the kit: representative and edge shapes. None
+            for the ops of this package: ``headstock.ops.cases.table`` has theirs.
         features: Features that the reference implements.
     """
 

@@ -24,9 +24,6 @@ from headstock.ops.attention import CacheProvider, StepBatch
 from headstock.ops.base import Spec, op
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from headstock.ops.cases.base import Bench, Case
     from headstock.ops.device import OpDevice
 
 NO_BLOCK = -1
@@ -110,13 +107,7 @@ class BlockIndexerProvider(CacheProvider, Protocol):
         ...
 
 
-def _cases(bench: Bench) -> Iterator[Case]:
-    from headstock.ops.cases.block_indexer import block_indexer_cases
-
-    return block_indexer_cases(bench)
-
-
-@op(is_built=True, cases=_cases)
+@op(is_built=True)
 def index_blocks(spec: BlockIndexerSpec, device: OpDevice) -> BlockIndexerProvider:
     """Build the reference provider: any page size. Layers resolve with ``as_spec`` of the spec.
 

@@ -10,34 +10,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from headstock.ops.attention import KVLayout, StepBatch
-from headstock.ops.attention_reference import SCORES_AT_ONCE, Piece, pieces_of
+from headstock.ops.attention import StepBatch
 from headstock.ops.block_indexer import NO_BLOCK, BlockIndexerSpec
 from headstock.ops.device import OpDevice
-from headstock.ops.indexer_reference import TAG
-from headstock.ops.latent_reference import causal, slots_of
+from headstock.ops.key_pages_reference import KeyPages
+from headstock.ops.pages_reference import SCORES_AT_ONCE, Piece, causal, pieces_of, slots_of
 from headstock.ops.rotary import rotate
 
 
-class ReferenceBlockIndexer:
+class ReferenceBlockIndexer(KeyPages):
     """Scores in float32 of every token that a query sees."""
 
     def __init__(self, spec: BlockIndexerSpec, device: OpDevice) -> None:
+        super().__init__(spec.page_size, spec.head_dim, spec.kv_dtype)
         self.spec = spec
-        preferred = tuple(dict.fromkeys((16, spec.page_size)))
-        self.layout = KVLayout(tag=TAG, page_sizes=preferred, dtype=spec.kv_dtype)
-        self.graph_key: tuple[int, ...] = ()
-
-    def kv_shape(self, num_pages: int) -> tuple[int, ...]:
-        """[pages, page_size, D]."""
-        return (num_pages, self.spec.page_size, self.spec.head_dim)
-
-    def plan(self, batch: StepBatch) -> None:
-        """Do nothing: every layer reads the batch itself."""
-
-    def read(self, kv: Tensor, slots_S: Tensor) -> Tensor:
-        """Return rotated keys at token slots. [S, D]"""
-        return kv.view(-1, kv.shape[-1])[slots_S]
 
     def run(
         self, q_THD: Tensor, k_TD: Tensor, cos_sin_LE: Tensor, kv: Tensor, batch: StepBatch
@@ -45,8 +31,7 @@ class ReferenceBlockIndexer:
         """Rotate, store the keys, and choose; tokens that no host row covers choose none."""
         both = torch.cat((q_THD, k_TD.unsqueeze(1)), dim=1)
         both = rotate(both, batch.positions_T, cos_sin_LE, is_interleaved=False)
-        stored_TD = both[:, -1].to(self.layout.dtype)
-        kv.view(-1, kv.shape[-1]).index_copy_(0, batch.write_slots_T[: len(k_TD)], stored_TD)
+        self.write(both[:, -1], kv, batch)
         most = min(self.spec.num_chosen, self._num_blocks(batch.max_kv))
         shape = (*q_THD.shape[:2], most)
         chosen_THk = torch.full(shape, NO_BLOCK, dtype=torch.int32, device=k_TD.device)

@@ -14,17 +14,10 @@ import torch
 from torch import Tensor
 
 from headstock.ops.base import op
-from headstock.ops.cases.drafts import (
-    append_cases,
-    count_draft_cases,
-    enter_cases,
-    kept_cases,
-    ngram_cases,
-)
 from headstock.ops.steps import FAULTY, NO_DRAFT, Slots, StepInputs
 
 
-@op(cases=append_cases)
+@op()
 def append_outputs(
     histories_SL: Tensor, slots: Slots, inputs: StepInputs, outbox_NRO: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -59,7 +52,7 @@ def append_outputs(
     return histories_SL, known_R
 
 
-@op(cases=ngram_cases)
+@op()
 def draft_ngrams(
     histories_SL: Tensor,
     slots_R: Tensor,
@@ -106,7 +99,7 @@ def draft_ngrams(
     return torch.where(best_R1 >= 0, drafts_RK, NO_DRAFT).to(torch.int32)
 
 
-@op(cases=enter_cases)
+@op()
 def enter_drafts(
     drafts_RK: Tensor, slots: Slots, inputs: StepInputs, outbox_NRO: Tensor, *, vocab_size: int
 ) -> tuple[Slots, Tensor]:
@@ -133,7 +126,7 @@ def enter_drafts(
     return slots, outbox_NRO
 
 
-@op(cases=count_draft_cases)
+@op()
 def count_drafts(counts_SV: Tensor, drafts_RK: Tensor) -> Tensor:
     """Count, for each position that a row draws from, the drafts before it as if they were drawn.
 
@@ -154,7 +147,7 @@ def count_drafts(counts_SV: Tensor, drafts_RK: Tensor) -> Tensor:
     return counts_SV.scatter_add(1, ids_SK, counted_RJK.flatten(0, 1).to(counts_SV.dtype))
 
 
-@op(cases=kept_cases)
+@op()
 def keep_accepted(drawn_RJ: Tensor, accepted_R: Tensor) -> Tensor:
     """Return the draws, and :data:`~headstock.ops.steps.FAULTY` for those after the accepted ones.
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from headstock.ops.base import op
-from headstock.ops.cases.embedding import known_cases, place_cases
 
 
-@op(cases=place_cases)
+@op()
 def embed_places(
     ids_T: Tensor,
     positions_T: Tensor,
@@ -37,7 +36,7 @@ def embed_places(
     return words_TD + types_TD + places_LD[positions_T + first_place]
 
 
-@op(cases=known_cases)
+@op()
 def known_ids(ids_T: Tensor, *, size: int) -> Tensor:
     """Return ids with 0 in the place of those that a table of ``size`` rows has none for.
 

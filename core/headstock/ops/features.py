@@ -8,19 +8,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from headstock.ops.base import op
-from headstock.ops.cases.features import (
-    add_cases,
-    bound_cases,
-    order_cases,
-    position_cases,
-    scale_cases,
-    shift_cases,
-    token_cases,
-    weigh_cases,
-)
 
 
-@op(cases=add_cases)
+@op()
 def add_features(x_TD: Tensor, y_TD: Tensor) -> Tensor:
     """Return the sum, such as of the residual stream and what a layer adds to it.
 
@@ -34,13 +24,13 @@ def add_features(x_TD: Tensor, y_TD: Tensor) -> Tensor:
     return x_TD + y_TD
 
 
-@op(cases=scale_cases)
+@op()
 def scale_features(x_TA: Tensor, *, factor: float) -> Tensor:
     """Return factor · x, rounded once. Of columns of a wider tensor too. [T, A]"""
     return x_TA * factor
 
 
-@op(cases=order_cases)
+@op()
 def order_features(x_TA: Tensor, order_A: Tensor) -> Tensor:
     """Return the features in another order: as the weight that multiplies them has them.
 
@@ -54,7 +44,7 @@ def order_features(x_TA: Tensor, order_A: Tensor) -> Tensor:
     return x_TA.index_select(-1, order_A)
 
 
-@op(cases=position_cases)
+@op()
 def scale_by_position(x_THD: Tensor, positions_T: Tensor, scale_L: Tensor) -> Tensor:
     """Multiply each token's heads by what the table has for its position.
 
@@ -72,7 +62,7 @@ def scale_by_position(x_THD: Tensor, positions_T: Tensor, scale_L: Tensor) -> Te
     return x_THD * scale_L[positions_T].to(x_THD.dtype)[:, None, None]
 
 
-@op(cases=weigh_cases)
+@op()
 def weigh_features(x_TA: Tensor, weight_A: Tensor) -> Tensor:
     """Multiply each feature by its weight.
 
@@ -86,7 +76,7 @@ def weigh_features(x_TA: Tensor, weight_A: Tensor) -> Tensor:
     return x_TA * weight_A
 
 
-@op(cases=token_cases)
+@op()
 def scale_tokens(x_TA: Tensor, factors_T1: Tensor) -> Tensor:
     """Multiply each token's features by its factor.
 
@@ -100,7 +90,7 @@ def scale_tokens(x_TA: Tensor, factors_T1: Tensor) -> Tensor:
     return x_TA * factors_T1.to(x_TA.dtype)
 
 
-@op(cases=shift_cases)
+@op()
 def weigh_and_shift(x_TA: Tensor, weight_A: Tensor, shift_A: Tensor) -> Tensor:
     """Return weight · x + shift, computed in float32.
 
@@ -115,7 +105,7 @@ def weigh_and_shift(x_TA: Tensor, weight_A: Tensor, shift_A: Tensor) -> Tensor:
     return (x_TA.float() * weight_A + shift_A).to(x_TA.dtype)
 
 
-@op(cases=bound_cases)
+@op()
 def bound_features(x_TA: Tensor, bounds_2: Tensor) -> Tensor:
     """Return features within bounds.
 

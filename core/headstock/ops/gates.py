@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -11,49 +9,8 @@ from torch.nn import functional
 from headstock.ops.base import op
 from headstock.ops.norm import rms_norm
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
-    from headstock.ops.cases.base import Bench, Case
-
-
-def _norm_cases(bench: Bench) -> Iterator[Case]:
-    from headstock.ops.cases.gates import norm_cases
-
-    return norm_cases(bench)
-
-
-def _gate_cases(bench: Bench) -> Iterator[Case]:
-    from headstock.ops.cases.gates import gate_cases
-
-    return gate_cases(bench)
-
-
-def _head_cases(bench: Bench) -> Iterator[Case]:
-    from headstock.ops.cases.gates import head_cases
-
-    return head_cases(bench)
-
-
-def _softplus_cases(bench: Bench) -> Iterator[Case]:
-    from headstock.ops.cases.gates import softplus_cases
-
-    return softplus_cases(bench)
-
-
-def _grouped_cases(bench: Bench) -> Iterator[Case]:
-    from headstock.ops.cases.gates import grouped_cases
-
-    return grouped_cases(bench)
-
-
-def _silu_cases(bench: Bench) -> Iterator[Case]:
-    from headstock.ops.cases.gates import gate_cases
-
-    return gate_cases(bench)
-
-
-@op(cases=_norm_cases)
+@op()
 def gated_norm(x_THD: Tensor, gate_THD: Tensor, weight_D: Tensor, *, eps: float) -> Tensor:
     """Normalise each head, then multiply by silu(gate). Resolved with the size ``size``: D.
 
@@ -73,7 +30,7 @@ def gated_norm(x_THD: Tensor, gate_THD: Tensor, weight_D: Tensor, *, eps: float)
     return (y_THD.float() * functional.silu(gate_THD.float())).to(x_THD.dtype)
 
 
-@op(cases=_gate_cases)
+@op()
 def gate_features(x_TC: Tensor, gate_TC: Tensor) -> Tensor:
     """Return x · sigmoid(gate).
 
@@ -87,7 +44,7 @@ def gate_features(x_TC: Tensor, gate_TC: Tensor) -> Tensor:
     return (x_TC.float() * gate_TC.float().sigmoid()).to(x_TC.dtype)
 
 
-@op(cases=_head_cases)
+@op()
 def gate_heads(x_TC: Tensor, gate_TH: Tensor) -> Tensor:
     """Return x · sigmoid(gate), where a head's features have one gate. Resolved with ``size``: D.
 
@@ -105,7 +62,7 @@ def gate_heads(x_TC: Tensor, gate_TH: Tensor) -> Tensor:
     return (x_THD * gate_TH.float().sigmoid().unsqueeze(2)).flatten(1).to(x_TC.dtype)
 
 
-@op(cases=_softplus_cases)
+@op()
 def gate_by_softplus(x_TC: Tensor, gate_TG: Tensor) -> Tensor:
     """Return x · softplus(gate), where equally many neighbouring features have one gate.
 
@@ -124,7 +81,7 @@ def gate_by_softplus(x_TC: Tensor, gate_TG: Tensor) -> Tensor:
     return (x_TGD * gate_TG1).flatten(1).to(x_TC.dtype)
 
 
-@op(cases=_silu_cases)
+@op()
 def gate_by_silu(x_TC: Tensor, gate_TC: Tensor) -> Tensor:
     """Return x · silu(gate).
 
@@ -138,7 +95,7 @@ def gate_by_silu(x_TC: Tensor, gate_TC: Tensor) -> Tensor:
     return (x_TC.float() * functional.silu(gate_TC.float())).to(x_TC.dtype)
 
 
-@op(cases=_grouped_cases)
+@op()
 def gated_group_norm(
     x_TC: Tensor,
     gate_TC: Tensor,

@@ -28,9 +28,6 @@ from headstock.ops.attention import CacheProvider, StepBatch
 from headstock.ops.base import Spec, op
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from headstock.ops.cases.base import Bench, Case
     from headstock.ops.device import OpDevice
 
 NO_TOKEN = -1
@@ -117,13 +114,7 @@ class IndexerProvider(CacheProvider, Protocol):
         ...
 
 
-def _cases(bench: Bench) -> Iterator[Case]:
-    from headstock.ops.cases.indexer import indexer_cases
-
-    return indexer_cases(bench)
-
-
-@op(is_built=True, cases=_cases)
+@op(is_built=True)
 def index_tokens(spec: IndexerSpec, device: OpDevice) -> IndexerProvider:
     """Build the reference provider: any page size. Layers resolve with ``IndexerSpec.as_spec``.
 

@@ -8,36 +8,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headstock.ops.attention import KVLayout, StepBatch
-from headstock.ops.attention_reference import SCORES_AT_ONCE, Piece, pieces_of
+from headstock.ops.attention import StepBatch
 from headstock.ops.device import OpDevice
 from headstock.ops.indexer import NO_TOKEN, IndexerSpec
-from headstock.ops.latent_reference import causal, slots_of
+from headstock.ops.key_pages_reference import KeyPages
+from headstock.ops.pages_reference import SCORES_AT_ONCE, Piece, causal, pieces_of, slots_of
 from headstock.ops.rotary import rotate
 
-TAG = "pages-index-td"
-"""One layer's buffer is [page, token, feature]."""
 
-
-class ReferenceIndexer:
+class ReferenceIndexer(KeyPages):
     """Scores in float32 of every token that a query sees."""
 
     def __init__(self, spec: IndexerSpec, device: OpDevice) -> None:
+        super().__init__(spec.page_size, spec.head_dim, spec.kv_dtype)
         self.spec = spec
-        preferred = tuple(dict.fromkeys((16, spec.page_size)))
-        self.layout = KVLayout(tag=TAG, page_sizes=preferred, dtype=spec.kv_dtype)
-        self.graph_key: tuple[int, ...] = ()
-
-    def kv_shape(self, num_pages: int) -> tuple[int, ...]:
-        """[pages, page_size, D]."""
-        return (num_pages, self.spec.page_size, self.spec.head_dim)
-
-    def plan(self, batch: StepBatch) -> None:
-        """Do nothing: every layer reads the batch itself."""
-
-    def read(self, kv: Tensor, slots_S: Tensor) -> Tensor:
-        """Return rotated keys at token slots. [S, D]"""
-        return kv.view(-1, kv.shape[-1])[slots_S]
 
     def run(
         self,
@@ -52,8 +36,7 @@ class ReferenceIndexer:
         both = torch.cat((q_THD, k_TD.unsqueeze(1)), dim=1)
         is_interleaved = self.spec.is_interleaved
         both = rotate(both, batch.positions_T, cos_sin_LE, is_interleaved=is_interleaved)
-        stored_TD = both[:, -1].to(self.layout.dtype)
-        kv.view(-1, kv.shape[-1]).index_copy_(0, batch.write_slots_T[: len(k_TD)], stored_TD)
+        self.write(both[:, -1], kv, batch)
         most = min(self.spec.num_chosen, batch.max_kv)
         shape = (len(k_TD), most)
         chosen_Tk = torch.full(shape, NO_TOKEN, dtype=torch.int32, device=k_TD.device)

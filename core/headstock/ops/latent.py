@@ -24,13 +24,11 @@ from torch import Tensor
 
 from headstock.ops.attention import NARROW_PAGES, CacheProvider, StepBatch
 from headstock.ops.base import Spec, op
+from headstock.ops.latent_reference import ReferenceLatentAttention
 from headstock.ops.norm import rms_norm
 from headstock.ops.rotary import rotate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from headstock.ops.cases.base import Bench, Case
     from headstock.ops.device import OpDevice
 
 CHOSEN_TOKENS = "chosen_tokens"
@@ -137,31 +135,17 @@ class LatentProvider(CacheProvider, Protocol):
         ...
 
 
-def _cases(bench: Bench) -> Iterator[Case]:
-    from headstock.ops.cases.latent import latent_cases
-
-    return latent_cases(bench)
-
-
-def _write_cases(bench: Bench) -> Iterator[Case]:
-    from headstock.ops.cases.latent import rotate_and_write_cases
-
-    return rotate_and_write_cases(bench)
-
-
-@op(is_built=True, cases=_cases, features=frozenset({CHOSEN_TOKENS}))
+@op(is_built=True, features=frozenset({CHOSEN_TOKENS}))
 def latent_attention(spec: LatentSpec, device: OpDevice) -> LatentProvider:
     """Build the reference provider: any page size, all queries absorb.
 
     Its layout ``pages-latent-tx`` is [pages, page size, X]. Layers resolve with
     :meth:`LatentSpec.as_spec`, where ``layout`` is the dtype of the pages.
     """
-    from headstock.ops.latent_reference import ReferenceLatentAttention
-
     return ReferenceLatentAttention(spec, device)
 
 
-@op(cases=_write_cases)
+@op()
 def rotate_and_write_latent(
     q_THQ: Tensor,
     kv_TX: Tensor,

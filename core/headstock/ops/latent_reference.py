@@ -5,15 +5,19 @@ Shapes: as in :mod:`headstock.ops.latent`; R rows, Q queries of a row, K gathere
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from headstock.ops.attention import KVLayout, StepBatch
-from headstock.ops.attention_reference import Piece, pieces_of
 from headstock.ops.device import OpDevice
 from headstock.ops.indexer import NO_TOKEN
-from headstock.ops.latent import LatentSpec
+from headstock.ops.pages_reference import Piece, causal, pieces_of, slots_of
+
+if TYPE_CHECKING:
+    from headstock.ops.latent import LatentSpec
 
 TAG = "pages-latent-tx"
 """One layer's buffer is [page, token, feature]: the latent, then the rotated key."""
@@ -117,24 +121,3 @@ class ReferenceLatentAttention:
         slots_RK = slots_of(piece, self.spec.page_size)
         gathered = kv.view(-1, kv.shape[-1]).index_select(0, slots_RK.flatten())
         return gathered.unflatten(0, slots_RK.shape).to(self.spec.dtype)
-
-
-def slots_of(piece: Piece, page_size: int) -> Tensor:
-    """Return where the rows' tokens lie, in tokens of the buffer, whole pages of them. [R, K]
-
-    Past a row's length stands its first token again, since what lies there may be anything, and
-    masking does not help: 0 * nan is nan.
-    """
-    device = piece.lengths_R.device
-    pages_RP = piece.page_table_RP[:, : -(-piece.max_kv // page_size)].long()
-    offsets = torch.arange(page_size, device=device)
-    slots_RK = (pages_RP.unsqueeze(2) * page_size + offsets).flatten(1)
-    tokens_K = torch.arange(slots_RK.shape[1], device=device)
-    return torch.where(tokens_K < piece.lengths_R.unsqueeze(1), slots_RK, slots_RK[:, :1])
-
-
-def causal(lengths_R: Tensor, num_queries: int, num_tokens: int) -> Tensor:
-    """Return which of a row's tokens each of its queries, the last ones, sees. [R, Q, K]"""
-    tokens_K = torch.arange(num_tokens, device=lengths_R.device)
-    offsets_Q = torch.arange(num_queries, device=lengths_R.device) - num_queries
-    return tokens_K <= (lengths_R[:, None] + offsets_Q)[:, :, None]

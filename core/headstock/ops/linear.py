@@ -17,12 +17,9 @@ from headstock.ops.base import Spec, op
 from headstock.ops.layouts import CanonicalLayout, Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import torch
     from torch import Tensor
 
-    from headstock.ops.cases.base import Bench, Case
     from headstock.ops.device import OpDevice
 
 _HERE = "headstock.ops.canonical"
@@ -221,15 +218,8 @@ class LinearBuilder(Protocol):
         ...
 
 
-def _cases(bench: Bench) -> Iterator[Case]:
-    from headstock.ops.cases.linear import linear_cases
-
-    return linear_cases(bench)
-
-
 @op(
     is_built=True,
-    cases=_cases,
     features=frozenset({ROWS, SCALED_ROWS, GATED, PRODUCT, GROUPED_INPUTS}) | FEATURES,
 )
 def linear(spec: LinearSpec, device: OpDevice) -> LinearProvider:

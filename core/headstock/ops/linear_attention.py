@@ -30,9 +30,6 @@ from headstock.ops.attention import CacheProvider, StepBatch
 from headstock.ops.base import Spec, op
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from headstock.ops.cases.base import Bench, Case
     from headstock.ops.device import OpDevice
 
 UNIT_EPS = 1e-6
@@ -158,13 +155,7 @@ class LinearAttentionProvider(CacheProvider, Protocol):
         ...
 
 
-def _cases(bench: Bench) -> Iterator[Case]:
-    from headstock.ops.cases.linear_attention import linear_attention_cases
-
-    return linear_attention_cases(bench)
-
-
-@op(is_built=True, cases=_cases, features=frozenset({BY_CHANNEL}))
+@op(is_built=True, features=frozenset({BY_CHANNEL}))
 def linear_attention(spec: LinearAttentionSpec, device: OpDevice) -> LinearAttentionProvider:
     """Build the reference provider. Layers resolve with :meth:`LinearAttentionSpec.as_spec`.
 

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from headstock.ops.base import op
-from headstock.ops.cases.lora import lora_cases
 
 RANK_UNIT = 16
 """R is a multiple of this: adapters of other ranks are filled up with zeros."""
 
 
-@op(cases=lora_cases)
+@op()
 def add_lora(
     out_TO: Tensor,
     x_TI: Tensor,

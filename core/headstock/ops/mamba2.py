@@ -25,11 +25,9 @@ from torch import Tensor
 
 from headstock.ops.attention import CacheProvider, StepBatch
 from headstock.ops.base import Spec, op
+from headstock.ops.mamba2_reference import ReferenceMamba2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from headstock.ops.cases.base import Bench, Case
     from headstock.ops.device import OpDevice
 
 
@@ -141,19 +139,11 @@ class Mamba2Provider(CacheProvider, Protocol):
         ...
 
 
-def _cases(bench: Bench) -> Iterator[Case]:
-    from headstock.ops.cases.mamba2 import mamba2_cases
-
-    return mamba2_cases(bench)
-
-
-@op(is_built=True, cases=_cases)
+@op(is_built=True)
 def mamba2(spec: Mamba2Spec, device: OpDevice) -> Mamba2Provider:
     """Build the reference provider. Layers resolve with :meth:`Mamba2Spec.as_spec`.
 
     Its pages are float32: the inputs of the convolution [W - 1, C], the oldest token's first, then
     the matrices [H, N, P].
     """
-    from headstock.ops.mamba2_reference import ReferenceMamba2
-
     return ReferenceMamba2(spec, device)

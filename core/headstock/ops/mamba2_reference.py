@@ -5,14 +5,18 @@ Shapes: as in :mod:`headstock.ops.mamba2`; L tokens of a row.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from headstock.ops.attention import KVLayout, StepBatch
 from headstock.ops.device import OpDevice
-from headstock.ops.mamba2 import Mamba2Spec, Mamba2Weights
 from headstock.ops.states_reference import begun, causal_conv, is_new, state_pieces
+
+if TYPE_CHECKING:
+    from headstock.ops.mamba2 import Mamba2Spec, Mamba2Weights
 
 TAG = "state-inputs-hnp"
 """A page is the inputs of the convolution, then the matrices."""

@@ -10,19 +10,12 @@ import torch
 from torch import Tensor
 
 from headstock.ops.base import op
-from headstock.ops.cases.media import (
-    add_cases,
-    angles_cases,
-    place_cases,
-    replace_cases,
-    store_cases,
-)
 
 NO_FEATURES = -1
 """Among a step's feature rows: the token has none."""
 
 
-@op(cases=angles_cases)
+@op()
 def axis_angles(
     table_LC: Tensor, shifts_AT: Tensor, axis_F: Tensor, positions_T: Tensor | None
 ) -> Tensor:
@@ -48,7 +41,7 @@ def axis_angles(
     return table_LC.gather(0, torch.cat((places_TF, places_TF), dim=1))
 
 
-@op(cases=place_cases)
+@op()
 def place_features(x_TD: Tensor, features_MF: Tensor, rows_T: Tensor) -> Tensor:
     """Put features in the place of some tokens' embeddings.
 
@@ -65,7 +58,7 @@ def place_features(x_TD: Tensor, features_MF: Tensor, rows_T: Tensor) -> Tensor:
     return torch.where((rows_T >= 0)[:, None], found_TD, x_TD)
 
 
-@op(cases=replace_cases)
+@op()
 def replace_ids(ids_T: Tensor, rows_T: Tensor, *, other: int) -> Tensor:
     """Return token ids with another in the place of those that have features.
 
@@ -80,7 +73,7 @@ def replace_ids(ids_T: Tensor, rows_T: Tensor, *, other: int) -> Tensor:
     return ids_T.masked_fill(rows_T >= 0, other)
 
 
-@op(cases=add_cases)
+@op()
 def add_placed(x_TD: Tensor, features_MF: Tensor, rows_T: Tensor, *, offset: int) -> Tensor:
     """Add features to some tokens' hidden states.
 
@@ -98,7 +91,7 @@ def add_placed(x_TD: Tensor, features_MF: Tensor, rows_T: Tensor, *, offset: int
     return torch.where((rows_T >= 0)[:, None], x_TD + found_TD, x_TD)
 
 
-@op(cases=store_cases)
+@op()
 def store_features(x_NF: Tensor, rows_N: Tensor, features_MF: Tensor) -> Tensor:
     """Write rows into the store of features, at once or in place.
 

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from headstock.ops.activation_kinds import FEATURES, SILU, Activation
 from headstock.ops.base import Spec, op
-from headstock.ops.cases.moe import expert_cases, route_cases
 from headstock.ops.layouts import CanonicalLayout
 from headstock.ops.linear import DENSE, CanonicalWeight
+from headstock.ops.moe_reference import ReferenceExperts
 
 if TYPE_CHECKING:
     from headstock.ops.device import OpDevice
@@ -35,7 +35,7 @@ Matrix = Literal["gate", "up", "down"]
 """Which of an expert's matrices: gate and up are [F, D], down is [D, F]."""
 
 
-@op(cases=route_cases)
+@op()
 def route_topk(logits_TE: Tensor, *, k: int, is_normalized: bool) -> tuple[Tensor, Tensor]:
     """Choose the k experts with the highest logits of each token, best first.
 
@@ -168,12 +168,10 @@ class ExpertsProvider(Protocol):
         ...
 
 
-@op(is_built=True, cases=expert_cases, features=FEATURES | {BIAS, UNGATED})
+@op(is_built=True, features=FEATURES | {BIAS, UNGATED})
 def experts(spec: ExpertsSpec, device: OpDevice) -> ExpertsProvider:
     """Build the reference provider: every canonical layout, stored as it comes.
 
     Layers resolve with :meth:`ExpertsSpec.as_spec`.
     """
-    from headstock.ops.moe_reference import ReferenceExperts
-
     return ReferenceExperts(spec, device)

@@ -7,13 +7,17 @@ Shapes: T tokens, k experts of a token, D hidden size, F features between, G bot
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from headstock.ops.activation import activate, silu_and_mul
 from headstock.ops.device import OpDevice
 from headstock.ops.linear import CanonicalWeight, LinearProvider, LinearSpec, linear
-from headstock.ops.moe import ExpertsSpec, Matrix
+
+if TYPE_CHECKING:
+    from headstock.ops.moe import ExpertsSpec, Matrix
 
 
 class ReferenceExperts:

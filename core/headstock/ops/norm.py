@@ -6,19 +6,13 @@ import torch
 from torch import Tensor
 
 from headstock.ops.base import op
-from headstock.ops.cases.norm import (
-    add_layer_norm_cases,
-    add_rms_norm_cases,
-    layer_norm_cases,
-    rms_norm_cases,
-)
 
 WIDE_WEIGHT = "wide-weight"
 """Feature of providers that take float32 weights with narrower activations: the product is rounded
 once, as where a weight is 1 and something small."""
 
 
-@op(cases=rms_norm_cases, features=frozenset({WIDE_WEIGHT}))
+@op(features=frozenset({WIDE_WEIGHT}))
 def rms_norm(x_TD: Tensor, weight_D: Tensor, *, eps: float) -> Tensor:
     """Divide each row by its root mean square, then scale by ``weight_D``.
 
@@ -42,7 +36,7 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor, *, eps: float) -> Tensor:
     return (x32 * inverse_rms).to(x_TD.dtype) * weight_D
 
 
-@op(cases=add_rms_norm_cases, features=frozenset({WIDE_WEIGHT}))
+@op(features=frozenset({WIDE_WEIGHT}))
 def add_rms_norm(
     x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, *, eps: float
 ) -> tuple[Tensor, Tensor]:
@@ -63,7 +57,7 @@ def add_rms_norm(
     return rms_norm.reference(total_TD, weight_D, eps=eps), total_TD
 
 
-@op(cases=layer_norm_cases)
+@op()
 def layer_norm(x_TD: Tensor, weight_D: Tensor, bias_D: Tensor | None, *, eps: float) -> Tensor:
     """Take its mean from each row, divide by its deviation, then scale and shift.
 
@@ -88,7 +82,7 @@ def layer_norm(x_TD: Tensor, weight_D: Tensor, bias_D: Tensor | None, *, eps: fl
     return (y_TD if bias_D is None else y_TD + bias_D.to(torch.float32)).to(x_TD.dtype)
 
 
-@op(cases=add_layer_norm_cases)
+@op()
 def add_layer_norm(
     x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, bias_D: Tensor | None, *, eps: float
 ) -> tuple[Tensor, Tensor]:

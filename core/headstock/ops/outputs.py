@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from headstock.ops.base import op
-from headstock.ops.cases.outputs import cap_cases, join_cases, rectify_cases, widen_cases
 
 
-@op(cases=join_cases)
+@op()
 def join_features(left_TA: Tensor, right_TB: Tensor) -> Tensor:
     """Return both side by side: outputs of one layer whose weights are kept in two layouts.
 
@@ -23,13 +22,13 @@ def join_features(left_TA: Tensor, right_TB: Tensor) -> Tensor:
     return torch.cat((left_TA, right_TB), dim=-1)
 
 
-@op(cases=widen_cases)
+@op()
 def as_float32(x_TA: Tensor) -> Tensor:
     """Return ``x_TA`` in float32, itself where that is what it has. [T, A]"""
     return x_TA.to(torch.float32)
 
 
-@op(cases=cap_cases)
+@op()
 def soft_cap(x_TA: Tensor, *, cap: float) -> Tensor:
     """Return cap · tanh(x / cap): nearly x where it is small, and never past ``cap``. [T, A]
 
@@ -39,7 +38,7 @@ def soft_cap(x_TA: Tensor, *, cap: float) -> Tensor:
     return torch.tanh(x_TA / cap) * cap
 
 
-@op(cases=rectify_cases)
+@op()
 def rectify(x_TA: Tensor) -> Tensor:
     """Return ``x_TA`` with 0 for what is below 0. [T, A]"""
     return torch.relu(x_TA)

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from headstock.ops.base import op
-from headstock.ops.cases.pooling import normalize_cases, pool_cases
 
 SMALLEST = 1e-12
 """Vectors that are shorter are divided by this instead of by their length."""
 
 
-@op(cases=pool_cases)
+@op()
 def pool_rows(
     hidden_TD: Tensor,
     query_starts_R1: Tensor,
@@ -54,7 +53,7 @@ def pool_rows(
     return _of_length_1(vectors_PD) if is_normalized else vectors_PD
 
 
-@op(cases=normalize_cases)
+@op()
 def normalize_vectors(vectors_PD: Tensor) -> Tensor:
     """Divide each vector by its length.
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from headstock.ops.base import op
-from headstock.ops.cases.rotary import query_cases, rotate_and_write_cases
 from headstock.ops.norm import WIDE_WEIGHT, rms_norm
 
 if TYPE_CHECKING:
@@ -59,10 +58,7 @@ KEYS_AS_VALUES = "keys-as-values"
 """The feature that keys, as they came, are the values too."""
 
 
-@op(
-    cases=rotate_and_write_cases,
-    features=frozenset({WIDE_WEIGHT, NORMED_LAST, NORMED_VALUES, KEYS_AS_VALUES}),
-)
+@op(features=frozenset({WIDE_WEIGHT, NORMED_LAST, NORMED_VALUES, KEYS_AS_VALUES}))
 def rotate_and_write(
     qkv_TC: Tensor,
     cos_sin_LC: Tensor | None,
@@ -130,7 +126,7 @@ def rotate_and_write(
     return q_THD
 
 
-@op(cases=query_cases, features=frozenset({WIDE_WEIGHT}))
+@op(features=frozenset({WIDE_WEIGHT}))
 def rotate_queries(
     q_TC: Tensor,
     cos_sin_LC: Tensor | None,

@@ -6,18 +6,13 @@ Shapes: T tokens, E experts, G groups of them, k experts of a token, D hidden si
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from headstock.ops.base import op
 from headstock.ops.moe import NO_EXPERT
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from headstock.ops.cases.base import Bench, Case
 
 MAX_GROUP_BEST = 2
 """Most experts of a group whose scores make the group's: implementations hold so many."""
@@ -52,37 +47,7 @@ class Routing:
         return self.scores == "softmax" and self.num_groups == 1 and self.factor == 1.0
 
 
-def _route_cases(bench: Bench) -> Iterator[Case]:
-    from headstock.ops.cases.routing import route_cases
-
-    return route_cases(bench)
-
-
-def _shared_cases(bench: Bench) -> Iterator[Case]:
-    from headstock.ops.cases.routing import shared_cases
-
-    return shared_cases(bench)
-
-
-def _weigh_cases(bench: Bench) -> Iterator[Case]:
-    from headstock.ops.cases.routing import weigh_cases
-
-    return weigh_cases(bench)
-
-
-def _drop_cases(bench: Bench) -> Iterator[Case]:
-    from headstock.ops.cases.routing import drop_cases
-
-    return drop_cases(bench)
-
-
-def _identity_cases(bench: Bench) -> Iterator[Case]:
-    from headstock.ops.cases.routing import identity_cases
-
-    return identity_cases(bench)
-
-
-@op(cases=_route_cases)
+@op()
 def route_experts(
     logits_TE: Tensor, bias_E: Tensor | None, *, routing: Routing
 ) -> tuple[Tensor, Tensor]:
@@ -129,7 +94,7 @@ def route_experts(
     return weights_Tk, experts_Tk.to(torch.int32).masked_fill(has_nan_T1, NO_EXPERT)
 
 
-@op(cases=_shared_cases)
+@op()
 def add_shared(routed_TD: Tensor, shared_TD: Tensor, gate_T1: Tensor | None) -> Tensor:
     """Add what the experts that every token has make of it.
 
@@ -149,7 +114,7 @@ def add_shared(routed_TD: Tensor, shared_TD: Tensor, gate_T1: Tensor | None) -> 
     return (routed_TD.float() + weighed_TD).to(routed_TD.dtype)
 
 
-@op(cases=_weigh_cases)
+@op()
 def weigh_experts(weights_Tk: Tensor, experts_Tk: Tensor, scale_E: Tensor) -> Tensor:
     """Multiply the weights of a token's experts by what each expert's outputs are scaled by.
 
@@ -168,7 +133,7 @@ def weigh_experts(weights_Tk: Tensor, experts_Tk: Tensor, scale_E: Tensor) -> Te
     return scaled_Tk.masked_fill(experts_Tk == NO_EXPERT, 0)
 
 
-@op(cases=_drop_cases)
+@op()
 def drop_identities(experts_Tk: Tensor, *, num_experts: int) -> Tensor:
     """Return experts without those that compute nothing: numbers from ``num_experts`` on.
 
@@ -182,7 +147,7 @@ def drop_identities(experts_Tk: Tensor, *, num_experts: int) -> Tensor:
     return experts_Tk.masked_fill(experts_Tk >= num_experts, NO_EXPERT)
 
 
-@op(cases=_identity_cases)
+@op()
 def add_identities(
     routed_TD: Tensor, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor, *, num_experts: int
 ) -> Tensor:

@@ -12,19 +12,12 @@ import torch
 from torch import Tensor
 
 from headstock.ops.base import op
-from headstock.ops.cases.sampling import (
-    argmax_cases,
-    bias_cases,
-    draw_cases,
-    logprob_cases,
-    penalty_cases,
-)
 from headstock.requests.sampling import GREEDY_BELOW
 
 _MASK32 = 0xFFFFFFFF
 
 
-@op(cases=penalty_cases)
+@op()
 def apply_penalties(
     logits_SV: Tensor,
     output_counts_SV: Tensor,
@@ -57,7 +50,7 @@ def apply_penalties(
     return logits_SV - is_output_SV * presence_S[:, None]
 
 
-@op(cases=bias_cases)
+@op()
 def add_bias(logits_SV: Tensor, ids_SB: Tensor, biases_SB: Tensor) -> Tensor:
     """Add to the logits of listed ids; may work in place.
 
@@ -72,13 +65,13 @@ def add_bias(logits_SV: Tensor, ids_SB: Tensor, biases_SB: Tensor) -> Tensor:
     return logits_SV.scatter_add(1, ids_SB, biases_SB)
 
 
-@op(cases=argmax_cases)
+@op()
 def argmax_tokens(logits_SV: Tensor) -> Tensor:
     """Return the id of each row's highest logit; of equals, the lowest id. int64. [S]"""
     return logits_SV.argmax(dim=-1)
 
 
-@op(cases=draw_cases)
+@op()
 def draw_tokens(
     logits_SV: Tensor,
     temperature_S: Tensor,
@@ -138,7 +131,7 @@ def filtered_probs(
     return torch.zeros_like(probs_SV).scatter(1, order_SV, ranked_SV * is_kept_SV)
 
 
-@op(cases=logprob_cases)
+@op()
 def token_logprobs(
     logits_SV: Tensor, ids_S: Tensor, asked_SB: Tensor, *, k: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -23,11 +23,9 @@ from torch import Tensor
 
 from headstock.ops.attention import CacheProvider, StepBatch
 from headstock.ops.base import Spec, op
+from headstock.ops.selective_scan_reference import ReferenceSelectiveScan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from headstock.ops.cases.base import Bench, Case
     from headstock.ops.device import OpDevice
 
 
@@ -113,18 +111,10 @@ class SelectiveScanProvider(CacheProvider, Protocol):
         ...
 
 
-def _cases(bench: Bench) -> Iterator[Case]:
-    from headstock.ops.cases.selective_scan import selective_scan_cases
-
-    return selective_scan_cases(bench)
-
-
-@op(is_built=True, cases=_cases)
+@op(is_built=True)
 def selective_scan(spec: SelectiveScanSpec, device: OpDevice) -> SelectiveScanProvider:
     """Build the reference provider. Layers resolve with :meth:`SelectiveScanSpec.as_spec`.
 
     Its pages are float32: [C, N].
     """
-    from headstock.ops.selective_scan_reference import ReferenceSelectiveScan
-
     return ReferenceSelectiveScan(spec, device)

@@ -5,14 +5,18 @@ Shapes: as in its module; L tokens of a row.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from headstock.ops.attention import KVLayout, StepBatch
 from headstock.ops.device import OpDevice
-from headstock.ops.selective_scan import ScanWeights, SelectiveScanSpec
 from headstock.ops.states_reference import begun, is_new, state_pieces
+
+if TYPE_CHECKING:
+    from headstock.ops.selective_scan import ScanWeights, SelectiveScanSpec
 
 TAG = "state-cn"
 """A page is the states of all features."""

@@ -20,11 +20,9 @@ from torch import Tensor
 
 from headstock.ops.attention import CacheProvider, StepBatch
 from headstock.ops.base import Spec, op
+from headstock.ops.short_convolution_reference import ReferenceShortConvolution
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from headstock.ops.cases.base import Bench, Case
     from headstock.ops.device import OpDevice
 
 
@@ -110,18 +108,10 @@ class ShortConvolutionProvider(CacheProvider, Protocol):
         ...
 
 
-def _cases(bench: Bench) -> Iterator[Case]:
-    from headstock.ops.cases.short_convolution import short_convolution_cases
-
-    return short_convolution_cases(bench)
-
-
-@op(is_built=True, cases=_cases, features=frozenset({UNGATED}))
+@op(is_built=True, features=frozenset({UNGATED}))
 def short_convolution(spec: ShortConvolutionSpec, device: OpDevice) -> ShortConvolutionProvider:
     """Build the reference provider. Layers resolve with :meth:`ShortConvolutionSpec.as_spec`.
 
     Its pages are float32: [W - 1, C], the oldest token's first.
     """
-    from headstock.ops.short_convolution_reference import ReferenceShortConvolution
-
     return ReferenceShortConvolution(spec, device)

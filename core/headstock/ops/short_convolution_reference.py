@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from headstock.ops.attention import KVLayout, StepBatch
 from headstock.ops.device import OpDevice
-from headstock.ops.short_convolution import ConvolutionWeights, ShortConvolutionSpec
 from headstock.ops.states_reference import begun, causal_conv, is_new, state_pieces
+
+if TYPE_CHECKING:
+    from headstock.ops.short_convolution import ConvolutionWeights, ShortConvolutionSpec
 
 TAG = "state-inputs"
 """A page is the inputs of the convolution."""

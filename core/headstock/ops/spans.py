@@ -14,10 +14,9 @@ from torch.nn import functional
 
 from headstock.ops.attention import AttentionProvider, StepBatch, StepSpan
 from headstock.ops.base import op
-from headstock.ops.cases.spans import span_cases
 
 
-@op(cases=span_cases)
+@op()
 def span_attention(
     out_THD: Tensor,
     q_THD: Tensor,

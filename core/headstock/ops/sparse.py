@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from headstock.ops.base import op
-from headstock.ops.cases.sparse import keep_cases, moment_cases
 
 
-@op(cases=moment_cases)
+@op()
 def sum_moments(x_TF: Tensor) -> Tensor:
     """Return the sums of each token's features and of their squares.
 
@@ -27,7 +26,7 @@ def sum_moments(x_TF: Tensor) -> Tensor:
     return torch.stack((x32_TF.sum(1), x32_TF.square().sum(1)), dim=1)
 
 
-@op(cases=keep_cases)
+@op()
 def keep_above(x_TF: Tensor, sums_T2: Tensor, *, width: int, deviations: float) -> Tensor:
     """Return how far features are above a threshold; 0: they are not.
 

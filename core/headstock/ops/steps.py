@@ -19,21 +19,6 @@ import torch
 from torch import Tensor
 
 from headstock.ops.base import op
-from headstock.ops.cases.steps import (
-    accept_cases,
-    advance_cases,
-    count_cases,
-    draws_cases,
-    fault_cases,
-    forbid_cases,
-    keep_cases,
-    last_cases,
-    mask_cases,
-    place_cases,
-    settle_cases,
-    spread_cases,
-    take_cases,
-)
 
 if TYPE_CHECKING:
     from headstock.ops.attention import StepBatch
@@ -111,7 +96,7 @@ class StepInputs:
     host_ids_T: Tensor
 
 
-@op(cases=place_cases)
+@op()
 def place_step(
     slots: Slots, inputs: StepInputs, ids_T: Tensor, batch: StepBatch
 ) -> tuple[Tensor, StepBatch]:
@@ -174,25 +159,25 @@ def _ids(slots: Slots, host_ids_T: Tensor, slots_T: Tensor) -> Tensor:
     return torch.where(host_ids_T <= FIRST_DRAFT, drafts_T, ids_T)
 
 
-@op(cases=take_cases)
+@op()
 def take_rows(x: Tensor, index_R: Tensor, *, dim: int) -> Tensor:
     """Return the slices of ``x`` that ``index_R`` (int32 or int64) names along ``dim``."""
     return x.index_select(dim, index_R)
 
 
-@op(cases=last_cases)
+@op()
 def last_of_rows(x_TD: Tensor, query_starts_R1: Tensor) -> Tensor:
     """Return what each row's last token has. [R, D]"""
     return x_TD.index_select(0, query_starts_R1[1:] - 1)
 
 
-@op(cases=keep_cases)
+@op()
 def keep_rows(x_RV: Tensor, into_RV: Tensor) -> None:
     """Copy ``x_RV`` into a buffer that outlives the step."""
     into_RV.copy_(x_RV)
 
 
-@op(cases=forbid_cases)
+@op()
 def forbid_stops(
     logits_RV: Tensor, stop_ids_RE: Tensor, num_outputs_R: Tensor, min_outputs_R: Tensor
 ) -> Tensor:
@@ -213,7 +198,7 @@ def forbid_stops(
     return logits_RV.scatter_add(1, stop_ids_RE.clamp(min=0).long(), penalties_RE)
 
 
-@op(cases=mask_cases)
+@op()
 def apply_masks(logits_RV: Tensor, words_RW: Tensor) -> Tensor:
     """Make ids impossible whose bit is not set.
 
@@ -229,7 +214,7 @@ def apply_masks(logits_RV: Tensor, words_RW: Tensor) -> Tensor:
     return logits_RV.masked_fill(bits_RV == 0, -torch.inf)
 
 
-@op(cases=fault_cases)
+@op()
 def mark_faults(drawn_R: Tensor, logits_RV: Tensor) -> Tensor:
     """Return the drawn ids, and :data:`FAULTY` where the drawn id's logit is not finite.
 
@@ -244,7 +229,7 @@ def mark_faults(drawn_R: Tensor, logits_RV: Tensor) -> Tensor:
     return torch.where(chosen_R.isfinite(), drawn_R, FAULTY)
 
 
-@op(cases=count_cases)
+@op()
 def count_outputs(
     drawn_R: Tensor, slots_R: Tensor, done_S: Tensor, output_counts_SV: Tensor
 ) -> None:
@@ -261,7 +246,7 @@ def count_outputs(
     output_counts_SV.index_put_(where, is_live_R.to(output_counts_SV.dtype), accumulate=True)
 
 
-@op(cases=advance_cases)
+@op()
 def advance_lengths(slots: Slots, inputs: StepInputs, batch: StepBatch) -> Slots:
     """Enter the lengths that the forward pass has reached for slots that are not done.
 
@@ -283,7 +268,7 @@ def advance_lengths(slots: Slots, inputs: StepInputs, batch: StepBatch) -> Slots
     return slots
 
 
-@op(cases=draws_cases)
+@op()
 def take_draws(
     x_TD: Tensor, query_starts_R1: Tensor, num_draws_R: Tensor, *, num_draws: int
 ) -> Tensor:
@@ -306,7 +291,7 @@ def take_draws(
     return x_TD.index_select(0, index_RJ.flatten())
 
 
-@op(cases=spread_cases)
+@op()
 def spread_draws(
     slots_R: Tensor, num_outputs_S: Tensor, *, num_draws: int
 ) -> tuple[Tensor, Tensor]:
@@ -325,7 +310,7 @@ def spread_draws(
     return slots_R.repeat_interleave(num_draws), outputs_RJ.flatten()
 
 
-@op(cases=accept_cases)
+@op()
 def accept_drafts(drawn_RJ: Tensor, drafts_RK: Tensor, num_draws_R: Tensor) -> Tensor:
     """Return how many of a row's draws count: those up to the first that is not its draft.
 
@@ -347,7 +332,7 @@ def accept_drafts(drawn_RJ: Tensor, drafts_RK: Tensor, num_draws_R: Tensor) -> T
     return 1 + is_kept_RK.sum(dim=1).to(torch.int32)
 
 
-@op(cases=settle_cases)
+@op()
 def settle_step(
     drawn_RJ: Tensor, accepted_R: Tensor, slots: Slots, inputs: StepInputs, outbox_NRO: Tensor
 ) -> tuple[Slots, Tensor]:

@@ -10,19 +10,12 @@ import torch
 from torch import Tensor
 
 from headstock.ops.base import op
-from headstock.ops.cases.streams import (
-    correct_cases,
-    magnitude_cases,
-    mean_cases,
-    others_cases,
-    predict_cases,
-)
 
 LEAST_SQUARE = 1e-5
 """Least mean square of what is brought to another magnitude."""
 
 
-@op(cases=predict_cases)
+@op()
 def predict_streams(x_TC: Tensor, coefs_TB: Tensor, *, num_streams: int) -> Tensor:
     """Return each stream plus a sum of all of them, which the token's coefficients weigh.
 
@@ -41,7 +34,7 @@ def predict_streams(x_TC: Tensor, coefs_TB: Tensor, *, num_streams: int) -> Tens
     return x_TC + (coefs_TB.unflatten(1, (num_streams, -1)) @ x_TAD).flatten(1)
 
 
-@op(cases=correct_cases)
+@op()
 def correct_streams(x_TC: Tensor, computed_TD: Tensor, coefs_TA: Tensor) -> Tensor:
     """Add to each stream what the first one's prediction lacks, times 1 + its coefficient.
 
@@ -60,7 +53,7 @@ def correct_streams(x_TC: Tensor, computed_TD: Tensor, coefs_TA: Tensor) -> Tens
     return x_TC + (lacking_TD.unsqueeze(1) * (coefs_TA + 1).unsqueeze(2)).flatten(1)
 
 
-@op(cases=others_cases)
+@op()
 def add_to_others(x_TC: Tensor, y_TD: Tensor) -> Tensor:
     """Add the same to all streams but the first.
 
@@ -76,7 +69,7 @@ def add_to_others(x_TC: Tensor, y_TD: Tensor) -> Tensor:
     return torch.cat((x_TC[:, :size], others_TAD.flatten(1)), dim=1)
 
 
-@op(cases=magnitude_cases)
+@op()
 def match_magnitudes(x_TC: Tensor, like_TD: Tensor) -> Tensor:
     """Bring each stream to the root mean square of ``like_TD``.
 
@@ -96,7 +89,7 @@ def match_magnitudes(x_TC: Tensor, like_TD: Tensor) -> Tensor:
     return (x_TAD * wanted_T11 / own_TA1).flatten(1).to(x_TC.dtype)
 
 
-@op(cases=mean_cases)
+@op()
 def mean_of_streams(x_TC: Tensor, *, num_streams: int) -> Tensor:
     """Return the mean of the streams, which is taken in float32.
 

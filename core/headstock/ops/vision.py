@@ -13,20 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from headstock.ops.base import op
-from headstock.ops.cases.vision import (
-    attention_cases,
-    behind_cases,
-    lead_cases,
-    mean_cases,
-    mix_cases,
-    pixel_cases,
-    resample_cases,
-    take_cases,
-)
 from headstock.ops.rotary import rotate
 
 
-@op(cases=pixel_cases)
+@op()
 def pixel_values(
     pixels_NP: Tensor, scale_C: Tensor, shift_C: Tensor, *, dtype: torch.dtype
 ) -> Tensor:
@@ -45,7 +35,7 @@ def pixel_values(
     return (values_NCV * scale_C[:, None] + shift_C[:, None]).flatten(1).to(dtype)
 
 
-@op(cases=resample_cases)
+@op()
 def add_resampled(x_ND: Tensor, table_LD: Tensor, rows_NB: Tensor, weights_NB: Tensor) -> Tensor:
     """Add to each patch a weighted mean of rows of a table: learned positions of another grid.
 
@@ -62,7 +52,7 @@ def add_resampled(x_ND: Tensor, table_LD: Tensor, rows_NB: Tensor, weights_NB: T
     return x_ND + (found_NBD * weights_NB.unsqueeze(-1)).sum(dim=1).to(x_ND.dtype)
 
 
-@op(cases=mix_cases)
+@op()
 def mix_patches(x_ND: Tensor, rows_MB: Tensor, weights_MB: Tensor) -> Tensor:
     """Return weighted sums of patches, such as those of an image in another size.
 
@@ -78,7 +68,7 @@ def mix_patches(x_ND: Tensor, rows_MB: Tensor, weights_MB: Tensor) -> Tensor:
     return (found_MBD * weights_MB.unsqueeze(-1)).sum(dim=1).to(x_ND.dtype)
 
 
-@op(cases=mean_cases)
+@op()
 def mean_of_patches(x_ND: Tensor, *, count: int) -> Tensor:
     """Return the mean of each ``count`` neighbouring patches, which become one.
 
@@ -92,7 +82,7 @@ def mean_of_patches(x_ND: Tensor, *, count: int) -> Tensor:
     return x_ND.unflatten(0, (-1, count)).to(torch.float32).mean(dim=1).to(x_ND.dtype)
 
 
-@op(cases=attention_cases)
+@op()
 def encoder_attention(
     qkv_NC: Tensor, angles_NE: Tensor | None, *, lengths: Sequence[int], num_heads: int
 ) -> Tensor:
@@ -124,7 +114,7 @@ def encoder_attention(
     return out_HNE.transpose(0, 1).flatten(1)
 
 
-@op(cases=lead_cases)
+@op()
 def put_before_runs(x_ND: Tensor, row_D: Tensor, *, lengths: Sequence[int]) -> Tensor:
     """Put one row before the patches of each run, such as what stands for an image as a whole.
 
@@ -140,7 +130,7 @@ def put_before_runs(x_ND: Tensor, row_D: Tensor, *, lengths: Sequence[int]) -> T
     return torch.cat(parts)
 
 
-@op(cases=behind_cases)
+@op()
 def leave_out_first(x_ND: Tensor, *, lengths: Sequence[int]) -> Tensor:
     """Leave out the first row of each run.
 
@@ -154,7 +144,7 @@ def leave_out_first(x_ND: Tensor, *, lengths: Sequence[int]) -> Tensor:
     return torch.cat([run[1:] for run in x_ND.split(list(lengths))])
 
 
-@op(cases=take_cases)
+@op()
 def take_patches(x_ND: Tensor, rows_M: Tensor) -> Tensor:
     """Return patches in another order, such as those of a window together.
 

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from headstock.ops.base import op
-from headstock.ops.cases.wide_norm import norm_cases, square_cases
 
 
-@op(cases=square_cases)
+@op()
 def sum_squares(qkv_TC: Tensor, *, q_size: int, k_size: int) -> Tensor:
     """Return the sums of the squares of each token's queries and of its keys.
 
@@ -29,7 +28,7 @@ def sum_squares(qkv_TC: Tensor, *, q_size: int, k_size: int) -> Tensor:
     return torch.stack((q_TQ.square().sum(1), k_TK.square().sum(1)), dim=1)
 
 
-@op(cases=norm_cases)
+@op()
 def norm_queries_and_keys(
     qkv_TC: Tensor,
     squares_T2: Tensor,

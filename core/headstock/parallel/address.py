@@ -29,7 +29,7 @@ class RankAddress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def reports(self) -> str:
-        """Socket on which rank 0 hears of the others."""
+        """Socket on which the other ranks report to rank 0."""
         return f"ipc://{self.directory}/reports"
 
     def group(self, name: str = "tp") -> GroupInfo:

@@ -1,7 +1,7 @@
 """Finding and loading plugins: each behind a guard, so that a broken one stops no other.
 
 Nothing here raises out of discovery. What went wrong with a plugin is in its
-:class:`PluginRecord`, and whoever needs that plugin raises the error then.
+:class:`PluginRecord`, and the code that needs that plugin raises the error then.
 """
 
 from __future__ import annotations

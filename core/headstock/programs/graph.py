@@ -96,7 +96,7 @@ class Text(Step, frozen=True, kw_only=True, tag="text"):
 
     Attributes:
         text: A text, or texts and variables in turn.
-        role: Begins a turn of this role; None: goes on with the turn, or with the plain text.
+        role: Begins a turn of this role; None: continues the turn, or the plain text.
     """
 
     text: str | list[str | Var]
@@ -123,7 +123,7 @@ class Gen(Step, frozen=True, kw_only=True, tag="gen"):
     Attributes:
         name: Of the variable.
         sampling_params: As in ``/generate``; with ``n`` over 1 the variable is a list, and the
-            state goes on with its first item.
+            state continues with its first item.
         role: ``assistant`` begins a turn of the assistant.
         return_logprob: Tell log probabilities of the output's tokens, and of the
             ``top_logprobs_num`` likeliest at each.

@@ -1,4 +1,4 @@
-"""What the interpreter needs of whoever generates."""
+"""What the interpreter needs of what generates."""
 
 from __future__ import annotations
 

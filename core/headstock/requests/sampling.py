@@ -16,7 +16,7 @@ from headstock.errors import RequestError
 
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-"""An integer that the wire can carry; whoever reads it checks its true range."""
+"""An integer that the wire can carry; its reader checks its true range."""
 Priority = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 """Larger is served first, where the policy looks at it."""
 StopString = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]

@@ -95,6 +95,7 @@ class TorchRunner:
             captures=captures,
             pools_last=model.pools_last,
         )
+        self._shapes = self._graphs.shapes
         logprobs = LogprobReader(device, upload.arrays, ops, model, self._sampler, rows)
         self._download = Download(device, self._sampler, logprobs, limits.depth)
         self._rows: RowSet | None = None
@@ -194,7 +195,7 @@ class TorchRunner:
             return launched
         is_same = last is not None and plan.tree is None and last.is_repeated_by(plan)
         rows = last if last is not None and is_same else upload.read_rows(plan)
-        shape = self._graphs.shape(rows, max(plan.rows.kv_max))
+        shape = self._shapes.of(rows, max(plan.rows.kv_max))
         if is_same:
             upload.send_edits()
         else:

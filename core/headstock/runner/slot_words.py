@@ -54,7 +54,7 @@ class SharedWords:
         self._words.index_copy_(0, indexes.long(), values)
 
     def apply_split(self, pairs: np.ndarray, arrays: HostArrays) -> None:
-        """Refuse: whoever asks has not looked at ``is_split``."""
+        """Refuse: the caller must look at ``is_split`` first."""
         raise AssertionError("the pairs of a table in one buffer are not split")
 
 
@@ -74,7 +74,7 @@ class SplitWords:
         self._ends = np.cumsum((2 * num_longs, num_ints, num_floats))
 
     def apply(self, indexes: Tensor, values: Tensor) -> None:
-        """Refuse: whoever asks has not looked at ``is_split``."""
+        """Refuse: the caller must look at ``is_split`` first."""
         raise AssertionError("the pairs of a split table are split on the host")
 
     def apply_split(self, pairs: np.ndarray, arrays: HostArrays) -> None:

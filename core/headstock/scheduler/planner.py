@@ -449,7 +449,7 @@ class Planner:
         self._queue.add(request)
 
     def _retract_one(self) -> None:
-        """Retract who is the first to give way; it waits again and keeps what it has drawn.
+        """Retract the request that gives way first; it waits again and keeps what it has drawn.
 
         One request alone fits, but in a shared arena its pages may lie in so many slabs that other
         groups find none: then it begins anew in an empty cache.

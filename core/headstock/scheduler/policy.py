@@ -135,7 +135,7 @@ class Line:
         self._now = max(self._now, turn)
 
     def forget(self) -> None:
-        """Forget who is not ahead of others: it would get the same turn."""
+        """Forget payers that are not ahead of others: they would get the same turn."""
         if len(self._clocks) > MAX_CLOCKS:
             self._clocks = {each: at for each, at in self._clocks.items() if at > self._now}
 

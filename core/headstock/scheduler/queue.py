@@ -66,7 +66,7 @@ class WaitingQueue:
 
 
 class QueueBounds:
-    """How much may wait, and when who is refused should come back.
+    """How much may wait, and when a refused client should come back.
 
     Args:
         queue: Who waits.

@@ -206,7 +206,7 @@ class Scheduler:
         self._register.refuse(submit, reason)
 
     def finish(self, request: Request, reason: FinishReason) -> None:
-        """End a running request whose outputs have settled; what is in flight for it is vain."""
+        """End a running request whose outputs have settled; what is in flight for it is dropped."""
         known = min(request.num_known - 1, request.computed)
         self._residence.publish(request, known, request.last_step)
         self._register.end(request, reason)

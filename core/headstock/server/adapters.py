@@ -221,7 +221,7 @@ class AdapterBook:
             await self._loaded(adapter)
 
     async def unload(self, name: str, timeout_s: float, end: Callable[[Adapter], None]) -> Adapter:
-        """Let no more requests name an adapter, and have the engine forget it.
+        """Refuse new requests for an adapter, and make the engine forget it.
 
         Args:
             name: Of the adapter.

@@ -23,7 +23,7 @@ from headstock.wire.messages import Submit, ThoughtLimit
 
 _SEED_SPAN = 2**63
 MAX_USER = 128
-"""Characters by which the users of a key are told apart."""
+"""Characters by which the users of a key are distinguished."""
 
 
 _TASKS = {

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Answered:
     """What the server answers a line."""
 
     status: int
@@ -72,7 +72,7 @@ class _Work:
             self.completed += not outcome.is_error
 
 
-Ask = Callable[[Caller, str, bytes], Awaitable[Told]]
+Ask = Callable[[Caller, str, bytes], Awaitable[Answered]]
 
 
 class BatchRunner:
@@ -159,8 +159,8 @@ class BatchRunner:
         lines, errors = await asyncio.to_thread(read_lines, pieces, batch.endpoint)
         if errors:
             data = [msgspec.to_builtins(error) for error in errors]
-            told = {"object": "list", "data": data}
-            self._batches.keep(owner, batch.turned("failed", errors=told))
+            answer = {"object": "list", "data": data}
+            self._batches.keep(owner, batch.turned("failed", errors=answer))
             return
         done = [self._batches.outcome(owner, batch, number) for number in range(len(lines))]
         work = _Work(owner, caller, batch, lines, done)
@@ -195,15 +195,15 @@ class BatchRunner:
             body = {"priority": LOWEST_PRIORITY, **body}
         sent = msgspec.json.encode(body)
         try:
-            told = await self._ask(work.caller, line.url, sent)
-            while told.status in _BUSY and not self._is_ending(work.batch):
+            answer = await self._ask(work.caller, line.url, sent)
+            while answer.status in _BUSY and not self._is_ending(work.batch):
                 await asyncio.sleep(AGAIN_S)
-                told = await self._ask(work.caller, line.url, sent)
+                answer = await self._ask(work.caller, line.url, sent)
         finally:
             self._num_asked -= 1
-        if told.status in _BUSY:
+        if answer.status in _BUSY:
             return
-        outcome = _outcome(line, told)
+        outcome = _outcome(line, answer)
         self._batches.add(work.owner, work.batch, number, outcome)
         work.put(number, outcome)
         standing = self._batches.find(work.owner, work.batch.id)
@@ -241,13 +241,13 @@ class BatchRunner:
 
     def _fail(self, owner: str, name: str, error: RequestError) -> None:
         batch = self._batches.find(owner, name)
-        told = {
+        answer = {
             "code": error.code,
             "message": message_of(error),
             "line": None,
             "param": error.field,
         }
-        errors = {"object": "list", "data": [told]}
+        errors = {"object": "list", "data": [answer]}
         self._batches.keep(owner, batch.turned("failed", errors=errors))
 
 
@@ -255,12 +255,12 @@ def _is_late(batch: Batch) -> bool:
     return time.time() > batch.expires_at
 
 
-def _outcome(line: Line, told: Told) -> Outcome:
+def _outcome(line: Line, answer: Answered) -> Outcome:
     """Return the answer to a line as its file has it."""
     response = {
-        "status_code": told.status,
-        "request_id": told.request_id,
-        "body": msgspec.Raw(told.body),
+        "status_code": answer.status,
+        "request_id": answer.request_id,
+        "body": msgspec.Raw(answer.body),
     }
     value = {
         "id": f"batch_req_{uuid.uuid4().hex}",
@@ -268,4 +268,4 @@ def _outcome(line: Line, told: Told) -> Outcome:
         "response": response,
         "error": None,
     }
-    return Outcome(line.custom_id, told.status >= 400, msgspec.json.encode(value) + b"\n")
+    return Outcome(line.custom_id, answer.status >= 400, msgspec.json.encode(value) + b"\n")

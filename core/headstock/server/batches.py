@@ -18,7 +18,7 @@ LINE_KIND = "batch_line"
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 MAX_LINES = 50_000
 MAX_ERRORS = 100
-"""Lines at fault that are told."""
+"""Most lines at fault that are reported."""
 MAX_BATCHES = 1000
 """Batches of one owner that are remembered."""
 WINDOW_S = 24 * 3600

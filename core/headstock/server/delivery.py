@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from headstock.errors import RequestError
 from headstock.requests import FinishReason
-from headstock.server.adapters import AdapterBook
+from headstock.server.adapters import Adapter, AdapterBook
 from headstock.server.completion import Completion, Delta
 from headstock.server.engine_calls import EngineCalls
 from headstock.server.engine_status import EngineStatus
@@ -60,7 +60,7 @@ class Delivery:
         observer: Hears of tokens and ends.
         records: Hears of ends, too.
         notify: Called when something may have changed that others wait for.
-        journals: Where calls are written down that can be gone on with.
+        journals: Where calls that can be resumed are written down.
 
     Attributes:
         live: By the id of what the engine was asked.
@@ -273,6 +273,17 @@ class Delivery:
             self._forget(live)
             self._put(live, [delta])
         self.wake()
+
+    def fail_adapter(self, adapter: Adapter, error: RequestError) -> None:
+        """End every completion with ``adapter``."""
+        for live in [live for live in self.live.values() if live.adapter is adapter]:
+            self.fail(live, error)
+        self.wake()
+
+    def rename_weights(self, version: str) -> None:
+        """Note that what runs is computed with the weights ``version`` from now on."""
+        for live in self.live.values():
+            live.completion.weight_version = version
 
     def abort(self, generation: Generation) -> None:
         """End what still runs of a call whose client is gone."""

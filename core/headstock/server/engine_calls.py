@@ -39,7 +39,7 @@ class EngineCalls:
         self._numbers = itertools.count(1)
 
     async def flush(self, timeout_s: float) -> Flushed:
-        """Let the engine forget every cached prefix that no live request uses.
+        """Make the engine forget every cached prefix that no live request uses.
 
         Raises:
             BusyError: It did not answer in ``timeout_s``.
@@ -61,7 +61,7 @@ class EngineCalls:
         return answer
 
     async def pause(self, mode: PauseMode, timeout_s: float) -> State:
-        """Let the engine compute no more steps.
+        """Stop the engine from computing steps.
 
         Raises:
             BusyError: It did not answer in ``timeout_s``.
@@ -72,7 +72,7 @@ class EngineCalls:
         return answer
 
     async def resume(self, timeout_s: float) -> State:
-        """Let it go on.
+        """Resume the steps after :meth:`pause`.
 
         Raises:
             BusyError: It did not answer in ``timeout_s``.
@@ -112,7 +112,7 @@ class EngineCalls:
         return _done(await self._ask(StopProfile(call=call), call, timeout_s))
 
     def answer(self, message: Reply) -> None:
-        """Take an answer; states that nobody asked for are none."""
+        """Take an answer; a state without a question is ignored."""
         waiting = self._waiting.get(message.call)
         if waiting is not None and not waiting.done():
             waiting.set_result(message)

@@ -76,7 +76,7 @@ class Frontdoor:
         silence_limit_s: How long the engine may say nothing and still be given requests. Seconds.
         store: Where what callers want to be kept is; None: in memory.
         is_durable: Whether the store outlives this process.
-        resume_s: How long a call that can be gone on with is kept for its client. Seconds.
+        resume_s: How long a call that can be resumed is kept for its client. Seconds.
     """
 
     def __init__(
@@ -115,19 +115,7 @@ class Frontdoor:
         self._names = Names()
         self.calls = EngineCalls(link.send)
         self._changed = asyncio.Event()
-        self._delivery = Delivery(
-            link.send,
-            status=self.status,
-            adapters=self.adapters,
-            weights=self.weights,
-            calls=self.calls,
-            places=self._places,
-            names=self._names,
-            observer=self._observer,
-            records=self.records,
-            notify=self._changed.set,
-            journals=self.journals,
-        )
+        self._delivery = self._make_delivery()
         self._intake = Intake(
             link.send,
             self._delivery,
@@ -147,6 +135,21 @@ class Frontdoor:
             unavailable=self.unavailable,
         )
         self._reading = Reading(prompter, lambda: self.max_length)
+
+    def _make_delivery(self) -> Delivery:
+        return Delivery(
+            self._link.send,
+            status=self.status,
+            adapters=self.adapters,
+            weights=self.weights,
+            calls=self.calls,
+            places=self._places,
+            names=self._names,
+            observer=self._observer,
+            records=self.records,
+            notify=self._changed.set,
+            journals=self.journals,
+        )
 
     # What callers ask
 
@@ -221,7 +224,7 @@ class Frontdoor:
             is_streamed: Whether each delta is waited for, or the end alone.
             owner: Whose they are: names of requests are in use by one owner only.
             payer: Whom they count against.
-            keeping: What is to be written down of the call, so that it can be gone on with; None:
+            keeping: What is to be written down of the call, so that it can be resumed; None:
                 nothing.
             call: What they belong to, for its record.
 
@@ -332,7 +335,7 @@ class Frontdoor:
         return await self.calls.flush(timeout_s)
 
     async def pause(self, mode: PauseMode, timeout_s: float) -> State:
-        """Let no step be computed until :meth:`unpause`; requests are still taken, and wait.
+        """Stop the steps until :meth:`unpause`; requests are still taken, and wait.
 
         An engine that is started meanwhile is paused too.
 
@@ -370,10 +373,7 @@ class Frontdoor:
         """
 
         def end(adapter: Adapter) -> None:
-            error = self.adapters.gone(adapter)
-            for live in [live for live in self._delivery.live.values() if live.adapter is adapter]:
-                self._delivery.fail(live, error)
-            self._delivery.wake()
+            self._delivery.fail_adapter(adapter, self.adapters.gone(adapter))
 
         await self.adapters.unload(name, timeout_s, end)
 
@@ -468,14 +468,13 @@ class Frontdoor:
         """Refuse what an engine has to answer while none is there.
 
         Raises:
-            BusyError: None is.
+            BusyError: There is no engine.
         """
         if self.status.phase != "ready":
             raise self.unavailable()
 
     def _rename_weights(self, version: str) -> None:
-        for live in self._delivery.live.values():
-            live.completion.weight_version = version
+        self._delivery.rename_weights(version)
 
     async def _wait_change(self) -> None:
         self._changed.clear()

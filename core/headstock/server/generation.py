@@ -36,7 +36,8 @@ class Generation:
     Args:
         completions: All of them; more never come.
         is_streamed: Whether each delta is waited for, or the end alone.
-        abort: Told that nobody waits any more; ends, in the engine too, those that still run.
+        abort: Called when the client has left; ends the completions that still run, in the engine
+            too.
         merges: Whether deltas may be joined for a client that is behind.
     """
 
@@ -85,7 +86,7 @@ class Generation:
             self._pending += deltas
 
     def wake(self) -> None:
-        """Let who waits have what was put."""
+        """Hand what was put to the reader."""
         if not (self.is_streamed or self._num_open == 0 or self.error is not None):
             return
         if self._listener is not None:
@@ -141,7 +142,7 @@ class Generation:
             raise self.error
 
     def detach(self, error: RequestError) -> None:
-        """Bring no more, with ``error`` for who still waits: the call goes on without it."""
+        """Stop reading, with ``error`` for the reader: the call continues without it."""
         self._is_detached = True
         self._pending, self._num_open = [], 0
         if self.error is None:
@@ -149,7 +150,7 @@ class Generation:
         self.wake()
 
     def abort(self) -> None:
-        """End what still runs: nobody waits for it any more."""
+        """End the completions that still run: the client has left."""
         if self._num_open:
             self._abort(self)
 

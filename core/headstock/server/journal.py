@@ -29,13 +29,13 @@ class Keeping(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         route: Which protocol writes its answer.
-        name: Of the journal; nobody guesses it.
+        name: Of the journal; it cannot be guessed.
         owner: Whose it is.
         body: What was asked, as JSON.
         call_id: Of the answer.
         created: Seconds since 1970.
         extra: What else the route needs to write the answer.
-        is_stored: Whether it goes on without a client, and must be kept.
+        is_stored: Whether it runs on without a client, and must be kept.
     """
 
     route: str
@@ -98,7 +98,7 @@ class Over(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
 
 class Revived(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """Another process goes on with the call."""
+    """Another process has resumed the call."""
 
 
 _encode = msgspec.msgpack.Encoder(enc_hook=encode_ids).encode
@@ -166,7 +166,7 @@ class Journal:
         self._add(Over(completion.index, None, reason_of(error)))
 
     def revived(self) -> None:
-        """Write down that this process goes on with it."""
+        """Write down that this process resumes it."""
         self._add(Revived())
 
     def parts(self) -> list[bytes]:

@@ -1,8 +1,8 @@
-"""The journals of all calls that can be gone on with: begun, read again, revived, forgotten.
+"""The journals of all calls that can be resumed: begun, read again, revived, forgotten.
 
-What is written down reaches the store before a client hears of it. Who comes back finds the call
-for as long as it runs and some time after; a call that runs for nobody is ended after that time,
-unless it was asked to be stored.
+What is written down reaches the store before it is sent to the client. A client that comes back
+finds the call while it runs and for some time after; a call without a client is ended after that
+time, unless it was asked to be stored.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Journals:
         self._is_failing = False
 
     def when_over(self, route: str, call: OnOver) -> None:
-        """Have ``call`` hear of each call of a route that has ended."""
+        """Call ``call`` with each call of a route that has ended."""
         self._on_over[route] = call
 
     def begin(
@@ -111,7 +111,7 @@ class Journals:
             if len(data) > MAX_HEAD_BYTES:
                 raise full(
                     f"What is asked takes {len(data)} bytes; of a call that is stored or can be"
-                    f" gone on with at most {MAX_HEAD_BYTES} are.",
+                    f" resumed at most {MAX_HEAD_BYTES} are kept.",
                     "Send smaller images or shorter prompts, or do without store.",
                 )
             self._store.put(KIND, keeping.owner, keeping.name, data)
@@ -126,7 +126,7 @@ class Journals:
         return self._know(head, completions)
 
     def flush(self) -> None:
-        """Write down what was taken; before a client hears of it."""
+        """Write down what was taken, before it is sent to the client."""
         for entry in self._store.flush():
             journal = self._journals.get((entry.owner, entry.name))
             if entry.kind == KIND and journal is not None:
@@ -245,7 +245,7 @@ class Journals:
         return loop.time() + self._resume_s
 
     def _look(self) -> None:
-        """End and forget the calls that nobody came back for; again later, if there are more."""
+        """End and forget calls whose clients did not come back; again later, if there are more."""
         loop = asyncio.get_running_loop()
         self._timer = None
         now_s, has_more = loop.time(), False
@@ -331,7 +331,7 @@ def _aborted() -> RequestError:
 
 def _taken_over() -> RequestError:
     return RequestError(
-        "Another client goes on with this stream.",
+        "Another client has resumed this stream.",
         remedy="Read it from one place.",
         code="stream_taken",
     )

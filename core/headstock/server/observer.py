@@ -1,4 +1,4 @@
-"""What the front door tells whoever counts."""
+"""What the front door reports to the metrics."""
 
 from __future__ import annotations
 

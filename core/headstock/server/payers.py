@@ -53,7 +53,7 @@ NAMELESS = Payer("")
 def payer_at(address: str | None) -> Payer:
     """Return whom requests without a key count against.
 
-    Of an IPv6 address the first 64 bits count: whoever has one address there, has all.
+    Of an IPv6 address the first 64 bits count: a client that has one address there has all of them.
     """
     if not address:
         return NAMELESS

@@ -15,13 +15,13 @@ from headstock.server.errors import BusyError
 from headstock.server.payers import Payer
 
 EARLY_S = 0.5
-"""How much earlier than it was told a client may come back and be the one that was told so."""
+"""How much earlier than its Retry-After a client may come back and still have its turn. Seconds."""
 GRACE_S = 3.0
-"""How long after the time it was told a client's turn is kept. Seconds."""
+"""How long after its Retry-After a client's turn is kept. Seconds."""
 HASTE = 0.7
-"""Part of the expected wait that clients are told: too early costs a refusal, too late a place."""
+"""Part of the expected wait that Retry-After says: too early costs a refusal, too late a place."""
 SWEEP_S = 0.5
-"""How often those are looked for who did not come back. Seconds."""
+"""How often turns of clients that did not come back are dropped. Seconds."""
 MAX_TICKETS = 4096
 BOUNDS_S = (1.0, 60.0)
 
@@ -136,7 +136,7 @@ class Places:
         return self._ends.retry_after_s(self.num_live, now_s)
 
     def _has_turn(self, account: Account, count: int, mine: Ticket | None, now_s: float) -> bool:
-        """Return whether there is a place that nobody else has more right to."""
+        """Return whether there is a place that no other client has more right to."""
         free = self._num_places - self.num_live
         if not self._tickets and count <= free:
             return True

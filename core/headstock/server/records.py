@@ -68,7 +68,7 @@ class CompletionRecord:
     Attributes:
         call: The call's record.
         completion: What was asked, and what has come of it; None once it is over.
-        facts: What is told of it, complete once it is over.
+        facts: What its record shows, complete once it is over.
         received_s: When the call came, by the event loop's clock. Seconds.
         sent_s: When the engine was asked, after that. Seconds.
         total_s: From the call to its end; None: it is not over. Seconds.
@@ -126,27 +126,27 @@ class CompletionRecord:
 
     def tell(self) -> dict[str, Any]:
         """Return what is known of it, plain."""
-        told = {**self.facts, "state": self.state, "sent_s": round(self.sent_s, 6)}
+        shown = {**self.facts, "state": self.state, "sent_s": round(self.sent_s, 6)}
         if self.completion is not None:
-            told["cached_tokens"] = self.completion.cached_tokens
-            told["output_tokens"] = len(self.completion.output_ids)
+            shown["cached_tokens"] = self.completion.cached_tokens
+            shown["output_tokens"] = len(self.completion.output_ids)
         first_s = self.first_s
-        told["first_token_s"] = None if first_s is None else round(first_s, 4)
-        told["total_s"] = None if self.total_s is None else round(self.total_s, 6)
-        return told
+        shown["first_token_s"] = None if first_s is None else round(first_s, 4)
+        shown["total_s"] = None if self.total_s is None else round(self.total_s, 6)
+        return shown
 
     def tell_all(self) -> dict[str, Any]:
         """Return the same, with its story and its steps."""
-        told = self.tell()
+        shown = self.tell()
         story = self.story
         if story is not None:
-            told["waits"] = {name: round(value, 6) for name, value in story.waits.items()}
-            told["evicted_pages"] = story.evicted_pages
-            told["shared_tokens"] = story.shared_tokens
-            told["chunks"] = self._chunks(story)
-            told["last_step"] = story.last_step
-        told["tokens"] = self.points or points_of(self.times_s, self.received_s)
-        return told
+            shown["waits"] = {name: round(value, 6) for name, value in story.waits.items()}
+            shown["evicted_pages"] = story.evicted_pages
+            shown["shared_tokens"] = story.shared_tokens
+            shown["chunks"] = self._chunks(story)
+            shown["last_step"] = story.last_step
+        shown["tokens"] = self.points or points_of(self.times_s, self.received_s)
+        return shown
 
     def _chunks(self, story: Story) -> list[dict[str, Any]]:
         """Return the chunks of the prompt, with their times after the call."""
@@ -156,7 +156,7 @@ class CompletionRecord:
         columns = zip(story.chunk_steps, story.chunk_ends, story.chunk_times_s, strict=True)
         for step, end, at_s in columns:
             if begin is not None and end <= begin:
-                begin = None  # it was retracted: how much it found again is not told
+                begin = None  # it was retracted: how much it found again is not recorded
             chunks.append(
                 {"step": step, "begin": begin, "end": end, "at_s": round(offset_s + at_s, 6)}
             )

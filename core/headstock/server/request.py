@@ -20,7 +20,7 @@ class TextPrompt(msgspec.Struct, frozen=True, tag=True):
     """Text to tokenise.
 
     Attributes:
-        add_special_tokens: Let the tokenizer add its own, such as a beginning-of-sequence token.
+        add_special_tokens: Whether the tokenizer adds its own, such as one that begins a sequence.
         images: For the model's placeholders in the text, in order.
         keep_first: Tokens to keep of a longer text, those of the tokenizer among them; None: all.
     """
@@ -66,7 +66,7 @@ class ChatPrompt(msgspec.Struct, frozen=True, tag=True):
             text, or a list of parts: texts, and ``{"type": "image"}`` where an image stands.
         tools: Functions that the model may call, as templates read them.
         extra: More variables for the template.
-        continue_final: The last message is an assistant's, to be gone on with.
+        continue_final: Whether the last message is an assistant's that the answer continues.
         images: Of the messages' parts, in order.
     """
 
@@ -100,7 +100,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
         adapter: Name of the LoRA adapter that it is served with; "": none.
         allowed_token_ids: Ids that may be drawn, those that end it among them; none: all.
         bad_words: Texts that the output must not have.
-        speech: What is told apart in its answer, for grammars of calls; None: nothing.
+        speech: Which parts of its answer are separated, for grammars of calls; None: nothing.
         thoughts: How long it may think; None: without end.
         user: Who of those that use one key sends it; "": its address tells.
     """

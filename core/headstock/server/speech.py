@@ -114,7 +114,7 @@ def _choose(setting: str, name: str, template: str, formats: tuple[Format, ...])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speech:
-    """What a call wants told apart in its answers.
+    """Which parts of its answers a call wants to have separated.
 
     Attributes:
         reasoning: Part thoughts written so from words; None: leave them in the text.
@@ -252,7 +252,7 @@ class Answer:
 
     Args:
         completion: Whose.
-        speech: What is told apart; None: all is text.
+        speech: Which parts are separated; None: all is text.
         tokenizer: For the end of the prompt.
     """
 
@@ -324,16 +324,16 @@ class Answer:
 
 
 def whole_calls(answer: Answer, parts: Sequence[Part]) -> list[Part]:
-    """Return ``parts``, the last that ``answer`` read, with calls told when they are whole."""
-    told: list[Part] = []
+    """Return ``parts``, the last that ``answer`` read, with each call where it is complete."""
+    finished: list[Part] = []
     at = len(answer.calls) - sum(part.call is not None for part in parts)
     for part in parts:
         at += part.call is not None
         if part.is_last:
-            told.append(Part("call", call=answer.calls[at - 1].call))
+            finished.append(Part("call", call=answer.calls[at - 1].call))
         elif part.kind != "arguments" and not part.is_open:
-            told.append(part)
-    return told
+            finished.append(part)
+    return finished
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,7 +156,7 @@ class Supervisor:
     async def _wait_for_more(self, error: _ScarceError) -> bool:
         """Wait before the next try; tell whether it was stopped meanwhile."""
         self._num_scarce += 1
-        if self._num_scarce == 1:  # who waits for the engine hears of it once
+        if self._num_scarce == 1:  # callers that wait for the engine are notified once
             self._inbox.put_nowait([_scarce(error)])
         backoff_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(self._num_scarce - 1, 10))
         log.error("%s Trying again in %.1f s.", _scarce(error).problem, backoff_s)
@@ -236,7 +236,7 @@ class Supervisor:
         return self._is_up and silence_s < _SILENCE_S and self.unheard_s > self._wedge_limit_s
 
     async def _pump(self, link: ZmqLink) -> None:
-        """Pass on what the engine says; its last words are kept for :meth:`_judge`."""
+        """Pass on what the engine sends; the error of a crash is kept for :meth:`_judge`."""
         clock = asyncio.get_running_loop().time
         while messages := await link.receive():
             self._heard_s = clock()

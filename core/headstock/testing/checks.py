@@ -7,6 +7,7 @@ from typing import Any
 
 from headstock.ops.base import Implementation, Op
 from headstock.ops.cases.base import Bench, Case, as_tensors
+from headstock.ops.cases.table import cases_of
 from headstock.plugins.guard import Failure, guarded
 from headstock.testing.compare import disagreement
 
@@ -65,10 +66,11 @@ def judge(op: Op[..., Any], implementation: Implementation, benches: list[Bench]
 
 
 def _judge_on(op: Op[..., Any], implementation: Implementation, bench: Bench) -> Verdict:
-    assert op.cases is not None, f"op {op.name} has no cases"
+    cases = cases_of(op)
+    assert cases is not None, f"op {op.name} has no cases"
     num_checked, findings, refusals = 0, list[Finding](), dict[str, None]()
     kinds: set[str] = set()
-    for case in op.cases(bench):
+    for case in cases(bench):
         reason = implementation.requires.reason_against(case.spec, bench.device.capabilities)
         if reason is not None:
             refusals[reason] = None

@@ -93,7 +93,7 @@ class Target:
 
 
 def expose(backend: str, module: str, folder: Path) -> None:
-    """Let ``module`` be found as an installed backend, in this process and those it starts.
+    """Make ``module`` an installed backend, in this process and those it starts.
 
     Args:
         backend: The name to find it by.

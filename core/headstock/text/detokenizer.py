@@ -125,8 +125,8 @@ class PrefixDetokenizer:
         return fresh
 
     def _fresh(self) -> str:
-        told = self._decode(self._ids[: self._told])
-        return self._decode(self._ids)[len(told) :]
+        before = self._decode(self._ids[: self._told])
+        return self._decode(self._ids)[len(before) :]
 
     def _decode(self, token_ids: list[int]) -> str:
         return self._tokenizer.decode(token_ids, skip_special_tokens=self._skip)

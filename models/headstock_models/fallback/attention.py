@@ -122,7 +122,7 @@ class PagedAttention:
 
 
 def register() -> None:
-    """Let transformers' classes find our attention by its name."""
+    """Register our attention, so that transformers' classes find it by its name."""
     AttentionInterface.register(NAME, _attend)
 
 

@@ -21,7 +21,8 @@ from headstock.ops.canonical import dequantize, quantize_fp8
 from headstock.ops.linear import FP8_GROUP, LinearSpec, linear
 from headstock.ops.norm import add_rms_norm, rms_norm
 from headstock_rocm import fp8
-from headstock_rocm.libraries import aiter_finding, load_aiter, register_libraries
+from headstock_rocm.libraries import aiter_finding, load_aiter
+from headstock_rocm.register import register_libraries
 from headstock_triton import fp8_blocks
 from headstock_triton.fp8_blocks import BlockFp8Linear
 

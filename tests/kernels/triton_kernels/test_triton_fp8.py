@@ -13,6 +13,7 @@ from headstock.ops.base import OpRegistry, Resolver
 from headstock.ops.canonical import dequantize, quantize_fp8
 from headstock.ops.cases.base import Bench
 from headstock.ops.cases.linear import load_in_parts
+from headstock.ops.cases.moe import expert_cases
 from headstock.ops.linear import FP8_GROUP, LinearSpec, linear
 from headstock.ops.moe import experts
 from headstock_triton import fp8_blocks, register
@@ -117,7 +118,7 @@ def test_rows_are_quantised_to_the_format(kind: Fp8Format) -> None:
 @KINDS
 def test_experts_hold_their_weights_in_the_format(kind: Fp8Format) -> None:
     bench = Bench(resolver=Resolver(OpRegistry(), Here()), dtype=torch.float32)
-    case = next(c for c in experts.cases(bench) if c.spec.layout == FP8_GROUP)
+    case = next(c for c in expert_cases(bench) if c.spec.layout == FP8_GROUP)
     device = Here()
     device.capabilities = frozenset({kind.capability})
     built: list[FusedExperts] = []

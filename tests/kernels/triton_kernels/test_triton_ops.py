@@ -9,6 +9,7 @@ from triton_here import DTYPES, HAS_GPU, Here
 from headstock.ops import load_all_ops
 from headstock.ops.base import OpRegistry, Resolver
 from headstock.ops.cases.base import Bench, as_tensors
+from headstock.ops.cases.table import CASES
 from headstock_triton.register import PROVIDER, register_ops
 
 
@@ -23,11 +24,11 @@ def all_cases():
     register_ops(registry, Here())
     for name, op in load_all_ops().items():
         offered = [i for i in registry.offered(op) if i.provider == PROVIDER]
-        if not offered or op.cases is None:
+        if not offered or name not in CASES:
             continue
         for dtype in DTYPES:
             bench = Bench(resolver=resolver(), dtype=dtype, page_sizes=(16, 64))
-            cases = [case for case in op.cases(bench) if not is_too_large(case.label)]
+            cases = [case for case in CASES[name](bench) if not is_too_large(case.label)]
             left = set() if HAS_GPU else many(cases)
             for number, case in enumerate(cases):
                 is_left = number in left or is_slow(name, case.label)

@@ -1,6 +1,6 @@
 """Which steps are captured, and what they are padded to.
 
-Padding costs matrix products on rows that nobody asked for; buckets cost time at start-up and
+Padding costs matrix products on padding rows; buckets cost time at start-up and
 memory for the graph itself. Attention costs nothing for padding: it skips rows that are not real.
 """
 

@@ -68,7 +68,7 @@ def add_bias_kernel(
     """Add BLOCK biases of row ``program_id(0)``.
 
     An id named more than once gets the sum of its biases from the program that has the first, so
-    that nobody else writes it and the sum has one order. Biases of 0, padding, take no part.
+    that no other program writes it and the sum has one order. Biases of 0, padding, take no part.
     """
     begin(PDL)
     row = tl.program_id(0).to(tl.int64)

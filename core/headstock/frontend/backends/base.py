@@ -1,4 +1,4 @@
-"""What a program needs of whoever runs it."""
+"""What a program needs of the backend that runs it."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def backend_of(given: BackendLike | None) -> Backend:
 
 
 def set_default_backend(backend: BackendLike) -> None:
-    """Let ``backend`` run the programs that name none."""
+    """Set the backend of programs that name none."""
     _default.backend = backend_of(backend)
 
 

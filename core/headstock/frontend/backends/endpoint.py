@@ -142,8 +142,8 @@ class Endpoint:
 
 def _wait_s(answer: httpx.Response, tried: int) -> float:
     low, high = WAITS_S
-    told = answer.headers.get("retry-after", "")
-    wanted = float(told) if told.replace(".", "", 1).isdigit() else low * 2**tried
+    header = answer.headers.get("retry-after", "")
+    wanted = float(header) if header.replace(".", "", 1).isdigit() else low * 2**tried
     return min(high, max(low, wanted))
 
 

@@ -29,7 +29,7 @@ class EngineBackend:
     """Runs programs on an engine of this process.
 
     Args:
-        engine: The engine; whoever made it shuts it down.
+        engine: The engine; its maker shuts it down.
     """
 
     def __init__(self, engine: EngineLike) -> None:

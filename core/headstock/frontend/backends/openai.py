@@ -241,11 +241,11 @@ def _values(row: _Logprobs, begin: int) -> list[float]:
 
 
 def _usage(answers: Sequence[_Answer], reason: str | None) -> Usage:
-    told = [answer.usage for answer in answers if answer.usage is not None]
-    details = [usage.prompt_tokens_details for usage in told]
+    usages = [answer.usage for answer in answers if answer.usage is not None]
+    details = [usage.prompt_tokens_details for usage in usages]
     return Usage(
-        prompt_tokens=sum(usage.prompt_tokens for usage in told),
+        prompt_tokens=sum(usage.prompt_tokens for usage in usages),
         cached_tokens=sum(detail.cached_tokens or 0 for detail in details if detail is not None),
-        completion_tokens=sum(usage.completion_tokens for usage in told),
+        completion_tokens=sum(usage.completion_tokens for usage in usages),
         finish_reason=reason,
     )

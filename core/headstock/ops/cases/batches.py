@@ -58,9 +58,7 @@ def make_step(
     """
     padded = [*rows, *[(1, 1)] * num_padding_rows]
     tables, num_pages = _page_tables(rows, page_size, shared, seed)
-    table_RP = torch.zeros(len(padded), max(len(table) for table in tables) + 1, dtype=torch.int32)
-    for row, table in enumerate(tables):
-        table_RP[row, : len(table)] = torch.tensor(table)
+    table_RP = _table_of(tables, len(padded))
     slots = [_slots(table_RP[row], length, page_size) for row, (_, length) in enumerate(padded)]
     if window is not None:
         for row, (num_queries, length) in enumerate(rows):
@@ -70,6 +68,7 @@ def make_step(
     positions = [torch.arange(length - num, length) for num, length in padded]
     write = [row_slots[-num:] for row_slots, (num, _) in zip(slots, padded, strict=True)]
     nodes = [(begin, end, 0, kv_end) for begin, end, kv_end in shared]
+    row_of_token_T = torch.repeat_interleave(torch.arange(len(padded)), queries_R)
     num_real_tokens = sum(num_queries for num_queries, _ in rows)
     bounds = [(num_queries, length + bound_slack) for num_queries, length in padded]
     batch = StepBatch(
@@ -82,9 +81,7 @@ def make_step(
         kv_lengths_R=torch.tensor([length for _, length in padded], dtype=torch.int32).to(device),
         page_table_RP=table_RP.to(device),
         write_slots_T=torch.cat(write).to(device),
-        row_of_token_T=torch.repeat_interleave(torch.arange(len(padded)), queries_R)
-        .int()
-        .to(device),
+        row_of_token_T=row_of_token_T.int().to(device),
         counts=torch.tensor([len(rows), num_real_tokens, len(nodes)]).int().to(device),
         tree_N4=torch.tensor(nodes, dtype=torch.int32).reshape(-1, 4).to(device),
         host_rows=bounds,
@@ -96,6 +93,15 @@ def make_step(
         num_real_tokens=num_real_tokens,
         slots=[row_slots.to(device) for row_slots in slots[: len(rows)]],
     )
+
+
+def _table_of(tables: Sequence[Sequence[int]], num_rows: int) -> torch.Tensor:
+    """Return the rows' pages, with null pages behind them and in padding rows. [R, P]"""
+    width = max(len(table) for table in tables) + 1
+    table_RP = torch.zeros(num_rows, width, dtype=torch.int32)
+    for row, table in enumerate(tables):
+        table_RP[row, : len(table)] = torch.tensor(table)
+    return table_RP
 
 
 def _page_tables(

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from headstock.ops.cases.base import Bench, Case
 from headstock.ops.cases.steps import NULL_SLOT, NUM_SLOTS, TABLE, Run, _copy, _inputs, _slots, kept
-
-if TYPE_CHECKING:
-    from headstock.ops.steps import Slots, StepInputs
+from headstock.ops.steps import Slots, StepInputs
 
 LENGTH = 128
 GARBAGE = (-(2**31), -1, 2**31 - 1)

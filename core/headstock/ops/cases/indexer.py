@@ -8,21 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from headstock.ops.attention import StepBatch
 from headstock.ops.cases.attention import Rows, prefill_batch, row_mixes
 from headstock.ops.cases.base import Bench, Case, Draw
 from headstock.ops.cases.batches import Step, make_step
 from headstock.ops.cases.rotary import rotary_table
+from headstock.ops.device import OpDevice
+from headstock.ops.indexer import IndexerProvider, IndexerSpec
 from headstock.ops.rotary import rotate
-
-if TYPE_CHECKING:
-    from headstock.ops.attention import StepBatch
-    from headstock.ops.device import OpDevice
-    from headstock.ops.indexer import IndexerProvider, IndexerSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +42,6 @@ class IndexerInputs:
 
 def plain_indexer_spec(dtype: torch.dtype, page_size: int) -> IndexerSpec:
     """Return an indexer of 8 heads in small sizes that differ from each other."""
-    from headstock.ops.indexer import IndexerSpec
-
     return IndexerSpec(
         num_heads=8,
         head_dim=32,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +17,8 @@ from headstock.ops.cases.attention import Rows, prefill_batch, row_mixes
 from headstock.ops.cases.base import Bench, Case, Draw
 from headstock.ops.cases.batches import Step, make_step
 from headstock.ops.cases.rotary import rotary_table
-
-if TYPE_CHECKING:
-    from headstock.ops.device import OpDevice
-    from headstock.ops.latent import LatentProvider, LatentSpec
+from headstock.ops.device import OpDevice
+from headstock.ops.latent import LatentProvider, LatentSpec, latent_attention
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +40,6 @@ class LatentInputs:
 
 def plain_latent_spec(dtype: torch.dtype, page_size: int) -> LatentSpec:
     """Return latent attention of 4 heads in small sizes that differ from each other."""
-    from headstock.ops.latent import LatentSpec
-
     return LatentSpec(
         num_heads=4,
         latent_size=64,
@@ -234,8 +230,6 @@ def _prepare_case(
     is_rotated: bool = True,
     num_padding_rows: int = 0,
 ) -> Case:
-    from headstock.ops.latent import latent_attention
-
     provider = bench.resolver.resolve(latent_attention, spec.as_spec())(spec, bench.device)
     where, draw = bench.device.torch_device, bench.draw()
     step = make_step(rows, spec.page_size, where, num_padding_rows=num_padding_rows)

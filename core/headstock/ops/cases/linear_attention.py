@@ -7,22 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from headstock.ops.attention import StepBatch
 from headstock.ops.cases.base import Bench, Case, Draw
 from headstock.ops.cases.batches import Step, make_step
-
-if TYPE_CHECKING:
-    from headstock.ops.attention import StepBatch
-    from headstock.ops.device import OpDevice
-    from headstock.ops.linear_attention import (
-        DeltaWeights,
-        LinearAttentionProvider,
-        LinearAttentionSpec,
-    )
+from headstock.ops.device import OpDevice
+from headstock.ops.linear_attention import (
+    DeltaWeights,
+    LinearAttentionProvider,
+    LinearAttentionSpec,
+)
 
 Rows = Sequence[tuple[int, int]]
 """(tokens of the step, tokens seen after it) of each row."""
@@ -47,8 +45,6 @@ class DeltaInputs:
 
 def plain_linear_spec(dtype: torch.dtype) -> LinearAttentionSpec:
     """Return 2 key heads for 4 value heads, in small sizes that differ."""
-    from headstock.ops.linear_attention import LinearAttentionSpec
-
     return LinearAttentionSpec(
         num_key_heads=2,
         num_value_heads=4,
@@ -155,8 +151,6 @@ def make_delta_inputs(
     spec: LinearAttentionSpec, rows: Rows, device: torch.device, speed: float = 0.0
 ) -> DeltaInputs:
     """Draw all of it."""
-    from headstock.ops.linear_attention import DeltaWeights
-
     draw, heads = Draw(device, seed=1), spec.num_value_heads
     weights = DeltaWeights(
         conv_CW=draw.normal(spec.conv_size, spec.kernel_size, dtype=spec.dtype, scale=0.5),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,16 +11,12 @@ from torch import Tensor
 from headstock.ops.cases.base import Bench, Case, Draw
 from headstock.ops.cases.batches import make_step
 from headstock.ops.cases.states import MIXES, Rows, StateInputs, run_step
-
-if TYPE_CHECKING:
-    from headstock.ops.device import OpDevice
-    from headstock.ops.mamba2 import Mamba2Provider, Mamba2Spec
+from headstock.ops.device import OpDevice
+from headstock.ops.mamba2 import Mamba2Provider, Mamba2Spec, Mamba2Weights
 
 
 def plain_mamba2_spec(dtype: torch.dtype) -> Mamba2Spec:
     """Return 4 heads in 2 groups, in small sizes that differ."""
-    from headstock.ops.mamba2 import Mamba2Spec
-
     return Mamba2Spec(
         num_heads=4,
         num_groups=2,
@@ -89,8 +84,6 @@ def make_mamba2_inputs(
     spec: Mamba2Spec, rows: Rows, device: torch.device, speed: float = 0.0
 ) -> StateInputs:
     """Draw all of it."""
-    from headstock.ops.mamba2 import Mamba2Weights
-
     draw, heads = Draw(device, seed=1), spec.num_heads
     weights = Mamba2Weights(
         conv_CW=draw.normal(spec.conv_size, spec.kernel_size, dtype=spec.dtype, scale=0.5),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,11 +14,9 @@ from headstock.ops.canonical import dequantize
 from headstock.ops.cases.base import Bench, Case, Draw
 from headstock.ops.cases.linear import FP8_PRODUCT, QUANTISED_PRODUCT, make_weight
 from headstock.ops.cases.storage import addresses, load_and_spoil
+from headstock.ops.device import OpDevice
 from headstock.ops.linear import FP8_GROUP, INT4_GROUP, INT8_GROUP, MXFP4, LinearSpec
-
-if TYPE_CHECKING:
-    from headstock.ops.device import OpDevice
-    from headstock.ops.moe import ExpertsProvider, ExpertsSpec, Matrix
+from headstock.ops.moe import ExpertsProvider, ExpertsSpec, Matrix
 
 Weights = Mapping[tuple[int, "Matrix"], Mapping[str, Tensor]]
 
@@ -69,8 +66,6 @@ def route_cases(bench: Bench) -> Iterator[Case]:
 
 def expert_cases(bench: Bench) -> Iterator[Case]:
     """Yield loads of all kinds, sizes, layouts and padding, against float64."""
-    from headstock.ops.moe import ExpertsSpec
-
     dense = ExpertsSpec(
         hidden_size=64,
         intermediate_size=32,

@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,12 +24,11 @@ from headstock.ops.cases.linear_attention import (
     plain_linear_spec,
 )
 from headstock.ops.cases.moe import draw_experts, load_experts, ragged
+from headstock.ops.cases.table import cases_of
 from headstock.ops.device import OpDevice
 from headstock.ops.linear import DENSE, FP8_GROUP, LinearSpec
-
-if TYPE_CHECKING:
-    from headstock.ops.linear_attention import LinearAttentionSpec
-    from headstock.ops.moe import ExpertsSpec
+from headstock.ops.linear_attention import LinearAttentionSpec
+from headstock.ops.moe import ExpertsSpec
 
 BY_ROW = re.compile(r"_[TSRM][A-Za-z0-9]*$")
 """Names of arguments whose first dimension is rows that have nothing to do with each other."""
@@ -49,10 +48,11 @@ def neighbour_cases(op: Op[..., Any], bench: Bench) -> Iterator[Pair]:
         "attention": _attention,
         "linear_attention": _linear_attention,
     }
+    cases = cases_of(op)
     if op.name in makers:
         yield from makers[op.name](bench)
-    elif not op.is_built and op.cases is not None and "attention" not in op.name:
-        for case in op.cases(bench):
+    elif not op.is_built and cases is not None and "attention" not in op.name:
+        for case in cases(bench):
             yield from _of_rows(op, case)
 
 
@@ -118,8 +118,6 @@ def _product(label: str, spec: LinearSpec, weight: Any, x_MI: Tensor, device: Op
 
 
 def _experts(bench: Bench) -> Iterator[Pair]:
-    from headstock.ops.moe import ExpertsSpec
-
     spec = ExpertsSpec(
         hidden_size=64,
         intermediate_size=32,

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from headstock.ops.cases.base import Bench, Case, Draw
 from headstock.ops.moe import NO_EXPERT
-
-if TYPE_CHECKING:
-    from headstock.ops.routing import Routing
+from headstock.ops.routing import Routing
 
 
 def route_cases(bench: Bench) -> Iterator[Case]:
     """Yield kinds of scores, biases that decide, groups, ties, sizes, views and padding."""
-    from headstock.ops.routing import Routing
-
     draw = bench.draw()
 
     def logits(num_tokens: int, num_experts: int) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from headstock.ops.cases.base import Bench, Case, Draw
+from headstock.ops.sampling import filtered_probs, uniform
 
 Filters = tuple[Tensor, Tensor, Tensor, Tensor]
 """Temperature, top-k, top-p and min-p of each row."""
@@ -147,8 +148,6 @@ def _logits_case(
 def _draw_case(
     bench: Bench, label: str, logits_SV: Tensor, settings: Filters, seeds_S: Tensor
 ) -> Case:
-    from headstock.ops.sampling import uniform
-
     indexes_S = bench.draw(7).integers(len(seeds_S), high=10_000)
     args = (logits_SV, *settings, seeds_S, indexes_S)
 
@@ -166,8 +165,6 @@ def wrong_draw(
 
     In float64, and by ``MARGIN`` generous: filters and edges may fall either way when it is close.
     """
-    from headstock.ops.sampling import filtered_probs
-
     temperature_S, top_k_S, top_p_S, min_p_S = settings
     if ids_S.shape != uniform_S.shape or ids_S.dtype != torch.int64:
         return f"got {tuple(ids_S.shape)} {ids_S.dtype}, not {tuple(uniform_S.shape)} int64"

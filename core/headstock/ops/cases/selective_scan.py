@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,16 +11,12 @@ from torch import Tensor
 from headstock.ops.cases.base import Bench, Case, Draw
 from headstock.ops.cases.batches import make_step
 from headstock.ops.cases.states import MIXES, Rows, StateInputs, run_step
-
-if TYPE_CHECKING:
-    from headstock.ops.device import OpDevice
-    from headstock.ops.selective_scan import SelectiveScanProvider, SelectiveScanSpec
+from headstock.ops.device import OpDevice
+from headstock.ops.selective_scan import ScanWeights, SelectiveScanProvider, SelectiveScanSpec
 
 
 def plain_scan_spec(dtype: torch.dtype) -> SelectiveScanSpec:
     """Return 40 features of 16 numbers."""
-    from headstock.ops.selective_scan import SelectiveScanSpec
-
     return SelectiveScanSpec(size=40, state_size=16, dtype=dtype, max_rows=32, max_tokens=512)
 
 
@@ -72,8 +67,6 @@ def make_scan_inputs(
     spec: SelectiveScanSpec, rows: Rows, device: torch.device, speed: float = 0.0
 ) -> StateInputs:
     """Draw all of it."""
-    from headstock.ops.selective_scan import ScanWeights
-
     draw, size, states = Draw(device, seed=1), spec.size, spec.state_size
     weights = ScanWeights(
         decay_CN=draw.uniform(size, states, low=-2, high=1) + speed,

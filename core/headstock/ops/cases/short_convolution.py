@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,16 +11,16 @@ from torch import Tensor
 from headstock.ops.cases.base import Bench, Case, Draw
 from headstock.ops.cases.batches import make_step
 from headstock.ops.cases.states import MIXES, Rows, StateInputs, run_step
-
-if TYPE_CHECKING:
-    from headstock.ops.device import OpDevice
-    from headstock.ops.short_convolution import ShortConvolutionProvider, ShortConvolutionSpec
+from headstock.ops.device import OpDevice
+from headstock.ops.short_convolution import (
+    ConvolutionWeights,
+    ShortConvolutionProvider,
+    ShortConvolutionSpec,
+)
 
 
 def plain_convolution_spec(dtype: torch.dtype) -> ShortConvolutionSpec:
     """Return a convolution of 40 features over 3 tokens."""
-    from headstock.ops.short_convolution import ShortConvolutionSpec
-
     return ShortConvolutionSpec(size=40, kernel_size=3, dtype=dtype, max_rows=32, max_tokens=512)
 
 
@@ -73,8 +72,6 @@ def make_convolution_inputs(
     spec: ShortConvolutionSpec, rows: Rows, device: torch.device
 ) -> StateInputs:
     """Draw all of it."""
-    from headstock.ops.short_convolution import ConvolutionWeights
-
     draw = Draw(device, seed=1)
     weights = ConvolutionWeights(
         conv_CW=draw.normal(spec.size, spec.kernel_size, dtype=spec.dtype, scale=0.5),

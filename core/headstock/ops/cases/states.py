@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from headstock.ops.attention import StepBatch
 from headstock.ops.cases.batches import Step, make_step
-
-if TYPE_CHECKING:
-    from headstock.ops.attention import StepBatch
 
 Rows = Sequence[tuple[int, int]]
 """(tokens of the step, tokens seen after it) of each row."""

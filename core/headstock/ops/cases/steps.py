@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields as dataclass_fields
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from headstock.ops.attention import StepBatch
 from headstock.ops.base import Spec
 from headstock.ops.cases.base import Bench, Case
-
-if TYPE_CHECKING:
-    from headstock.ops.steps import Slots, StepInputs
+from headstock.ops.steps import Slots, StepInputs
 
 TABLE = Spec(dtype="int32")
 NUM_SLOTS = 9
@@ -32,8 +31,6 @@ Run = Callable[..., Any]
 
 def _slots(bench: Bench, *, num_drafts: int = 0) -> Slots:
     """Return a table with live and done slots; pages of 16 tokens, of 4, and states."""
-    from headstock.ops.steps import Slots
-
     draw = bench.draw(4)
 
     def ints(*values: int) -> Tensor:
@@ -96,8 +93,6 @@ def _inputs(
     bench: Bench, slots: Sequence[int], queries: Sequence[int], draws: Sequence[int] = ()
 ) -> StepInputs:
     """Return rows of ``slots`` with ``queries`` tokens, which draw from ``draws`` positions."""
-    from headstock.ops.steps import StepInputs
-
     starts = [sum(queries[:row]) for row in range(len(queries) + 1)]
     return StepInputs(
         slots_R=_rows(bench, slots),
@@ -139,8 +134,6 @@ def _placing(
     num_groups: int,
     num_drafts: int,
 ) -> Callable[[Run], tuple[Tensor, ...]]:
-    from headstock.ops.attention import StepBatch
-
     table, where = _slots(bench, num_drafts=num_drafts), bench.device.torch_device
     table.tables, table.page_sizes = table.tables[:num_groups], table.page_sizes[:num_groups]
     inputs = _inputs(bench, slots, queries)
@@ -200,8 +193,6 @@ def advance_cases(bench: Bench) -> Iterator[Case]:
         def call(
             run: Run, slots: Sequence[int] = slots, queries: Sequence[int] = queries
         ) -> Tensor:
-            from headstock.ops.attention import StepBatch
-
             table, inputs = _copy(_slots(bench)), _inputs(bench, slots, queries)
             kv_lengths_R = table.lengths_S[inputs.slots_R.long()] + _rows(bench, queries)
             none = _rows(bench, [])

@@ -198,17 +198,7 @@ def create_app(
         except Exception:  # the boundary to foreign code: without it, all else is served
             log.exception("Router %r of a plugin is passed over:", name)
 
-    async def refuse(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestError), f"{error!r} is no RequestError"
-        metrics.refused(error.code)
-        return error_answer(error, request.url.path)
-
-    answers: dict[type[Exception], Answer] = {
-        RequestError: refuse,
-        RequestValidationError: _refuse_query,
-        HTTPException: _Unroutable(app).refuse,
-        ClientDisconnect: _gone,
-    }
+    answers = _answers_of(app, metrics)
     for kind, answer in answers.items():
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(Exception, _fail)
@@ -221,6 +211,22 @@ def create_app(
         app.entrance = Answering(cors, answers, _fail)
     schema.install(app, (*BODIES, *_ANSWERS), frontdoor.card.vocab_size)
     return app
+
+
+def _answers_of(app: FastAPI, metrics: Metrics) -> dict[type[Exception], Answer]:
+    """Return what is answered for each kind of error."""
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestError), f"{error!r} is no RequestError"
+        metrics.refused(error.code)
+        return error_answer(error, request.url.path)
+
+    return {
+        RequestError: refuse,
+        RequestValidationError: _refuse_query,
+        HTTPException: _Unroutable(app).refuse,
+        ClientDisconnect: _gone,
+    }
 
 
 def _include_routes(app: FastAPI, serving: Serving) -> None:
@@ -356,7 +362,7 @@ async def _refuse_query(request: Request, error: Exception) -> Response:
 
 
 async def _gone(request: Request, error: Exception) -> Response:
-    """Answer nobody: the client left while its body was read."""
+    """Send no answer: the client left while its body was read."""
     return Response(status_code=400)
 
 

@@ -92,7 +92,7 @@ class Serving:
             request: Whose client is watched.
             requests: What to generate; emptied once it is sent.
             make: From the generation, how its events are written.
-            keeping: What is to be written down of the call, so that it can be gone on with; None:
+            keeping: What is to be written down of the call, so that it can be resumed; None:
                 nothing.
 
         Raises:
@@ -208,7 +208,7 @@ def clock() -> float:
 
 
 def tenant_of(request: Request) -> str:
-    """Return the prefix of the cache namespaces of whoever asks; "" when there is one key only."""
+    """Return the prefix of the cache namespaces of the caller; "" when there is one key only."""
     return caller_of(request).tenant
 
 

@@ -113,7 +113,7 @@ class Gate:
         try:
             await self._app(scope, receive, answer)
         except asyncio.CancelledError:
-            # The server stops, and the connection with it: nobody is left to answer.
+            # The server stops, and the connection with it: there is no client to answer.
             log.info("cut off by the shutdown")
 
     def _refusal(self, scope: Scope, caller: Caller | None) -> RequestError | None:
@@ -159,7 +159,7 @@ def not_admin() -> RequestError:
     """Return the error for a caller without the admin role."""
     return RequestError(
         "This needs a key with the admin role.",
-        remedy="Ask whoever runs the server.",
+        remedy="Ask the operator of the server.",
         code="forbidden",
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from headstock.observe.log import request_logged_as
-from headstock.server.batch_runner import Told
+from headstock.server.batch_runner import Answered
 from headstock.server.keys import Caller
 
 CALLER = "headstock.caller"
@@ -18,7 +18,7 @@ CALLER = "headstock.caller"
 Message = MutableMapping[str, Any]
 
 
-async def ask_inside(app: ASGIApp, caller: Caller, path: str, body: bytes) -> Told:
+async def ask_inside(app: ASGIApp, caller: Caller, path: str, body: bytes) -> Answered:
     """Return what ``app`` answers to a POST of JSON.
 
     Args:
@@ -34,7 +34,7 @@ async def ask_inside(app: ASGIApp, caller: Caller, path: str, body: bytes) -> To
 
     async def receive() -> Message:
         if sent.is_set():
-            await asyncio.Event().wait()  # whoever asks does not leave
+            await asyncio.Event().wait()  # this client does not leave
         sent.set()
         return {"type": "http.request", "body": body, "more_body": False}
 
@@ -65,4 +65,4 @@ async def ask_inside(app: ASGIApp, caller: Caller, path: str, body: bytes) -> To
     }
     with request_logged_as(request_id):
         await app(scope, receive, send)
-    return Told(status, b"".join(parts), request_id)
+    return Answered(status, b"".join(parts), request_id)

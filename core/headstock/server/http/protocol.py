@@ -57,7 +57,7 @@ class BoundedProtocol(OfferIgnoring):
     def watch(self, on_gone: Callable[[], None]) -> None:
         """Call ``on_gone`` when the client goes away: soon, if it is gone already.
 
-        One request of a connection is served at a time, so there is one to be told.
+        One request of a connection is served at a time, so there is one to notify.
         """
         self._on_gone = on_gone
         self.flow.resume_reading()  # who does not read does not see that it is gone

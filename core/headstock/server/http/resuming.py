@@ -1,4 +1,4 @@
-"""Streams whose events have ids, by which a client that lost its connection goes on with them."""
+"""Streams whose events have ids, by which a client that lost its connection resumes them."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ class Numbered:
         return self.write(deltas)
 
     def _tagged(self, body: bytes) -> bytes:
-        told: list[bytes] = []
+        numbered: list[bytes] = []
         for event in body.split(b"\n\n")[:-1]:
             if self._next > self._seen:
-                told.append(b"id: %b/%d\n%b\n\n" % (self._name, self._next, event))
+                numbered.append(b"id: %b/%d\n%b\n\n" % (self._name, self._next, event))
             self._next += 1
-        return b"".join(told)
+        return b"".join(numbered)
 
 
 def last_event(request: Request) -> tuple[str, int] | None:
@@ -117,9 +117,9 @@ async def resume(
     """
     journal = frontdoor.journals.find(owner, name, route)
     retelling, deltas = await frontdoor.journals.retell(journal)
-    told = Generation(retelling.completions, is_streamed=True, abort=lambda _: None)
+    numbered = Generation(retelling.completions, is_streamed=True, abort=lambda _: None)
     head = journal.head
-    writer = Numbered(await off_loop(len(head.keeping.body), make, head, told), name, seen)
+    writer = Numbered(await off_loop(len(head.keeping.body), make, head, numbered), name, seen)
     shown = [d for d in deltas if d.end is None or d.end.reason.kind != "error"]
     if len(shown) < INLINE_DELTAS:
         lead = writer.again(shown)

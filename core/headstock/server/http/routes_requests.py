@@ -1,4 +1,4 @@
-"""``/requests``: what became of the last requests of whoever asks."""
+"""``/requests``: what became of the last requests of the caller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opening and closing sessions; ``/generate`` goes on with them."""
+"""Opening and closing sessions; ``/generate`` continues them."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ async def serve(
 
     Args:
         app: The application.
-        listeners: Bound and listening; the first one's address is told.
+        listeners: Bound and listening; the first one's address is printed.
         frontdoor: Drained at the end.
         settings: For the deadline.
         on_listening: Called with the URL once connections are taken.
@@ -102,7 +102,7 @@ class _Server(uvicorn.Server):
 
 
 async def _drain(frontdoor: Frontdoor, timeout_s: float, now: asyncio.Event) -> None:
-    """Let streams end, until the deadline or a second signal."""
+    """Wait for streams to end, until the deadline or a second signal."""
     draining = asyncio.create_task(frontdoor.drain(timeout_s))
     urged = asyncio.create_task(now.wait())
     await asyncio.wait([draining, urged], return_when=asyncio.FIRST_COMPLETED)

@@ -41,7 +41,8 @@ class Writer:
         fail: The bytes that end a stream with an error.
         content_type: Of the stream.
         ping: Sent after a long silence; b"": nothing can be.
-        is_cumulative: Whether an event tells all that those before it told, one for each delta.
+        is_cumulative: Whether an event repeats what earlier events said; there is one for each
+            delta.
     """
 
     write: Callable[[Sequence[Delta]], bytes]

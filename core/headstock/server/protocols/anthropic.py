@@ -180,7 +180,7 @@ def read_messages(
 
 
 def read_prompt(body: CountBody, dialect: Dialect) -> tuple[ChatPrompt, Speech | None]:
-    """Return a body's chat, and what is told apart in its answer.
+    """Return a body's chat, and which parts of its answer are separated.
 
     Raises:
         RequestError: Naming the field at fault.

@@ -169,13 +169,7 @@ def read_embeddings(
     seen = _seen_inputs(body)
     field = "input" if body.messages is None else "messages"
     if body.messages is not None or seen:
-        for name in ("prompt_name", "truncate_prompt_tokens"):
-            if getattr(body, name) is not None:
-                raise RequestError(
-                    f"{name} is set, and {field} goes through the chat template.",
-                    remedy=f"Drop {name}.",
-                    field=name,
-                )
+        _refuse_text_fields(body, field)
     prompts: Sequence[Prompt]
     if body.messages is not None:
         prompts = [
@@ -204,6 +198,17 @@ def read_embeddings(
         ],
         dimensions=body.dimensions,
     )
+
+
+def _refuse_text_fields(body: EmbeddingsBody, field: str) -> None:
+    """Refuse fields that only plain texts have, where ``field`` goes through the chat template."""
+    for name in ("prompt_name", "truncate_prompt_tokens"):
+        if getattr(body, name) is not None:
+            raise RequestError(
+                f"{name} is set, and {field} goes through the chat template.",
+                remedy=f"Drop {name}.",
+                field=name,
+            )
 
 
 def _seen_inputs(body: EmbeddingsBody) -> list[SeenInput]:

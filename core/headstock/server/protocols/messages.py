@@ -250,7 +250,7 @@ def speech_of(
     has_parallel_calls: bool = True,
     is_continued: bool = False,
 ) -> Speech | None:
-    """Return what is told apart in the answers of a chat; None: nothing.
+    """Return which parts are separated in the answers of a chat; None: none.
 
     Args:
         dialect: Of the served model.

@@ -34,7 +34,7 @@ _REFUSED = (
 
 
 class GenerateBody(msgspec.Struct, kw_only=True):
-    """Body of ``/generate``; unknown keys are told back, not honoured. A list makes a batch."""
+    """Body of ``/generate``; unknown keys are reported, not honoured. A list makes a batch."""
 
     REFUSES: ClassVar[frozenset[str]] = CHANGE_ANSWERS
 
@@ -96,7 +96,7 @@ def read(body: GenerateBody, tenant: str = "", *, has_sessions: bool = False) ->
     Args:
         body: As it was sent.
         tenant: Prefix of the cache namespace.
-        has_sessions: Whether who calls goes on with sessions.
+        has_sessions: Whether the caller continues sessions.
 
     Raises:
         RequestError: Naming the field at fault.

@@ -288,22 +288,22 @@ class OllamaStream:
         """Return the answer of a completion that has ended, as one line."""
         answer = self._answer
         answer.read_all()
-        told = self._words("".join(answer.text), "".join(answer.reasoning))
+        line = self._words("".join(answer.text), "".join(answer.reasoning))
         if answer.calls:
-            told["message"]["tool_calls"] = [
+            line["message"]["tool_calls"] = [
                 _function(named.name, named.call.arguments)
                 for named in answer.calls
                 if named.is_whole
             ]
-        return self._line(told, self._end(now_s))
+        return self._line(line, self._end(now_s))
 
     def _told(self, part: Part | None = None) -> dict[str, Any]:
         if part is None:
             return self._words("")
         if part.call is not None:
-            told = self._words("")
-            told["message"]["tool_calls"] = [_function(part.call.name, part.call.arguments)]
-            return told
+            line = self._words("")
+            line["message"]["tool_calls"] = [_function(part.call.name, part.call.arguments)]
+            return line
         return self._words("", part.text) if part.kind == "reasoning" else self._words(part.text)
 
     def _words(self, text: str, thinking: str = "") -> dict[str, Any]:
@@ -312,9 +312,9 @@ class OllamaStream:
             return {"message": {"role": "assistant", "content": text, **thought}}
         return {"response": text, **thought}
 
-    def _line(self, told: dict[str, Any], end: dict[str, Any] | None = None) -> bytes:
+    def _line(self, line: dict[str, Any], end: dict[str, Any] | None = None) -> bytes:
         head = {"model": self._call.model, "created_at": datetime.now(UTC).isoformat()}
-        return encode({**head, **told, **(end or {"done": False})}) + b"\n"
+        return encode({**head, **line, **(end or {"done": False})}) + b"\n"
 
     def _end(self, now_s: float) -> dict[str, Any]:
         completion = self._completion
@@ -338,9 +338,9 @@ def _function(name: str, arguments: str) -> dict[str, Any]:
 
 def loaded(call: OllamaCall) -> dict[str, Any]:
     """Return the answer to a call without a prompt: the model is loaded."""
-    told = {"message": {"role": "assistant", "content": ""}} if call.is_chat else {"response": ""}
+    line = {"message": {"role": "assistant", "content": ""}} if call.is_chat else {"response": ""}
     head = {"model": call.model, "created_at": datetime.now(UTC).isoformat()}
-    return {**head, **told, "done": True, "done_reason": "load"}
+    return {**head, **line, "done": True, "done_reason": "load"}
 
 
 def fail(error: RequestError, message: str) -> bytes:

@@ -35,7 +35,7 @@ class StreamOptions(msgspec.Struct):
 
 
 class SharedBody(msgspec.Struct, kw_only=True):
-    """What chats and completions have in common; unknown keys are told back, not honoured."""
+    """What chats and completions have in common; unknown keys are reported, not honoured."""
 
     REFUSES: ClassVar[frozenset[str]] = CHANGE_ANSWERS
 
@@ -138,7 +138,7 @@ class OpenAICall(msgspec.Struct, frozen=True, kw_only=True):
         requests: One a prompt.
         logprobs: Alternatives wanted at each token, or None.
         prompt_logprobs: Likewise, at each token of the prompt.
-        speech: What is told apart in the answers; None: nothing.
+        speech: Which parts of the answers are separated; None: none.
     """
 
     id: str

@@ -13,6 +13,7 @@ import torch
 from headstock.errors import UnsupportedError
 from headstock.ops import load_all_ops
 from headstock.ops.base import Implementation, Op, Resolver, Spec
+from headstock.ops.cases.table import cases_of
 from headstock.testing.target import Target
 
 OPS = sorted(load_all_ops().items())
@@ -128,10 +129,11 @@ def _takes(implementation: Implementation, spec: Spec) -> bool:
 
 def _case_specs(target: Target, op: Op[..., Any]) -> list[Spec]:
     """Return what the op's cases are resolved for, in dtypes that are narrower, too."""
-    if op.cases is None:
+    cases = cases_of(op)
+    if cases is None:
         return []
     benches = [bench for dtype in DTYPES for bench in target.benches(dtype)[:1]]
-    return [case.spec for bench in benches for case in op.cases(bench)]
+    return [case.spec for bench in benches for case in cases(bench)]
 
 
 def _is_likely(word: str, meant: str) -> bool:

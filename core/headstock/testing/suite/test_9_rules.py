@@ -14,6 +14,7 @@ from headstock.ops import load_all_ops
 from headstock.ops.base import Implementation, Op
 from headstock.ops.cases.base import Case
 from headstock.ops.cases.neighbours import neighbour_cases
+from headstock.ops.cases.table import cases_of
 from headstock.testing.checks import describe
 from headstock.testing.target import Target
 from headstock.testing.waiting import watched, watched_builder
@@ -69,11 +70,12 @@ def test_a_row_does_not_depend_on_its_neighbours(
 
 def _accepted(target: Target, op: Op[..., Any], implementation: Implementation) -> Iterator[Case]:
     """Yield cases that an implementation takes, in the first dtype that it takes any in."""
-    if op.cases is None:
+    cases_on = cases_of(op)
+    if cases_on is None:
         return
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for bench in target.benches(dtype, implementation.provider):
-            cases = [case for case in op.cases(bench) if _takes(target, implementation, case)]
+            cases = [case for case in cases_on(bench) if _takes(target, implementation, case)]
             if cases:
                 yield from cases
                 return

@@ -155,13 +155,13 @@ def _properties(tools: Tools, name: str) -> Mapping[str, Any]:
 
 
 def _value(head: re.Match[str], text: str, properties: Mapping[str, Any]) -> object:
-    told = head.groupdict().get("is_text")
-    if told is None:
+    flag = head.groupdict().get("is_text")
+    if flag is None:
         schema: object = properties.get(head.group("name").strip())
         fields = cast("Mapping[str, Any]", schema) if isinstance(schema, Mapping) else None
         is_text = fields is None or fields.get("type") == "string"
     else:
-        is_text = told == "true"
+        is_text = flag == "true"
     if is_text:
         return text
     try:
