@@ -56,6 +56,14 @@ def is_slow(name: str, label: str) -> bool:
     if name in ("attention", "latent_attention"):
         slow = ("pages of 64", "long", "sizes of", "a prompt of some length")
         return any(what in label for what in slow)
+    if name in ("index_tokens", "index_blocks"):
+        fast = (
+            "one token",
+            "loose bounds",
+            "one prefill, pages of 16",
+            "middle of a page, pages of 16",
+        )
+        return not any(what in label for what in fast)
     if "by channel" in label:
         return any(what in label for what in ("decay", "sizes of", "heads", "verification"))
     if name == "short_convolution":
