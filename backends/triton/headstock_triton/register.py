@@ -13,7 +13,7 @@ from headstock.ops.activation import (
     silu_and_mul_groups,
 )
 from headstock.ops.activation_kinds import FEATURES as ACTIVATIONS
-from headstock.ops.attention import BIDIRECTIONAL, AttentionSpec, attention
+from headstock.ops.attention import BIDIRECTIONAL, CHOSEN_BLOCKS, AttentionSpec, attention
 from headstock.ops.base import Requires, Sizes
 from headstock.ops.block_indexer import index_blocks
 from headstock.ops.drafts import (
@@ -118,6 +118,7 @@ from headstock.ops.streams import (
 from headstock.ops.wide_norm import norm_queries_and_keys, sum_squares
 from headstock_triton.activation import Activations
 from headstock_triton.attention import narrow
+from headstock_triton.attention.chosen import BlockAttention
 from headstock_triton.attention.pages import TAG
 from headstock_triton.attention.provider import PAGE_SIZES, PagedAttention
 from headstock_triton.dense import build_dense
@@ -299,8 +300,19 @@ def register_latent(registry: OpRegistry, target: Target) -> None:
 
 
 def register_sparse(registry: OpRegistry) -> None:
-    """Offer the choice of what attention reads."""
+    """Offer the choice of what attention reads, and attention to chosen blocks."""
     sizes = {"head_dim": Sizes(at_most=256), "page_size": Sizes(only=frozenset(PAGE_SIZES))}
+    registry.add(
+        attention,
+        PROVIDER,
+        build_block_attention,
+        requires=Requires(
+            dtypes=FLOATS,
+            layouts=FLOATS,
+            features=frozenset({CHOSEN_BLOCKS}),
+            sizes=sizes | {"heads_per_kv_head": Sizes(at_most=64)},
+        ),
+    )
     few, some = Sizes(at_most=64), Sizes(at_most=4096)
     sizes |= {"num_heads": few, "num_chosen": some, "block_size": Sizes(at_most=256)}
     requires = Requires(dtypes=FLOATS, layouts=FLOATS, sizes=sizes)
@@ -443,6 +455,11 @@ def register_sampling(registry: OpRegistry, target: Target) -> None:
 def build_attention(spec: AttentionSpec, device: OpDevice) -> PagedAttention:
     """Build the attention provider for ``spec``."""
     return PagedAttention(spec, device)
+
+
+def build_block_attention(spec: AttentionSpec, device: OpDevice) -> BlockAttention:
+    """Build the provider of attention to chosen blocks for ``spec``."""
+    return BlockAttention(spec, device)
 
 
 def build_latent_attention(spec: LatentSpec, device: OpDevice) -> PagedLatentAttention:

@@ -100,8 +100,8 @@ def attend_chosen_latents(
     out_MC = acc_MC / tl.where(is_empty_M, 1.0, sum_M)[:, None]
     inside_MC = inside_M[:, None] & (c < C)[None, :]
     if ITEMS == 1:
-        out_MC = out_MC.to(out.dtype.element_ty)
-        tl.store(out + line_M[:, None] * C + c[None, :], out_MC, mask=inside_MC)
+        at_MC = out + line_M[:, None] * C + c[None, :]
+        tl.store(at_MC, out_MC.to(out.dtype.element_ty), mask=inside_MC)
     else:
         lse_M = (max_M + tl.log2(tl.where(is_empty_M, 1.0, sum_M))) * 0.6931471805599453
         at_M = tl.program_id(0).to(tl.int64) * HEADS + head_M
