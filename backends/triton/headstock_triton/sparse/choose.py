@@ -31,18 +31,17 @@ def kth_highest(scores, count, need, BLOCK: tl.constexpr):
     digit = tl.arange(0, DIGITS)
     prefix = tl.full((), 0, tl.uint32)
     for place in tl.static_range(4):
-        shift: tl.constexpr = 24 - 8 * place
         counts = tl.zeros((DIGITS,), tl.int32)
         for start in range(0, count, BLOCK):
             inside = start + n < count
             key = digits_of(tl.load(scores + start + n, mask=inside, other=0.0))
             if place > 0:
-                inside = inside & ((key >> (shift + 8)) == (prefix >> (shift + 8)))
-            counts += tl.histogram(((key >> shift) & 255).to(tl.int32), DIGITS, mask=inside)
+                inside = inside & ((key >> (32 - 8 * place)) == (prefix >> (32 - 8 * place)))
+            counts += tl.histogram(((key >> (24 - 8 * place)) & 255).to(tl.int32), DIGITS, mask=inside)
         over = tl.sum(counts, axis=0) - tl.cumsum(counts, axis=0)
         found = tl.sum((over >= need).to(tl.int32), axis=0)
         need -= tl.sum(tl.where(digit == found, over, 0), axis=0)
-        prefix = prefix | (found.to(tl.uint32) << shift)
+        prefix = prefix | (found.to(tl.uint32) << (24 - 8 * place))
     return prefix, need
 
 
@@ -102,7 +101,8 @@ def choose_kernel(
         tl.store(chosen + k, tl.where(k < blocks, k, NONE), mask=k < WIDTH)
         return
     scores += (line * HEADS + head) * score_stride
-    border, num_equals = kth_highest(scores, blocks, K, BLOCK)
+    need = tl.full((), K, tl.int32)
+    border, num_equals = kth_highest(scores, blocks, need, BLOCK)
     n = tl.arange(0, BLOCK)
     taken = 0
     equals = 0
