@@ -164,7 +164,7 @@ def _cases(bench: Bench) -> Iterator[Case]:
     return linear_attention_cases(bench)
 
 
-@op(is_built=True, cases=_cases, features=frozenset({BY_CHANNEL}))
+@op(is_built=True, cases=_cases, features=frozenset({BY_CHANNEL}), reads_host=True)
 def linear_attention(spec: LinearAttentionSpec, device: OpDevice) -> LinearAttentionProvider:
     """Build the reference provider. Layers resolve with :meth:`LinearAttentionSpec.as_spec`.
 

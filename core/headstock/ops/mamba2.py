@@ -147,7 +147,7 @@ def _cases(bench: Bench) -> Iterator[Case]:
     return mamba2_cases(bench)
 
 
-@op(is_built=True, cases=_cases)
+@op(is_built=True, cases=_cases, reads_host=True)
 def mamba2(spec: Mamba2Spec, device: OpDevice) -> Mamba2Provider:
     """Build the reference provider. Layers resolve with :meth:`Mamba2Spec.as_spec`.
 

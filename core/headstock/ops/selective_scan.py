@@ -119,7 +119,7 @@ def _cases(bench: Bench) -> Iterator[Case]:
     return selective_scan_cases(bench)
 
 
-@op(is_built=True, cases=_cases)
+@op(is_built=True, cases=_cases, reads_host=True)
 def selective_scan(spec: SelectiveScanSpec, device: OpDevice) -> SelectiveScanProvider:
     """Build the reference provider. Layers resolve with :meth:`SelectiveScanSpec.as_spec`.
 

@@ -116,7 +116,7 @@ def _cases(bench: Bench) -> Iterator[Case]:
     return short_convolution_cases(bench)
 
 
-@op(is_built=True, cases=_cases, features=frozenset({UNGATED}))
+@op(is_built=True, cases=_cases, features=frozenset({UNGATED}), reads_host=True)
 def short_convolution(spec: ShortConvolutionSpec, device: OpDevice) -> ShortConvolutionProvider:
     """Build the reference provider. Layers resolve with :meth:`ShortConvolutionSpec.as_spec`.
 

@@ -37,7 +37,8 @@ def kth_highest(scores, count, need, BLOCK: tl.constexpr):
             key = digits_of(tl.load(scores + start + n, mask=inside, other=0.0))
             if place > 0:
                 inside = inside & ((key >> (32 - 8 * place)) == (prefix >> (32 - 8 * place)))
-            counts += tl.histogram(((key >> (24 - 8 * place)) & 255).to(tl.int32), DIGITS, mask=inside)
+            value = ((key >> (24 - 8 * place)) & 255).to(tl.int32)
+            counts += tl.histogram(value, DIGITS, mask=inside)
         over = tl.sum(counts, axis=0) - tl.cumsum(counts, axis=0)
         found = tl.sum((over >= need).to(tl.int32), axis=0)
         need -= tl.sum(tl.where(digit == found, over, 0), axis=0)
