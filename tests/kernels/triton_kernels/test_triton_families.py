@@ -27,7 +27,14 @@ IMAGES = {
     "place_features",
 }
 """Of steps with images only."""
-LEFT = {"kimik25": IMAGES}
+CALLS = {"as_float32", "join_features"}
+"""One call of PyTorch each, a kernel of its own."""
+LEFT = {
+    "hunyuandensev1": {"rotate_and_write"},
+    "hunyuanmoev1": {"rotate_and_write"},
+    "llama4": {"attention", "rotate_and_write"},
+    "kimik25": IMAGES,
+}
 """What the reference computes of a family: docs/cuda.md says why."""
 
 
@@ -55,4 +62,4 @@ def test_a_card_can_capture_what_the_reference_computes(tmp_path: Path, case: Mo
     found = {used.op for used in ctx.ops.resolutions if used.provider == REFERENCE}
     ops = load_all_ops()
     assert not {name for name in found if ops[name].reads_host}
-    assert found == LEFT.get(case.name, set())
+    assert found - CALLS == LEFT.get(case.name, set())
