@@ -226,7 +226,7 @@ def register_layers(registry: OpRegistry, target: Target) -> None:
             features=frozenset({"sliding_window", "sinks", "soft_cap", BIDIRECTIONAL})
             | narrow.FEATURES,
             sizes={
-                "head_dim": Sizes(at_most=256),
+                "head_dim": Sizes(at_most=256 if target.has_small_warps else 512),
                 "heads_per_kv_head": Sizes(at_most=64),
                 "page_size": Sizes(only=frozenset(PAGE_SIZES)),
             },

@@ -77,6 +77,9 @@ def main() -> None:
     compile_attention(target, torch.bfloat16, 16, 64, 256, features=frozenset({cap}), soft_cap=50.0)
     wide = {"features": frozenset({window, cap}), "window": 1024, "soft_cap": 50.0}
     compile_attention(target, torch.bfloat16, 16, 64, 256, **wide)
+    if not target.has_small_warps:
+        compile_attention(target, torch.bfloat16, 16, 64, 512)
+        compile_attention(target, torch.bfloat16, 64, 64, 512)
     for kv_dtype in NARROW:
         compile_attention(target, torch.bfloat16, 16, 64, kv_dtype=kv_dtype)
     both = {"features": frozenset({"bidirectional"})}
