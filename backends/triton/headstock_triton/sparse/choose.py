@@ -30,7 +30,7 @@ def kth_highest(scores, count, need, BLOCK: tl.constexpr):
     n = tl.arange(0, BLOCK)
     digit = tl.arange(0, DIGITS)
     prefix = tl.full((), 0, tl.uint32)
-    for place in tl.static_range(4):
+    for place in tl.static_range(4):  # pyright: ignore[reportGeneralTypeIssues]
         counts = tl.zeros((DIGITS,), tl.int32)
         for start in range(0, count, BLOCK):
             inside = start + n < count

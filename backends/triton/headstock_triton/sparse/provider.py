@@ -115,9 +115,6 @@ class PagedIndexer:
         wanted = cdiv(self._target.num_sms * PROGRAMS_PER_SM, num_tokens)
         return max(1, min(tiles, wanted))
 
-    def _rows(self, batch: StepBatch) -> tuple[Tensor, ...]:
-        return (batch.row_of_token_T, batch.query_starts_R1, batch.kv_lengths_R, batch.counts)
-
     def _sizes(self) -> dict[str, int]:
         spec = self._shape
         return {
@@ -134,7 +131,10 @@ class PagedIndexer:
     ) -> None:
         choose_kernel[(count, heads)](
             scores,
-            *self._rows(batch),
+            batch.row_of_token_T,
+            batch.query_starts_R1,
+            batch.kv_lengths_R,
+            batch.counts,
             chosen,
             begin,
             scores.shape[-1],
@@ -199,7 +199,10 @@ class TokenIndexer(PagedIndexer):
             weights,
             kv,
             batch.page_table_RP,
-            *self._rows(batch),
+            batch.row_of_token_T,
+            batch.query_starts_R1,
+            batch.kv_lengths_R,
+            batch.counts,
             scores,
             begin,
             weights.stride(0),
@@ -249,7 +252,10 @@ class BlockIndexer(PagedIndexer):
             turned,
             kv,
             batch.page_table_RP,
-            *self._rows(batch),
+            batch.row_of_token_T,
+            batch.query_starts_R1,
+            batch.kv_lengths_R,
+            batch.counts,
             scores,
             begin,
             batch.page_table_RP.stride(0),
