@@ -13,8 +13,9 @@ from headstock.ops.activation import (
     silu_and_mul_groups,
 )
 from headstock.ops.activation_kinds import FEATURES as ACTIVATIONS
-from headstock.ops.attention import BIDIRECTIONAL, AttentionSpec, attention
+from headstock.ops.attention import BIDIRECTIONAL, CHOSEN_BLOCKS, AttentionSpec, attention
 from headstock.ops.base import Requires, Sizes
+from headstock.ops.block_indexer import index_blocks
 from headstock.ops.drafts import (
     append_outputs,
     count_drafts,
@@ -22,7 +23,7 @@ from headstock.ops.drafts import (
     enter_drafts,
     keep_accepted,
 )
-from headstock.ops.embedding import embed_places
+from headstock.ops.embedding import embed_places, known_ids
 from headstock.ops.features import (
     add_features,
     scale_by_position,
@@ -38,7 +39,13 @@ from headstock.ops.gates import (
     gated_group_norm,
     gated_norm,
 )
-from headstock.ops.latent import LatentSpec, latent_attention, rotate_and_write_latent
+from headstock.ops.indexer import index_tokens
+from headstock.ops.latent import (
+    CHOSEN_TOKENS,
+    LatentSpec,
+    latent_attention,
+    rotate_and_write_latent,
+)
 from headstock.ops.linear import (
     DENSE,
     FP8_GROUP,
@@ -71,7 +78,13 @@ from headstock.ops.rotary import (
     rotate_and_write,
     rotate_queries,
 )
-from headstock.ops.routing import add_shared, route_experts, weigh_experts
+from headstock.ops.routing import (
+    add_identities,
+    add_shared,
+    drop_identities,
+    route_experts,
+    weigh_experts,
+)
 from headstock.ops.sampling import (
     add_bias,
     apply_penalties,
@@ -82,6 +95,7 @@ from headstock.ops.sampling import (
 from headstock.ops.selective_scan import selective_scan
 from headstock.ops.short_convolution import UNGATED as WITHOUT_GATES
 from headstock.ops.short_convolution import short_convolution
+from headstock.ops.sparse import keep_above, sum_moments
 from headstock.ops.steps import (
     accept_drafts,
     advance_lengths,
@@ -94,9 +108,17 @@ from headstock.ops.steps import (
     spread_draws,
     take_draws,
 )
+from headstock.ops.streams import (
+    add_to_others,
+    correct_streams,
+    match_magnitudes,
+    mean_of_streams,
+    predict_streams,
+)
 from headstock.ops.wide_norm import norm_queries_and_keys, sum_squares
 from headstock_triton.activation import Activations
 from headstock_triton.attention import narrow
+from headstock_triton.attention.chosen import BlockAttention
 from headstock_triton.attention.pages import TAG
 from headstock_triton.attention.provider import PAGE_SIZES, PagedAttention
 from headstock_triton.dense import build_dense
@@ -107,6 +129,7 @@ from headstock_triton.fp8 import GROUP, OUT_UNIT, Fp8Gate, build_fp8
 from headstock_triton.fp8_blocks import build_block_fp8
 from headstock_triton.fp8_formats import FORMATS
 from headstock_triton.gates import Gates
+from headstock_triton.identities import Identities
 from headstock_triton.ints import GROUP_UNIT, build_int
 from headstock_triton.latent.provider import LatentRotations, PagedLatentAttention
 from headstock_triton.latent.scan import TAG as LATENT_TAG
@@ -124,7 +147,9 @@ from headstock_triton.sampling.shaping import Shaping
 from headstock_triton.scores import Scores
 from headstock_triton.selective_scan import TritonSelectiveScan
 from headstock_triton.short_convolution import TritonShortConvolution
+from headstock_triton.sparse.provider import BlockIndexer, TokenIndexer
 from headstock_triton.steps import Steps
+from headstock_triton.streams import Streams
 from headstock_triton.target import Target
 from headstock_triton.wide_norm import WideNorms
 
@@ -141,6 +166,8 @@ def register_ops(registry: OpRegistry, device: OpDevice) -> None:
     target = Target.of(device)
     register_layers(registry, target)
     register_latent(registry, target)
+    register_sparse(registry)
+    register_streams(registry, target)
     register_delta(registry, target)
     register_encoder(registry, target)
     register_linear(registry, target)
@@ -199,7 +226,7 @@ def register_layers(registry: OpRegistry, target: Target) -> None:
             features=frozenset({"sliding_window", "sinks", "soft_cap", BIDIRECTIONAL})
             | narrow.FEATURES,
             sizes={
-                "head_dim": Sizes(at_most=256),
+                "head_dim": Sizes(at_most=256 if target.has_small_warps else 512),
                 "heads_per_kv_head": Sizes(at_most=64),
                 "page_size": Sizes(only=frozenset(PAGE_SIZES)),
             },
@@ -262,6 +289,7 @@ def register_latent(registry: OpRegistry, target: Target) -> None:
         requires=Requires(
             dtypes=FLOATS,
             layouts=FLOATS,
+            features=frozenset({CHOSEN_TOKENS}),
             sizes={
                 "latent_size": Sizes(at_most=512),
                 "rotary_size": Sizes(at_most=128),
@@ -269,6 +297,43 @@ def register_latent(registry: OpRegistry, target: Target) -> None:
             },
         ),
     )
+
+
+def register_sparse(registry: OpRegistry) -> None:
+    """Offer the choice of what attention reads, and attention to chosen blocks."""
+    sizes = {"head_dim": Sizes(at_most=256), "page_size": Sizes(only=frozenset(PAGE_SIZES))}
+    registry.add(
+        attention,
+        PROVIDER,
+        build_block_attention,
+        requires=Requires(
+            dtypes=FLOATS,
+            layouts=FLOATS,
+            features=frozenset({CHOSEN_BLOCKS}),
+            sizes=sizes | {"heads_per_kv_head": Sizes(at_most=64)},
+        ),
+    )
+    few, some = Sizes(at_most=64), Sizes(at_most=4096)
+    sizes |= {"num_heads": few, "num_chosen": some, "block_size": Sizes(at_most=256)}
+    requires = Requires(dtypes=FLOATS, layouts=FLOATS, sizes=sizes)
+    registry.add(index_tokens, PROVIDER, TokenIndexer, requires=requires)
+    registry.add(index_blocks, PROVIDER, BlockIndexer, requires=requires)
+
+
+def register_streams(registry: OpRegistry, target: Target) -> None:
+    """Offer streams of hidden states, and what small tables and identities leave out."""
+    streams, identities = Streams(target), Identities(target)
+    offer = partial(registry.add, provider=PROVIDER, requires=Requires(dtypes=FLOATS))
+    offer(predict_streams, run=streams.predict_streams)
+    offer(correct_streams, run=streams.correct_streams)
+    offer(add_to_others, run=streams.add_to_others)
+    offer(match_magnitudes, run=streams.match_magnitudes)
+    offer(mean_of_streams, run=streams.mean_of_streams)
+    offer(sum_moments, run=streams.sum_moments)
+    offer(keep_above, run=streams.keep_above)
+    offer(known_ids, run=identities.known_ids)
+    offer(drop_identities, run=identities.drop_identities)
+    offer(add_identities, run=identities.add_identities)
 
 
 def register_lora(registry: OpRegistry, target: Target) -> None:
@@ -390,6 +455,11 @@ def register_sampling(registry: OpRegistry, target: Target) -> None:
 def build_attention(spec: AttentionSpec, device: OpDevice) -> PagedAttention:
     """Build the attention provider for ``spec``."""
     return PagedAttention(spec, device)
+
+
+def build_block_attention(spec: AttentionSpec, device: OpDevice) -> BlockAttention:
+    """Build the provider of attention to chosen blocks for ``spec``."""
+    return BlockAttention(spec, device)
 
 
 def build_latent_attention(spec: LatentSpec, device: OpDevice) -> PagedLatentAttention:

@@ -8,6 +8,7 @@
 #include "memory.h"
 #include "routing.h"
 #include "states.h"
+#include "streams.h"
 
 namespace headstock {
 
@@ -69,6 +70,14 @@ constexpr Kernel kKernels[] = {
     {"route_experts", plan_route_experts},
     {"add_shared", plan_add_shared},
     {"weigh_experts", plan_weigh_experts},
+    {"predict", plan_predict},
+    {"add_streams", plan_add_streams},
+    {"match", plan_match},
+    {"mean", plan_mean},
+    {"moments", plan_moments},
+    {"keep_above", plan_keep_above},
+    {"replace", plan_replace},
+    {"identities", plan_identities},
     {"latent_prepare", plan_latent_prepare},
     {"latent_write", plan_latent_write},
     {"latent_absorb", plan_latent_absorb},

@@ -131,6 +131,9 @@ class Op(Generic[P, R]):
         cases: ``(bench)`` to ``Case`` objects for the kit: representative and edge shapes. None
             for the ops of this package: ``headstock.ops.cases.table`` has theirs.
         features: Features that the reference implements.
+        reads_host: Whether the reference computes steps with rows of several tokens only where the
+            host knows the rows: a step of them cannot be captured then. A device that captures
+            steps needs a provider of such an op.
     """
 
     name: str
@@ -139,6 +142,7 @@ class Op(Generic[P, R]):
     tolerance: Tolerance = DEFAULT_TOLERANCE
     cases: Callable[..., Iterable[Any]] | None = None
     features: frozenset[str] = frozenset()
+    reads_host: bool = False
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the reference."""
@@ -155,6 +159,7 @@ def op(
     tolerance: Tolerance = DEFAULT_TOLERANCE,
     cases: Callable[..., Iterable[Any]] | None = None,
     features: frozenset[str] = frozenset(),
+    reads_host: bool = False,
 ) -> Callable[[Callable[P, R]], Op[P, R]]:
     """Declare the decorated reference function to be an op.
 
@@ -174,7 +179,7 @@ def op(
                 f" {reference.__module__}.",
                 remedy="Give one of the functions another name.",
             )
-        declared = Op(name, reference, is_built, tolerance, cases, features)
+        declared = Op(name, reference, is_built, tolerance, cases, features, reads_host)
         ALL_OPS[name] = declared
         return declared
 

@@ -155,7 +155,7 @@ class LinearAttentionProvider(CacheProvider, Protocol):
         ...
 
 
-@op(is_built=True, features=frozenset({BY_CHANNEL}))
+@op(is_built=True, features=frozenset({BY_CHANNEL}), reads_host=True)
 def linear_attention(spec: LinearAttentionSpec, device: OpDevice) -> LinearAttentionProvider:
     """Build the reference provider. Layers resolve with :meth:`LinearAttentionSpec.as_spec`.
 

@@ -139,7 +139,7 @@ class Mamba2Provider(CacheProvider, Protocol):
         ...
 
 
-@op(is_built=True)
+@op(is_built=True, reads_host=True)
 def mamba2(spec: Mamba2Spec, device: OpDevice) -> Mamba2Provider:
     """Build the reference provider. Layers resolve with :meth:`Mamba2Spec.as_spec`.
 

@@ -111,7 +111,7 @@ class SelectiveScanProvider(CacheProvider, Protocol):
         ...
 
 
-@op(is_built=True)
+@op(is_built=True, reads_host=True)
 def selective_scan(spec: SelectiveScanSpec, device: OpDevice) -> SelectiveScanProvider:
     """Build the reference provider. Layers resolve with :meth:`SelectiveScanSpec.as_spec`.
 

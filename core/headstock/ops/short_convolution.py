@@ -108,7 +108,7 @@ class ShortConvolutionProvider(CacheProvider, Protocol):
         ...
 
 
-@op(is_built=True, features=frozenset({UNGATED}))
+@op(is_built=True, features=frozenset({UNGATED}), reads_host=True)
 def short_convolution(spec: ShortConvolutionSpec, device: OpDevice) -> ShortConvolutionProvider:
     """Build the reference provider. Layers resolve with :meth:`ShortConvolutionSpec.as_spec`.
 

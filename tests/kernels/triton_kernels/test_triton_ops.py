@@ -62,6 +62,14 @@ def is_slow(name: str, label: str) -> bool:
         return any(what in label for what in slow)
     if name == "gate_by_softplus":
         return "900 tokens" in label
+    if name in ("index_tokens", "index_blocks"):
+        fast = (
+            "one token",
+            "loose bounds",
+            "one prefill, pages of 16",
+            "middle of a page, pages of 16",
+        )
+        return not any(what in label for what in fast)
     if "by channel" in label:
         return any(what in label for what in ("decay", "sizes of", "heads", "verification"))
     if name == "short_convolution":

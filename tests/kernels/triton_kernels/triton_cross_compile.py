@@ -31,6 +31,7 @@ from launched_kernels import (
     compile_scores,
     compile_states,
 )
+from launched_sparse import compile_chosen_blocks, compile_chosen_tokens, compile_streams
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
@@ -76,12 +77,19 @@ def main() -> None:
     compile_attention(target, torch.bfloat16, 16, 64, 256, features=frozenset({cap}), soft_cap=50.0)
     wide = {"features": frozenset({window, cap}), "window": 1024, "soft_cap": 50.0}
     compile_attention(target, torch.bfloat16, 16, 64, 256, **wide)
+    if not target.has_small_warps:
+        compile_attention(target, torch.bfloat16, 16, 64, 512)
+        compile_attention(target, torch.bfloat16, 64, 64, 512)
     for kv_dtype in NARROW:
         compile_attention(target, torch.bfloat16, 16, 64, kv_dtype=kv_dtype)
     both = {"features": frozenset({"bidirectional"})}
     compile_attention(target, torch.bfloat16, 12, 64, 32, **both)
     for heads, page_size in () if target.has_small_warps else ((128, 64), (16, 64), (20, 16)):
         compile_latent(target, torch.bfloat16, heads, page_size)
+    for heads in () if target.has_small_warps else (128, 16):
+        compile_chosen_tokens(target, torch.bfloat16, heads)
+    compile_chosen_blocks(target, torch.bfloat16)
+    compile_streams(target, torch.bfloat16)
     compile_scores(target, torch.bfloat16)
     compile_delta(target, torch.bfloat16)
     compile_states(target, torch.bfloat16)

@@ -22,16 +22,6 @@ from tests.models.wide import save as save_case
 SPARSE = {"index_tokens", "latent_attention", "rotate_and_write_latent"}
 """The indexer of sparse attention, and attention to what it chose in the layout that it reads."""
 BLOCKS = {"index_blocks", "attention", "rotate_and_write"}
-STREAMS = {
-    "add_to_others",
-    "correct_streams",
-    "keep_above",
-    "known_ids",
-    "match_magnitudes",
-    "mean_of_streams",
-    "predict_streams",
-    "sum_moments",
-}
 IMAGES = {
     "add_resampled",
     "axis_angles",
@@ -44,10 +34,7 @@ IMAGES = {
 LEFT = {
     "deepseekv32": SPARSE,
     "glmmoedsa": SPARSE,
-    "gemma3n": STREAMS,
-    "gemma3n-hub": STREAMS,
     "kimik25": IMAGES,
-    "longcatflash": {"add_identities", "drop_identities"},
     "minimaxm3": BLOCKS,
     "minimaxm3-images": BLOCKS,
 }

@@ -75,6 +75,36 @@ WIDE = Tuning(
 """Heads of 256: smaller tiles, so that what is in flight has room in shared memory."""
 
 
+WIDEST = Tuning(
+    prefill=(32, 32, 8, 2),
+    long_prefill=(64, 32, 8, 2),
+    long_registers=None,
+    tail=(32, 8, 2),
+    short_tail=(32, 8, 2),
+    node=(32, 32, 8, 2),
+)
+"""Heads of 512."""
+
+SMALL_WIDEST = Tuning(
+    prefill=(16, 16, 8, 1),
+    long_prefill=(32, 16, 8, 1),
+    long_registers=None,
+    tail=(16, 8, 1),
+    short_tail=(16, 8, 1),
+    node=(16, 16, 8, 1),
+)
+"""Likewise, for blocks that share 64 to 100 KiB."""
+
+FLOAT32_WIDEST = replace(
+    FLOAT32,
+    prefill=(16, 16, 4, 1),
+    long_prefill=(16, 16, 4, 1),
+    tail=(16, 4, 1),
+    short_tail=(16, 4, 1),
+    node=(16, 16, 4, 1),
+)
+"""Likewise of float32."""
+
 SMALL_BLOCKS = Tuning(prefill=(64, 64, 4, 2), node=(64, 64, 4, 2))
 """For multiprocessors with 100 KiB of shared memory, as on cards for desktops."""
 
@@ -93,8 +123,11 @@ SMALL_WIDE = replace(SMALL_WARPS, prefill=(16, 16, 8, 1), long_prefill=(32, 16, 
 
 def choose_tuning(dtype: torch.dtype, head_dim: int, target: Target) -> Tuning:
     """Return the block shapes for heads of a kind on ``target``."""
+    is_widest = head_dim > 256
     if dtype == torch.float32:
-        return FLOAT32
+        return FLOAT32_WIDEST if is_widest else FLOAT32
+    if is_widest:
+        return WIDEST if target.has_large_blocks else SMALL_WIDEST
     is_wide = head_dim > 128
     if target.has_small_warps:
         return SMALL_WIDE if is_wide else SMALL_WARPS

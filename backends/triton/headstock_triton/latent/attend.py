@@ -148,6 +148,39 @@ def attend_latent_items(
 
 
 @triton.jit
+def merge_latents(
+    partial_o,
+    partial_lse,
+    first,
+    items,
+    head,
+    HEADS: tl.constexpr,
+    C: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+):
+    """Return what partials [first, first + items) of a head make, by ascending token. [C]"""
+    c = tl.arange(0, BLOCK_C)
+    s = tl.arange(0, BLOCK_S)
+    largest = float("-inf")
+    whole = 0.0
+    acc_C = tl.zeros((BLOCK_C,), tl.float32)
+    for done in range(0, items, BLOCK_S):
+        at_S = (first + done + s).to(tl.int64) * HEADS + head
+        inside_S = done + s < items
+        lse_S = tl.load(partial_lse + at_S, mask=inside_S, other=float("-inf"))
+        inside_SC = inside_S[:, None] & (c < C)[None, :]
+        o_SC = tl.load(partial_o + at_S[:, None] * C + c[None, :], mask=inside_SC, other=0.0)
+        new_largest = tl.maximum(largest, tl.max(lse_S, axis=0))
+        weight_S = tl.exp(lse_S - new_largest)
+        shrink = tl.exp(largest - new_largest)
+        whole = whole * shrink + tl.sum(weight_S, axis=0)
+        acc_C = acc_C * shrink + tl.sum(o_SC * weight_S[:, None], axis=0)
+        largest = new_largest
+    return acc_C / whole
+
+
+@triton.jit
 def merge_latent_items(
     query_starts,
     kv_lengths,
@@ -174,25 +207,10 @@ def merge_latent_items(
     if (tl.load(query_starts + row + 1) - start != 1) | (items == 1):
         return
     first = tl.load(first_items + row)
+    merged_C = merge_latents(partial_o, partial_lse, first, items, head, HEADS, C, BLOCK_C, BLOCK_S)
     c = tl.arange(0, BLOCK_C)
-    s = tl.arange(0, BLOCK_S)
-    largest = float("-inf")
-    whole = 0.0
-    acc_C = tl.zeros((BLOCK_C,), tl.float32)
-    for done in range(0, items, BLOCK_S):
-        at_S = (first + done + s).to(tl.int64) * HEADS + head
-        inside_S = done + s < items
-        lse_S = tl.load(partial_lse + at_S, mask=inside_S, other=float("-inf"))
-        inside_SC = inside_S[:, None] & (c < C)[None, :]
-        o_SC = tl.load(partial_o + at_S[:, None] * C + c[None, :], mask=inside_SC, other=0.0)
-        new_largest = tl.maximum(largest, tl.max(lse_S, axis=0))
-        weight_S = tl.exp(lse_S - new_largest)
-        shrink = tl.exp(largest - new_largest)
-        whole = whole * shrink + tl.sum(weight_S, axis=0)
-        acc_C = acc_C * shrink + tl.sum(o_SC * weight_S[:, None], axis=0)
-        largest = new_largest
     line = start.to(tl.int64) * HEADS + head
-    tl.store(out + line * C + c, (acc_C / whole).to(out.dtype.element_ty), mask=c < C)
+    tl.store(out + line * C + c, merged_C.to(out.dtype.element_ty), mask=c < C)
 
 
 @triton.jit(do_not_specialize=["NUM_ROWS"])

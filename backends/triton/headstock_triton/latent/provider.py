@@ -21,6 +21,7 @@ from headstock_triton.latent.attend import (
     merge_latent_items,
     plan_latents,
 )
+from headstock_triton.latent.chosen import attend_chosen_latents, merge_chosen_latents
 from headstock_triton.latent.scan import TAG
 from headstock_triton.latent.write import prepare_latents, write_latents
 from headstock_triton.target import HOPPER, Target, cdiv, next_power_of_2
@@ -165,15 +166,26 @@ class PagedLatentAttention:
         """Return latents and rotated keys at token slots. [S, X]"""
         return kv.view(-1, kv.shape[-1]).index_select(0, slots_S)
 
-    def run(self, q_THQ: Tensor, up_HUC: Tensor, kv: Tensor, batch: StepBatch) -> Tensor:
+    def run(
+        self,
+        q_THQ: Tensor,
+        up_HUC: Tensor,
+        kv: Tensor,
+        batch: StepBatch,
+        *,
+        chosen_Tk: Tensor | None = None,
+    ) -> Tensor:
         """Attend. [T, H, V]
 
         The first layer that runs after a plan makes the lists, each time that it runs: lengths are
         known on the device alone. A graph captured after the plan makes them at every replay.
         """
+        assert (chosen_Tk is not None) == (self.spec.num_chosen > 0), (
+            "tokens are chosen as specified"
+        )
         if self._leader is None:
             self._leader = kv.data_ptr()
-        if self._leader == kv.data_ptr():
+        if self._leader == kv.data_ptr() and chosen_Tk is None:
             self._make_lists(batch)
         spec = self.spec
         num_tokens, key_size = q_THQ.shape[0], spec.key_size
@@ -182,9 +194,12 @@ class PagedLatentAttention:
         q_HTN = q_THQ[..., :key_size].transpose(0, 1)
         torch.bmm(q_HTN, up_HUC[:, :key_size], out=absorbed_THC.transpose(0, 1))
         sums_THC = torch.empty_like(absorbed_THC)
-        if self._blocks:
-            self._attend_blocks(absorbed_THC, q_THQ, kv, batch, sums_THC)
-        self._attend_items(absorbed_THC, q_THQ, kv, batch, sums_THC)
+        if chosen_Tk is not None:
+            self._attend_chosen(absorbed_THC, q_THQ, kv, batch, chosen_Tk, sums_THC)
+        else:
+            if self._blocks:
+                self._attend_blocks(absorbed_THC, q_THQ, kv, batch, sums_THC)
+            self._attend_items(absorbed_THC, q_THQ, kv, batch, sums_THC)
         out_THV = q_THQ.new_empty((*heads, spec.value_size))
         up_HCV = up_HUC[:, key_size:].transpose(1, 2)
         torch.bmm(sums_THC.transpose(0, 1), up_HCV, out=out_THV.transpose(0, 1))
@@ -272,7 +287,62 @@ class PagedLatentAttention:
             **self._target.launch(warps),
         )
 
+    def _attend_chosen(
+        self,
+        absorbed: Tensor,
+        q: Tensor,
+        kv: Tensor,
+        batch: StepBatch,
+        chosen_Tk: Tensor,
+        out: Tensor,
+    ) -> None:
+        num_tokens, most = chosen_Tk.shape
+        items = min(self._spread // num_tokens, cdiv(most, self.tuning.min_chunk))
+        items = max(1, items)  # as many partials as there is room for, or none
+        block_n, warps, stages = self.tuning.item
+        attend_chosen_latents[(num_tokens * items, self._head_blocks)](
+            absorbed,
+            q,
+            kv,
+            chosen_Tk,
+            batch.page_table_RP,
+            batch.row_of_token_T,
+            batch.query_starts_R1,
+            batch.kv_lengths_R,
+            batch.counts,
+            self._partial_o,
+            self._partial_lse,
+            out,
+            self._scale,
+            batch.page_table_RP.stride(0),
+            most,
+            items,
+            BLOCK_M=self._heads,
+            BLOCK_N=block_n,
+            STAGES=self._target.stages(stages),
+            **self._sizes,
+            **self._target.launch(warps),
+        )
+        if items == 1:
+            return
+        merge_chosen_latents[(num_tokens, self.spec.num_heads)](
+            batch.counts,
+            self._partial_o,
+            self._partial_lse,
+            out,
+            items,
+            HEADS=self.spec.num_heads,
+            C=self.spec.latent_size,
+            BLOCK_C=next_power_of_2(self.spec.latent_size),
+            BLOCK_S=MERGED_TOGETHER,
+            **self._target.launch(4),
+        )
+
     def _shape(self, batch: StepBatch) -> dict[str, Any]:
+        return self._sizes | {"ROWS": max(16, next_power_of_2(batch.num_rows))}
+
+    @property
+    def _sizes(self) -> dict[str, Any]:
         spec = self.spec
         return {
             "HEADS": spec.num_heads,
@@ -282,7 +352,6 @@ class PagedLatentAttention:
             "E": spec.rotary_size,
             "BLOCK_C": max(16, next_power_of_2(spec.latent_size)),
             "BLOCK_E": max(16, next_power_of_2(spec.rotary_size)),
-            "ROWS": max(16, next_power_of_2(batch.num_rows)),
         }
 
 

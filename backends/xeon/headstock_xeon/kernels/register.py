@@ -14,6 +14,7 @@ from headstock_xeon.kernels.linear import LoraKernels, NativeLinear
 from headstock_xeon.kernels.sampling import SamplingKernels
 from headstock_xeon.kernels.states import STATES
 from headstock_xeon.kernels.steps import StepKernels
+from headstock_xeon.kernels.streams import StreamKernels
 
 if TYPE_CHECKING:
     from headstock.ops.base import OpRegistry
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 PROVIDER = "xeon"
 FUNCTIONS = (
     LayerKernels, FeatureKernels, LatentKernels, LoraKernels, RoutingKernels, SamplingKernels,
-    StepKernels, DraftKernels,
+    StepKernels, DraftKernels, StreamKernels,
 )  # fmt: skip
 BUILDERS = (
     NativeLinear, NativeExperts, NativeAttention, NativeLatentAttention, *STATES,
