@@ -22,7 +22,7 @@ def compress_cases(bench: Bench) -> Iterator[Case]:
     """Yield rates to either side of a page, with and without overlap, rows and padding."""
     for page_size in bench.page_sizes:
         p = page_size
-        mixed: Rows = [(7, 7), (1, p + 1), (5, 3 * p), (1, 1), (1, 8 * p), (9, 8 * p + 3)]
+        mixed: Rows = [(7, 7), (1, p + 1), (5, 3 * p + 4), (1, 1), (1, 8 * p), (9, 8 * p + 3)]
         for rate in rates(p):
             for is_overlapped in (False, True):
                 halves = "both halves" if is_overlapped else "one half"
@@ -144,7 +144,7 @@ def _choose_case(
     rows: Rows,
     rate: int,
     num_chosen: int,
-    heads: tuple[int, int] = (5, 24),
+    heads: tuple[int, int] = (20, 24),
     **options: Any,
 ) -> Case:
     page_size = sixteen(bench.page_sizes)
