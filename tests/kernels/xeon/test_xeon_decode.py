@@ -32,6 +32,20 @@ STREAMS = {
     "predict_streams",
     "sum_moments",
 }
+ENTRIES = {
+    "choose_entries",
+    "collapse_streams",
+    "compress_tokens",
+    "compressed_attention",
+    "expand_streams",
+    "merge_streams",
+    "multiply_groups",
+    "rotate_last",
+    "route_by_token",
+    "route_experts",
+    "spread_streams",
+}
+"""Of DeepSeek V4: entries of tokens, hyper-connections, and how experts are chosen."""
 IMAGES = {
     "add_resampled",
     "axis_angles",
@@ -43,6 +57,7 @@ IMAGES = {
 """Of steps with images only."""
 LEFT = {
     "deepseekv32": SPARSE,
+    "deepseekv4": ENTRIES,
     "glmmoedsa": SPARSE,
     "gemma3n": STREAMS,
     "gemma3n-hub": STREAMS,
