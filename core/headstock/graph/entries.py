@@ -132,8 +132,9 @@ class Entries(Layer):
         self._bias_mF = torch.zeros((rate, width), device=where)
         self._norm_X = torch.ones(size, dtype=ctx.dtype, device=where)
         self._table_LE = rotary.cos_sin_LC
-        sizes = {"head_dim": size, "rate": rate, "rotary_size": rotary.rotary_dim}
-        spec = ctx.spec(**sizes, page_size=page_size)
+        spec = ctx.spec(
+            head_dim=size, rate=rate, rotary_size=rotary.rotary_dim, page_size=page_size
+        )
         self._compress = partial(ctx.ops.resolve(compress_tokens, spec), eps=eps)
 
     def forward(self, waiting_TG: Tensor, batch: StepBatch) -> EntryPages:
@@ -261,8 +262,13 @@ class EntryIndexer(Module):
         self._table_LE = rotary.cos_sin_LC
         turned = ctx.spec(head_dim=head_dim, rotary_size=rotary.rotary_dim)
         self._rotate = partial(ctx.ops.resolve(rotate_last, turned), is_inverse=False)
-        sizes = {"num_heads": num_heads, "head_dim": head_dim, "num_chosen": num_chosen}
-        spec = ctx.spec(**sizes, rate=rate, page_size=ctx.page_size)
+        spec = ctx.spec(
+            num_heads=num_heads,
+            head_dim=head_dim,
+            rate=rate,
+            num_chosen=num_chosen,
+            page_size=ctx.page_size,
+        )
         self._choose = partial(
             ctx.ops.resolve(choose_entries, spec),
             page_size=ctx.page_size,

@@ -101,12 +101,13 @@ class TokenRoutedMoE(RoutedMoE):
         )
         self._by_token = partial(ctx.ops.resolve(route_by_token, spec), routing=routing)
 
-    def forward(self, x_TD: Tensor, ids_T: Tensor) -> Tensor:
+    def forward(self, x_TD: Tensor, ids_T: Tensor | None = None) -> Tensor:
         """Return the layer's output. [T, D]
 
         Args:
             x_TD: [T, D]
-            ids_T: Ids of the tokens. int64. [T]
+            ids_T: Ids of the tokens, always. int64. [T]
         """
+        assert ids_T is not None, "experts are chosen by ids, and none came"
         chosen = self._by_token(self.router(x_TD), ids_T, self.table.experts_Vk)
         return self.add_shared(self.routed(x_TD, *chosen), x_TD)

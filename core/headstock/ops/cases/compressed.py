@@ -114,7 +114,7 @@ def compressed_case(
     def call(build: Callable[..., CompressedProvider]) -> Tensor:
         provider = build(spec, device)
         kv = filled_token_pages(provider, step, inputs)
-        return attend_compressed(provider, kv, step, entry_step, inputs)
+        return attend_compressed(provider, spec, kv, (step, entry_step), inputs)
 
     return Case(
         label=label,
@@ -193,23 +193,32 @@ def filled_token_pages(
 
 def attend_compressed(
     provider: CompressedProvider,
+    spec: CompressedSpec,
     kv: Tensor,
-    step: Step,
-    entry_step: Step,
+    steps: tuple[Step, Step],
     inputs: CompressedInputs,
 ) -> Tensor:
-    """Run the step as a layer does: write its newest tokens, then attend. [T, H, D]"""
+    """Run a step as a layer does: write its newest tokens, then attend. [T, H, D]
+
+    Args:
+        provider: Of ``spec``.
+        spec: What is computed.
+        kv: Pages of tokens, earlier ones filled.
+        steps: The step, as the tokens' and as the entries' group sees it.
+        inputs: All else.
+    """
     from headstock.ops.compressed import EntryPages
 
+    step, entry_step = steps
     host_rows = step.batch.host_rows[: step.num_real_rows]
     newest = [kv_LD[-num:] for kv_LD, (num, _) in zip(inputs.kv_rows, host_rows, strict=True)]
     num_padding = step.batch.num_tokens - step.num_real_tokens
     padding = newest[0].new_full((num_padding, newest[0].shape[1]), torch.nan)
     provider.plan(step.batch)
     provider.write(torch.cat([*newest, padding]), kv, step.batch)
-    entries, rate = None, provider.spec.rate
-    if rate:
-        pages = entry_pages(entry_step, inputs.entry_rows, rate, provider.spec.page_size)
+    entries = None
+    if spec.rate:
+        pages = entry_pages(entry_step, inputs.entry_rows, spec.rate, spec.page_size)
         entries = EntryPages(pages, entry_step.batch)
     return provider.run(
         inputs.q_THD,
