@@ -25,6 +25,7 @@ CLASSES = {
     "deepseek_v2": ("DeepseekV2ForCausalLM",),
     "deepseek_v3": ("DeepseekV3ForCausalLM",),
     "deepseek_v32": ("DeepseekV32ForCausalLM",),
+    "deepseek_v4": ("DeepseekV4ForCausalLM",),
     "dots1": ("Dots1ForCausalLM",),
     "exaone4": ("Exaone4ForCausalLM",),
     "exaone_moe": ("ExaoneMoeForCausalLM",),

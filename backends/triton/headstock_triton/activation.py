@@ -23,13 +23,16 @@ def clip(gate, up, p0, KIND: tl.constexpr):
         up = tl.minimum(tl.maximum(up, -p0), p0) + 1
     elif KIND == 6:  # bounded-swiglu; silu is bounded when it is made
         up = tl.minimum(tl.maximum(up, -p0), p0)
+    elif KIND == 7:  # limited-swiglu
+        gate = tl.minimum(gate, p0)
+        up = tl.minimum(tl.maximum(up, -p0), p0)
     return gate, up
 
 
 @triton.jit
 def activate(x, p0, p1, p2, p3, KIND: tl.constexpr):
     """Return what the kind of this number makes of a gate, float32, bounded where it has to be."""
-    if KIND == 0:  # silu
+    if KIND == 0 or KIND == 7:  # silu, limited-swiglu
         y = x * tl.sigmoid(x)
     elif KIND == 1:  # gelu-tanh: 0.5 x (1 + tanh u) is x sigmoid(2 u)
         y = x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
@@ -71,7 +74,7 @@ def silu_and_mul_kernel(
     begin(PDL)
     gate = tl.load(gates + row * gate_stride + columns, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(ups + row * up_stride + columns, mask=inside, other=0.0)
-    if KIND == 4 or KIND == 6:
+    if KIND == 4 or KIND == 6 or KIND == 7:
         gate, up = clip(gate, up.to(tl.float32), p0, KIND)
     activated = activate(gate, p0, p1, p2, p3, KIND).to(out.dtype.element_ty)
     tl.store(out + row * F + columns, activated * up, mask=inside)

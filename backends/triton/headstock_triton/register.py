@@ -13,6 +13,7 @@ from headstock.ops.activation import (
     silu_and_mul_groups,
 )
 from headstock.ops.activation_kinds import FEATURES as ACTIVATIONS
+from headstock.ops.activation_kinds import OF_BOTH
 from headstock.ops.attention import BIDIRECTIONAL, CHOSEN_BLOCKS, AttentionSpec, attention
 from headstock.ops.base import Requires, Sizes
 from headstock.ops.block_indexer import index_blocks
@@ -266,7 +267,7 @@ def register_encoder(registry: OpRegistry, target: Target) -> None:
     registry.add(add_layer_norm, PROVIDER, encoders.add_layer_norm, requires=floats)
     registry.add(embed_places, PROVIDER, encoders.embed_places, requires=floats)
     registry.add(pool_rows, PROVIDER, encoders.pool_rows, requires=floats)
-    plain = Requires(dtypes=FLOATS, features=ACTIVATIONS - {"clipped-swiglu", "bounded-swiglu"})
+    plain = Requires(dtypes=FLOATS, features=ACTIVATIONS - OF_BOTH)
     registry.add(activate, PROVIDER, Activations(target).activate, requires=plain)
 
 

@@ -27,7 +27,7 @@ struct NormArgs {
 
 enum class ActivationKind : int64_t {
     kSilu = 0, kGeluTanh = 1, kGelu = 2, kRelu2 = 3, kClippedSwiglu = 4, kXielu = 5,
-    kBoundedSwiglu = 6
+    kBoundedSwiglu = 6, kLimitedSwiglu = 7
 };
 
 // How gate and up features are joined. `parameters`: what the kind takes.

@@ -125,6 +125,16 @@ struct BoundedSwiglu {
     }
 };
 
+struct LimitedSwiglu {
+    __m256 limit;
+    __m256 operator()(__m256 gate, __m256 up) const {
+        const __m256 lowest = _mm256_sub_ps(_mm256_setzero_ps(), limit);
+        gate = _mm256_min_ps(limit, gate);
+        up = _mm256_max_ps(lowest, _mm256_min_ps(limit, up));
+        return _mm256_mul_ps(times_sigmoid(gate, gate), up);
+    }
+};
+
 struct Xielu {
     __m256 alpha_p, alpha_n, beta, eps;
     __m256 operator()(__m256 gate, __m256 up) const {
@@ -256,6 +266,9 @@ void activate_row(const Activation& activation, const float* gate, const float* 
             break;
         case ActivationKind::kBoundedSwiglu:
             join_row(BoundedSwiglu{all(p[0])}, gate, up, y, size);
+            break;
+        case ActivationKind::kLimitedSwiglu:
+            join_row(LimitedSwiglu{all(p[0])}, gate, up, y, size);
             break;
         case ActivationKind::kXielu:
             join_row(Xielu{all(p[0]), all(p[1]), all(p[2]), all(p[3])}, gate, up, y, size);

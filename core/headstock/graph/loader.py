@@ -219,7 +219,7 @@ def reloading(
                 ahead.reached(file, of_file)
             if tensor.name in expected:
                 layer, leaf = expected[tensor.name]
-                layer.load(leaf.name, CheckpointSource(tensor))
+                layer.load(leaf.name, CheckpointSource(tensor, leaf.role))
             done += tensor.num_bytes
             kept += tensor.num_bytes
             of_file += tensor.num_bytes

@@ -113,13 +113,16 @@ class RoutedMoE(Module):
         logits_TE = self.router(x_TD)
         if self._cap is not None:
             logits_TE = self._cap(logits_TE)
-        y_TD = self._routed(x_TD, *self._route(logits_TE))
+        return self.add_shared(self.routed(x_TD, *self._route(logits_TE)), x_TD)
+
+    def add_shared(self, y_TD: Tensor, x_TD: Tensor) -> Tensor:
+        """Add what the shared experts, where there are any, make of a token. [T, D]"""
         if self.shared is None:
             return y_TD
         gate_T1 = None if self.shared_gate is None else self.shared_gate(x_TD)
         return self._add_shared(y_TD, self.shared(x_TD), gate_T1)
 
-    def _routed(self, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor) -> Tensor:
+    def routed(self, x_TD: Tensor, weights_Tk: Tensor, experts_Tk: Tensor) -> Tensor:
         """Return what a token's own experts make of it. [T, D]"""
         if self._identities is not None:
             drop, add = self._identities
@@ -169,7 +172,8 @@ def _router(
     if routing.is_plain and bias is None:
         plain = ctx.ops.resolve(route_topk, sized())
         return partial(plain, k=routing.k, is_normalized=routing.is_normalized)
-    route = ctx.ops.resolve(route_experts, sized(num_groups=routing.num_groups))
+    spec = sized(num_groups=routing.num_groups, features=routing.features)
+    route = ctx.ops.resolve(route_experts, spec)
     bias_E = None if bias is None else bias.values_E
     return lambda logits_TE: route(logits_TE, bias_E, routing=routing)
 

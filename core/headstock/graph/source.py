@@ -72,22 +72,26 @@ class CheckpointSource:
 
     Args:
         stored: The tensor.
+        role: What it is for.
 
     Attributes:
         stored: Likewise.
 
     Raises:
-        CheckpointError: Its dtype is no floating point of ours.
+        CheckpointError: Its dtype is no floating point of ours, or no whole numbers where these
+            are its role.
     """
 
-    def __init__(self, stored: StoredTensor) -> None:
+    def __init__(self, stored: StoredTensor, role: Role = Role.MATRIX) -> None:
         self.layout = Layout(stored.layout, stored.group_size)
         self.shape = stored.shape
         self.stored = stored
-        is_float = stored.dtype.startswith(("float", "bfloat"))
-        if self.layout == Layout() and not is_float:
+        kinds, what = (("float", "bfloat"), "floating point numbers")
+        if role is Role.IDS:
+            kinds, what = (("int", "uint"), "whole numbers")
+        if self.layout == Layout() and not stored.dtype.startswith(kinds):
             raise CheckpointError(
-                f"Tensor {stored.name} holds {stored.dtype}, not floating point numbers.",
+                f"Tensor {stored.name} holds {stored.dtype}, not {what}.",
                 remedy="Use an unquantised checkpoint, or a GGUF file.",
             )
 
@@ -110,7 +114,7 @@ class RandomSource:
     Args:
         name: Of the tensor; seeds its generator.
         shape: Of the tensor.
-        role: Norms are ones, biases zeros.
+        role: Norms are ones, biases zeros, whole numbers count up along the last axis.
         device: Where they are used.
         dtype: Of the values.
     """
@@ -128,12 +132,14 @@ class RandomSource:
         self.shape = shape
         self._role, self._device, self._dtype = role, device, dtype
         self._seed = zlib.crc32(name.encode())
-        is_small = role not in FILLED and math.prod(shape) <= SMALL_ELEMENTS
+        is_small = role not in (*FILLED, Role.IDS) and math.prod(shape) <= SMALL_ELEMENTS
         self._whole = self._draw(shape, torch.device("cpu"), self._seed) if is_small else None
 
     def read(self, begin: int, end: int) -> CanonicalWeight:
         """Return rows [begin, end) on the device; of large tensors, drawn for this range."""
         shape = (end - begin, *self.shape[1:])
+        if self._role is Role.IDS:
+            return {"weight": torch.arange(shape[-1], device=self._device).expand(shape)}
         if self._role in FILLED:
             value = FILLED[self._role]
             return {"weight": torch.full(shape, value, dtype=self._dtype, device=self._device)}

@@ -13,10 +13,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-KINDS = ("silu", "gelu-tanh", "gelu", "relu2", "clipped-swiglu", "xielu", "bounded-swiglu")
+KINDS = (
+    "silu",
+    "gelu-tanh",
+    "gelu",
+    "relu2",
+    "clipped-swiglu",
+    "xielu",
+    "bounded-swiglu",
+    "limited-swiglu",
+)
 """Every kind there is; kernels know them by their place here."""
 FEATURES = frozenset(KINDS[1:])
 """What ops that take an activation may be asked beyond the plain op."""
+OF_BOTH = frozenset({"clipped-swiglu", "bounded-swiglu", "limited-swiglu"})
+"""Kinds that change what the gate is multiplied with, too: of features without a gate none is."""
 MAX_PARAMETERS = 4
 
 
@@ -95,6 +106,18 @@ def bounded_swiglu(limit: float) -> Activation:
     return Activation("bounded-swiglu", (limit,))
 
 
+def limited_swiglu(limit: float) -> Activation:
+    """Return silu(gate) · up, where the gate and up are bounded before.
+
+    Args:
+        limit: Largest gate, and largest magnitude of up.
+
+    Source:
+        DeepSeek-AI 2026, "DeepSeek-V4"; ``DeepseekV4MLP`` of Hugging Face transformers.
+    """
+    return Activation("limited-swiglu", (limit,))
+
+
 def xielu(alpha_p: float, alpha_n: float, beta: float, eps: float) -> Activation:
     """Return xIELU: a square over 0, an exponential's integral below.
 
@@ -144,6 +167,12 @@ def _bounded_swiglu(gate: Tensor, up: Tensor, limit: float) -> Tensor:
     return silu(gate).clamp(max=limit) * up.clamp(-limit, limit)
 
 
+def _limited_swiglu(gate: Tensor, up: Tensor, limit: float) -> Tensor:
+    from torch.nn.functional import silu
+
+    return silu(gate.clamp(max=limit)) * up.clamp(-limit, limit)
+
+
 def _xielu(
     gate: Tensor, up: Tensor, alpha_p: float, alpha_n: float, beta: float, eps: float
 ) -> Tensor:
@@ -162,4 +191,5 @@ _JOINS: Mapping[str, Callable[..., Tensor]] = {
     "clipped-swiglu": _clipped_swiglu,
     "xielu": _xielu,
     "bounded-swiglu": _bounded_swiglu,
+    "limited-swiglu": _limited_swiglu,
 }

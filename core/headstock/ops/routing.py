@@ -14,6 +14,9 @@ from torch import Tensor
 from headstock.ops.base import op
 from headstock.ops.moe import NO_EXPERT
 
+SQRT_SOFTPLUS = "sqrt_softplus"
+"""The feature, and the kind of scores, that a score is the root of softplus of its logit."""
+
 MAX_GROUP_BEST = 2
 """Most experts of a group whose scores make the group's: implementations hold so many."""
 
@@ -34,7 +37,7 @@ class Routing:
     """
 
     k: int
-    scores: Literal["softmax", "sigmoid"] = "softmax"
+    scores: Literal["softmax", "sigmoid", "sqrt_softplus"] = "softmax"
     is_normalized: bool = False
     num_groups: int = 1
     groups_kept: int = 1
@@ -42,12 +45,17 @@ class Routing:
     factor: float = 1.0
 
     @property
+    def features(self) -> frozenset[str]:
+        """What :func:`route_experts` is asked for beyond the plain op."""
+        return frozenset({SQRT_SOFTPLUS} & {self.scores})
+
+    @property
     def is_plain(self) -> bool:
         """Whether :func:`headstock.ops.moe.route_topk` does it, where no bias is asked."""
         return self.scores == "softmax" and self.num_groups == 1 and self.factor == 1.0
 
 
-@op()
+@op(features=frozenset({SQRT_SOFTPLUS}))
 def route_experts(
     logits_TE: Tensor, bias_E: Tensor | None, *, routing: Routing
 ) -> tuple[Tensor, Tensor]:
@@ -70,9 +78,7 @@ def route_experts(
         DeepSeek-AI 2024, "DeepSeek-V3", section 2.1.2; DeepseekV3TopkRouter and
         DeepseekV2TopkRouter of transformers.
     """
-    logits_TE = logits_TE.float()
-    is_softmax = routing.scores == "softmax"
-    scores_TE = logits_TE.softmax(dim=1) if is_softmax else logits_TE.sigmoid()
+    scores_TE = _scores(logits_TE, routing)
     biased_TE = scores_TE if bias_E is None else scores_TE + bias_E
     if routing.num_groups > 1:
         grouped_TGg = biased_TE.unflatten(1, (routing.num_groups, -1))
@@ -84,14 +90,57 @@ def route_experts(
         biased_TE = grouped_TGg.flatten(1)
     experts_TE = biased_TE.sort(dim=1, descending=True, stable=True).indices
     experts_Tk = experts_TE[:, : routing.k]
+    weights_Tk = _weights(scores_TE, experts_Tk, routing)
+    has_nan_T1 = logits_TE.isnan().any(dim=1, keepdim=True)
+    weights_Tk = weights_Tk.masked_fill(has_nan_T1, 0)
+    return weights_Tk, experts_Tk.to(torch.int32).masked_fill(has_nan_T1, NO_EXPERT)
+
+
+@op(features=frozenset({SQRT_SOFTPLUS}))
+def route_by_token(
+    logits_TE: Tensor, ids_T: Tensor, experts_Vk: Tensor, *, routing: Routing
+) -> tuple[Tensor, Tensor]:
+    """Take the experts that a table has for each token's id; weigh them by their scores.
+
+    Rows with NaN, which only padding has, go nowhere. Resolved with the sizes ``num_experts`` and
+    ``experts_per_token``.
+
+    Args:
+        logits_TE: Of the router, in the model's dtype. [T, E]
+        ids_T: Ids of the tokens. Of padding, any that the table has. int64. [T]
+        experts_Vk: Experts of each id. int32. [V, k]
+        routing: How to weigh; groups do not count.
+
+    Returns:
+        As :func:`route_experts` returns them, in the table's order.
+
+    Source:
+        DeepSeek-AI 2026, "DeepSeek-V4", section 2.1; DeepseekV4HashRouter of transformers.
+    """
+    experts_Tk = experts_Vk[ids_T]
+    weights_Tk = _weights(_scores(logits_TE, routing), experts_Tk.long(), routing)
+    has_nan_T1 = logits_TE.isnan().any(dim=1, keepdim=True)
+    weights_Tk = weights_Tk.masked_fill(has_nan_T1, 0)
+    return weights_Tk, experts_Tk.masked_fill(has_nan_T1, NO_EXPERT)
+
+
+def _scores(logits_TE: Tensor, routing: Routing) -> Tensor:
+    """Return what the router's logits are made into. float32. [T, E]"""
+    logits_TE = logits_TE.float()
+    if routing.scores == "softmax":
+        return logits_TE.softmax(dim=1)
+    if routing.scores == "sigmoid":
+        return logits_TE.sigmoid()
+    return torch.nn.functional.softplus(logits_TE).sqrt()
+
+
+def _weights(scores_TE: Tensor, experts_Tk: Tensor, routing: Routing) -> Tensor:
+    """Return the weights of each token's experts. float32. [T, k]"""
     weights_Tk = scores_TE.gather(1, experts_Tk)
     if routing.is_normalized:
         # A score may be too small for a float; all of a token's may.
         weights_Tk = weights_Tk / (weights_Tk.sum(dim=1, keepdim=True) + 1e-20)
-    weights_Tk = weights_Tk * routing.factor
-    has_nan_T1 = logits_TE.isnan().any(dim=1, keepdim=True)
-    weights_Tk = weights_Tk.masked_fill(has_nan_T1, 0)
-    return weights_Tk, experts_Tk.to(torch.int32).masked_fill(has_nan_T1, NO_EXPERT)
+    return weights_Tk * routing.factor
 
 
 @op()

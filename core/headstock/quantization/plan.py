@@ -35,6 +35,8 @@ class Role(enum.Enum):
     """Small, or looked up by place: never quantised."""
     ABSORBED = "absorbed"
     """What heads make of a latent: kept dense, since it is multiplied from either side."""
+    IDS = "ids"
+    """Whole numbers, such as which experts a token goes to. They count up from 0 when random."""
     UNUSED = "unused"
     """Known to be in some checkpoints, and not needed."""
 

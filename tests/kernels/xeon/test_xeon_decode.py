@@ -22,6 +22,20 @@ from tests.models.wide import save as save_case
 SPARSE = {"index_tokens", "latent_attention", "rotate_and_write_latent"}
 """The indexer of sparse attention, and attention to what it chose in the layout that it reads."""
 BLOCKS = {"index_blocks", "attention", "rotate_and_write"}
+ENTRIES = {
+    "choose_entries",
+    "collapse_streams",
+    "compress_tokens",
+    "compressed_attention",
+    "expand_streams",
+    "merge_streams",
+    "multiply_groups",
+    "rotate_last",
+    "route_by_token",
+    "route_experts",
+    "spread_streams",
+}
+"""Of DeepSeek V4: entries of tokens, hyper-connections, and how experts are chosen."""
 IMAGES = {
     "add_resampled",
     "axis_angles",
@@ -33,6 +47,7 @@ IMAGES = {
 """Of steps with images only."""
 LEFT = {
     "deepseekv32": SPARSE,
+    "deepseekv4": ENTRIES,
     "glmmoedsa": SPARSE,
     "kimik25": IMAGES,
     "minimaxm3": BLOCKS,

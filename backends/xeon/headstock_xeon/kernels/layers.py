@@ -13,7 +13,7 @@ from torch import Tensor
 
 from headstock.ops import activation as activations
 from headstock.ops import embedding, norm, outputs, pooling, rotary
-from headstock.ops.activation_kinds import FEATURES, SILU, Activation
+from headstock.ops.activation_kinds import FEATURES, OF_BOTH, SILU, Activation
 from headstock.ops.offers import computes
 from headstock_xeon.kernels.attention import TAG, NativeAttention
 from headstock_xeon.kernels.base import EIGHTS, FLOAT32, Kernels
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 KINDS = ("last", "mean", "cls")
 """``PoolKind`` of ``encoder.h``."""
 ACTIVATED = replace(FLOAT32, features=FEATURES)
-UNGATED = replace(FLOAT32, features=FEATURES - {"clipped-swiglu", "bounded-swiglu"})
+UNGATED = replace(FLOAT32, features=FEATURES - OF_BOTH)
 QUERIES = replace(FLOAT32, sizes={"head_dim": EIGHTS})
 WRITTEN = replace(
     QUERIES,

@@ -16,6 +16,7 @@ from headstock.ops.activation_kinds import (
     Activation,
     bounded_swiglu,
     clipped_swiglu,
+    limited_swiglu,
     xielu,
 )
 from headstock.ops.cases.base import Bench, Case
@@ -28,6 +29,8 @@ KINDS = {
     "a low limit": clipped_swiglu(0.5, 3.0),
     "bounded-swiglu": bounded_swiglu(7.0),
     "a low bound": bounded_swiglu(0.5),
+    "limited-swiglu": limited_swiglu(7.0),
+    "a low limit of both": limited_swiglu(0.5),
     "xielu": xielu(0.8, 1.3, 0.5, -1e-6),
 }
 GROUP = 128

@@ -9,7 +9,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from headstock.ops.activation_kinds import GELU_TANH, RELU2, bounded_swiglu, clipped_swiglu
+from headstock.ops.activation_kinds import (
+    GELU_TANH,
+    RELU2,
+    bounded_swiglu,
+    clipped_swiglu,
+    limited_swiglu,
+)
 from headstock.ops.canonical import dequantize
 from headstock.ops.cases.base import Bench, Case, Draw
 from headstock.ops.cases.linear import FP8_PRODUCT, QUANTISED_PRODUCT, make_weight
@@ -100,7 +106,8 @@ def expert_cases(bench: Bench) -> Iterator[Case]:
     partly = ragged(dense, 7, device)
     partly[::2, 1] = -1
     yield _case("fewer experts than may be", dense, partly, device)
-    for activation in (GELU_TANH, clipped_swiglu(0.8, 1.702), bounded_swiglu(0.4)):
+    kinds = (GELU_TANH, clipped_swiglu(0.8, 1.702), bounded_swiglu(0.4), limited_swiglu(0.4))
+    for activation in kinds:
         spec = replace(dense, activation=activation)
         yield _case(activation.kind, spec, ragged(spec, 19, device), device)
     plain = replace(dense, is_gated=False, activation=RELU2)

@@ -36,12 +36,13 @@ def route_cases(bench: Bench) -> Iterator[Case]:
         }
         return Case(
             label=label,
-            spec=bench.spec(sizes),
+            spec=replace(bench.spec(sizes), features=routing.features),
             args=(logits_TE, bias_E),
             kwargs={"routing": routing},
             num_real=real,
         )
 
+    root = Routing(k=6, scores="sqrt_softplus", is_normalized=True, factor=1.5)
     sigmoid = Routing(k=4, scores="sigmoid", is_normalized=True, factor=2.5)
     softmax = Routing(k=3, factor=16.0)
     for num_tokens, num_experts in ((1, 32), (17, 60), (3, 384), (1030, 16)):
@@ -51,6 +52,7 @@ def route_cases(bench: Bench) -> Iterator[Case]:
         yield case(f"sigmoid, {what}", logits_TE, bias_E, sigmoid)
         yield case(f"sigmoid without bias, {what}", logits_TE, None, sigmoid)
         yield case(f"softmax, {what}", logits_TE, None, softmax)
+        yield case(f"root of softplus, {what}", logits_TE, bias_E, root)
     logits_TE, bias_E = logits(19, 256), draw.uniform(256, low=-0.5, high=0.5)
     v3 = replace(sigmoid, k=8, num_groups=8, groups_kept=4, group_best=2)
     yield case("groups by their best two", logits_TE, bias_E, v3)
@@ -66,6 +68,30 @@ def route_cases(bench: Bench) -> Iterator[Case]:
     padded_TE = logits_TE.clone()
     padded_TE[11:] = torch.nan
     yield case("padding", padded_TE, bias_E, v3, 11)
+
+
+def by_token_cases(bench: Bench) -> Iterator[Case]:
+    """Yield kinds of scores, sizes, an id that comes twice, and padding."""
+    from headstock.ops.routing import Routing
+
+    draw = bench.draw()
+    for scores in ("sqrt_softplus", "sigmoid", "softmax"):
+        for num_tokens, num_experts, k in ((1, 8, 2), (17, 60, 4), (130, 256, 6)):
+            routing = Routing(k=k, scores=scores, is_normalized=k > 2, factor=1.5)
+            order = torch.rand(50, num_experts, generator=draw.generator).argsort(dim=1)[:, :k]
+            logits_TE = draw.normal(num_tokens, num_experts, dtype=bench.dtype, scale=4)
+            num_real = max(1, num_tokens - 3)
+            logits_TE[num_real:] = torch.nan
+            ids_T = draw.integers(num_tokens, high=50)
+            ids_T[num_real - 1] = ids_T[0]
+            sizes = {"num_experts": num_experts, "experts_per_token": k}
+            yield Case(
+                label=f"{scores}, {num_tokens} tokens, {k} of {num_experts}",
+                spec=replace(bench.spec(sizes), features=routing.features),
+                args=(logits_TE, ids_T, order.to(torch.int32).to(draw.device)),
+                kwargs={"routing": routing},
+                num_real=num_real,
+            )
 
 
 def weigh_cases(bench: Bench) -> Iterator[Case]:
