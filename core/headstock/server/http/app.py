@@ -53,6 +53,7 @@ from headstock.server.http import (
     routes_requests,
     routes_responses,
     routes_sessions,
+    routes_sleep,
     routes_tokenizer,
     routes_upkeep,
     schema,
@@ -108,6 +109,8 @@ BODIES = (
     routes_upkeep.UpdateWeightsBody,
     routes_upkeep.WeightVersionBody,
     routes_upkeep.StartProfileBody,
+    routes_upkeep.GetWeightBody,
+    routes_sleep.MemoryBody,
     ProgramBody,
     embeddings.EmbeddingsBody,
     embeddings.CohereEmbedBody,
@@ -244,6 +247,7 @@ def _include_routes(app: FastAPI, serving: Serving) -> None:
     app.include_router(routes_control.make_router(serving))
     app.include_router(routes_control.make_pauses(serving))
     app.include_router(routes_upkeep.make_router(serving))
+    app.include_router(routes_sleep.make_router(serving))
     app.include_router(routes_info.make_router(serving))
 
 
