@@ -225,7 +225,8 @@ def create_app(
 
 def _include_routes(app: FastAPI, serving: Serving) -> None:
     """Give ``app`` every route."""
-    app.include_router(routes_openai.make_router(serving))
+    sessions = Sessions(time.monotonic)
+    app.include_router(routes_openai.make_router(serving, sessions))
     app.include_router(routes_cloud.make_router(serving))
     app.include_router(routes_decisions.make_router(serving))
     app.include_router(routes_ollama.make_router(serving))
@@ -235,7 +236,6 @@ def _include_routes(app: FastAPI, serving: Serving) -> None:
     app.include_router(routes_absent.make_router())
     app.include_router(routes_responses.make_router(serving))
     app.include_router(routes_anthropic.make_router(serving))
-    sessions = Sessions(time.monotonic)
     app.include_router(routes_native.make_router(serving, sessions))
     app.include_router(routes_sessions.make_router(serving, sessions))
     app.include_router(routes_tokenizer.make_router(serving))
