@@ -57,11 +57,10 @@ def test_a_server_that_sleeps_refuses_requests_until_it_is_woken(server, sleep, 
         ("/release_memory_occupation", {"tags": ["weights", "kv_cache"]}, 501, "tags"),
         ("/release_memory_occupation", {"tags": ["cuda_graph"]}, 400, "tags"),
         ("/release_memory_occupation", {"tags": ["all"]}, 400, "tags"),
-        ("/resume_memory_occupation", {"tags": ["weights"]}, 501, "tags"),
         ("/sleep", None, 501, "tags"),
         ("/sleep?level=1", None, 501, "level"),
         ("/sleep?tags=everything", None, 400, "tags"),
-        ("/wake_up?tags=weights", None, 501, "tags"),
+        ("/wake_up?tags=all", None, 400, "tags"),
     ],
 )
 def test_what_stays_on_the_device_is_refused_by_name(server, path, body, status, field):
@@ -70,6 +69,18 @@ def test_what_stays_on_the_device_is_refused_by_name(server, path, body, status,
     assert answer.json()["error"]["param"] == field
     assert not told(server, Sleep)
     assert server.get("/ready").status_code == 200
+
+
+def test_the_weights_need_no_waking(server):
+    server.post("/release_memory_occupation", PAGES)
+    for path, body in {
+        "/resume_memory_occupation": {"tags": ["weights"]},
+        "/wake_up?tags=weights": None,
+    }.items():
+        assert server.post(path, body).status_code == 200
+        assert server.get("/is_sleeping").json() == {"is_sleeping": True}
+    assert server.post("/wake_up?tags=weights&tags=kv_cache").status_code == 200
+    assert server.get("/is_sleeping").json() == {"is_sleeping": False}
 
 
 def test_a_device_that_keeps_its_memory_stays_awake():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -44,7 +45,10 @@ def make_router(serving: Serving) -> APIRouter:
         num_bytes = await sleeping.sleep(SLEEP_S)
         return json_answer({"message": "The pages are given back.", "num_bytes": num_bytes})
 
-    async def wake_up() -> Response:
+    async def wake_up(tags: Sequence[str] | None) -> Response:
+        _check_known(tags)
+        if tags is not None and PAGES not in tags:
+            return json_answer({"message": f"Nothing but {PAGES} was given back."})
         frontdoor.check_up()
         await sleeping.wake(WAKE_S)
         return json_answer({"message": "Requests are served."})
@@ -60,9 +64,7 @@ def make_router(serving: Serving) -> APIRouter:
     async def resume(request: Request) -> Response:
         """Make the pages again, and go on."""
         body = await read_body(request, MemoryBody, serving.max_body_bytes, may_be_empty=True)
-        if body.tags is not None:
-            _check(body.tags)
-        return await wake_up()
+        return await wake_up(body.tags)
 
     @router.post("/sleep")
     async def sleep(
@@ -83,9 +85,7 @@ def make_router(serving: Serving) -> APIRouter:
     @router.post("/wake_up")
     async def wake(tags: Annotated[list[str] | None, Query()] = None) -> Response:
         """Do the same as ``/resume_memory_occupation``."""
-        if tags is not None:
-            _check(tags)
-        return await wake_up()
+        return await wake_up(tags)
 
     @router.get("/is_sleeping")
     async def is_sleeping() -> Response:
@@ -95,16 +95,9 @@ def make_router(serving: Serving) -> APIRouter:
     return router
 
 
-def _check(tags: list[Tag] | list[str] | None) -> None:
+def _check(tags: Sequence[str] | None) -> None:
     """Refuse what is more than the pages, or less."""
-    for tag in tags or ():
-        if tag not in TAGS:
-            raise RequestError(
-                f"tags has {tag[:64]!r}; there are {', '.join(TAGS)}.",
-                remedy=f"Send {PAGES} alone.",
-                field="tags",
-                code="invalid_value",
-            )
+    _check_known(tags)
     if tags is None or "weights" in tags:
         asked = "There are no tags, which asks for" if tags is None else "tags has"
         raise RequestError(
@@ -120,3 +113,14 @@ def _check(tags: list[Tag] | list[str] | None) -> None:
             field="tags",
             code="invalid_value",
         )
+
+
+def _check_known(tags: Sequence[str] | None) -> None:
+    for tag in tags or ():
+        if tag not in TAGS:
+            raise RequestError(
+                f"tags has {tag[:64]!r}; there are {', '.join(TAGS)}.",
+                remedy=f"Send {PAGES} alone.",
+                field="tags",
+                code="invalid_value",
+            )

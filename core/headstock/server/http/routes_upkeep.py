@@ -127,7 +127,6 @@ def make_router(serving: Serving) -> APIRouter:
             get_weight,
             methods=[method],
             openapi_extra=extra,
-            include_in_schema=method == "POST",
         )
     router.add_api_route(
         "/start_profile", start_profile, methods=["POST"], openapi_extra=body_of(StartProfileBody)
