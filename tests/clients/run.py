@@ -155,20 +155,21 @@ def page(found: dict) -> str:
         tried = "; ".join(step["tried"] for step in client["steps"])
         result = "all work" if not bad else "; ".join(f"{s['tried']}: {s['problem']}" for s in bad)
         name = client["package"] or f"{client['name']} (its HTTP calls)"
-        rows.append(f"| {name} | {client['version'] or '-'} | {tried} | {result} |")
+        run = client.get("date", found["date"])
+        rows.append(f"| {name} | {client['version'] or '-'} | {run} | {tried} | {result} |")
     return "\n".join(
         [
             "# Clients",
             "",
             "Packages as they are published, each in an environment of its own, against a served"
             f" {found['model']} on a CPU.",
-            f"Run on {found['date']} with Headstock {found['headstock']} and Python"
-            f" {found['python']}; `make clients` runs them again and writes this page. The",
+            f"Run with Headstock {found['headstock']} and Python {found['python']} on the day that"
+            " each row has; `make clients` runs them again and writes this page. The",
             "scripts are `tests/clients/case_*.py`. CI runs openai, anthropic and ollama, too,"
             " against an engine that says what a test wants.",
             "",
-            "| client | version | tried | result |",
-            "|---|---|---|---|",
+            "| client | version | run | tried | result |",
+            "|---|---|---|---|---|",
             *rows,
             "",
             "`cohere` has a row because its error must be told well: reranking needs a model that"
@@ -204,15 +205,15 @@ def main() -> None:
 
 
 def run_all(names: list[str], url: str, folder: Path) -> None:
-    """Run clients and write their results beside those of the others that were run that day."""
+    """Run clients and write their results beside those of the others, which keep their day."""
     with urllib.request.urlopen(url + "/v1/models", timeout=5) as answer:
         model = json.load(answer)["data"][0]["id"]
     with urllib.request.urlopen(url + "/version", timeout=5) as answer:
         headstock = json.load(answer)["version"]
     date = datetime.now(UTC).date().isoformat()
     output = RESULTS / f"clients-{date}.json"
-    before = json.loads(output.read_text())["clients"] if output.exists() else []
-    rows = {row["name"]: row for row in before}
+    last = json.loads(newest().read_text())
+    rows = {row["name"]: {"date": last["date"], **row} for row in last["clients"]}
     tokenizer = tokenizer_folder(url)
     for client in CLIENTS:
         if names and client.name not in names:
@@ -220,7 +221,7 @@ def run_all(names: list[str], url: str, folder: Path) -> None:
         python = python_of(client, folder)
         log = folder / f"{client.name}.log"
         row = run_case(client, python, url, model, tokenizer, log)
-        rows[client.name] = {**row, "version": version_of(client, python)}
+        rows[client.name] = {**row, "version": version_of(client, python), "date": date}
         for step in row["steps"]:
             print(f"{client.name}: {step['tried']}: {step['problem'] or 'works'}", flush=True)
         found = {

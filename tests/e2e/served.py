@@ -27,6 +27,14 @@ SMALL = ("--cache-tokens", "16384", "--max-model-len", "2048")
 """Enough for every test here, and 0.7 GiB of memory instead of 4."""
 
 
+def command_of(process: psutil.Process) -> str:
+    """Return a process's command line; "" where it has ended meanwhile."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # of which a zombie is one kind
+        return ""
+
+
 def wait_for(look: Callable[[], T | None], timeout_s: float, what: str) -> T:
     """Look until something is there, and return it."""
     deadline = time.monotonic() + timeout_s
@@ -84,7 +92,7 @@ class Served:
     def engine_pids(self) -> list[int]:
         """The same in a list, which is empty while there is none."""
         children = psutil.Process(self.process.pid).children()
-        return [c.pid for c in children if "engine_process" in " ".join(c.cmdline())]
+        return [c.pid for c in children if "engine_process" in command_of(c)]
 
     def get(self, path: str) -> httpx.Response:
         return httpx.get(self.url + path, timeout=30)

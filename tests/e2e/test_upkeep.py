@@ -75,6 +75,55 @@ def test_other_weights_draw_what_transformers_draws_and_outlive_the_engine(
         assert drawn() == (second.want(), "2")
 
 
+@pytest.mark.parametrize("backend", ["reference", "xeon"])
+def test_a_server_that_slept_draws_what_it_drew_before(
+    trained: list[Trained], backend: str
+) -> None:
+    first, second = trained
+    with served(str(first.path), *FLAGS, "--backend", backend) as server:
+
+        def drawn() -> list[int]:
+            body = server.post("/generate", input_ids=PROMPT, sampling_params=PARAMS).json()
+            return body["output_ids"]
+
+        assert drawn() == first.want()
+        slept = server.post("/release_memory_occupation", tags=["kv_cache"])
+        assert slept.status_code == 200, slept.text
+        assert slept.json()["num_bytes"] > 0
+        assert server.post("/generate", input_ids=PROMPT).status_code == 503
+        name = "model.layers.1.self_attn.o_proj.weight"
+        loaded = server.post("/update_weights_from_disk", model_path=str(second.path))
+        assert loaded.status_code == 200, loaded.text
+        told = server.post("/get_weights_by_name", name=name, truncate_size=3).json()
+        want = second.oracle.state_dict()[name][:3]
+        torch.testing.assert_close(torch.tensor(told), want, rtol=1e-4, atol=1e-6)
+        woken = server.post("/resume_memory_occupation")
+        assert woken.status_code == 200, woken.text
+        assert drawn() == second.want()
+        pid = server.engine_pid
+        server.post("/release_memory_occupation", tags=["kv_cache"])
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: server.engine_pids() not in ([], [pid]), 120, "another engine")
+        wait_for(lambda: server.post("/wake_up").status_code == 200, 120, "it to wake")
+        wait_for(server.is_ready, 60, "requests to be served")
+        assert drawn() == second.want()
+
+
+def test_ranks_sleep_together(trained: list[Trained]) -> None:
+    first, _ = trained
+    with served(str(first.path), *FLAGS, "--backend", "xeon", "--tp-size", "2") as server:
+        for _ in range(2):
+            body = server.post("/generate", input_ids=PROMPT, sampling_params=PARAMS).json()
+            assert body["output_ids"] == first.want()
+            slept = server.post("/release_memory_occupation", tags=["kv_cache"])
+            assert slept.status_code == 200, slept.text
+            assert server.post("/wake_up").status_code == 200
+        body = server.post("/generate", input_ids=PROMPT, sampling_params=PARAMS).json()
+        assert body["output_ids"] == first.want()
+        refused = server.post("/get_weights_by_name", name="model.norm.weight")
+        assert "shared among ranks" in refused.json()["error"]["message"]
+
+
 def test_a_profile_has_the_ops_of_its_steps(trained: list[Trained], tmp_path: Path) -> None:
     with served(str(trained[0].path), *FLAGS, "--backend", "reference") as server:
         answer = server.post("/start_profile", output_dir=str(tmp_path), num_steps=100)

@@ -16,6 +16,7 @@ from headstock.wire.messages import (
     FromEngine,
     LoadWeights,
     Pause,
+    ReadWeight,
     Resume,
     StartProfile,
     State,
@@ -23,6 +24,7 @@ from headstock.wire.messages import (
     Submit,
     ToEngine,
     UpkeepReply,
+    WeightRows,
 )
 
 
@@ -47,6 +49,11 @@ class ToyWeights:
         if self.begun[-1] == "/torn":
             raise OSError("the file ends early")
         return self.parts == 0
+
+    def read(self, name: str, num_rows: int) -> tuple[list[int], bytes]:
+        if name != "norm":
+            raise CheckpointError("There is none.", remedy="Take another.")
+        return [num_rows], bytes(4 * num_rows)
 
 
 class ToyProfiler:
@@ -127,6 +134,21 @@ def test_running_requests_are_computed_anew_with_other_weights_and_no_prefix_is_
     desk.say(LoadWeights(call=-2, path="/newer"))
     desk.turn(10)
     assert desk.engine.state().cached_pages == 0
+
+
+def test_a_weight_is_read_at_once_but_not_while_others_are_loaded(desk: Desk) -> None:
+    desk.submit("a")
+    desk.turn(2)
+    desk.say(ReadWeight(call=1, name="norm", num_rows=2))
+    desk.say(ReadWeight(call=2, name="other", num_rows=2))
+    desk.say(LoadWeights(call=-1, path="/new"), ReadWeight(call=3, name="norm", num_rows=2))
+    assert desk.of(WeightRows) == [
+        WeightRows(call=1, shape=[2], values=bytes(8)),
+        WeightRows(call=2, problem="There is none.", remedy="Take another."),
+        WeightRows(
+            call=3, problem="Other weights are being loaded.", remedy="Wait until they are."
+        ),
+    ]
 
 
 def test_what_comes_while_weights_are_loaded_waits(desk: Desk) -> None:

@@ -151,6 +151,19 @@ def test_replayed_steps_equal_eager_ones(bench):
     assert outputs(bench.runner()) == outputs(bench.runner(graphs=False))
 
 
+def test_pages_that_were_given_back_change_nothing(bench):
+    if not bench.device.facts.gives_memory_back:
+        pytest.skip("this device keeps its memory")
+    runner = bench.runner()
+    before = outputs(runner)
+    free = bench.device.memory().free
+    released = runner.release_pages()
+    if not bench.device.facts.shares_host_memory:
+        assert bench.device.memory().free >= free + released * 9 // 10
+    runner.restore_pages()
+    assert outputs(runner) == before
+
+
 def test_steps_in_flight_change_nothing(bench):
     found = outputs(bench.runner(overlap=True))
     assert found == outputs(bench.runner(overlap=False))

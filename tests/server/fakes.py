@@ -21,7 +21,9 @@ from headstock.wire.messages import (
     LoadAdapter,
     LoadWeights,
     Pause,
+    ReadWeight,
     Resume,
+    Sleep,
     Started,
     StartProfile,
     State,
@@ -33,6 +35,8 @@ from headstock.wire.messages import (
     UnloadAdapter,
     UpkeepReply,
     Vector,
+    Wake,
+    WeightRows,
 )
 from headstock.wire.steps import PageGroup, RunnerLimits
 
@@ -68,6 +72,8 @@ class EchoCore:
     groups: list[GroupPages] = field(default_factory=list)
     is_paused: bool = False
     loading: LoadWeights | None = None
+    is_asleep: bool = False
+    cannot_sleep: bool = False
 
     def take(self, message):
         """Take a message and return what is answered at once."""
@@ -119,6 +125,19 @@ class EchoCore:
                 return [UpkeepReply(call=call, problem="The disk is full.", remedy="Make room.")]
             case StartProfile(call=call, folder=folder):
                 return [UpkeepReply(call=call, path=f"{folder}/trace")]
+            case Sleep(call=call) if self.cannot_sleep:
+                return [UpkeepReply(call=call, problem="It keeps its memory.", remedy="End it.")]
+            case Sleep(call=call):
+                self.is_asleep = True
+                return [UpkeepReply(call=call, count=4096)]
+            case Wake(call=call):
+                self.is_asleep = False
+                return [UpkeepReply(call=call)]
+            case ReadWeight(call=call, name="norm.weight", num_rows=count):
+                values = np.arange(6, dtype="<f4").reshape(3, 2)[:count]
+                return [WeightRows(call=call, shape=list(values.shape), values=values.tobytes())]
+            case ReadWeight(call=call):
+                return [WeightRows(call=call, problem="There is none.", remedy="Take another.")]
             case StopProfile(call=call):
                 return [UpkeepReply(call=call, path="/trace", count=3)]
             case _:

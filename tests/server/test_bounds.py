@@ -107,6 +107,7 @@ ROUTES = {
     "OpenSessionBody": ("/open_session", {"capacity_of_str_len": 8}),
     "AbortBody": ("/abort_request", {"rid": "x"}),
     "StartProfileBody": ("/start_profile", {}),
+    "GetWeightBody": ("/get_weights_by_name", {"name": "x"}),
 }
 PLACES = [(body.__name__, path) for body in BODIES for path in integers(types.type_info(body))]
 

@@ -34,6 +34,7 @@ def ask_everything(server, folder, *, examples, phases, seed):
         *("--checks", ",".join(CHECKS), "--phases", phases, "--seed", str(seed)),
         *("--max-examples", str(examples), "--request-timeout", "90", "--no-color", "--no-shrink"),
         *("--exclude-path", "/pause_generation"),  # holds back all that follows, as it should
+        *("--exclude-path", "/sleep", "--exclude-path", "/release_memory_occupation"),  # likewise
         *("--continue-on-failure", "--generation-database", "none"),
         *("--report-json-path", str(report)),
     ]

@@ -52,6 +52,53 @@ def test_a_session_sends_on_what_was_said_before(server):
     assert refused.json()["error"]["param"] == "session_params.id"
 
 
+CHAT = "/v1/chat/completions"
+
+
+def ask(server, text: str, session: str, turn: str | None = None, **more):
+    body = {"messages": [{"role": "user", "content": text}], "max_tokens": 2}
+    return server.post(CHAT, {**body, "session_params": {"id": session, "rid": turn}, **more})
+
+
+def test_chats_and_prompts_go_on_in_one_session(server):
+    alone = server.post(CHAT, {"messages": [{"role": "user", "content": "XY"}], "max_tokens": 2})
+    session = server.post("/open_session", {"capacity_of_str_len": 200}).json()
+    first = ask(server, "abc", session).json()
+    second = ask(server, "XY", session, first["id"])
+    *_, begin, whole = prompts(server)
+    drawn = first["choices"][0]["message"]["content"]
+    told = second.json()["usage"]["prompt_tokens"]
+    assert told == first["usage"]["total_tokens"] + alone.json()["usage"]["prompt_tokens"]
+    assert whole == begin + drawn + prompts(server)[0]
+    streamed = ask(server, "?", session, second.json()["id"], stream=True, rid="third")
+    assert streamed.text.endswith("data: [DONE]\n\n")
+    body = {"prompt": "zz", "max_tokens": 1, "session_params": {"id": session, "rid": "third"}}
+    fourth = server.post("/v1/completions", body)
+    assert fourth.status_code == 200, fourth.text
+    assert prompts(server)[-1].startswith(whole)
+    assert prompts(server)[-1].endswith("zz")
+    assert say(server, "!", session, fourth.json()["id"]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        (CHAT, {"messages": [], "n": 2}, "session_params"),
+        ("/v1/completions", {"prompt": ["a", "b"]}, "session_params"),
+        ("/v1/completions", {"prompt": "a", "session_params": {"id": "t"}}, "session_params.id"),
+        (CHAT, {"messages": [], "session_params": {"id": 5}}, "session_params"),
+        ("/invocations", {"messages": []}, "session_params"),
+    ],
+)
+def test_what_a_session_cannot_do_on_these_routes_is_refused_by_name(server, path, body, field):
+    server.post("/open_session", {"capacity_of_str_len": 100, "session_id": "s"})
+    if body.get("messages") == []:
+        body = body | {"messages": [{"role": "user", "content": "a"}]}
+    answer = server.post(path, {"session_params": {"id": "s"}} | body)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == field
+
+
 def server_stream(server, session, rid):
     body = {
         "text": "!",

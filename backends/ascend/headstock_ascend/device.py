@@ -162,6 +162,9 @@ class AscendDevice:
     def cut(self) -> None:
         """Do nothing: what is queued runs in order, without waiting for what follows."""
 
+    def trim(self) -> None:
+        """Do nothing: its facts promise nothing."""
+
     def synchronize(self) -> None:
         """Wait for everything queued on this card."""
         self._npu.synchronize(self.torch_device)

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 from headstock.assemble.backend import Opened, check_ranks, open_backend
 from headstock.assemble.model import LoadedModel
+from headstock.assemble.pages import releasable_pages
 from headstock.assemble.profiler import TorchProfiler
 from headstock.assemble.progress import Report
 from headstock.assemble.rank_main import join_group, rank_argument
@@ -14,7 +15,7 @@ from headstock.assemble.serving_runner import Built, build_serving_runner
 from headstock.assemble.weights import changeable_weights
 from headstock.checkpoint import ModelFiles
 from headstock.config import EngineSettings, Loaded
-from headstock.engine import Engine, EngineLoop, Shelf, Weights, build_engine
+from headstock.engine import Engine, EngineLoop, Pages, Shelf, Weights, build_engine
 from headstock.errors import ConfigError, did_you_mean
 from headstock.graph.lora import AdapterSpace
 from headstock.observe.units import GIB
@@ -90,7 +91,8 @@ def build_engine_loop(
         built = build_serving_runner(opened, files, report)
         runner = WatchedRunner(built.runner, opened.device)
         weights = changeable_weights(opened, built, files.config)
-        loop = _serving_loop(opened, built, runner, built.shelf, mailbox, weights)
+        pages = releasable_pages(opened, built)
+        loop = _serving_loop(opened, built, runner, built.shelf, mailbox, weights, pages)
         on_failure.pop_all()
     return loop
 
@@ -116,7 +118,8 @@ def _build_ranked(
             runner = RankedRunner(built.runner, ranks)
             shelf = None if built.shelf is None else RankedShelf(built.shelf, ranks)
             weights = changeable_weights(opened, built, files.config)
-            loop = _serving_loop(opened, built, runner, shelf, mailbox, weights)
+            pages = releasable_pages(opened, built, ranks)
+            loop = _serving_loop(opened, built, runner, shelf, mailbox, weights, pages)
         except Exception as error:
             cause = ranks.explain(error)
             ranks.end()
@@ -132,6 +135,7 @@ def _serving_loop(
     shelf: Shelf | None,
     mailbox: Mailbox,
     weights: Weights | str,
+    pages: Pages | str,
 ) -> ServingLoop:
     settings = opened.settings
     compiler, why_not = grammar_compiler(opened)
@@ -144,6 +148,7 @@ def _serving_loop(
         shelf=shelf,
         weights=weights,
         profiler=TorchProfiler(),
+        pages=pages,
     )
     facts = describe(opened, built)
     if settings.parallel.tp_size > 1:

@@ -59,7 +59,7 @@ def _run(loaded: Loaded[EngineSettings], address: RankAddress) -> None:
             on_failure.pop_all()
         give_back_memory()
         try:
-            serve_rank(built.runner, address, built.shelf)
+            serve_rank(built.runner, address, built.shelf, built.runner)
         finally:
             built.runner.close()
 

@@ -14,17 +14,17 @@ from headstock.assemble.backend import Opened
 from headstock.assemble.model_files import installed_formats
 from headstock.assemble.serving_runner import Built
 from headstock.checkpoint import ModelFiles, resolve
-from headstock.errors import CheckpointError
+from headstock.errors import CheckpointError, did_you_mean
 from headstock.graph.build import Model
 from headstock.graph.embedding import LMHead
 from headstock.graph.kept import Kept, kept_of
-from headstock.graph.loader import check_fits, reloading
+from headstock.graph.loader import check_fits, expected_leaves, reloading
 from headstock.graph.module import find_layers
 from headstock.graph.source import is_equal
 
 UNLIKE = frozenset({"_name_or_path", "dtype", "torch_dtype", "transformers_version", "use_cache"})
 """Keys of a configuration that say nothing of what is computed."""
-RANKS = "The model is shared among ranks, which do not change their weights."
+RANKS = "The model is shared among ranks: each has a part of every weight."
 TAKEN = "Whole steps are taken over by a plugin, which has packed the weights in its own way."
 DUMMY = "The server was started with --load-format dummy."
 
@@ -90,6 +90,25 @@ class InPlaceWeights:
         self._files = self._work = None
         gc.collect()
         return True
+
+    def read(self, name: str, num_rows: int) -> tuple[list[int], bytes]:
+        """Return the shape and the elements of the first rows of a weight, as float32.
+
+        Raises:
+            HeadstockError: The model has none of that name, or its layer cannot tell.
+        """
+        leaves = expected_leaves(self._model)
+        if name not in leaves:
+            raise CheckpointError(
+                f"name is {name[:200]!r}; the model has no such weight."
+                f"{did_you_mean(name, leaves)}",
+                remedy="Take a name of the checkpoint's files.",
+            )
+        layer, leaf = leaves[name]
+        with torch.inference_mode():
+            values = layer.read(leaf.name, num_rows)
+            values = values.to("cpu", torch.float32).contiguous()
+        return list(values.shape), values.numpy().astype("<f4").tobytes()
 
     def _check_config(self, files: ModelFiles) -> None:
         own, other = self._config, files.config

@@ -4,8 +4,9 @@ from headstock.engine.adapters import Shelf
 from headstock.engine.engine import Engine, build_engine
 from headstock.engine.guard import RunnerError
 from headstock.engine.loop import EngineLoop
+from headstock.engine.sleep import Pages
 from headstock.engine.upkeep import Profiler, Weights
 
 __all__ = [
-    "Engine", "EngineLoop", "Profiler", "RunnerError", "Shelf", "Weights", "build_engine",
+    "Engine", "EngineLoop", "Pages", "Profiler", "RunnerError", "Shelf", "Weights", "build_engine",
 ]  # fmt: skip

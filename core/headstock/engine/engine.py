@@ -12,6 +12,7 @@ from headstock.engine.adapters import AdapterDesk, Shelf
 from headstock.engine.grammars import Compiler, GrammarDesk
 from headstock.engine.guard import GuardedRunner, RunnerError
 from headstock.engine.replies import Replies
+from headstock.engine.sleep import Pages, SleepDesk
 from headstock.engine.upkeep import ProfileDesk, Profiler, WeightDesk, Weights
 from headstock.scheduler import Scheduler
 from headstock.scheduler.story import PAUSE, STEP
@@ -28,18 +29,22 @@ from headstock.wire.messages import (
     LoadWeights,
     Pause,
     PauseMode,
+    ReadWeight,
     Resume,
+    Sleep,
     StartProfile,
     State,
     StopProfile,
     Submit,
     ToEngine,
     UnloadAdapter,
+    Wake,
 )
 from headstock.wire.steps import Runner, StepHandle, StepPlan
 
 NO_GRAMMARS = "This engine serves no grammars."
 FIXED = "This engine's weights cannot change."
+RESIDENT = "This engine cannot give its pages back."
 
 
 class Engine:
@@ -56,6 +61,7 @@ class Engine:
         shelf: Has the LoRA adapters that requests may name; None: there are none.
         weights: The model's, where they can change; or why they cannot.
         profiler: Records steps; None: profiles are refused.
+        pages: Their memory, where it can be given back; or why it cannot.
         clock: Monotonic. Seconds.
     """
 
@@ -68,6 +74,7 @@ class Engine:
         shelf: Shelf | None = None,
         weights: Weights | str = FIXED,
         profiler: Profiler | None = None,
+        pages: Pages | str = RESIDENT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.scheduler = scheduler
@@ -85,6 +92,7 @@ class Engine:
         why_not, found = (weights, None) if isinstance(weights, str) else ("", weights)
         self._weights = WeightDesk(found, why_not)
         self._profile = ProfileDesk(profiler)
+        self._sleep = SleepDesk(pages)
         self._pause_after: PauseMode | None = None
         self._replies = Replies()
 
@@ -98,19 +106,21 @@ class Engine:
     @property
     def is_preparing(self) -> bool:
         """Whether something goes on beside steps: :meth:`take_prepared` is called soon."""
-        is_upkept = self._weights.is_loading or self._profile.is_running
+        is_upkept = self._weights.is_loading or self._profile.is_running or self._sleep.is_pending
         return self._grammars.num_waiting > 0 or self._adapters.is_reading or is_upkept
 
     def take_prepared(self) -> list[FromEngine]:
         """Continue the requests whose grammar and adapter are there; returns what else came.
 
-        Loads a part of other weights, too, and ends a profile that has its steps.
+        Loads a part of other weights, too, ends a profile that has its steps, and falls asleep.
         """
         now_s = self._clock()
         if self._profile.is_running:
             self._profile.look(self.scheduler.counters.steps)
         if self._weights.is_loading and not self.has_work:
             self._load_weights(now_s)
+        if self._sleep.is_pending and not self.has_work:
+            self._fall_asleep()
         for reply in self._adapters.take_read(now_s):
             self._replies.add(reply)
         self._grammars.admit(now_s)
@@ -233,6 +243,12 @@ class Engine:
                     self._replies.add(reply)
             case LoadWeights():
                 self._begin_weights(message, now_s)
+            case ReadWeight():
+                self._replies.add(self._weights.read(message))
+            case Sleep():
+                self._begin_sleep(message, now_s)
+            case Wake():
+                self._wake(message, now_s)
             case StartProfile():
                 self._replies.add(self._profile.start(message, scheduler.counters.steps))
             case StopProfile():
@@ -246,9 +262,56 @@ class Engine:
             return
         if message.is_aborting:
             self._abort_all()
-        self._pause_after = self._pause
+        self._hold(now_s, is_held=self._sleep.is_held)
+
+    def _begin_sleep(self, message: Sleep, now_s: float) -> None:
+        """Hold all steps back until :meth:`_wake`; pages go once nothing is in flight."""
+        was_held = self._is_held
+        reply = self._sleep.begin(message)
+        if reply is not None:
+            self._replies.add(reply)
+        elif self._sleep.is_pending:
+            self._hold(now_s, is_held=was_held)
+
+    def _fall_asleep(self) -> None:
+        cache = self.scheduler.cache
+        self.scheduler.flush()
+        assert cache.num_free == cache.num_total, "pages are in use while nothing is in flight"
+        for reply in self._sleep.fall_asleep():
+            self._replies.add(reply)
+
+    def _wake(self, message: Wake, now_s: float) -> None:
+        was_held = self._sleep.is_held
+        for reply in self._sleep.wake(message):
+            self._replies.add(reply)
+        if was_held:
+            self._let_go(now_s)
+
+    @property
+    def _is_held(self) -> bool:
+        """Whether steps are held back until something is done, whatever the operator says."""
+        return self._weights.is_loading or self._sleep.is_held
+
+    def _hold(self, now_s: float, *, is_held: bool) -> None:
+        """Launch no step, and have what runs give its pages back.
+
+        Args:
+            now_s: Now.
+            is_held: Whether something else has held steps back before.
+        """
+        if not is_held:
+            self._pause_after = self._pause
         self._pause, self._is_retracting = "retract", True
         self.scheduler.note_blocker(PAUSE, now_s)
+
+    def _let_go(self, now_s: float) -> None:
+        """Go on as the operator has said, unless something else holds steps back."""
+        if self._is_held:
+            return
+        self._pause = self._pause_after
+        self._is_retracting &= self._pause is not None
+        if self._pause is None:
+            self.scheduler.note_blocker(STEP, now_s)
 
     def _load_weights(self, now_s: float) -> None:
         """Load a part of the weights; after the last one nothing of the old ones is left."""
@@ -256,9 +319,7 @@ class Engine:
         if reply is None:
             return
         self.scheduler.flush()
-        self._pause = self._pause_after
-        if self._pause is None:
-            self.scheduler.note_blocker(STEP, now_s)
+        self._let_go(now_s)
         self._replies.add(reply)
 
     def _abort_all(self) -> None:
@@ -270,14 +331,14 @@ class Engine:
         """Launch no more steps; those in flight still settle."""
         if mode == "abort":
             self._abort_all()
-        if self._weights.is_loading:
+        if self._is_held:
             self._pause_after = mode
             return
         self._pause = mode
         self._is_retracting = mode == "retract"
 
     def _resume(self, now_s: float) -> None:
-        if self._weights.is_loading:
+        if self._is_held:
             self._pause_after = None
             return
         self._pause, self._is_retracting = None, False
@@ -332,6 +393,7 @@ def build_engine(
     shelf: Shelf | None = None,
     weights: Weights | str = FIXED,
     profiler: Profiler | None = None,
+    pages: Pages | str = RESIDENT,
     clock: Callable[[], float] = time.monotonic,
 ) -> Engine:
     """Return an engine on ``runner``, as the operator set it.
@@ -345,6 +407,7 @@ def build_engine(
         shelf: Has the LoRA adapters that requests may name; None: there are none.
         weights: The model's, where they can change; or why they cannot.
         profiler: Records steps; None: profiles are refused.
+        pages: Their memory, where it can be given back; or why it cannot.
         clock: Monotonic. Seconds.
     """
     # Who may wait is for the API process to say, which knows whose requests they are.
@@ -361,5 +424,12 @@ def build_engine(
     )
     grammars = GrammarDesk(planner, compiler, why_not=why_no_compiler, max_waiting=max_queued)
     return Engine(
-        runner, planner, grammars, shelf=shelf, weights=weights, profiler=profiler, clock=clock
+        runner,
+        planner,
+        grammars,
+        shelf=shelf,
+        weights=weights,
+        profiler=profiler,
+        pages=pages,
+        clock=clock,
     )

@@ -6,10 +6,18 @@ import logging
 from typing import Protocol
 
 from headstock.errors import HeadstockError
-from headstock.wire.messages import LoadWeights, StartProfile, StopProfile, UpkeepReply
+from headstock.wire.messages import (
+    LoadWeights,
+    ReadWeight,
+    StartProfile,
+    StopProfile,
+    UpkeepReply,
+    WeightRows,
+)
 
 LOAD_S = 0.5
 """How long weights are loaded before the engine looks at its mailbox again. Seconds."""
+FROM_FOLDER = "Read it from the model's folder, which GET /model_info names."
 log = logging.getLogger(__name__)
 
 
@@ -26,6 +34,14 @@ class Weights(Protocol):
 
     def advance(self, seconds: float) -> bool:
         """Load for so long; returns whether that was all. Should it raise, the model is lost."""
+        ...
+
+    def read(self, name: str, num_rows: int) -> tuple[list[int], bytes]:
+        """Return the shape and the elements of the first rows of a weight, as float32.
+
+        Raises:
+            HeadstockError: The model has none of that name, or it cannot be read.
+        """
         ...
 
 
@@ -86,6 +102,22 @@ class WeightDesk:
             return None
         self.is_loading = False
         return UpkeepReply(call=self._call, count=self._count)
+
+    def read(self, message: ReadWeight) -> WeightRows:
+        """Read a weight back from the device."""
+        problem, remedy = "", FROM_FOLDER
+        if self._weights is None:
+            problem = self._why_not
+        elif self.is_loading:
+            problem, remedy = "Other weights are being loaded.", "Wait until they are."
+        else:
+            try:
+                shape, values = self._weights.read(message.name, message.num_rows)
+            except HeadstockError as error:
+                problem, remedy = error.problem, error.remedy
+            else:
+                return WeightRows(call=message.call, shape=shape, values=values)
+        return WeightRows(call=message.call, problem=problem, remedy=remedy)
 
 
 class ProfileDesk:

@@ -282,6 +282,13 @@ class Attention(Layer):
         else:
             self._norms[name].load(source)
 
+    def read(self, name: str, num_rows: int) -> Tensor:
+        """Return the first values of a norm's weight, or the first heads' sinks."""
+        if name == "sinks":
+            assert self._sinks_H is not None, "sinks are read from attention without any"
+            return self._sinks_H[:num_rows]
+        return self._norms[name].read(num_rows)
+
     @property
     def num_bytes(self) -> int:
         """Bytes of the norms' weights and the sinks."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from headstock.graph.context import Context
 from headstock.graph.module import Layer, Leaf
+from headstock.graph.readback import rows_of_product
 from headstock.graph.source import Source, read_span
 from headstock.graph.split import Span, split_vocabulary
 from headstock.ops import outputs
@@ -82,6 +83,14 @@ class _VocabularyLayer(Layer):
             zeros = torch.zeros(self._ids.size - span.size, self._size, dtype=self._ctx.dtype)
             part = convert({"weight": zeros}, Layout(), self._kept, self._ctx.dtype)
             self.provider.load(part, span.size)
+
+    def read(self, name: str, num_rows: int) -> Tensor:
+        """Return the rows of the first token ids."""
+        count = min(num_rows, self._vocab_size)
+        where = self._ctx.device.torch_device
+        if self._needs_rows and self._scale == 1:
+            return self.provider.rows(torch.arange(count, device=where), self._ids.begin)
+        return rows_of_product(self.provider, self._size, Span(0, count), self._ctx.dtype, where)
 
     @property
     def num_bytes(self) -> int:
@@ -192,6 +201,12 @@ class LMHead(_VocabularyLayer):
         """Take this rank's rows, unless the embedding's serve."""
         if self._tied is None:
             super().load(name, source)
+
+    def read(self, name: str, num_rows: int) -> Tensor:
+        """Return the rows of the first token ids; when tied, the embedding's."""
+        if self._tied is not None:
+            return self._tied.read(name, num_rows)
+        return super().read(name, num_rows)
 
     @property
     def num_bytes(self) -> int:

@@ -19,6 +19,7 @@ from headstock.errors import CheckpointError, ConfigError
 from headstock.graph.context import Context
 from headstock.graph.lora import LowRank
 from headstock.graph.module import Layer, Leaf
+from headstock.graph.readback import bias_of_product, rows_of_product
 from headstock.graph.source import CheckpointSource, Source, read_span
 from headstock.graph.split import Gap, Span, split_evenly, split_or_replicate
 from headstock.ops.activation import silu_and_mul, silu_and_mul_groups
@@ -60,12 +61,16 @@ class Part:
 
 @dataclass(slots=True)
 class _Place:
-    """Where a checkpoint matrix goes: into ``provider`` from row ``begin`` on."""
+    """Where a checkpoint matrix goes: into ``provider`` from row ``begin`` on.
+
+    ``multiply`` is the product without what is fused with it; None: it is not to be had.
+    """
 
     provider: LinearProvider
     begin: int
     stored: Layout
     kept: Layout
+    multiply: Callable[[Any], Tensor] | None
 
 
 class _Product(NamedTuple):
@@ -212,10 +217,12 @@ class Linear(Layer):
             provider = self._ctx.ops.resolve(linear, spec.as_spec())(spec, self._ctx.device)
             is_gated |= spec.is_gated
             self.input_group = spec.group_size if spec.takes_groups else 0
-            products.append(self._product(provider, run[0]))
+            products.append(product := self._product(provider, run[0]))
+            multiply = product.before_gate if spec.is_gated else product.multiply
+            plain = None if spec.is_gated and not spec.has_product else multiply
             begin = 0
             for name in run:
-                self._places[name] = _Place(provider, begin, stored[name], kept[name])
+                self._places[name] = _Place(provider, begin, stored[name], kept[name], plain)
                 begin += self._outputs[name].size
         self._run = self._make_run(products, is_gated=is_gated)
 
@@ -348,6 +355,24 @@ class Linear(Layer):
                 part = {n: t.to(self._ctx.device.torch_device) for n, t in part.items()}
             part = convert(part, stored, place.kept, self._ctx.dtype)
             place.provider.load(part, place.begin + offset)
+
+    def read(self, name: str, num_rows: int) -> Tensor:
+        """Return the first rows of a matrix, or values of a bias, from products with it.
+
+        Raises:
+            UnsupportedError: The product comes with its gate alone, or rows lie in an order of
+                their own.
+        """
+        part_name, _, kind = name.rpartition(".")
+        place, own = self._places[part_name], type(self)
+        is_plain = own.load is Linear.load and own._spans_of is Linear._spans_of
+        if place.multiply is None or not is_plain:
+            return super().read(name, num_rows)
+        count = min(num_rows, self._outputs[part_name].size)
+        rows = Span(place.begin, place.begin + count)
+        read = bias_of_product if kind == "bias" else rows_of_product
+        where = self._ctx.device.torch_device
+        return read(place.multiply, self._inputs.size, rows, self._ctx.dtype, where)
 
     @property
     def num_bytes(self) -> int:

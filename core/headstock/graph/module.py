@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from headstock.errors import UnsupportedError
 from headstock.graph.source import Source
 from headstock.quantization.plan import Layout, Role
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Module:
@@ -78,6 +82,19 @@ class Layer(Module):
     def load(self, name: str, source: Source) -> None:
         """Take this rank's share of the leaf ``name``; may come again when weights change."""
         raise NotImplementedError
+
+    def read(self, name: str, num_rows: int) -> Tensor:
+        """Return the first rows of the leaf ``name``, as the layer computes with them.
+
+        Only where one rank has all of it. The result may be of any float dtype.
+
+        Raises:
+            UnsupportedError: The layer cannot tell.
+        """
+        raise UnsupportedError(
+            f"{name} cannot be read back: its layer, {type(self).__name__}, has packed it.",
+            remedy="Read it from the model's folder, which GET /model_info names.",
+        )
 
     @property
     def num_bytes(self) -> int:

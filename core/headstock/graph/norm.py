@@ -42,6 +42,11 @@ class NormWeight:
         if self._is_zero_centered:
             self.values_D.add_(1)
 
+    def read(self, num_rows: int) -> Tensor:
+        """Return the first values, as a checkpoint has them."""
+        values_D = self.values_D[:num_rows]
+        return values_D - 1 if self._is_zero_centered else values_D
+
 
 class RMSNorm(Layer):
     """Adds to the residual stream, and divides by the root mean square.
@@ -85,6 +90,10 @@ class RMSNorm(Layer):
     def load(self, name: str, source: Source) -> None:
         """Copy the weight."""
         self._weight.load(source)
+
+    def read(self, name: str, num_rows: int) -> Tensor:
+        """Return the first values of the weight."""
+        return self._weight.read(num_rows)
 
     @property
     def num_bytes(self) -> int:
@@ -136,6 +145,10 @@ class LayerNorm(Layer):
     def load(self, name: str, source: Source) -> None:
         """Copy the scale or the shift."""
         self._values[name].copy_(source.read(0, source.shape[0])["weight"])
+
+    def read(self, name: str, num_rows: int) -> Tensor:
+        """Return the first values of the scale or the shift."""
+        return self._values[name][:num_rows]
 
     @property
     def num_bytes(self) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from headstock.parallel.address import RankAddress
 from headstock.parallel.launch import Ranks, spawn_ranks
+from headstock.parallel.pages import RankedPages
 from headstock.parallel.ranked import RankedRunner
 from headstock.parallel.serve import join_ranks, serve_rank
 from headstock.parallel.shelf import RankedShelf
 
 __all__ = [
     "RankAddress",
+    "RankedPages",
     "RankedRunner",
     "RankedShelf",
     "Ranks",

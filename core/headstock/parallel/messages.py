@@ -51,7 +51,15 @@ class DropAdapter(msgspec.Struct, frozen=True, kw_only=True, array_like=True, ta
     adapter: str
 
 
-Order = StepPlan | Masks | KeepAdapter | DropAdapter
+class ReleasePages(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Give the memory of the pages back: no plan comes before :class:`RestorePages`."""
+
+
+class RestorePages(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Make the pages again."""
+
+
+Order = StepPlan | Masks | KeepAdapter | DropAdapter | ReleasePages | RestorePages
 AnyReport = Joining | Failed
 END = b""
 """In place of a plan: the rank is to end."""

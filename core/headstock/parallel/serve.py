@@ -20,9 +20,12 @@ from headstock.parallel.messages import (
     Failed,
     Joining,
     KeepAdapter,
+    ReleasePages,
     Report,
+    RestorePages,
     orders,
 )
+from headstock.parallel.pages import LocalPages
 from headstock.parallel.shelf import LocalShelf
 from headstock.wire.steps import Masks, Runner, StepHandle
 
@@ -54,13 +57,19 @@ def join_ranks(address: RankAddress) -> Iterator[None]:
             raise
 
 
-def serve_rank(runner: Runner, address: RankAddress, shelf: LocalShelf | None = None) -> None:
+def serve_rank(
+    runner: Runner,
+    address: RankAddress,
+    shelf: LocalShelf | None = None,
+    pages: LocalPages | None = None,
+) -> None:
     """Run the plans of rank 0 until it says that it is enough.
 
     Args:
         runner: This rank's.
         address: Where it is.
         shelf: Where its LoRA adapters wait; None: there is no room for any.
+        pages: The memory of its pages; None: it stays taken.
     """
     flight: deque[StepHandle] = deque()
     with zmq.Context() as sockets, sockets.socket(zmq.PAIR) as socket:
@@ -77,6 +86,15 @@ def serve_rank(runner: Runner, address: RankAddress, shelf: LocalShelf | None = 
                     shelf.fetch(order.adapter, order.path)
                 else:
                     shelf.drop(order.adapter)
+                continue
+            if isinstance(order, ReleasePages | RestorePages):
+                assert pages is not None, "a rank is to give back pages that stay"
+                while flight:
+                    runner.result(flight.popleft())
+                if isinstance(order, ReleasePages):
+                    pages.release_pages()
+                else:
+                    pages.restore_pages()
                 continue
             while len(flight) >= runner.limits.depth:
                 runner.result(flight.popleft())

@@ -47,6 +47,8 @@ class DeviceFacts:
         needs_host_lengths: Attention's kernels take the lengths of rows from the host. Every batch
             has ``host_rows`` then, captured ones too, and attention plans before every replay.
             Needs a depth of 1: lengths are exact only where no step is in flight.
+        gives_memory_back: What tensors took can go back to the system while the process lives, see
+            :meth:`Device.trim`: a server that sleeps gives its pages up.
     """
 
     shares_host_memory: bool = False
@@ -57,6 +59,7 @@ class DeviceFacts:
     captures_on_use: bool = False
     compiles_sizes: bool = False
     needs_host_lengths: bool = False
+    gives_memory_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +176,14 @@ class Device(OpDevice, Protocol):
         """Start what was asked for as a program of its own, apart from what follows.
 
         Needed where ``facts.compiles_sizes``, and called nowhere else.
+        """
+        ...
+
+    def trim(self) -> None:
+        """Give memory that no tensor and no graph takes back to the system.
+
+        Needed where ``facts.gives_memory_back``, and called nowhere else; no step is in flight,
+        and every captured graph has been dropped.
         """
         ...
 

@@ -58,6 +58,7 @@ class HostDevice:
         default_step_tokens=512,
         has_strided_pages=True,
         captures_on_use=True,
+        gives_memory_back=True,
     )
     depth = 1
     default_dtype: torch.dtype | None = torch.float32
@@ -118,6 +119,9 @@ class HostDevice:
 
     def cut(self) -> None:
         """Do nothing: what is asked for runs at once."""
+
+    def trim(self) -> None:
+        """Do nothing: large tensors have mappings of their own, which go with them."""
 
     def synchronize(self) -> None:
         """Do nothing: nothing is ever under way."""

@@ -1,4 +1,4 @@
-"""What to tell of a step that found no memory. The plan leaves room; others may have taken it."""
+"""What to tell when there is no memory. The plan leaves room; others may have taken it."""
 
 from __future__ import annotations
 
@@ -15,4 +15,14 @@ def out_of_memory(device: Device, plan: StepPlan) -> ConfigError:
         f"The device ran out of memory in a step of {tokens:,} tokens:"
         f" {memory.free / GIB:.2f} GiB of {memory.total / GIB:.2f} are free.",
         remedy="Lower --memory-fraction or --chunked-prefill-size, or stop what else uses it.",
+    )
+
+
+def no_room_to_wake(device: Device) -> ConfigError:
+    """Return what to tell when pages that were given back find no memory any more."""
+    memory = device.memory()
+    return ConfigError(
+        "The device has no memory for the pages that were given back:"
+        f" {memory.free / GIB:.2f} GiB of {memory.total / GIB:.2f} are free.",
+        remedy="Stop what else uses the device, then wake the server again.",
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from headstock.plugins.device import Device
 from headstock.runner.arena import PageNumbers, layer_page_bytes, page_axis
@@ -26,6 +27,9 @@ class PageStore:
         layers: Each gets its buffer as ``kv``.
         groups: How many pages each group has, the null page among them.
         numbers: Where the pages of plans lie.
+
+    Attributes:
+        num_bytes: That the pages take now.
     """
 
     def __init__(
@@ -39,10 +43,24 @@ class PageStore:
         self._arrays = arrays
         self._numbers = numbers
         self._layers = [(layer, page_axis(layer.provider)) for layer in layers]
-        self._allocate(device, groups)
+        self._device, self._groups = device, groups
+        self.num_bytes = 0
+        self.make()
+
+    def make(self) -> None:
+        """Make the pages; what they hold is undefined, but for the null pages."""
+        self.num_bytes = 0
+        self._allocate(self._groups)
         for layer, axis in self._layers:
             for tensor in layer.provider.layout.tensors_of(layer.kv):
                 tensor.narrow(axis, NULL_PAGE, 1).zero_()
+
+    def drop(self) -> int:
+        """Forget the pages' memory until :meth:`make`; returns its bytes."""
+        for layer, _ in self._layers:
+            layer.kv = self._device.empty((0,), layer.provider.layout.dtype)
+        dropped, self.num_bytes = self.num_bytes, 0
+        return dropped
 
     def copy(self, copies: PageCopies) -> None:
         """Queue copies of whole pages."""
@@ -60,7 +78,12 @@ class PageStore:
                 for tensor in layer.provider.layout.tensors_of(layer.kv):
                     tensor.index_copy_(axis, destinations, tensor.index_select(axis, sources))
 
-    def _allocate(self, device: Device, groups: Sequence[PageGroup]) -> None:
+    def _take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        taken = self._device.empty(shape, dtype)
+        self.num_bytes += taken.nbytes
+        return taken
+
+    def _allocate(self, groups: Sequence[PageGroup]) -> None:
         places = self._numbers.places
         before = -min(place.begin for place in places)
         before = -(-before // ARENA_ALIGNMENT) * ARENA_ALIGNMENT  # where the first slab begins
@@ -69,13 +92,13 @@ class PageStore:
             for group in groups
             if group.slab_pages
         ]
-        arena = device.empty((before + slabs[0],), torch.uint8) if slabs else None
+        arena = self._take((before + slabs[0],), torch.uint8) if slabs else None
         counts = [0] * len(groups)
         for layer, _ in self._layers:
             place, provider = places[layer.group], layer.provider
             if arena is None or not place.slab_pages:
                 shape = provider.kv_shape(groups[layer.group].num_pages)
-                layer.kv = device.empty(shape, provider.layout.dtype)
+                layer.kv = self._take(shape, provider.layout.dtype)
                 continue
             size = layer_page_bytes(provider)
             begin = before + place.begin + counts[layer.group] * size

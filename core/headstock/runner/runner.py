@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -18,7 +19,7 @@ from headstock.runner.download import Download, LaunchedStep, LogprobReader, rea
 from headstock.runner.graphs import StepGraphs
 from headstock.runner.media import MediaRows
 from headstock.runner.options import PaddedSizes
-from headstock.runner.out_of_memory import out_of_memory
+from headstock.runner.out_of_memory import no_room_to_wake, out_of_memory
 from headstock.runner.pages import PageStore
 from headstock.runner.rehearsal import rehearsal
 from headstock.runner.rows import RowSet
@@ -154,6 +155,34 @@ class TorchRunner:
                     self.sample(launched, masks)
                 self.result(launched)
 
+    def release_pages(self) -> int:
+        """Give the memory of all pages and graphs back to the system; returns the pages' bytes.
+
+        No step may be in flight, and none may follow before :meth:`restore_pages`.
+        """
+        self._device.synchronize()
+        self._rows = self._shape = None
+        self._graphs.close()
+        with torch.inference_mode():
+            released = self._pages.drop()
+        gc.collect()  # graphs may hold each other
+        self._device.trim()
+        return released
+
+    def restore_pages(self) -> None:
+        """Make the pages again, and capture steps on them; nothing of before is cached.
+
+        Raises:
+            ConfigError: Others have taken the memory; :meth:`release_pages` stays in force.
+        """
+        try:
+            with torch.inference_mode():
+                self._pages.make()
+            self.warm_up(_silent)
+        except torch.OutOfMemoryError as error:
+            self.release_pages()
+            raise no_room_to_wake(self._device) from error
+
     @property
     def media(self) -> MediaRows | None:
         """Images, where the model takes any."""
@@ -260,6 +289,10 @@ class TorchRunner:
                 hidden_SD = hidden_TD.index_select(0, places_S)
                 pooled = model.pool_tokens(hidden_SD, is_score=kind == SCORE_TOKENS)
             self._download.fetch_pooled(launched, kind, pooled.to(torch.float32))
+
+
+def _silent(captured: int, total: int) -> None:
+    """Tell nobody of the progress."""
 
 
 def _places(queries: list[int], rows: list[int]) -> NDArray[np.int64]:

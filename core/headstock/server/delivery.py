@@ -23,6 +23,7 @@ from headstock.server.observer import Observer
 from headstock.server.places import Places
 from headstock.server.records import RecordBook
 from headstock.server.replay import Live, Patience, Replay
+from headstock.server.sleep import Sleeping
 from headstock.server.weights import WeightsBook
 from headstock.wire.messages import (
     Abort,
@@ -41,6 +42,7 @@ from headstock.wire.messages import (
     Tokens,
     UpkeepReply,
     Vector,
+    WeightRows,
 )
 
 log = logging.getLogger(__name__)
@@ -75,6 +77,7 @@ class Delivery:
         adapters: AdapterBook,
         weights: WeightsBook,
         calls: EngineCalls,
+        sleeping: Sleeping,
         places: Places,
         names: Names,
         observer: Observer,
@@ -89,6 +92,7 @@ class Delivery:
         self._adapters = adapters
         self._weights = weights
         self._calls = calls
+        self._sleeping = sleeping
         self._places = places
         self._names = names
         self._observer = observer
@@ -125,7 +129,7 @@ class Delivery:
                 return
             case Ended():
                 self._take_ended(message)
-            case Flushed() | State():
+            case Flushed() | State() | WeightRows():
                 self._calls.answer(message)
             case AdapterReply():
                 self._adapters.answer(message)
@@ -144,6 +148,7 @@ class Delivery:
                 self._adapters.started()
                 if self.pause is not None:  # the next engine knows of nothing
                     self._send(Pause(call=0, mode="in_place"))
+                self._sleeping.started()
                 self._replay.started()
             case _:
                 pass

@@ -14,16 +14,22 @@ from headstock.wire.messages import (
     Flushed,
     Pause,
     PauseMode,
+    ReadWeight,
     Resume,
+    Sleep,
     StartProfile,
     State,
     StopProfile,
     ToEngine,
     UpkeepReply,
+    Wake,
+    WeightRows,
 )
 
-Question = FlushCache | AskState | Pause | Resume | StartProfile | StopProfile
-Reply = Flushed | State | UpkeepReply
+Question = (
+    FlushCache | AskState | Pause | Resume | StartProfile | StopProfile | Sleep | Wake | ReadWeight
+)
+Reply = Flushed | State | UpkeepReply | WeightRows
 
 
 class EngineCalls:
@@ -111,6 +117,45 @@ class EngineCalls:
         call = next(self._numbers)
         return _done(await self._ask(StopProfile(call=call), call, timeout_s))
 
+    async def sleep(self, timeout_s: float) -> UpkeepReply:
+        """Let the engine give the memory of its pages back.
+
+        Raises:
+            RequestError: It cannot.
+            BusyError: It did not answer in ``timeout_s``.
+        """
+        call = next(self._numbers)
+        reply = await self._ask(Sleep(call=call), call, timeout_s)
+        return _done(reply, code="sleep_refused")
+
+    async def wake(self, timeout_s: float) -> UpkeepReply:
+        """Let it make the pages again, and go on.
+
+        Raises:
+            RequestError: There is no room for them now.
+            BusyError: It did not answer in ``timeout_s``.
+        """
+        call = next(self._numbers)
+        reply = await self._ask(Wake(call=call), call, timeout_s)
+        return _done(reply, code="wake_refused")
+
+    async def read_weight(self, name: str, num_rows: int, timeout_s: float) -> WeightRows:
+        """Return the first rows of a weight, as the engine has them.
+
+        Raises:
+            RequestError: It has none of that name, or cannot read it.
+            BusyError: It did not answer in ``timeout_s``.
+        """
+        call = next(self._numbers)
+        question = ReadWeight(call=call, name=name, num_rows=num_rows)
+        reply = await self._ask(question, call, timeout_s)
+        assert isinstance(reply, WeightRows), f"{reply} answers a question for a weight"
+        if reply.problem:
+            raise RequestError(
+                reply.problem, remedy=reply.remedy, field="name", code="weight_unreadable"
+            )
+        return reply
+
     def answer(self, message: Reply) -> None:
         """Take an answer; a state without a question is ignored."""
         waiting = self._waiting.get(message.call)
@@ -133,8 +178,8 @@ class EngineCalls:
             del self._waiting[call]
 
 
-def _done(reply: Reply) -> UpkeepReply:
+def _done(reply: Reply, *, code: str = "profile_refused") -> UpkeepReply:
     assert isinstance(reply, UpkeepReply), f"{reply} answers an order"
     if reply.problem:
-        raise RequestError(reply.problem, remedy=reply.remedy, code="profile_refused")
+        raise RequestError(reply.problem, remedy=reply.remedy, code=code)
     return reply

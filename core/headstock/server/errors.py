@@ -28,6 +28,7 @@ _STATUS = {
     "computation_failed": 500,
     "not_implemented": 501,
     "internal_error": 500,
+    "asleep": 503,
     "engine_lost": 503,
     "engine_unavailable": 503,
     "template_unavailable": 503,
@@ -50,8 +51,8 @@ class BusyError(RequestError):
 
     Args:
         problem: Why not.
-        code: ``queue_full``, ``rate_limit_exceeded``, ``engine_unavailable``, ``engine_lost`` or
-            ``server_draining``.
+        code: ``queue_full``, ``rate_limit_exceeded``, ``engine_unavailable``, ``engine_lost``,
+            ``asleep`` or ``server_draining``.
         retry_after_s: When to try again. Seconds.
     """
 

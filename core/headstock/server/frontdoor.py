@@ -37,6 +37,7 @@ from headstock.server.records import NO_CALL, Call, RecordBook
 from headstock.server.replay import Live
 from headstock.server.request import GenerateRequest, Prompt
 from headstock.server.resumption import Resumption
+from headstock.server.sleep import ASLEEP, Sleeping
 from headstock.server.store import MemoryStore, Store
 from headstock.server.weights import WeightsBook
 from headstock.wire.messages import (
@@ -51,6 +52,8 @@ from headstock.wire.transport import EngineLink
 log = logging.getLogger(__name__)
 
 RESUME_S = 60.0
+WAKE_RETRY_S = 30.0
+"""When callers of a server that sleeps may try again. Seconds."""
 
 
 class Entry(NamedTuple):
@@ -115,6 +118,7 @@ class Frontdoor:
         self._names = Names()
         self.calls = EngineCalls(link.send)
         self._changed = asyncio.Event()
+        self.sleeping = Sleeping(self.calls, link.send, self._changed.set)
         self._delivery = self._make_delivery()
         self._intake = Intake(
             link.send,
@@ -143,6 +147,7 @@ class Frontdoor:
             adapters=self.adapters,
             weights=self.weights,
             calls=self.calls,
+            sleeping=self.sleeping,
             places=self._places,
             names=self._names,
             observer=self._observer,
@@ -203,6 +208,8 @@ class Frontdoor:
         """In words, why the engine would not serve a request now; None: it would."""
         if not self.status.is_ready:
             return self.status.why_not
+        if self.sleeping.is_asleep:
+            return ASLEEP
         if self._link.unheard_s > self.status.silence_limit_s:
             return "The engine does not take in what is sent."
         return None
@@ -358,8 +365,10 @@ class Frontdoor:
         """Go on after :meth:`pause`.
 
         Raises:
-            BusyError: The engine did not answer.
+            RequestError: The engine sleeps.
+            BusyError: It did not answer.
         """
+        self.sleeping.check_awake()
         self._delivery.pause = None
         self.check_up()
         return await self.calls.resume(timeout_s)
@@ -444,6 +453,8 @@ class Frontdoor:
             return BusyError(
                 "The server is shutting down.", code="server_draining", retry_after_s=5.0
             )
+        if self.sleeping.is_asleep and self.status.is_ready:
+            return BusyError(ASLEEP, code="asleep", retry_after_s=WAKE_RETRY_S)
         why = self.why_not or "The engine does not answer."
         return BusyError(why, code="engine_unavailable", retry_after_s=2.0)
 

@@ -216,6 +216,35 @@ class StopProfile(Message, frozen=True, kw_only=True, tag=True):
     call: int
 
 
+class Sleep(Message, frozen=True, kw_only=True, tag=True):
+    """Give the memory of the pages back to the system, until :class:`Wake`.
+
+    Requests that run give their pages back and wait; they are computed anew after that. Cached
+    prefixes are forgotten. Answered by :class:`UpkeepReply`, whose count is the pages' bytes.
+    """
+
+    call: int
+
+
+class Wake(Message, frozen=True, kw_only=True, tag=True):
+    """Make the pages again, and go on. Answered by :class:`UpkeepReply`."""
+
+    call: int
+
+
+class ReadWeight(Message, frozen=True, kw_only=True, tag=True):
+    """Read a weight back from the device. Answered by :class:`WeightRows`.
+
+    Attributes:
+        name: As checkpoints have it.
+        num_rows: The first so many of it.
+    """
+
+    call: int
+    name: str
+    num_rows: int
+
+
 ToEngine = (
     Submit
     | Abort
@@ -230,6 +259,9 @@ ToEngine = (
     | LoadWeights
     | StartProfile
     | StopProfile
+    | Sleep
+    | Wake
+    | ReadWeight
 )
 
 
@@ -415,13 +447,14 @@ class AdapterReply(Message, frozen=True, kw_only=True, tag=True):
 
 
 class UpkeepReply(Message, frozen=True, kw_only=True, tag=True):
-    """Answer to :class:`LoadWeights`, :class:`StartProfile` and :class:`StopProfile`.
+    """Answer to :class:`LoadWeights`, :class:`StartProfile`, :class:`StopProfile` and sleep.
 
     Attributes:
         problem: Why it could not be done; "": it is done.
         remedy: What the operator can do about it.
         path: The trace that was, or will be, written.
-        count: Requests that ran when weights were loaded, or steps that a trace has.
+        count: Requests that ran when weights were loaded, steps that a trace has, or bytes that
+            pages took.
     """
 
     call: int
@@ -429,6 +462,23 @@ class UpkeepReply(Message, frozen=True, kw_only=True, tag=True):
     remedy: str = ""
     path: str = ""
     count: int = 0
+
+
+class WeightRows(Message, frozen=True, kw_only=True, tag=True):
+    """Answer to :class:`ReadWeight`.
+
+    Attributes:
+        problem: Why it could not be read; "": it was.
+        remedy: What the operator can do about it.
+        shape: Of what was read.
+        values: Its elements, little-endian float32.
+    """
+
+    call: int
+    problem: str = ""
+    remedy: str = ""
+    shape: list[int] = []
+    values: bytes = b""
 
 
 FromEngine = (
@@ -442,4 +492,5 @@ FromEngine = (
     | State
     | AdapterReply
     | UpkeepReply
+    | WeightRows
 )

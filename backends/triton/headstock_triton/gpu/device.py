@@ -53,7 +53,12 @@ class Gpu:
     """
 
     num_threads = 1
-    facts = DeviceFacts(default_slots=512, default_step_tokens=8192, has_strided_pages=True)
+    facts = DeviceFacts(
+        default_slots=512,
+        default_step_tokens=8192,
+        has_strided_pages=True,
+        gives_memory_back=True,
+    )
     depth = 2
     default_dtype: torch.dtype | None = None
 
@@ -132,6 +137,10 @@ class Gpu:
     def synchronize(self) -> None:
         """Wait for everything queued on this card."""
         torch.cuda.synchronize(self.torch_device)
+
+    def trim(self) -> None:
+        """Give memory that is kept for reuse, and the graphs' pool, back to the driver."""
+        self.close()
 
     def close(self) -> None:
         """Wait, and give memory that is kept for reuse back to the driver."""

@@ -53,6 +53,7 @@ from headstock.server.http import (
     routes_requests,
     routes_responses,
     routes_sessions,
+    routes_sleep,
     routes_tokenizer,
     routes_upkeep,
     schema,
@@ -108,6 +109,8 @@ BODIES = (
     routes_upkeep.UpdateWeightsBody,
     routes_upkeep.WeightVersionBody,
     routes_upkeep.StartProfileBody,
+    routes_upkeep.GetWeightBody,
+    routes_sleep.MemoryBody,
     ProgramBody,
     embeddings.EmbeddingsBody,
     embeddings.CohereEmbedBody,
@@ -231,7 +234,8 @@ def _answers_of(app: FastAPI, metrics: Metrics) -> dict[type[Exception], Answer]
 
 def _include_routes(app: FastAPI, serving: Serving) -> None:
     """Give ``app`` every route."""
-    app.include_router(routes_openai.make_router(serving))
+    sessions = Sessions(time.monotonic)
+    app.include_router(routes_openai.make_router(serving, sessions))
     app.include_router(routes_cloud.make_router(serving))
     app.include_router(routes_decisions.make_router(serving))
     app.include_router(routes_ollama.make_router(serving))
@@ -241,7 +245,6 @@ def _include_routes(app: FastAPI, serving: Serving) -> None:
     app.include_router(routes_absent.make_router())
     app.include_router(routes_responses.make_router(serving))
     app.include_router(routes_anthropic.make_router(serving))
-    sessions = Sessions(time.monotonic)
     app.include_router(routes_native.make_router(serving, sessions))
     app.include_router(routes_sessions.make_router(serving, sessions))
     app.include_router(routes_tokenizer.make_router(serving))
@@ -253,6 +256,7 @@ def _include_routes(app: FastAPI, serving: Serving) -> None:
     app.include_router(routes_control.make_router(serving))
     app.include_router(routes_control.make_pauses(serving))
     app.include_router(routes_upkeep.make_router(serving))
+    app.include_router(routes_sleep.make_router(serving))
     app.include_router(routes_info.make_router(serving))
 
 

@@ -34,6 +34,8 @@ ADMIN_ONLY_PATHS = frozenset({
     "/load_lora_adapter", "/unload_lora_adapter",
     "/v1/load_lora_adapter", "/v1/unload_lora_adapter",
     "/update_weights_from_disk", "/update_weight_version", "/start_profile", "/stop_profile",
+    "/release_memory_occupation", "/resume_memory_occupation", "/sleep", "/wake_up",
+    "/get_weights_by_name",
 })  # fmt: skip
 """Routes that change something for everybody."""
 ADMIN_PATHS = ADMIN_ONLY_PATHS | {"/abort_request"}

@@ -75,21 +75,12 @@ ABSENT = (
         "sending of weights",
         "Read them from the model's folder, which GET /model_info names.",
         {
-            **_both("/get_weights_by_name", "/weights_checker"),
+            **_both("/weights_checker"),
             **_post(
                 "/init_weights_send_group_for_remote_instance",
                 "/send_weights_to_remote_instance",
             ),
             "/remote_instance_transfer_engine_info": ("GET",),
-        },
-    ),
-    Absent(
-        "giving back of memory while the model stays loaded",
-        "End the server, and start it again; to hold requests back use /pause_generation.",
-        {
-            **_post("/sleep", "/wake_up"),
-            "/is_sleeping": ("GET",),
-            **_both("/release_memory_occupation", "/resume_memory_occupation"),
         },
     ),
     Absent(

@@ -11,18 +11,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from headstock.server.completion import Delta
-from headstock.server.frontdoor import Frontdoor
 from headstock.server.generation import Generation
 from headstock.server.http.answers import json_answer
 from headstock.server.http.bodies import body_bytes, off_loop, read_body
 from headstock.server.http.context import Serving, now, tenant_of
+from headstock.server.http.in_session import in_session, record_turn
 from headstock.server.http.schema import body_of
 from headstock.server.http.streaming import DONE, Writer, fail_openai
 from headstock.server.journal import Head
 from headstock.server.protocols import native_answers, native_bodies
-from headstock.server.protocols.parameters import not_yet
-from headstock.server.request import TokensPrompt
-from headstock.server.sessions import Continuation, Sessions
+from headstock.server.sessions import Sessions
 
 _ROUTE = "generate"
 
@@ -48,7 +46,8 @@ def make_router(serving: Serving, sessions: Sessions) -> APIRouter:
         place = None
         if body.session_params is not None:
             place = sessions.go_on(tenant_of(request), body.session_params)
-            call = await _in_session(serving.frontdoor, call, place)
+            requests = await in_session(serving.frontdoor, call.requests, place)
+            call = msgspec.structs.replace(call, requests=requests)
         keeping = None
         if call.is_streamed:
             keeping = serving.keeping(request, _ROUTE, body, "", now())
@@ -57,12 +56,12 @@ def make_router(serving: Serving, sessions: Sessions) -> APIRouter:
 
         def writer(generation: Generation) -> Writer:
             stream = native_answers.NativeStream(call, generation.completions, rids, tokenizer)
-            return _writer(stream, begun_s, lambda: _record(place, rids, generation))
+            return _writer(stream, begun_s, lambda: record_turn(place, rids[0], generation))
 
         if call.is_streamed:
             return await serving.stream(request, call.requests, writer, keeping)
         generation = await serving.whole(request, call.requests)
-        _record(place, rids, generation)
+        record_turn(place, rids[0], generation)
         answers = [
             native_answers.answer(
                 completion,
@@ -81,29 +80,6 @@ def make_router(serving: Serving, sessions: Sessions) -> APIRouter:
 
 def _read(body: native_bodies.GenerateBody, tenant: str) -> native_bodies.NativeCall:
     return native_bodies.read(body, tenant, has_sessions=True)
-
-
-async def _in_session(
-    frontdoor: Frontdoor, call: native_bodies.NativeCall, place: Continuation
-) -> native_bodies.NativeCall:
-    """Return the call with the session's tokens before its prompt."""
-    request = call.requests[0]
-    if call.is_batch or request.prompt.images:
-        what = "images" if request.prompt.images else "a batch or n over 1"
-        raise not_yet("session_params", f"session_params with {what}")
-    tokenizer = frontdoor.prompter.tokenizer
-    bos_id = None if tokenizer is None else tokenizer.special_id("bos_token")
-    token_ids = place.prompt(await frontdoor.encode(request.prompt), bos_id)
-    request = msgspec.structs.replace(request, prompt=TokensPrompt(token_ids))
-    return msgspec.structs.replace(call, requests=[request])
-
-
-def _record(place: Continuation | None, rids: Sequence[str], generation: Generation) -> None:
-    """Keep a turn of a session for those who go on from it."""
-    completion = generation.completions[0]
-    if place is None or completion.end is None or completion.end.reason.kind == "abort":
-        return
-    place.record(rids[0], completion.submit.prompt_ids, completion.output_ids)
 
 
 def _written_again(serving: Serving, head: Head, generation: Generation) -> Writer:

@@ -18,6 +18,7 @@ from headstock.server.generation import Generation
 from headstock.server.http.answers import json_answer
 from headstock.server.http.bodies import body_bytes, off_loop, read_body
 from headstock.server.http.context import Serving, now, tenant_of
+from headstock.server.http.in_session import in_session, record_turn
 from headstock.server.http.schema import body_of
 from headstock.server.http.streaming import DONE, Writer, fail_openai
 from headstock.server.journal import Head
@@ -34,14 +35,16 @@ from headstock.server.protocols.openai_answers import (
 from headstock.server.protocols.openai_bodies import ChatBody, CompletionBody, OpenAICall
 from headstock.server.protocols.openai_calls import read_chat, read_completion
 from headstock.server.protocols.openai_logprobs import Alternatives
+from headstock.server.protocols.parameters import not_yet
 from headstock.server.protocols.served_model import unknown_model
 from headstock.server.request import TextPrompt
+from headstock.server.sessions import Sessions
 from headstock.server.speech import Answer, Dialect
 from headstock.text import Tokenizer
 
 
-def make_router(serving: Serving) -> APIRouter:
-    """Return the routes."""
+def make_router(serving: Serving, sessions: Sessions) -> APIRouter:
+    """Return the routes; ``sessions`` are those that requests go on with."""
     router = APIRouter(prefix="/v1", tags=["openai"])
     frontdoor = serving.frontdoor
 
@@ -65,12 +68,12 @@ def make_router(serving: Serving) -> APIRouter:
     @router.post("/chat/completions", openapi_extra=body_of(ChatBody, ChatAnswer))
     async def chat(request: Request) -> Response:
         """Answer a chat."""
-        return await answer_chat(serving, request)
+        return await _answer(serving, request, _CHAT, None, sessions)
 
     @router.post("/completions", openapi_extra=body_of(CompletionBody, TextAnswer))
     async def complete(request: Request) -> Response:
         """Go on from a prompt."""
-        return await answer_text(serving, request)
+        return await _answer(serving, request, _COMPLETIONS, None, sessions)
 
     return router
 
@@ -145,8 +148,12 @@ async def _answer(
     request: Request,
     protocol: _Protocol,
     body: ChatBody | CompletionBody | None,
+    sessions: Sessions | None = None,
 ) -> Response:
-    """Generate, and answer whole or streamed in the shape of the route."""
+    """Generate, and answer whole or streamed in the shape of the route.
+
+    Without ``sessions`` none can be gone on with.
+    """
 
     def again(head: Head, generation: Generation) -> Writer:
         return _written_again(serving, protocol, head, generation)
@@ -161,6 +168,13 @@ async def _answer(
         body_bytes(request),
         protocol.read, body, card, frontdoor.prompter.dialect, tenant_of(request),
     )  # fmt: skip
+    place = None
+    if body.session_params is not None:
+        if sessions is None:
+            raise not_yet("session_params")
+        place = sessions.go_on(tenant_of(request), body.session_params)
+        placed = await in_session(frontdoor, call.requests, place)
+        call = msgspec.structs.replace(call, requests=placed)
     tokenizer = tokenizer_of(serving)
     created = now()
     keeping = None
@@ -172,10 +186,18 @@ async def _answer(
         return await serving.stream(
             request,
             requests,
-            lambda generation: _writer(protocol, call, generation, tokenizer, created),
+            lambda generation: _writer(
+                protocol,
+                call,
+                generation,
+                tokenizer,
+                created,
+                over=lambda: record_turn(place, call.id, generation),
+            ),
             keeping,
         )
     generation = await serving.whole(request, requests)
+    record_turn(place, call.id, generation)
     answers = [Answer.whole(one, call.speech, tokenizer) for one in generation.completions]
     shape = protocol.shape(call, generation, tokenizer)
     return json_answer(shape.whole(call, answers, created))
@@ -256,6 +278,7 @@ def _writer(
     generation: Generation,
     tokenizer: Tokenizer,
     created: int,
+    over: Callable[[], None] | None = None,
 ) -> Writer:
     shape = protocol.shape(call, generation, tokenizer)
     stream = OpenAIStream(call, generation.completions, shape, tokenizer, created)
@@ -264,6 +287,8 @@ def _writer(
         return b"".join([stream.write(delta) for delta in deltas])
 
     def last() -> bytes:
+        if over is not None:
+            over()
         return (event(stream.last()) if call.include_usage else b"") + DONE
 
     return Writer(write, last, fail_openai)

@@ -1,4 +1,4 @@
-"""What operators have the engine do between two steps: load other weights, record a profile."""
+"""What the engine does between two steps: load other weights, read some back, record a profile."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ LOAD_S = 3600.0
 """How long the engine may take to load weights. Seconds."""
 PROFILE_S = 300.0
 """How long it may take to begin a profile, or to write one. Seconds."""
+READ_S = 120.0
+"""How long it may take to read a weight back. Seconds."""
+MAX_ROWS = 1024
+"""Rows of a weight that are read at once."""
 MAX_PROFILED = 256
 """Steps of a profile: a thousand events each are kept in memory."""
 
@@ -39,6 +43,18 @@ class WeightVersionBody(msgspec.Struct, kw_only=True):
 
     new_version: str
     abort_all_requests: bool = False
+
+
+class GetWeightBody(msgspec.Struct, kw_only=True):
+    """Body of ``/get_weights_by_name``.
+
+    Attributes:
+        name: Of a weight, as the checkpoint has it.
+        truncate_size: The first so many rows, or values of a weight of one dimension.
+    """
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
+    truncate_size: Annotated[int, msgspec.Meta(ge=1, le=MAX_ROWS)] = 100
 
 
 class StartProfileBody(msgspec.Struct, kw_only=True):
@@ -78,6 +94,13 @@ def make_router(serving: Serving) -> APIRouter:
         frontdoor.weights.rename(body.new_version)
         return _answer("The weights are renamed.", new_version=body.new_version)
 
+    async def get_weight(request: Request) -> Response:
+        """Tell the first rows of a weight, as the engine computes with them."""
+        body = await read_body(request, GetWeightBody, serving.max_body_bytes)
+        frontdoor.check_up()
+        found = await frontdoor.calls.read_weight(body.name, body.truncate_size, READ_S)
+        return json_answer(memoryview(found.values).cast("f", found.shape).tolist())
+
     async def start_profile(request: Request) -> Response:
         """Record what the next steps of the engine spend their time with."""
         body = await read_body(request, StartProfileBody, serving.max_body_bytes, may_be_empty=True)
@@ -97,6 +120,14 @@ def make_router(serving: Serving) -> APIRouter:
         reply = await frontdoor.calls.stop_profile(PROFILE_S)
         return _answer("The profile is written.", path=reply.path, num_steps=reply.count)
 
+    extra = body_of(GetWeightBody)
+    for method in ("GET", "POST"):  # SGLang's clients send the body with either
+        router.add_api_route(
+            "/get_weights_by_name",
+            get_weight,
+            methods=[method],
+            openapi_extra=extra,
+        )
     router.add_api_route(
         "/start_profile", start_profile, methods=["POST"], openapi_extra=body_of(StartProfileBody)
     )

@@ -16,6 +16,7 @@ from headstock.server.protocols.parameters import (
     CHANGE_ANSWERS,
 )
 from headstock.server.request import GenerateRequest
+from headstock.server.sessions import SessionParams
 from headstock.server.speech import Speech
 from headstock.server.thought_budget import Thinking
 
@@ -84,7 +85,7 @@ class SharedBody(msgspec.Struct, kw_only=True):
     structured_outputs: Any = None
     lora_path: str | None = None
     session_id: Any = None
-    session_params: Any = None
+    session_params: SessionParams | None = None
     custom_params: Any = None
     custom_logit_processor: Any = None
     watermark: Any = None

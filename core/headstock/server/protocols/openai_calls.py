@@ -55,8 +55,8 @@ _SHARED = (
     "include_stop_str_in_output", "skip_special_tokens", "logit_bias", "n",
 )  # fmt: skip
 _REFUSED = (
-    "session_params", "custom_params",
-    "custom_logit_processor", "watermark", "return_hidden_states", "return_routed_experts",
+    "custom_params", "custom_logit_processor", "watermark", "return_hidden_states",
+    "return_routed_experts",
 )  # fmt: skip
 _CHAT_REFUSED = (
     *_REFUSED, "functions", "audio", "prediction", "web_search_options",
