@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from headstock.ops.attention import KVLayout, StepBatch
+from headstock.ops.attention import PageFormat, StepBatch
 from headstock.ops.linear_attention import DeltaWeights, LinearAttentionSpec
 from headstock_triton.convolution import convolve
 from headstock_triton.delta import CHUNK, chunk_kernel, step_kernel
@@ -32,7 +32,7 @@ class TritonLinearAttention:
 
     def __init__(self, spec: LinearAttentionSpec, device: OpDevice) -> None:
         self.spec = spec
-        self.layout = KVLayout(tag=STATE_TAG, page_sizes=(1,), dtype=torch.float32)
+        self.page_format = PageFormat(tag=STATE_TAG, page_sizes=(1,), dtype=torch.float32)
         self.graph_key: tuple[int, ...] = ()
         self._target = Target.of(device)
 

@@ -186,7 +186,7 @@ def register_layers(registry: OpRegistry, target: Target) -> None:
         run=Rotations(target).rotate_and_write,
         requires=replace(
             normed,
-            layouts=frozenset({TAG}),
+            page_formats=frozenset({TAG}),
             features=normed.features | {NORMED_VALUES, KEYS_AS_VALUES},
         ),
     )
@@ -195,7 +195,7 @@ def register_layers(registry: OpRegistry, target: Target) -> None:
         run=build_attention,
         requires=Requires(
             dtypes=FLOATS,
-            layouts=FLOATS | narrow.LAYOUTS,
+            page_dtypes=FLOATS | narrow.PAGE_DTYPES,
             features=frozenset({"sliding_window", "sinks", "soft_cap", BIDIRECTIONAL})
             | narrow.FEATURES,
             sizes={
@@ -254,14 +254,14 @@ def register_latent(registry: OpRegistry, target: Target) -> None:
     offer(
         rotate_and_write_latent,
         run=LatentRotations(target).rotate_and_write_latent,
-        requires=Requires(dtypes=FLOATS, layouts=frozenset({LATENT_TAG})),
+        requires=Requires(dtypes=FLOATS, page_formats=frozenset({LATENT_TAG})),
     )
     offer(
         latent_attention,
         run=build_latent_attention,
         requires=Requires(
             dtypes=FLOATS,
-            layouts=FLOATS,
+            page_dtypes=FLOATS,
             sizes={
                 "latent_size": Sizes(at_most=512),
                 "rotary_size": Sizes(at_most=128),

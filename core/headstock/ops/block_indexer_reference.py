@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from headstock.ops.attention import KVLayout, StepBatch
+from headstock.ops.attention import PageFormat, StepBatch
 from headstock.ops.attention_reference import SCORES_AT_ONCE, Piece, pieces_of
 from headstock.ops.block_indexer import NO_BLOCK, BlockIndexerSpec
 from headstock.ops.device import OpDevice
@@ -25,7 +25,7 @@ class ReferenceBlockIndexer:
     def __init__(self, spec: BlockIndexerSpec, device: OpDevice) -> None:
         self.spec = spec
         preferred = tuple(dict.fromkeys((16, spec.page_size)))
-        self.layout = KVLayout(tag=TAG, page_sizes=preferred, dtype=spec.kv_dtype)
+        self.page_format = PageFormat(tag=TAG, page_sizes=preferred, dtype=spec.kv_dtype)
         self.graph_key: tuple[int, ...] = ()
 
     def kv_shape(self, num_pages: int) -> tuple[int, ...]:
@@ -45,7 +45,7 @@ class ReferenceBlockIndexer:
         """Rotate, store the keys, and choose; tokens that no host row covers choose none."""
         both = torch.cat((q_THD, k_TD.unsqueeze(1)), dim=1)
         both = rotate(both, batch.positions_T, cos_sin_LE, is_interleaved=False)
-        stored_TD = both[:, -1].to(self.layout.dtype)
+        stored_TD = both[:, -1].to(self.page_format.dtype)
         kv.view(-1, kv.shape[-1]).index_copy_(0, batch.write_slots_T[: len(k_TD)], stored_TD)
         most = min(self.spec.num_chosen, self._num_blocks(batch.max_kv))
         shape = (*q_THD.shape[:2], most)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headstock.ops.attention import KVLayout, StepBatch
+from headstock.ops.attention import PageFormat, StepBatch
 from headstock.ops.attention_reference import SCORES_AT_ONCE, Piece, pieces_of
 from headstock.ops.device import OpDevice
 from headstock.ops.indexer import NO_TOKEN, IndexerSpec
@@ -25,7 +25,7 @@ class ReferenceIndexer:
     def __init__(self, spec: IndexerSpec, device: OpDevice) -> None:
         self.spec = spec
         preferred = tuple(dict.fromkeys((16, spec.page_size)))
-        self.layout = KVLayout(tag=TAG, page_sizes=preferred, dtype=spec.kv_dtype)
+        self.page_format = PageFormat(tag=TAG, page_sizes=preferred, dtype=spec.kv_dtype)
         self.graph_key: tuple[int, ...] = ()
 
     def kv_shape(self, num_pages: int) -> tuple[int, ...]:
@@ -52,7 +52,7 @@ class ReferenceIndexer:
         both = torch.cat((q_THD, k_TD.unsqueeze(1)), dim=1)
         is_interleaved = self.spec.is_interleaved
         both = rotate(both, batch.positions_T, cos_sin_LE, is_interleaved=is_interleaved)
-        stored_TD = both[:, -1].to(self.layout.dtype)
+        stored_TD = both[:, -1].to(self.page_format.dtype)
         kv.view(-1, kv.shape[-1]).index_copy_(0, batch.write_slots_T[: len(k_TD)], stored_TD)
         most = min(self.spec.num_chosen, batch.max_kv)
         shape = (len(k_TD), most)

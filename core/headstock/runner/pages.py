@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from headstock.ops.attention import page_format_of
 from headstock.plugins.device import Device
 from headstock.runner.arena import PageNumbers, layer_page_bytes, page_axis
 from headstock.runner.step import CachedLayer
@@ -41,7 +42,7 @@ class PageStore:
         self._layers = [(layer, page_axis(layer.provider)) for layer in layers]
         self._allocate(device, groups)
         for layer, axis in self._layers:
-            for tensor in layer.provider.layout.tensors_of(layer.kv):
+            for tensor in page_format_of(layer.provider).tensors_of(layer.kv):
                 tensor.narrow(axis, NULL_PAGE, 1).zero_()
 
     def copy(self, copies: PageCopies) -> None:
@@ -57,7 +58,7 @@ class PageStore:
             for layer, axis in self._layers:
                 if layer.group != group:
                     continue
-                for tensor in layer.provider.layout.tensors_of(layer.kv):
+                for tensor in page_format_of(layer.provider).tensors_of(layer.kv):
                     tensor.index_copy_(axis, destinations, tensor.index_select(axis, sources))
 
     def _allocate(self, device: Device, groups: Sequence[PageGroup]) -> None:
@@ -75,7 +76,7 @@ class PageStore:
             place, provider = places[layer.group], layer.provider
             if arena is None or not place.slab_pages:
                 shape = provider.kv_shape(groups[layer.group].num_pages)
-                layer.kv = device.empty(shape, provider.layout.dtype)
+                layer.kv = device.empty(shape, page_format_of(provider).dtype)
                 continue
             size = layer_page_bytes(provider)
             begin = before + place.begin + counts[layer.group] * size
@@ -83,6 +84,6 @@ class PageStore:
             num_entries = (len(arena) - begin) // size
             layer.kv = (
                 arena[begin : begin + num_entries * size]
-                .view(provider.layout.dtype)
+                .view(page_format_of(provider).dtype)
                 .view(provider.kv_shape(num_entries))
             )
