@@ -43,13 +43,12 @@ class Int8Attention(PagedAttention):
         """Store keys and values, rounded, and their scales at the batch's write slots."""
         keys_BSC, values_BSC, *scales = self._parts(kv)
         heads = (self.spec.num_kv_heads, self.spec.head_dim)
-        whole: list[Tensor] = []
         places = self._scale_places(batch.write_slots_T[: k_TKD.shape[0]]).flatten()
-        for x_TKD, scale_BKS in zip((k_TKD, v_TKD), scales, strict=True):
-            whole_TKD, scale_TK1 = to_int8(x_TKD)
+        (k8_TKD, k_scale_TK1), (v8_TKD, v_scale_TK1) = to_int8(k_TKD), to_int8(v_TKD)
+        for scale_BKS, scale_TK1 in zip(scales, (k_scale_TK1, v_scale_TK1), strict=True):
             scale_BKS.view(-1).index_copy_(0, places, scale_TK1.squeeze(-1).t().flatten())
-            whole.append(whole_TKD)
-        store(*whole, keys_BSC.unflatten(2, heads), values_BSC.unflatten(2, heads), batch)
+        keys_BSKD, values_BSKD = (x.unflatten(2, heads) for x in (keys_BSC, values_BSC))
+        store(k8_TKD, v8_TKD, keys_BSKD, values_BSKD, batch)
 
     def read(self, kv: Tensor, slots_S: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values at token slots. float32. [S, K, D] each."""
