@@ -123,7 +123,7 @@ def ours(model: Path, part: Part, sequences: list[list[int]]) -> Iterator[Tensor
     num_pages = MAX_LENGTH // loaded.ctx.page_size + 1
     for layer in loaded.ctx.attention_layers:
         provider = layer.provider
-        layer.kv = opened.device.empty(provider.kv_shape(num_pages), provider.layout.dtype)
+        layer.kv = opened.device.empty(provider.kv_shape(num_pages), provider.page_format.dtype)
     for ids in sequences:
         batch = make_step(
             [(len(ids), len(ids))], loaded.ctx.page_size, opened.device.torch_device

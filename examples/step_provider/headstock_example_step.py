@@ -38,7 +38,7 @@ def headstock_register_ops(registry: OpRegistry, device: Device) -> None:
     from headstock.ops.model_step import model_step
 
     requires = Requires(
-        layouts=frozenset({"LlamaForCausalLM"}),
+        architectures=frozenset({"LlamaForCausalLM"}),
         sizes={"num_ranks": Sizes(only=frozenset({1}))},
     )
     registry.add(model_step, PROVIDER, build_step, requires=requires)

@@ -89,7 +89,7 @@ def test_many_queries_over_many_tokens_are_taken_in_parts(monkeypatch) -> None:
 def test_keys_and_values_are_kept_in_the_pages_dtype() -> None:
     spec = replace(SPEC, kv_dtype=torch.bfloat16)
     provider = attention.reference(spec, HostDevice())
-    assert provider.layout.dtype == torch.bfloat16
+    assert provider.page_format.dtype == torch.bfloat16
     got, wanted = run(spec, [(1, 20), (5, 9)])
     torch.testing.assert_close(got, wanted, rtol=2e-2, atol=2e-2)
 
@@ -98,7 +98,7 @@ def test_keys_and_values_are_kept_in_the_pages_dtype() -> None:
 def test_narrow_pages_cost_their_rounding_only(kv_dtype: torch.dtype, bound: float) -> None:
     spec = replace(SPEC, kv_dtype=kv_dtype)
     provider = attention.reference(spec, HostDevice())
-    assert provider.layout.dtype.itemsize == 1
+    assert provider.page_format.dtype.itemsize == 1
     got, wanted = run(spec, [(1, 20), (5, 9)])
     torch.testing.assert_close(got, wanted, rtol=bound, atol=bound)
 

@@ -88,6 +88,15 @@ def test_what_the_second_form_of_the_kernel_attends_to(
     agree(config, prompts, 12, chunked_prefill_size=64, op=[f"{op}=cann"])
 
 
+def test_pages_in_int8_are_attended_to_by_the_kernel(agree: Agree) -> None:
+    """Prompts over several chunks and pages, a prefix from the cache, drafts, and one at a time."""
+    long = CONFIGS["qwen3"] | {"max_position_embeddings": 512}
+    prompts = [[3 + place % 251 for place in range(300)], [5], [7, 8, 9] * 12]
+    eight = {"kv_dtype": "int8", "chunked_prefill_size": 90}
+    agree(long, prompts, 12, op=["attention=cann"], **eight)
+    agree(long, prompts, 12, op=["attention=cann"], speculation="ngram", num_drafts=3, **eight)
+
+
 def test_several_pages_a_request(agree: Agree) -> None:
     long = CONFIGS["qwen3"] | {"max_position_embeddings": 512}
     agree(long, [[3 + place % 251 for place in range(300)], [5]], 12, chunked_prefill_size=90)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from headstock.graph.context import Retention
-from headstock.ops.attention import KVLayout
+from headstock.ops.attention import PageFormat
 from headstock.plugins.host import HostDevice
 from headstock.runner.arena import PageNumbers
 from headstock.runner.groups import GroupSizes, cache_bytes, divide, group_sizes, requests_at_once
@@ -34,7 +34,7 @@ class Provider:
 
     def __init__(self, size: int, dtype: torch.dtype = torch.float32, *, is_odd: bool = False):
         self.size, self.is_odd = size, is_odd
-        self.layout = KVLayout(tag="plain", page_sizes=(16,), dtype=dtype)
+        self.page_format = PageFormat(tag="plain", page_sizes=(16,), dtype=dtype)
 
     def kv_shape(self, num_pages):
         return (2, num_pages, self.size) if self.is_odd else (num_pages, self.size)

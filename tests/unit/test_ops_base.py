@@ -72,6 +72,9 @@ def test_equal_priorities_are_settled_by_name(registry: OpRegistry) -> None:
     [
         (Requires(dtypes=frozenset({"bfloat16"})), "dtype float32 not in ['bfloat16']"),
         (Requires(layouts=frozenset({"dense"})), "layout none not in ['dense']"),
+        (Requires(page_dtypes=frozenset({"int8"})), "page dtype none not in ['int8']"),
+        (Requires(page_formats=frozenset({"own"})), "page format none not in ['own']"),
+        (Requires(architectures=frozenset({"A"})), "architecture none not in ['A']"),
         (Requires(capabilities=frozenset({"strong"})), "device lacks strong"),
         (Requires(sizes={"size": Sizes(multiple_of=48)}), "size 64 not a multiple of 48"),
         (Requires(sizes={"size": Sizes(at_most=32)}), "size 64 over 32"),
@@ -86,6 +89,18 @@ def test_whoever_refuses_is_passed_over_with_the_reason(
     resolution = resolved(registry)
     assert resolution.provider == REFERENCE
     assert resolution.passed_over == (("picky", reason),)
+
+
+@pytest.mark.parametrize("what", ["layout", "page_dtype", "page_format", "architecture"])
+def test_what_is_asked_by_name_is_compared_under_its_own_word_or_as_before_2_3(
+    registry: OpRegistry, what: str
+) -> None:
+    offer(registry, "newer", requires=Requires(**{f"{what}s": frozenset({"this"})}), priority=60)
+    offer(registry, "older", requires=Requires(layouts=frozenset({"that"})), priority=50)
+    resolver = Resolver(registry, Device())
+    for name in ("this", "that"):
+        resolver.resolve(DOUBLE, Spec(dtype="float32", **{what: name}))
+    assert [each.provider for each in resolver.resolutions] == ["newer", "older"]
 
 
 def test_a_size_that_is_not_asked_is_no_reason(registry: OpRegistry) -> None:

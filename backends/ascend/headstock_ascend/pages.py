@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headstock.ops.attention import AttentionSpec, KVLayout, StepBatch
+from headstock.ops.attention import AttentionSpec, PageFormat, StepBatch
 
 TAG = "ascend-pages-kv-thd"
 """One layer's buffer is [keys or values, page, token, kv head, feature]."""
@@ -34,7 +34,7 @@ class HeadPages:
 
     def __init__(self, spec: AttentionSpec) -> None:
         self.spec = spec
-        self.layout = KVLayout(tag=TAG, page_sizes=PAGE_SIZES, dtype=spec.kv_dtype)
+        self.page_format = PageFormat(tag=TAG, page_sizes=PAGE_SIZES, dtype=spec.kv_dtype)
         self.graph_key: tuple[int, ...] = ()
 
     def kv_shape(self, num_pages: int) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from headstock.ops.attention import AttentionSpec, KVLayout, StepBatch
+from headstock.ops.attention import AttentionSpec, PageFormat, StepBatch
 from headstock.ops.latent import LatentSpec
 from headstock_ascend.device import AscendDevice, Updates
 from headstock_ascend.pages import (
@@ -114,7 +114,7 @@ class LatentAttention:
     def __init__(self, spec: LatentSpec, device: AscendDevice) -> None:
         self.spec = spec
         parts = (spec.latent_size, spec.rotary_size)
-        self.layout = KVLayout(
+        self.page_format = PageFormat(
             tag=LATENT_TAG, page_sizes=PAGE_SIZES, dtype=spec.kv_dtype, parts=parts
         )
         self.graph_key: tuple[int, ...] = ()
@@ -133,7 +133,7 @@ class LatentAttention:
 
     def write(self, latent_TC: Tensor, key_TE: Tensor, kv: Tensor, batch: StepBatch) -> None:
         """Store latents and rotated keys at the batch's write slots."""
-        latents, keys = (part.unsqueeze(2) for part in self.layout.tensors_of(kv))
+        latents, keys = (part.unsqueeze(2) for part in self.page_format.tensors_of(kv))
         store(
             latent_TC.to(kv.dtype).unsqueeze(1),
             key_TE.to(kv.dtype).unsqueeze(1),
@@ -144,7 +144,7 @@ class LatentAttention:
 
     def read(self, kv: Tensor, slots_S: Tensor) -> Tensor:
         """Return latents and rotated keys at token slots, side by side. [S, C + E]"""
-        parts = (part.flatten(0, 1) for part in self.layout.tensors_of(kv))
+        parts = (part.flatten(0, 1) for part in self.page_format.tensors_of(kv))
         return torch.cat([part.index_select(0, slots_S) for part in parts], dim=-1)
 
     def run(self, q_THQ: Tensor, up_HUC: Tensor, kv: Tensor, batch: StepBatch) -> Tensor:
@@ -152,7 +152,7 @@ class LatentAttention:
         spec, key_size = self.spec, self.spec.key_size
         q_HTN = q_THQ[..., :key_size].transpose(0, 1)
         absorbed_THC = torch.bmm(q_HTN, up_HUC[:, :key_size]).transpose(0, 1).contiguous()
-        latents_BSC, keys_BSE = self.layout.tensors_of(kv)
+        latents_BSC, keys_BSE = self.page_format.tensors_of(kv)
         is_masked = not self._rows.are_single
         self._device.note_updates(self._rows.updates)
         sums_THC, _ = torch.ops.npu.npu_fused_infer_attention_score_v2(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from headstock.ops.activation import silu_and_mul
-from headstock.ops.attention import BIDIRECTIONAL, attention
+from headstock.ops.attention import BIDIRECTIONAL, INT8_PAGES, attention
 from headstock.ops.base import Requires, Sizes
 from headstock.ops.latent import latent_attention, rotate_and_write_latent
 from headstock.ops.linear import DENSE, INT4_GROUP, INT8_GROUP, linear
@@ -24,6 +24,7 @@ from headstock.ops.sampling import (
 from headstock.ops.steps import apply_masks
 from headstock_ascend import layers, moe, sampling
 from headstock_ascend.attention import build_attention
+from headstock_ascend.int8_pages import build_int8
 from headstock_ascend.linear import build_linear
 from headstock_ascend.pages import PAGE_SIZES
 from headstock_ascend.ragged import LATENT_TAG, build_latent, build_ragged
@@ -64,14 +65,16 @@ def register_layers(registry: OpRegistry) -> None:
         rotate_and_write_latent,
         PROVIDER,
         layers.rotate_and_write_latent,
-        requires=Requires(dtypes=FLOATS, layouts=frozenset({LATENT_TAG})),
+        requires=Requires(dtypes=FLOATS, page_formats=frozenset({LATENT_TAG})),
     )
     for dtype in NARROW:
         register_attention(registry, dtype)
 
 
 def register_attention(registry: OpRegistry, dtype: str) -> None:
-    """Offer attention in ``dtype`` over pages in the same one: plain, by tokens, over latents.
+    """Offer attention in ``dtype``: plain, by tokens, over latents, with pages in int8.
+
+    Of the first three pages are in the same dtype.
 
     Sinks are in bfloat16 wherever they are; float16 has none.
     """
@@ -83,9 +86,16 @@ def register_attention(registry: OpRegistry, dtype: str) -> None:
         sizes={**paged(dtype).sizes, "head_dim": Sizes(only=frozenset({64, 128}))},
     )
     registry.add(attention, PROVIDER, build_ragged, requires=by_tokens)
+    by_eights = replace(
+        paged(dtype),
+        page_dtypes=frozenset({"int8"}),
+        features=paged(dtype).features | INT8_PAGES,
+        sizes={**paged(dtype).sizes, "head_dim": Sizes(multiple_of=32, at_most=256)},
+    )
+    registry.add(attention, PROVIDER, build_int8, requires=by_eights)
     latents = Requires(
         dtypes=frozenset({dtype}),
-        layouts=frozenset({dtype}),
+        page_dtypes=frozenset({dtype}),
         sizes={
             "num_heads": Sizes(only=frozenset(2**power for power in range(8))),
             "latent_size": Sizes(only=frozenset({512})),
@@ -138,7 +148,7 @@ def paged(dtype: str) -> Requires:
     """
     return Requires(
         dtypes=frozenset({dtype}),
-        layouts=frozenset({dtype}),
+        page_dtypes=frozenset({dtype}),
         features=frozenset({BIDIRECTIONAL}),
         sizes={
             "page_size": Sizes(only=frozenset(PAGE_SIZES)),

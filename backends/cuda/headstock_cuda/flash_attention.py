@@ -64,7 +64,7 @@ def requirements(dtype: str) -> Requires:
     """
     return Requires(
         dtypes=frozenset({dtype}),
-        layouts=frozenset({dtype}),
+        page_dtypes=frozenset({dtype}),
         sizes={
             "head_dim": Sizes(only=frozenset({64, 128})),
             "heads_per_kv_head": Sizes(only=frozenset({1, 2, 4, 8, 16})),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headstock.ops.attention import AttentionSpec, KVLayout, StepBatch
+from headstock.ops.attention import AttentionSpec, PageFormat, StepBatch
 from headstock.ops.device import OpDevice
 
 TAG = "tpu-kv-pages-htd"
@@ -33,7 +33,7 @@ class PagedAttention:
 
     def __init__(self, spec: AttentionSpec, device: OpDevice) -> None:
         self.spec = spec
-        self.layout = KVLayout(tag=TAG, page_sizes=PAGE_SIZES, dtype=spec.kv_dtype)
+        self.page_format = PageFormat(tag=TAG, page_sizes=PAGE_SIZES, dtype=spec.kv_dtype)
         self.graph_key: tuple[int, ...] = ()
 
     def kv_shape(self, num_pages: int) -> tuple[int, ...]:

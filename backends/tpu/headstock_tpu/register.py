@@ -23,7 +23,7 @@ KERNEL = "pallas"
 
 PAGED = Requires(
     dtypes=frozenset({"float32", "bfloat16"}),
-    layouts=frozenset({"float32", "bfloat16", "float16"}),
+    page_dtypes=frozenset({"float32", "bfloat16", "float16"}),
     features=frozenset({"sliding_window", "sinks", "soft_cap"}),
     sizes={"page_size": Sizes(only=frozenset(PAGE_SIZES))},
 )
@@ -55,6 +55,6 @@ def register_ops(registry: OpRegistry, device: Device) -> None:
 
         sizes = {**PAGED.sizes, "head_dim": LANES}
         requires = replace(
-            PAGED, layouts=PAGED.dtypes, sizes=sizes, capabilities=frozenset({KERNEL})
+            PAGED, page_dtypes=PAGED.dtypes, sizes=sizes, capabilities=frozenset({KERNEL})
         )
         registry.add(attention, KERNEL, build_attention, requires=requires, priority=110)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from headstock.ops.attention import KVLayout, StepBatch
+from headstock.ops.attention import PageFormat, StepBatch
 from headstock.ops.linear_attention import DeltaWeights, LinearAttentionSpec
 from headstock_triton import delta_prompts
 from headstock_triton.convolution import convolve
@@ -79,7 +79,7 @@ class TritonLinearAttention:
         self, spec: LinearAttentionSpec, device: OpDevice, tuning: PromptTuning | None = None
     ) -> None:
         self.spec = spec
-        self.layout = KVLayout(tag=STATE_TAG, page_sizes=(1,), dtype=torch.float32)
+        self.page_format = PageFormat(tag=STATE_TAG, page_sizes=(1,), dtype=torch.float32)
         self.graph_key: tuple[int, ...] = ()
         self._target = Target.of(device)
         self._tuning = tuning or prompt_tuning_of(spec, self._target)

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from headstock.ops.attention import KVLayout, StepBatch
+from headstock.ops.attention import PageFormat, StepBatch
 from headstock.ops.mamba2 import Mamba2Spec, Mamba2Weights
 from headstock_triton.convolution import convolve
 from headstock_triton.overlap import begin
@@ -197,7 +197,7 @@ class TritonMamba2:
 
     def __init__(self, spec: Mamba2Spec, device: OpDevice) -> None:
         self.spec = spec
-        self.layout = KVLayout(tag=STATE_TAG, page_sizes=(1,), dtype=torch.float32)
+        self.page_format = PageFormat(tag=STATE_TAG, page_sizes=(1,), dtype=torch.float32)
         self.graph_key: tuple[int, ...] = ()
         self._target = Target.of(device)
 

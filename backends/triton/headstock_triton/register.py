@@ -214,7 +214,7 @@ def register_layers(registry: OpRegistry, target: Target) -> None:
         run=Rotations(target).rotate_and_write,
         requires=replace(
             normed,
-            layouts=frozenset({TAG}),
+            page_formats=frozenset({TAG}),
             features=normed.features | {NORMED_VALUES, KEYS_AS_VALUES},
         ),
     )
@@ -223,7 +223,7 @@ def register_layers(registry: OpRegistry, target: Target) -> None:
         run=build_attention,
         requires=Requires(
             dtypes=FLOATS,
-            layouts=FLOATS | narrow.LAYOUTS,
+            page_dtypes=FLOATS | narrow.PAGE_DTYPES,
             features=frozenset({"sliding_window", "sinks", "soft_cap", BIDIRECTIONAL})
             | narrow.FEATURES,
             sizes={
@@ -282,14 +282,14 @@ def register_latent(registry: OpRegistry, target: Target) -> None:
     offer(
         rotate_and_write_latent,
         run=LatentRotations(target).rotate_and_write_latent,
-        requires=Requires(dtypes=FLOATS, layouts=frozenset({LATENT_TAG})),
+        requires=Requires(dtypes=FLOATS, page_formats=frozenset({LATENT_TAG})),
     )
     offer(
         latent_attention,
         run=build_latent_attention,
         requires=Requires(
             dtypes=FLOATS,
-            layouts=FLOATS,
+            page_dtypes=FLOATS,
             features=frozenset({CHOSEN_TOKENS}),
             sizes={
                 "latent_size": Sizes(at_most=512),
@@ -309,14 +309,14 @@ def register_sparse(registry: OpRegistry) -> None:
         build_block_attention,
         requires=Requires(
             dtypes=FLOATS,
-            layouts=FLOATS,
+            page_dtypes=FLOATS,
             features=frozenset({CHOSEN_BLOCKS}),
             sizes=sizes | {"heads_per_kv_head": Sizes(at_most=64)},
         ),
     )
     few, some = Sizes(at_most=64), Sizes(at_most=4096)
     sizes |= {"num_heads": few, "num_chosen": some, "block_size": Sizes(at_most=256)}
-    requires = Requires(dtypes=FLOATS, layouts=FLOATS, sizes=sizes)
+    requires = Requires(dtypes=FLOATS, page_dtypes=FLOATS, sizes=sizes)
     registry.add(index_tokens, PROVIDER, TokenIndexer, requires=requires)
     registry.add(index_blocks, PROVIDER, BlockIndexer, requires=requires)
 

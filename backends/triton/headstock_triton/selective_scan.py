@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from headstock.ops.attention import KVLayout, StepBatch
+from headstock.ops.attention import PageFormat, StepBatch
 from headstock.ops.selective_scan import ScanWeights, SelectiveScanSpec
 from headstock_triton.mamba2 import steps_of
 from headstock_triton.overlap import begin
@@ -103,7 +103,7 @@ class TritonSelectiveScan:
 
     def __init__(self, spec: SelectiveScanSpec, device: OpDevice) -> None:
         self.spec = spec
-        self.layout = KVLayout(tag=TAG, page_sizes=(1,), dtype=torch.float32)
+        self.page_format = PageFormat(tag=TAG, page_sizes=(1,), dtype=torch.float32)
         self.graph_key: tuple[int, ...] = ()
         self._target = Target.of(device)
 

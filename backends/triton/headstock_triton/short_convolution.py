@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from headstock.ops.attention import KVLayout, StepBatch
+from headstock.ops.attention import PageFormat, StepBatch
 from headstock.ops.short_convolution import ConvolutionWeights, ShortConvolutionSpec
 from headstock_triton.overlap import begin
 from headstock_triton.target import Target, cdiv, next_power_of_2
@@ -135,7 +135,7 @@ class TritonShortConvolution:
 
     def __init__(self, spec: ShortConvolutionSpec, device: OpDevice) -> None:
         self.spec = spec
-        self.layout = KVLayout(tag=STATE_TAG, page_sizes=(1,), dtype=torch.float32)
+        self.page_format = PageFormat(tag=STATE_TAG, page_sizes=(1,), dtype=torch.float32)
         self.graph_key: tuple[int, ...] = ()
         self._target = Target.of(device)
 

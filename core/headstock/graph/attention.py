@@ -22,6 +22,7 @@ from headstock.ops.attention import (
     CHUNKED,
     AttentionProvider,
     StepBatch,
+    page_format_of,
 )
 from headstock.ops.base import Spec
 from headstock.ops.features import scale_by_position
@@ -188,7 +189,7 @@ class Attention(Layer):
         """Return what lets the tokens of an image see all of it."""
         _check_spans(features)
         spec = ctx.spec(
-            layout=self.provider.layout.tag,
+            page_format=page_format_of(self.provider).tag,
             num_heads=self.num_heads,
             num_kv_heads=self.num_kv_heads,
             head_dim=self.head_dim,
@@ -205,7 +206,7 @@ class Attention(Layer):
         """Say what is asked of ``rotate_and_write``; a rotary size of 0 is no rotation."""
         features = [norm.features for norm in self._norms.values()]
         return ctx.spec(
-            layout=self.provider.layout.tag,
+            page_format=page_format_of(self.provider).tag,
             features=prepared.union(*features),
             num_heads=self.num_heads,
             num_kv_heads=self.num_kv_heads,

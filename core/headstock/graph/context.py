@@ -7,7 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from headstock.errors import ConfigError
-from headstock.ops.attention import AttentionProvider, AttentionSpec, CacheProvider, attention
+from headstock.ops.attention import (
+    AttentionProvider,
+    AttentionSpec,
+    CacheProvider,
+    attention,
+    page_format_of,
+)
 from headstock.ops.base import Op, Resolver, Spec
 from headstock.ops.communication import Group, SingleRank
 
@@ -106,11 +112,18 @@ class Context:
         return self.groups.index(retention)
 
     def spec(
-        self, *, layout: str = "", features: frozenset[str] = frozenset(), **sizes: int
+        self,
+        *,
+        layout: str = "",
+        page_format: str = "",
+        features: frozenset[str] = frozenset(),
+        **sizes: int,
     ) -> Spec:
         """Return a spec in this model's dtype, to resolve an op with."""
         dtype = str(self.dtype).removeprefix("torch.")
-        return Spec(dtype=dtype, sizes=sizes, layout=layout, features=features)
+        return Spec(
+            dtype=dtype, sizes=sizes, layout=layout, page_format=page_format, features=features
+        )
 
     def attention_provider(
         self,
@@ -188,14 +201,14 @@ class Context:
             asked = replace(asked, sizes=sizes)
         build = self.ops.resolve(op, asked)
         provider = build(spec, self.device)
-        layout = provider.layout
-        if is_free and layout.page_sizes[0] != spec.page_size:
-            spec = replace(spec, page_size=layout.page_sizes[0])
+        pages = page_format_of(provider)
+        if is_free and pages.page_sizes[0] != spec.page_size:
+            spec = replace(spec, page_size=pages.page_sizes[0])
             provider = build(spec, self.device)
-        elif not layout.accepts(spec.page_size):
+        elif not pages.accepts(spec.page_size):
             raise ConfigError(
                 f"page_size is {spec.page_size}; {op.name} here takes"
-                f" {', '.join(map(str, layout.page_sizes))}.",
+                f" {', '.join(map(str, pages.page_sizes))}.",
                 remedy="Drop --page-size or give one of these, or force another provider with --op"
                 f" {op.name}=NAME.",
             )

@@ -18,7 +18,7 @@ from headstock.graph.linear import Linear
 from headstock.graph.module import Layer, Leaf, Module
 from headstock.graph.rotary import Rotary
 from headstock.graph.source import Source
-from headstock.ops.attention import KVLayout, StepBatch
+from headstock.ops.attention import PageFormat, StepBatch
 from headstock.ops.compressed import (
     EntryPages,
     choose_entries,
@@ -44,7 +44,7 @@ class PlainPages:
 
     def __init__(self, a_page: int, size: int, page_size: int, dtype: torch.dtype) -> None:
         self._shape = (a_page, size)
-        self.layout = KVLayout(tag=PLAIN_TAG, page_sizes=(page_size,), dtype=dtype)
+        self.page_format = PageFormat(tag=PLAIN_TAG, page_sizes=(page_size,), dtype=dtype)
         self.graph_key: tuple[int, ...] = ()
 
     def kv_shape(self, num_pages: int) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from headstock.graph.module import Layer, Leaf
 from headstock.graph.rotary import Rotary
 from headstock.graph.source import Source, read_span
 from headstock.graph.split import split_evenly
-from headstock.ops.attention import StepBatch
+from headstock.ops.attention import StepBatch, page_format_of
 from headstock.ops.features import scale_by_position
 from headstock.ops.latent import (
     LatentProvider,
@@ -100,7 +100,7 @@ class LatentAttention(Layer):
         self.group = ctx.group(Retention("full"))
         self.provider: LatentProvider = ctx.cache_provider(latent_attention, spec)
         prepare = ctx.spec(
-            layout=self.provider.layout.tag,
+            page_format=page_format_of(self.provider).tag,
             num_heads=self._num_heads,
             latent_size=latent_size,
             rotary_size=shared_size,

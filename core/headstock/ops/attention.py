@@ -95,7 +95,7 @@ class AttentionSpec:
         Pages in 8 bits are a feature, ``int8_pages`` or ``fp8_pages``: a provider of any page dtype
         that has never heard of scales is not asked to keep them.
         """
-        layout = str(self.kv_dtype).removeprefix("torch.")
+        page_dtype = str(self.kv_dtype).removeprefix("torch.")
         blocks = {"block_size": self.block_size} if CHOSEN_BLOCKS in self.features else {}
         return Spec(
             dtype=str(self.dtype).removeprefix("torch."),
@@ -108,17 +108,17 @@ class AttentionSpec:
                 "page_size": self.page_size,
                 "max_length": self.max_length,
             },
-            layout=layout,
-            features=self.features | NARROW_PAGES.get(layout, frozenset()),
+            page_dtype=page_dtype,
+            features=self.features | NARROW_PAGES.get(page_dtype, frozenset()),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KVLayout:
+class PageFormat:
     """How a provider keeps one layer's keys and values.
 
     Attributes:
-        tag: Names the layout for fused ops and transfers, such as ``pages-kv-thd``.
+        tag: Names the format for fused ops and transfers, such as ``pages-kv-thd``.
         page_sizes: Accepted tokens a page; the first is the one it likes best.
         dtype: Of its elements.
         parts: Features that a token has in each of the tensors that the buffer is divided into,
@@ -153,6 +153,10 @@ class KVLayout:
     def accepts(self, page_size: int) -> bool:
         """Whether pages may hold ``page_size`` tokens."""
         return page_size in self.page_sizes
+
+
+KVLayout = PageFormat
+"""What plugins of before ``HOOK_API`` 2.3 call it; until 3.0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +265,7 @@ class CacheProvider(Protocol):
     """What the runner knows of a provider that keeps something of each token in pages."""
 
     @property
-    def layout(self) -> KVLayout:
+    def page_format(self) -> PageFormat:
         """How it keeps it."""
         ...
 
@@ -279,6 +283,14 @@ class CacheProvider(Protocol):
         ...
 
 
+def page_format_of(provider: CacheProvider) -> PageFormat:
+    """Return its page format, which plugins of before ``HOOK_API`` 2.3 have as ``layout``."""
+    if hasattr(provider, "page_format"):
+        return provider.page_format
+    older: Any = provider
+    return older.layout
+
+
 class CachedLayer(Protocol):
     """A layer that keeps something of each request: who computes it, and its pages.
 
@@ -292,7 +304,7 @@ class CachedLayer(Protocol):
 
     @property
     def provider(self) -> CacheProvider:
-        """Computes it, and says how its pages are laid out; shared by layers of one spec."""
+        """Computes it, and says the format of its pages; shared by layers of one spec."""
         ...
 
 
@@ -353,8 +365,8 @@ class AttentionBuilder(Protocol):
 def attention(spec: AttentionSpec, device: OpDevice) -> AttentionProvider:
     """Build the reference provider: any page size, any head size.
 
-    Its layout ``pages-kv-thd`` keeps, page by page, the keys and then the values of its tokens.
-    Layers resolve with :meth:`AttentionSpec.as_spec`, where ``layout`` is the dtype of the pages.
+    Its page format ``pages-kv-thd`` keeps, page by page, the keys and then the values of tokens.
+    Layers resolve with :meth:`AttentionSpec.as_spec`, where ``page_dtype`` is that of the pages.
     """
     from headstock.ops.attention_reference import ReferenceAttention
 

@@ -15,7 +15,7 @@ from headstock.ops.attention import (
     BOTH_SIDES,
     CHUNKED,
     AttentionSpec,
-    KVLayout,
+    PageFormat,
     StepBatch,
 )
 from headstock.ops.device import OpDevice
@@ -39,7 +39,7 @@ class ReferenceAttention:
         self._is_whole = BIDIRECTIONAL in spec.features
         tag = TAG if kind is None else NARROW_TAG.format(kind.name)
         dtype = spec.kv_dtype if kind is None else kind.storage
-        self.layout = KVLayout(tag=tag, page_sizes=preferred, dtype=dtype)
+        self.page_format = PageFormat(tag=tag, page_sizes=preferred, dtype=dtype)
         self.graph_key: tuple[int, ...] = ()
 
     def kv_shape(self, num_pages: int) -> tuple[int, ...]:
@@ -90,7 +90,7 @@ class ReferenceAttention:
 
     def _narrow(self, x_TKD: Tensor) -> Tensor:
         """Return keys or values as pages hold them."""
-        return x_TKD.to(self.layout.dtype) if self._kind is None else self._kind.pack(x_TKD)
+        return x_TKD.to(self.page_format.dtype) if self._kind is None else self._kind.pack(x_TKD)
 
     def _widen(self, stored: Tensor) -> Tensor:
         """Return what pages hold as keys or values. [..., D]"""

@@ -32,7 +32,10 @@ class Spec:
     Attributes:
         dtype: Of the activations, as in ``str(torch.dtype)`` without ``torch.``.
         sizes: Static sizes by name, such as ``head_dim`` or ``in_features``.
-        layout: Canonical layout of the weights or tag of the KV pages, "" where neither matters.
+        layout: Canonical layout of the weights, as of all that follow "" where it does not matter.
+        page_dtype: Of the pages that a provider of attention keeps.
+        page_format: Tag of the page format of the provider whose pages are written or read.
+        architecture: Of the model whose whole step is computed.
         features: What is asked beyond the plain op. A provider that does not declare every one
             of them is refused, so that a new feature never meets an old kernel unnoticed.
     """
@@ -40,7 +43,16 @@ class Spec:
     dtype: str
     sizes: Mapping[str, int] = field(default_factory=dict[str, int])
     layout: str = ""
+    page_dtype: str = ""
+    page_format: str = ""
+    architecture: str = ""
     features: frozenset[str] = frozenset()
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What is asked by name, apart from features: those of the four that matter."""
+        four = (self.layout, self.page_dtype, self.page_format, self.architecture)
+        return tuple(name for name in four if name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +83,11 @@ class Requires:
 
     Attributes:
         dtypes: Activation dtypes; empty: any.
-        layouts: Weight layouts or KV tags; empty: any.
+        layouts: Canonical layouts of weights; empty: any, as of all that follow. What plugins of
+            before ``HOOK_API`` 2.3 say of pages and of architectures by it counts until 3.0.
+        page_dtypes: Dtypes of pages that it keeps.
+        page_formats: Tags of the page formats that it writes to or reads.
+        architectures: Models whose whole step it computes.
         features: Features it implements.
         sizes: Accepted sizes by name; names not listed are accepted whatever they are.
         capabilities: Names that the device's ``capabilities`` must hold, such as ``avx2``.
@@ -79,6 +95,9 @@ class Requires:
 
     dtypes: frozenset[str] = frozenset()
     layouts: frozenset[str] = frozenset()
+    page_dtypes: frozenset[str] = frozenset()
+    page_formats: frozenset[str] = frozenset()
+    architectures: frozenset[str] = frozenset()
     features: frozenset[str] = frozenset()
     sizes: Mapping[str, Sizes] = field(default_factory=dict[str, Sizes])
     capabilities: frozenset[str] = frozenset()
@@ -90,8 +109,14 @@ class Requires:
             return f"device lacks {', '.join(sorted(lacking))}"
         if self.dtypes and spec.dtype not in self.dtypes:
             return f"dtype {spec.dtype} not in {sorted(self.dtypes)}"
-        if self.layouts and spec.layout not in self.layouts:
-            return f"layout {spec.layout or 'none'} not in {sorted(self.layouts)}"
+        for what, name, accepted in (
+            ("layout", next(iter(spec.kinds), ""), self.layouts),
+            ("page dtype", spec.page_dtype, self.page_dtypes),
+            ("page format", spec.page_format, self.page_formats),
+            ("architecture", spec.architecture, self.architectures),
+        ):
+            if accepted and name not in accepted:
+                return f"{what} {name or 'none'} not in {sorted(accepted)}"
         unknown = spec.features - self.features
         if unknown:
             return f"lacks features: {', '.join(sorted(unknown))}"
@@ -387,7 +412,7 @@ class Resolver:
     @staticmethod
     def _key(op: Op[..., Any], spec: Spec) -> tuple[Any, ...]:
         sizes = tuple(sorted(spec.sizes.items()))
-        return (op.name, spec.dtype, spec.layout, spec.features, sizes)
+        return (op.name, spec.dtype, spec.kinds, spec.features, sizes)
 
     def _candidates(self, op: Op[..., Any]) -> Sequence[Implementation]:
         """Return who may compute ``op``, best first: the forced provider where one is."""

@@ -76,7 +76,7 @@ class BlockIndexerSpec:
                 "page_size": self.page_size,
                 "max_length": self.max_length,
             },
-            layout=str(self.kv_dtype).removeprefix("torch."),
+            page_dtype=str(self.kv_dtype).removeprefix("torch."),
         )
 
 
@@ -111,7 +111,7 @@ class BlockIndexerProvider(CacheProvider, Protocol):
 def index_blocks(spec: BlockIndexerSpec, device: OpDevice) -> BlockIndexerProvider:
     """Build the reference provider: any page size. Layers resolve with ``as_spec`` of the spec.
 
-    Its layout ``pages-index-td`` is [pages, page size, D].
+    Its page format ``pages-index-td`` is [pages, page size, D].
     """
     from headstock.ops.block_indexer_reference import ReferenceBlockIndexer
 

@@ -86,7 +86,7 @@ class CompressedSpec:
 
     def as_spec(self) -> Spec:
         """Return what the op ``compressed_attention`` is resolved for."""
-        layout = str(self.kv_dtype).removeprefix("torch.")
+        page_dtype = str(self.kv_dtype).removeprefix("torch.")
         asked = {ENTRIES: self.rate > 0, CHOSEN_ENTRIES: self.num_chosen > 0}
         return Spec(
             dtype=str(self.dtype).removeprefix("torch."),
@@ -98,8 +98,8 @@ class CompressedSpec:
                 "page_size": self.page_size,
                 "max_length": self.max_length,
             },
-            layout=layout,
-            features=NARROW_PAGES.get(layout, frozenset())
+            page_dtype=page_dtype,
+            features=NARROW_PAGES.get(page_dtype, frozenset())
             | {feature for feature, is_asked in asked.items() if is_asked},
         )
 

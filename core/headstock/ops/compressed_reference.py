@@ -12,7 +12,7 @@ from itertools import repeat
 import torch
 from torch import Tensor
 
-from headstock.ops.attention import KVLayout, StepBatch
+from headstock.ops.attention import PageFormat, StepBatch
 from headstock.ops.attention_reference import SCORES_AT_ONCE, Piece, pieces_of
 from headstock.ops.compressed import NO_ENTRY, CompressedSpec, EntryPages
 from headstock.ops.device import OpDevice
@@ -29,7 +29,7 @@ class ReferenceCompressedAttention:
     def __init__(self, spec: CompressedSpec, device: OpDevice) -> None:
         self.spec = spec
         preferred = tuple(dict.fromkeys((16, spec.page_size)))
-        self.layout = KVLayout(tag=TAG, page_sizes=preferred, dtype=spec.kv_dtype)
+        self.page_format = PageFormat(tag=TAG, page_sizes=preferred, dtype=spec.kv_dtype)
         self.graph_key: tuple[int, ...] = ()
 
     def kv_shape(self, num_pages: int) -> tuple[int, ...]:

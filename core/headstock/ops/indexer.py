@@ -76,7 +76,7 @@ class IndexerSpec:
                 "page_size": self.page_size,
                 "max_length": self.max_length,
             },
-            layout=str(self.kv_dtype).removeprefix("torch."),
+            page_dtype=str(self.kv_dtype).removeprefix("torch."),
         )
 
 
@@ -118,7 +118,7 @@ class IndexerProvider(CacheProvider, Protocol):
 def index_tokens(spec: IndexerSpec, device: OpDevice) -> IndexerProvider:
     """Build the reference provider: any page size. Layers resolve with ``IndexerSpec.as_spec``.
 
-    Its layout ``pages-index-td`` is [pages, page size, D].
+    Its page format ``pages-index-td`` is [pages, page size, D].
     """
     from headstock.ops.indexer_reference import ReferenceIndexer
 

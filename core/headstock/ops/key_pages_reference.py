@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headstock.ops.attention import KVLayout, StepBatch
+from headstock.ops.attention import PageFormat, StepBatch
 
 TAG = "pages-index-td"
 """One layer's buffer is [page, token, feature]."""
@@ -25,7 +25,7 @@ class KeyPages:
 
     def __init__(self, page_size: int, head_dim: int, dtype: torch.dtype) -> None:
         preferred = tuple(dict.fromkeys((16, page_size)))
-        self.layout = KVLayout(tag=TAG, page_sizes=preferred, dtype=dtype)
+        self.page_format = PageFormat(tag=TAG, page_sizes=preferred, dtype=dtype)
         self.graph_key: tuple[int, ...] = ()
         self._page_size = page_size
         self._head_dim = head_dim
@@ -44,4 +44,4 @@ class KeyPages:
     def write(self, k_TD: Tensor, kv: Tensor, batch: StepBatch) -> None:
         """Store the rotated keys of the step's tokens."""
         slots_T = batch.write_slots_T[: len(k_TD)]
-        kv.view(-1, kv.shape[-1]).index_copy_(0, slots_T, k_TD.to(self.layout.dtype))
+        kv.view(-1, kv.shape[-1]).index_copy_(0, slots_T, k_TD.to(self.page_format.dtype))

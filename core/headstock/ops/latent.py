@@ -76,7 +76,7 @@ class LatentSpec:
 
     def as_spec(self) -> Spec:
         """Return what the op ``latent_attention`` is resolved for."""
-        layout = str(self.kv_dtype).removeprefix("torch.")
+        page_dtype = str(self.kv_dtype).removeprefix("torch.")
         return Spec(
             dtype=str(self.dtype).removeprefix("torch."),
             sizes={
@@ -88,8 +88,8 @@ class LatentSpec:
                 "page_size": self.page_size,
                 "max_length": self.max_length,
             },
-            layout=layout,
-            features=NARROW_PAGES.get(layout, frozenset())
+            page_dtype=page_dtype,
+            features=NARROW_PAGES.get(page_dtype, frozenset())
             | ({CHOSEN_TOKENS} if self.num_chosen else frozenset()),
         )
 
@@ -139,8 +139,8 @@ class LatentProvider(CacheProvider, Protocol):
 def latent_attention(spec: LatentSpec, device: OpDevice) -> LatentProvider:
     """Build the reference provider: any page size, all queries absorb.
 
-    Its layout ``pages-latent-tx`` is [pages, page size, X]. Layers resolve with
-    :meth:`LatentSpec.as_spec`, where ``layout`` is the dtype of the pages.
+    Its page format ``pages-latent-tx`` is [pages, page size, X]. Layers resolve with
+    :meth:`LatentSpec.as_spec`, where ``page_dtype`` is the dtype of the pages.
     """
     return ReferenceLatentAttention(spec, device)
 
@@ -160,7 +160,7 @@ def rotate_and_write_latent(
 ) -> Tensor:
     """Normalise latents, rotate keys and the last features of queries, store what is cached.
 
-    Resolved with the tag of the provider's layout as ``layout`` and the sizes ``num_heads``,
+    Resolved with the tag of the provider's ``page_format`` and the sizes ``num_heads``,
     ``latent_size``, ``rotary_size``, ``key_size`` and ``page_size``. An implementation may rotate
     the queries where they lie.
 
@@ -171,7 +171,7 @@ def rotate_and_write_latent(
         norm_C: RMS-norm weight of latents. [C]
         kv: This layer's pages.
         batch: The step.
-        provider: Whose layout ``kv`` has.
+        provider: Whose page format ``kv`` has.
         eps: Of the norm.
         is_interleaved: As in ``rotate``.
 

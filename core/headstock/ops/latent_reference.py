@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from headstock.ops.attention import KVLayout, StepBatch
+from headstock.ops.attention import PageFormat, StepBatch
 from headstock.ops.device import OpDevice
 from headstock.ops.indexer import NO_TOKEN
 from headstock.ops.pages_reference import Piece, causal, pieces_of, slots_of
@@ -32,7 +32,7 @@ class ReferenceLatentAttention:
     def __init__(self, spec: LatentSpec, device: OpDevice) -> None:
         self.spec = spec
         preferred = tuple(dict.fromkeys((16, spec.page_size)))
-        self.layout = KVLayout(tag=TAG, page_sizes=preferred, dtype=spec.kv_dtype)
+        self.page_format = PageFormat(tag=TAG, page_sizes=preferred, dtype=spec.kv_dtype)
         self.graph_key: tuple[int, ...] = ()
 
     def kv_shape(self, num_pages: int) -> tuple[int, ...]:
@@ -44,7 +44,7 @@ class ReferenceLatentAttention:
 
     def write(self, latent_TC: Tensor, key_TE: Tensor, kv: Tensor, batch: StepBatch) -> None:
         """Store latents and rotated keys at the batch's write slots."""
-        cached_TX = torch.cat((latent_TC, key_TE), dim=-1).to(self.layout.dtype)
+        cached_TX = torch.cat((latent_TC, key_TE), dim=-1).to(self.page_format.dtype)
         kv.view(-1, kv.shape[-1]).index_copy_(0, batch.write_slots_T[: len(cached_TX)], cached_TX)
 
     def read(self, kv: Tensor, slots_S: Tensor) -> Tensor:

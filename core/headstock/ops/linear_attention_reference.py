@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from headstock.ops.attention import KVLayout, StepBatch
+from headstock.ops.attention import PageFormat, StepBatch
 from headstock.ops.device import OpDevice
 from headstock.ops.linear_attention import (
     UNIT_EPS,
@@ -31,7 +31,7 @@ class ReferenceLinearAttention:
     def __init__(self, spec: LinearAttentionSpec, device: OpDevice) -> None:
         self.spec = spec
         self.graph_key: tuple[int, ...] = ()
-        self.layout = KVLayout(tag=TAG, page_sizes=(1,), dtype=torch.float32)
+        self.page_format = PageFormat(tag=TAG, page_sizes=(1,), dtype=torch.float32)
 
     def kv_shape(self, num_pages: int) -> tuple[int, ...]:
         """[pages, numbers of a state]."""

@@ -51,7 +51,7 @@ class ModelStepSpec:
     features: frozenset[str] = frozenset()
 
     def as_spec(self) -> Spec:
-        """Return what the op ``model_step`` is resolved for: the architecture is the layout."""
+        """Return what the op ``model_step`` is resolved for: with its architecture."""
         return Spec(
             dtype=str(self.dtype).removeprefix("torch."),
             sizes={
@@ -59,7 +59,7 @@ class ModelStepSpec:
                 "num_layers": len(self.layers),
                 "num_ranks": self.num_ranks,
             },
-            layout=self.architecture,
+            architecture=self.architecture,
             features=self.features,
         )
 

@@ -79,7 +79,7 @@ def rotate_and_write(
 ) -> Tensor:
     """Split the fused projection, normalise and rotate queries and keys, store keys and values.
 
-    Resolved with the tag of the provider's layout as ``layout`` and the sizes ``num_heads``,
+    Resolved with the tag of the provider's ``page_format`` and the sizes ``num_heads``,
     ``num_kv_heads``, ``head_dim``, ``rotary_size`` (C; 0 without a table) and ``page_size``. An
     implementation that stores by itself requires its tag; this one asks the provider.
 
@@ -92,7 +92,7 @@ def rotate_and_write(
         k_norm_D: Likewise for keys. [D]
         kv: This layer's pages.
         batch: The step.
-        provider: Whose layout ``kv`` has.
+        provider: Whose page format ``kv`` has.
         num_heads: H.
         num_kv_heads: K.
         head_dim: D.

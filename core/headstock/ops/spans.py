@@ -32,7 +32,7 @@ def span_attention(
     """Attend again for tokens of spans: each sees all before its span and all of it.
 
     Comes behind the provider, for which tokens see those before them alone, and reads the pages
-    that it has written. Resolved with the tag of the provider's layout as ``layout`` and the sizes
+    that it has written. Resolved with the tag of the provider's ``page_format`` and the sizes
     ``num_heads``, ``num_kv_heads`` and ``head_dim``. Steps with spans are not captured.
 
     Args:
@@ -41,7 +41,7 @@ def span_attention(
         kv: The layer's pages, which hold the step's own tokens.
         batch: The step, as the layer's group sees it.
         spans: On the host; none has a token of another.
-        provider: Whose layout ``kv`` has.
+        provider: Whose page format ``kv`` has.
         page_size: Tokens a page holds.
         scale: Multiplies q·k. Dimensionless.
         window: Tokens before it that a query sees, itself included, besides those behind it in the

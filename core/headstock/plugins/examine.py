@@ -9,9 +9,9 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
 
 import msgspec
 
@@ -21,6 +21,9 @@ from headstock.plugins.hooks import Finding
 from headstock.plugins.loader import BACKENDS, PluginRecord, Plugins, State, discover
 from headstock.plugins.probe import Probe
 from headstock.plugins.select import select
+
+if TYPE_CHECKING:
+    from headstock.ops.base import Implementation, Spec
 
 
 class Loaded(msgspec.Struct, frozen=True, tag=True):
@@ -87,7 +90,7 @@ def examine_ops(
         disabled: Plugins to leave out.
     """
     from headstock.ops import load_all_ops
-    from headstock.ops.base import OpRegistry, Resolver, Spec
+    from headstock.ops.base import OpRegistry, Resolver
     from headstock.plugins.models import ModelRegistry
     from headstock.plugins.resolved import describe_spec
 
@@ -106,12 +109,11 @@ def examine_ops(
         guarded(partial(models.load, architecture))  # models may declare ops of their own
     for name in sorted(ops):
         offered = registry.offered(ops[name])
-        layouts = {layout for i in offered for layout in i.requires.layouts}
         dtypes = {each for i in offered for each in i.requires.dtypes}
         # Ops around the model work on integers, whatever the model computes in.
         asked = dtype if not dtypes or dtype in dtypes else min(dtypes)
-        for layout in sorted(layouts) or [""]:
-            resolver.resolve(ops[name], Spec(dtype=asked, layout=layout))
+        for spec in _named(offered, asked):
+            resolver.resolve(ops[name], spec)
     for resolution in resolver.resolutions:
         yield ChosenOp(
             resolution.op,
@@ -146,6 +148,18 @@ def main(argv: Sequence[str]) -> int:
         out.write(msgspec.json.encode(line, enc_hook=_encode) + b"\n")
         out.flush()
     return 0
+
+
+def _named(offered: Iterable[Implementation], dtype: str) -> Iterator[Spec]:
+    """Yield a spec for each name that somebody requires, so that whoever takes it is chosen."""
+    from headstock.ops.base import Spec
+
+    asked = [
+        Spec(dtype=dtype, **{what: name})
+        for what in ("layout", "page_dtype", "page_format", "architecture")
+        for name in sorted({n for i in offered for n in getattr(i.requires, f"{what}s")})
+    ]
+    yield from asked or [Spec(dtype=dtype)]
 
 
 def _findings(plugins: Plugins, record: PluginRecord) -> Iterable[Line]:

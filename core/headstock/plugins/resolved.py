@@ -82,7 +82,7 @@ def describe_spec(spec: Spec) -> str:
     """Return ``spec`` in one line, equal for equal specs."""
     sizes = [f"{name}={spec.sizes[name]}" for name in sorted(spec.sizes)]
     features = [f"+{name}" for name in sorted(spec.features)]
-    return " ".join([spec.dtype, *([spec.layout] if spec.layout else []), *sizes, *features])
+    return " ".join([spec.dtype, *spec.kinds, *sizes, *features])
 
 
 def check_equal(own: ResolvedPlan, leader: ResolvedPlan, *, rank: int) -> None:

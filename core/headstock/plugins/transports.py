@@ -22,7 +22,7 @@ class PageBlock:
 
     Attributes:
         group: Which page group.
-        tag: The layout's: only pages of equal tags can be taken over as they are.
+        tag: The page format's: only pages of equal tags can be taken over as they are.
         pages: Their numbers in ``memory``.
         memory: Of one layer, or of all where pages hold all layers.
         axis: The dimension of ``memory`` that counts pages.

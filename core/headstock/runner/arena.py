@@ -19,14 +19,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from headstock.errors import UnsupportedError
-from headstock.ops.attention import CachedLayer, CacheProvider
+from headstock.ops.attention import CachedLayer, CacheProvider, page_format_of
 from headstock.wire.steps import NULL_PAGE, PageGroup
 
 
 def layer_page_bytes(provider: CacheProvider) -> int:
     """Return the bytes of one page of a layer."""
     one, two = (math.prod(provider.kv_shape(count)) for count in (1, 2))
-    return (two - one) * provider.layout.dtype.itemsize
+    return (two - one) * page_format_of(provider).dtype.itemsize
 
 
 def page_axis(provider: CacheProvider) -> int:
@@ -39,9 +39,9 @@ def page_axis(provider: CacheProvider) -> int:
     axes = [axis for axis, (a, b) in enumerate(zip(one, two, strict=True)) if a != b]
     if len(axes) != 1 or two[axes[0]] - one[axes[0]] != 1:
         raise UnsupportedError(
-            f"Layout {provider.layout.tag!r} has pages of shape {one} and {two} for one and two"
-            " pages; pages must lie along one axis.",
-            remedy="Give the layout's kv_shape one axis that counts pages.",
+            f"Page format {page_format_of(provider).tag!r} has pages of shape {one} and {two} for"
+            " one and two pages; pages must lie along one axis.",
+            remedy="Give the provider's kv_shape one axis that counts pages.",
         )
     return axes[0]
 

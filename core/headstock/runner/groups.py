@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from headstock.graph.context import Retention
-from headstock.ops.attention import CachedLayer, CacheProvider
+from headstock.ops.attention import CachedLayer, CacheProvider, page_format_of
 from headstock.runner.arena import layer_page_bytes, page_axis
 from headstock.runner.options import RunnerOptions
 from headstock.wire.steps import PageGroup
@@ -234,7 +234,7 @@ def _common_bytes(providers: Sequence[CacheProvider]) -> int:
     """Return the bytes of a layer's page where an arena can hold them, else 0."""
     found = {layer_page_bytes(provider) for provider in providers}
     size = found.pop()
-    is_apart = bool(found) or any(page_axis(p) or p.layout.parts for p in providers)
+    is_apart = bool(found) or any(page_axis(p) or page_format_of(p).parts for p in providers)
     return 0 if is_apart or size % ALIGNMENT else size
 
 

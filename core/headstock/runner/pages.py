@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headstock.ops.attention import page_format_of
 from headstock.plugins.device import Device
 from headstock.runner.arena import PageNumbers, layer_page_bytes, page_axis
 from headstock.runner.step import CachedLayer
@@ -52,13 +53,13 @@ class PageStore:
         self.num_bytes = 0
         self._allocate(self._groups)
         for layer, axis in self._layers:
-            for tensor in layer.provider.layout.tensors_of(layer.kv):
+            for tensor in page_format_of(layer.provider).tensors_of(layer.kv):
                 tensor.narrow(axis, NULL_PAGE, 1).zero_()
 
     def drop(self) -> int:
         """Forget the pages' memory until :meth:`make`; returns its bytes."""
         for layer, _ in self._layers:
-            layer.kv = self._device.empty((0,), layer.provider.layout.dtype)
+            layer.kv = self._device.empty((0,), page_format_of(layer.provider).dtype)
         dropped, self.num_bytes = self.num_bytes, 0
         return dropped
 
@@ -75,7 +76,7 @@ class PageStore:
             for layer, axis in self._layers:
                 if layer.group != group:
                     continue
-                for tensor in layer.provider.layout.tensors_of(layer.kv):
+                for tensor in page_format_of(layer.provider).tensors_of(layer.kv):
                     tensor.index_copy_(axis, destinations, tensor.index_select(axis, sources))
 
     def _take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -98,7 +99,7 @@ class PageStore:
             place, provider = places[layer.group], layer.provider
             if arena is None or not place.slab_pages:
                 shape = provider.kv_shape(groups[layer.group].num_pages)
-                layer.kv = self._take(shape, provider.layout.dtype)
+                layer.kv = self._take(shape, page_format_of(provider).dtype)
                 continue
             size = layer_page_bytes(provider)
             begin = before + place.begin + counts[layer.group] * size
@@ -106,6 +107,6 @@ class PageStore:
             num_entries = (len(arena) - begin) // size
             layer.kv = (
                 arena[begin : begin + num_entries * size]
-                .view(provider.layout.dtype)
+                .view(page_format_of(provider).dtype)
                 .view(provider.kv_shape(num_entries))
             )

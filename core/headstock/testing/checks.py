@@ -42,7 +42,7 @@ class Verdict:
         num_checked: Cases that it accepted.
         findings: Those that it got wrong.
         refusals: Why it refused the others; distinct reasons.
-        kinds: Features and layouts of the accepted cases.
+        kinds: Features, layouts of weights, and dtypes and formats of pages, of the accepted cases.
     """
 
     num_checked: int
@@ -76,7 +76,7 @@ def _judge_on(op: Op[..., Any], implementation: Implementation, bench: Bench) ->
             refusals[reason] = None
             continue
         num_checked += 1
-        kinds |= {case.spec.layout, *case.spec.features} - {""}
+        kinds |= {*case.spec.kinds, *case.spec.features}
         error = wrong_outcome(op, implementation, case)
         if error is not None:
             findings.append(

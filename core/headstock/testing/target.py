@@ -12,7 +12,7 @@ import torch
 
 from headstock.errors import PluginError
 from headstock.ops import load_all_ops
-from headstock.ops.attention import attention
+from headstock.ops.attention import attention, page_format_of
 from headstock.ops.base import REFERENCE, Implementation, Op, OpRegistry, Resolver
 from headstock.ops.cases.attention import plain_spec
 from headstock.ops.cases.base import Bench
@@ -86,9 +86,9 @@ class Target:
             for implementation in own:
                 requires = implementation.requires
                 if requires.reason_against(spec.as_spec(), self.device.capabilities) is None:
-                    layout = implementation.run(spec, self.device).layout
-                    taken |= dict.fromkeys(layout.page_sizes[:MOST_LIKED])
-                    taken |= dict.fromkeys([size] if layout.accepts(size) else [])
+                    pages = page_format_of(implementation.run(spec, self.device))
+                    taken |= dict.fromkeys(pages.page_sizes[:MOST_LIKED])
+                    taken |= dict.fromkeys([size] if pages.accepts(size) else [])
         return tuple(taken)
 
 

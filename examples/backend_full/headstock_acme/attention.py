@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headstock.ops.attention import AttentionSpec, KVLayout, StepBatch
+from headstock.ops.attention import AttentionSpec, PageFormat, StepBatch
 from headstock.ops.device import OpDevice
 
 PAGE_SIZES = (32, 16)
@@ -20,7 +20,9 @@ class PagedAttention:
 
     def __init__(self, spec: AttentionSpec, device: OpDevice) -> None:
         self.spec = spec
-        self.layout = KVLayout(tag="acme-pages-kho", page_sizes=PAGE_SIZES, dtype=spec.kv_dtype)
+        self.page_format = PageFormat(
+            tag="acme-pages-kho", page_sizes=PAGE_SIZES, dtype=spec.kv_dtype
+        )
         self.graph_key: tuple[int, ...] = ()
 
     def kv_shape(self, num_pages: int) -> tuple[int, ...]:

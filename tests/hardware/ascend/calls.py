@@ -33,6 +33,7 @@ from headstock.ops.moe import ExpertsSpec
 from headstock.ops.routing import Routing
 from headstock_ascend import layers, moe, sampling
 from headstock_ascend.attention import PagedAttention
+from headstock_ascend.int8_pages import Int8Attention
 from headstock_ascend.linear import build_linear
 from headstock_ascend.ragged import LatentAttention, RaggedAttention
 
@@ -105,6 +106,21 @@ def attention() -> None:
                 provider.write(new, new, kv, batch)
                 q_THD = empty(batch.num_tokens, 4, 64, dtype=dtype)
                 same(provider.run(q_THD, kv, batch), (batch.num_tokens, 4, 64), dtype)
+
+
+@check
+def int8_pages() -> None:
+    for dtype in DTYPES:
+        spec = replace(plain_spec(dtype, 128), kv_dtype=torch.int8)
+        provider = Int8Attention(spec, DEVICE)
+        kv = empty(*provider.kv_shape(9), dtype=torch.int8)
+        for rows in ([(1, 5), (1, 200)], [(7, 7)], [(1, 1), (9, 140), (4, 4)]):
+            batch = batch_of(*rows)
+            provider.plan(batch)
+            new = empty(batch.num_tokens, 2, 64, dtype=dtype)
+            provider.write(new, new, kv, batch)
+            q_THD = empty(batch.num_tokens, 4, 64, dtype=dtype)
+            same(provider.run(q_THD, kv, batch), (batch.num_tokens, 4, 64), dtype)
 
 
 @check

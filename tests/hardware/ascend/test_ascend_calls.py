@@ -15,6 +15,7 @@ CALLS = (
     "norms",
     "activation",
     "attention",
+    "int8_pages",
     "windows",
     "latents",
     "rotation",

@@ -109,7 +109,7 @@ def compile_attention(
     built = attention.PagedAttention(spec, FakeDevice())
     built._target = target
     built._hopper = attention.hopper_kernel(spec, target, heads // 8)
-    kv = torch.zeros(built.kv_shape(4), dtype=built.layout.dtype)
+    kv = torch.zeros(built.kv_shape(4), dtype=built.page_format.dtype)
     for batch in (batch_of(1, 1, 0), batch_of(2, 256, 16), batch_of(2, 4096, 0)):
         built.plan(batch)
         tokens = batch.num_tokens

@@ -155,6 +155,13 @@ class TestAiter:
         asked.resolve(rms_norm, Spec(dtype="float16"))
         assert asked.resolutions[-1].provider == "triton"
 
+    def test_it_is_imported_once_an_op_that_names_it_computes(self) -> None:
+        resolver().resolve(linear, SPEC.as_spec())
+        run = resolver(rms_norm="aiter").resolve(rms_norm, Spec(dtype="float16"))
+        assert "aiter" not in sys.modules
+        run(torch.zeros(2, 4).half(), torch.zeros(4).half(), eps=1e-6)
+        assert "aiter" in sys.modules
+
     def test_a_desktop_card_is_passed_over_by_capability(self) -> None:
         desktop = Here()
         desktop.capabilities = frozenset({"rocm", "bf16", "gfx1201", "wmma", "fp8"})

@@ -90,7 +90,7 @@ def test_narrow_pages_hold_what_the_reference_s_hold(kv_dtype):
     found = []
     for provider in (PagedAttention(spec, Here()), attention.reference(spec, Here())):
         shape = provider.kv_shape(step.num_pages + 1)
-        kv = torch.zeros(shape, dtype=provider.layout.dtype, device=Here.torch_device)
+        kv = torch.zeros(shape, dtype=provider.page_format.dtype, device=Here.torch_device)
         provider.write(k, -k, kv, batch)
         found.append(provider.read(kv, step.slots[0]))
     for ours, plain in zip(*found, strict=True):

@@ -22,7 +22,7 @@ SPEC = replace(plain_spec(torch.float32, 16), num_heads=6, max_rows=64, max_toke
 
 def fill(provider: AttentionProvider, step: Step, k: Tensor, v: Tensor, *, poison: bool) -> Tensor:
     """Return pages that hold each row's keys and values, and what is not a number elsewhere."""
-    kv = torch.zeros(provider.kv_shape(step.num_pages + 1), dtype=provider.layout.dtype)
+    kv = torch.zeros(provider.kv_shape(step.num_pages + 1), dtype=provider.page_format.dtype)
     if poison:
         kv.view(torch.uint8).fill_(
             0xFF

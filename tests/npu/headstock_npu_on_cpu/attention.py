@@ -8,6 +8,7 @@ from torch import Tensor
 from headstock_npu_on_cpu.refusals import FLOATS, need
 
 CAUSAL, BAND = 3, 4
+PER_TOKEN_AND_HEAD = 5
 
 
 def npu_fused_infer_attention_score(
@@ -17,6 +18,8 @@ def npu_fused_infer_attention_score(
     *,
     atten_mask: Tensor | None = None,
     actual_seq_lengths_kv: list[int] | None = None,
+    key_antiquant_scale: Tensor | None = None,
+    value_antiquant_scale: Tensor | None = None,
     block_table: Tensor | None = None,
     num_heads: int = 1,
     scale: float = 1.0,
@@ -24,6 +27,8 @@ def npu_fused_infer_attention_score(
     num_key_value_heads: int = 0,
     sparse_mode: int = 0,
     block_size: int = 0,
+    key_antiquant_mode: int = 0,
+    value_antiquant_mode: int = 0,
     **others: object,
 ) -> tuple[Tensor, Tensor]:
     need(not any(isinstance(x, Tensor) for x in others.values()), "what is not made up here")
@@ -33,9 +38,22 @@ def npu_fused_infer_attention_score(
     lengths = actual_seq_lengths_kv or []
     need(heads == num_heads and len(lengths) == batch, "heads and lengths")
     need(num_heads * size < 65535, "features of a query")
-    _check_pages(query, key, value, block_table, block_size, kv_heads, batch)
     has_many = queries > 1
-    need(block_size % (128 if has_many else 16) == 0 and 0 < block_size <= 512, "block size")
+    if key_antiquant_scale is not None and value_antiquant_scale is not None:
+        need(key_antiquant_mode == value_antiquant_mode == PER_TOKEN_AND_HEAD, "modes of scales")
+        need(not has_many, "several queries of a row with a scale for each token and head")
+        need(key.is_contiguous() and value.is_contiguous(), "strided pages")
+        need(size % 32 == 0 and block_size % 32 == 0, "sizes of pages in int8")
+        scales = (key_antiquant_scale, value_antiquant_scale)
+        key, value = (
+            _widened(x, scale, query.dtype) for x, scale in zip((key, value), scales, strict=True)
+        )
+    if block_table is None:
+        key, value, block_table = _as_pages(key, value, kv_heads, size)
+        block_size = key.shape[1]
+    else:
+        need(0 < block_size <= 512 and block_size % (128 if has_many else 16) == 0, "block size")
+    _check_pages(query, key, value, block_table, block_size, kv_heads, batch)
     need(atten_mask is None or (has_many and sparse_mode == CAUSAL), "a mask for one query")
     _check_mask(atten_mask, sparse_mode)
     ends = [queries * (row + 1) for row in range(batch)]
@@ -134,6 +152,25 @@ def _attend(
         probs = scores.softmax(-1)[..., : len(tokens)]
         out[end - queries : end] = (probs @ v.unsqueeze(1)).flatten(0, 1).transpose(0, 1)
     return out
+
+
+def _widened(whole: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return pages [block, token, features] in int8 as numbers; scales are [block, head, token]."""
+    need(whole.dtype == torch.int8 and scale.dtype == torch.float32, "dtypes of pages in int8")
+    need(scale.is_contiguous() and scale.dim() == 3, "strided scales")
+    need(whole.shape[:2] == (scale.shape[0], scale.shape[2]), "a scale for each token and head")
+    by_head = whole.unflatten(2, (scale.shape[1], -1)) * scale.transpose(1, 2).unsqueeze(-1)
+    return by_head.flatten(2).to(dtype)
+
+
+def _as_pages(
+    key: Tensor, value: Tensor, kv_heads: int, size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return keys and values [row, token, head, feature] as a page a row, and the table of them."""
+    need(key.dim() == 4 and key.shape[2:] == (kv_heads, size), "keys that are not BSND")
+    need(key.is_contiguous() and value.is_contiguous(), "strided keys")
+    table = torch.arange(len(key), dtype=torch.int32).unsqueeze(1)
+    return key.flatten(2), value.flatten(2), table
 
 
 def _check_pages(

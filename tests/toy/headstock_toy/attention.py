@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headstock.ops.attention import AttentionSpec, KVLayout, StepBatch
+from headstock.ops.attention import AttentionSpec, PageFormat, StepBatch
 from headstock.ops.device import OpDevice
 
 PAGE_SIZES = (24, 5)
@@ -21,7 +21,7 @@ class ToyAttention:
 
     def __init__(self, spec: AttentionSpec, device: OpDevice) -> None:
         self.spec = spec
-        self.layout = KVLayout(tag=TAG, page_sizes=PAGE_SIZES, dtype=spec.kv_dtype)
+        self.page_format = PageFormat(tag=TAG, page_sizes=PAGE_SIZES, dtype=spec.kv_dtype)
         self.graph_key: tuple[int, ...] = ()
         self._planned: StepBatch | None = None
 

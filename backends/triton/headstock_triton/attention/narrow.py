@@ -19,7 +19,7 @@ from headstock_triton.overlap import begin
 
 KINDS = {torch.int8: 1, torch.float8_e4m3fn: 2}
 """What kernels know the dtypes of pages by; others are 0."""
-LAYOUTS = frozenset(NARROW_PAGES)
+PAGE_DTYPES = frozenset(NARROW_PAGES)
 FEATURES = frozenset[str]().union(*NARROW_PAGES.values())
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from headstock.ops.attention import BIDIRECTIONAL, AttentionSpec, KVLayout, StepBatch
+from headstock.ops.attention import BIDIRECTIONAL, AttentionSpec, PageFormat, StepBatch
 from headstock.ops.int8_pages import SCALE_BYTES
 from headstock.ops.narrow_pages import NARROW
 from headstock_triton.attention.decode import (
@@ -169,13 +169,13 @@ class PagedAttention:
         self._totals = integers(3)
 
     @property
-    def layout(self) -> KVLayout:
+    def page_format(self) -> PageFormat:
         """Head-major pages; 64 tokens fit one tile and keep the prefix tree's grain fine."""
         kind = self._kind
         if kind is None:
-            return KVLayout(tag=TAG, page_sizes=self._page_sizes, dtype=self.spec.kv_dtype)
+            return PageFormat(tag=TAG, page_sizes=self._page_sizes, dtype=self.spec.kv_dtype)
         tag = NARROW_TAG.format(kind.name)
-        return KVLayout(tag=tag, page_sizes=self._page_sizes, dtype=kind.storage)
+        return PageFormat(tag=tag, page_sizes=self._page_sizes, dtype=kind.storage)
 
     @property
     def graph_key(self) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from headstock.ops.attention import KVLayout, StepBatch
+from headstock.ops.attention import PageFormat, StepBatch
 from headstock.ops.latent import LatentSpec
 from headstock_triton.attention.decode import LOG2_E
 from headstock_triton.latent.attend import (
@@ -101,7 +101,7 @@ class PagedLatentAttention:
         self, spec: LatentSpec, device: OpDevice, tuning: LatentTuning | None = None
     ) -> None:
         self.spec = spec
-        self.layout = KVLayout(tag=TAG, page_sizes=PAGE_SIZES, dtype=spec.kv_dtype)
+        self.page_format = PageFormat(tag=TAG, page_sizes=PAGE_SIZES, dtype=spec.kv_dtype)
         self._target = Target.of(device)
         self.tuning = tuning or tuning_of(spec, self._target)
         self._scale = spec.scale * LOG2_E

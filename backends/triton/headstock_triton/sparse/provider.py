@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from headstock.ops.attention import KVLayout, StepBatch
+from headstock.ops.attention import PageFormat, StepBatch
 from headstock.ops.block_indexer import BlockIndexerSpec
 from headstock.ops.indexer import NO_TOKEN, IndexerSpec
 from headstock_triton.sparse.choose import choose_kernel
@@ -50,7 +50,7 @@ class PagedIndexer:
     """
 
     def __init__(self, spec: IndexerSpec | BlockIndexerSpec, device: OpDevice, size: int) -> None:
-        self.layout = KVLayout(tag=TAG, page_sizes=PAGE_SIZES, dtype=spec.kv_dtype)
+        self.page_format = PageFormat(tag=TAG, page_sizes=PAGE_SIZES, dtype=spec.kv_dtype)
         self.graph_key: tuple[int, ...] = ()
         self._shape = spec
         self._size = size

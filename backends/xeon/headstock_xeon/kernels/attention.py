@@ -20,7 +20,7 @@ from headstock.ops.attention import (
     CHUNKED,
     NARROW_PAGES,
     AttentionSpec,
-    KVLayout,
+    PageFormat,
     StepBatch,
     attention,
 )
@@ -53,7 +53,7 @@ MAX_GROUP = 64
 """Query heads that may share a key/value head: they are one tile."""
 REQUIRES = replace(
     FLOAT32,
-    layouts=frozenset({"float32", "bfloat16", "float16", *NARROW_PAGES}),
+    page_dtypes=frozenset({"float32", "bfloat16", "float16", *NARROW_PAGES}),
     features=FEATURES,
     sizes={
         "head_dim": EIGHTS,
@@ -68,10 +68,10 @@ MOST_HEADS = 32
 LATENT_SIZES = {"latent_size": EIGHTS, "rotary_size": EIGHTS}
 ATTENDED = replace(
     FLOAT32,
-    layouts=frozenset({"float32", "bfloat16", "float16"}),
+    page_dtypes=frozenset({"float32", "bfloat16", "float16"}),
     sizes={**LATENT_SIZES, "page_size": ACCEPTED},
 )
-WRITTEN = replace(FLOAT32, layouts=frozenset({LATENT_TAG}), sizes=LATENT_SIZES)
+WRITTEN = replace(FLOAT32, page_formats=frozenset({LATENT_TAG}), sizes=LATENT_SIZES)
 
 
 class PagedAttention:
@@ -83,7 +83,7 @@ class PagedAttention:
     Args:
         spec: What is asked, with its most tokens, rows and length.
         device: The processor.
-        layout: Tag of the pages, and the dtype that they have.
+        pages: Tag of their format, and the dtype that they have.
         heads: Query heads, blocks of them that share what they read, and numbers of each.
         sizes: Of a token in a page.
         window: Tokens that a token sees, 0 for all, of chunks negated; whether it sees later ones.
@@ -93,7 +93,7 @@ class PagedAttention:
         self,
         spec: Any,
         device: XeonDevice,
-        layout: tuple[str, torch.dtype],
+        pages: tuple[str, torch.dtype],
         heads: tuple[int, int, int],
         sizes: Sequence[int],
         window: tuple[int, bool] = (0, False),
@@ -101,7 +101,7 @@ class PagedAttention:
         self.spec = spec
         self.graph_key: tuple[int, ...] = ()
         preferred = (spec.page_size, *(s for s in PAGE_SIZES if s != spec.page_size))
-        self.layout = KVLayout(tag=layout[0], page_sizes=preferred, dtype=layout[1])
+        self.page_format = PageFormat(tag=pages[0], page_sizes=preferred, dtype=pages[1])
         self._stream, calls = device.stream, device.library.calls
         most, (tokens, is_bidirectional) = (spec.max_tokens, spec.max_rows), window
         self._plan = calls.hs_attention_new(
@@ -247,7 +247,7 @@ class LatentKernels(Kernels):
         is_interleaved: bool,
     ) -> Tensor:
         """Normalise latents, rotate keys and queries, these where they lie, and store."""
-        assert isinstance(provider, NativeLatentAttention), f"{provider} has another layout"
+        assert isinstance(provider, NativeLatentAttention), f"{provider} has another page format"
         q_THQ = q_THQ.contiguous()
         num_tokens, num_heads, query_size = q_THQ.shape
         given = (q_THQ, query_size, *strided(kv_TX), norm_C, as_bits(eps))

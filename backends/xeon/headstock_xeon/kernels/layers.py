@@ -29,7 +29,7 @@ UNGATED = replace(FLOAT32, features=FEATURES - OF_BOTH)
 QUERIES = replace(FLOAT32, sizes={"head_dim": EIGHTS})
 WRITTEN = replace(
     QUERIES,
-    layouts=frozenset({TAG}),
+    page_formats=frozenset({TAG}),
     features=frozenset({rotary.NORMED_LAST, rotary.NORMED_VALUES, rotary.KEYS_AS_VALUES}),
 )
 
@@ -109,7 +109,7 @@ class LayerKernels(Kernels):
         has_normed_values: bool = False,
         takes_keys: bool = False,
     ) -> Tensor:
-        assert isinstance(provider, NativeAttention), f"{provider} has another layout"
+        assert isinstance(provider, NativeAttention), f"{provider} has another page format"
         order = is_interleaved + 2 * is_normed_last + 4 * has_normed_values + 8 * takes_keys
         how = (order, q_norm_D, k_norm_D, as_bits(eps), batch.positions_T, batch.write_slots_T)
         return self._rotate(provider.pages(kv), qkv_TC, cos_sin_LC, how, (num_heads, head_dim))

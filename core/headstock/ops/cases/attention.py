@@ -21,6 +21,7 @@ from headstock.ops.attention import (
     AttentionProvider,
     AttentionSpec,
     StepBatch,
+    page_format_of,
 )
 from headstock.ops.cases.base import Bench, Case, Draw
 from headstock.ops.cases.batches import Step, make_step
@@ -159,7 +160,7 @@ def filled_pages(
     Written through the provider, row by row, ``max_tokens`` at a time, each as a prefill.
     """
     shape = provider.kv_shape(step.num_pages)
-    kv = torch.empty(shape, dtype=provider.layout.dtype, device=inputs.q_THD.device)
+    kv = torch.empty(shape, dtype=page_format_of(provider).dtype, device=inputs.q_THD.device)
     kv.fill_(torch.nan if kv.is_floating_point() else 0)
     for row, slots in enumerate(step.slots):
         num_queries, _ = step.batch.host_rows[row]

@@ -41,9 +41,10 @@ class Bench:
         """Return a source of random tensors on the device."""
         return Draw(self.device.torch_device, seed)
 
-    def spec(self, sizes: Mapping[str, int], layout: str = "") -> Spec:
+    def spec(self, sizes: Mapping[str, int], layout: str = "", *, page_format: str = "") -> Spec:
         """Return the spec of a case in this bench's dtype."""
-        return Spec(dtype=dtype_name(self.dtype), sizes=sizes, layout=layout)
+        dtype = dtype_name(self.dtype)
+        return Spec(dtype=dtype, sizes=sizes, layout=layout, page_format=page_format)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

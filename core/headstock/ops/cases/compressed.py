@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from headstock.ops.attention import page_format_of
 from headstock.ops.cases.attention import Rows, prefill_batch, row_mixes
 from headstock.ops.cases.base import Bench, Case, Draw
 from headstock.ops.cases.batches import Step, make_step
@@ -179,7 +180,7 @@ def filled_token_pages(
 ) -> Tensor:
     """Return pages with the tokens that earlier steps would have written, else not-a-numbers."""
     shape = provider.kv_shape(step.num_pages)
-    kv = torch.empty(shape, dtype=provider.layout.dtype, device=inputs.q_THD.device)
+    kv = torch.empty(shape, dtype=page_format_of(provider).dtype, device=inputs.q_THD.device)
     kv.fill_(torch.nan)
     for row, kv_LD in enumerate(inputs.kv_rows):
         num_earlier = len(kv_LD) - step.batch.host_rows[row][0]

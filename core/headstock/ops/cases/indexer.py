@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headstock.ops.attention import StepBatch
+from headstock.ops.attention import StepBatch, page_format_of
 from headstock.ops.cases.attention import Rows, prefill_batch, row_mixes
 from headstock.ops.cases.base import Bench, Case, Draw
 from headstock.ops.cases.batches import Step, make_step
@@ -122,7 +122,7 @@ def filled_index_pages(provider: IndexerProvider, step: Step, inputs: IndexerInp
     """Return pages with the tokens that earlier steps would have written, else not-a-numbers."""
     shape = provider.kv_shape(step.num_pages)
     where = inputs.cos_sin_LE.device
-    kv = torch.full(shape, torch.nan, dtype=provider.layout.dtype, device=where)
+    kv = torch.full(shape, torch.nan, dtype=page_format_of(provider).dtype, device=where)
     for row, k_LD in enumerate(inputs.k_rows):
         num_earlier = len(k_LD) - step.batch.host_rows[row][0]
         for begin in range(0, num_earlier, 256):

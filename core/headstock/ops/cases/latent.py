@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headstock.ops.attention import page_format_of
 from headstock.ops.cases.attention import Rows, prefill_batch, row_mixes
 from headstock.ops.cases.base import Bench, Case, Draw
 from headstock.ops.cases.batches import Step, make_step
@@ -142,7 +143,7 @@ def draw_choices(spec: LatentSpec, step: Step, draw: Draw) -> Tensor:
 def filled_latent_pages(provider: LatentProvider, step: Step, inputs: LatentInputs) -> Tensor:
     """Return pages with the tokens that earlier steps would have written, else not-a-numbers."""
     shape = provider.kv_shape(step.num_pages)
-    kv = torch.empty(shape, dtype=provider.layout.dtype, device=inputs.q_THQ.device)
+    kv = torch.empty(shape, dtype=page_format_of(provider).dtype, device=inputs.q_THQ.device)
     kv.fill_(torch.nan)
     for row, cached_LX in enumerate(inputs.cached_rows):
         num_queries, _ = step.batch.host_rows[row]
@@ -243,7 +244,7 @@ def _prepare_case(
 
     def call(run: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
         kv = torch.zeros(
-            provider.kv_shape(step.num_pages), dtype=provider.layout.dtype, device=where
+            provider.kv_shape(step.num_pages), dtype=page_format_of(provider).dtype, device=where
         )
         provider.plan(step.batch)
         q_THQ = run(
@@ -267,4 +268,6 @@ def _prepare_case(
         "key_size": spec.key_size,
         "page_size": spec.page_size,
     }
-    return Case(label=label, spec=bench.spec(sizes, provider.layout.tag), call=call)
+    return Case(
+        label=label, spec=bench.spec(sizes, page_format=page_format_of(provider).tag), call=call
+    )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headstock.ops.attention import StepBatch
+from headstock.ops.attention import StepBatch, page_format_of
 from headstock.ops.cases.base import Bench, Case, Draw
 from headstock.ops.cases.batches import Step, make_step
 from headstock.ops.device import OpDevice
@@ -190,7 +190,7 @@ def begun_states(
     """
     device, num_rows = inputs.qkv_rows[0].device, len(inputs.qkv_rows)
     shape = provider.kv_shape(2 * num_rows + 1)
-    kv = torch.full(shape, torch.nan, dtype=provider.layout.dtype, device=device)
+    kv = torch.full(shape, torch.nan, dtype=page_format_of(provider).dtype, device=device)
     num_padding = step.batch.num_rows - num_rows
     for row, qkv in enumerate(inputs.qkv_rows):
         num_earlier = len(qkv) - step.batch.host_rows[row][0]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headstock.ops.attention import AttentionProvider, AttentionSpec, attention
+from headstock.ops.attention import AttentionProvider, AttentionSpec, attention, page_format_of
 from headstock.ops.cases.attention import plain_spec
 from headstock.ops.cases.base import Bench, Case
 from headstock.ops.cases.batches import Step, make_step
@@ -132,7 +132,7 @@ def _case(bench: Bench, label: str, spec: AttentionSpec, variant: _Variant) -> C
 
     def call(run: Callable[..., Tensor]) -> tuple[Tensor, ...]:
         kv = torch.zeros(
-            provider.kv_shape(step.num_pages), dtype=provider.layout.dtype, device=where
+            provider.kv_shape(step.num_pages), dtype=page_format_of(provider).dtype, device=where
         )
         provider.plan(step.batch)
         q_THD = run(**kwargs, kv=kv, batch=step.batch, provider=provider)
@@ -145,7 +145,7 @@ def _case(bench: Bench, label: str, spec: AttentionSpec, variant: _Variant) -> C
         "rotary_size": variant.rotary_size,
         "page_size": spec.page_size,
     }
-    asked = bench.spec(sizes, provider.layout.tag)
+    asked = bench.spec(sizes, page_format=page_format_of(provider).tag)
     known = {
         "wide-weight": variant.has_wide_norm,
         "normed-last": variant.is_normed_last,

@@ -8,7 +8,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from headstock.ops.attention import BIDIRECTIONAL, AttentionSpec, StepSpan, attention
+from headstock.ops.attention import (
+    BIDIRECTIONAL,
+    AttentionSpec,
+    StepSpan,
+    attention,
+    page_format_of,
+)
 from headstock.ops.cases.attention import WINDOW as WINDOWED
 from headstock.ops.cases.attention import (
     AttentionInputs,
@@ -79,7 +85,9 @@ def _case(
         )
 
     sizes = ("num_heads", "num_kv_heads", "head_dim")
-    asked = bench.spec({name: getattr(spec, name) for name in sizes}, provider.layout.tag)
+    asked = bench.spec(
+        {name: getattr(spec, name) for name in sizes}, page_format=page_format_of(provider).tag
+    )
     return Case(
         label=label, spec=asked, call=call, expected=lambda: _expected(spec, rows, inputs, spans)
     )

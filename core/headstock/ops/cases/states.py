@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headstock.ops.attention import StepBatch
+from headstock.ops.attention import StepBatch, page_format_of
 from headstock.ops.cases.batches import Step, make_step
 
 Rows = Sequence[tuple[int, int]]
@@ -86,7 +86,7 @@ def begun_states(provider: Any, step: Step, inputs: StateInputs) -> tuple[Tensor
     first = inputs.parts[0]
     device, num_rows = first[0].device, len(first)
     shape = provider.kv_shape(2 * num_rows + 1)
-    kv = torch.full(shape, torch.nan, dtype=provider.layout.dtype, device=device)
+    kv = torch.full(shape, torch.nan, dtype=page_format_of(provider).dtype, device=device)
     num_padding = step.batch.num_rows - num_rows
     for row, tokens in enumerate(first):
         num_earlier = len(tokens) - step.batch.host_rows[row][0]

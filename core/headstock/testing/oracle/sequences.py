@@ -13,7 +13,7 @@ from headstock.graph.build import Model, ModelClass, build_model
 from headstock.graph.context import Context, Limits, Retention
 from headstock.graph.loader import load_weights
 from headstock.graph.lora import AdaptedModel, AdapterSpace, StepAdapters
-from headstock.ops.attention import StepBatch
+from headstock.ops.attention import StepBatch, page_format_of
 from headstock.ops.base import OpRegistry, Resolver
 from headstock.ops.communication import Group, SingleRank
 from headstock.plugins.host import HostDevice
@@ -76,7 +76,7 @@ class Sequences:
         self.free_states = list(range(NUM_PAGES - 1, 0, -1))
         for layer in ctx.attention_layers:
             shape = layer.provider.kv_shape(NUM_PAGES)
-            layer.kv = torch.full(shape, torch.nan, dtype=layer.provider.layout.dtype)
+            layer.kv = torch.full(shape, torch.nan, dtype=page_format_of(layer.provider).dtype)
 
     def share(self, old: str, new: str, num_tokens: int) -> None:
         """Begin ``new`` with the first pages of ``old``, and its state, as a cache hit does."""

@@ -71,17 +71,19 @@ def test_every_required_feature_is_one_that_the_op_knows(
         )
 
 
-def test_every_required_layout_is_one_that_there_is(
+def test_every_required_name_is_one_that_there_is(
     target: Target, op: Op[..., Any], claimed: list[Implementation]
 ) -> None:
-    known = {spec.layout for spec in _case_specs(target, op)} - {""}
-    if not known or op.name.startswith("rotate_and_write"):
-        pytest.skip("no layouts, or tags of pages: refused where no provider has them")
+    """Of layouts, dtypes of pages, architectures; formats of pages are their providers' own."""
+    known = {name for spec in _case_specs(target, op) for name in spec.kinds}
+    if not known or any(each.requires.page_formats for each in claimed):
+        pytest.skip("none is asked, or formats of pages: refused where no provider has them")
     known |= {name for name, kind in vars(torch).items() if isinstance(kind, torch.dtype)}
     for implementation in claimed:
-        unknown = implementation.requires.layouts - known
+        asked = implementation.requires
+        unknown = asked.layouts.union(asked.page_dtypes, asked.architectures) - known
         assert not unknown, (
-            f"{implementation.provider} requires layouts {sorted(unknown)}, which are never asked;"
+            f"{implementation.provider} requires {sorted(unknown)}, which are never asked;"
             f" those of the cases are {sorted(known)}"
         )
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from headstock.ops.attention import AttentionProvider, AttentionSpec, attention
+from headstock.ops.attention import AttentionProvider, AttentionSpec, attention, page_format_of
 from headstock.ops.base import Implementation
 from headstock.ops.cases.attention import (
     AttentionInputs,
@@ -90,7 +90,7 @@ def test_writing_leaves_other_slots_alone(target: Target, built: list[Built]) ->
         step, inputs = _prepare(target, spec, [(3, 3)])
         kv = torch.zeros(
             provider.kv_shape(step.num_pages + 1),
-            dtype=provider.layout.dtype,
+            dtype=page_format_of(provider).dtype,
             device=target.device.torch_device,
         )
         provider.plan(step.batch)

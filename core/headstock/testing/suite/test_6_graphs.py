@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from headstock.ops.activation import silu_and_mul
-from headstock.ops.attention import AttentionProvider, StepBatch, attention
+from headstock.ops.attention import AttentionProvider, StepBatch, attention, page_format_of
 from headstock.ops.base import Resolver, Spec
 from headstock.ops.cases.attention import plain_spec
 from headstock.ops.cases.base import Draw, dtype_name
@@ -111,7 +111,7 @@ class _Decode:
         step.batch.host_rows = []
         heads = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 64}
         sizes = {**heads, "rotary_size": 64, "page_size": page_size}
-        asked = Spec(dtype=dtype_name(dtype), sizes=sizes, layout=provider.layout.tag)
+        asked = Spec(dtype=dtype_name(dtype), sizes=sizes, page_format=page_format_of(provider).tag)
         shape = provider.kv_shape(step.num_pages)
         return cls(
             target=target,
@@ -128,7 +128,7 @@ class _Decode:
             },
             batch=step.batch,
             slots=step.slots,
-            pages=target.device.empty(shape, provider.layout.dtype).zero_(),
+            pages=target.device.empty(shape, page_format_of(provider).dtype).zero_(),
             qkv_TC=target.device.empty((bucket, 8 * 64), dtype).zero_(),
             out_TC=target.device.empty((bucket, 4 * 64), dtype).zero_(),
             draw=Draw(where),

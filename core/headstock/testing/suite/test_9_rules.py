@@ -82,9 +82,9 @@ def _accepted(target: Target, op: Op[..., Any], implementation: Implementation) 
 
 
 def _some(cases: Iterator[Case]) -> list[Case]:
-    """Return the first case of every set of features and layout, and others up to the most."""
+    """Return the first case of every set of features and kinds, and others up to the most."""
     everything = list(cases)
-    places = {(c.spec.features, c.spec.layout): i for i, c in reversed([*enumerate(everything)])}
+    places = {(c.spec.features, c.spec.kinds): i for i, c in reversed([*enumerate(everything)])}
     firsts = set(places.values())
     rest = (i for i in range(len(everything)) if i not in firsts)
     others = itertools.islice(rest, max(0, MOST_CASES - len(firsts)))

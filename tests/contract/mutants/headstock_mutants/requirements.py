@@ -33,9 +33,14 @@ def a_dtype_is_misspelt(requires):
     return replace(requires, dtypes=frozenset({"float32", "float_16"}))
 
 
-@mutates("requires", KNOWN.format("layout_is_one_that_there_is[linear]"), op="linear")
+@mutates("requires", KNOWN.format("name_is_one_that_there_is[linear]"), op="linear")
 def a_layout_is_misspelt(requires):
     return replace(requires, layouts=frozenset({"dense", "int8_group"}))
+
+
+@mutates("requires", KNOWN.format("name_is_one_that_there_is[attention]"), op="attention")
+def a_page_dtype_is_misspelt(requires):
+    return replace(requires, page_dtypes=frozenset({"float32", "float_16"}))
 
 
 @mutates(
