@@ -84,7 +84,9 @@ def many(cases):
     """Return which cases to leave to the long run: every other one, but the first of a kind."""
     if len(cases) < MANY:
         return set()
-    kinds = [(case.spec.layout, frozenset(case.spec.features)) for case in cases]
+    kinds = [
+        (case.spec.layout, case.spec.page_dtype, frozenset(case.spec.features)) for case in cases
+    ]
     return {n for n in range(1, len(cases), 2) if kinds[n] in kinds[:n]}
 
 
