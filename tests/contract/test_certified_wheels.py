@@ -147,7 +147,7 @@ def test_the_example_step_is_certified_from_its_wheel(tmp_path: Path) -> None:
     shown, other = _run(environment.python, "-c", code, "llama", "qwen3").splitlines()
     assert shown.startswith("example_step for one decoding row; the layers for 64 decoding rows")
     assert "(more than 32 rows), prompts (a row has more than one token)" in shown
-    assert "the layers (example_step: layout Qwen3ForCausalLM not in" in other
+    assert "the layers (example_step: architecture Qwen3ForCausalLM not in" in other
 
 
 def _is_right(report: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ import pytest
 from headstock.ops import linear, load_all_ops
 from headstock.ops.base import OF, Requires
 from headstock.plugins import hooks
-from headstock.plugins.device import Device
+from headstock.plugins.device import Device, DeviceFacts
 from headstock.plugins.probe import Status
 from headstock.testing.suite.test_7_engine import CONFIGS
 from headstock.testing.target import expose
@@ -157,7 +157,8 @@ def test_every_requirement_is_in_the_table() -> None:
 
 def test_every_member_of_a_device_is_in_the_table() -> None:
     members = {name for base in Device.__mro__ for name in vars(base) if not name.startswith("_")}
-    assert set(named(first_column(section("The device")))) == members
+    facts = {name for name in DeviceFacts.__dataclass_fields__ if not name.startswith("_")}
+    assert set(named(first_column(section("The device")))) == members | facts
 
 
 def test_every_canonical_layout_is_in_the_table() -> None:

@@ -311,7 +311,7 @@ def register_sparse(registry: OpRegistry) -> None:
             dtypes=FLOATS,
             page_dtypes=FLOATS,
             features=frozenset({CHOSEN_BLOCKS}),
-            sizes=sizes | {"heads_per_kv_head": Sizes(at_most=64)},
+            sizes=sizes | {"heads_per_kv_head": Sizes(at_most=64), "block_size": Sizes(at_least=1)},
         ),
     )
     few, some = Sizes(at_most=64), Sizes(at_most=4096)

@@ -71,7 +71,7 @@ class AttentionSpec:
             tokens of a chunk, of which a query sees those up to itself. With
             ``window_both_sides``: a query sees the tokens whose distance from it is less.
         soft_cap: With ``soft_cap``: scores become cap * tanh(score / cap).
-        block_size: With ``chosen_blocks``: tokens of a block.
+        block_size: With ``chosen_blocks``: tokens of a block; else 0.
     """
 
     num_heads: int
@@ -96,17 +96,16 @@ class AttentionSpec:
         that has never heard of scales is not asked to keep them.
         """
         page_dtype = str(self.kv_dtype).removeprefix("torch.")
-        blocks = {"block_size": self.block_size} if CHOSEN_BLOCKS in self.features else {}
         return Spec(
             dtype=str(self.dtype).removeprefix("torch."),
-            sizes=blocks
-            | {
+            sizes={
                 "num_heads": self.num_heads,
                 "num_kv_heads": self.num_kv_heads,
                 "heads_per_kv_head": self.num_heads // self.num_kv_heads,
                 "head_dim": self.head_dim,
                 "page_size": self.page_size,
                 "max_length": self.max_length,
+                "block_size": self.block_size,
             },
             page_dtype=page_dtype,
             features=self.features | NARROW_PAGES.get(page_dtype, frozenset()),

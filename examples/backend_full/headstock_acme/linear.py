@@ -28,7 +28,7 @@ class TurnedLinear:
         return torch.addmm(self._bias_O, x_MI, self._weight_IO)
 
     def rows(self, ids_T: Tensor, first: int) -> Tensor:
-        raise AssertionError("feature `rows` was not declared, so nobody asks")
+        raise AssertionError("feature `rows` was not declared, so it must not be asked for")
 
     @property
     def num_bytes(self) -> int:

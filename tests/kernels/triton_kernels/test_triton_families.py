@@ -29,7 +29,22 @@ IMAGES = {
 """Of steps with images only."""
 CALLS = {"as_float32", "join_features"}
 """One call of PyTorch each, a kernel of its own."""
+ENTRIES = {
+    "choose_entries",
+    "collapse_streams",
+    "compress_tokens",
+    "compressed_attention",
+    "expand_streams",
+    "merge_streams",
+    "multiply_groups",
+    "rotate_last",
+    "route_by_token",
+    "route_experts",
+    "spread_streams",
+}
+"""Of DeepSeek V4, which came last."""
 LEFT = {
+    "deepseekv4": ENTRIES,
     "hunyuandensev1": {"rotate_and_write"},
     "hunyuanmoev1": {"rotate_and_write"},
     "llama4": {"attention", "rotate_and_write"},
