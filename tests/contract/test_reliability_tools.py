@@ -1,4 +1,4 @@
-"""What measures R25: which mutants there are, and how coverage is told by room."""
+"""What measures R25: which mutants there are, and how coverage is split by room."""
 
 from __future__ import annotations
 

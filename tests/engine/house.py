@@ -106,7 +106,7 @@ class Caller:
         self.generation = generation
         while deltas := await generation.deltas():
             for delta in deltas:
-                assert not self.ends, f"{self.name} is told more after its end"
+                assert not self.ends, f"{self.name} gets more after its end"
                 self.text += delta.text
                 if delta.end is not None:
                     self.ends.append(delta.end)

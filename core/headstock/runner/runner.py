@@ -292,7 +292,7 @@ class TorchRunner:
 
 
 def _silent(captured: int, total: int) -> None:
-    """Tell nobody of the progress."""
+    """Report no progress."""
 
 
 def _places(queries: list[int], rows: list[int]) -> NDArray[np.int64]:

@@ -304,7 +304,7 @@ class Delivery:
         self.wake()
 
     def aborted(self, request_ids: Sequence[str]) -> None:
-        """Take note that the engine was told to end completions; what no engine has ends here.
+        """Note that the engine was asked to end completions; what no engine has ends here.
 
         Should the engine die before it has heard, the next one is not sent them.
         """

@@ -118,7 +118,7 @@ class EngineCalls:
         return _done(await self._ask(StopProfile(call=call), call, timeout_s))
 
     async def sleep(self, timeout_s: float) -> UpkeepReply:
-        """Let the engine give the memory of its pages back.
+        """Have the engine give the memory of its pages back.
 
         Raises:
             RequestError: It cannot.
@@ -129,7 +129,7 @@ class EngineCalls:
         return _done(reply, code="sleep_refused")
 
     async def wake(self, timeout_s: float) -> UpkeepReply:
-        """Let it make the pages again, and go on.
+        """Have the engine make the pages again, and go on.
 
         Raises:
             RequestError: There is no room for them now.

@@ -41,7 +41,7 @@ class Live:
         adapter: Its LoRA adapter; None: it has none.
         deaths: How many engines died while they had it.
         is_sent: Whether the engine at hand has it.
-        is_aborted: Whether the engine was told to end it: the next one is not sent it.
+        is_aborted: Whether the engine was asked to end it: the next engine does not get it.
         journal: Where what it draws is written down; None: nowhere.
         record: Its record; None: none is kept.
     """

@@ -15,6 +15,7 @@ from headstock.ops.base import REFERENCE, OpRegistry, Resolver
 from headstock.testing.oracle.case import ModelCase
 from headstock.testing.oracle.sequences import context
 from headstock_triton.register import register_ops
+from tests.kernels.left_ops import ENTRIES
 from tests.models.wide import families
 from tests.models.wide import save as save_case
 
@@ -29,20 +30,6 @@ IMAGES = {
 """Of steps with images only."""
 CALLS = {"as_float32", "join_features"}
 """One call of PyTorch each, a kernel of its own."""
-ENTRIES = {
-    "choose_entries",
-    "collapse_streams",
-    "compress_tokens",
-    "compressed_attention",
-    "expand_streams",
-    "merge_streams",
-    "multiply_groups",
-    "rotate_last",
-    "route_by_token",
-    "route_experts",
-    "spread_streams",
-}
-"""Of DeepSeek V4, which came last."""
 LEFT = {
     "deepseekv4": ENTRIES,
     "hunyuandensev1": {"rotate_and_write"},

@@ -13,6 +13,7 @@ from headstock.ops.linear import INT8_GROUP
 from headstock.testing.oracle.case import ModelCase
 from headstock_xeon.device import XeonDevice
 from headstock_xeon.kernels.register import PROVIDER
+from tests.kernels.left_ops import ENTRIES
 from tests.models.conftest import Save, save  # noqa: F401 - a fixture
 from tests.models.quantized_folders import write_quantized
 from tests.models.test_scaled_checkpoints import FORMATS, SIZES
@@ -22,20 +23,6 @@ from tests.models.wide import save as save_case
 SPARSE = {"index_tokens", "latent_attention", "rotate_and_write_latent"}
 """The indexer of sparse attention, and attention to what it chose in the layout that it reads."""
 BLOCKS = {"index_blocks", "attention", "rotate_and_write"}
-ENTRIES = {
-    "choose_entries",
-    "collapse_streams",
-    "compress_tokens",
-    "compressed_attention",
-    "expand_streams",
-    "merge_streams",
-    "multiply_groups",
-    "rotate_last",
-    "route_by_token",
-    "route_experts",
-    "spread_streams",
-}
-"""Of DeepSeek V4: entries of tokens, hyper-connections, and how experts are chosen."""
 IMAGES = {
     "add_resampled",
     "axis_angles",

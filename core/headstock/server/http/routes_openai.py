@@ -152,7 +152,7 @@ async def _answer(
 ) -> Response:
     """Generate, and answer whole or streamed in the shape of the route.
 
-    Without ``sessions`` none can be gone on with.
+    Without ``sessions`` a request that names one is refused.
     """
 
     def again(head: Head, generation: Generation) -> Writer:
