@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 
 from headstock.errors import RequestError
@@ -18,6 +19,10 @@ class Misbehaving:
 
     def compile(self, text):
         match text:
+            case "raise in the engine":
+                if sys.argv[0].endswith("process.py"):
+                    return self
+                raise RuntimeError("a defect of the provider")
             case "spin":
                 while True:
                     pass
@@ -46,3 +51,7 @@ class Misbehaving:
 
 def open_misbehaving(vocabulary):
     return Misbehaving(vocabulary)
+
+
+def open_nothing(vocabulary):
+    raise TypeError("another version of the library")

@@ -220,6 +220,27 @@ def test_a_grammar_that_takes_too_much_is_refused_and_the_next_is_compiled(
     assert compile_one(misbehaving, "regex", "fine").error is None
 
 
+def test_a_provider_that_fails_where_it_had_passed_fails_its_grammar_alone(
+    misbehaving: GrammarCompiler,
+) -> None:
+    hit = compile_one(misbehaving, "regex", "raise in the engine")
+    assert hit.error is not None
+    assert hit.error.code == "engine_unavailable"
+    assert "a defect of the provider" in hit.error.problem
+    assert compile_one(misbehaving, "regex", "fine").error is None
+
+
+def test_a_provider_that_cannot_be_opened_fails_each_grammar(
+    misbehaving: GrammarCompiler,
+) -> None:
+    compiler = make_compiler(place="misbehaving:open_nothing")
+    for _ in range(2):
+        hit = compile_one(compiler, "regex", "fine")
+        assert hit.error is not None
+        assert "another version of the library" in hit.error.problem
+    compiler.close()
+
+
 def test_grammars_do_not_wait_for_one_that_takes_too_long(misbehaving: GrammarCompiler) -> None:
     wait_for(misbehaving.start(Grammar("regex", "warm", "regex")))
     slow = misbehaving.start(Grammar("regex", "sleep", "regex"))

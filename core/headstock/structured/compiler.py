@@ -180,6 +180,9 @@ class _Bench:
             except (HeadstockError, OSError) as error:
                 log.warning("No grammar can be compiled: %s", error)
                 self._fail(call, _unavailable(error))
+            except Exception as error:  # the boundary to foreign code: a tokenizer, a provider
+                log.exception("No grammar can be compiled: the grammar provider failed")
+                self._fail(call, _unavailable(f"the grammar provider raised {error!r}"))
         if self._link is not None:
             self._link.close()
 
@@ -217,6 +220,9 @@ class _Bench:
                 ticket.compiled = self.provider.compile(answer.text)
             except RequestError as error:
                 ticket.error = error
+            except Exception as error:  # the boundary to foreign code
+                log.exception("The grammar provider failed at a grammar that it had tried")
+                ticket.error = _unavailable(f"the grammar provider raised {error!r}")
             ticket.size_bytes = max(MIN_ENTRY_BYTES, answer.size_bytes)
         ticket.is_done = True
 
