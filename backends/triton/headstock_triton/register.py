@@ -315,9 +315,11 @@ def register_sparse(registry: OpRegistry) -> None:
         ),
     )
     few, some = Sizes(at_most=64), Sizes(at_most=4096)
-    sizes |= {"num_heads": few, "num_chosen": some, "block_size": Sizes(at_most=256)}
+    sizes |= {"num_heads": few, "num_chosen": some}
     requires = Requires(dtypes=FLOATS, page_dtypes=FLOATS, sizes=sizes)
     registry.add(index_tokens, PROVIDER, TokenIndexer, requires=requires)
+    sizes = sizes | {"block_size": Sizes(at_most=256)}
+    requires = Requires(dtypes=FLOATS, page_dtypes=FLOATS, sizes=sizes)
     registry.add(index_blocks, PROVIDER, BlockIndexer, requires=requires)
 
 

@@ -21,6 +21,7 @@ from headstock_triton.attention.decode import (
     attend_tails,
 )
 from headstock_triton.attention.narrow import KINDS, write_narrow_kernel
+from headstock_triton.attention.page_tiles import PageTiles
 from headstock_triton.attention.pages import NARROW_TAG, TAG
 from headstock_triton.attention.plan import (
     NODE_TABLE_COLUMNS,
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
     from headstock_triton.attention.rows import RowAttention
 
 PAGE_SIZES = (64, 128, 32, 16)
-HOPPER_TILES = -1
-"""Stands for the tile size of the kernel for Hopper among descriptors, which has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +119,7 @@ class PagedAttention:
         self._window, self._cap = spec.window or 0, spec.soft_cap or 0.0
         self._scale = (self._cap or spec.scale) * LOG2_E
         self._to_cap = spec.scale / self._cap if self._cap else 0.0
-        self._tiles: dict[tuple[int, int], Any] = {}
+        self._tiles = PageTiles()
         self._hopper = hopper_kernel(spec, self._target, self._group)
         if self._hopper is not None:
             rows = self._block_rows(is_long=True)
@@ -387,12 +386,12 @@ class PagedAttention:
     def _attend_long_queries(self, q: Tensor, kv: Tensor, batch: StepBatch, out: Tensor) -> None:
         kernel, spec = self._hopper, self.spec
         assert kernel is not None, "planned for the kernel for Hopper, which is not there"
-        key = (kv.data_ptr(), HOPPER_TILES)
-        if key not in self._tiles:
-            self._tiles[key] = kernel.tiles_of(kv, spec.page_size, spec.head_dim)
+        tiles = self._tiles.get(
+            kv, "hopper", lambda pages: kernel.tiles_of(pages, spec.page_size, spec.head_dim)
+        )
         kernel.attend_long_queries[(self._plan.blocks, spec.num_kv_heads)](
             q,
-            self._tiles[key],
+            tiles,
             batch.page_table_RP,
             batch.query_starts_R1,
             batch.kv_lengths_R,
@@ -508,14 +507,13 @@ class PagedAttention:
             return kv.view(torch.float32)
         if not use_tma:
             return kv
-        key = (kv.data_ptr(), block_n)
-        if key not in self._tiles:
-            from triton.tools.tensor_descriptor import TensorDescriptor
+        return self._tiles.get(kv, block_n, lambda pages: self._lines(pages, block_n))
 
-            lines = kv.view(-1, self.spec.head_dim)
-            block = [block_n, self.spec.head_dim]
-            self._tiles[key] = TensorDescriptor.from_tensor(lines, block)
-        return self._tiles[key]
+    def _lines(self, kv: Tensor, block_n: int) -> Any:
+        from triton.tools.tensor_descriptor import TensorDescriptor
+
+        head_dim = self.spec.head_dim
+        return TensorDescriptor.from_tensor(kv.view(-1, head_dim), [block_n, head_dim])
 
     def read(self, kv: Tensor, slots_S: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values at token slots. [S, K, D] each."""
