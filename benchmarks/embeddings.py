@@ -166,7 +166,8 @@ def measure_gpu(options: argparse.Namespace) -> None:
             "load_format": "dummy",
             "skip_tokenizer_init": True,
             "max_model_len": max(1024, options.length),
-            "max_running_requests": options.rows,
+            # The next step is launched while the texts of the last one still run.
+            "max_running_requests": 2 * options.rows,
             "chunked_prefill_size": options.step_tokens,
             "memory_fraction": 0.6,
         }
@@ -262,7 +263,7 @@ def measure_gpu_peer(options: argparse.Namespace, config: dict[str, Any], backen
         settings: dict[str, Any] = {
             "task": "embed",
             "max_model_len": max(1024, options.length),
-            "max_running_requests": options.rows,
+            "max_running_requests": 2 * options.rows,
             "chunked_prefill_size": options.step_tokens,
         }
         if backend == "cuda":
@@ -300,7 +301,7 @@ def main() -> int:
     parser.add_argument("--texts", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--rows", type=int, default=64, help="requests at once")
+    parser.add_argument("--rows", type=int, default=64, help="texts of a step")
     parser.add_argument("--step-tokens", type=int, help="tokens of a step")
     parser.add_argument("--callers", type=int, default=1, help="calls at once, on a GPU")
     parser.add_argument("--quantization", choices=("int8", "int4"), help="of ours, on the CPU")
