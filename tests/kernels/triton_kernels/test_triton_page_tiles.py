@@ -7,8 +7,9 @@ import weakref
 
 import pytest
 import torch
-from headstock_triton.attention.page_tiles import PageTiles
 from torch import Tensor
+
+from headstock_triton.attention.page_tiles import PageTiles
 
 
 def lines(kv: Tensor) -> list[Tensor]:

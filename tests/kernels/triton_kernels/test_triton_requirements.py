@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from headstock_triton.register import register_ops
 from triton_here import Here
 
 from headstock.ops import load_all_ops
@@ -12,6 +11,7 @@ from headstock.ops.base import OpRegistry, Resolver
 from headstock.ops.cases.base import Bench
 from headstock.ops.cases.table import cases_of
 from headstock.plugins.host import HostDevice
+from headstock_triton.register import register_ops
 
 
 class Hopper(Here):
