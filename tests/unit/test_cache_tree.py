@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 from hypothesis import HealthCheck, given, settings
@@ -85,6 +86,21 @@ def test_the_least_recently_used_leaf_is_evicted_first() -> None:
     cache.take([1])
     assert end_of(cache, [1, 2, 3, 4]) == 1
     assert end_of(cache, [5, 6, 7, 8]) == 2
+
+
+def test_evicting_a_page_takes_no_longer_in_a_large_cache() -> None:
+    def seconds(num_pages: int) -> float:
+        cache = cache_of(num_pages)
+        for first in range(0, num_pages, 64):
+            cache.release(publish(cache, list(range(2 * first, 2 * first + 128))), 0)
+        assert cache.take([num_pages * 3 // 4]) is not None
+        begin_s = time.process_time()
+        for _ in range(num_pages // 8):
+            assert cache.take([1]) is not None
+        return (time.process_time() - begin_s) / num_pages
+
+    least = [min(seconds(size) for _ in range(3)) for size in (1_024, 65_536)]
+    assert least[1] < 4 * least[0]
 
 
 def test_a_held_prefix_is_never_evicted() -> None:

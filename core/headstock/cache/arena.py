@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 from headstock.cache.pool import PagePool, Pool
@@ -50,7 +51,7 @@ class ArenaPool:
         self.arena = arena
         self.slab_pages = slab_pages
         self.num_loose_slabs = 0
-        self._free: dict[int, list[int]] = {}
+        self._free: OrderedDict[int, list[int]] = OrderedDict()
         """Free pages of each own slab that has some, the slab that has had some longest first."""
         self._num_own_free = 0
         self._busy: dict[int, int] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from array import array
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
@@ -78,7 +79,7 @@ class RecentChains:
         self._page_bytes = 4 * page_tokens
         self._max_bytes = 4 * max_tokens
         self._num_bytes = 0
-        self._recent: dict[bytes, tuple[bytes, list[bytes]]] = {}
+        self._recent: OrderedDict[bytes, tuple[bytes, list[bytes]]] = OrderedDict()
         """By the id of its first page: a prompt's tokens, and the ids of its pages."""
 
     def ids(self, parent: bytes, token_ids: array[int]) -> list[bytes]:
@@ -99,7 +100,7 @@ class RecentChains:
         self._recent[first] = (data, ids)
         self._num_bytes += len(data)
         while self._num_bytes > self._max_bytes:
-            forgotten, _ = self._recent.pop(next(iter(self._recent)))
+            _, (forgotten, _) = self._recent.popitem(last=False)
             self._num_bytes -= len(forgotten)
         return ids
 

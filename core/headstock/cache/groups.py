@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 from headstock.cache.arena import ArenaPool
@@ -32,8 +33,8 @@ class Group:
         self.pool = pool
         self.grain = grain
         self.num_evicted = 0
-        self._idle: dict[int, CachedPage] = {}
-        """By page, the least recently used first."""
+        self._idle: OrderedDict[int, CachedPage] = OrderedDict()
+        """By page, the least recently used first; a dict would be slow to take its first from."""
         self._quarantine = Quarantine()
         self._settled = 0
         self._tree: PrefixTree | None = None

@@ -85,8 +85,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         Raises:
             RequestError: Naming the field, its value and what is allowed.
         """
-        low, high = (names.get(name, name) for name in ("min_new_tokens", "max_new_tokens"))
         if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
+            low, high = (names.get(name, name) for name in ("min_new_tokens", "max_new_tokens"))
             raise RequestError(
                 f"{low} is {self.min_new_tokens}, above {high}, {self.max_new_tokens}.",
                 remedy=f"Lower {low} or raise {high}.",

@@ -325,6 +325,7 @@ def read_encode(
     prompts = native_bodies.with_media(prompts, "image", body.image_data, is_batch=is_list)
     prompts = native_bodies.with_media(prompts, "video", body.video_data, is_batch=is_list)
     rids = native_bodies.names_of(body.rid, len(prompts))
+    kind = usual_pool(card)
     return PoolCall(
         requests=[
             pool_request(
@@ -333,7 +334,7 @@ def read_encode(
                 namespace=tenant,
                 priority=body.priority or 0,
                 rid=rid,
-                kind=usual_pool(card),
+                kind=kind,
             )
             for prompt, rid in zip(prompts, rids, strict=True)
         ],
