@@ -289,7 +289,9 @@ def make_llama4(path: Path) -> StillModel:
         return {"input_ids": replaced(ids, made), **found}
 
     def encode(**given: Any) -> torch.Tensor:
-        seen = oracle.get_image_features(**given).last_hidden_state
+        # transformers 5.17 asks how features are chosen, and later ones take it.
+        asked = {"vision_feature_select_strategy": "default"}
+        seen = oracle.get_image_features(**given, **asked).last_hidden_state
         return oracle.multi_modal_projector(seen.flatten(0, 1))
 
     def forward(input_ids: torch.Tensor, **given: Any) -> torch.Tensor:
