@@ -33,6 +33,8 @@ SHORT = 16
 """Tokens of a row, at most, for which a chunk of 64 is not worth its work."""
 LONG_ROWS = 16
 """Rows of several tokens that programs are launched for, at most: others wait for one of these."""
+FULL_HEAD = 128
+"""Features of keys and values that chunks of a prompt are computed at once from, on a card."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,14 +58,16 @@ def prompt_tuning_of(spec: LinearAttentionSpec, target: Target) -> PromptTuning 
     """Return how chunks of a prompt are computed at once; None: they go one after another.
 
     Products with states are made in the model's dtype then. float16 has too few digits for that,
-    float32 too large blocks.
+    float32 too large blocks. Heads of fewer features than FULL_HEAD would be tiles that a warp
+    multiplies by itself; on an H200 these came out wrong in bfloat16, and no model has them.
     """
     if spec.decays_by_channel:
         return None
     if target.kind == "cpu":
         return PromptTuning(columns=32)
+    has_full_heads = min(spec.key_size, spec.value_size) >= FULL_HEAD
     is_made_for = target.has_large_blocks and spec.dtype == torch.bfloat16
-    return PromptTuning() if is_made_for else None
+    return PromptTuning() if is_made_for and has_full_heads else None
 
 
 class TritonLinearAttention:

@@ -18,7 +18,13 @@ from headstock.ops.cases.linear_attention import (
     pages_of,
     plain_linear_spec,
 )
-from headstock_triton.linear_attention import LONG_ROWS, PromptTuning, TritonLinearAttention
+from headstock_triton.linear_attention import (
+    LONG_ROWS,
+    PromptTuning,
+    TritonLinearAttention,
+    prompt_tuning_of,
+)
+from headstock_triton.target import Target
 
 SPEC = replace(plain_linear_spec(torch.float32), num_key_heads=1, num_value_heads=2)
 WHOLE = PromptTuning(columns=32)
@@ -120,3 +126,15 @@ def test_few_tokens_of_a_row_are_no_chunk_of_many() -> None:
         provider.plan(make_step([(tokens, tokens)], 16, Here.torch_device).batch)
         keys.append(provider.graph_key)
     assert keys == [(0,), (1,), (1,), (2,)]
+
+
+@pytest.mark.parametrize(
+    ("key_size", "value_size", "is_whole"),
+    [(128, 128, True), (16, 32, False), (128, 64, False), (64, 128, False)],
+)
+def test_small_heads_on_a_card_go_chunk_by_chunk(
+    key_size: int, value_size: int, is_whole: bool
+) -> None:
+    spec = replace(plain_linear_spec(torch.bfloat16), key_size=key_size, value_size=value_size)
+    card = Target(kind="cuda", arch=90, num_sms=132)
+    assert (prompt_tuning_of(spec, card) is not None) == is_whole
