@@ -66,11 +66,11 @@ TARGETS = {
         ),
     ),
     "limits": Target(
-        ("server/places.py", "server/accounts.py", "server/payers.py"),
+        ("server/places.py", "server/payers.py", "server/payers.py"),
         ("tests/unit/test_server_places.py", "tests/server/test_limits.py"),
     ),
     "auth": Target(
-        ("server/keys.py", "server/http/gate.py", "server/http/hosts.py"),
+        ("server/keys.py", "server/http/gate.py", "server/http/gate.py"),
         (
             "tests/unit/test_server_places.py", "tests/unit/test_server_keys.py",
             "tests/server/test_roles.py",

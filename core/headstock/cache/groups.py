@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from headstock.cache.arena import ArenaPool
-from headstock.cache.pool import Pool
-from headstock.cache.quarantine import Quarantine
+from headstock.cache.pool import Pool, Quarantine
 from headstock.cache.tree import CachedPage, Node, PrefixTree
 from headstock.wire.steps import PageGroup
 

@@ -9,18 +9,17 @@ from collections import deque
 from collections.abc import Sequence
 
 from headstock.scheduler.budgets import Budget, StepTokens
-from headstock.scheduler.changes import Changes
 from headstock.scheduler.counters import Counters
 from headstock.scheduler.drafting import Drafting
 from headstock.scheduler.encoder import EncoderBudget
 from headstock.scheduler.flight import NO_QUERIES, Flight
 from headstock.scheduler.policy import Policy
 from headstock.scheduler.queue import WaitingQueue
+from headstock.scheduler.register import Running
 from headstock.scheduler.request import NEVER, Request
 from headstock.scheduler.residence import Entry, Residence
-from headstock.scheduler.running import Running
 from headstock.scheduler.story import PAGES, PREFIX, SLOTS, STEP, WaitClocks
-from headstock.scheduler.writer import PlanWriter
+from headstock.scheduler.writer import Changes, PlanWriter
 from headstock.wire.steps import DRAW, FROM_DEVICE, RunnerLimits, StepPlan
 
 MAX_PENDING = 128

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import msgspec
 
 from headstock.requests import FinishReason
-from headstock.server.accounts import Account
 from headstock.server.adapters import Adapter
 from headstock.server.completion import Completion
 from headstock.server.generation import Generation
 from headstock.server.journal import Journal
+from headstock.server.payers import Account
 from headstock.server.records import CompletionRecord
 from headstock.wire.messages import Ended, Submit
 

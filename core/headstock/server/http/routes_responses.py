@@ -24,8 +24,8 @@ from headstock.server.http.schema import body_of
 from headstock.server.http.streaming import Writer
 from headstock.server.journal import Head, Journal, Keeping
 from headstock.server.protocols import response_answers, responses
+from headstock.server.protocols.events import named_event
 from headstock.server.protocols.messages import ChatMessage
-from headstock.server.protocols.named_events import named_event
 from headstock.server.protocols.response_store import ResponseStore, unknown_response
 from headstock.server.speech import Answer
 
