@@ -14,6 +14,7 @@ from headstock.assemble.serving_runner import Built, build_serving_runner
 from headstock.assemble.weights import changeable_weights
 from headstock.checkpoint import ModelFiles
 from headstock.config import EngineSettings, Loaded
+from headstock.config.exclusions import SLEEP, WHOLE_STEPS, reason_of
 from headstock.engine import Engine, EngineLoop, Pages, Shelf, Weights, build_engine
 from headstock.errors import ConfigError, did_you_mean
 from headstock.graph.lora import AdapterSpace
@@ -261,9 +262,6 @@ def _steps(depth: int) -> str:
     return "steps overlap with planning" if depth > 1 else "one step at a time"
 
 
-TAKEN = "Whole steps are taken over by a plugin, which may know where the pages are."
-
-
 def releasable_pages(opened: Opened, built: Built, ranks: Ranks | None = None) -> Pages | str:
     """Return what gives the pages of a served model back, or why they stay.
 
@@ -275,5 +273,5 @@ def releasable_pages(opened: Opened, built: Built, ranks: Ranks | None = None) -
     if not opened.device.facts.gives_memory_back:
         return f"The device {opened.device.name} keeps the memory that it has taken."
     if built.is_taken:
-        return TAKEN
+        return reason_of(SLEEP, WHOLE_STEPS)
     return built.runner if ranks is None else RankedPages(built.runner, ranks)

@@ -348,7 +348,7 @@ class Planner:
             self.waits.block(STEP)
 
     def _admit_in_order(self, changes: Changes, now_s: float) -> str:
-        """Admit those for whom there is room; returns what keeps the others out."""
+        """Admit those that there is room for; returns what keeps the others out."""
         queue, residence, running = self._queue, self._residence, self._running.requests
         num_pending = 0
         for request in queue.order(residence.cached_grains):

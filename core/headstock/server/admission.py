@@ -78,7 +78,7 @@ def expand(
         adapter: Generation id of its LoRA adapter; "": none.
         tokenizer: For words that the output must not have.
         media: The prompt's images.
-        payer: Whom it counts against.
+        payer: Whose account it counts against.
 
     Raises:
         RequestError: Naming the field, its value and the limit.

@@ -353,7 +353,7 @@ class Delivery:
             self._to_wake.append(generation)
 
     def wake(self) -> None:
-        """Wake those for whom something came since the last time."""
+        """Wake the generations that something came for since the last time."""
         self._journals.flush()
         waiting, self._to_wake = self._to_wake, []
         for generation in waiting:

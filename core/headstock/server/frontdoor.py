@@ -226,7 +226,7 @@ class Frontdoor:
             requests: Of one call.
             is_streamed: Whether each delta is waited for, or the end alone.
             owner: Whose they are: names of requests are in use by one owner only.
-            payer: Whom they count against.
+            payer: Whose account they count against.
             keeping: What is to be written down of the call, so that it can be resumed; None:
                 nothing.
             call: What they belong to, for its record.

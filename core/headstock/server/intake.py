@@ -57,7 +57,7 @@ class Intake:
         num_slots: int,
         num_tokens: int | None = None,
     ) -> Account:
-        """Return whom a call counts against.
+        """Return the account that a call counts against.
 
         Args:
             requests: Of the call.

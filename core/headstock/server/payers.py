@@ -1,4 +1,4 @@
-"""Whom a request counts against: what that one may use, holds and has used."""
+"""Payers: what the account that a request counts against may use, holds and has used."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class Payer:
-    """Whom requests count against: the holder of a key, or where there are none an address.
+    """Who requests count against: the holder of a key, or where there are none an address.
 
     Attributes:
         id: Unique.
@@ -49,11 +49,11 @@ class Payer:
 
 
 NAMELESS = Payer("")
-"""Whom requests of this process itself count against."""
+"""What requests of this process itself count against."""
 
 
 def payer_at(address: str | None) -> Payer:
-    """Return whom requests without a key count against.
+    """Return the payer that requests without a key count against.
 
     Of an IPv6 address the first 64 bits count: a client that has one address there has all of them.
     """

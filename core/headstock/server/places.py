@@ -231,7 +231,7 @@ class Places:
         mine: Ticket | None,
         now_s: float,
     ) -> float:
-        """Note that a call was refused; returns when it shall come back. Seconds."""
+        """Note that a call was refused; returns when it should come back. Seconds."""
         own = others = 0
         for ticket in self._tickets:
             if ticket is mine:

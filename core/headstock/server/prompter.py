@@ -152,7 +152,7 @@ class Prompter:
         if prompt.continue_final and last.get("role") != "assistant":
             raise RequestError(
                 f"continue_final_message is set and the last message is a {last.get('role')}'s.",
-                remedy="End messages with the assistant's turn to go on with.",
+                remedy="End messages with the assistant's turn that is to be continued.",
                 field="continue_final_message",
             )
         return render_chat(

@@ -34,7 +34,7 @@ class Live:
     """A completion that the engine works on, or will.
 
     Attributes:
-        account: Whom it counts against.
+        account: Of its payer.
         name: Whose it is, and what its owner calls it.
         sent_s: When its request came. Seconds.
         last_s: When its last tokens came. Seconds.

@@ -232,7 +232,7 @@ class _Responses:
         Args:
             call: What was asked.
             generation: What is written.
-            keeper: For whom the response is stored at its end; None: it need not be, or elsewhere.
+            keeper: Owner of what is stored at its end; None: nothing is, or it is stored elsewhere.
         """
         completion = generation.completions[0]
         stream = response_answers.ResponseStream(call, completion, tokenizer_of(self._serving))
