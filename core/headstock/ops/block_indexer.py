@@ -22,11 +22,13 @@ from torch import Tensor
 
 from headstock.ops.attention import CacheProvider, StepBatch
 from headstock.ops.base import Spec, op
+from headstock.ops.block_indexer_reference import ReferenceBlockIndexer
+from headstock.ops.pages_reference import NONE_CHOSEN
 
 if TYPE_CHECKING:
     from headstock.ops.device import OpDevice
 
-NO_BLOCK = -1
+NO_BLOCK = NONE_CHOSEN
 """Stands where a query has fewer blocks to see than may be chosen."""
 
 
@@ -113,6 +115,4 @@ def index_blocks(spec: BlockIndexerSpec, device: OpDevice) -> BlockIndexerProvid
 
     Its page format ``pages-index-td`` is [pages, page size, D].
     """
-    from headstock.ops.block_indexer_reference import ReferenceBlockIndexer
-
     return ReferenceBlockIndexer(spec, device)

@@ -26,11 +26,13 @@ from torch import Tensor
 
 from headstock.ops.attention import CacheProvider, StepBatch
 from headstock.ops.base import Spec, op
+from headstock.ops.indexer_reference import ReferenceIndexer
+from headstock.ops.pages_reference import NONE_CHOSEN
 
 if TYPE_CHECKING:
     from headstock.ops.device import OpDevice
 
-NO_TOKEN = -1
+NO_TOKEN = NONE_CHOSEN
 """Stands where a query has fewer tokens to see than may be chosen."""
 
 
@@ -120,6 +122,4 @@ def index_tokens(spec: IndexerSpec, device: OpDevice) -> IndexerProvider:
 
     Its page format ``pages-index-td`` is [pages, page size, D].
     """
-    from headstock.ops.indexer_reference import ReferenceIndexer
-
     return ReferenceIndexer(spec, device)
