@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from headstock.ops.attention import NARROW_PAGES, CacheProvider, StepBatch
-from headstock.ops.base import Spec, op
+from headstock.ops.base import Spec, op, spec_of
 from headstock.ops.compressed_reference import (
     ReferenceCompressedAttention,
     best_entries,
@@ -95,17 +95,14 @@ class CompressedSpec:
         """Return what the op ``compressed_attention`` is resolved for."""
         page_dtype = str(self.kv_dtype).removeprefix("torch.")
         asked = {ENTRIES: self.rate > 0, CHOSEN_ENTRIES: self.num_chosen > 0}
-        return Spec(
-            dtype=str(self.dtype).removeprefix("torch."),
-            sizes={
-                "num_heads": self.num_heads,
-                "head_dim": self.head_dim,
-                "window": self.window,
-                "rate": self.rate,
-                "page_size": self.page_size,
-                "max_length": self.max_length,
-            },
-            page_dtype=page_dtype,
+        return spec_of(
+            self,
+            "num_heads",
+            "head_dim",
+            "window",
+            "rate",
+            "page_size",
+            "max_length",
             features=NARROW_PAGES.get(page_dtype, frozenset())
             | {feature for feature, is_asked in asked.items() if is_asked},
         )

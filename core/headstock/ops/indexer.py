@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from headstock.ops.attention import CacheProvider, StepBatch
-from headstock.ops.base import Spec, op
+from headstock.ops.base import Spec, op, spec_of
 from headstock.ops.indexer_reference import ReferenceIndexer
 from headstock.ops.pages_reference import NONE_CHOSEN
 
@@ -68,17 +68,8 @@ class IndexerSpec:
 
     def as_spec(self) -> Spec:
         """Return what the op ``index_tokens`` is resolved for."""
-        return Spec(
-            dtype=str(self.dtype).removeprefix("torch."),
-            sizes={
-                "num_heads": self.num_heads,
-                "head_dim": self.head_dim,
-                "rotary_size": self.rotary_size,
-                "num_chosen": self.num_chosen,
-                "page_size": self.page_size,
-                "max_length": self.max_length,
-            },
-            page_dtype=str(self.kv_dtype).removeprefix("torch."),
+        return spec_of(
+            self, "num_heads", "head_dim", "rotary_size", "num_chosen", "page_size", "max_length"
         )
 
 
