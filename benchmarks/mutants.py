@@ -62,15 +62,17 @@ TARGETS = {
         (
             "tests/unit/test_scheduler.py", "tests/unit/test_scheduler_fair.py",
             "tests/unit/test_scheduler_drafting.py", "tests/unit/test_scheduler_sharing.py",
-            "tests/unit/test_scheduler_story.py", "tests/engine/test_engine_properties.py",
+            "tests/unit/test_scheduler_story.py", "tests/unit/test_scheduler_bounds.py",
+            "tests/unit/test_scheduler_prefixes.py", "tests/unit/test_scheduler_room.py",
+            "tests/unit/test_scheduler_adapters.py", "tests/engine/test_engine_properties.py",
         ),
     ),
     "limits": Target(
-        ("server/places.py", "server/accounts.py", "server/payers.py"),
+        ("server/places.py", "server/payers.py"),
         ("tests/unit/test_server_places.py", "tests/server/test_limits.py"),
     ),
     "auth": Target(
-        ("server/keys.py", "server/http/gate.py", "server/http/hosts.py"),
+        ("server/keys.py", "server/http/gate.py", "server/http/gate.py"),
         (
             "tests/unit/test_server_places.py", "tests/unit/test_server_keys.py",
             "tests/server/test_roles.py",

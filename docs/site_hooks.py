@@ -31,7 +31,7 @@ _FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 
 def on_config(config: Any) -> Any:
-    """Let pages that the menu does not name be in a section of their own."""
+    """Give pages that the menu does not name a section of their own."""
     named = {page for entry in config["nav"] for page in _named(entry)}
     own = {path.name for path in (ROOT / DOCS).glob("*.md")}
     if rest := sorted(own - named):

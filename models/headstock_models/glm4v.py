@@ -36,7 +36,6 @@ from headstock.graph.vision import (
 )
 from headstock.ops.activation import activate
 from headstock.ops.activation_kinds import BY_CONFIG_NAME, GELU
-from headstock.ops.features import add_features
 from headstock.ops.linear import CanonicalWeight
 from headstock.ops.vision import pixel_values
 from headstock.quantization.plan import Layout
@@ -46,6 +45,7 @@ from headstock_models.llama import FULL, Decoder, LlamaConfig
 from headstock_models.qwen_vision import (
     MAX_SIDE,
     QwenVisionConfig,
+    VisionLayer,
     VisualForConditionalGeneration,
 )
 
@@ -86,6 +86,20 @@ class Glm4vVisionConfig(QwenVisionConfig, frozen=True, kw_only=True):
         """Return one of the encoder's norms."""
         return RMSNorm(ctx, self.hidden_size, leaf=leaf, eps=self.rms_norm_eps)
 
+    def make_attention(self, ctx: Context) -> Module:
+        """Return the attention of a layer."""
+        return Glm4vAttention(ctx, self)
+
+    def make_mlp(self, ctx: Context) -> GatedMLP:
+        """Return the feed-forward layer of a layer."""
+        activation = BY_CONFIG_NAME[self.hidden_act]
+        return GatedMLP(ctx, self.hidden_size, self.out_hidden_size, activation)
+
+    @property
+    def merger_size(self) -> int:
+        """Features between in the merger."""
+        return self.intermediate_size
+
 
 class Glm4vAttention(EncoderAttention):
     """Attention whose output matrix has no bias, whatever the others have."""
@@ -94,26 +108,6 @@ class Glm4vAttention(EncoderAttention):
         size = c.hidden_size
         super().__init__(ctx, size, c.num_heads, EncoderNames(), has_bias=c.attention_bias)
         self.out = Linear(ctx, size, {"proj": size})
-
-
-class Glm4vLayer(Module):
-    """Attention, then the feed-forward layer, each on the normalised residual stream."""
-
-    def __init__(self, ctx: Context, c: Glm4vVisionConfig) -> None:
-        self.norm = c.make_norm(ctx, "norm1")
-        self.attn = Glm4vAttention(ctx, c)
-        self.mlp_norm = c.make_norm(ctx, "norm2")
-        activation = BY_CONFIG_NAME[c.hidden_act]
-        self.mlp = GatedMLP(ctx, c.hidden_size, c.out_hidden_size, activation)
-
-    def forward(
-        self, x_ND: Tensor, sum_ND: Tensor | None, angles_NE: Tensor, lengths: Sequence[int]
-    ) -> tuple[Tensor, Tensor]:
-        """Return the layer's output and the residual stream it is to be added to. [N, D] each"""
-        x_ND, total_ND = self.norm(x_ND, sum_ND)
-        x_ND = self.attn(x_ND, angles_NE, lengths)
-        x_ND, total_ND = self.mlp_norm(x_ND, total_ND)
-        return self.mlp(x_ND), total_ND
 
 
 class SquareConvolution(PatchEmbedding):
@@ -161,8 +155,8 @@ class Glm4vMerger(Module):
         return self.mlp(self._activate(x_MF, activation=GELU))
 
 
-class Glm4vEncoder(Module):
-    """Patches to features of tokens.
+class GlmEncoder(Module):
+    """Patches to features of tokens; where patches stand is in the angles of attention alone.
 
     Attributes:
         merge: Patches in height and width that become one token.
@@ -173,21 +167,23 @@ class Glm4vEncoder(Module):
         kernel = (c.in_channels, c.temporal_patch_size, c.patch_size, c.patch_size)
         size, merge = c.hidden_size, c.spatial_merge_size
         self.patches = PatchEmbedding(ctx, kernel, size, leaf="patch_embed.proj")
-        self.first_norm = c.make_norm(ctx, "post_conv_layernorm")
-        places, leaf = (c.image_size // c.patch_size) ** 2, "embeddings.position_embedding"
-        self.positions = PositionTable(ctx, places, size, leaf=leaf)
-        self.blocks = [Glm4vLayer(ctx, c) for _ in range(c.depth)]
+        self.blocks = [VisionLayer(ctx, c) for _ in range(c.depth)]
         self.last_norm = c.make_norm(ctx, "post_layernorm")
         square = (size, merge, merge)
         self.join = SquareConvolution(ctx, square, c.out_hidden_size, leaf="downsample")
-        self.merger = Glm4vMerger(ctx, c, c.intermediate_size)
+        self.merger = Glm4vMerger(ctx, c, c.merger_size)
         self.merge = merge
         self.patch_bytes = int(np.prod(kernel))
         theta = float((c.rope_parameters or {}).get("rope_theta", 10000.0))
         self._rotary = EncoderRotary(ctx, size // c.num_heads, theta, MAX_SIDE)
         self._joined, self._dtype = size * merge**2, ctx.dtype
         self._pixels = ctx.ops.resolve(pixel_values, ctx.spec())
-        self._add = ctx.ops.resolve(add_features, ctx.spec(size=size))
+
+    def place(
+        self, x_ND: Tensor, places: Sequence[np.ndarray], grids: Sequence[Grid], send: Send
+    ) -> Tensor:
+        """Return the patches as the first layer takes them: as they are. [N, D]"""
+        return x_ND
 
     def forward(
         self,
@@ -199,19 +195,34 @@ class Glm4vEncoder(Module):
     ) -> Tensor:
         """Return the features of tokens; see :class:`headstock.graph.vision.MediaModel`. [M, F]"""
         x_ND = self.patches(self._pixels(pixels_NP, scale_C, shift_C, dtype=self._dtype))
-        x_ND = self.first_norm(x_ND, None)[0]
         places = [place_patches(grid, self.merge) for grid in grids]
-        side = self.positions.side
-        taps = [resample_cubic(p, grid, side) for p, grid in zip(places, grids, strict=True)]
-        rows_NB = np.concatenate([rows for rows, _ in taps])
-        weights_NB = np.concatenate([weights for _, weights in taps])
-        x_ND, sum_ND = self.positions(x_ND, send(rows_NB), send(weights_NB)), None
+        x_ND, sum_ND = self.place(x_ND, places, grids, send), None
         angles_NE = self._rotary(send(np.concatenate(places, axis=1).astype(np.int32)))
         lengths = [h * w for t, h, w in grids for _ in range(t)]
         for block in self.blocks:
             x_ND, sum_ND = block(x_ND, sum_ND, angles_NE, lengths)
         x_ND = self.last_norm(x_ND, sum_ND)[0]
         return self.merger(self.join(x_ND.view(-1, self._joined)))
+
+
+class Glm4vEncoder(GlmEncoder):
+    """The same with a norm of the patches and a table of positions, which is resampled."""
+
+    def __init__(self, ctx: Context, c: Glm4vVisionConfig) -> None:
+        super().__init__(ctx, c)
+        self.first_norm = c.make_norm(ctx, "post_conv_layernorm")
+        num_places, leaf = (c.image_size // c.patch_size) ** 2, "embeddings.position_embedding"
+        self.positions = PositionTable(ctx, num_places, c.hidden_size, leaf=leaf)
+
+    def place(
+        self, x_ND: Tensor, places: Sequence[np.ndarray], grids: Sequence[Grid], send: Send
+    ) -> Tensor:
+        x_ND = self.first_norm(x_ND, None)[0]
+        side = self.positions.side
+        taps = [resample_cubic(p, grid, side) for p, grid in zip(places, grids, strict=True)]
+        rows_NB = np.concatenate([rows for rows, _ in taps])
+        weights_NB = np.concatenate([weights for _, weights in taps])
+        return self.positions(x_ND, send(rows_NB), send(weights_NB))
 
 
 def resample_cubic(places_2N: np.ndarray, grid: Grid, side: int) -> tuple[np.ndarray, np.ndarray]:

@@ -20,18 +20,11 @@ from headstock.graph.feed_forward import GatedMLP
 from headstock.graph.linear import Linear
 from headstock.graph.module import Module
 from headstock.graph.norm import RMSNorm
-from headstock.graph.vision import EncoderRotary, Grid, PatchEmbedding, Send, place_patches
 from headstock.ops.activation_kinds import BY_CONFIG_NAME
 from headstock.ops.outputs import join_features
-from headstock.ops.vision import encoder_attention, pixel_values
-from headstock_models.glm4v import (
-    Glm4vForConditionalGeneration,
-    Glm4vMerger,
-    Glm4vVisionConfig,
-    SquareConvolution,
-)
+from headstock.ops.vision import encoder_attention
+from headstock_models.glm4v import Glm4vForConditionalGeneration, Glm4vVisionConfig, GlmEncoder
 from headstock_models.llama import LlamaConfig
-from headstock_models.qwen_vision import MAX_SIDE
 from headstock_models.stored_rows import take_rows
 
 NAMES = ("q_proj", "k_proj", "v_proj")
@@ -50,6 +43,18 @@ class GlmOcrVisionConfig(Glm4vVisionConfig, frozen=True, kw_only=True):
     def head_dim(self) -> int:
         """E."""
         return self.hidden_size // self.num_heads
+
+    @property
+    def merger_size(self) -> int:
+        return self.out_hidden_size * self.in_channels
+
+    def make_attention(self, ctx: Context) -> Module:
+        return GlmOcrAttention(ctx, self)
+
+    def make_mlp(self, ctx: Context) -> GatedMLP:
+        sizes = (self.hidden_size, self.intermediate_size)
+        activation = BY_CONFIG_NAME[self.hidden_act]
+        return GatedMLP(ctx, *sizes, activation, has_bias=self.attention_bias)
 
 
 class GlmOcrAttention(Module):
@@ -78,69 +83,6 @@ class GlmOcrAttention(Module):
         return self.out(self._attend(qkv_NC, angles_NE, lengths=lengths, num_heads=self._num_heads))
 
 
-class GlmOcrLayer(Module):
-    """Attention, then the feed-forward layer, each on the normalised residual stream."""
-
-    def __init__(self, ctx: Context, c: GlmOcrVisionConfig) -> None:
-        self.norm = c.make_norm(ctx, "norm1")
-        self.attn = GlmOcrAttention(ctx, c)
-        self.mlp_norm = c.make_norm(ctx, "norm2")
-        sizes = (c.hidden_size, c.intermediate_size)
-        self.mlp = GatedMLP(ctx, *sizes, BY_CONFIG_NAME[c.hidden_act], has_bias=c.attention_bias)
-
-    def forward(
-        self, x_ND: Tensor, sum_ND: Tensor | None, angles_NE: Tensor, lengths: Sequence[int]
-    ) -> tuple[Tensor, Tensor]:
-        """Return the layer's output and the residual stream it is to be added to. [N, D] each"""
-        x_ND, total_ND = self.norm(x_ND, sum_ND)
-        x_ND = self.attn(x_ND, angles_NE, lengths)
-        x_ND, total_ND = self.mlp_norm(x_ND, total_ND)
-        return self.mlp(x_ND), total_ND
-
-
-class GlmOcrEncoder(Module):
-    """Patches to features of tokens.
-
-    Attributes:
-        merge: Patches in height and width that become one token.
-        patch_bytes: Of a patch.
-    """
-
-    def __init__(self, ctx: Context, c: GlmOcrVisionConfig) -> None:
-        kernel = (c.in_channels, c.temporal_patch_size, c.patch_size, c.patch_size)
-        size, merge = c.hidden_size, c.spatial_merge_size
-        self.patches = PatchEmbedding(ctx, kernel, size, leaf="patch_embed.proj")
-        self.blocks = [GlmOcrLayer(ctx, c) for _ in range(c.depth)]
-        self.last_norm = c.make_norm(ctx, "post_layernorm")
-        square = (size, merge, merge)
-        self.join = SquareConvolution(ctx, square, c.out_hidden_size, leaf="downsample")
-        self.merger = Glm4vMerger(ctx, c, c.out_hidden_size * c.in_channels)
-        self.merge = merge
-        self.patch_bytes = int(np.prod(kernel))
-        theta = float((c.rope_parameters or {}).get("rope_theta", 10000.0))
-        self._rotary = EncoderRotary(ctx, c.head_dim, theta, MAX_SIDE)
-        self._joined, self._dtype = size * merge**2, ctx.dtype
-        self._pixels = ctx.ops.resolve(pixel_values, ctx.spec())
-
-    def forward(
-        self,
-        pixels_NP: Tensor,
-        grids: Sequence[Grid],
-        scale_C: Tensor,
-        shift_C: Tensor,
-        send: Send,
-    ) -> Tensor:
-        """Return the features of tokens; see :class:`headstock.graph.vision.MediaModel`. [M, F]"""
-        x_ND = self.patches(self._pixels(pixels_NP, scale_C, shift_C, dtype=self._dtype))
-        places = [place_patches(grid, self.merge) for grid in grids]
-        angles_NE = self._rotary(send(np.concatenate(places, axis=1).astype(np.int32)))
-        lengths, sum_ND = [h * w for t, h, w in grids for _ in range(t)], None
-        for block in self.blocks:
-            x_ND, sum_ND = block(x_ND, sum_ND, angles_NE, lengths)
-        x_ND = self.last_norm(x_ND, sum_ND)[0]
-        return self.merger(self.join(x_ND.view(-1, self._joined)))
-
-
 class GlmOcrForConditionalGeneration(Glm4vForConditionalGeneration):
     """The decoder of GLM-4.1V with an encoder of its own."""
 
@@ -153,7 +95,7 @@ class GlmOcrForConditionalGeneration(Glm4vForConditionalGeneration):
         return super().read_text({**text, "attention_bias": False})
 
     def make_encoder(self, ctx: Context, c: Any) -> Module:
-        return GlmOcrEncoder(ctx, c)
+        return GlmEncoder(ctx, c)
 
     def named(self, index: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:
         """Return the tensors with queries, keys and values of the encoder apart."""

@@ -6,7 +6,6 @@ and what Tencent's training scripts save), or as transformers calls them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -18,6 +17,7 @@ from headstock.graph.module import Module
 from headstock.graph.routed_moe import RoutedMoE
 from headstock.ops.routing import Routing
 from headstock_models.llama import LlamaConfig, LlamaForCausalLM
+from headstock_models.stored_rows import renamed
 
 DENSE, SPARSE = "dense", "sparse"
 HUB_NAMES = (
@@ -91,10 +91,4 @@ class HYV3ForCausalLM(LlamaForCausalLM):
 
     def named(self, index: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:
         """Return the tensors by the hub's names."""
-        return {_hub_name(name): tensor for name, tensor in super().named(index).items()}
-
-
-def _hub_name(name: str) -> str:
-    for pattern, hub in HUB_NAMES:
-        name = re.sub(pattern, hub, name)
-    return name
+        return renamed(super().named(index), HUB_NAMES)

@@ -7,7 +7,6 @@ in Hugging Face transformers.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +26,7 @@ from headstock_models.image_text import ImageDecoder, ImageTextModel, PlainMedia
 from headstock_models.llama import Decoder
 from headstock_models.llava import TEXT
 from headstock_models.siglip import SiglipConfig, SiglipEncoder
+from headstock_models.stored_rows import renamed
 
 NAMES = (
     (r"^model\.text_model\.", "model.language_model."),
@@ -84,12 +84,7 @@ class Idefics3ForConditionalGeneration(Model):
 
     def named(self, index: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:
         """Return the tensors by the names of :class:`ImageTextModel`'s leaves."""
-        named: dict[str, StoredTensor] = {}
-        for name, tensor in index.items():
-            for old, new in NAMES:
-                name = re.sub(old, new, name)
-            named[name] = tensor
-        return named
+        return renamed(index, NAMES)
 
 
 def table_places(side: int) -> np.ndarray:

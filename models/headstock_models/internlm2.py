@@ -6,7 +6,6 @@ names as in the authors' checkpoints.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -22,6 +21,7 @@ from headstock.graph.linear import Linear
 from headstock.graph.pooled import PooledDecoder, head
 from headstock.ops.attention import StepBatch
 from headstock_models.llama import LlamaConfig, LlamaForCausalLM
+from headstock_models.stored_rows import renamed
 
 NAMES = {
     r"\.attention\.wo\.": ".self_attn.o_proj.",
@@ -62,13 +62,7 @@ class InternLM2ForCausalLM(LlamaForCausalLM):
 
     def named(self, index: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:
         """Return the tensors by the names of Llama's modules."""
-        found: dict[str, StoredTensor] = {}
-        for name, tensor in index.items():
-            new = name
-            for pattern, instead in NAMES.items():
-                new = re.sub(pattern, instead, new)
-            found[new] = replace(tensor, name=new)
-        return found
+        return renamed(index, NAMES.items())
 
 
 class InternLM2ForRewardModel(PooledDecoder):

@@ -6,7 +6,6 @@ Shapes: T tokens in the step, D hidden size, C features of all heads. Source: Po
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -19,7 +18,6 @@ from headstock.graph.feed_forward import GatedMLP
 from headstock.graph.last import LastOfRows
 from headstock.graph.linear import Linear, Part, QKVLinear
 from headstock.graph.module import Module
-from headstock.graph.rotary import Rotary, rotary_size
 from headstock.graph.routed_moe import RoutedMoE
 from headstock.ops.attention import StepBatch
 from headstock.ops.gates import gate_by_softplus
@@ -31,8 +29,10 @@ from headstock_models.llama import (
     LlamaConfig,
     LlamaForCausalLM,
     Rotaries,
+    rotaries_of_kinds,
 )
 from headstock_models.sigmoid_experts import BIAS_LEAF
+from headstock_models.stored_rows import renamed
 
 DENSE, SPARSE = "dense", "sparse"
 PER_HEAD = (True, "per-head")
@@ -142,18 +142,9 @@ class LagunaForCausalLM(LlamaForCausalLM):
     def rotaries(self, ctx: Context, c: LlamaConfig, config: Mapping[str, Any]) -> Rotaries:
         """Return the tables of angles by kind of layer: each kind has parameters of its own."""
         given = {**config, "rope_parameters": config.get("rope_parameters") or USUAL_ROPE}
-        found: dict[str, Rotary] = {}
-        for kind in {c.kind(number) for number in range(c.num_hidden_layers)}:
-            size = rotary_size(given, c.sizes[2], layer_kind=kind)
-            found[kind] = Rotary(ctx, size, given, layer_kind=kind)
-        return found
+        kinds = {c.kind(number) for number in range(c.num_hidden_layers)}
+        return rotaries_of_kinds(ctx, c, given, kinds)
 
     def named(self, index: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:
         """Return the tensors by today's names."""
-        return {_our_name(name): tensor for name, tensor in index.items()}
-
-
-def _our_name(name: str) -> str:
-    for pattern, ours in NAMES:
-        name = re.sub(pattern, ours, name)
-    return name
+        return renamed(index, NAMES)

@@ -6,7 +6,7 @@ in the step, D hidden size. Source: Touvron et al. 2023, "Llama 2".
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -185,6 +185,27 @@ class Decoder(Module):
         for layer in self.layers:
             x_TD, sum_TD = layer(x_TD, sum_TD, batch)
         return self.norm(x_TD, sum_TD)[0]
+
+
+def rotaries_of_kinds(
+    ctx: Context,
+    c: LlamaConfig,
+    config: Mapping[str, Any],
+    kinds: Iterable[str],
+    share: float = 1.0,
+) -> Rotaries:
+    """Return the tables of angles of layers whose kinds have parameters of their own.
+
+    Args:
+        ctx: What to build with.
+        c: The sizes of heads.
+        config: With ``rope_parameters`` by kind.
+        kinds: Of layers.
+        share: Of a head's features that are rotated, where the parameters do not say.
+    """
+    head_dim = c.sizes[2]
+    sizes = {kind: rotary_size(config, head_dim, share=share, layer_kind=kind) for kind in kinds}
+    return {kind: Rotary(ctx, size, config, layer_kind=kind) for kind, size in sizes.items()}
 
 
 class LlamaForCausalLM(Model):

@@ -23,7 +23,6 @@ from headstock.graph.context import Context
 from headstock.graph.last import LastOfRows
 from headstock.graph.linear import Linear
 from headstock.graph.module import Module
-from headstock.graph.rotary import Rotary, rotary_size
 from headstock.ops.attention import StepBatch
 from headstock.ops.features import scale_features
 from headstock_models.llama import (
@@ -33,6 +32,7 @@ from headstock_models.llama import (
     LlamaConfig,
     LlamaForCausalLM,
     Rotaries,
+    rotaries_of_kinds,
 )
 from headstock_models.sigmoid_experts import sigmoid_moe
 
@@ -138,11 +138,7 @@ class MiMoV2FlashForCausalLM(LlamaForCausalLM):
 
     def rotaries(self, ctx: Context, c: LlamaConfig, config: Mapping[str, Any]) -> Rotaries:
         """Return the tables of angles by kind of layer: each kind has a base of its own."""
-        found: dict[str, Rotary] = {}
-        for kind in (FULL, SLIDING):
-            size = rotary_size(config, c.sizes[2], share=ROTARY_SHARE, layer_kind=kind)
-            found[kind] = Rotary(ctx, size, config, layer_kind=kind)
-        return found
+        return rotaries_of_kinds(ctx, c, config, (FULL, SLIDING), share=ROTARY_SHARE)
 
     def named(self, index: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:
         """Return the tensors by the names of transformers."""

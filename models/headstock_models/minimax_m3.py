@@ -6,7 +6,6 @@ Source: MiniMax 2026, "MiniMax-M3"; names as on the hub, or as transformers call
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -33,6 +32,7 @@ from headstock.ops.attention import StepBatch
 from headstock.ops.routing import Routing
 from headstock_models.image_text import NO_IMAGES, TextOnly, image_text_names
 from headstock_models.llama import FULL, LlamaConfig, LlamaForCausalLM, Rotaries
+from headstock_models.stored_rows import renamed
 
 SPARSE_ATTENTION = "minimax_m3_sparse"
 DENSE, SPARSE = "dense", "sparse"
@@ -198,12 +198,8 @@ class MiniMaxM3VLForCausalLM(LlamaForCausalLM):
 
     def named(self, index: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:
         """Return the tensors by today's names, with a tensor for each matrix."""
-        found: dict[str, StoredTensor] = {}
-        for name, tensor in index.items():
-            for old, new in RENAMED:
-                name = re.sub(old, new, name)
-            found[name] = replace(tensor, name=name)
-        parts = (p for tensor in split_stacked(found, EXPERTS).values() for p in _parts(tensor))
+        split = split_stacked(renamed(index, RENAMED), EXPERTS)
+        parts = (p for tensor in split.values() for p in _parts(tensor))
         return {tensor.name: tensor for tensor in parts}
 
 

@@ -9,7 +9,6 @@ in Hugging Face transformers.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -42,9 +41,12 @@ from headstock_models.qwen2 import Qwen2Config
 from headstock_models.qwen_vision import (
     EPS,
     MAX_SIDE,
+    Named,
     QwenVisionConfig,
+    VisionLayer,
     VisualForConditionalGeneration,
 )
+from headstock_models.stored_rows import renamed
 
 NAMES: Sequence[tuple[str, str]] = (
     (r"^visual\.", "model.visual."),
@@ -66,6 +68,10 @@ class Qwen2VLVisionConfig(QwenVisionConfig, frozen=True, kw_only=True):
     def make_norm(self, ctx: Context, leaf: str) -> LayerNorm | RMSNorm:
         """Return one of the encoder's norms."""
         return LayerNorm(ctx, self.hidden_size, leaf=leaf, eps=EPS)
+
+    def make_attention(self, ctx: Context) -> Module:
+        """Return the attention of a layer."""
+        return EncoderAttention(ctx, self.hidden_size, self.num_heads, JOINED)
 
     def make_mlp(self, ctx: Context) -> Module:
         """Return the feed-forward layer of a layer."""
@@ -103,25 +109,6 @@ class Qwen2VLMerger(Module):
         return self.mlp(self.norm(x_ND, None)[0].view(-1, self._joined))
 
 
-class Qwen2VLLayer(Module):
-    """Attention, then the feed-forward layer, each on the normalised residual stream."""
-
-    def __init__(self, ctx: Context, c: Qwen2VLVisionConfig) -> None:
-        self.norm = c.make_norm(ctx, "norm1")
-        self.attn = EncoderAttention(ctx, c.hidden_size, c.num_heads, JOINED)
-        self.mlp_norm = c.make_norm(ctx, "norm2")
-        self.mlp = c.make_mlp(ctx)
-
-    def forward(
-        self, x_ND: Tensor, sum_ND: Tensor | None, angles_NE: Tensor, lengths: Sequence[int]
-    ) -> tuple[Tensor, Tensor]:
-        """Return the layer's output and the residual stream it is to be added to. [N, D] each"""
-        x_ND, total_ND = self.norm(x_ND, sum_ND)
-        x_ND = self.attn(x_ND, angles_NE, lengths)
-        x_ND, total_ND = self.mlp_norm(x_ND, total_ND)
-        return self.mlp(x_ND), total_ND
-
-
 class Qwen2VLEncoder(Module):
     """Patches to features of tokens.
 
@@ -133,8 +120,8 @@ class Qwen2VLEncoder(Module):
     def __init__(self, ctx: Context, c: Qwen2VLVisionConfig) -> None:
         kernel = (c.in_channels, c.temporal_patch_size, c.patch_size, c.patch_size)
         patches = PatchEmbedding(ctx, kernel, c.hidden_size, leaf="proj", has_bias=False)
-        self.patch_embed = _Named(patches)
-        self.blocks = [Qwen2VLLayer(ctx, c) for _ in range(c.depth)]
+        self.patch_embed = Named(patches)
+        self.blocks = [VisionLayer(ctx, c) for _ in range(c.depth)]
         self.merger = Qwen2VLMerger(ctx, c)
         self.merge = c.spatial_merge_size
         self.patch_bytes = int(np.prod(kernel))
@@ -177,14 +164,6 @@ class Qwen2VLEncoder(Module):
         if order_M is None:
             return features_MF
         return self._take_tokens(features_MF, send(np.argsort(order_M)))
-
-
-class _Named(Module):
-    """A layer below a name of its own."""
-
-    def __init__(self, layer: Module) -> None:
-        self.layer = layer
-        self.forward = layer.forward
 
 
 def windows(grids: Sequence[Grid], merge: int, side: int) -> tuple[np.ndarray, list[int]]:
@@ -251,12 +230,7 @@ class Qwen2VLForConditionalGeneration(VisualForConditionalGeneration):
 
     def named(self, index: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:
         """Return the tensors by today's names: the hub has older ones."""
-        named: dict[str, StoredTensor] = {}
-        for name, tensor in index.items():
-            for old, new in NAMES:
-                name = re.sub(old, new, name)
-            named[name] = tensor
-        return named
+        return renamed(index, NAMES)
 
 
 class Qwen25VLForConditionalGeneration(Qwen2VLForConditionalGeneration):

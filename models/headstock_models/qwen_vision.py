@@ -88,6 +88,41 @@ class PatchMerger(Module):
         return self.mlp(self.norm(x_ND, None)[0].view(-1, self._joined))
 
 
+class LayerParts(Protocol):
+    """What an encoder's layers are made of, as its configuration says."""
+
+    def make_norm(self, ctx: Context, leaf: str) -> Any:
+        """Return one of a layer's norms."""
+        ...
+
+    def make_attention(self, ctx: Context) -> Any:
+        """Return a layer's attention."""
+        ...
+
+    def make_mlp(self, ctx: Context) -> Any:
+        """Return a layer's feed-forward layer."""
+        ...
+
+
+class VisionLayer(Module):
+    """Attention, then the feed-forward layer, each on the normalised residual stream."""
+
+    def __init__(self, ctx: Context, c: LayerParts) -> None:
+        self.norm = c.make_norm(ctx, "norm1")
+        self.attn = c.make_attention(ctx)
+        self.mlp_norm = c.make_norm(ctx, "norm2")
+        self.mlp = c.make_mlp(ctx)
+
+    def forward(
+        self, x_ND: Tensor, sum_ND: Tensor | None, angles_NE: Tensor, lengths: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the layer's output and the residual stream it is to be added to. [N, D] each"""
+        x_ND, total_ND = self.norm(x_ND, sum_ND)
+        x_ND = self.attn(x_ND, angles_NE, lengths)
+        x_ND, total_ND = self.mlp_norm(x_ND, total_ND)
+        return self.mlp(x_ND), total_ND
+
+
 class VisionEncoder(Module):
     """Patches to features of tokens: those of the last layer, then those of each deepstack layer.
 
@@ -97,7 +132,7 @@ class VisionEncoder(Module):
 
     def __init__(self, ctx: Context, c: QwenVisionConfig) -> None:
         kernel = (c.in_channels, c.temporal_patch_size, c.patch_size, c.patch_size)
-        self.patch_embed = _Named(PatchEmbedding(ctx, kernel, c.hidden_size, leaf="proj"))
+        self.patch_embed = Named(PatchEmbedding(ctx, kernel, c.hidden_size, leaf="proj"))
         self.positions = PositionTable(
             ctx, c.num_position_embeddings, c.hidden_size, leaf="pos_embed"
         )
@@ -163,7 +198,7 @@ class VisionEncoder(Module):
         )
 
 
-class _Named(Module):
+class Named(Module):
     """A layer below a name of its own."""
 
     def __init__(self, layer: Module) -> None:

@@ -6,7 +6,6 @@ Shapes: T tokens in the step, D hidden size, H query heads, C features of all he
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -22,7 +21,6 @@ from headstock.graph.last import LastOfRows
 from headstock.graph.linear import Linear, Part
 from headstock.graph.module import Module
 from headstock.graph.norm import RMSNorm
-from headstock.graph.rotary import Rotary, rotary_size
 from headstock.graph.routed_moe import RoutedMoE
 from headstock.graph.stacked import Stacked, split_stacked
 from headstock.ops.activation_kinds import SILU, Activation, bounded_swiglu
@@ -37,8 +35,10 @@ from headstock_models.llama import (
     LlamaConfig,
     LlamaForCausalLM,
     Rotaries,
+    rotaries_of_kinds,
 )
 from headstock_models.sigmoid_experts import BIAS_LEAF
+from headstock_models.stored_rows import renamed
 
 DENSE, SPARSE = "dense", "sparse"
 OUR_KEYS = {
@@ -181,16 +181,11 @@ class Step3p5ForCausalLM(LlamaForCausalLM):
 
     def rotaries(self, ctx: Context, c: LlamaConfig, config: Mapping[str, Any]) -> Rotaries:
         """Return the tables of angles by kind of layer: each kind has a base of its own."""
-        found: dict[str, Rotary] = {}
-        for kind in config["rope_parameters"]:
-            size = rotary_size(config, c.sizes[2], layer_kind=kind)
-            found[kind] = Rotary(ctx, size, config, layer_kind=kind)
-        return found
+        return rotaries_of_kinds(ctx, c, config, config["rope_parameters"])
 
     def named(self, index: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:
         """Return the tensors with a matrix for each expert, all below ``mlp``."""
-        split = split_stacked(index, STACKS)
-        return {_our_name(name): tensor for name, tensor in split.items()}
+        return renamed(split_stacked(index, STACKS), NAMES)
 
 
 class Step3p7ForConditionalGeneration(Step3p5ForCausalLM):
@@ -209,12 +204,6 @@ def _activation(limits: Sequence[float | None], number: int) -> Activation:
     """Return how layer ``number`` joins gate and up; without a limit, or one of 0, nothing ends."""
     limit = limits[number] if limits else None
     return bounded_swiglu(limit) if limit else SILU
-
-
-def _our_name(name: str) -> str:
-    for pattern, ours in NAMES:
-        name = re.sub(pattern, ours, name)
-    return name
 
 
 def _with_our_keys(config: Mapping[str, Any]) -> dict[str, Any]:

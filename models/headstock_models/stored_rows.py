@@ -1,14 +1,33 @@
-"""Tensors of checkpoints whose rows a model takes apart, or puts into an order of its own."""
+"""Tensors of checkpoints by other names, with rows taken apart, or in another order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from headstock.checkpoint.files import StoredTensor
+
+
+def renamed(
+    index: Mapping[str, StoredTensor], names: Iterable[tuple[str, str]]
+) -> dict[str, StoredTensor]:
+    """Return a checkpoint's tensors by the names that a model's leaves have.
+
+    Args:
+        index: The tensors by their own names.
+        names: Pattern, and what replaces it; each is applied to what the one before has made.
+    """
+    found: dict[str, StoredTensor] = {}
+    for name, tensor in index.items():
+        new = name
+        for pattern, ours in names:
+            new = re.sub(pattern, ours, new)
+        found[new] = tensor if tensor.name == new else replace(tensor, name=new)
+    return found
 
 
 def take_rows(tensor: StoredTensor, name: str, order: np.ndarray) -> StoredTensor:

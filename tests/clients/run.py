@@ -172,7 +172,7 @@ def page(found: dict) -> str:
             "|---|---|---|---|---|",
             *rows,
             "",
-            "`cohere` has a row because its error must be told well: reranking needs a model that"
+            "`cohere` has a row because its error must be understood: reranking needs a model that"
             " embeds or classifies.",
             "SGLang's `bench_serving` needs all of SGLang to be imported; its documented HTTP calls"
             " are made one by one instead.",

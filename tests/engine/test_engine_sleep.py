@@ -6,23 +6,18 @@ import pytest
 from null_runner import NullRunner
 
 from headstock.config.schema import CacheSettings, SchedulerSettings
-from headstock.engine import Engine, build_engine
+from headstock.engine import build_engine
 from headstock.errors import ConfigError
-from headstock.requests import SamplingParams, TokenIds
 from headstock.wire.messages import (
     Ended,
-    FromEngine,
     LoadWeights,
     Pause,
     Resume,
     Sleep,
-    Submit,
-    ToEngine,
-    Tokens,
     UpkeepReply,
     Wake,
 )
-from tests.engine.test_engine_upkeep import ToyWeights
+from tests.engine.desk import Desk, ToyWeights
 
 
 class ToyPages:
@@ -58,60 +53,34 @@ class PagedRunner(NullRunner):
         return super().launch(plan)
 
 
-class Desk:
+class SleepDesk(Desk):
     def __init__(self, pages: ToyPages | str | None = None) -> None:
         self.pages = ToyPages()
         runner = PagedRunner(self.pages)
-        self.engine: Engine = build_engine(
-            runner,
-            SchedulerSettings(),
-            CacheSettings(),
-            weights=ToyWeights([]),
-            pages=self.pages if pages is None else pages,
+        super().__init__(
+            build_engine(
+                runner,
+                SchedulerSettings(),
+                CacheSettings(),
+                weights=ToyWeights([]),
+                pages=self.pages if pages is None else pages,
+            )
         )
-        self.heard: list[FromEngine] = []
-
-    def say(self, *messages: ToEngine) -> None:
-        self.heard += self.engine.receive(messages)
-
-    def submit(self, name: str, count: int = 30) -> None:
-        params = SamplingParams(max_new_tokens=count, temperature=0.0, sampling_seed=0)
-        self.say(Submit(id=name, prompt_ids=TokenIds(range(1, 30)), params=params))
-
-    def turn(self, count: int = 1) -> None:
-        for _ in range(count):
-            if self.engine.is_preparing:
-                self.heard += self.engine.take_prepared()
-            if self.engine.has_work:
-                self.heard += self.engine.step()
-
-    def of(self, kind: type) -> list:
-        return [message for message in self.heard if isinstance(message, kind)]
-
-    def drawn(self, name: str) -> list[int]:
-        ids: list[int] = []
-        for tokens in self.of(Tokens):
-            begin = 0
-            for request, count in zip(tokens.ids, tokens.counts, strict=True):
-                if request == name:
-                    ids += tokens.token_ids[begin : begin + count]
-                begin += count
-        return ids
 
 
 @pytest.fixture
-def desk() -> Desk:
-    return Desk()
+def desk() -> SleepDesk:
+    return SleepDesk()
 
 
 def undisturbed(name: str) -> list[int]:
-    desk = Desk()
+    desk = SleepDesk()
     desk.submit(name)
     desk.turn(100)
     return desk.drawn(name)
 
 
-def test_what_runs_waits_and_goes_on_with_the_same_ids(desk: Desk) -> None:
+def test_what_runs_waits_and_goes_on_with_the_same_ids(desk: SleepDesk) -> None:
     desk.submit("a")
     desk.turn(5)
     desk.say(Sleep(call=1))
@@ -128,7 +97,7 @@ def test_what_runs_waits_and_goes_on_with_the_same_ids(desk: Desk) -> None:
     assert desk.drawn("a") == undisturbed("a")
 
 
-def test_what_comes_meanwhile_waits(desk: Desk) -> None:
+def test_what_comes_meanwhile_waits(desk: SleepDesk) -> None:
     desk.say(Sleep(call=1))
     desk.turn(2)
     desk.submit("a", 2)
@@ -139,7 +108,7 @@ def test_what_comes_meanwhile_waits(desk: Desk) -> None:
     assert [ended.id for ended in desk.of(Ended)] == ["a"]
 
 
-def test_a_second_order_finds_it_asleep_and_a_second_wake_awake(desk: Desk) -> None:
+def test_a_second_order_finds_it_asleep_and_a_second_wake_awake(desk: SleepDesk) -> None:
     desk.say(Wake(call=1), Sleep(call=2), Sleep(call=3))
     desk.turn(2)
     desk.say(Sleep(call=4))
@@ -151,7 +120,7 @@ def test_a_second_order_finds_it_asleep_and_a_second_wake_awake(desk: Desk) -> N
     assert desk.pages.releases == 1
 
 
-def test_it_can_be_woken_before_it_sleeps(desk: Desk) -> None:
+def test_it_can_be_woken_before_it_sleeps(desk: SleepDesk) -> None:
     desk.submit("a")
     desk.turn(3)
     desk.say(Sleep(call=1), Wake(call=2))
@@ -161,7 +130,7 @@ def test_it_can_be_woken_before_it_sleeps(desk: Desk) -> None:
     assert desk.drawn("a") == undisturbed("a")
 
 
-def test_without_room_it_sleeps_on(desk: Desk) -> None:
+def test_without_room_it_sleeps_on(desk: SleepDesk) -> None:
     desk.say(Sleep(call=1))
     desk.turn(2)
     desk.pages.has_room = False
@@ -178,7 +147,7 @@ def test_without_room_it_sleeps_on(desk: Desk) -> None:
     assert desk.of(Ended)
 
 
-def test_a_pause_of_the_operator_outlives_sleep(desk: Desk) -> None:
+def test_a_pause_of_the_operator_outlives_sleep(desk: SleepDesk) -> None:
     desk.submit("a", 3)
     desk.say(Pause(call=1, mode="in_place"), Sleep(call=2))
     desk.turn(3)
@@ -190,7 +159,7 @@ def test_a_pause_of_the_operator_outlives_sleep(desk: Desk) -> None:
     assert desk.of(Ended)
 
 
-def test_weights_are_loaded_while_it_sleeps(desk: Desk) -> None:
+def test_weights_are_loaded_while_it_sleeps(desk: SleepDesk) -> None:
     desk.submit("a", 3)
     desk.turn(2)
     desk.say(Sleep(call=1))
@@ -204,7 +173,7 @@ def test_weights_are_loaded_while_it_sleeps(desk: Desk) -> None:
     assert desk.of(Ended)
 
 
-def test_it_is_woken_while_weights_are_loaded(desk: Desk) -> None:
+def test_it_is_woken_while_weights_are_loaded(desk: SleepDesk) -> None:
     desk.say(Sleep(call=1))
     desk.turn(2)
     desk.say(LoadWeights(call=-1, path="/new"), Wake(call=2))
@@ -216,7 +185,7 @@ def test_it_is_woken_while_weights_are_loaded(desk: Desk) -> None:
 
 
 def test_a_device_that_keeps_its_memory_says_why() -> None:
-    desk = Desk(pages="It keeps it.")
+    desk = SleepDesk(pages="It keeps it.")
     desk.say(Sleep(call=1))
     assert desk.of(UpkeepReply)[0].problem == "It keeps it."
     assert not desk.engine.state().is_paused

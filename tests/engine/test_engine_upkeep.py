@@ -8,12 +8,10 @@ import pytest
 from null_runner import NullRunner
 
 from headstock.config.schema import CacheSettings, SchedulerSettings
-from headstock.engine import Engine, build_engine
-from headstock.errors import CheckpointError, ConfigError
-from headstock.requests import SamplingParams, TokenIds
+from headstock.engine import build_engine
+from headstock.errors import ConfigError
 from headstock.wire.messages import (
     Ended,
-    FromEngine,
     LoadWeights,
     Pause,
     ReadWeight,
@@ -21,39 +19,10 @@ from headstock.wire.messages import (
     StartProfile,
     State,
     StopProfile,
-    Submit,
-    ToEngine,
     UpkeepReply,
     WeightRows,
 )
-
-
-class ToyWeights:
-    """Loads in three parts."""
-
-    def __init__(self, engine_steps: list[int]) -> None:
-        self.parts = 0
-        self.begun: list[str] = []
-        self._steps = engine_steps
-        self.seen_steps: list[int] = []
-
-    def begin(self, path: str) -> None:
-        if path == "/other":
-            raise CheckpointError("It is of another model.", remedy="Take this one's.")
-        self.begun.append(path)
-        self.parts = 3
-
-    def advance(self, seconds: float) -> bool:
-        self.seen_steps.append(len(self._steps))
-        self.parts -= 1
-        if self.begun[-1] == "/torn":
-            raise OSError("the file ends early")
-        return self.parts == 0
-
-    def read(self, name: str, num_rows: int) -> tuple[list[int], bytes]:
-        if name != "norm":
-            raise CheckpointError("There is none.", remedy="Take another.")
-        return [num_rows], bytes(4 * num_rows)
+from tests.engine.desk import Desk, ToyWeights
 
 
 class ToyProfiler:
@@ -80,45 +49,29 @@ class CountingRunner(NullRunner):
         return super().launch(plan)
 
 
-class Desk:
+class UpkeepDesk(Desk):
     def __init__(self) -> None:
         self.runner = CountingRunner()
         self.weights = ToyWeights(self.runner.launched)
         self.profiler = ToyProfiler()
-        self.engine: Engine = build_engine(
-            self.runner,
-            SchedulerSettings(),
-            CacheSettings(),
-            weights=self.weights,
-            profiler=self.profiler,
+        super().__init__(
+            build_engine(
+                self.runner,
+                SchedulerSettings(),
+                CacheSettings(),
+                weights=self.weights,
+                profiler=self.profiler,
+            )
         )
-        self.heard: list[FromEngine] = []
-
-    def say(self, *messages: ToEngine) -> None:
-        self.heard += self.engine.receive(messages)
-
-    def submit(self, name: str, count: int = 30) -> None:
-        params = SamplingParams(max_new_tokens=count, temperature=0.0, sampling_seed=0)
-        self.say(Submit(id=name, prompt_ids=TokenIds(range(1, 30)), params=params))
-
-    def turn(self, count: int = 1) -> None:
-        for _ in range(count):
-            if self.engine.is_preparing:
-                self.heard += self.engine.take_prepared()
-            if self.engine.has_work:
-                self.heard += self.engine.step()
-
-    def of(self, kind: type) -> list:
-        return [message for message in self.heard if isinstance(message, kind)]
 
 
 @pytest.fixture
-def desk() -> Desk:
-    return Desk()
+def desk() -> UpkeepDesk:
+    return UpkeepDesk()
 
 
 def test_running_requests_are_computed_anew_with_other_weights_and_no_prefix_is_left(
-    desk: Desk,
+    desk: UpkeepDesk,
 ) -> None:
     desk.submit("a")
     desk.turn(5)
@@ -136,7 +89,7 @@ def test_running_requests_are_computed_anew_with_other_weights_and_no_prefix_is_
     assert desk.engine.state().cached_pages == 0
 
 
-def test_a_weight_is_read_at_once_but_not_while_others_are_loaded(desk: Desk) -> None:
+def test_a_weight_is_read_at_once_but_not_while_others_are_loaded(desk: UpkeepDesk) -> None:
     desk.submit("a")
     desk.turn(2)
     desk.say(ReadWeight(call=1, name="norm", num_rows=2))
@@ -151,7 +104,7 @@ def test_a_weight_is_read_at_once_but_not_while_others_are_loaded(desk: Desk) ->
     ]
 
 
-def test_what_comes_while_weights_are_loaded_waits(desk: Desk) -> None:
+def test_what_comes_while_weights_are_loaded_waits(desk: UpkeepDesk) -> None:
     desk.say(LoadWeights(call=-1, path="/new"))
     desk.submit("a", 2)
     desk.turn()
@@ -161,7 +114,7 @@ def test_what_comes_while_weights_are_loaded_waits(desk: Desk) -> None:
     assert [ended.id for ended in desk.of(Ended)] == ["a"]
 
 
-def test_weights_of_another_model_are_refused_and_nothing_is_held_back(desk: Desk) -> None:
+def test_weights_of_another_model_are_refused_and_nothing_is_held_back(desk: UpkeepDesk) -> None:
     desk.submit("a", 3)
     desk.say(LoadWeights(call=-1, path="/other"))
     (refusal,) = desk.of(UpkeepReply)
@@ -170,13 +123,13 @@ def test_weights_of_another_model_are_refused_and_nothing_is_held_back(desk: Des
     assert desk.of(Ended)[0].num_retractions == 0
 
 
-def test_two_loads_at_once_are_refused(desk: Desk) -> None:
+def test_two_loads_at_once_are_refused(desk: UpkeepDesk) -> None:
     desk.say(LoadWeights(call=-1, path="/new"), LoadWeights(call=-2, path="/newer"))
     assert desk.of(UpkeepReply)[0].problem == "Other weights are being loaded."
     assert desk.weights.begun == ["/new"]
 
 
-def test_all_requests_end_first_where_that_is_asked(desk: Desk) -> None:
+def test_all_requests_end_first_where_that_is_asked(desk: UpkeepDesk) -> None:
     desk.submit("a")
     desk.turn(3)
     desk.say(LoadWeights(call=-1, path="/new", is_aborting=True))
@@ -185,7 +138,7 @@ def test_all_requests_end_first_where_that_is_asked(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("is_paused_before", [True, False])
-def test_a_pause_outlasts_the_loading(desk: Desk, is_paused_before: bool) -> None:
+def test_a_pause_outlasts_the_loading(desk: UpkeepDesk, is_paused_before: bool) -> None:
     pause = Pause(call=3, mode="in_place")
     load = LoadWeights(call=-1, path="/new")
     desk.say(*((pause, load) if is_paused_before else (load, pause)))
@@ -199,7 +152,7 @@ def test_a_pause_outlasts_the_loading(desk: Desk, is_paused_before: bool) -> Non
     assert desk.of(Ended)
 
 
-def test_a_resumption_while_weights_are_loaded_waits_for_them(desk: Desk) -> None:
+def test_a_resumption_while_weights_are_loaded_waits_for_them(desk: UpkeepDesk) -> None:
     desk.say(Pause(call=3, mode="in_place"), LoadWeights(call=-1, path="/new"), Resume(call=4))
     desk.submit("a", 2)
     desk.turn()
@@ -208,13 +161,13 @@ def test_a_resumption_while_weights_are_loaded_waits_for_them(desk: Desk) -> Non
     assert desk.of(Ended)
 
 
-def test_weights_that_break_off_end_the_engine(desk: Desk) -> None:
+def test_weights_that_break_off_end_the_engine(desk: UpkeepDesk) -> None:
     desk.say(LoadWeights(call=-1, path="/torn"))
     with pytest.raises(OSError, match="ends early"):
         desk.turn(5)
 
 
-def test_a_profile_ends_after_its_steps(desk: Desk) -> None:
+def test_a_profile_ends_after_its_steps(desk: UpkeepDesk) -> None:
     desk.say(StartProfile(call=1, folder="/tmp", num_steps=4))
     assert desk.of(UpkeepReply) == [UpkeepReply(call=1, path="/tmp/trace")]
     desk.submit("a", 20)
@@ -228,7 +181,7 @@ def test_a_profile_ends_after_its_steps(desk: Desk) -> None:
     assert 4 <= reply.count <= 5
 
 
-def test_a_profile_ends_when_it_is_told_to(desk: Desk) -> None:
+def test_a_profile_ends_when_it_is_told_to(desk: UpkeepDesk) -> None:
     desk.say(StartProfile(call=1, folder="/tmp", num_steps=100))
     desk.submit("a", 6)
     desk.turn(30)
@@ -237,7 +190,7 @@ def test_a_profile_ends_when_it_is_told_to(desk: Desk) -> None:
     assert not desk.engine.is_preparing
 
 
-def test_profiles_that_cannot_be_are_refused(desk: Desk) -> None:
+def test_profiles_that_cannot_be_are_refused(desk: UpkeepDesk) -> None:
     desk.say(StopProfile(call=1), StartProfile(call=2, folder="/full", num_steps=1))
     desk.say(*[StartProfile(call=n, folder="/tmp", num_steps=1) for n in (3, 4)])
     problems = [reply.problem for reply in desk.of(UpkeepReply)]

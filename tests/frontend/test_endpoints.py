@@ -91,7 +91,7 @@ def test_a_turn_that_has_text_is_gone_on_with():
 
 def test_openai_itself_cannot_go_on_with_a_turn():
     fake = Fake()
-    with pytest.raises(hs.ProgramError, match="cannot go on"):
+    with pytest.raises(hs.ProgramError, match="cannot continue"):
         run(ask, fake.openai(can_continue=False), prefix="so: ")
     assert not fake.bodies
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from headstock.ops.model_step import StepWidth
 from headstock.runner.batch import StepShape
-from headstock.runner.taken_steps import TakenSteps, describe_taken
+from headstock.runner.step import TakenSteps, describe_taken
 
 DECODE = StepShape(
     num_tokens=4,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from headstock.config import EngineSettings
 from headstock.config.exclusions import EXCLUSIONS, off_for
-from headstock.config.schema import SpeculationSettings
+from headstock.config.schema import ParallelSettings, SpeculationSettings
 from headstock.server.capabilities import capabilities
 from headstock.wire.steps import PageGroup, RunnerLimits
 
@@ -35,6 +35,12 @@ def test_nothing_is_claimed_before_the_engine_has_started() -> None:
     found = capabilities(EngineSettings(), None)
     assert (found["is_known"], found["features"]) == (False, {})
     assert len(found["exclusions"]) == len(EXCLUSIONS)
+
+
+def test_ranks_are_told_where_there_are_several() -> None:
+    assert features()["several ranks"] is None
+    parallel = ParallelSettings(tp_size=2)
+    assert features(EngineSettings(parallel=parallel))["several ranks"] == {"count": 2}
 
 
 def test_every_exclusion_is_told_once_with_a_reason() -> None:

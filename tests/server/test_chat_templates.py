@@ -1,4 +1,4 @@
-"""Chats as transformers renders them: turns to go on with, and contents as text or as parts."""
+"""Chats as transformers renders them: turns to continue, and contents as text or as parts."""
 
 from __future__ import annotations
 

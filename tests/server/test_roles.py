@@ -12,7 +12,7 @@ import pytest
 from headstock.config.environment import forget_secrets
 from headstock.config.schema import ServerSettings
 from headstock.errors import ConfigError
-from headstock.server.http.hosts import AllowedHosts
+from headstock.server.http.gate import AllowedHosts
 from headstock.server.keys import bare_key, key_reader, read_keys
 from tests.server.conftest import Served
 

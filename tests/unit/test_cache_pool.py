@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headstock.cache import PageCache, PagePool, RecentChains, chain_ids, child_id, root_id
-from headstock.cache.quarantine import Quarantine
+from headstock.cache.pool import Quarantine
 from headstock.errors import UnsupportedError
 from headstock.wire.steps import NULL_PAGE, PageGroup
 

@@ -15,9 +15,8 @@ import pytest
 from headstock.config.schema import reserved_places
 from headstock.requests import SamplingParams, TokenIds
 from headstock.scheduler import Scheduler
-from headstock.server.accounts import Account
 from headstock.server.errors import BusyError
-from headstock.server.payers import Payer
+from headstock.server.payers import Account, Payer
 from headstock.server.places import Places
 from headstock.wire.messages import Submit
 from headstock.wire.steps import PageGroup, RunnerLimits, StepPlan, StepResult

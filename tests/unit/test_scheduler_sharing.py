@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstock.scheduler.sharing import depth_first
+from headstock.scheduler.writer import depth_first
 from headstock.wire.steps import TreeNodes
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from headstock.scheduler.story import Notes, WaitClocks
 from headstock.wire.messages import Story
-from tests.unit.test_scheduler import PAGE, Table, limits_of
+from tests.unit.scheduler_table import PAGE, Table, limits_of
 
 
 def run(table: Table) -> dict[str, Story | None]:

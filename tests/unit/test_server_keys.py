@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from headstock.config.schema import ServerSettings
-from headstock.server.http.gate import _listed
-from headstock.server.http.hosts import AllowedHosts, is_cross_site, is_loopback
+from headstock.server.http.gate import AllowedHosts, _listed, is_cross_site, is_loopback
 from headstock.server.keys import KeyRing, read_keys
 
 ANN, BOB = "ann:user:key-of-ann-0", "bob:admin:key-of-bob-0"

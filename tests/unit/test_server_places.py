@@ -6,10 +6,9 @@ import pytest
 
 from headstock.config.schema import ServerSettings
 from headstock.errors import ConfigError, RequestError
-from headstock.server.accounts import Account
 from headstock.server.errors import BusyError
 from headstock.server.keys import read_keys
-from headstock.server.payers import Limits, Payer, payer_at, read_limits
+from headstock.server.payers import Account, Limits, Payer, payer_at, read_limits
 from headstock.server.places import GRACE_S, Places
 
 

@@ -73,7 +73,7 @@ class Stream:
         return torch.empty(shape, dtype=dtype)
 
     def hold(self, *owners: object) -> None:
-        """While a step is captured: let it keep alive what its instructions know by number."""
+        """While a step is captured: keep alive in it what its instructions know by number."""
         if self.recording is not None:
             for owner in owners:
                 self.recording.hold(owner)

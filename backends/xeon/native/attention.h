@@ -62,7 +62,7 @@ struct AttentionPlan {
 
     // Per row, while planning.
     std::vector<int32_t> row_begin, row_end;    // Tokens.
-    std::vector<int32_t> next_split, end_split; // Splits that nobody does yet.
+    std::vector<int32_t> next_split, end_split; // Splits that no thread has taken yet.
     std::vector<char> is_partial;
 };
 

@@ -143,7 +143,7 @@ void Team::help(int thread) {
     uint64_t seen = 0;
     while ((seen = wait_for_job(seen)) != 0) {
         present.store(seen, std::memory_order_seq_cst);
-        // The caller reuses a descriptor only after it saw nobody present in its job.
+        // The caller reuses a descriptor only after it saw no thread in its job.
         if (job_.load(std::memory_order_seq_cst) == seen) work(ring_[seen % kRing], thread, local);
         present.store(0, std::memory_order_release);
     }

@@ -16,7 +16,7 @@ namespace headstock {
 //
 // Chunks of a phase are dealt out in contiguous ranges, one a thread; who is done takes chunks
 // from the others. A phase is over when its chunks are, whoever ran them: a helper that the
-// operating system has set aside delays nobody unless it holds a chunk, which matters where the
+// operating system has set aside delays no other unless it holds a chunk, which matters where the
 // server's other processes share the cores. Helpers spin for a short while after a job and then
 // sleep: an idle server uses no CPU.
 class Team {
@@ -30,7 +30,7 @@ public:
     // The phases must stay where they are until `settle`.
     void run(const Phase* phases, int64_t num_phases, char* shared, size_t local_bytes);
 
-    // Waits until nobody looks at the phases of the job before the last kRing - 1: a caller that
+    // Waits until no thread looks at the phases of the job before the last kRing - 1: a caller that
     // rotates kRing lists of phases may then overwrite the oldest.
     void make_room();
 

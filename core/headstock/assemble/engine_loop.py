@@ -7,7 +7,6 @@ from contextlib import ExitStack
 
 from headstock.assemble.backend import Opened, check_ranks, open_backend
 from headstock.assemble.model import LoadedModel
-from headstock.assemble.pages import releasable_pages
 from headstock.assemble.profiler import TorchProfiler
 from headstock.assemble.progress import Report
 from headstock.assemble.rank_main import join_group, rank_argument
@@ -15,11 +14,13 @@ from headstock.assemble.serving_runner import Built, build_serving_runner
 from headstock.assemble.weights import changeable_weights
 from headstock.checkpoint import ModelFiles
 from headstock.config import EngineSettings, Loaded
+from headstock.config.exclusions import SLEEP, WHOLE_STEPS, reason_of
 from headstock.engine import Engine, EngineLoop, Pages, Shelf, Weights, build_engine
 from headstock.errors import ConfigError, did_you_mean
 from headstock.graph.lora import AdapterSpace
 from headstock.observe.units import GIB
-from headstock.parallel import RankedRunner, RankedShelf, spawn_ranks
+from headstock.parallel import RankedPages, RankedRunner, RankedShelf, spawn_ranks
+from headstock.parallel.launch import Ranks
 from headstock.plugins.models import ChosenModel
 from headstock.runner.watched import WatchedRunner
 from headstock.structured.compiler import GrammarCompiler
@@ -259,3 +260,18 @@ def _architecture(chosen: ChosenModel) -> str:
 
 def _steps(depth: int) -> str:
     return "steps overlap with planning" if depth > 1 else "one step at a time"
+
+
+def releasable_pages(opened: Opened, built: Built, ranks: Ranks | None = None) -> Pages | str:
+    """Return what gives the pages of a served model back, or why they stay.
+
+    Args:
+        opened: The backend.
+        built: The model, ready to serve, on this rank.
+        ranks: The others; None: there are none.
+    """
+    if not opened.device.facts.gives_memory_back:
+        return f"The device {opened.device.name} keeps the memory that it has taken."
+    if built.is_taken:
+        return reason_of(SLEEP, WHOLE_STEPS)
+    return built.runner if ranks is None else RankedPages(built.runner, ranks)

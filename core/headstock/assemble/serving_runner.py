@@ -28,8 +28,7 @@ from headstock.plugins.resolved import ResolvedPlan, resolved_plan
 from headstock.runner.build import build_runner
 from headstock.runner.memory import MemoryPlan
 from headstock.runner.runner import TorchRunner
-from headstock.runner.step import ModelParts, StepModel
-from headstock.runner.taken_steps import describe_taken
+from headstock.runner.step import ModelParts, StepModel, describe_taken
 from headstock.speculative.provider import Drafter, DrafterSpec, open_drafter
 from headstock.wire.messages import Loading
 

@@ -14,6 +14,7 @@ from headstock.assemble.backend import Opened
 from headstock.assemble.model_files import installed_formats
 from headstock.assemble.serving_runner import Built
 from headstock.checkpoint import ModelFiles, resolve
+from headstock.config.exclusions import RANKS, UPDATES, WHOLE_STEPS, reason_of
 from headstock.errors import CheckpointError, did_you_mean
 from headstock.graph.build import Model
 from headstock.graph.embedding import LMHead
@@ -24,8 +25,6 @@ from headstock.graph.source import is_equal
 
 UNLIKE = frozenset({"_name_or_path", "dtype", "torch_dtype", "transformers_version", "use_cache"})
 """Keys of a configuration that say nothing of what is computed."""
-RANKS = "The model is shared among ranks: each has a part of every weight."
-TAKEN = "Whole steps are taken over by a plugin, which has packed the weights in its own way."
 DUMMY = "The server was started with --load-format dummy."
 
 
@@ -172,9 +171,9 @@ def changeable_weights(
     """
     loaded = built.loaded
     if loaded.ctx.tp.size > 1:
-        return RANKS
+        return reason_of(UPDATES, RANKS)
     if built.is_taken:
-        return TAKEN
+        return reason_of(UPDATES, WHOLE_STEPS)
     if opened.settings.model.load_format == "dummy":
         return DUMMY
     disabled = opened.settings.device.disable_plugin

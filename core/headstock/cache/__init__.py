@@ -1,4 +1,4 @@
-"""Which page belongs to whom. Knows tokens only by their digests, and no requests."""
+"""Which page belongs to which request. Knows tokens only by their digests, and no requests."""
 
 from headstock.cache.digest import NO_CONTENTS, RecentChains, chain_ids, child_id, root_id
 from headstock.cache.features import FeatureStore, StoredItem

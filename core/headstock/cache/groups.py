@@ -6,8 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 from headstock.cache.arena import ArenaPool
-from headstock.cache.pool import Pool
-from headstock.cache.quarantine import Quarantine
+from headstock.cache.pool import Pool, Quarantine
 from headstock.cache.tree import CachedPage, Node, PrefixTree
 from headstock.wire.steps import PageGroup
 

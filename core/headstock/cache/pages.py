@@ -184,7 +184,7 @@ class PageCache:
             step: Last step that writes them; only later ones may read them.
 
         Returns:
-            Whether later grains shall be offered, too.
+            Whether later grains may be offered, too.
         """
         if self._is_plain:
             return self._publish_full(tables, ids, count, step)
@@ -234,7 +234,7 @@ class PageCache:
         Args:
             tables: The request's.
             begin: Where its chunk begins. Tokens.
-            end: Where it shall end, at most.
+            end: Where it may end, at most.
             last_step: Last step that was launched with them.
 
         Returns:

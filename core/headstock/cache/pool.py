@@ -1,7 +1,8 @@
-"""Which pages are free. Knows nothing of tokens, prefixes or requests."""
+"""Which pages are free, or will be. Knows nothing of tokens, prefixes or requests."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -100,3 +101,28 @@ class PagePool:
         assert len(set(free)) == len(free), f"a page is free twice: {sorted(free)}"
         assert taken.isdisjoint(free), f"pages are both free and taken: {taken.intersection(free)}"
         assert len(free) + len(taken) == self.num_total, "a page is neither free nor taken"
+
+
+class Quarantine:
+    """Holds released pages until the last step launched with them has settled."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[int, list[int]]] = deque()
+        self.num_pages = 0
+
+    def put(self, pages: list[int], last_step: int) -> None:
+        """Hold ``pages`` until ``last_step`` has settled."""
+        self._waiting.append((last_step, pages))
+        self.num_pages += len(pages)
+
+    def settle(self, step: int) -> list[int]:
+        """Return the pages that are safe now that every step up to ``step`` has settled.
+
+        A later entry is not looked at before an earlier one is safe: it waits a step too long
+        at worst.
+        """
+        safe: list[int] = []
+        while self._waiting and self._waiting[0][0] <= step:
+            safe += self._waiting.popleft()[1]
+        self.num_pages -= len(safe)
+        return safe

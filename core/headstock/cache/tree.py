@@ -151,7 +151,7 @@ class PrefixTree:
         Args:
             path: Changed in place.
             ids: Digests of the request's grains.
-            count: How many nodes the path shall have.
+            count: How many nodes the path should have.
 
         Returns:
             Whether it has come so far; if not, a node before was withdrawn.

@@ -1,6 +1,7 @@
 """What excludes what, in one place: checked at the start and for each request.
 
-A feature that is not named here with another works along with it, and a test shows so.
+Whatever else a server can have, and a request can ask, goes together: tests/e2e/test_pairs.py runs
+it so, on models with windows, states and images.
 """
 
 from __future__ import annotations
@@ -18,8 +19,19 @@ POOLING = "pooling"
 STATES = "recurrent state"
 WHOLE_PROMPTS = "bidirectional attention"
 PREFIX_CACHE = "prefix cache"
+ADAPTERS = "adapters"
+SESSIONS = "sessions"
+TRUNCATION = "truncation of prompts"
+UPDATES = "updates of weights"
+SLEEP = "sleep"
+IMAGES = "images"
+COMPLETIONS = "several completions"
+RANKS = "several ranks"
+WHOLE_STEPS = "whole steps by a plugin"
 
-Effect = Literal["refused at start", "off for the request", "off for the model"]
+Effect = Literal[
+    "refused at start", "refused for the request", "off for the request", "off for the model"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +41,10 @@ class Exclusion:
     Attributes:
         feature: What gives way.
         other: What it gives way to: a trait of the model, or something that a request asks.
-        effect: ``refused at start``: the server does not start with both. ``off for the request``:
-            a request that asks for ``other`` is served right, without the feature. ``off for the
-            model``: a model that has ``other`` is.
+        effect: ``refused at start``: the server does not start with both. ``refused for the
+            request``: what asks for both gets an error. ``off for the request``: a request that
+            asks for ``other`` is served right, without the feature. ``off for the model``: a model
+            that has ``other`` is.
         reason: Why, in one sentence.
     """
 
@@ -68,6 +81,49 @@ EXCLUSIONS = (
         effect="off for the model",
         reason="What a token is depends on the tokens after it, so that no prefix can be shared.",
     ),
+    Exclusion(
+        feature=ADAPTERS,
+        other=POOLING,
+        effect="refused at start",
+        reason="Requests for vectors name no adapter.",
+    ),
+    Exclusion(
+        feature=SESSIONS,
+        other=IMAGES,
+        effect="refused for the request",
+        reason="A session keeps the tokens of its turns, and no images.",
+    ),
+    Exclusion(
+        feature=SESSIONS,
+        other=COMPLETIONS,
+        effect="refused for the request",
+        reason="A turn is one answer, which the next turn comes after.",
+    ),
+    Exclusion(
+        feature=TRUNCATION,
+        other=IMAGES,
+        effect="refused for the request",
+        reason="A prompt that is cut would lose a part of an image.",
+    ),
+    Exclusion(
+        feature=UPDATES,
+        other=RANKS,
+        effect="refused for the request",
+        reason="The model is shared among ranks: each has a part of every weight.",
+    ),
+    Exclusion(
+        feature=UPDATES,
+        other=WHOLE_STEPS,
+        effect="refused for the request",
+        reason="Whole steps are taken over by a plugin, which has packed the weights in its own"
+        " way.",
+    ),
+    Exclusion(
+        feature=SLEEP,
+        other=WHOLE_STEPS,
+        effect="refused for the request",
+        reason="Whole steps are taken over by a plugin, which may know where the pages are.",
+    ),
 )
 
 
@@ -78,6 +134,12 @@ def off_for(feature: str) -> frozenset[str]:
         for entry in EXCLUSIONS
         if entry.feature == feature and entry.effect == "off for the request"
     )
+
+
+def reason_of(feature: str, other: str) -> str:
+    """Return why two things that are named in the table exclude each other."""
+    (reason,) = (e.reason for e in EXCLUSIONS if (e.feature, e.other) == (feature, other))
+    return reason
 
 
 def check_start(features: Collection[str], traits: Collection[str], remedy: str) -> None:

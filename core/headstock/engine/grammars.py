@@ -236,7 +236,7 @@ class GrammarDesk:
         try:
             return self._compiler.masks(matchers)
         except ProviderError as error:
-            log.exception("The grammar provider failed; its requests end, the others go on")
+            log.exception("The grammar provider failed; its requests end, the others continue")
             for request in requests:
                 self._fail(request, f"{error}.", "computation_failed")
             return []
@@ -291,10 +291,10 @@ class GrammarDesk:
                 return False
             wanted = stop_ids
         elif is_empty:
-            # Only a stop id of the caller's goes on from here: then that ends it, as asked.
+            # Only a stop id of the caller's may follow here: then that ends it, as asked.
             wanted = [token_id for token_id in wanted if token_id not in eos_ids]
             if not wanted:
-                why = "no token of this model's vocabulary goes on from here."
+                why = "no token of this model's vocabulary may follow here."
                 self._fail(request, why, "invalid_grammar")
                 return False
         else:

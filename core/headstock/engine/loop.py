@@ -75,7 +75,7 @@ class EngineLoop:
                 self._turn()
         except Exception as error:
             # The process boundary: say why before going down.
-            log.exception("The engine cannot go on")
+            log.exception("The engine cannot continue")
             self._mailbox.send([crash_report(error)])
             raise
 
@@ -114,7 +114,7 @@ class EngineLoop:
         try:
             replies = self._engine.step()
         except RunnerError as failure:
-            log.exception("The runner failed; its requests end, the others go on")
+            log.exception("The runner failed; its requests end, the others continue")
             replies = self._engine.recover(failure)
             self._failures += 1
             if self._failures == MAX_FAILURES:

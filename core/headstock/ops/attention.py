@@ -10,12 +10,12 @@ D head size, N tree nodes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from headstock.ops.base import Spec, op
+from headstock.ops.page_format import PageFormat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,6 +89,21 @@ class AttentionSpec:
     soft_cap: float | None = None
     block_size: int = 0
 
+    @property
+    def is_bidirectional(self) -> bool:
+        """Whether every query of a row sees all of the row's tokens."""
+        return BIDIRECTIONAL in self.features
+
+    @property
+    def sees_both_sides(self) -> bool:
+        """Whether the window is of the tokens near a query, behind it and before."""
+        return BOTH_SIDES in self.features
+
+    @property
+    def is_chunked(self) -> bool:
+        """Whether the window is the query's own chunk."""
+        return CHUNKED in self.features
+
     def as_spec(self) -> Spec:
         """Return what the op ``attention`` is resolved for.
 
@@ -110,48 +125,6 @@ class AttentionSpec:
             page_dtype=page_dtype,
             features=self.features | NARROW_PAGES.get(page_dtype, frozenset()),
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PageFormat:
-    """How a provider keeps one layer's keys and values.
-
-    Attributes:
-        tag: Names the format for fused ops and transfers, such as ``pages-kv-thd``.
-        page_sizes: Accepted tokens a page; the first is the one it likes best.
-        dtype: Of its elements.
-        parts: Features that a token has in each of the tensors that the buffer is divided into,
-            one after another, each with all pages: for kernels that take them apart, each without
-            gaps. The buffer's shape is then [pages, page size, their sum]. (): it is one tensor.
-    """
-
-    tag: str
-    page_sizes: tuple[int, ...]
-    dtype: torch.dtype
-    parts: tuple[int, ...] = ()
-
-    def tensors_of(self, kv: Tensor) -> Sequence[Tensor]:
-        """Return the tensors that a buffer consists of, as views: itself, or its parts.
-
-        Args:
-            kv: Contiguous where there are parts.
-
-        Returns:
-            [pages, page size, features] each, where there are parts.
-        """
-        if not self.parts:
-            return (kv,)
-        flat, begin = kv.view(-1), 0
-        tensors: list[Tensor] = []
-        for part in self.parts:
-            shape = (*kv.shape[:2], part)
-            tensors.append(flat[begin : begin + math.prod(shape)].view(shape))
-            begin += math.prod(shape)
-        return tensors
-
-    def accepts(self, page_size: int) -> bool:
-        """Whether pages may hold ``page_size`` tokens."""
-        return page_size in self.page_sizes
 
 
 KVLayout = PageFormat

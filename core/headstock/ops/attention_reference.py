@@ -1,4 +1,4 @@
-"""The reference of the op ``attention``: gather a row's pages, mask, let PyTorch attend.
+"""The reference of the op ``attention``: gather a row's pages, mask, and attend by PyTorch.
 
 Shapes: T tokens, R rows, Q queries of a row, L gathered kv tokens, P pages, H query heads, K key
 and value heads, G = H / K query heads of a kv head, D head size.
@@ -6,22 +6,20 @@ and value heads, G = H / K query heads of a kv head, D head size.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from headstock.ops.attention import (
-    BIDIRECTIONAL,
-    BOTH_SIDES,
-    CHUNKED,
-    AttentionSpec,
-    PageFormat,
-    StepBatch,
-)
 from headstock.ops.device import OpDevice
 from headstock.ops.int8_pages import SCALE_BYTES
 from headstock.ops.narrow_pages import NARROW
+from headstock.ops.page_format import PageFormat
 from headstock.ops.pages_reference import SCORES_AT_ONCE, Piece, pieces_of
+
+if TYPE_CHECKING:
+    from headstock.ops.attention import AttentionSpec, StepBatch
 
 TAG = "pages-kv-thd"
 """One layer's buffer is [page, keys or values, token, kv head, feature]."""
@@ -36,7 +34,7 @@ class ReferenceAttention:
         self.spec = spec
         preferred = tuple(dict.fromkeys((16, spec.page_size)))
         self._kind = kind = NARROW.get(spec.kv_dtype)
-        self._is_whole = BIDIRECTIONAL in spec.features
+        self._is_whole = spec.is_bidirectional
         tag = TAG if kind is None else NARROW_TAG.format(kind.name)
         dtype = spec.kv_dtype if kind is None else kind.storage
         self.page_format = PageFormat(tag=tag, page_sizes=preferred, dtype=dtype)
@@ -142,7 +140,7 @@ class ReferenceAttention:
         tokens_R1L = (tokens_RL[:, :1] + places_L).unsqueeze(1)
         limits_RQ1 = lengths_R[:, None, None] - 1 if self._is_whole else positions_RQ1
         mask_RQL = (tokens_R1L <= limits_RQ1).expand(-1, num_queries, -1)
-        if BOTH_SIDES in self.spec.features and self.spec.window is not None:
+        if self.spec.sees_both_sides and self.spec.window is not None:
             return mask_RQL & ((tokens_R1L - positions_RQ1).abs() < self.spec.window)
         if self.spec.window is not None:
             mask_RQL = mask_RQL & (tokens_R1L >= self._first_seen(positions_RQ1))
@@ -165,7 +163,7 @@ class ReferenceAttention:
         """Return the first tokens that queries at ``positions`` see; under 0: all."""
         window = self.spec.window
         assert window is not None, "every token is seen"
-        if CHUNKED in self.spec.features:
+        if self.spec.is_chunked:
             return positions // window * window
         return positions - window + 1
 

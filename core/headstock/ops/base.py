@@ -55,6 +55,23 @@ class Spec:
         return tuple(name for name in four if name)
 
 
+def spec_of(asked: Any, *sizes: str, features: frozenset[str] = frozenset()) -> Spec:
+    """Return what an op is resolved for whose provider is built for a spec of its own.
+
+    Args:
+        asked: That spec: it has ``dtype``, and ``kv_dtype`` where its pages may have another.
+        sizes: Names of its fields that are sizes.
+        features: What is asked beyond the plain op.
+    """
+    page_dtype = getattr(asked, "kv_dtype", "")
+    return Spec(
+        dtype=str(asked.dtype).removeprefix("torch."),
+        sizes={name: getattr(asked, name) for name in sizes},
+        page_dtype=str(page_dtype).removeprefix("torch."),
+        features=features,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
     """Which values of a size are accepted; every condition given must hold."""

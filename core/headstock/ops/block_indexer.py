@@ -21,12 +21,14 @@ import torch
 from torch import Tensor
 
 from headstock.ops.attention import CacheProvider, StepBatch
-from headstock.ops.base import Spec, op
+from headstock.ops.base import Spec, op, spec_of
+from headstock.ops.block_indexer_reference import ReferenceBlockIndexer
+from headstock.ops.pages_reference import NONE_CHOSEN
 
 if TYPE_CHECKING:
     from headstock.ops.device import OpDevice
 
-NO_BLOCK = -1
+NO_BLOCK = NONE_CHOSEN
 """Stands where a query has fewer blocks to see than may be chosen."""
 
 
@@ -64,19 +66,16 @@ class BlockIndexerSpec:
 
     def as_spec(self) -> Spec:
         """Return what the op ``index_blocks`` is resolved for."""
-        return Spec(
-            dtype=str(self.dtype).removeprefix("torch."),
-            sizes={
-                "num_heads": self.num_heads,
-                "head_dim": self.head_dim,
-                "rotary_size": self.rotary_size,
-                "block_size": self.block_size,
-                "num_chosen": self.num_chosen,
-                "num_local": self.num_local,
-                "page_size": self.page_size,
-                "max_length": self.max_length,
-            },
-            page_dtype=str(self.kv_dtype).removeprefix("torch."),
+        return spec_of(
+            self,
+            "num_heads",
+            "head_dim",
+            "rotary_size",
+            "block_size",
+            "num_chosen",
+            "num_local",
+            "page_size",
+            "max_length",
         )
 
 
@@ -113,6 +112,4 @@ def index_blocks(spec: BlockIndexerSpec, device: OpDevice) -> BlockIndexerProvid
 
     Its page format ``pages-index-td`` is [pages, page size, D].
     """
-    from headstock.ops.block_indexer_reference import ReferenceBlockIndexer
-
     return ReferenceBlockIndexer(spec, device)

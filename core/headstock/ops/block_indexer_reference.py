@@ -6,16 +6,27 @@ it, B blocks of these.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from headstock.ops.attention import StepBatch
-from headstock.ops.block_indexer import NO_BLOCK, BlockIndexerSpec
 from headstock.ops.device import OpDevice
 from headstock.ops.key_pages_reference import KeyPages
-from headstock.ops.pages_reference import SCORES_AT_ONCE, Piece, causal, pieces_of, slots_of
+from headstock.ops.pages_reference import (
+    NONE_CHOSEN,
+    SCORES_AT_ONCE,
+    Piece,
+    causal,
+    pieces_of,
+    slots_of,
+)
 from headstock.ops.rotary import rotate
+
+if TYPE_CHECKING:
+    from headstock.ops.block_indexer import BlockIndexerSpec
 
 
 class ReferenceBlockIndexer(KeyPages):
@@ -34,7 +45,7 @@ class ReferenceBlockIndexer(KeyPages):
         self.write(both[:, -1], kv, batch)
         most = min(self.spec.num_chosen, self._num_blocks(batch.max_kv))
         shape = (*q_THD.shape[:2], most)
-        chosen_THk = torch.full(shape, NO_BLOCK, dtype=torch.int32, device=k_TD.device)
+        chosen_THk = torch.full(shape, NONE_CHOSEN, dtype=torch.int32, device=k_TD.device)
         for piece in pieces_of(batch):
             q_RQHD = both[piece.tokens, :-1].unflatten(0, (len(piece.lengths_R), -1)).float()
             chosen_RQHk = self._choose(q_RQHD, kv, piece)[..., :most]
@@ -74,4 +85,4 @@ class ReferenceBlockIndexer(KeyPages):
         is_local_RQB = (blocks_B <= own_RQ1) & (blocks_B > own_RQ1 - self.spec.num_local)
         scores_RQHB = scores_RQHB.masked_fill(is_local_RQB.unsqueeze(2), torch.inf)
         best = scores_RQHB.topk(min(self.spec.num_chosen, num_blocks), dim=3)
-        return best.indices.masked_fill(best.values == -torch.inf, NO_BLOCK).int()
+        return best.indices.masked_fill(best.values == -torch.inf, NONE_CHOSEN).int()

@@ -5,12 +5,16 @@ Shapes: O output features, I input features, G groups along I, g features of a g
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from headstock.errors import UnsupportedError
-from headstock.ops.layouts import CanonicalLayout, Stored
-from headstock.ops.linear import DENSE, FP4_MAGNITUDES, CanonicalWeight
+from headstock.ops.layouts import FP4_VALUES, CanonicalLayout, Stored
+
+if TYPE_CHECKING:
+    from headstock.ops.linear import CanonicalWeight
 
 FP8_MAX = 448.0
 """Largest finite float8_e4m3fn."""
@@ -63,7 +67,7 @@ def quantize_mxfp4(weight_OI: Tensor, group_size: int) -> dict[str, Tensor]:
     largest_OG = groups_OGg.abs().amax(dim=-1)
     exponent_OG = torch.where(largest_OG > 0, largest_OG, 1.0).log2().floor() - 2
     scale_OG = exponent_OG.clamp(-127, 127).exp2()
-    table = torch.tensor(FP4_MAGNITUDES, device=weight_OI.device)
+    table = torch.tensor(FP4_VALUES, device=weight_OI.device)
     shares_OGg = groups_OGg / scale_OG.unsqueeze(-1)
     code_OGg = torch.bucketize(shares_OGg.abs(), (table[1:] + table[:-1]) / 2)
     nibbles_OI = (code_OGg + 8 * (shares_OGg < 0)).flatten(1).to(torch.uint8)
@@ -72,7 +76,7 @@ def quantize_mxfp4(weight_OI: Tensor, group_size: int) -> dict[str, Tensor]:
 
 def mxfp4_as_int8(part: CanonicalWeight) -> dict[str, Tensor]:
     """Return an ``mxfp4`` weight in ``int8-group``, exactly: in halves all values are whole."""
-    table = torch.tensor(FP4_MAGNITUDES, device=part["weight"].device)
+    table = torch.tensor(FP4_VALUES, device=part["weight"].device)
     halves = torch.cat((table, -table)).mul(2).to(torch.int8)
     nibbles_OI = torch.stack((part["weight"] & 15, part["weight"] >> 4), dim=-1).flatten(1)
     return {"weight": halves[nibbles_OI.int()], "scale": part["scale"] / 2}
@@ -134,7 +138,7 @@ def empty_parts(
         UnsupportedError: The input features do not divide into groups.
     """
     out_features, in_features = shape
-    if layout != DENSE and (
+    if layout.has_groups and (
         group_size < 1 or in_features % group_size or in_features % layout.unit
     ):
         raise UnsupportedError(

@@ -29,7 +29,14 @@ import torch
 from torch import Tensor
 
 from headstock.ops.attention import NARROW_PAGES, CacheProvider, StepBatch
-from headstock.ops.base import Spec, op
+from headstock.ops.base import Spec, op, spec_of
+from headstock.ops.compressed_reference import (
+    ReferenceCompressedAttention,
+    best_entries,
+    make_entries,
+    turn_last,
+)
+from headstock.ops.pages_reference import NONE_CHOSEN
 
 if TYPE_CHECKING:
     from headstock.ops.device import OpDevice
@@ -38,7 +45,7 @@ ENTRIES = "entries"
 """The feature that queries read entries, too."""
 CHOSEN_ENTRIES = "chosen_entries"
 """The feature that of entries they read those that were chosen for them, and no others."""
-NO_ENTRY = -1
+NO_ENTRY = NONE_CHOSEN
 """Stands where a query has fewer entries to see than may be chosen."""
 
 
@@ -88,17 +95,14 @@ class CompressedSpec:
         """Return what the op ``compressed_attention`` is resolved for."""
         page_dtype = str(self.kv_dtype).removeprefix("torch.")
         asked = {ENTRIES: self.rate > 0, CHOSEN_ENTRIES: self.num_chosen > 0}
-        return Spec(
-            dtype=str(self.dtype).removeprefix("torch."),
-            sizes={
-                "num_heads": self.num_heads,
-                "head_dim": self.head_dim,
-                "window": self.window,
-                "rate": self.rate,
-                "page_size": self.page_size,
-                "max_length": self.max_length,
-            },
-            page_dtype=page_dtype,
+        return spec_of(
+            self,
+            "num_heads",
+            "head_dim",
+            "window",
+            "rate",
+            "page_size",
+            "max_length",
             features=NARROW_PAGES.get(page_dtype, frozenset())
             | {feature for feature, is_asked in asked.items() if is_asked},
         )
@@ -166,8 +170,6 @@ def compressed_attention(spec: CompressedSpec, device: OpDevice) -> CompressedPr
 
     Its layout ``pages-shared-td`` is [pages, page size, D].
     """
-    from headstock.ops.compressed_reference import ReferenceCompressedAttention
-
     return ReferenceCompressedAttention(spec, device)
 
 
@@ -209,8 +211,6 @@ def compress_tokens(
     Source:
         ``DeepseekV4HCACompressor`` and ``DeepseekV4CSACompressor`` of transformers.
     """
-    from headstock.ops.compressed_reference import make_entries
-
     slots_T = waiting_batch.write_slots_T[: len(waiting_TG)]
     waiting.view(-1, waiting.shape[2]).index_copy_(0, slots_T, waiting_TG.to(waiting.dtype))
     options: dict[str, Any] = {"bias_mF": bias_mF, "norm_D": norm_D, "cos_sin_LE": cos_sin_LE}
@@ -249,8 +249,6 @@ def choose_entries(
         sees fewer. Of padding tokens: anything. k is ``num_chosen``, or what ``max_kv`` of the
         batch has room for where that is less, at least 1. int32. [T, k]
     """
-    from headstock.ops.compressed_reference import best_entries
-
     return best_entries(
         q_THD, weights_TH, entries, batch, page_size=page_size, rate=rate, num_chosen=num_chosen
     )
@@ -277,6 +275,4 @@ def rotate_last(
     Source:
         ``apply_rotary_pos_emb`` of transformers' ``deepseek_v4``.
     """
-    from headstock.ops.compressed_reference import turn_last
-
     return turn_last(x_THD, positions_T, cos_sin_LE, is_inverse=is_inverse)

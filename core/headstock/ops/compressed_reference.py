@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import repeat
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from headstock.ops.attention import PageFormat, StepBatch
-from headstock.ops.attention_reference import SCORES_AT_ONCE, Piece, pieces_of
-from headstock.ops.compressed import NO_ENTRY, CompressedSpec, EntryPages
 from headstock.ops.device import OpDevice
 from headstock.ops.norm import rms_norm
+from headstock.ops.pages_reference import NONE_CHOSEN, SCORES_AT_ONCE, Piece, pieces_of
 from headstock.ops.rotary import rotate
+
+if TYPE_CHECKING:
+    from headstock.ops.compressed import CompressedSpec, EntryPages
 
 TAG = "pages-shared-td"
 """One layer's buffer is [page, token, feature]."""
@@ -170,7 +173,7 @@ def best_entries(
 ) -> Tensor:
     """Choose by scores of all entries of a row; tokens that no host row covers choose none."""
     most = max(1, min(num_chosen, batch.max_kv // rate))
-    chosen_Tk = torch.full((len(q_THD), most), NO_ENTRY, dtype=torch.int32, device=q_THD.device)
+    chosen_Tk = torch.full((len(q_THD), most), NONE_CHOSEN, dtype=torch.int32, device=q_THD.device)
     for piece in pieces_of(batch):
         where = (len(piece.lengths_R), -1)
         q_RQHD = q_THD[piece.tokens].unflatten(0, where).float()
@@ -186,7 +189,7 @@ def best_entries(
             scores_RQHN = torch.einsum("rqhd,rnd->rqhn", q, key_RND.float()).relu()
             scores_RQN = torch.einsum("rqh,rqhn->rqn", weights, scores_RQHN)
             best = scores_RQN.masked_fill(~mask, -torch.inf).topk(count, dim=2)
-            outs.append(best.indices.masked_fill(best.values == -torch.inf, NO_ENTRY).int())
+            outs.append(best.indices.masked_fill(best.values == -torch.inf, NONE_CHOSEN).int())
         chosen_Tk[piece.tokens, :count] = torch.cat(outs, dim=1).flatten(0, 1)
     return chosen_Tk
 
@@ -234,7 +237,7 @@ def _entries_of(
 def _marked(chosen_Tk: Tensor, like_RQN: Tensor) -> Tensor:
     """Return which entries were chosen, of as many as ``like_RQN`` has. [R, Q, N]"""
     num_entries = like_RQN.shape[2]
-    places_Tk = torch.where(chosen_Tk == NO_ENTRY, num_entries, chosen_Tk.clamp(max=num_entries))
+    places_Tk = torch.where(chosen_Tk == NONE_CHOSEN, num_entries, chosen_Tk.clamp(max=num_entries))
     shape = (len(chosen_Tk), num_entries + 1)
     marked_TN = torch.zeros(shape, dtype=torch.bool, device=chosen_Tk.device)
     marked_TN = marked_TN.scatter(1, places_Tk.long(), True)

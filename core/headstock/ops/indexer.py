@@ -25,12 +25,14 @@ import torch
 from torch import Tensor
 
 from headstock.ops.attention import CacheProvider, StepBatch
-from headstock.ops.base import Spec, op
+from headstock.ops.base import Spec, op, spec_of
+from headstock.ops.indexer_reference import ReferenceIndexer
+from headstock.ops.pages_reference import NONE_CHOSEN
 
 if TYPE_CHECKING:
     from headstock.ops.device import OpDevice
 
-NO_TOKEN = -1
+NO_TOKEN = NONE_CHOSEN
 """Stands where a query has fewer tokens to see than may be chosen."""
 
 
@@ -66,17 +68,8 @@ class IndexerSpec:
 
     def as_spec(self) -> Spec:
         """Return what the op ``index_tokens`` is resolved for."""
-        return Spec(
-            dtype=str(self.dtype).removeprefix("torch."),
-            sizes={
-                "num_heads": self.num_heads,
-                "head_dim": self.head_dim,
-                "rotary_size": self.rotary_size,
-                "num_chosen": self.num_chosen,
-                "page_size": self.page_size,
-                "max_length": self.max_length,
-            },
-            page_dtype=str(self.kv_dtype).removeprefix("torch."),
+        return spec_of(
+            self, "num_heads", "head_dim", "rotary_size", "num_chosen", "page_size", "max_length"
         )
 
 
@@ -120,6 +113,4 @@ def index_tokens(spec: IndexerSpec, device: OpDevice) -> IndexerProvider:
 
     Its page format ``pages-index-td`` is [pages, page size, D].
     """
-    from headstock.ops.indexer_reference import ReferenceIndexer
-
     return ReferenceIndexer(spec, device)

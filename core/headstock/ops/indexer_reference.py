@@ -5,15 +5,26 @@ Shapes: as in :mod:`headstock.ops.indexer`; R rows, Q queries of a row, K gather
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from headstock.ops.attention import StepBatch
 from headstock.ops.device import OpDevice
-from headstock.ops.indexer import NO_TOKEN, IndexerSpec
 from headstock.ops.key_pages_reference import KeyPages
-from headstock.ops.pages_reference import SCORES_AT_ONCE, Piece, causal, pieces_of, slots_of
+from headstock.ops.pages_reference import (
+    NONE_CHOSEN,
+    SCORES_AT_ONCE,
+    Piece,
+    causal,
+    pieces_of,
+    slots_of,
+)
 from headstock.ops.rotary import rotate
+
+if TYPE_CHECKING:
+    from headstock.ops.indexer import IndexerSpec
 
 
 class ReferenceIndexer(KeyPages):
@@ -39,7 +50,7 @@ class ReferenceIndexer(KeyPages):
         self.write(both[:, -1], kv, batch)
         most = min(self.spec.num_chosen, batch.max_kv)
         shape = (len(k_TD), most)
-        chosen_Tk = torch.full(shape, NO_TOKEN, dtype=torch.int32, device=k_TD.device)
+        chosen_Tk = torch.full(shape, NONE_CHOSEN, dtype=torch.int32, device=k_TD.device)
         for piece in pieces_of(batch):
             where = (len(piece.lengths_R), -1)
             q_RQHD = both[piece.tokens, :-1].unflatten(0, where).float()
@@ -62,5 +73,5 @@ class ReferenceIndexer(KeyPages):
             scores_RQHK = torch.einsum("rqhd,rkd->rqhk", q, k_RKD).relu()
             scores_RQK = torch.einsum("rqh,rqhk->rqk", weights, scores_RQHK)
             best = scores_RQK.masked_fill(~mask, -torch.inf).topk(count, dim=2)
-            outs.append(best.indices.masked_fill(best.values == -torch.inf, NO_TOKEN).int())
+            outs.append(best.indices.masked_fill(best.values == -torch.inf, NONE_CHOSEN).int())
         return torch.cat(outs, dim=1)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from headstock.ops.attention import NARROW_PAGES, CacheProvider, StepBatch
-from headstock.ops.base import Spec, op
+from headstock.ops.base import Spec, op, spec_of
 from headstock.ops.latent_reference import ReferenceLatentAttention
 from headstock.ops.norm import rms_norm
 from headstock.ops.rotary import rotate
@@ -77,18 +77,15 @@ class LatentSpec:
     def as_spec(self) -> Spec:
         """Return what the op ``latent_attention`` is resolved for."""
         page_dtype = str(self.kv_dtype).removeprefix("torch.")
-        return Spec(
-            dtype=str(self.dtype).removeprefix("torch."),
-            sizes={
-                "num_heads": self.num_heads,
-                "latent_size": self.latent_size,
-                "rotary_size": self.rotary_size,
-                "key_size": self.key_size,
-                "value_size": self.value_size,
-                "page_size": self.page_size,
-                "max_length": self.max_length,
-            },
-            page_dtype=page_dtype,
+        return spec_of(
+            self,
+            "num_heads",
+            "latent_size",
+            "rotary_size",
+            "key_size",
+            "value_size",
+            "page_size",
+            "max_length",
             features=NARROW_PAGES.get(page_dtype, frozenset())
             | ({CHOSEN_TOKENS} if self.num_chosen else frozenset()),
         )

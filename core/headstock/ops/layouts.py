@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from torch import Tensor
 
+FP4_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+"""Magnitudes of float4_e2m1 by its low three bits."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -67,6 +70,11 @@ class CanonicalLayout(str):
         """Return what a copy is made with."""
         functions = {"dequantize": self._dequantize, "quantize": self._quantize}
         return (str(self),), {"parts": self.parts, **functions}
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether input features of a weight are in groups of one size: in all but ``dense``."""
+        return self != "dense"
 
     def load_dequantize(self) -> Callable[[Mapping[str, Tensor]], Tensor]:
         """Import the reference, and return it."""

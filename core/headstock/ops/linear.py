@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from headstock.ops.activation_kinds import FEATURES, SILU, Activation
 from headstock.ops.base import Spec, op
-from headstock.ops.layouts import CanonicalLayout, Stored
+from headstock.ops.layouts import FP4_VALUES, CanonicalLayout, Stored
 
 if TYPE_CHECKING:
     import torch
@@ -146,7 +146,7 @@ CanonicalWeight = Mapping[str, "Tensor"]
   powers of two, for groups of 32. w = scale * value.
 """
 
-FP4_MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+FP4_MAGNITUDES = FP4_VALUES
 """What the low three bits of a float4_e2m1 stand for."""
 
 

@@ -26,13 +26,14 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from headstock.ops import linear_attention_reference as reference
 from headstock.ops.attention import CacheProvider, StepBatch
 from headstock.ops.base import Spec, op
 
 if TYPE_CHECKING:
     from headstock.ops.device import OpDevice
 
-UNIT_EPS = 1e-6
+UNIT_EPS = reference.UNIT_EPS
 """Added to the squared length of queries and keys."""
 BY_CHANNEL = "decay_by_channel"
 """The feature of decays that each channel of a key has for itself."""
@@ -162,6 +163,4 @@ def linear_attention(spec: LinearAttentionSpec, device: OpDevice) -> LinearAtten
     Its pages are float32: the inputs of the convolution [W - 1, C], the oldest token's first, then
     the matrices [V, Dk, Dv].
     """
-    from headstock.ops.linear_attention_reference import ReferenceLinearAttention
-
-    return ReferenceLinearAttention(spec, device)
+    return reference.ReferenceLinearAttention(spec, device)

@@ -6,19 +6,21 @@ decay apart: Dk, or 1 where a head decays as a whole.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from headstock.ops.attention import PageFormat, StepBatch
 from headstock.ops.device import OpDevice
-from headstock.ops.linear_attention import (
-    UNIT_EPS,
-    DeltaWeights,
-    LinearAttentionSpec,
-)
 from headstock.ops.states_reference import begun, causal_conv, is_new, state_pieces
 
+if TYPE_CHECKING:
+    from headstock.ops.linear_attention import DeltaWeights, LinearAttentionSpec
+
+UNIT_EPS = 1e-6
+"""Added to the squared length of queries and keys."""
 TAG = "state-inputs-vkd"
 """A page is the inputs of the convolution, then the matrices."""
 CHUNK, CHANNEL_CHUNK = 64, 16

@@ -5,6 +5,8 @@ Shapes: M rows of activations, O output features, I input features, G groups alo
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -12,7 +14,9 @@ from torch.nn import functional
 from headstock.ops.activation import silu_and_mul
 from headstock.ops.canonical import dequantize_scaled, empty_parts
 from headstock.ops.device import OpDevice
-from headstock.ops.linear import CanonicalWeight, GroupedActivations, LinearSpec
+
+if TYPE_CHECKING:
+    from headstock.ops.linear import CanonicalWeight, GroupedActivations, LinearSpec
 
 BLOCK_ELEMENTS = 1 << 20
 """Weights that :class:`GroupedLinear` holds dequantised at a time: no full copy ever exists."""
@@ -44,7 +48,7 @@ class _CanonicalLinear:
 
     def __call__(self, x_MI: Tensor | GroupedActivations) -> Tensor:
         """Return x·Wᵀ + bias, gated if the spec says so. [M, O] or [M, O / 2]"""
-        if isinstance(x_MI, GroupedActivations):
+        if not isinstance(x_MI, Tensor):
             x_MI = dequantize_scaled(_as_weight(x_MI)).to(self.spec.dtype)
         out_MO = self.multiply(x_MI)
         if not self.spec.is_gated:

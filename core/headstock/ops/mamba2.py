@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from headstock.ops.attention import CacheProvider, StepBatch
-from headstock.ops.base import Spec, op
+from headstock.ops.base import Spec, op, spec_of
 from headstock.ops.mamba2_reference import ReferenceMamba2
 
 if TYPE_CHECKING:
@@ -76,16 +76,7 @@ class Mamba2Spec:
 
     def as_spec(self) -> Spec:
         """Return what the op ``mamba2`` is resolved for."""
-        return Spec(
-            dtype=str(self.dtype).removeprefix("torch."),
-            sizes={
-                "num_heads": self.num_heads,
-                "num_groups": self.num_groups,
-                "head_dim": self.head_dim,
-                "state_size": self.state_size,
-                "kernel_size": self.kernel_size,
-            },
-        )
+        return spec_of(self, "num_heads", "num_groups", "head_dim", "state_size", "kernel_size")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

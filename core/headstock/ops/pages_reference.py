@@ -15,6 +15,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from headstock.ops.attention import StepBatch
 
+NONE_CHOSEN = -1
+"""Stands where a query has fewer tokens, blocks or entries to see than may be chosen."""
 SCORES_AT_ONCE = 1 << 24
 """Scores that are held at a time where PyTorch's fused attention cannot be used."""
 TOKENS_AT_ONCE = 16

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from headstock.ops.attention import CacheProvider, StepBatch
-from headstock.ops.base import Spec, op
+from headstock.ops.base import Spec, op, spec_of
 from headstock.ops.selective_scan_reference import ReferenceSelectiveScan
 
 if TYPE_CHECKING:
@@ -54,10 +54,7 @@ class SelectiveScanSpec:
 
     def as_spec(self) -> Spec:
         """Return what the op ``selective_scan`` is resolved for."""
-        return Spec(
-            dtype=str(self.dtype).removeprefix("torch."),
-            sizes={"size": self.size, "state_size": self.state_size},
-        )
+        return spec_of(self, "size", "state_size")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from headstock.ops.attention import CacheProvider, StepBatch
-from headstock.ops.base import Spec, op
+from headstock.ops.base import Spec, op, spec_of
 from headstock.ops.short_convolution_reference import ReferenceShortConvolution
 
 if TYPE_CHECKING:
@@ -57,9 +57,10 @@ class ShortConvolutionSpec:
 
     def as_spec(self) -> Spec:
         """Return what the op ``short_convolution`` is resolved for."""
-        return Spec(
-            dtype=str(self.dtype).removeprefix("torch."),
-            sizes={"size": self.size, "kernel_size": self.kernel_size},
+        return spec_of(
+            self,
+            "size",
+            "kernel_size",
             features=frozenset() if self.is_gated else frozenset({UNGATED}),
         )
 

@@ -25,7 +25,7 @@ ALIGNMENT = 64
 def tensor_at(
     address: int, shape: tuple[int, ...], dtype: torch.dtype, on_release: Callable[[], object]
 ) -> Tensor:
-    """Return a tensor over ``address``; ``on_release`` is called when its storage is let go.
+    """Return a tensor over ``address``; ``on_release`` is called when its storage is freed.
 
     Views share the storage: memory is released when the last of them has gone.
 
@@ -72,7 +72,7 @@ class StepArena:
         return any(begin <= address < begin + size for begin, size in self._segments)
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Return uninitialised memory, the arena's again when the tensor's storage is let go."""
+        """Return uninitialised memory, the arena's again when the tensor's storage is freed."""
         wanted = math.prod(shape) * dtype.itemsize
         size = -(-max(1, wanted) // ALIGNMENT) * ALIGNMENT
         address = self._take(size)

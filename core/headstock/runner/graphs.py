@@ -17,7 +17,7 @@ from torch import Tensor
 from headstock.ops.attention import StepBatch
 from headstock.ops.steps import StepInputs
 from headstock.plugins.device import Device, Graph, GraphKey
-from headstock.runner.batch import StepBuffers, StepShape
+from headstock.runner.batch import StepBuffers, StepShape, StepShapes
 from headstock.runner.captures import Captures, graph_key
 from headstock.runner.options import PaddedSizes
 from headstock.runner.rows import (
@@ -32,7 +32,6 @@ from headstock.runner.rows import (
     RowSet,
 )
 from headstock.runner.sampling import Sampler
-from headstock.runner.shapes import StepShapes
 from headstock.runner.step import ForwardPass
 from headstock.runner.upload import Upload
 from headstock.wire.steps import Rows, RunnerLimits

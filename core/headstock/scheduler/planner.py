@@ -9,18 +9,17 @@ from collections import deque
 from collections.abc import Sequence
 
 from headstock.scheduler.budgets import Budget, StepTokens
-from headstock.scheduler.changes import Changes
 from headstock.scheduler.counters import Counters
 from headstock.scheduler.drafting import Drafting
 from headstock.scheduler.encoder import EncoderBudget
 from headstock.scheduler.flight import NO_QUERIES, Flight
 from headstock.scheduler.policy import Policy
 from headstock.scheduler.queue import WaitingQueue
+from headstock.scheduler.register import Running
 from headstock.scheduler.request import NEVER, Request
 from headstock.scheduler.residence import Entry, Residence
-from headstock.scheduler.running import Running
 from headstock.scheduler.story import PAGES, PREFIX, SLOTS, STEP, WaitClocks
-from headstock.scheduler.writer import PlanWriter
+from headstock.scheduler.writer import Changes, PlanWriter
 from headstock.wire.steps import DRAW, FROM_DEVICE, RunnerLimits, StepPlan
 
 MAX_PENDING = 128
@@ -349,7 +348,7 @@ class Planner:
             self.waits.block(STEP)
 
     def _admit_in_order(self, changes: Changes, now_s: float) -> str:
-        """Admit those for whom there is room; returns what keeps the others out."""
+        """Admit those that there is room for; returns what keeps the others out."""
         queue, residence, running = self._queue, self._residence, self._running.requests
         num_pending = 0
         for request in queue.order(residence.cached_grains):

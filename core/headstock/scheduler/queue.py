@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 
 from headstock.errors import RequestError
 from headstock.requests import FinishReason
-from headstock.scheduler.counters import Counters
+from headstock.scheduler.counters import Counters, Throughput
 from headstock.scheduler.policy import PATIENCE, Policy
 from headstock.scheduler.request import Request
-from headstock.scheduler.throughput import Throughput
 
 
 class WaitingQueue:

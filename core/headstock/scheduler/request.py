@@ -40,7 +40,7 @@ class Request:
         awaited: Digest of a page in the making that it waits for.
         slot: Its place in the runner's table; -1 while it waits.
         adapter: Generation id of its LoRA adapter; "": none.
-        payer: Whom it counts against, where the policy shares among those.
+        payer: What it counts against, where the policy shares among those.
         share: Weight of that one's requests.
         turn: Its place in the order of fair shares; -1: it has none yet.
         clock: Its payer's clock when it arrived; see the policy.
@@ -67,7 +67,7 @@ class Request:
         query: Tokens that the step being planned computes.
         score: Prompt logprobs that the step being planned yields.
         num_ready: Drafts that it has for its next row, as far as steps have settled.
-        draft_gain: Of such drafts, how many were right of late. A mean.
+        draft_gain: Of such drafts, how many were right lately. A mean.
         num_drafted: Drafts of it that steps have verified.
         num_accepted: Of these, right.
         overtaken_at: Count of admissions after which it goes first; see the policies.

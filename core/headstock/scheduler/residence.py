@@ -18,9 +18,9 @@ from headstock.cache import (
     num_in_use,
     root_id,
 )
-from headstock.scheduler.changes import Changes
 from headstock.scheduler.encoder import contents_of
 from headstock.scheduler.request import Request
+from headstock.scheduler.writer import Changes
 
 
 class Entry(Enum):

@@ -22,10 +22,9 @@ from headstock.scheduler.flight import Drawn
 from headstock.scheduler.planner import Planner
 from headstock.scheduler.policy import policy_of
 from headstock.scheduler.queue import QueueBounds, WaitingQueue
-from headstock.scheduler.register import Register
+from headstock.scheduler.register import Register, Running
 from headstock.scheduler.request import NEVER, Request
 from headstock.scheduler.residence import Residence
-from headstock.scheduler.running import Running
 from headstock.scheduler.settling import Settling
 from headstock.scheduler.story import GRAMMAR, Notes
 from headstock.wire.messages import Cut, Ended, Submit

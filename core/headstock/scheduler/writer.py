@@ -1,10 +1,12 @@
-"""Step plans written down: requests in, columns out."""
+"""Step plans written down: requests in, columns out; changes and shared prefixes, too."""
 
 from __future__ import annotations
 
-from headstock.scheduler.changes import NO_APPENDS, Changes
+from collections.abc import Sequence
+
+import msgspec
+
 from headstock.scheduler.request import Request
-from headstock.scheduler.sharing import depth_first
 from headstock.wire.media import Encode, Features
 from headstock.wire.steps import (
     DRAW,
@@ -12,10 +14,150 @@ from headstock.wire.steps import (
     FROM_HOST,
     NOTHING,
     Admit,
+    PageAppends,
     Rows,
     StepPlan,
     TreeNodes,
 )
+
+Members = list[int]
+
+
+def depth_first(
+    tables: Sequence[Sequence[int]], limits: Sequence[int], page_tokens: int
+) -> tuple[list[int], TreeNodes]:
+    """Order rows so that those with a common prefix are neighbours, and name the prefixes.
+
+    Rows keep their order as far as that allows. Within the limits, equal entries at one index
+    mean equal entries before it: a page holds what it holds after one prefix only.
+
+    Args:
+        tables: Page tables of the rows.
+        limits: How many leading entries of each may be shared.
+        page_tokens: Tokens a page holds.
+
+    Returns:
+        The rows' indexes in depth-first order, and the nodes, each before those below it.
+    """
+    order: list[int] = []
+    row_begin: list[int] = []
+    row_end: list[int] = []
+    kv_begin: list[int] = []
+    kv_end: list[int] = []
+    stack: list[tuple[Members, int]] = [(list(range(len(tables))), 0)] if tables else []
+    while stack:
+        members, low = stack.pop()
+        if len(members) == 1:
+            order.append(members[0])
+            continue
+        high = _common_pages(tables, limits, members, low)
+        if high > low:
+            row_begin.append(len(order))
+            row_end.append(len(order) + len(members))
+            kv_begin.append(low * page_tokens)
+            kv_end.append(high * page_tokens)
+        # A row whose prefix ends here is a part of its own; pages are never negative.
+        keys = [tables[each][high] if limits[each] > high else -1 - each for each in members]
+        if len(set(keys)) == len(members):
+            order += members
+            continue
+        parts: dict[int, Members] = {}
+        for key, member in zip(keys, members, strict=True):
+            parts.setdefault(key, []).append(member)
+        stack.extend((part, high) for part in reversed(parts.values()))
+    return order, TreeNodes(row_begin, row_end, kv_begin, kv_end)
+
+
+def _common_pages(
+    tables: Sequence[Sequence[int]], limits: Sequence[int], members: Members, low: int
+) -> int:
+    """Return how many leading pages all ``members`` share; ``low`` they are known to."""
+    first = tables[members[0]]
+    high = min([limits[member] for member in members])
+    for member in members:
+        if high <= low:
+            return low
+        table = tables[member]
+        if table[high - 1] == first[high - 1]:
+            continue
+        below, above = low, high - 1
+        while below < above:
+            middle = (below + above + 1) // 2
+            if table[middle - 1] == first[middle - 1]:
+                below = middle
+            else:
+                above = middle - 1
+        high = below
+    return high
+
+
+NO_APPENDS = PageAppends()
+
+
+class Changes(msgspec.Struct, eq=False):
+    """Slots that are left and entered, and page table entries.
+
+    Args:
+        tokens: Indexes of the groups of tokens.
+        states: Indexes of the ``state`` groups.
+    """
+
+    tokens: Sequence[int]
+    states: Sequence[int]
+    leave: list[int] = []
+    admits: list[Admit] = []
+    _groups: list[int] = []
+    _slots: list[int] = []
+    _indexes: list[int] = []
+    _pages: list[int] = []
+
+    def admit(self, request: Request) -> None:
+        """Enter ``request`` with its page tables, before anything of it is planned."""
+        self.admits.append(request.admit_facts())
+        slot = request.slot
+        for group, table in zip(self.tokens, request.tables.tokens, strict=True):
+            begin, end = table.first, len(table.pages)
+            self._groups += [group] * (end - begin)
+            self._slots += [slot] * (end - begin)
+            self._indexes += range(begin, end)
+            self._pages += table.pages[begin:] if begin else table.pages
+        if not self.states:
+            return
+        for group, table in zip(self.states, request.tables.states, strict=True):
+            for entry, page in enumerate(table.pages):
+                self.set(request.slot, group, entry, page)
+
+    def append(self, request: Request, begin: int) -> None:
+        """Note the pages that ``request`` has from entry ``begin`` on, in all groups of tokens."""
+        for place, group in enumerate(self.tokens):
+            pages = request.tables.tokens[place].pages
+            if len(pages) == begin + 1:
+                self.set(request.slot, group, begin, pages[begin])
+            else:
+                self.append_pages(request, place, begin)
+
+    def append_pages(self, request: Request, place: int, begin: int) -> None:
+        """Note its pages from entry ``begin`` on in the group of tokens at ``place``."""
+        pages = request.tables.tokens[place].pages
+        end = len(pages)
+        self._groups += [self.tokens[place]] * (end - begin)
+        self._slots += [request.slot] * (end - begin)
+        self._indexes += range(begin, end)
+        self._pages += pages[begin:]
+
+    def set(self, slot: int, group: int, entry: int, page: int) -> None:
+        """Note that ``entry`` of ``slot`` in ``group`` is ``page`` now."""
+        self._groups.append(group)
+        self._slots.append(slot)
+        self._indexes.append(entry)
+        self._pages.append(page)
+
+    def appends(self) -> PageAppends:
+        """Return the page table entries as columns."""
+        if not self._slots:
+            return NO_APPENDS
+        return PageAppends(self._groups, self._slots, self._indexes, self._pages)
+
 
 NO_IDS: list[int] = []
 NO_SLOTS: list[int] = []

@@ -182,7 +182,7 @@ class AdapterBook:
     # What operators do
 
     async def load(self, name: str, path: str) -> Adapter:
-        """Have the engine read the adapter in the folder ``path``, and let requests name it.
+        """Have the engine read the adapter in the folder ``path``; requests may name it then.
 
         Raises:
             RequestError: The name is taken or no name, or the adapter cannot be served.

@@ -142,7 +142,7 @@ class BatchRunner:
             except RequestError as error:
                 self._fail(owner, batch.id, error)
             except Exception:
-                # The boundary of a batch: whatever is wrong with it, the others go on.
+                # The boundary of a batch: whatever is wrong with it, the others continue.
                 log.exception("%s cannot continue", batch.id)
                 error = RequestError("The server failed on this batch.", remedy="Try again.")
                 self._fail(owner, batch.id, error)

@@ -204,8 +204,8 @@ def read_lines(pieces: Iterable[bytes], endpoint: str) -> tuple[list[Line], list
         if not text.strip():
             continue
         if len(lines) == MAX_LINES:
-            told = f"The file has more than {MAX_LINES} requests."
-            return lines, [LineError("too_many_requests", told)]
+            problem = f"The file has more than {MAX_LINES} requests."
+            return lines, [LineError("too_many_requests", problem)]
         try:
             line = msgspec.json.decode(text, type=Line)
             _check(line, endpoint, seen)

@@ -13,14 +13,12 @@ from headstock.errors import RequestError
 from headstock.requests import FinishReason
 from headstock.server.adapters import Adapter, AdapterBook
 from headstock.server.completion import Completion, Delta
-from headstock.server.engine_calls import EngineCalls
-from headstock.server.engine_status import EngineStatus
+from headstock.server.engine_calls import EngineCalls, EngineStatus
 from headstock.server.errors import BusyError, defect, error_of, killer
 from headstock.server.generation import Generation
 from headstock.server.journals import Journals
-from headstock.server.names import Names
 from headstock.server.observer import Observer
-from headstock.server.places import Places
+from headstock.server.places import Names, Places
 from headstock.server.records import RecordBook
 from headstock.server.replay import Live, Patience, Replay
 from headstock.server.sleep import Sleeping
@@ -355,7 +353,7 @@ class Delivery:
             self._to_wake.append(generation)
 
     def wake(self) -> None:
-        """Wake those for whom something came since the last time."""
+        """Wake the generations that something came for since the last time."""
         self._journals.flush()
         waiting, self._to_wake = self._to_wake, []
         for generation in waiting:

@@ -14,25 +14,21 @@ import msgspec
 
 from headstock.config.schema import reserved_places
 from headstock.errors import RequestError
-from headstock.server.accounts import Account
 from headstock.server.adapters import Adapter, AdapterBook
 from headstock.server.admission import check_task, check_text, expand
 from headstock.server.completion import Completion
 from headstock.server.delivery import Delivery
-from headstock.server.engine_calls import EngineCalls
-from headstock.server.engine_status import HEARTBEAT_LIMIT_S, EngineStatus
+from headstock.server.engine_calls import HEARTBEAT_LIMIT_S, EngineCalls, EngineStatus
 from headstock.server.errors import BusyError
 from headstock.server.generation import Generation
 from headstock.server.intake import Intake
 from headstock.server.journal import Journal, Keeping
 from headstock.server.journals import Journals
 from headstock.server.model_card import ModelCard
-from headstock.server.names import Names
 from headstock.server.observer import NoObserver, Observer
-from headstock.server.payers import NAMELESS, Payer
-from headstock.server.places import Places
-from headstock.server.prompter import Prompter
-from headstock.server.reading import Reading
+from headstock.server.payers import NAMELESS, Account, Payer
+from headstock.server.places import Names, Places
+from headstock.server.prompter import Prompter, Reading
 from headstock.server.records import NO_CALL, Call, RecordBook
 from headstock.server.replay import Live
 from headstock.server.request import GenerateRequest, Prompt
@@ -230,7 +226,7 @@ class Frontdoor:
             requests: Of one call.
             is_streamed: Whether each delta is waited for, or the end alone.
             owner: Whose they are: names of requests are in use by one owner only.
-            payer: Whom they count against.
+            payer: Whose account they count against.
             keeping: What is to be written down of the call, so that it can be resumed; None:
                 nothing.
             call: What they belong to, for its record.

@@ -6,13 +6,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from headstock.errors import RequestError
-from headstock.server.accounts import Account
 from headstock.server.adapters import AdapterBook
 from headstock.server.delivery import Delivery
-from headstock.server.names import Names
 from headstock.server.observer import Observer
-from headstock.server.payers import Payer
-from headstock.server.places import Places
+from headstock.server.payers import Account, Payer
+from headstock.server.places import Names, Places
 from headstock.server.records import CallRecord, RecordBook
 from headstock.server.replay import Live
 from headstock.server.request import GenerateRequest
@@ -59,7 +57,7 @@ class Intake:
         num_slots: int,
         num_tokens: int | None = None,
     ) -> Account:
-        """Return whom a call counts against.
+        """Return the account that a call counts against.
 
         Args:
             requests: Of the call.

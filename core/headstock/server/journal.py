@@ -52,7 +52,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     """The beginning of a journal.
 
     Attributes:
-        payer: Id of whom the call counts against.
+        payer: Id of the payer that the call counts against.
         tenant: Whose the names of its requests are.
         names: What the caller calls each completion; None: nothing.
         adapters: Name of the LoRA adapter of each completion; "": none.

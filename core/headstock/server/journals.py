@@ -144,7 +144,7 @@ class Journals:
         journal = self._journals.get((owner, name))
         if journal is None or journal.is_lost or journal.head.keeping.route != route:
             raise RequestError(
-                f"There is no stream {name[:128]!r} here to go on with.",
+                f"There is no stream {name[:128]!r} here to continue.",
                 remedy="Send the request anew: a stream is kept for"
                 f" {self._resume_s:.0f} s after its end, or after its client left.",
                 field="Last-Event-ID",

@@ -55,7 +55,7 @@ class Caller:
         name: For logs.
         is_admin: Whether admin routes are open to it.
         tenant: Prefix of its cache namespaces; its request names are its own, too.
-        payer: Whom its requests count against.
+        payer: Whose account its requests count against.
         owner: Whose what it stores is: the same after a restart with --state-dir, and with other
             keys beside it. "": anybody's, where no key is needed.
     """

@@ -1,4 +1,4 @@
-"""Who may wait, where more want to than there are places.
+"""Who may enter: places for those that wait and run, turns for the refused, names in use.
 
 Nothing here reads a clock or knows HTTP.
 """
@@ -6,13 +6,45 @@ Nothing here reads a clock or knows HTTP.
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headstock.errors import RequestError
-from headstock.server.accounts import Account
-from headstock.server.end_rate import EndRate
 from headstock.server.errors import BusyError
-from headstock.server.payers import Payer
+from headstock.server.payers import Account, Payer
+
+WINDOW = 64
+"""Ends that are looked back at."""
+RECENT_S = 30.0
+"""Older ends say nothing of how fast requests end now. Seconds."""
+BOUNDS_S = (1.0, 60.0)
+"""What Retry-After may say. Seconds."""
+
+
+class EndRate:
+    """The last ends of requests."""
+
+    def __init__(self) -> None:
+        self._ends: deque[float] = deque(maxlen=WINDOW)
+
+    def note(self, now_s: float) -> None:
+        """Take note of an end, by the event loop's clock."""
+        self._ends.append(now_s)
+
+    def mean_s(self, now_s: float) -> float | None:
+        """Return the mean time between two ends, lately; None: not known. Seconds."""
+        recent = [end for end in self._ends if end > now_s - RECENT_S]
+        return (now_s - recent[0]) / len(recent) if len(recent) > 1 else None
+
+    def retry_after_s(self, num_live: int, now_s: float) -> float:
+        """Return when a place is likely to be free. Seconds."""
+        low, high = BOUNDS_S
+        if len(self._ends) < 2:
+            return low
+        span = now_s - self._ends[0]
+        return min(high, max(low, num_live / 2 * span / len(self._ends)))
+
 
 EARLY_S = 0.5
 """How much earlier than its Retry-After a client may come back and still have its turn. Seconds."""
@@ -23,7 +55,6 @@ HASTE = 0.7
 SWEEP_S = 0.5
 """How often turns of clients that did not come back are dropped. Seconds."""
 MAX_TICKETS = 4096
-BOUNDS_S = (1.0, 60.0)
 
 
 @dataclass(slots=True)
@@ -200,7 +231,7 @@ class Places:
         mine: Ticket | None,
         now_s: float,
     ) -> float:
-        """Note that a call was refused; returns when it shall come back. Seconds."""
+        """Note that a call was refused; returns when it should come back. Seconds."""
         own = others = 0
         for ticket in self._tickets:
             if ticket is mine:
@@ -236,3 +267,50 @@ class Places:
             elif not account.held and not account.has_quotas and account.id not in waiting:
                 del self._accounts[account.id]
         self._mean_used = sum(uses) / len(uses) if uses else 0.0
+
+
+Name = tuple[str, str]
+"""Whose it is, and what its owner calls it."""
+
+
+class Names:
+    """Names in use. One owner uses a name for one request, whose completions all have it."""
+
+    def __init__(self) -> None:
+        self._ids: dict[Name, list[str]] = {}
+
+    def check(self, owner: str, rids: Sequence[str]) -> None:
+        """Refuse a call that uses a name twice, or one that is in use.
+
+        Raises:
+            RequestError: Naming it.
+        """
+        seen: set[str] = set()
+        for rid in rids:
+            if (owner, rid) in self._ids or rid in seen:
+                raise RequestError(
+                    f"rid {rid!r} is in use.", remedy="Give each request its own.", field="rid"
+                )
+            seen.add(rid)
+
+    def add(self, name: Name, request_id: str) -> None:
+        """Note that ``request_id`` has ``name``."""
+        self._ids.setdefault(name, []).append(request_id)
+
+    def remove(self, name: Name, request_id: str) -> None:
+        """Note that ``request_id`` is over."""
+        ids = self._ids[name]
+        ids.remove(request_id)
+        if not ids:
+            del self._ids[name]
+
+    def ids(self, rid: str, owner: str | None) -> list[str]:
+        """Return the ids of the requests that ``owner`` named ``rid``, exactly.
+
+        Args:
+            rid: The name.
+            owner: Whose; None: of all owners.
+        """
+        if owner is None:
+            return [i for (_, name), ids in self._ids.items() if name == rid for i in ids]
+        return list(self._ids.get((owner, rid), ()))

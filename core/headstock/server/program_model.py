@@ -41,7 +41,7 @@ class DoorModel:
         namespace: Cached prefixes are shared only within one.
         priority: Of all requests.
         adapter: Name of the LoRA adapter of all requests; "": none.
-        payer: Whom they count against.
+        payer: Whose account they count against.
         call: The call that runs the program.
     """
 

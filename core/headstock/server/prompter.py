@@ -1,12 +1,23 @@
-"""Prompts to token ids: templates, tokenising, and the checks that need the text."""
+"""Prompts to token ids: templates, tokenising, the checks that need the text, and the threads."""
 
 from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from headstock.errors import RequestError
 from headstock.multimodal import MediaReader, place_media, row_mark_ids
 from headstock.server.request import ChatPrompt, PairPrompt, Prompt, TextPrompt, TokensPrompt
 from headstock.server.speech import PLAIN, Dialect
-from headstock.text import ChatTemplate, Tokenizer, forms_of, render_chat
+from headstock.text import (
+    ChatTemplate,
+    StopPattern,
+    Tokenizer,
+    compile_patterns,
+    forms_of,
+    render_chat,
+)
 from headstock.wire.media import MediaItem
 
 INLINE_CHARACTERS = 2000
@@ -141,7 +152,7 @@ class Prompter:
         if prompt.continue_final and last.get("role") != "assistant":
             raise RequestError(
                 f"continue_final_message is set and the last message is a {last.get('role')}'s.",
-                remedy="End messages with the assistant's turn to go on with.",
+                remedy="End messages with the assistant's turn that is to be continued.",
                 field="continue_final_message",
             )
         return render_chat(
@@ -209,3 +220,52 @@ def too_long(num_tokens: int | str, max_length: int) -> RequestError:
         remedy="Shorten the prompt.",
         code="context_length_exceeded",
     )
+
+
+TOKENIZER_THREADS = 2
+MEDIA_THREADS = 4
+
+
+class Reading:
+    """Threads that read what callers send.
+
+    Args:
+        prompter: Makes token ids of prompts.
+        max_length: Returns the longest request that can be served. Tokens.
+    """
+
+    def __init__(self, prompter: Prompter, max_length: Callable[[], int]) -> None:
+        self._prompter = prompter
+        self._max_length = max_length
+        self._threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenize")
+        self._media_threads = ThreadPoolExecutor(MEDIA_THREADS, thread_name_prefix="media")
+
+    async def read(self, prompt: Prompt) -> tuple[list[int], list[MediaItem]]:
+        """Return the token ids of ``prompt``, and its images.
+
+        Raises:
+            RequestError: It cannot be turned into tokens.
+        """
+        if self._prompter.is_quick(prompt):
+            return self._prompter.read(prompt, self._max_length())
+        # Images wait for other machines, perhaps: text does not wait for them.
+        threads = self._media_threads if prompt.images else self._threads
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(threads, self._prompter.read, prompt, self._max_length())
+
+    async def compile(self, patterns: list[str]) -> tuple[StopPattern, ...]:
+        """Return regular expressions that end an output, compiled.
+
+        Raises:
+            RequestError: One is not of the language, or too large.
+        """
+        if not patterns:
+            return ()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, compile_patterns, patterns)
+
+    def close(self) -> None:
+        """Free the threads, and the processes that render templates."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._media_threads.shutdown(wait=False, cancel_futures=True)
+        self._prompter.close()

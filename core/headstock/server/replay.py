@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import msgspec
 
 from headstock.requests import FinishReason
-from headstock.server.accounts import Account
 from headstock.server.adapters import Adapter
 from headstock.server.completion import Completion
 from headstock.server.generation import Generation
 from headstock.server.journal import Journal
+from headstock.server.payers import Account
 from headstock.server.records import CompletionRecord
 from headstock.wire.messages import Ended, Submit
 
@@ -34,7 +34,7 @@ class Live:
     """A completion that the engine works on, or will.
 
     Attributes:
-        account: Whom it counts against.
+        account: Of its payer.
         name: Whose it is, and what its owner calls it.
         sent_s: When its request came. Seconds.
         last_s: When its last tokens came. Seconds.

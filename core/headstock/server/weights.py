@@ -63,7 +63,7 @@ class WeightsBook:
             # The engine may still load them: until it answers, which weights it has is unknown.
             answer.add_done_callback(lambda done: self._settle(done.result(), path, version))
             raise BusyError(
-                f"The weights are not loaded after {timeout_s:g} s; it goes on.",
+                f"The weights are not loaded after {timeout_s:g} s; loading continues.",
                 code="engine_unavailable",
                 retry_after_s=timeout_s,
             ) from error

@@ -38,7 +38,7 @@ SEAM = (
     "headstock.text.parsers.parts",
     "headstock.speculative.provider",
     "headstock.structured.provider",
-    *(f"headstock.ops.{name}" for name in ("base", "device", "communication")),
+    *(f"headstock.ops.{name}" for name in ("base", "device", "communication", "page_format")),
     *(f"headstock.ops.{name}" for name in ("layouts", "canonical")),
     *(f"headstock.ops.{name}" for name in ("activation_kinds", *OP_MODULES)),
     *(f"headstock.ops.{name}_pages" for name in ("int8", "fp8", "narrow")),
@@ -47,6 +47,8 @@ SEAM = (
     "headstock.testing.oracle.case",
 )
 """Modules whose public names plugins may import; those of ``headstock.graph`` come beside."""
+KEPT = {"headstock.ops.attention": ("KVLayout", "PageFormat")}
+"""Names that stay where they were when what they name moved, by module."""
 SIMPLE = (str, int, float, bool, tuple, frozenset, type(None))
 
 
@@ -82,6 +84,8 @@ def difference(file: Path) -> str | None:
 
 def _of_module(name: str) -> Iterator[str]:
     module = import_module(name)
+    for kept in KEPT.get(name, ()):
+        yield f"{name}.{kept} = {getattr(module, kept).__module__}.{getattr(module, kept).__name__}"
     for public, value in vars(module).items():
         if public.startswith("_") or inspect.ismodule(value):
             continue

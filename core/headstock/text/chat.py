@@ -1,4 +1,4 @@
-"""Messages as a model's chat template wants them, and the text of a turn to go on with.
+"""Messages as a model's chat template wants them, and the text of a turn to continue.
 
 A client gives a message's content as text or as a list of parts; templates read the one, the other,
 or both. Which, is found out by rendering one message in either form.
@@ -78,7 +78,7 @@ def render_chat(
     if not mark or _text_of(_parts_of(content)[-1:]).strip() not in before:
         raise RequestError(
             "The model's chat template does not show the last message's content as it is, so there"
-            " is no place to go on from.",
+            " is no place where it could be continued.",
             remedy="Leave out continue_final_message, or change that content.",
             field="continue_final_message",
             code="template_failed",

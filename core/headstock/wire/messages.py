@@ -50,7 +50,7 @@ class Submit(Message, frozen=True, kw_only=True, tag=True):
         stop_ids: Ids that end it, the model's EOS ids included unless ``ignore_eos``.
         namespace: Requests share cached prefixes only within one; "" is the common one.
         priority: Larger is served first, where the policy looks at it.
-        payer: Whom it counts against, where the policy shares among those; "": all such are one.
+        payer: What it counts against, where the policy shares among those; "": all such are one.
         share: Weight of that one's requests.
         user: Who of those that it counts against sends it; they share among themselves.
         logprobs: -1: none; k: the drawn token's and the top k's.

@@ -56,7 +56,7 @@ class PagedAttention:
         return out_THD
 
     def _attend(self, q_QHD: Tensor, positions_Q: Tensor, pages: Tensor) -> Tensor:
-        """Let Q tokens of one row attend to its gathered ``pages``. [Q, H, D]"""
+        """Return what Q tokens of one row make of its gathered ``pages``. [Q, H, D]"""
         k_KLD, v_KLD = pages.float().permute(1, 2, 0, 3, 4).flatten(2, 3)
         is_later_QL = torch.arange(k_KLD.shape[1], device=pages.device) > positions_Q[:, None]
         # Unwritten slots may hold NaN, and 0 * NaN is NaN: mask values, not only scores.

@@ -105,7 +105,7 @@ class PagedAttention:
             q: [1, H, T, D]
             k: [1, K, T, D]
             v: [1, K, T, E]
-            mask: None: who sees whom follows from the step.
+            mask: None: which tokens see which follows from the step.
             **options: What the trace has seen already.
 
         Returns:

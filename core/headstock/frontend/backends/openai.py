@@ -182,7 +182,7 @@ class OpenAI(StepBackend):
             return {"model": self._model, "messages": begun}
         if not self._can_continue:
             raise RequestError(
-                f"{self.name} cannot go on with an assistant's turn that has text already.",
+                f"{self.name} cannot continue an assistant's turn that has text already.",
                 remedy="Make the turn one gen, or set can_continue where the server can.",
                 field="role",
                 code="not_supported",

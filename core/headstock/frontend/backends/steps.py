@@ -17,7 +17,7 @@ class StepBackend:
 
     Args:
         name: For people.
-        endpoint: Whom they ask.
+        endpoint: What they ask.
     """
 
     def __init__(self, name: str, endpoint: Endpoint) -> None:

@@ -58,13 +58,11 @@ from headstock.server.http import (
     routes_upkeep,
     schema,
 )
-from headstock.server.http.answering import Answering
 from headstock.server.http.answers import error_answer
 from headstock.server.http.context import Serving
 from headstock.server.http.cors import Cors
-from headstock.server.http.direct import Answer, Direct
-from headstock.server.http.gate import App, Gate, Scope
-from headstock.server.http.hosts import AllowedHosts
+from headstock.server.http.direct import Answer, Answering, Direct
+from headstock.server.http.gate import AllowedHosts, App, Gate, Scope
 from headstock.server.http.inside import ask_inside
 from headstock.server.http.streaming import Receive, Send
 from headstock.server.keys import KeyRing, read_keys

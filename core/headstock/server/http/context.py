@@ -213,7 +213,7 @@ def tenant_of(request: Request) -> str:
 
 
 def payer_of(request: Request) -> Payer:
-    """Return whom a request counts against."""
+    """Return the payer that a request counts against."""
     return caller_of(request).payer
 
 

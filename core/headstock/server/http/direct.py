@@ -1,4 +1,4 @@
-"""The short way to a route: for those that take nothing but the request.
+"""The short way to a route, for those that take nothing but the request, and errors before it.
 
 A framework's way to a route is a dozen coroutines deep, each with its stacks of contexts to close,
 and all of them stay while the request waits for its turn: more memory than its tokens take.
@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from headstock.server.http.gate import App, Scope
-from headstock.server.http.streaming import Receive, Send
+from headstock.server.http.streaming import Message, Receive, Send
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Answer = Callable[[Request, Exception], Awaitable[Response]]
@@ -107,3 +107,42 @@ def _takes_request_alone(endpoint: Callable[..., Any]) -> bool:
         return False
     parameters = inspect.signature(endpoint, eval_str=False).parameters.values()
     return [each.name for each in parameters] == ["request"]
+
+
+class Answering:
+    """Answers errors of the gate and of what stands before it.
+
+    Without it the server below answers in plain text, which no client of ours can read.
+
+    Args:
+        app: What is behind.
+        answers: What answers errors, by their kinds.
+        fail: Answers for a defect of ours, which the server then logs.
+    """
+
+    def __init__(self, app: App, answers: Mapping[type[Exception], Answer], fail: Answer) -> None:
+        self._app = app
+        self._answers = answers
+        self._fail = fail
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        has_begun = False
+
+        async def noted(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        except Exception as error:
+            if has_begun:  # half an answer is out, or a whole one: the server closes and logs
+                raise
+            known = (answer for kind, answer in self._answers.items() if isinstance(error, kind))
+            answer = next(known, None)
+            request = Request(scope, receive, send)
+            response = await (answer or self._fail)(request, error)
+            await response(scope, receive, send)
+            if answer is None:
+                raise

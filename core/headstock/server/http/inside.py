@@ -23,7 +23,7 @@ async def ask_inside(app: ASGIApp, caller: Caller, path: str, body: bytes) -> An
 
     Args:
         app: The application, with its gate.
-        caller: For whom it is asked.
+        caller: On whose behalf it is asked.
         path: The route.
         body: JSON.
     """

@@ -73,7 +73,7 @@ class Numbered:
 
 
 def last_event(request: Request) -> tuple[str, int] | None:
-    """Return which stream a client wants to go on with, and the last event that it has of it.
+    """Return which stream a client wants to continue, and the last event that it has of it.
 
     Raises:
         RequestError: Its Last-Event-ID is none of ours.

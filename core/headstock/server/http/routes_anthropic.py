@@ -17,8 +17,8 @@ from headstock.server.http.schema import body_of
 from headstock.server.http.streaming import Writer
 from headstock.server.journal import Head
 from headstock.server.protocols import anthropic
-from headstock.server.protocols.named_events import named_event
-from headstock.server.protocols.served_model import check_model
+from headstock.server.protocols.events import named_event
+from headstock.server.protocols.parameters import check_model
 from headstock.text import Tokenizer
 
 _ROUTE = "messages"

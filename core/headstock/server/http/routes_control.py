@@ -121,6 +121,6 @@ def make_pauses(serving: Serving) -> APIRouter:
         """Go on after a pause."""
         await read_body(request, ContinueBody, serving.max_body_bytes, may_be_empty=True)
         await frontdoor.unpause(ENGINE_ANSWER_S)
-        return json_answer({"message": "Generation goes on.", "status": "ok"})
+        return json_answer({"message": "Generation continues.", "status": "ok"})
 
     return router

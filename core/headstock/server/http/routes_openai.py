@@ -35,8 +35,7 @@ from headstock.server.protocols.openai_answers import (
 from headstock.server.protocols.openai_bodies import ChatBody, CompletionBody, OpenAICall
 from headstock.server.protocols.openai_calls import read_chat, read_completion
 from headstock.server.protocols.openai_logprobs import Alternatives
-from headstock.server.protocols.parameters import not_yet
-from headstock.server.protocols.served_model import unknown_model
+from headstock.server.protocols.parameters import not_yet, unknown_model
 from headstock.server.request import TextPrompt
 from headstock.server.sessions import Sessions
 from headstock.server.speech import Answer, Dialect
@@ -197,7 +196,8 @@ async def _answer(
             keeping,
         )
     generation = await serving.whole(request, requests)
-    record_turn(place, call.id, generation)
+    if place is not None:
+        record_turn(place, call.id, generation)
     answers = [Answer.whole(one, call.speech, tokenizer) for one in generation.completions]
     shape = protocol.shape(call, generation, tokenizer)
     return json_answer(shape.whole(call, answers, created))

@@ -21,7 +21,7 @@ from headstock.server.http.schema import body_of
 from headstock.server.http.streaming import DONE, Receive, Send, error_event
 from headstock.server.program_model import DoorModel
 from headstock.server.protocols.events import event
-from headstock.server.protocols.parameters import join_namespace
+from headstock.server.protocols.parameters import check_model, join_namespace
 from headstock.server.protocols.programs import (
     ProgramAnswer,
     ProgramBody,
@@ -29,7 +29,6 @@ from headstock.server.protocols.programs import (
     new_id,
     usage_of,
 )
-from headstock.server.protocols.served_model import check_model
 
 PING_S = 15.0
 _PING = b": ping\n\n"

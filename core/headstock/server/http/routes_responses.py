@@ -24,8 +24,8 @@ from headstock.server.http.schema import body_of
 from headstock.server.http.streaming import Writer
 from headstock.server.journal import Head, Journal, Keeping
 from headstock.server.protocols import response_answers, responses
+from headstock.server.protocols.events import named_event
 from headstock.server.protocols.messages import ChatMessage
-from headstock.server.protocols.named_events import named_event
 from headstock.server.protocols.response_store import ResponseStore, unknown_response
 from headstock.server.speech import Answer
 
@@ -232,7 +232,7 @@ class _Responses:
         Args:
             call: What was asked.
             generation: What is written.
-            keeper: For whom the response is stored at its end; None: it need not be, or elsewhere.
+            keeper: Owner of what is stored at its end; None: nothing is, or it is stored elsewhere.
         """
         completion = generation.completions[0]
         stream = response_answers.ResponseStream(call, completion, tokenizer_of(self._serving))

@@ -15,6 +15,7 @@ from headstock.requests.sampling import Int64
 from headstock.server.completion import Completion, Delta
 from headstock.server.model_card import ModelCard
 from headstock.server.protocols.choices import ANY, AUTO, OFF, Choice
+from headstock.server.protocols.events import named_event
 from headstock.server.protocols.messages import (
     BareImage,
     ChatMessage,
@@ -30,9 +31,7 @@ from headstock.server.protocols.messages import (
     strict_names,
     thinking_variables,
 )
-from headstock.server.protocols.named_events import named_event
-from headstock.server.protocols.parameters import CHANGE_ANSWERS, not_yet, to_params
-from headstock.server.protocols.served_model import check_model
+from headstock.server.protocols.parameters import CHANGE_ANSWERS, check_model, not_yet, to_params
 from headstock.server.request import ChatPrompt, GenerateRequest
 from headstock.server.speech import Answer, Dialect, Speech, count
 from headstock.server.thought_budget import ThoughtBudget

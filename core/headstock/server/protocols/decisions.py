@@ -24,7 +24,7 @@ from headstock.server.protocols.messages import (
     flat_messages,
     thinking_variables,
 )
-from headstock.server.protocols.served_model import check_model
+from headstock.server.protocols.parameters import check_model
 from headstock.server.request import ChatPrompt, GenerateRequest
 from headstock.server.vectors import softmax
 from headstock.text import Tokenizer

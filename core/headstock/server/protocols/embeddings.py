@@ -14,9 +14,8 @@ from headstock.server.completion import Completion
 from headstock.server.model_card import ModelCard
 from headstock.server.protocols import native_bodies
 from headstock.server.protocols.messages import ChatMessage
-from headstock.server.protocols.parameters import join_namespace, refuse_set
+from headstock.server.protocols.parameters import check_model, join_namespace, refuse_set
 from headstock.server.protocols.seen_inputs import SeenInput, chat_prompt, seen_prompt
-from headstock.server.protocols.served_model import check_model
 from headstock.server.request import GenerateRequest, PairPrompt, Prompt, TextPrompt, TokensPrompt
 from headstock.server.speech import PLAIN, Dialect
 from headstock.server.vectors import as_base64, check_dimensions, token_rows, vector_of

@@ -76,3 +76,8 @@ def _parted(text: bytes, mark: bytes, value: bytes) -> tuple[bytes, bytes]:
     before, _, after = text.partition(mark + value)
     assert after, f"{mark!r} has no empty value in {text!r}"
     return before + mark, after
+
+
+def named_event(value: dict[str, Any]) -> bytes:
+    """Return ``value`` as an event named by its ``type``."""
+    return b"event: %b\ndata: %b\n\n" % (value["type"].encode(), encode(value))

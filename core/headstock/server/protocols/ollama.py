@@ -31,8 +31,7 @@ from headstock.server.protocols.messages import (
     strict_names,
     thinking_variables,
 )
-from headstock.server.protocols.parameters import not_yet, to_params
-from headstock.server.protocols.served_model import check_model
+from headstock.server.protocols.parameters import check_model, not_yet, to_params
 from headstock.server.request import ChatPrompt, GenerateRequest, Prompt, TextPrompt
 from headstock.server.speech import Answer, Dialect, Speech, whole_calls
 from headstock.text import Tokenizer

@@ -32,12 +32,12 @@ from headstock.server.protocols.openai_bodies import (
     StreamOptions,
 )
 from headstock.server.protocols.parameters import (
+    check_model,
     join_namespace,
     not_yet,
     refuse_set,
     to_params,
 )
-from headstock.server.protocols.served_model import check_model
 from headstock.server.request import ChatPrompt, GenerateRequest, Prompt, TextPrompt, TokensPrompt
 from headstock.server.speech import PLAIN, Dialect, Speech
 from headstock.server.thought_budget import read_budget

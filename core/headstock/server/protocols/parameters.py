@@ -1,4 +1,4 @@
-"""Sampling parameters from what callers send: one place for every protocol."""
+"""The model and the sampling parameters that callers name: one place for every protocol."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import msgspec
 
 from headstock.errors import RequestError
 from headstock.requests import SamplingParams
+from headstock.server.model_card import ModelCard
 
 _FIELDS = SamplingParams.__struct_fields__
 NOT_YET = frozenset({"beam_width", "custom_params", "watermark", "stream_interval"})
@@ -180,3 +181,23 @@ def join_namespace(tenant: str, *parts: str | None) -> str:
                 code="invalid_value",
             )
     return tenant + "".join(f"{len(part)}:{part}" if part else "-" for part in parts)
+
+
+def check_model(name: str | None, card: ModelCard) -> None:
+    """Refuse a model that is not the served one.
+
+    Raises:
+        RequestError: ``name`` is another's; "default" and none at all are fine.
+    """
+    if name not in (None, "", "default", card.name):
+        raise unknown_model(name or "", card)
+
+
+def unknown_model(name: str, card: ModelCard) -> RequestError:
+    """Return the error for a model that this server does not have."""
+    return RequestError(
+        f"The model {name[:128]!r} does not exist; this server has {card.name!r}.",
+        remedy="Use its name, or leave model out.",
+        field="model",
+        code="model_not_found",
+    )

@@ -27,7 +27,7 @@ from headstock.server.protocols.embeddings import (
     pool_request,
     usage_of,
 )
-from headstock.server.protocols.served_model import check_model
+from headstock.server.protocols.parameters import check_model
 from headstock.server.protocols.verdicts import (
     refuse_instruct,
     verdict_request,

@@ -8,12 +8,12 @@ from typing import Any, cast
 import msgspec
 
 from headstock.server.completion import Completion, Delta
+from headstock.server.protocols.events import named_event
 from headstock.server.protocols.messages import (
     ChatMessage,
     FunctionCall,
     ToolCall,
 )
-from headstock.server.protocols.named_events import named_event
 from headstock.server.protocols.response_store import Stored
 from headstock.server.protocols.responses import ResponsesCall
 from headstock.server.protocols.text_options import shown_format

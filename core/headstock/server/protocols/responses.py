@@ -31,11 +31,11 @@ from headstock.server.protocols.messages import (
 )
 from headstock.server.protocols.parameters import (
     CHANGE_ANSWERS,
+    check_model,
     join_namespace,
     not_yet,
     to_params,
 )
-from headstock.server.protocols.served_model import check_model
 from headstock.server.protocols.text_options import TextOptions, text_grammar
 from headstock.server.request import ChatPrompt, GenerateRequest
 from headstock.server.speech import Dialect, Speech

@@ -86,7 +86,7 @@ class StateFolder:
                 is_failing = True
 
     def close(self) -> None:
-        """Write and confirm what is left, and let another server have the folder."""
+        """Write and confirm what is left, and give the folder free for another server."""
         self.store.flush()
         try:
             self.store.sync()
