@@ -30,7 +30,7 @@ from headstock.ops.latent import LatentSpec, latent_attention, rotate_and_write_
 from headstock.ops.narrow_pages import NARROW
 from headstock.ops.offers import computes
 from headstock_xeon.kernels.base import EIGHTS, FLOAT32, Kernels
-from headstock_xeon.stream import Word, as_bits, strided
+from headstock_xeon.stream import Word, address, as_bits, strided
 
 if TYPE_CHECKING:
     from headstock.ops.latent import LatentProvider
@@ -87,6 +87,9 @@ class PagedAttention:
         heads: Query heads, blocks of them that share what they read, and numbers of each.
         sizes: Of a token in a page.
         window: Tokens that a token sees, 0 for all, of chunks negated; whether it sees later ones.
+
+    Attributes:
+        geometry: What instructions say of pages, but for where they are.
     """
 
     def __init__(
@@ -108,12 +111,12 @@ class PagedAttention:
             device.stream.engine, *most, *heads, spec.max_length, tokens, int(not is_bidirectional)
         )
         weakref.finalize(self, calls.hs_attention_free, self._plan).atexit = False
-        self._geometry = (ELEMENTS[spec.kv_dtype], spec.page_size, *sizes)
+        self.geometry = (ELEMENTS[spec.kv_dtype], spec.page_size, *sizes)
         self._planned: StepBatch | None = None
 
     def pages(self, kv: Tensor) -> tuple[Word, ...]:
         """Return what instructions say of a layer's pages."""
-        return (kv, *self._geometry)
+        return (kv, *self.geometry)
 
     def plan(self, batch: StepBatch) -> None:
         """Forget the last step: the next :meth:`run` decides who does what."""
@@ -164,11 +167,13 @@ class NativeAttention(PagedAttention):
         if self._planned is not batch:
             self._decide(batch)
         q_THD = _heads_together(q_THD)
-        shape = tuple(q_THD.shape)
+        shape, table_RP = tuple(q_THD.shape), batch.page_table_RP
         y_THD = self._stream.empty(shape)
-        given = (self._plan, q_THD, q_THD.stride(0), y_THD, sinks_H)
-        table = (*strided(batch.page_table_RP), *shape[:2])
-        self._stream.emit("attend", kv, *self._geometry, *given, *table, *self._options)
+        given = (kv, q_THD, y_THD, sinks_H, table_RP)
+        inputs = (self._plan, q_THD.data_ptr(), q_THD.stride(0), y_THD.data_ptr())
+        table = (address(sinks_H), table_RP.data_ptr(), table_RP.stride(0), *shape[:2])
+        pages = (kv.data_ptr(), *self.geometry)
+        self._stream.emit_words("attend", given, *pages, *inputs, *table, *self._options)
         return y_THD
 
     def read(self, kv: Tensor, slots_S: Tensor) -> tuple[Tensor, Tensor]:

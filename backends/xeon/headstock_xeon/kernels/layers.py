@@ -7,6 +7,7 @@ rows pooled.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -17,7 +18,7 @@ from headstock.ops.activation_kinds import FEATURES, OF_BOTH, SILU, Activation
 from headstock.ops.offers import computes
 from headstock_xeon.kernels.attention import TAG, NativeAttention
 from headstock_xeon.kernels.base import EIGHTS, FLOAT32, Kernels
-from headstock_xeon.stream import Word, as_bits, rows_of, strided
+from headstock_xeon.stream import address, as_bits, rows_of, strided
 
 if TYPE_CHECKING:
     from headstock.ops.attention import AttentionProvider, StepBatch
@@ -48,31 +49,44 @@ class LayerKernels(Kernels):
         self, x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, *, eps: float
     ) -> tuple[Tensor, Tensor]:
         """Add to the residual stream, in place, and normalise the sum."""
-        residual_TD = rows_of(residual_TD)
-        return self._norm(x_TD, residual_TD, weight_D, eps), residual_TD
+        residual_TD, between = strided(residual_TD)
+        y_TD = self._norm(x_TD, residual_TD, weight_D, eps, between=between)
+        return y_TD, residual_TD
 
     def _norm(
-        self, x_RD: Tensor, residual_RD: Tensor | None, weight_D: Tensor, eps: float
+        self,
+        x_RD: Tensor,
+        residual_RD: Tensor | None,
+        weight_D: Tensor,
+        eps: float,
+        between: int = 0,
     ) -> Tensor:
+        """Emit the kernel of both; rows of the residual stream are ``between`` numbers apart."""
         rows, size = x_RD.shape
+        x_RD, step = strided(x_RD)
         y_RD = self._stream.empty((rows, size))
-        given = (*strided(x_RD), *strided(residual_RD), weight_D)
-        self._stream.emit("norm", *given, y_RD, size, rows, size, as_bits(eps))
+        given = (x_RD, residual_RD, weight_D, y_RD)
+        inputs = (x_RD.data_ptr(), step, address(residual_RD), between, weight_D.data_ptr())
+        sizes = (y_RD.data_ptr(), size, rows, size, as_bits(eps))
+        self._stream.emit_words("norm", given, *inputs, *sizes)
         return y_RD
 
     @computes(activations.silu_and_mul, ACTIVATED)
     def silu_and_mul(self, gate_up_TG: Tensor, *, activation: Activation = SILU) -> Tensor:
-        size = gate_up_TG.shape[1] // 2
-        return self._join(gate_up_TG[:, :size], gate_up_TG[:, size:], activation)
+        rows, size = gate_up_TG.shape[0], gate_up_TG.shape[1] // 2
+        gate_up_TG, between = strided(gate_up_TG)
+        y_TF = self._stream.empty((rows, size))
+        gate = gate_up_TG.data_ptr()
+        halves = (gate, between, gate + 4 * size, between)
+        how = (y_TF.data_ptr(), rows, size, *words_of(activation))
+        self._stream.emit_words("activation", (gate_up_TG, y_TF), *halves, *how)
+        return y_TF
 
     @computes(activations.activate_and_mul, ACTIVATED)
     def activate_and_mul(
         self, gate_TF: Tensor, x_TF: Tensor, *, activation: Activation = SILU
     ) -> Tensor:
-        return self._join(gate_TF, x_TF, activation)
-
-    def _join(self, gate_TF: Tensor, up_TF: Tensor, activation: Activation) -> Tensor:
-        rows, kind = (*strided(gate_TF), *strided(up_TF)), words_of(activation)
+        rows, kind = (*strided(gate_TF), *strided(x_TF)), words_of(activation)
         return self._like(gate_TF, "activation", *rows, then=kind)
 
     @computes(outputs.soft_cap, FLOAT32)
@@ -111,8 +125,11 @@ class LayerKernels(Kernels):
     ) -> Tensor:
         assert isinstance(provider, NativeAttention), f"{provider} has another page format"
         order = is_interleaved + 2 * is_normed_last + 4 * has_normed_values + 8 * takes_keys
-        how = (order, q_norm_D, k_norm_D, as_bits(eps), batch.positions_T, batch.write_slots_T)
-        return self._rotate(provider.pages(kv), qkv_TC, cos_sin_LC, how, (num_heads, head_dim))
+        norms, places = (q_norm_D, k_norm_D), (batch.positions_T, batch.write_slots_T)
+        heads = (num_heads, head_dim)
+        return self._rotate(
+            kv, provider.geometry, qkv_TC, cos_sin_LC, order, norms, eps, places, heads
+        )
 
     @computes(rotary.rotate_queries, QUERIES)
     def rotate_queries(
@@ -127,23 +144,37 @@ class LayerKernels(Kernels):
         eps: float,
         is_interleaved: bool,
     ) -> Tensor:
-        how = (int(is_interleaved), q_norm_D, None, as_bits(eps), positions_T, None)
-        pages = (None, 0, 1, 0, head_dim)
-        return self._rotate(pages, q_TC, cos_sin_LC, how, (num_heads, head_dim))
+        geometry, order = (0, 1, 0, head_dim), int(is_interleaved)
+        norms, places, heads = (q_norm_D, None), (positions_T, None), (num_heads, head_dim)
+        return self._rotate(None, geometry, q_TC, cos_sin_LC, order, norms, eps, places, heads)
 
     def _rotate(
         self,
-        pages: tuple[Word, ...],
+        kv: Tensor | None,
+        geometry: tuple[int, ...],
         x_TC: Tensor,
         cos_sin_LC: Tensor | None,
-        how: tuple[Word, ...],
+        order: int,
+        norms: tuple[Tensor | None, Tensor | None],
+        eps: float,
+        places: tuple[Tensor, Tensor | None],
         heads: tuple[int, int],
     ) -> Tensor:
-        """Emit the kernel of both, which ``how`` says more of; returns queries. [T, H, D]"""
-        q_THD = self._stream.empty((x_TC.shape[0], *heads))
-        angles = (cos_sin_LC, 0 if cos_sin_LC is None else cos_sin_LC.shape[1])
-        counts = (x_TC.shape[0], heads[0])
-        self._stream.emit("rotate", *pages, *strided(x_TC), *angles, *how, q_THD, *counts)
+        """Emit the kernel of both; returns queries. [T, H, D]"""
+        x_TC, between = strided(x_TC)
+        count = x_TC.shape[0]
+        q_THD = self._stream.empty((count, *heads))
+        (q_norm_D, k_norm_D), (positions_T, write_slots_T) = norms, places
+        given = (kv, x_TC, cos_sin_LC, *norms, *places, q_THD)
+        at_kv, at_angles, at_slots = address(kv), address(cos_sin_LC), address(write_slots_T)
+        self._stream.emit_words(
+            "rotate",
+            given,
+            *(at_kv, *geometry, x_TC.data_ptr(), between, at_angles),
+            *(0 if cos_sin_LC is None else cos_sin_LC.shape[1], order),
+            *(address(q_norm_D), address(k_norm_D), as_bits(eps)),
+            *(positions_T.data_ptr(), at_slots, q_THD.data_ptr(), count, heads[0]),
+        )
         return q_THD
 
     @computes(norm.layer_norm, FLOAT32)
@@ -226,6 +257,7 @@ class LayerKernels(Kernels):
         return x_TA
 
 
+@cache
 def words_of(activation: Activation) -> tuple[int, ...]:
     """Return what instructions say of an activation: its number and parameters."""
     return (activation.number, *map(as_bits, activation.padded))

@@ -121,10 +121,13 @@ class NativeLinear:
         if x_MI.dim() != 2:
             flat = self(x_MI.reshape(-1, self.spec.in_features))
             return flat.view(*x_MI.shape[:-1], out_features)
-        rows = x_MI.shape[0]
-        y_MO = self._stream.empty((rows, out_features))
-        self._stream.hold(self)
-        self._stream.emit("linear", self.handle, *strided(x_MI), y_MO, out_features, rows)
+        rows, stream = x_MI.shape[0], self._stream
+        x_MI, between = strided(x_MI)
+        y_MO = stream.empty((rows, out_features))
+        stream.hold(self)
+        given = (x_MI, y_MO)
+        at = (self._handle or self.handle, x_MI.data_ptr(), between, y_MO.data_ptr())
+        stream.emit_words("linear", given, *at, out_features, rows)
         return y_MO
 
     def rows(self, ids_T: Tensor, first: int) -> Tensor:
