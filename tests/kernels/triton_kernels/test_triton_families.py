@@ -45,9 +45,6 @@ CALLS = {"as_float32", "join_features"}
 """One call of PyTorch each, a kernel of its own."""
 LEFT = {
     "deepseekv4": ENTRIES,
-    "hunyuandensev1": {"rotate_and_write"},
-    "hunyuanmoev1": {"rotate_and_write"},
-    "llama4": {"attention", "rotate_and_write"},
     "kimik25": IMAGES,
 }
 """What the reference computes of a family: docs/cuda.md says why."""
