@@ -14,7 +14,13 @@ from headstock.ops.activation import (
 )
 from headstock.ops.activation_kinds import FEATURES as ACTIVATIONS
 from headstock.ops.activation_kinds import OF_BOTH
-from headstock.ops.attention import BIDIRECTIONAL, CHOSEN_BLOCKS, AttentionSpec, attention
+from headstock.ops.attention import (
+    BIDIRECTIONAL,
+    CHOSEN_BLOCKS,
+    CHUNKED,
+    AttentionSpec,
+    attention,
+)
 from headstock.ops.base import Requires, Sizes
 from headstock.ops.block_indexer import index_blocks
 from headstock.ops.drafts import (
@@ -75,6 +81,7 @@ from headstock.ops.outputs import soft_cap
 from headstock.ops.pooling import pool_rows
 from headstock.ops.rotary import (
     KEYS_AS_VALUES,
+    NORMED_LAST,
     NORMED_VALUES,
     rotate_and_write,
     rotate_queries,
@@ -215,7 +222,7 @@ def register_layers(registry: OpRegistry, target: Target) -> None:
         requires=replace(
             normed,
             page_formats=frozenset({TAG}),
-            features=normed.features | {NORMED_VALUES, KEYS_AS_VALUES},
+            features=normed.features | {NORMED_LAST, NORMED_VALUES, KEYS_AS_VALUES},
         ),
     )
     offer(
@@ -224,7 +231,7 @@ def register_layers(registry: OpRegistry, target: Target) -> None:
         requires=Requires(
             dtypes=FLOATS,
             page_dtypes=FLOATS | narrow.PAGE_DTYPES,
-            features=frozenset({"sliding_window", "sinks", "soft_cap", BIDIRECTIONAL})
+            features=frozenset({"sliding_window", "sinks", "soft_cap", BIDIRECTIONAL, CHUNKED})
             | narrow.FEATURES,
             sizes={
                 "head_dim": Sizes(at_most=256 if target.has_small_warps else 512),

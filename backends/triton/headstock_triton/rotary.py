@@ -38,6 +38,7 @@ class Rotations:
         head_dim: int,
         eps: float,
         is_interleaved: bool,
+        is_normed_last: bool = False,
         has_normed_values: bool = False,
         takes_keys: bool = False,
     ) -> Tensor:
@@ -51,6 +52,7 @@ class Rotations:
             (num_heads, num_kv_heads, head_dim),
             eps,
             is_interleaved=is_interleaved,
+            norms_last=is_normed_last,
             norms_values=has_normed_values,
             takes_keys=takes_keys,
         )
@@ -91,6 +93,7 @@ class Rotations:
         eps: float,
         *,
         is_interleaved: bool,
+        norms_last: bool = False,
         norms_values: bool = False,
         takes_keys: bool = False,
     ) -> Tensor:
@@ -122,6 +125,7 @@ class Rotations:
             HAS_Q_NORM=norms[0] is not None,
             HAS_K_NORM=norms[1] is not None,
             HAS_V_NORM=norms_values,
+            IS_NORMED_LAST=norms_last,
             TAKES_KEYS=takes_keys,
             BLOCK_H=heads,
             BLOCK_F=next_power_of_2((rotated or head_dim) // 2),

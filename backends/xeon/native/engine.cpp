@@ -1,8 +1,12 @@
 #include "engine.h"
 
 #include "choices.h"
+#include "chosen.h"
+#include "compressed.h"
 #include "delta.h"
 #include "encoder.h"
+#include "hyper.h"
+#include "indexer.h"
 #include "kernels.h"
 #include "latent.h"
 #include "memory.h"
@@ -83,6 +87,16 @@ constexpr Kernel kKernels[] = {
     {"latent_absorb", plan_latent_absorb},
     {"latent_attend", plan_latent_attend},
     {"latent_expand", plan_latent_expand},
+    {"attend_latents", plan_attend_latents},
+    {"attend_blocks", plan_attend_blocks},
+    {"compress", plan_compress},
+    {"attend_entries", plan_attend_entries},
+    {"rotate_last", plan_rotate_last},
+    {"collapse", plan_collapse},
+    {"expand", plan_expand},
+    {"groups", plan_groups},
+    {"index_prepare", plan_index_prepare},
+    {"index_choose", plan_index_choose},
 };
 
 }  // namespace

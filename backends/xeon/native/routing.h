@@ -5,7 +5,9 @@
 
 namespace headstock {
 
-// The op route_experts. [rows, size] -> [rows, k]
+enum class ScoreKind : int64_t { kSoftmax = 0, kSigmoid = 1, kSqrtSoftplus = 2 };
+
+// The op route_experts and, with a table, route_by_token. [rows, size] -> [rows, k]
 struct RouteExpertsArgs {
     const float* logits;
     int64_t stride;
@@ -15,12 +17,14 @@ struct RouteExpertsArgs {
     int64_t rows;
     int64_t size;
     int64_t k;
-    int64_t is_sigmoid;    // Else softmax.
+    int64_t scores;        // ScoreKind
     int64_t is_normalized;
     int64_t num_groups;
     int64_t groups_kept;
     int64_t group_best;    // 1 or 2.
     double factor;
+    const int64_t* ids;    // Of the rows' tokens; null: experts are chosen by scores.
+    const int32_t* table;  // Experts of each id. [ids, k]
 };
 
 // The op add_shared: y += sigmoid(gate) x.

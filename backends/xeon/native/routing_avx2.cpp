@@ -6,10 +6,17 @@
 namespace headstock {
 namespace {
 
+float softplus(float x) { return (x > 0 ? x : 0) + std::log1p(std::exp(-std::fabs(x))); }
+
 // Scores of a row's logits.
 void score_row(const RouteExpertsArgs& args, const float* logits, float* scores) {
-    if (args.is_sigmoid) {
+    const auto kind = static_cast<ScoreKind>(args.scores);
+    if (kind == ScoreKind::kSigmoid) {
         for (int64_t e = 0; e < args.size; ++e) scores[e] = 1.0f / (1.0f + std::exp(-logits[e]));
+        return;
+    }
+    if (kind == ScoreKind::kSqrtSoftplus) {
+        for (int64_t e = 0; e < args.size; ++e) scores[e] = std::sqrt(softplus(logits[e]));
         return;
     }
     float largest = logits[0], whole = 0;
@@ -67,11 +74,15 @@ void run_route(const void* untyped, int64_t row, const Worker& worker) {
         return;
     }
     score_row(args, logits, scores);
-    for (int64_t e = 0; e < args.size; ++e) biased[e] = scores[e] + (args.bias ? args.bias[e] : 0);
-    if (args.num_groups > 1) keep_groups(args, biased, groups);
+    if (!args.ids) {
+        for (int64_t e = 0; e < args.size; ++e)
+            biased[e] = scores[e] + (args.bias ? args.bias[e] : 0);
+        if (args.num_groups > 1) keep_groups(args, biased, groups);
+    }
     float whole = 0, ignored;
     for (int64_t j = 0; j < args.k; ++j) {
-        experts[j] = static_cast<int32_t>(take_best(biased, args.size, &ignored));
+        experts[j] = args.ids ? args.table[args.ids[row] * args.k + j]
+                              : static_cast<int32_t>(take_best(biased, args.size, &ignored));
         weights[j] = scores[experts[j]];
         whole += weights[j];
     }

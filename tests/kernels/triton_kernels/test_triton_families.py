@@ -15,10 +15,23 @@ from headstock.ops.base import REFERENCE, OpRegistry, Resolver
 from headstock.testing.oracle.case import ModelCase
 from headstock.testing.oracle.sequences import context
 from headstock_triton.register import register_ops
-from tests.kernels.left_ops import ENTRIES
 from tests.models.wide import families
 from tests.models.wide import save as save_case
 
+ENTRIES = {
+    "choose_entries",
+    "collapse_streams",
+    "compress_tokens",
+    "compressed_attention",
+    "expand_streams",
+    "merge_streams",
+    "multiply_groups",
+    "rotate_last",
+    "route_by_token",
+    "route_experts",
+    "spread_streams",
+}
+"""Of DeepSeek V4: entries of tokens, hyper-connections, and how experts are chosen."""
 IMAGES = {
     "add_resampled",
     "axis_angles",
@@ -32,9 +45,6 @@ CALLS = {"as_float32", "join_features"}
 """One call of PyTorch each, a kernel of its own."""
 LEFT = {
     "deepseekv4": ENTRIES,
-    "hunyuandensev1": {"rotate_and_write"},
-    "hunyuanmoev1": {"rotate_and_write"},
-    "llama4": {"attention", "rotate_and_write"},
     "kimik25": IMAGES,
 }
 """What the reference computes of a family: docs/cuda.md says why."""

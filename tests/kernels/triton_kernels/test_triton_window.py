@@ -9,6 +9,7 @@ import pytest
 import torch
 from triton_here import DTYPES, HAS_GPU, Here
 
+from headstock.ops.attention import CHUNKED
 from headstock.ops.cases.attention import (
     attend,
     dense_attention,
@@ -28,6 +29,7 @@ TILES = {
 
 QUICK = {(1, 16, "small"), (63, 64, "whole pages"), (65, 16, "whole pages"), (130, 64, "small")}
 """Each window, page size and tile once: the other combinations take seconds, interpreted."""
+QUICK_CHUNKS = {(1, 16, "small"), (64, 64, "whole pages"), (90, 16, "whole pages")}
 COMBINED = [
     pytest.param(*each, marks=[] if HAS_GPU or each in QUICK else [pytest.mark.slow])
     for each in itertools.product((1, 63, 65, 130), (16, 64), TILES)
@@ -47,6 +49,37 @@ def test_rows_see_their_window_and_read_no_more(window, page_size, tiles, dtype)
     rtol, atol = (1e-4, 1e-5) if dtype == torch.float32 else (2e-2, 2e-2)
     right = dense_attention(spec, ROWS, inputs)
     torch.testing.assert_close(out.double(), right, rtol=rtol, atol=atol)
+
+
+CHUNKS = [
+    pytest.param(*each, marks=[] if HAS_GPU or each in QUICK_CHUNKS else [pytest.mark.slow])
+    for each in itertools.product((1, 64, 90), (16, 64), TILES)
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("chunk", "page_size", "tiles"), CHUNKS)
+def test_rows_see_their_chunk_and_read_no_more(chunk, page_size, tiles, dtype):
+    spec = replace(plain_spec(dtype, page_size), window=chunk, features=frozenset({CHUNKED}))
+    step = make_step(ROWS, page_size, Here.torch_device, num_padding_rows=2, window=chunk)
+    inputs = make_inputs(spec, step, Here.torch_device)
+    provider = PagedAttention(spec, Here(), TILES[tiles])
+    kv = filled_pages(provider, step, inputs, spec.max_tokens)
+    out = attend(provider, kv, step, inputs)[: step.num_real_tokens]
+    rtol, atol = (1e-4, 1e-5) if dtype == torch.float32 else (2e-2, 2e-2)
+    right = dense_attention(spec, ROWS, inputs)
+    torch.testing.assert_close(out.double(), right, rtol=rtol, atol=atol)
+
+
+def test_tails_begin_with_the_chunk():
+    spec = replace(plain_spec(torch.float32, 16), window=96, features=frozenset({CHUNKED}))
+    step = make_step([(1, 900), (1, 90), (1, 96), (1, 97)], 16, Here.torch_device, window=96)
+    inputs = make_inputs(spec, step, Here.torch_device)
+    provider = PagedAttention(spec, Here())
+    attend(provider, filled_pages(provider, step, inputs, 512), step, inputs)
+    items = provider._tail_items[: int(provider._totals[0])].tolist()
+    first = [min(begin for row, begin, *_ in items if row == place) for place in range(4)]
+    assert first == [864, 0, 0, 96]
 
 
 def test_tails_begin_with_the_window():

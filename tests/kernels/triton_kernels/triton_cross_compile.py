@@ -20,7 +20,6 @@ from launch_catcher import SHARED, SHARED_ELSEWHERE, Compiler, lanes
 from launched_kernels import (
     FakeDevice,
     compile_attention,
-    compile_delta,
     compile_fp8,
     compile_ints,
     compile_latent,
@@ -29,9 +28,9 @@ from launched_kernels import (
     compile_peer_sum,
     compile_rest,
     compile_scores,
-    compile_states,
 )
 from launched_sparse import compile_chosen_blocks, compile_chosen_tokens, compile_streams
+from launched_states import compile_delta, compile_states
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
@@ -84,6 +83,8 @@ def main() -> None:
         compile_attention(target, torch.bfloat16, 16, 64, kv_dtype=kv_dtype)
     both = {"features": frozenset({"bidirectional"})}
     compile_attention(target, torch.bfloat16, 12, 64, 32, **both)
+    chunked = {"features": frozenset({"chunked"}), "window": 8192}
+    compile_attention(target, torch.bfloat16, 40, 64, **chunked)
     for heads, page_size in () if target.has_small_warps else ((128, 64), (16, 64), (20, 16)):
         compile_latent(target, torch.bfloat16, heads, page_size)
     for heads in () if target.has_small_warps else (128, 16):

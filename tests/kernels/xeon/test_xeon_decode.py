@@ -13,16 +13,12 @@ from headstock.ops.linear import INT8_GROUP
 from headstock.testing.oracle.case import ModelCase
 from headstock_xeon.device import XeonDevice
 from headstock_xeon.kernels.register import PROVIDER
-from tests.kernels.left_ops import ENTRIES
 from tests.models.conftest import Save, save  # noqa: F401 - a fixture
 from tests.models.quantized_folders import write_quantized
 from tests.models.test_scaled_checkpoints import FORMATS, SIZES
 from tests.models.wide import families
 from tests.models.wide import save as save_case
 
-SPARSE = {"index_tokens", "latent_attention", "rotate_and_write_latent"}
-"""The indexer of sparse attention, and attention to what it chose in the layout that it reads."""
-BLOCKS = {"index_blocks", "attention", "rotate_and_write"}
 IMAGES = {
     "add_resampled",
     "axis_angles",
@@ -33,12 +29,7 @@ IMAGES = {
 }
 """Of steps with images only."""
 LEFT = {
-    "deepseekv32": SPARSE,
-    "deepseekv4": ENTRIES,
-    "glmmoedsa": SPARSE,
     "kimik25": IMAGES,
-    "minimaxm3": BLOCKS,
-    "minimaxm3-images": BLOCKS,
 }
 """What the reference computes of a family: docs/xeon.md says why."""
 

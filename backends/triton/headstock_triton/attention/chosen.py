@@ -20,7 +20,7 @@ from headstock_triton.attention.decode import merge
 from headstock_triton.attention.narrow import line_of
 from headstock_triton.attention.provider import PagedAttention
 from headstock_triton.overlap import begin
-from headstock_triton.sparse.scores import seen_by
+from headstock_triton.sparse.scores import query_of_item
 from headstock_triton.target import cdiv, next_power_of_2
 
 if TYPE_CHECKING:
@@ -65,15 +65,12 @@ def attend_blocks_kernel(
     Program ``program_id(0)`` has query ``program_id(0) // ITEMS``. A negative number is no block.
     """
     begin(PDL)
-    token = tl.program_id(0) // ITEMS
-    place = tl.program_id(0) % ITEMS
+    token, place, is_real, row, seen = query_of_item(ITEMS, rows, query_starts, kv_lengths, counts)
     head = tl.program_id(1)
-    if token >= tl.load(counts + 1):
+    if not is_real:
         return
     group: tl.constexpr = HEADS // KV_HEADS
     tiles: tl.constexpr = (SIZE + BLOCK_N - 1) // BLOCK_N
-    row = tl.load(rows + token)
-    seen = seen_by(token, row, query_starts, kv_lengths).to(tl.int32)
     share = (K + ITEMS - 1) // ITEMS
     # A query chooses no more blocks than it sees.
     first = place * share

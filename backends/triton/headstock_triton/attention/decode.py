@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from headstock_triton.attention.pages import scan, with_sinks
+from headstock_triton.attention.pages import first_seen, scan, with_sinks
 from headstock_triton.overlap import begin
 
 LOG2_E = 1.4426950408889634
@@ -169,9 +169,10 @@ def attend_tails(
     pages = page_table + row.to(tl.int64) * page_stride
     limit_M = tl.zeros((BLOCK_M,), tl.int32) + last
     low = first
-    if WINDOW > 0:  # The first item begins with the tile that the window begins in.
-        limit_M = limit_M - last + tl.load(kv_lengths + row) - 1
-        low = tl.maximum(first, tl.load(kv_lengths + row) - WINDOW)
+    if WINDOW != 0:  # The first item begins with the tile that the window begins in.
+        own = tl.load(kv_lengths + row) - 1
+        limit_M = limit_M - last + own
+        low = tl.maximum(first, first_seen(own, WINDOW))
     max_M, sum_M, acc_MD = scan(
         q_MD, max_M, sum_M, acc_MD, kv, tiles, pages, head, first, last, low, limit_M, scale,
         to_cap, KV_HEADS, PAGE, D, BLOCK_D, BLOCK_N, True, WINDOW, IS_CAPPED, TMA, STAGES, NARROW,

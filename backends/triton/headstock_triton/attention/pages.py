@@ -31,6 +31,15 @@ def with_sinks(max_M, sum_M, sink_M):
 
 
 @triton.jit
+def first_seen(place, WINDOW: tl.constexpr):
+    """Return the first token that the token at ``place`` sees; below 0: all before it.
+
+    WINDOW is how many it sees, itself included; negated, how many a chunk has whose first it sees.
+    """
+    return place - WINDOW + 1 if WINDOW > 0 else place // -WINDOW * -WINDOW
+
+
+@triton.jit
 def scan(
     q_MD,
     max_M,
@@ -64,10 +73,10 @@ def scan(
     sees tokens up to ``limit_M[m]`` and ``last`` may be anything; without, every row sees every
     token and ``last - first`` is a multiple of BLOCK_N. ``scale`` includes log2(e).
 
-    With a WINDOW, masked rows see that many tokens up to their limit, and none before ``low`` is
-    read: its page may be another's by now. With ``IS_CAPPED`` products are multiplied by ``to_cap``
-    and bounded by 1, and ``scale`` includes the cap. With NARROW pages are of 8 bits, and ``tiles``
-    is where their scales are, as float32.
+    With a WINDOW, masked rows see tokens from :func:`first_seen` of their limit on, and none before
+    ``low`` is read: its page may be another's by now. With ``IS_CAPPED`` products are multiplied by
+    ``to_cap`` and bounded by 1, and ``scale`` includes the cap. With NARROW pages are of 8 bits,
+    and ``tiles`` is where their scales are, as float32.
 
     Returns:
         The running maximum (base 2), sum and weighted values.
@@ -99,7 +108,7 @@ def scan(
             at_ND = kv + offset_N[:, None] + columns_D[None, :]
             if IS_MASKED:
                 inside_N = tokens_N < last
-                if WINDOW > 0:
+                if WINDOW != 0:
                     inside_N = inside_N & (tokens_N >= low)
                 inside_ND = inside_N[:, None] & (columns_D < D)[None, :]
                 k_ND = tl.load(at_ND, mask=inside_ND, other=0.0)
@@ -120,13 +129,15 @@ def scan(
             scores_MN = 2 * tl.sigmoid(scores_MN * (2 * to_cap)) - 1  # the hyperbolic tangent
         if IS_MASKED:
             is_seen_MN = (tokens_N[None, :] <= limit_M[:, None]) & (tokens_N < last)[None, :]
-            if WINDOW > 0:
-                is_seen_MN = is_seen_MN & (tokens_N[None, :] > limit_M[:, None] - WINDOW)
+            if WINDOW != 0:
+                is_seen_MN = is_seen_MN & (
+                    tokens_N[None, :] >= first_seen(limit_M, WINDOW)[:, None]
+                )
                 is_seen_MN = is_seen_MN & (tokens_N >= low)[None, :]
             scores_MN = tl.where(is_seen_MN, scores_MN, float("-inf"))
         # The scale joins the subtraction: one multiply-add a score.
         new_max_M = tl.maximum(max_M, tl.max(scores_MN, axis=1) * scale)
-        if WINDOW > 0:
+        if WINDOW != 0:
             # Finite where nothing is seen yet, so that differences of it are numbers.
             new_max_M = tl.maximum(new_max_M, -1.0e38)
         weights_MN = tl.exp2(scores_MN * scale - new_max_M[:, None])
@@ -137,7 +148,7 @@ def scan(
             v_ND = tiles.load([(line + KV_HEADS * PAGE).to(tl.int32), 0])
             if IS_MASKED:
                 inside_N = tokens_N < last
-                if WINDOW > 0:
+                if WINDOW != 0:
                     inside_N = inside_N & (tokens_N >= low)
                 v_ND = tl.where(inside_N[:, None], v_ND, 0.0)
         else:

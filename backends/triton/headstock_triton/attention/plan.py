@@ -11,6 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from headstock_triton.attention.pages import first_seen
 from headstock_triton.overlap import begin
 
 # Columns of the tables that the two kernels hand on.
@@ -88,7 +89,7 @@ def plan_rows(
         TAIL_SPREAD: As NODE_SPREAD, for tails.
         TAIL_MIN_CHUNK: As NODE_MIN_CHUNK.
         BLOCK_QUERIES: Queries of a block of longer rows.
-        WINDOW: Tokens that a query sees, itself included; 0: all before it.
+        WINDOW: Tokens that a query sees, itself included; 0: all before it; negated: of a chunk.
         TAIL_UNIT: A window's tail begins at a multiple of this, with all of the window in it.
         PDL: See :mod:`headstock_triton.overlap`.
     """
@@ -178,8 +179,8 @@ def plan_rows(
         tl.store(node_table + node_N * 6 + 4, place_N, mask=in_table_N)
         tl.store(node_table + node_N * 6 + 5, first_item_N, mask=in_table_N)
 
-    if WINDOW > 0:
-        tail_first_R = tl.maximum(length_R - WINDOW, 0) // TAIL_UNIT * TAIL_UNIT
+    if WINDOW != 0:
+        tail_first_R = tl.maximum(first_seen(length_R - 1, WINDOW), 0) // TAIL_UNIT * TAIL_UNIT
     tail_R = tl.where(is_decode_R, length_R - tail_first_R, 0)
     work = tl.sum(tail_R, axis=0)
     tail_chunk = (work + TAIL_SPREAD - 1) // TAIL_SPREAD

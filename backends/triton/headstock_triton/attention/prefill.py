@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from headstock_triton.attention.pages import scan, with_sinks
+from headstock_triton.attention.pages import first_seen, scan, with_sinks
 from headstock_triton.overlap import begin
 
 BLOCK_COLUMNS = 2
@@ -90,11 +90,12 @@ def attend_queries(
     pages = page_table + row.to(tl.int64) * page_stride
     low = 0
     begin_whole = 0
-    if WINDOW > 0:
-        low = tl.maximum(seen_by_all - WINDOW, 0)
+    if WINDOW != 0:
+        low = tl.maximum(first_seen(seen_by_all - 1, WINDOW), 0)
         begin_masked = low // BLOCK_N * BLOCK_N
         # The last query's window begins last: from there on all see every token.
-        begin_whole = (tl.maximum(last - WINDOW, 0) + BLOCK_N - 1) // BLOCK_N * BLOCK_N
+        begin_whole = tl.maximum(first_seen(last - 1, WINDOW), 0)
+        begin_whole = (begin_whole + BLOCK_N - 1) // BLOCK_N * BLOCK_N
         begin_whole = tl.minimum(begin_whole, whole)
         max_M, sum_M, acc_MD = scan(
             q_MD, max_M, sum_M, acc_MD, kv, tiles, pages, head, begin_masked, begin_whole, low,

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from headstock.ops.attention import BIDIRECTIONAL, AttentionSpec, PageFormat, StepBatch
-from headstock.ops.int8_pages import SCALE_BYTES
-from headstock.ops.narrow_pages import NARROW
+from headstock.ops.attention import (
+    BIDIRECTIONAL,
+    CHUNKED,
+    AttentionSpec,
+    StepBatch,
+)
 from headstock_triton.attention.decode import (
     LOG2_E,
     NODE_COLUMNS,
@@ -20,9 +23,8 @@ from headstock_triton.attention.decode import (
     attend_nodes,
     attend_tails,
 )
-from headstock_triton.attention.narrow import KINDS, write_narrow_kernel
+from headstock_triton.attention.narrow import KINDS
 from headstock_triton.attention.page_tiles import PageTiles
-from headstock_triton.attention.pages import NARROW_TAG, TAG
 from headstock_triton.attention.plan import (
     NODE_TABLE_COLUMNS,
     ROW_PLAN_COLUMNS,
@@ -30,8 +32,8 @@ from headstock_triton.attention.plan import (
     plan_rows,
 )
 from headstock_triton.attention.prefill import BLOCK_COLUMNS, attend_queries
+from headstock_triton.attention.stored import PAGE_SIZES, StoredPages
 from headstock_triton.attention.tuning import Tuning, choose_tuning
-from headstock_triton.attention.write import read_kernel, write_kernel
 from headstock_triton.target import Target, cdiv, next_power_of_2
 
 if TYPE_CHECKING:
@@ -42,7 +44,6 @@ if TYPE_CHECKING:
     from headstock.ops.device import OpDevice
     from headstock_triton.attention.rows import RowAttention
 
-PAGE_SIZES = (64, 128, 32, 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ def hopper_kernel(spec: AttentionSpec, target: Target, group: int) -> ModuleType
     return hopper
 
 
-class PagedAttention:
+class PagedAttention(StoredPages):
     """Attention over pages, and over the tree that the step's rows form.
 
     With a window the tree is left out: what rows see of a shared prefix is bounded, and passes.
@@ -107,16 +108,13 @@ class PagedAttention:
         decodes: RowAttention | None = None,
         page_sizes: tuple[int, ...] = PAGE_SIZES,
     ) -> None:
-        self.spec = spec
-        self._target = Target.of(device)
+        super().__init__(spec, device, page_sizes)
         self.tuning = tuning or choose_tuning(spec.dtype, spec.head_dim, self._target)
         self._queries, self._decodes = queries, decodes
         self._uncompiled = [other for other in (queries, decodes) if other is not None]
-        self._page_sizes = page_sizes
         self._group = spec.num_heads // spec.num_kv_heads
-        self._block_d = max(16, next_power_of_2(spec.head_dim))
-        self._kind = NARROW.get(spec.kv_dtype)
-        self._window, self._cap = spec.window or 0, spec.soft_cap or 0.0
+        self._window = (spec.window or 0) * (-1 if CHUNKED in spec.features else 1)
+        self._cap = spec.soft_cap or 0.0
         self._scale = (self._cap or spec.scale) * LOG2_E
         self._to_cap = spec.scale / self._cap if self._cap else 0.0
         self._tiles = PageTiles()
@@ -168,26 +166,9 @@ class PagedAttention:
         self._totals = integers(3)
 
     @property
-    def page_format(self) -> PageFormat:
-        """Head-major pages; 64 tokens fit one tile and keep the prefix tree's grain fine."""
-        kind = self._kind
-        if kind is None:
-            return PageFormat(tag=TAG, page_sizes=self._page_sizes, dtype=self.spec.kv_dtype)
-        tag = NARROW_TAG.format(kind.name)
-        return PageFormat(tag=tag, page_sizes=self._page_sizes, dtype=kind.storage)
-
-    @property
     def graph_key(self) -> tuple[int, ...]:
         """The grids of the last plan."""
         return (self._plan.tail_programs, self._plan.node_programs, self._plan.blocks)
-
-    def kv_shape(self, num_pages: int) -> tuple[int, ...]:
-        """[pages, 2, K, page_size, D], or [pages, 2, K, bytes of numbers and scales]."""
-        spec = self.spec
-        if self._kind is not None:
-            size = spec.page_size * (spec.head_dim + SCALE_BYTES)
-            return (num_pages, 2, spec.num_kv_heads, size)
-        return (num_pages, 2, spec.num_kv_heads, spec.page_size, spec.head_dim)
 
     def plan(self, batch: StepBatch) -> None:
         """Choose the grids; the work lists follow on the device, in :meth:`run`.
@@ -211,7 +192,7 @@ class PagedAttention:
         if rows < 16:
             longest = batch.max_kv
             if self._window:
-                longest = min(longest, self._window + self._tail_unit - 1)
+                longest = min(longest, abs(self._window) + self._tail_unit - 1)
             tails = min(tails, rows * cdiv(longest, self.tuning.tail_min_chunk))
         blocks = 0
         is_hopper = self._hopper is not None and (
@@ -273,50 +254,6 @@ class PagedAttention:
             NODE_CAPACITY=nodes,
             BLOCK_QUERIES=self._block_queries(is_long=self._plan.is_long),
             **self._target.launch(1),
-        )
-
-    def write(self, k_TKD: Tensor, v_TKD: Tensor, kv: Tensor, batch: StepBatch) -> None:
-        """Store keys and values of the step's tokens into the pages of ``kv``."""
-        spec = self.spec
-        if k_TKD.stride()[1:] != (spec.head_dim, 1):
-            k_TKD = k_TKD.contiguous()
-        if v_TKD.stride()[1:] != (spec.head_dim, 1):
-            v_TKD = v_TKD.contiguous()
-        if self._kind is not None:
-            self._write_narrow(k_TKD, v_TKD, kv, batch)
-            return
-        write_kernel[(k_TKD.shape[0],)](
-            k_TKD,
-            v_TKD,
-            kv,
-            batch.write_slots_T,
-            k_TKD.stride(0),
-            v_TKD.stride(0),
-            KV_HEADS=spec.num_kv_heads,
-            PAGE=spec.page_size,
-            D=spec.head_dim,
-            BLOCK_K=next_power_of_2(spec.num_kv_heads),
-            BLOCK_D=self._block_d,
-            **self._target.launch(4),
-        )
-
-    def _write_narrow(self, k_TKD: Tensor, v_TKD: Tensor, kv: Tensor, batch: StepBatch) -> None:
-        spec = self.spec
-        write_narrow_kernel[(k_TKD.shape[0],)](
-            k_TKD,
-            v_TKD,
-            kv,
-            kv.view(torch.float32),
-            batch.write_slots_T,
-            k_TKD.stride(0),
-            v_TKD.stride(0),
-            KV_HEADS=spec.num_kv_heads,
-            PAGE=spec.page_size,
-            D=spec.head_dim,
-            BLOCK_K=next_power_of_2(spec.num_kv_heads),
-            BLOCK_D=self._block_d,
-            NARROW=KINDS[spec.kv_dtype],
-            **self._target.launch(4),
         )
 
     def run(
@@ -514,37 +451,3 @@ class PagedAttention:
 
         head_dim = self.spec.head_dim
         return TensorDescriptor.from_tensor(kv.view(-1, head_dim), [block_n, head_dim])
-
-    def read(self, kv: Tensor, slots_S: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values at token slots. [S, K, D] each."""
-        spec = self.spec
-        if self._kind is not None:
-            return self._read_narrow(kv, slots_S)
-        shape = (slots_S.shape[0], spec.num_kv_heads, spec.head_dim)
-        k_SKD = torch.empty(shape, dtype=kv.dtype, device=kv.device)
-        v_SKD = torch.empty_like(k_SKD)
-        read_kernel[(shape[0],)](
-            kv,
-            slots_S,
-            k_SKD,
-            v_SKD,
-            KV_HEADS=spec.num_kv_heads,
-            PAGE=spec.page_size,
-            D=spec.head_dim,
-            BLOCK_K=next_power_of_2(spec.num_kv_heads),
-            BLOCK_D=self._block_d,
-            **self._target.launch(4),
-        )
-        return k_SKD, v_SKD
-
-    def _read_narrow(self, kv: Tensor, slots_S: Tensor) -> tuple[Tensor, Tensor]:
-        spec = self.spec
-        size = spec.page_size * spec.head_dim
-        pages_S, within_S = slots_S // spec.page_size, slots_S % spec.page_size
-        rows_S = torch.arange(slots_S.shape[0], device=kv.device)
-        of_pages = kv[pages_S]
-        codes = of_pages[..., :size].unflatten(-1, (spec.page_size, spec.head_dim))
-        numbers_S2KD = codes[rows_S, :, :, within_S].contiguous().view(spec.kv_dtype).float()
-        scales = of_pages[..., size:].contiguous().view(torch.float32)
-        k_SKD, v_SKD = (numbers_S2KD * scales[rows_S, :, :, within_S].unsqueeze(-1)).unbind(1)
-        return k_SKD, v_SKD

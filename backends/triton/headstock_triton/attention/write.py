@@ -71,6 +71,19 @@ def read_kernel(
 
 
 @triton.jit
+def turned(first_HF, second_HF, angle, f, PAIRS: tl.constexpr):
+    """Return both features of the pairs of heads, rotated by the angles that lie at ``angle``."""
+    dtype: tl.constexpr = first_HF.dtype
+    cos_F = tl.load(angle + f, mask=f < PAIRS, other=0.0)
+    sin_F = tl.load(angle + PAIRS + f, mask=f < PAIRS, other=0.0)
+    first32_HF = first_HF.to(tl.float32)
+    second32_HF = second_HF.to(tl.float32)
+    turned_HF = first32_HF * cos_F[None, :] - second32_HF * sin_F[None, :]
+    second_HF = (second32_HF * cos_F[None, :] + first32_HF * sin_F[None, :]).to(dtype)
+    return turned_HF.to(dtype), second_HF
+
+
+@triton.jit
 def rotate_and_write_kernel(
     qkv,
     cos_sin,
@@ -91,6 +104,7 @@ def rotate_and_write_kernel(
     HAS_Q_NORM: tl.constexpr,
     HAS_K_NORM: tl.constexpr,
     HAS_V_NORM: tl.constexpr,
+    IS_NORMED_LAST: tl.constexpr,
     TAKES_KEYS: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_F: tl.constexpr,
@@ -138,6 +152,10 @@ def rotate_and_write_kernel(
         inside_HR = inside_H[:, None] & (rest_R < D)[None, :]
         rest_HR = tl.load(line + rest_R[None, :], mask=inside_HR, other=0.0)
 
+    if ROTATED > 0 and IS_NORMED_LAST:  # noqa: SIM102 - this is known when the kernel is compiled
+        if not is_v:
+            angle = cos_sin + tl.load(positions + token) * ROTATED
+            first_HF, second_HF = turned(first_HF, second_HF, angle, f, pairs)
     if HAS_Q_NORM or HAS_K_NORM or HAS_V_NORM:
         is_normed = (is_q & HAS_Q_NORM) | (is_v & HAS_V_NORM) | (is_k & HAS_K_NORM)
         if is_normed:
@@ -166,16 +184,10 @@ def rotate_and_write_kernel(
                 if BLOCK_REST > 0:
                     w_rest_R = tl.load(norm + rest_R, mask=rest_R < D, other=0.0)
                     rest_HR = weighted(rest32_HR * inverse_H[:, None], w_rest_R[None, :], q_out)
-    if ROTATED > 0:  # noqa: SIM102 - this is known when the kernel is compiled, the next is not
+    if ROTATED > 0 and not IS_NORMED_LAST:  # noqa: SIM102 - known when the kernel is compiled
         if not is_v:
             angle = cos_sin + tl.load(positions + token) * ROTATED
-            cos_F = tl.load(angle + f, mask=inside_F, other=0.0)
-            sin_F = tl.load(angle + pairs + f, mask=inside_F, other=0.0)
-            first32_HF = first_HF.to(tl.float32)
-            second32_HF = second_HF.to(tl.float32)
-            turned_HF = first32_HF * cos_F[None, :] - second32_HF * sin_F[None, :]
-            second_HF = (second32_HF * cos_F[None, :] + first32_HF * sin_F[None, :]).to(dtype)
-            first_HF = turned_HF.to(dtype)
+            first_HF, second_HF = turned(first_HF, second_HF, angle, f, pairs)
 
     if is_q:
         to_H = q_out + (token * HEADS + head_H) * D

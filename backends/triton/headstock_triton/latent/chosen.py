@@ -14,7 +14,7 @@ import triton.language as tl
 from headstock_triton.latent.attend import merge_latents
 from headstock_triton.latent.scan import load_queries
 from headstock_triton.overlap import begin
-from headstock_triton.sparse.scores import seen_by
+from headstock_triton.sparse.scores import query_of_item
 
 
 @triton.jit
@@ -53,13 +53,10 @@ def attend_chosen_latents(
     such stand behind the others.
     """
     begin(PDL)
-    token = tl.program_id(0) // ITEMS
-    place = tl.program_id(0) % ITEMS
-    if token >= tl.load(counts + 1):
+    token, place, is_real, row, seen = query_of_item(ITEMS, rows, query_starts, kv_lengths, counts)
+    if not is_real:
         return
-    row = tl.load(rows + token)
-    # A query chooses no more tokens than it sees.
-    count = tl.minimum(K, seen_by(token, row, query_starts, kv_lengths).to(tl.int32))
+    count = tl.minimum(K, seen)  # a query chooses no more tokens than it sees
     share = ((K + ITEMS - 1) // ITEMS + BLOCK_N - 1) // BLOCK_N * BLOCK_N
     first = place * share
     last = tl.minimum(first + share, count)

@@ -73,6 +73,22 @@ def seen_by(token, row, query_starts, kv_lengths):
 
 
 @triton.jit
+def query_of_item(ITEMS, rows, query_starts, kv_lengths, counts):
+    """Return what ``program_id(0)`` computes, where a query's choices are cut into ITEMS parts.
+
+    Returns:
+        The query's token, which part it is, whether the token is no padding, its row, and how many
+        of the row's tokens it sees.
+    """
+    token = tl.program_id(0) // ITEMS
+    place = tl.program_id(0) % ITEMS
+    is_real = token < tl.load(counts + 1)
+    row = tl.load(rows + token, mask=is_real, other=0)
+    seen = seen_by(token, row, query_starts, kv_lengths).to(tl.int32)
+    return token, place, is_real, row, seen
+
+
+@triton.jit
 def products(q_HD, kv, pages, token_N, inside_N, d, D: tl.constexpr, PAGE: tl.constexpr):
     """Return the products of queries with the keys of tokens. [H, N]"""
     page_N = tl.load(pages + token_N // PAGE, mask=inside_N, other=0).to(tl.int64)

@@ -17,6 +17,7 @@ from torch import Tensor
 from headstock.ops.attention import (
     BIDIRECTIONAL,
     BOTH_SIDES,
+    CHOSEN_BLOCKS,
     CHUNKED,
     NARROW_PAGES,
     AttentionSpec,
@@ -26,10 +27,15 @@ from headstock.ops.attention import (
 )
 from headstock.ops.base import Sizes
 from headstock.ops.int8_pages import SCALE_BYTES
-from headstock.ops.latent import LatentSpec, latent_attention, rotate_and_write_latent
+from headstock.ops.latent import (
+    CHOSEN_TOKENS,
+    LatentSpec,
+    latent_attention,
+    rotate_and_write_latent,
+)
 from headstock.ops.narrow_pages import NARROW
 from headstock.ops.offers import computes
-from headstock_xeon.kernels.base import EIGHTS, FLOAT32, Kernels
+from headstock_xeon.kernels.base import EIGHTS, FLOAT32, WHOLE_PAGES, Kernels, rows_of_step
 from headstock_xeon.stream import Word, address, as_bits, strided
 
 if TYPE_CHECKING:
@@ -61,14 +67,15 @@ REQUIRES = replace(
         "heads_per_kv_head": Sizes(at_most=MAX_GROUP),
     },
 )
+BY_BLOCKS = replace(WHOLE_PAGES, features=frozenset({CHOSEN_BLOCKS}), sizes=REQUIRES.sizes)
 LATENT_TAG = "pages-latent-tx-native"
 """A page is [tokens][X], the latent first: the reference's, rotated as the kernels do."""
 MOST_HEADS = 32
 """Heads that are worked off together: the rows of a tile."""
 LATENT_SIZES = {"latent_size": EIGHTS, "rotary_size": EIGHTS}
 ATTENDED = replace(
-    FLOAT32,
-    page_dtypes=frozenset({"float32", "bfloat16", "float16"}),
+    WHOLE_PAGES,
+    features=frozenset({CHOSEN_TOKENS}),
     sizes={**LATENT_SIZES, "page_size": ACCEPTED},
 )
 WRITTEN = replace(FLOAT32, page_formats=frozenset({LATENT_TAG}), sizes=LATENT_SIZES)
@@ -135,7 +142,7 @@ class PagedAttention:
         self._stream.emit("attend_plan", self._plan, *rows, *table, tree, *counts)
 
 
-@computes(attention, REQUIRES)
+@computes(attention, REQUIRES, BY_BLOCKS)
 class NativeAttention(PagedAttention):
     """Attention for one spec."""
 
@@ -161,19 +168,32 @@ class NativeAttention(PagedAttention):
         self._stream.emit("write", *self.pages(kv), *given, k_TKD.shape[0])
 
     def run(
-        self, q_THD: Tensor, kv: Tensor, batch: StepBatch, *, sinks_H: Tensor | None = None
+        self,
+        q_THD: Tensor,
+        kv: Tensor,
+        batch: StepBatch,
+        *,
+        sinks_H: Tensor | None = None,
+        chosen_TKk: Tensor | None = None,
     ) -> Tensor:
         """Attend. [T, H, D]"""
-        if self._planned is not batch:
-            self._decide(batch)
         q_THD = _heads_together(q_THD)
         shape, table_RP = tuple(q_THD.shape), batch.page_table_RP
         y_THD = self._stream.empty(shape)
-        given = (kv, q_THD, y_THD, sinks_H, table_RP)
+        if chosen_TKk is not None:
+            given = (q_THD, q_THD.stride(0), y_THD, chosen_TKk.contiguous(), chosen_TKk.shape[2])
+            sizes = (self.spec.block_size, *shape[:2], self._options[0])
+            self._stream.emit(
+                "attend_blocks", *self.pages(kv), *rows_of_step(batch), *given, *sizes
+            )
+            return y_THD
+        if self._planned is not batch:
+            self._decide(batch)
+        used = (kv, q_THD, y_THD, sinks_H, table_RP)
         inputs = (self._plan, q_THD.data_ptr(), q_THD.stride(0), y_THD.data_ptr())
         table = (address(sinks_H), table_RP.data_ptr(), table_RP.stride(0), *shape[:2])
         pages = (kv.data_ptr(), *self.geometry)
-        self._stream.emit_words("attend", given, *pages, *inputs, *table, *self._options)
+        self._stream.emit_words("attend", used, *pages, *inputs, *table, *self._options)
         return y_THD
 
     def read(self, kv: Tensor, slots_S: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,9 +231,17 @@ class NativeLatentAttention(PagedAttention):
         given = (*strided(latent_TC), *strided(key_TE), batch.write_slots_T)
         self._stream.emit("latent_write", *self.pages(kv), *given, latent_TC.shape[0])
 
-    def run(self, q_THQ: Tensor, up_HUC: Tensor, kv: Tensor, batch: StepBatch) -> Tensor:
+    def run(
+        self,
+        q_THQ: Tensor,
+        up_HUC: Tensor,
+        kv: Tensor,
+        batch: StepBatch,
+        *,
+        chosen_Tk: Tensor | None = None,
+    ) -> Tensor:
         """Attend. [T, H, V]"""
-        if self._planned is not batch:
+        if chosen_Tk is None and self._planned is not batch:
             self._decide(batch)
         spec, stream = self.spec, self._stream
         heads = (q_THQ.shape[0], spec.num_heads)
@@ -223,9 +251,14 @@ class NativeLatentAttention(PagedAttention):
         made = (spec.key_size, spec.value_size)
         sizes = (*heads, spec.latent_size, spec.rotary_size, *made, as_bits(spec.scale))
         stream.emit("latent_absorb", q_THQ.contiguous(), up_HUC, absorbed_THX, *sizes)
-        table = (batch.page_table_RP, batch.page_table_RP.stride(0))
-        given = (self._plan, absorbed_THX, sums_THC, *table)
-        stream.emit("latent_attend", *self.pages(kv), *given, *heads)
+        if chosen_Tk is None:
+            table = (batch.page_table_RP, batch.page_table_RP.stride(0))
+            given = (self._plan, absorbed_THX, sums_THC, *table)
+            stream.emit("latent_attend", *self.pages(kv), *given, *heads)
+        else:
+            given = (absorbed_THX, sums_THC, chosen_Tk.contiguous(), chosen_Tk.shape[1])
+            rows = rows_of_step(batch)
+            stream.emit("attend_latents", *self.pages(kv), *rows, *given, *heads)
         stream.emit("latent_expand", sums_THC, up_HUC, y_THV, *heads, spec.latent_size, *made)
         return y_THV
 

@@ -17,10 +17,10 @@ from headstock.ops.activation_kinds import FEATURES
 from headstock.ops.linear import CanonicalWeight, LinearSpec
 from headstock.ops.moe import BIAS, UNGATED, ExpertsSpec, Matrix
 from headstock.ops.offers import computes
-from headstock.ops.routing import MAX_GROUP_BEST, Routing
+from headstock.ops.routing import MAX_GROUP_BEST, SQRT_SOFTPLUS, Routing
 from headstock_xeon.kernels.base import FLOAT32, Kernels
 from headstock_xeon.kernels.linear import PACKED, NativeLinear
-from headstock_xeon.stream import as_bits, rows_of, strided
+from headstock_xeon.stream import Word, as_bits, rows_of, strided
 
 if TYPE_CHECKING:
     from headstock_xeon.device import XeonDevice
@@ -31,6 +31,9 @@ MAX_PARAMETERS = 2
 """Of an activation with a gate of its own: xIELU, which has none, is not taken."""
 MAX_TOKENS = 512
 """Tokens at a time. Their choices' rows lie side by side between the products."""
+SCORES = ("softmax", "sigmoid", SQRT_SOFTPLUS)
+"""``ScoreKind`` of ``routing.h``."""
+SCORED = replace(FLOAT32, features=frozenset({SQRT_SOFTPLUS}))
 TAKEN = (FEATURES | {BIAS, UNGATED}) - {"xielu"}
 
 
@@ -120,15 +123,27 @@ class RoutingKernels(Kernels):
         self._stream.emit("route", *strided(logits_TE), *chosen, *sizes, int(is_normalized))
         return chosen
 
-    @computes(routing.route_experts, FLOAT32)
+    @computes(routing.route_experts, SCORED)
     def route_experts(
         self, logits_TE: Tensor, bias_E: Tensor | None, *, routing: Routing
     ) -> tuple[Tensor, Tensor]:
         assert routing.group_best <= MAX_GROUP_BEST, f"{routing.group_best} of a group"
+        return self._score(logits_TE, bias_E, routing, (None, None))
+
+    @computes(routing.route_by_token, SCORED)
+    def route_by_token(
+        self, logits_TE: Tensor, ids_T: Tensor, experts_Vk: Tensor, *, routing: Routing
+    ) -> tuple[Tensor, Tensor]:
+        by_id = (ids_T.contiguous(), experts_Vk.contiguous())
+        return self._score(logits_TE, None, replace(routing, num_groups=1), by_id)
+
+    def _score(
+        self, logits_TE: Tensor, bias_E: Tensor | None, routing: Routing, by_id: tuple[Word, Word]
+    ) -> tuple[Tensor, Tensor]:
         chosen = self._chosen(logits_TE, routing.k)
-        kinds = (int(routing.scores == "sigmoid"), int(routing.is_normalized))
+        kinds = (SCORES.index(routing.scores), int(routing.is_normalized))
         groups = (routing.num_groups, routing.groups_kept, routing.group_best)
-        how = (routing.k, *kinds, *groups, as_bits(routing.factor))
+        how = (routing.k, *kinds, *groups, as_bits(routing.factor), *by_id)
         logits = (*strided(logits_TE), bias_E)
         self._stream.emit("route_experts", *logits, *chosen, *logits_TE.shape, *how)
         return chosen

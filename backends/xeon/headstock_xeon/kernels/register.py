@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 from headstock.ops.offers import offer
 from headstock_xeon.kernels.attention import LatentKernels, NativeAttention, NativeLatentAttention
+from headstock_xeon.kernels.compressed import CompressedKernels, NativeCompressedAttention
 from headstock_xeon.kernels.drafts import DraftKernels
 from headstock_xeon.kernels.experts import NativeExperts, RoutingKernels
 from headstock_xeon.kernels.features import FeatureKernels
 from headstock_xeon.kernels.layers import LayerKernels
 from headstock_xeon.kernels.linear import LoraKernels, NativeLinear
 from headstock_xeon.kernels.sampling import SamplingKernels
+from headstock_xeon.kernels.sparse import NativeBlockIndexer, NativeTokenIndexer
 from headstock_xeon.kernels.states import STATES
 from headstock_xeon.kernels.steps import StepKernels
 from headstock_xeon.kernels.streams import StreamKernels
@@ -23,10 +25,11 @@ if TYPE_CHECKING:
 PROVIDER = "xeon"
 FUNCTIONS = (
     LayerKernels, FeatureKernels, LatentKernels, LoraKernels, RoutingKernels, SamplingKernels,
-    StepKernels, DraftKernels, StreamKernels,
+    StepKernels, DraftKernels, StreamKernels, CompressedKernels,
 )  # fmt: skip
 BUILDERS = (
-    NativeLinear, NativeExperts, NativeAttention, NativeLatentAttention, *STATES,
+    NativeLinear, NativeExperts, NativeAttention, NativeLatentAttention, NativeTokenIndexer,
+    NativeBlockIndexer, NativeCompressedAttention, *STATES,
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ The references lay out the pages and read them; here is what a step computes. Sh
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -22,30 +22,15 @@ from headstock.ops.selective_scan import ScanWeights, selective_scan
 from headstock.ops.selective_scan_reference import ReferenceSelectiveScan
 from headstock.ops.short_convolution import UNGATED, ConvolutionWeights, short_convolution
 from headstock.ops.short_convolution_reference import ReferenceShortConvolution
-from headstock_xeon.kernels.base import EIGHTS, FLOAT32
+from headstock_xeon.kernels.base import EIGHTS, FLOAT32, Native
 from headstock_xeon.stream import Word, as_bits, strided
 
 if TYPE_CHECKING:
-    from headstock_xeon.device import XeonDevice
+    pass
 
 DELTA = replace(
     FLOAT32, sizes={"key_size": EIGHTS, "value_size": EIGHTS}, features=frozenset({BY_CHANNEL})
 )
-
-
-class Native:
-    """What they have in common, before the reference that each of them is."""
-
-    spec: Any
-
-    def __init__(self, spec: Any, device: XeonDevice) -> None:
-        super().__init__(spec, device)  # pyright: ignore[reportCallIssue]
-        self._stream = device.stream
-
-    def plan(self, batch: StepBatch) -> None:
-        """Check that the step is not larger than was said."""
-        assert batch.num_tokens <= self.spec.max_tokens, f"{batch.num_tokens} tokens"
-        assert batch.num_rows <= self.spec.max_rows, f"{batch.num_rows} rows"
 
 
 def rows_in(kv: Tensor, batch: StepBatch) -> tuple[Word, ...]:
