@@ -10,6 +10,7 @@ import json
 import re
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,12 @@ CLAIMS: dict[str, Callable[[Saved], None]] = {
 
 
 def outcome(saved: Saved, claim: str) -> str:
-    """Try one thing.
+    """Try one thing; see :func:`outcome_of`."""
+    return outcome_of(partial(CLAIMS[claim], saved))
+
+
+def outcome_of(trial: Callable[[], None]) -> str:
+    """Try something.
 
     Returns:
         "yes", "refused: why" or "untried: why".
@@ -130,7 +136,7 @@ def outcome(saved: Saved, claim: str) -> str:
         AssertionError: It is done wrong.
     """
     try:
-        CLAIMS[claim](saved)
+        trial()
     except HeadstockError as error:
         return f"{REFUSED}: {re.sub(r' in /[^ ]*', '', error.problem)}"
     except pytest.skip.Exception as why:
