@@ -117,8 +117,8 @@ def adapters(model: Seeing) -> None:
         adapter = adapt(model.oracle, Path(folder) / "a", seed=1, target_modules=targets)
         tuned = copy(model)
         tuned.oracle = adapter.oracle
-        settings = SETTINGS | {"loras": {"a": str(adapter.path)}}
-        with headstock.Engine(model=str(model.path), **settings) as engine:
+        loras = {"a": str(adapter.path)}
+        with headstock.Engine(model=str(model.path), loras=loras, **SETTINGS) as engine:
             got = [ask(engine, case, lora_name="a")["output_ids"] for case in ASKED]
         assert got == [tuned.generate(*case, COUNT) for case in ASKED]
 
