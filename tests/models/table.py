@@ -11,7 +11,8 @@ from headstock.testing.oracle.case import ModelCase
 from tests.models.cases import CASES
 from tests.models.harness import REGISTRY
 from tests.models.test_fallback import FAMILIES, MORE
-from tests.models.wide import CLAIMS, REPORT, families
+from tests.models.wide import CLAIMS, REPORT, YES, families
+from tests.vision.wide import REPORT as SEEING
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 BLOCK = "<!-- {0}: python -m tests.models.table -->\n\n{1}\n\n<!-- end -->"
@@ -23,6 +24,7 @@ def own_files() -> str:
     for case in CASES:
         cases.setdefault(case.model, []).append(case)
     wide = json.loads(REPORT.read_text(encoding="utf-8"))
+    seeing = json.loads(SEEING.read_text(encoding="utf-8"))
     outcomes = {case.model: wide[case.name] for case in families()}
     titles = ["architecture", "file", "ranks", *CLAIMS, "compared besides the plain configuration"]
     rows = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
@@ -30,8 +32,11 @@ def own_files() -> str:
         model = REGISTRY.load(name)
         path = Path(inspect.getfile(model)).name
         if model not in cases:
-            cells = ["-"] * (1 + len(CLAIMS)) + [_elsewhere(name)]
-            rows.append(f"| `{name}` | `{path}` | {' | '.join(cells)} |")
+            cells = ["-"] * (1 + len(CLAIMS))
+            if name in seeing:
+                ranks, *others = (_word(outcome) for outcome in seeing[name].values())
+                cells = ["2" if ranks == YES else ranks, *others]
+            rows.append(f"| `{name}` | `{path}` | {' | '.join([*cells, _elsewhere(name)])} |")
             continue
         tried = [case.name.partition("-")[2] for case in cases[model] if "-" in case.name]
         tried += [variant for case in cases[model] for variant in case.variants]

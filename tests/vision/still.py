@@ -54,7 +54,7 @@ class StillModel:
         prepare: Makes its inputs.
         room: What is too little for several requests at once.
         encode: Returns the oracle's features of what was prepared; None: as most models do.
-        forward: Returns the oracle's logits of what was prepared; None: as most models do.
+        forward: Returns an oracle's logits of what was prepared; None: as most models do.
     """
 
     path: Path
@@ -73,7 +73,7 @@ class StillModel:
         """Return the logits of all tokens of a prompt. [T, V]"""
         with torch.no_grad():
             if self.forward is not None:
-                return self.forward(**given)[0]
+                return self.forward(self.oracle, **given)[0]
             return self.oracle(**given, use_cache=False).logits[0]
 
     def features(self, **given: Any) -> Tensor:

@@ -270,8 +270,8 @@ def make_llama4(path: Path) -> StillModel:
     processor = GotOcr2ImageProcessorPil(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     tokens = (*LLAMA4_TOKENS, *LLAMA4_SEPARATORS)
     oracle = save(path, config, "Llama4", processor, more=tokens, image="<|image|>")
-    asked = {"size": size, "resample": 2, "max_patches": 4, "image_mean": [0.5] * 3}
-    (path / "preprocessor_config.json").write_text(json.dumps(asked))
+    settings = {"size": size, "resample": 2, "max_patches": 4, "image_mean": [0.5] * 3}
+    (path / "preprocessor_config.json").write_text(json.dumps(settings))
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
 
     def prepare(ids: list[int], images: Sequence[Image.Image]) -> dict[str, Any]:
@@ -294,13 +294,13 @@ def make_llama4(path: Path) -> StillModel:
         seen = oracle.get_image_features(**given, **asked).last_hidden_state
         return oracle.multi_modal_projector(seen.flatten(0, 1))
 
-    def forward(input_ids: torch.Tensor, **given: Any) -> torch.Tensor:
+    def forward(asked: Any, input_ids: torch.Tensor, **given: Any) -> torch.Tensor:
         # The whole model's own forward pass fails in transformers 5.24.
-        words = oracle.language_model.get_input_embeddings()(input_ids)
+        words = asked.language_model.get_input_embeddings()(input_ids)
         if given:
             mask = (input_ids == patch_id)[..., None].expand_as(words)
             words = words.masked_scatter(mask, encode(**given))
-        return oracle.language_model(inputs_embeds=words, use_cache=False).logits
+        return asked.language_model(inputs_embeds=words, use_cache=False).logits
 
     return StillModel(path, oracle, prepare, room_for(prepare), encode, forward)
 

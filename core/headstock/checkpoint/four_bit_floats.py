@@ -20,6 +20,7 @@ from headstock.errors import CheckpointError
 from headstock.ops.linear import FP4_MAGNITUDES, INT8_GROUP, MXFP4
 
 MX_GROUP, NV_GROUP = 32, 16
+EXPONENT_DTYPE = "float8_e8m0fnu"
 _HALVES = (np.array([*FP4_MAGNITUDES, *(-m for m in FP4_MAGNITUDES)]) * 2).astype(np.int8)
 _PAIRS = pairs_of(_HALVES)
 
@@ -69,13 +70,46 @@ def join_mxfp4(parts: Parts, main: str) -> StoredTensor:
     Raises:
         CheckpointError: A tensor is not there, or has another shape.
     """
-    packed, scale = _take(parts, main, MX_GROUP)
+    return _with_exponents(*_take(parts, main, MX_GROUP))
+
+
+def join_four_bits(packed: StoredTensor, scale: StoredTensor | None, name: str) -> StoredTensor:
+    """Return a matrix whose values are 4 bits wide, as ``mxfp4``.
+
+    Args:
+        packed: Two values a byte. [O, I / 2]
+        scale: An exponent of each group of 32 input features, float8_e8m0fnu. [O, I / 32]
+        name: Of the scale, for errors.
+
+    Raises:
+        CheckpointError: The scale is not there, or of another shape or type.
+    """
+    shape = packed.shape
+    if scale is None:
+        raise CheckpointError(
+            f"{name} is not there, and {packed.name} is {packed.dtype}.",
+            remedy="Check that the files belong together, and download them again.",
+        )
+    is_matrix = len(shape) == 2 and shape[1] * 2 % MX_GROUP == 0
+    wanted = (shape[0], shape[1] * 2 // MX_GROUP) if is_matrix else ()
+    if not is_matrix or scale.shape != wanted or scale.dtype != EXPONENT_DTYPE:
+        raise CheckpointError(
+            f"{name} is {scale.dtype} {list(scale.shape)}, of 4-bit values in {packed.name}"
+            f" {list(shape)}; a matrix is expected, with one {EXPONENT_DTYPE} for every"
+            f" {MX_GROUP // 2} bytes of a row.",
+            remedy="Check that the files and their configuration belong together.",
+        )
+    return _with_exponents(packed, scale)
+
+
+def _with_exponents(packed: StoredTensor, scale: StoredTensor) -> StoredTensor:
+    """Return the matrix of values and exponents that fit each other."""
 
     def read(begin: int, end: int) -> dict[str, Array]:
         exponents = scale.read(begin, end)["weight"]
         return {
-            "weight": packed.read(begin, end)["weight"],
-            "scale": as_float32("float8_e8m0fnu", exponents),
+            "weight": packed.read(begin, end)["weight"].view(np.uint8),
+            "scale": as_float32(EXPONENT_DTYPE, exponents),
         }
 
     num_bytes = packed.num_bytes + scale.num_bytes

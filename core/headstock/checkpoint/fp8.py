@@ -1,11 +1,13 @@
 """FP8 checkpoints with scales of matrices, output features or blocks, as `fp8-group`. No torch.
 
-A module has ``weight`` in float8_e4m3fn beside ``weight_scale_inv`` or ``weight_scale``, by either
-of which it is multiplied. Modules without such a weight are not quantised. A tensor of all experts'
-matrices has scales by the same suffixes, of each expert.
+A module has ``weight`` in float8_e4m3fn beside ``weight_scale_inv``, ``weight_scale`` or, in
+DeepSeek V4, ``scale``, by which it is multiplied. Modules without such a weight are not quantised.
+A tensor of all experts' matrices has scales by the same suffixes, of each expert. DeepSeek V4's
+experts have two float4_e2m1 in each int8, and scales that are powers of two: ``mxfp4``.
 
 Source:
     DeepSeek-V3, "Inference weights", https://github.com/deepseek-ai/DeepSeek-V3, for blocks;
+    DeepSeek-V4-Flash, ``inference/convert.py``, for experts in 4 bits;
     ``FP8Linear`` and ``FbgemmFp8Linear`` of Hugging Face transformers for the others.
 """
 
@@ -15,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from headstock.checkpoint.files import StoredTensor
+from headstock.checkpoint.four_bit_floats import join_four_bits
 from headstock.checkpoint.scaled_matrix import (
     join_scale,
     join_stacked_scale,
@@ -24,11 +27,15 @@ from headstock.errors import CheckpointError, UnsupportedError
 from headstock.ops.linear import FP8_GROUP
 
 WEIGHT_DTYPE = "float8_e4m3fn"
+FOUR_BIT_DTYPE = "int8"
+"""Of a tensor that has two values of 4 bits in each byte."""
 STACK_DIMENSIONS = 3
 """Of a tensor that has a matrix of each expert."""
 OTHER_DTYPES = ("float8_e5m2",)
 SUFFIXES = ("_scale_inv", "_scale")
 """What scales add to their weight's name. Both multiply, whatever the first says."""
+WEIGHT, SCALE = ".weight", ".scale"
+"""Last names of a module's two tensors, where its scale has a name of its own."""
 
 
 def join_fp8(
@@ -59,20 +66,45 @@ def join_fp8_weights(
                 remedy="Use a checkpoint in that type, or the unquantised one with"
                 " --quantization fp8.",
             )
-        if tensor.dtype == WEIGHT_DTYPE:
-            names = [name + suffix for suffix in SUFFIXES]
+        if _is_quantized(tensor):
+            names = _scale_names(name)
             found = next((n for n in names if n in index), names[0])
-            join = join_stacked_scale if len(tensor.shape) == STACK_DIMENSIONS else join_scale
-            joined[name] = join(tensor, index.get(found), found, FP8_GROUP, block=block)
+            joined[name] = _join(tensor, index.get(found), found, block)
         elif not _is_scale(name, index):
             joined[name] = tensor
     return joined
 
 
+def _join(
+    weight: StoredTensor, scale: StoredTensor | None, name: str, block: tuple[int, int] | None
+) -> StoredTensor:
+    """Return a weight with its scale, which is called ``name``."""
+    if weight.dtype == FOUR_BIT_DTYPE:
+        return join_four_bits(weight, scale, name)
+    join = join_stacked_scale if len(weight.shape) == STACK_DIMENSIONS else join_scale
+    return join(weight, scale, name, FP8_GROUP, block=block)
+
+
+def _is_quantized(tensor: StoredTensor) -> bool:
+    if tensor.dtype == FOUR_BIT_DTYPE:
+        return tensor.name.endswith(WEIGHT)
+    return tensor.dtype == WEIGHT_DTYPE
+
+
+def _scale_names(weight: str) -> list[str]:
+    """Return what the scale of a weight may be called."""
+    names = [weight + suffix for suffix in SUFFIXES]
+    is_module = weight.endswith(WEIGHT)
+    return [*names, weight.removesuffix(WEIGHT) + SCALE] if is_module else names
+
+
 def _is_scale(name: str, index: Mapping[str, StoredTensor]) -> bool:
     """Whether it is the scale of a weight that is there."""
     weights = [name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)]
-    return any(weight in index for weight in weights)
+    if any(weight in index for weight in weights):
+        return True
+    weight = index.get(name.removesuffix(SCALE) + WEIGHT) if name.endswith(SCALE) else None
+    return weight is not None and _is_quantized(weight)
 
 
 def _block(given: object) -> tuple[int, int] | None:

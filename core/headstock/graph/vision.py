@@ -145,8 +145,11 @@ def place_patches(grid: Grid, merge: int) -> np.ndarray:
 
 
 def encoder_context(ctx: Context) -> Context:
-    """Return what an encoder's layers are built with: whole on each rank, as dense as they come."""
-    return replace(ctx, tp=SingleRank(), quantization=None)
+    """Return what an encoder's layers are built with: whole on each rank, as dense as they come.
+
+    They take no adapters: features are kept by what an image shows, whoever asks about it.
+    """
+    return replace(ctx, tp=SingleRank(), quantization=None, adapters=None)
 
 
 class PatchEmbedding(Linear):

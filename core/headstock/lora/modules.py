@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from headstock.checkpoint.files import StoredTensor
 from headstock.errors import AdapterError, did_you_mean
+from headstock.graph.build import Model
 from headstock.graph.linear import Linear
 from headstock.graph.lora import AdapterSpace, LowRank
-from headstock.graph.module import Module, find_layers
+from headstock.graph.module import find_layers
 from headstock.graph.source import CheckpointSource
 from headstock.lora.peft import AdaptedModule, AdapterFiles
 from headstock.quantization.plan import Role
@@ -52,8 +54,8 @@ class AdaptedModules:
         dtype: Of the matrices on the device.
     """
 
-    def __init__(self, model: Module, space: AdapterSpace, dtype: torch.dtype) -> None:
-        self._space, self._dtype = space, dtype
+    def __init__(self, model: Model, space: AdapterSpace, dtype: torch.dtype) -> None:
+        self._space, self._dtype, self._named = space, dtype, model.named
         self._targets: dict[str, _Target] = {}
         self._without_room: set[str] = set()
         self._others: set[str] = set()
@@ -96,9 +98,10 @@ class AdaptedModules:
         Raises:
             AdapterError: Nothing that takes adapters, or its matrices have other sizes.
         """
-        target = self._targets.get(name)
-        if target is None or not self._space.takes(name):
-            raise self._refusal(files, name)
+        own = self._own_name(files, name)
+        target = self._targets.get(own)
+        if target is None or not self._space.takes(own):
+            raise self._refusal(files, own)
         module = files.modules[name]
         rank, num_in = module.down.shape
         if rank > self._space.max_rank:
@@ -115,9 +118,26 @@ class AdaptedModules:
             )
         return target
 
+    def _own_name(self, files: AdapterFiles, name: str) -> str:
+        """Return what the model calls a module: adapters have the names of their day.
+
+        Itself where the model has it, or has no one name for its weight.
+        """
+        if name in self._targets:
+            return name
+        up = files.modules[name].up
+        weight = replace(up, name=f"{name}.weight")
+        found: Mapping[str, StoredTensor] = self._named({weight.name: weight})
+        renamed = [new for new, tensor in found.items() if tensor.read is up.read]
+        is_same = len(renamed) == len(found) == 1 and renamed[0].endswith(".weight")
+        return renamed[0].removesuffix(".weight") if is_same else name
+
     def _refusal(self, files: AdapterFiles, name: str) -> AdapterError:
         last = name.rpartition(".")[2]
-        if name in self._targets or name in self._without_room:
+        if name in self._without_room and self._space.takes(name):
+            what = f"matrices at {name}, which is of an encoder and takes no adapters"
+            remedy = "Save one without them: exclude_modules of PEFT's LoraConfig names modules."
+        elif name in self._targets or name in self._without_room:
             what = f"matrices at {name}, for which there is no room"
             remedy = f"Start the server with --lora-target-modules that name {last}, or all."
         elif name in self._others or ".experts" in name:
