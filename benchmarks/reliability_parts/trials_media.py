@@ -45,12 +45,7 @@ class Peak:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._is_over.set()
         self._thread.join()
 
@@ -76,7 +71,7 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 
 def _zeros(count: int) -> bytes:
     """Return so many zeros, compressed a part at a time."""
-    packer, part = zlib.compressobj(1), bytes(1 << 24)
+    packer, part = zlib.compressobj(6), bytes(1 << 24)
     parts = [packer.compress(part) for _ in range(count // len(part))]
     parts.append(packer.compress(part[: count % len(part)]))
     return b"".join([*parts, packer.flush()])
