@@ -76,8 +76,8 @@ def _waiting(server: Served) -> int:
 
 
 async def _wait_for_crowd(server: Served, count: int) -> int:
-    """Wait until ``count`` requests wait, for two minutes at most; return how many do."""
-    deadline_s = time.monotonic() + 120
+    """Wait until ``count`` requests wait, for ten minutes at most; return how many do."""
+    deadline_s = time.monotonic() + 600
     while (waiting := await asyncio.to_thread(_waiting, server)) < count:
         if time.monotonic() > deadline_s:
             break
