@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -28,9 +28,10 @@ def file_of(path: Path, **changed: Any) -> GGUFFile:
     file = GGUFFile(write_gguf(path / "m.gguf"))
     for key, value in changed.items():
         name = f"llama.{key.replace('__', '.')}"
-        file.metadata[name] = value
+        metadata = cast("dict[str, Any]", file.metadata)
+        metadata[name] = value
         if value is None:
-            del file.metadata[name]
+            del metadata[name]
     return file
 
 
@@ -81,7 +82,7 @@ def test_factors_of_frequencies_of_another_size_are_refused(tmp_path: Path) -> N
 
 def test_a_file_without_a_tokenizer_says_how_to_name_one(tmp_path: Path) -> None:
     file = GGUFFile(write_gguf(tmp_path / "m.gguf"))
-    del file.metadata["tokenizer.ggml.model"]
+    del cast("dict[str, Any]", file.metadata)["tokenizer.ggml.model"]
     with pytest.raises(CheckpointError, match="carries no tokenizer") as caught:
         read_tokenizer(file)
     assert "--tokenizer" in caught.value.remedy
