@@ -183,11 +183,12 @@ GOALS: dict[str, Goal] = {
         "90 % of lines, 85 % of branches; 80 % of mutants of allocator, tree, scheduler, limits,"
         " keys",
         trial="trials_tests.coverage_and_mutants",
-        missing="coverage by all folders of `make test`, and by the processes that tests start:"
-        " `benchmarks/covered.py --jobs 2` measures it, in hours; by tests/engine, two fifths of"
-        " tests/unit and 11 files of tests/server it is 95 % of lines of cache, 96 of engine, 94 of"
-        " scheduler, 83 of server. A run of the mutants since three of the scheduler's survivors"
-        " were seen to: tests notice two, and the third changes nothing",
+        missing="coverage by all folders of `make test`: `benchmarks/covered.py --jobs 2` measures"
+        " it, in hours; this was ended before its end, on a machine with 25 to 35 processes at work,"
+        " where tests with limits of time fail, and has none of tests/models, tests/kernels,"
+        " tests/vision, tests/contract and tests/e2e, which run graph, ops, multimodal, assemble and"
+        " testing. A run of the mutants since three of the scheduler's survivors were seen to: tests"
+        " notice two, and the third changes nothing",
     ),
     "R26": Goal(
         "Clients that leave in each state of a request",
