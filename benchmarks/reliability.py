@@ -78,6 +78,7 @@ def run_row(key: str, goal: Goal, model: str, minutes: float) -> dict[str, Any]:
         if not goal.trial:
             command = f"pytest {goal.tests}"
     return {
+        "what": goal.stimulus,
         "figure": "; ".join(outcome.figure for outcome in outcomes),
         "holds": all(outcome.holds for outcome in outcomes),
         "command": command,

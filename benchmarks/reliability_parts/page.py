@@ -87,11 +87,15 @@ def _row(key: str, goal: Goal, row: dict[str, Any] | None) -> str:
     if row is not None:
         reached = row["figure"] if row["holds"] else f"**Not reached.** {row['figure']}"
         command, date = row["command"], row["date"]
-    elif goal.tests and not goal.trial:
+    elif goal.tests:
         reached, date = f"in `make test` and `make test-slow`: {goal.claim}", ""
+        if goal.trial:
+            reached += f". Not run: the trial, `{command}`"
         command = f"pytest {goal.tests}"
     else:
         reached, date = "not run", ""
+    if row is not None and row.get("what", goal.stimulus) != goal.stimulus:
+        reached += f". Not shown: the row as it is now; this was of {row['what']}"
     if goal.missing:
         reached += f". Not shown: {goal.missing}"
     shown = f"`{command}`" if goal.trial or goal.tests else ""

@@ -18,13 +18,9 @@ import httpx
 from reliability_parts.load import Load
 from reliability_parts.memory import anon_mb, family
 from reliability_parts.outcome import Outcome, quantile
-from tests.e2e.served import SMALL, Served, served
+from tests.e2e.served import SMALL, served
 
-MALFORMED, DISCONNECTS, QUEUED, PROBES, NAMES = 2000, 400, 400, 60, 3000
-ROOM = 20
-"""Requests that may wait where more come than may. Few are served: each takes seconds."""
-TIGHT = ("--cache-tokens", "2048", "--max-model-len", "1100")
-"""A cache that a warm-up fills, so that what grows afterwards is not its pages."""
+MALFORMED, DISCONNECTS, PROBES, NAMES = 2000, 400, 60, 100_000
 CANARY = "xylophone7731"
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {
@@ -138,78 +134,6 @@ def disconnects(model: str) -> Outcome:
         f" left, idle {quiet_s:.1f} s after the last",
         lost_pages == 0 and live == 0,
     )
-
-
-def queue(model: str) -> Outcome:
-    """R12: what waiting costs, and how fast the answer is where no more may wait."""
-    ids = [7 + number % 900 for number in range(1000)]
-
-    async def ask(client: httpx.AsyncClient, number: int) -> tuple[int, float, str | None]:
-        begin_s = time.monotonic()
-        sampling = {"max_new_tokens": 1}
-        body = {"input_ids": [number + 1, *ids], "sampling_params": sampling}
-        try:
-            answer = await client.post("/generate", json=body)
-        except httpx.ReadTimeout:
-            return 0, 0.0, None
-        retry = answer.headers.get("retry-after")
-        return answer.status_code, time.monotonic() - begin_s, retry
-
-    async def ask_all(server: Served, timeout_s: float, look: Any = None) -> list[Any]:
-        limits = httpx.Limits(max_connections=None)
-        timeout = httpx.Timeout(timeout_s)
-        async with httpx.AsyncClient(base_url=server.url, timeout=timeout, limits=limits) as client:
-            tasks = [asyncio.create_task(ask(client, number)) for number in range(QUEUED)]
-            if look is not None:
-                await asyncio.to_thread(look)
-                for task in tasks:
-                    task.cancel()
-            return await asyncio.gather(*tasks, return_exceptions=True)
-
-    seen: dict[str, float] = {}
-    with served(model, *TIGHT, "--max-running-requests", "1") as server:
-        pids = [server.process.pid, server.engine_pid]
-        for number in range(8):  # until what computing allocates is there
-            body = {"input_ids": [900 + number, *ids], "sampling_params": {"max_new_tokens": 1}}
-            server.post("/generate", **body)
-        # Paused, nothing is computed meanwhile: what a step allocates is not what waiting costs.
-        server.post("/pause_generation", mode="in_place").raise_for_status()
-        time.sleep(2)  # an idle engine gives its heap back
-        before = list(map(anon_mb, pids))
-
-        def look() -> None:
-            deadline_s = time.monotonic() + 120
-            while time.monotonic() < deadline_s:
-                info = server.get("/server_info").json()
-                seen["waiting"] = info["internal_states"][0].get("waiting", 0)
-                if seen["waiting"] >= 0.9 * QUEUED:
-                    break
-                time.sleep(0.5)
-            grown_mb = [anon_mb(pid) - mb for pid, mb in zip(pids, before, strict=True)]
-            seen["api_mb"], seen["engine_mb"] = grown_mb
-
-        asyncio.run(ask_all(server, 600, look))
-        server.post("/continue_generation").raise_for_status()
-        lost_pages = server.lost_pages()
-    api_kb, engine_kb = (
-        1000 * seen[name] / max(1.0, seen["waiting"]) for name in ("api_mb", "engine_mb")
-    )
-    each_kb = api_kb + engine_kb
-    few = ("--max-queued-requests", str(ROOM), "--max-running-requests", "1")
-    with served(model, *TIGHT, *few) as server:
-        rows = asyncio.run(ask_all(server, 600))
-    refused = [row for row in rows if row[0] == 429]
-    told = sum(row[2] is not None for row in refused)
-    served_count = sum(row[0] == 200 for row in rows)
-    return Outcome(
-        f"{seen['waiting']:.0f} requests of 1,001 tokens wait at {each_kb:.1f} KB each,"
-        f" {api_kb:.1f} of the API process and {engine_kb:.1f} of the engine; {lost_pages} pages"
-        f" lost when their clients leave. With room for {ROOM}: of {QUEUED} at once"
-        f" {served_count} served, {len(refused)} refused, {told} with Retry-After",
-        each_kb <= 25 and lost_pages == 0 and told == len(refused) > 0
-        and served_count + told == QUEUED,
-        seen,
-    )  # fmt: skip
 
 
 def smirnov(first: list[float], second: list[float]) -> float:
@@ -326,11 +250,11 @@ def names(model: str) -> Outcome:
         for _ in range(20):
             one()
         before = len(client.get("/metrics").content)
-        for _ in range(NAMES // 3):
+        for _ in range(0, NAMES, 3):
             one()
         grown = len(client.get("/metrics").content) - before
     return Outcome(
-        f"{NAMES} requests with random methods, paths, models and ids: /metrics grew by {grown}"
+        f"{NAMES:,} requests with random methods, paths, models and ids: /metrics grew by {grown}"
         " bytes",
         grown <= 2048,
     )

@@ -19,7 +19,7 @@ def coverage_and_mutants(model: str) -> Outcome:
     lines, branches = covered["covered_lines"], covered["covered_branches"]
     return Outcome(
         f"{lines} % of lines and {branches} % of branches of core in"
-        f" {' and '.join(covered['folders'])}; {noticed} of {count} mutants noticed"
+        f" {', '.join(covered['folders'])}; {noticed} of {count} mutants noticed"
         f" ({noticed / max(1, count):.0%}): {each}",
         lines >= 90 and branches >= 85 and noticed >= 0.8 * count,
         {"files": [covered_path.name, mutants_path.name]},

@@ -14,6 +14,7 @@ import pytest
 
 from headstock.requests.grammar import Grammar
 from headstock.structured.compiler import GrammarCompiler
+from headstock.structured.process import GIVE_WAY
 from tests.structured.vocabularies import EOS, allowed, compile_one, make_compiler, wait_for
 
 MISBEHAVING = "misbehaving:open_misbehaving"
@@ -31,6 +32,15 @@ def misbehaving(monkeypatch: pytest.MonkeyPatch) -> Iterator[GrammarCompiler]:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # for its process
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     compiler = make_compiler(timeout_s=1.0, memory_bytes=1 << 27, place=MISBEHAVING, num_workers=4)
+    yield compiler
+    compiler.close()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> Iterator[GrammarCompiler]:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    compiler = make_compiler(timeout_s=120.0, place=MISBEHAVING)
     yield compiler
     compiler.close()
 
@@ -247,6 +257,24 @@ def test_grammars_do_not_wait_for_one_that_takes_too_long(misbehaving: GrammarCo
     quick = compile_one(misbehaving, "regex", "fine")
     assert quick.error is None
     assert not slow.is_done
+
+
+def test_a_grammar_that_takes_long_gives_way_to_others(patient: GrammarCompiler) -> None:
+    wait_for(patient.start(Grammar("regex", "warm", "regex")))
+    own = psutil.Process()
+    usual = own.nice()
+
+    def niceness() -> list[int]:
+        return [c.nice() for c in own.children(recursive=True) if c.status() != "zombie"]
+
+    patient.start(Grammar("regex", "sleep", "regex"))
+    end_s = time.monotonic() + 60
+    while max(niceness()) == usual:
+        assert time.monotonic() < end_s, "it did not give way"
+        time.sleep(0.01)
+    assert max(niceness()) == min(19, usual + GIVE_WAY)
+    assert usual in niceness()  # what starts the next ones stays as it was
+    assert compile_one(patient, "regex", "fine").error is None
 
 
 def test_a_process_that_is_lost_is_started_again(misbehaving: GrammarCompiler) -> None:

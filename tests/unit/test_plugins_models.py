@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -53,6 +54,27 @@ def test_two_distributions_with_one_architecture_are_named_when_it_is_asked_for(
 def test_a_module_that_does_not_import_is_named_with_its_reason() -> None:
     with pytest.raises(PluginError, match="dist-a does not import: ImportError: gone"):
         ModelRegistry([entry("A", "dist-a", ImportError("gone"))]).load("A")
+
+
+def test_models_of_other_distributions_are_listed_apart() -> None:
+    registry = ModelRegistry([entry("OtherForCausalLM", "other")])
+    assert registry.names_beside("headstock") == ["OtherForCausalLM"]
+    assert registry.names_beside("other") == []
+
+
+def test_our_own_models_declare_no_ops() -> None:
+    """The doctor lists ops without importing our models."""
+    code = (
+        "from headstock.ops import load_all_ops\n"
+        "from headstock.plugins.models import installed_models\n"
+        "before = set(load_all_ops())\n"
+        "models = installed_models()\n"
+        "for name in set(models.names) - set(models.names_beside('headstock')): models.load(name)\n"
+        "assert len(models.names) > 50\n"
+        "assert set(load_all_ops()) == before, set(load_all_ops()) - before\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_in_tree_architectures_are_listed_without_torch() -> None:

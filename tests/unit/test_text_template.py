@@ -1,5 +1,6 @@
 """Chat templates get what models expect, and nothing they could do harm with."""
 
+import errno
 import time
 from pathlib import Path
 
@@ -132,3 +133,20 @@ def test_numbers_and_words_reach_the_template_as_they_were_sent():
 def test_what_is_no_json_is_the_callers_error():
     with pytest.raises(RequestError, match="fails on these messages"):
         render("x", extra={"value": object()})
+
+
+def test_a_server_that_can_start_no_process_says_so(monkeypatch):
+    """As where descriptors or processes have run out."""
+    template = ChatTemplate("{{ messages }}", {})
+
+    def start(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    template._pool.close()  # none is idle: one must be started
+    monkeypatch.setattr("headstock.sandbox.process.subprocess.Popen", start)
+    with pytest.raises(RequestError, match="Too many open files") as caught:
+        template.render([{"role": "user", "content": "x"}])
+    assert caught.value.code == "template_unavailable"
+    with pytest.raises(ConfigError, match="Too many open files") as refused:
+        ChatTemplate("{{ messages }}", {})
+    assert "Raise the limits" in refused.value.remedy

@@ -17,7 +17,7 @@ import msgspec
 
 from headstock.plugins.drafters import DrafterRegistry
 from headstock.plugins.guard import Failure, guarded
-from headstock.plugins.hooks import Finding
+from headstock.plugins.hooks import PROJECT, Finding
 from headstock.plugins.loader import BACKENDS, PluginRecord, Plugins, State, discover
 from headstock.plugins.probe import Probe
 from headstock.plugins.select import select
@@ -105,8 +105,8 @@ def examine_ops(
     for failure in (*chosen.failures, *models.failures):
         remedy = "Report it to its authors, or leave it out with --disable-plugin."
         yield Found(Finding(subject="plugins", is_ok=False, text=failure, remedy=remedy))
-    for architecture in models.names:
-        guarded(partial(models.load, architecture))  # models may declare ops of their own
+    for architecture in models.names_beside(PROJECT):
+        guarded(partial(models.load, architecture))  # they may declare ops; our models have none
     for name in sorted(ops):
         offered = registry.offered(ops[name])
         dtypes = {each for i in offered for each in i.requires.dtypes}

@@ -109,6 +109,14 @@ class ModelRegistry:
         """Every architecture, sorted. Imports nothing."""
         return sorted({*self._found, *self._extra})
 
+    def names_beside(self, dist: str) -> list[str]:
+        """Return the architectures that others than ``dist`` bring, sorted. Imports nothing."""
+        return sorted(
+            name
+            for name, brought in self._found.items()
+            if any(one.dist != dist for one in brought)
+        )
+
     @property
     def has_fallback(self) -> bool:
         """Whether there is a class for architectures without one of their own."""

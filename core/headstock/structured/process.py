@@ -33,6 +33,10 @@ from headstock.structured.messages import (
 from headstock.structured.provider import GrammarProvider, Vocabulary, open_provider
 
 _READ_BYTES = 1 << 20
+GIVE_WAY_S = 0.1
+"""A grammar that takes longer to compile leaves the processor to others. Seconds."""
+GIVE_WAY = 10
+"""What its niceness grows by then: a tenth of a core beside one that computes."""
 _NO_MEMORY = 2
 """Exit code of a fork that ran out of memory."""
 
@@ -44,7 +48,9 @@ class _Fork:
     call: int
     pid: int
     pipe: int
+    way_s: float
     deadline_s: float
+    gives_way: bool = False
     is_late: bool = False
     read: bytearray = field(default_factory=bytearray)
 
@@ -88,7 +94,7 @@ class CompileServer:
                     self._kill_all()
                     return
                 self._take(frames.feed(data))
-            self._kill_late()
+            self._look_after()
 
     def _take(self, bodies: list[bytes]) -> None:
         for body in bodies:
@@ -97,10 +103,10 @@ class CompileServer:
             self._waiting.append(order)
 
     def _patience_s(self) -> float | None:
-        """Return when the first fork is late, or None while there is none. Seconds."""
+        """Return when a fork is to give way or is late, or None while there is none. Seconds."""
         if not self._forks:
             return None
-        first = min(fork.deadline_s for fork in self._forks.values())
+        first = min(f.deadline_s if f.gives_way else f.way_s for f in self._forks.values())
         return max(0.0, first - time.monotonic()) + 0.01
 
     def _fork_waiting(self) -> None:
@@ -111,8 +117,9 @@ class CompileServer:
             if pid == 0:
                 _compile_and_exit(self._provider, order, write, self._limits)
             os.close(write)
-            deadline_s = time.monotonic() + self._limits.timeout_s
-            self._forks[read] = _Fork(order.call, pid, read, deadline_s)
+            now_s = time.monotonic()
+            deadline_s = now_s + self._limits.timeout_s
+            self._forks[read] = _Fork(order.call, pid, read, now_s + GIVE_WAY_S, deadline_s)
             self._selector.register(read, selectors.EVENT_READ)
 
     def _read(self, pipe: int, answers: int) -> None:
@@ -130,9 +137,14 @@ class CompileServer:
             answer = encode(self._obituary(fork, status))
         _write(answers, frame(answer))
 
-    def _kill_late(self) -> None:
+    def _look_after(self) -> None:
+        """Have forks that take long give way to others, and kill those that are late."""
         now_s = time.monotonic()
         for fork in self._forks.values():
+            if now_s >= fork.way_s and not fork.gives_way:
+                fork.gives_way = True
+                least = os.getpriority(os.PRIO_PROCESS, 0)
+                os.setpriority(os.PRIO_PROCESS, fork.pid, min(19, least + GIVE_WAY))
             if now_s >= fork.deadline_s and not fork.is_late:
                 fork.is_late = True
                 os.kill(fork.pid, signal.SIGKILL)  # its pipe ends, and that is read
