@@ -90,6 +90,14 @@ def test_a_backend_that_is_not_here_is_skipped_with_its_reason(tmp_path: Path) -
     assert reasons == {"thrown is absent: for a test"}
 
 
+def test_a_report_of_tests_in_several_processes_is_refused(tmp_path: Path) -> None:
+    done, report = _certify(tmp_path, "-n", "2", eps="eps", requires="Requires()")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert f"--headstock-report={tmp_path / 'report.json'}: the report is" in done.stderr
+    assert "(--dist=load). Add -n 0." in done.stderr
+    assert not report
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "module"), [("toy", "headstock_toy"), ("functional", "headstock_functional")]
