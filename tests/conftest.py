@@ -25,14 +25,17 @@ if not any(Path(node).exists() for node in ("/dev/nvidia0", "/dev/kfd")):
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Have tests run again, up to twice, when they fail; the report counts it as ``rerun``.
+    """Put quick files last, and have tests run again, up to twice, when they fail.
 
-    Other work on the machine can make one miss its deadline, and some draw their numbers: one that
-    fails three times in a row is wrong. Without ``pytest-rerunfailures`` they run once.
+    Files are handed out in this order: a long one at the end would keep one process busy while the
+    others have nothing left. The report counts what runs again as ``rerun``: other work on the
+    machine can make a test miss its deadline, and some draw their numbers; one that fails three
+    times in a row is wrong. Without ``pytest-rerunfailures`` they run once.
     """
+    root = Path(__file__).parent
+    items.sort(key=lambda item: item.path.is_relative_to(root / "unit"))
     if not config.pluginmanager.hasplugin("rerunfailures"):
         return
-    root = Path(__file__).parent
     for item in items:
         if item.path.is_relative_to(root):
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))

@@ -88,7 +88,11 @@ def test_a_wheel_built_for_an_earlier_hook_api_is_certified(api: str, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("example", "backend"), [("backend_minimal", "minimal"), ("backend_full", "acme")]
+    ("example", "backend"),
+    [
+        pytest.param("backend_minimal", "minimal", marks=pytest.mark.slow),  # as the frozen are
+        ("backend_full", "acme"),
+    ],
 )
 def test_an_example_is_loaded_and_right_from_its_wheel(
     example: str, backend: str, tmp_path: Path

@@ -42,7 +42,7 @@ def norm(x_TD, weight_D, *, eps):
 
 
 def test_a_backend_that_overrides_one_op_passes_and_claims_no_other(tmp_path: Path) -> None:
-    done, report = _certify(tmp_path, "-k", "not 7_engine", eps="eps", requires="Requires()")
+    done, report = _certify(tmp_path, "-k", "norm or linear", eps="eps", requires="Requires()")
     assert done.returncode == 0, done.stdout
     assert report["counts"].get("failed", 0) == 0
     norms = [r for r in report["results"] if r.get("op") == "rms_norm" and r.get("num_cases")]
@@ -88,6 +88,14 @@ def test_a_backend_that_is_not_here_is_skipped_with_its_reason(tmp_path: Path) -
     assert done.returncode == 0, done.stdout
     reasons = {r["reason"] for r in report["results"] if r["outcome"] == "skipped"}
     assert reasons == {"thrown is absent: for a test"}
+
+
+def test_a_report_of_tests_in_several_processes_is_refused(tmp_path: Path) -> None:
+    done, report = _certify(tmp_path, "-n", "2", eps="eps", requires="Requires()")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert f"--headstock-report={tmp_path / 'report.json'}: the report is" in done.stderr
+    assert "(--dist=load). Add -n 0." in done.stderr
+    assert not report
 
 
 @pytest.mark.slow

@@ -29,7 +29,20 @@ OTHERS = ["lfm2", "bamba", "falconh1", "gpt2", "mimov2flash", "step3p7", "jamba"
 NATIVE = ["deepseek_v3", "qwen3_next", "qwen3_5", "gemma3", "gpt_oss"]
 
 
-@pytest.fixture(scope="module", params=[*NATIVE, *OTHERS])
+def _marks(name: str, backend: str) -> tuple[pytest.MarkDecorator, ...]:
+    is_left = name in OTHERS and backend == "reference"
+    return (pytest.mark.slow,) if is_left else ()
+
+
+TRIED = [
+    pytest.param(name, backend, marks=_marks(name, backend))
+    for name in (*NATIVE, *OTHERS)
+    for backend in ("reference", "xeon")
+]
+"""All of them on the CPU's own kernels; the long run has the other families on references, too."""
+
+
+@pytest.fixture(scope="module")
 def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     """Return a model's folder and the ids that transformers draws for each prompt."""
     config_type, model_type, given = FAMILIES.get(request.param) or _family(request.param)
@@ -55,7 +68,7 @@ def greedy(oracle: transformers.PreTrainedModel, ids: list[int]) -> list[int]:
     return drawn
 
 
-@pytest.mark.parametrize("backend", ["reference", "xeon"])
+@pytest.mark.parametrize(("saved", "backend"), TRIED, indirect=["saved"])
 def test_ids_are_those_of_transformers_cold_in_chunks_together_and_on_a_hit(
     saved: tuple[Path, list[list[int]]], backend: str
 ) -> None:

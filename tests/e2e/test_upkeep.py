@@ -20,6 +20,9 @@ from tests.models.conftest import FAMILIES
 PROMPT = list(range(3, 40))
 PARAMS = {"temperature": 0, "max_new_tokens": 8, "ignore_eos": True}
 FLAGS = ["--skip-tokenizer-init", "--cache-tokens", "1024", "--dtype", "float32"]
+BACKENDS = pytest.mark.parametrize(
+    "backend", ["xeon", pytest.param("reference", marks=pytest.mark.slow)]
+)
 
 
 @dataclass
@@ -50,7 +53,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> list[Trained]:
     return found
 
 
-@pytest.mark.parametrize("backend", ["reference", "xeon"])
+@BACKENDS
 def test_other_weights_draw_what_transformers_draws_and_outlive_the_engine(
     trained: list[Trained], backend: str
 ) -> None:
@@ -75,7 +78,7 @@ def test_other_weights_draw_what_transformers_draws_and_outlive_the_engine(
         assert drawn() == (second.want(), "2")
 
 
-@pytest.mark.parametrize("backend", ["reference", "xeon"])
+@BACKENDS
 def test_a_server_that_slept_draws_what_it_drew_before(
     trained: list[Trained], backend: str
 ) -> None:

@@ -9,8 +9,17 @@ from headstock.testing.oracle.claims import CLAIMS, trials
 from tests.models import cases
 
 CASES = cases.CASES
+
+
+def _marks(variant: str, claim: str) -> tuple[pytest.MarkDecorator, ...]:
+    """Leave to the long run what ``decoding`` compares of a variant, too: a prompt in one step."""
+    return (pytest.mark.slow,) if claim == "prefill" and variant != "plain" else ()
+
+
 TRIALS = [
-    pytest.param(case, variant, claim, id=f"{case.name}-{variant}-{claim}")
+    pytest.param(
+        case, variant, claim, id=f"{case.name}-{variant}-{claim}", marks=_marks(variant, claim)
+    )
     for case in CASES
     for variant, claim in trials(case.configurations)
 ]

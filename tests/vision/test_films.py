@@ -254,6 +254,8 @@ FILMS: dict[str, Film] = {
         {"size": {"height": 12, "width": 12}, "num_frames": 5}, onevision_chosen, onevision_given
     ),
 }
+KINDS = ("glm4v", "internvl", "llava-onevision")
+"""One of each kind: frames in groups, a row of images, one mosaic."""
 
 
 def make(name: str, path: Path) -> StillModel:
@@ -334,6 +336,11 @@ def test_a_video_draws_the_ids_of_transformers(
     assert result["output_ids"] == drawn(model, given)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in FILMS],
+    indirect=True,
+)
 def test_chunks_and_a_repeated_video_change_nothing(model: StillModel, name: str) -> None:
     """Chunks of 7 tokens end within frames; the second time nearly all is found in the cache."""
     given = given_of(name, model, IDS, 8)

@@ -67,6 +67,14 @@ IMAGE_INPUTS = (
     "batch_num_images",
     "pixel_attention_mask",
 )
+KINDS = ("glm4v", "llava-next", "mistral3", "qwen2.5-vl", "smolvlm")
+"""A family of each way to cut and mark an image: grids, mosaics, rows, windows, splits."""
+of_kinds = pytest.mark.parametrize(
+    "model",
+    [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in MAKERS],
+    indirect=True,
+)
+"""Tries a family of each kind, and all of them in the long run."""
 
 
 @pytest.fixture(scope="module", params=MAKERS)
@@ -109,6 +117,7 @@ def test_logprobs_of_the_prompt_are_those_of_transformers(
     check_logprobs(engine, model, name)
 
 
+@of_kinds
 def test_chunks_and_neighbours_change_nothing(
     model: StillModel, wanted: dict[str, list[int]]
 ) -> None:
@@ -118,6 +127,7 @@ def test_chunks_and_neighbours_change_nothing(
         assert ask_all(engine, list(CASES.values())) == list(wanted.values())
 
 
+@of_kinds
 @pytest.mark.parametrize("extra", [0, 3])
 def test_a_hit_may_end_before_within_and_after_an_image(
     engine: headstock.Engine, model: StillModel, extra: int
@@ -128,6 +138,7 @@ def test_a_hit_may_end_before_within_and_after_an_image(
     assert ask(engine, pixels)["meta_info"]["cached_tokens"] <= len(lead) + 1
 
 
+@of_kinds
 def test_a_retraction_changes_nothing(model: StillModel, wanted: dict[str, list[int]]) -> None:
     check_retraction(model, wanted, **model.room)
 
@@ -213,17 +224,22 @@ def test_sizes_under_a_bound_are_those_of_transformers(
 @pytest.mark.parametrize(
     "name",
     [
-        "glm4v",
-        "glm-ocr",
-        "idefics3",
-        "internvl",
-        "kimi-k2.5",
-        "llama4",
-        "llava",
         "llava-next",
-        "llava-onevision",
         "mistral3",
         "qwen2.5-vl",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in (
+                "glm4v",
+                "glm-ocr",
+                "idefics3",
+                "internvl",
+                "kimi-k2.5",
+                "llama4",
+                "llava",
+                "llava-onevision",
+            )
+        ),
     ],
 )
 def test_a_chat_with_images_answers_as_transformers(tmp_path: Path, name: str) -> None:

@@ -44,10 +44,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Collect outcomes when a report was asked for."""
+    """Collect outcomes when a report was asked for.
+
+    Raises:
+        pytest.UsageError: Other processes run the tests: they know the device, this one does not.
+    """
     path = config.getoption("--headstock-report")
-    if path:
-        config.pluginmanager.register(_Report(Path(path), config), "headstock-report")
+    if not path:
+        return
+    dist = config.getoption("dist", "no")  # of pytest-xdist, which may not be installed
+    if dist != "no":
+        raise pytest.UsageError(
+            f"--headstock-report={path}: the report is written where the tests run in one process,"
+            f" and pytest-xdist spreads them (--dist={dist}). Add -n 0."
+        )
+    config.pluginmanager.register(_Report(Path(path), config), "headstock-report")
 
 
 class _Report:

@@ -1,6 +1,7 @@
 """Compile every Triton kernel for a GPU that is not here: `python … cuda 90`.
 
-For one by AMD, `python … hip gfx942`. ``--usage FILE`` writes what each variant takes, as JSON.
+For one by AMD, `python … hip gfx942`. ``--usage FILE`` writes what each variant takes, as JSON;
+``--first`` compiles one variant of each.
 
 Launches are caught on their way: what would run is compiled for the target with the arguments'
 types instead, so that the signatures are those of real calls. Run as a process of its own, since
@@ -47,11 +48,13 @@ def main() -> None:
     parser.add_argument("backend")
     parser.add_argument("arch")
     parser.add_argument("--usage", type=Path)
+    parser.add_argument("--first", action="store_true")
     options = parser.parse_args()
     backend = options.backend
     is_cuda = backend == "cuda"
     arch = int(options.arch) if is_cuda else 0
-    compiler = Compiler(GPUTarget(backend, arch or options.arch, lanes(options.arch)))
+    gpu = GPUTarget(backend, arch or options.arch, lanes(options.arch))
+    compiler = Compiler(gpu, first=options.first)
     JITFunction.run = lambda kernel, *args, **kwargs: compiler(kernel, *args, **kwargs)
     has, is_hopper = arch >= 90, arch == HOPPER
     target = Target(

@@ -33,11 +33,13 @@ Columns = dict[str, dict[str, str]]
 """Cells by target and kernel."""
 
 
-def compile_for(target: str, file: Path, cache: Path) -> subprocess.CompletedProcess[str]:
+def compile_for(
+    target: str, file: Path, cache: Path, *options: str
+) -> subprocess.CompletedProcess[str]:
     """Compile every kernel for ``target`` in a process of its own; ``file`` gets what they take."""
     arch = target.removeprefix("sm_")
     return subprocess.run(
-        [sys.executable, SCRIPT, TARGETS[target], arch, "--usage", file],
+        [sys.executable, SCRIPT, TARGETS[target], arch, "--usage", file, *options],
         env={"TRITON_CACHE_DIR": str(cache), "PATH": os.defpath},
         capture_output=True,
         text=True,
