@@ -21,7 +21,9 @@ class PageTiles:
 
     def get(self, kv: Tensor, key: Hashable, make: Callable[[Tensor], Any]) -> Any:
         """Return what ``make`` makes of ``kv``, made at the first call with ``key``."""
-        made: dict[Hashable, Any] = self._of.setdefault(kv, {})
+        made = self._of.get(kv)
+        if made is None:
+            made = self._of[kv] = dict[Hashable, Any]()
         if key not in made:
             made[key] = make(kv.detach())  # a view would hold the tensor itself
         return made[key]

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from headstock_triton.attention.rows import RowAttention
 
 
-
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What the host decided for a step: the grids, which captured launches bake in.
