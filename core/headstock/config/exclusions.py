@@ -1,7 +1,7 @@
 """What excludes what, in one place: checked at the start and for each request.
 
-Whatever else a server can have, and a request can ask, goes together: tests/e2e/test_pairs.py runs
-it so, on models with windows, states and images.
+Some of what goes together is tested so: tests/e2e/test_pairs.py has adapters, grammars, drafts,
+cached prefixes and pages in 8 bits at once.
 """
 
 from __future__ import annotations
