@@ -104,8 +104,8 @@ def programs(draw: st.DrawFn) -> list[Any]:
                 steps.append(Text(state=child, text=f"{child}{name}"))
                 steps.append(Gen(state=child, name=name))
                 known.add(name)
-        mode = draw(st.sampled_from(["gather", "gather", "concatenate"]))
-        steps.append(Join(states=children, mode=mode))
+        is_gathered = draw(st.booleans())
+        steps.append(Join(states=children, mode="gather" if is_gathered else "concatenate"))
         for kind in draw(st.lists(st.sampled_from("tgsvc"), max_size=4)):
             name = draw(NAMES)
             if kind == "t":
