@@ -112,6 +112,31 @@ def test_a_server_that_slept_draws_what_it_drew_before(
         assert drawn() == second.want()
 
 
+@pytest.mark.parametrize("flags", [["--backend", "reference"], ["--backend", "xeon"],
+                                   ["--backend", "xeon", "--tp-size", "2"]])  # fmt: skip
+def test_a_server_that_gave_its_weights_back_draws_what_it_drew_before(
+    trained: list[Trained], flags: list[str]
+) -> None:
+    first, _ = trained
+    with served(str(first.path), *FLAGS, *flags) as server:
+
+        def drawn() -> list[int]:
+            body = server.post("/generate", input_ids=PROMPT, sampling_params=PARAMS).json()
+            return body["output_ids"]
+
+        for tags in (["weights", "kv_cache"], ["kv_cache"]):
+            slept = server.post("/release_memory_occupation", tags=["weights", "kv_cache"])
+            assert slept.status_code == 200, slept.text
+            assert server.engine_pids() == []
+            assert server.post("/generate", input_ids=PROMPT).json()["error"]["code"] == "asleep"
+            if "weights" not in tags:
+                woken = server.post("/resume_memory_occupation", tags=["weights"])
+                assert woken.status_code == 200, woken.text
+            woken = server.post("/resume_memory_occupation", tags=tags)
+            assert woken.status_code == 200, woken.text
+            assert drawn() == first.want()
+
+
 def test_ranks_sleep_together(trained: list[Trained]) -> None:
     first, _ = trained
     with served(str(first.path), *FLAGS, "--backend", "xeon", "--tp-size", "2") as server:

@@ -30,6 +30,8 @@ from tests.server.toy_tokenizer import EOS, SPEAKING_TEMPLATE, TEMPLATE, toy_bac
 class Served:
     """A running server: its URL, its front door and engine, and a way into its event loop."""
 
+    has_process = True
+
     def __init__(self, *, engine=None, settings=None, max_live=2048, template=TEMPLATE, card=None):
         self.template = template
         self.engine_options = engine or {}
@@ -79,6 +81,7 @@ class Served:
                 find_dialect(self.template, tokenizer),
             ),
             max_live=self.max_live,
+            process=link if self.has_process else None,
             observer=self.metrics,
             **store_options(self.settings.server, state),
             records=RecordBook(self.settings.server.request_records),

@@ -22,6 +22,7 @@ from headstock.wire.messages import (
     LoadWeights,
     Pause,
     ReadWeight,
+    Rested,
     Resume,
     Sleep,
     Started,
@@ -74,6 +75,7 @@ class EchoCore:
     loading: LoadWeights | None = None
     is_asleep: bool = False
     cannot_sleep: bool = False
+    cannot_start: bool = False
 
     def take(self, message):
         """Take a message and return what is answered at once."""
@@ -258,6 +260,18 @@ class EchoEngine(EchoCore):
 
     async def receive(self):
         return await self.inbox.get()
+
+    def rest(self):
+        """Forget everything, as a process that ends."""
+        self.running.clear()
+        self.is_asleep = self.is_paused = False
+        self.inbox.put_nowait([Rested()])
+
+    def rouse(self):
+        if self.cannot_start:
+            self.inbox.put_nowait([Rested(problem="There is no room.", remedy="Make some.")])
+        else:
+            self.inbox.put_nowait([Started(limits=self.limits), self.state()])
 
     def close(self):
         self.task.cancel()

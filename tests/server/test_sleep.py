@@ -51,27 +51,96 @@ def test_a_server_that_sleeps_refuses_requests_until_it_is_woken(server, sleep, 
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "status", "field"),
+    ("path", "body", "field"),
     [
-        ("/release_memory_occupation", None, 501, "tags"),
-        ("/release_memory_occupation", {"tags": ["weights", "kv_cache"]}, 501, "tags"),
-        ("/release_memory_occupation", {"tags": ["cuda_graph"]}, 400, "tags"),
-        ("/release_memory_occupation", {"tags": ["all"]}, 400, "tags"),
-        ("/sleep", None, 501, "tags"),
-        ("/sleep?level=1", None, 501, "level"),
-        ("/sleep?tags=everything", None, 400, "tags"),
-        ("/wake_up?tags=all", None, 400, "tags"),
+        ("/release_memory_occupation", {"tags": ["weights"]}, "tags"),
+        ("/release_memory_occupation", {"tags": ["cuda_graph"]}, "tags"),
+        ("/release_memory_occupation", {"tags": ["all"]}, "tags"),
+        ("/sleep?level=3", None, "level"),
+        ("/sleep?tags=everything", None, "tags"),
+        ("/wake_up?tags=all", None, "tags"),
     ],
 )
-def test_what_stays_on_the_device_is_refused_by_name(server, path, body, status, field):
+def test_what_cannot_be_given_back_by_itself_is_refused_by_name(server, path, body, field):
     answer = server.post(path, body)
-    assert answer.status_code == status, answer.text
+    assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["param"] == field
     assert not told(server, Sleep)
     assert server.get("/ready").status_code == 200
 
 
-def test_the_weights_need_no_waking(server):
+@pytest.mark.parametrize(
+    ("sleep", "body", "wake"),
+    [
+        ("/release_memory_occupation", None, "/resume_memory_occupation"),
+        ("/release_memory_occupation", {"tags": ["weights", "kv_cache"]}, "/wake_up"),
+        ("/sleep", None, "/wake_up"),
+        ("/sleep?level=1", None, "/wake_up"),
+        ("/sleep?level=2", None, "/wake_up?tags=kv_cache&tags=weights"),
+    ],
+)
+def test_the_weights_go_with_the_engine_and_come_back_with_the_next(server, sleep, body, wake):
+    assert server.post(sleep, body).status_code == 200
+    assert server.get("/is_sleeping").json() == {"is_sleeping": True}
+    assert server.get("/ready").status_code == 503
+    assert server.get("/live").status_code == 200
+    for path, asked in {
+        "/generate": GENERATE,
+        "/update_weights_from_disk": {"model_path": "/other"},
+        "/get_weights_by_name": {"name": "norm.weight"},
+        "/flush_cache": None,
+    }.items():
+        refused = server.post(path, asked)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "asleep"), path
+    assert server.post(sleep, body).status_code == 200
+    assert server.post(wake).status_code == 200
+    assert server.get("/is_sleeping").json() == {"is_sleeping": False}
+    assert server.post("/generate", GENERATE).status_code == 200
+    assert not told(server, Sleep)
+
+
+def test_pages_and_weights_go_and_come_back_one_by_one(server):
+    for tag in ("kv_cache", "weights"):
+        answer = server.post("/release_memory_occupation", {"tags": [tag]})
+        assert answer.status_code == 200, answer.text
+    assert server.post("/release_memory_occupation", PAGES).json()["num_bytes"] == 0
+    early = server.post("/resume_memory_occupation", PAGES)
+    assert (early.status_code, early.json()["error"]["param"]) == (400, "tags")
+    woken = server.post("/resume_memory_occupation", {"tags": ["weights"]})
+    assert woken.status_code == 200, woken.text
+    assert server.get("/is_sleeping").json() == {"is_sleeping": True}
+    assert len(told(server, Sleep)) == 2  # the new engine sleeps without pages
+    assert server.post("/update_weights_from_disk", {"model_path": "/other"}).status_code == 200
+    assert server.post("/generate", GENERATE).status_code == 503
+    assert server.post("/resume_memory_occupation", PAGES).status_code == 200
+    assert server.post("/generate", GENERATE).status_code == 200
+
+
+def test_an_engine_that_does_not_start_again_leaves_the_server_asleep():
+    with Served(engine={"cannot_start": True}) as server:
+        server.post("/sleep")
+        answer = server.post("/wake_up")
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] == "wake_refused"
+        assert "no room" in answer.json()["error"]["message"]
+        assert server.get("/is_sleeping").json() == {"is_sleeping": True}
+        assert server.post("/generate", GENERATE).json()["error"]["code"] == "asleep"
+        server.call(lambda: setattr(server.engine, "cannot_start", False))
+        assert server.post("/wake_up").status_code == 200
+        assert server.post("/generate", GENERATE).status_code == 200
+
+
+def test_an_engine_within_this_process_keeps_its_weights():
+    class Within(Served):
+        has_process = False
+
+    with Within() as server:
+        answer = server.post("/sleep")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "sleep_refused")
+        assert server.post("/generate", GENERATE).status_code == 200
+
+
+def test_weights_that_were_not_given_back_need_no_waking(server):
     server.post("/release_memory_occupation", PAGES)
     for path, body in {
         "/resume_memory_occupation": {"tags": ["weights"]},

@@ -17,7 +17,7 @@ import pytest
 
 from headstock.config.schema import ServerSettings
 from headstock.server.supervisor import Supervisor
-from headstock.wire.messages import AskState, Crashed, Started
+from headstock.wire.messages import AskState, Crashed, Rested, Started
 from tests.server.conftest import Served
 
 pytestmark = pytest.mark.chaos
@@ -204,6 +204,38 @@ def test_an_engine_that_does_not_come_back_ends_its_streams_with_an_error(monkey
         assert lines[-2].count("Try again") == 1
 
 
+@pytest.mark.parametrize("tags", [["kv_cache", "weights"], ["weights"]])
+def test_streams_go_on_after_the_engine_was_ended_to_sleep(supervised, tags):
+    lines = []
+    thread = threading.Thread(target=stream, args=(supervised, lines))
+    thread.start()
+    while len(lines) < 5:
+        time.sleep(0.01)
+    pid = supervised.supervisor.pid
+    if len(tags) == 1:
+        supervised.post("/release_memory_occupation", {"tags": ["kv_cache"]})
+    slept = supervised.post("/release_memory_occupation", {"tags": tags})
+    assert slept.status_code == 200, slept.text
+    assert not is_alive(pid)
+    assert supervised.supervisor.pid is None
+    count = len(lines)
+    time.sleep(0.3)
+    assert len(lines) == count
+    assert supervised.get("/server_info").json()["engine"]["phase"] == "resting"
+    assert supervised.post("/wake_up").status_code == 200
+    thread.join(40)
+    event = last_event(lines)
+    assert event["output_ids"] == event["output_ids"][:1] * 400
+    live = supervised.call(lambda: list(supervised.frontdoor._delivery.live.values()))
+    assert not live
+
+
+def test_the_server_ends_while_it_sleeps():
+    with SupervisedServer() as server:
+        assert server.post("/sleep").status_code == 200
+    assert server.supervisor.ended.is_set()
+
+
 def test_the_engine_ends_with_the_server():
     with SupervisedServer() as server:
         pid = server.supervisor.pid
@@ -376,3 +408,45 @@ def test_an_engine_does_not_outlive_a_killed_server():
         await until(lambda: not is_alive(pid), 5)
 
     asyncio.run(check())
+
+
+def test_an_engine_that_does_not_wake_rests_again_and_says_why():
+    async def check(supervisor):
+        await next_of(supervisor, Started)
+        supervisor.rest()
+        assert not (await next_of(supervisor, Rested)).problem
+        supervisor._command = command("config")
+        supervisor.rouse()
+        assert (await next_of(supervisor, Rested)).problem == "No such model."
+        assert supervisor.gave_up is None
+        supervisor._command = command()
+        supervisor.rouse()
+        await next_of(supervisor, Started)
+
+    supervise(check)
+
+
+def test_an_engine_that_lingers_is_killed_before_the_server_sleeps(monkeypatch):
+    monkeypatch.setattr("headstock.server.supervisor._EXIT_GRACE_S", 0.5)
+
+    async def check(supervisor):
+        await next_of(supervisor, Started)
+        pid = supervisor.pid
+        os.kill(pid, signal.SIGSTOP)  # it takes no SIGTERM
+        supervisor.rest()
+        await next_of(supervisor, Rested)
+        assert not is_alive(pid)
+
+    supervise(check)
+
+
+def test_an_engine_that_is_woken_while_it_ends_is_followed_by_another():
+    async def check(supervisor):
+        await next_of(supervisor, Started)
+        supervisor.rest()
+        supervisor.rouse()
+        await next_of(supervisor, Rested)
+        await next_of(supervisor, Started)
+        assert not supervisor._restarts
+
+    supervise(check)

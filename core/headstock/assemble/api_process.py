@@ -27,6 +27,7 @@ from headstock.server.frontdoor import Frontdoor
 from headstock.server.http.app import create_app, servable
 from headstock.server.keys import key_reader, read_keys
 from headstock.server.records import CallRecord, RecordBook
+from headstock.server.sleep import EngineProcess
 from headstock.server.store import MemoryStore, StateFolder, Store
 from headstock.server.store.folder import bounds_of
 from headstock.wire.transport import EngineLink
@@ -84,7 +85,11 @@ def store_options(settings: ServerSettings, state: StateFolder | None) -> StoreO
 
 
 def build_api(
-    loaded: Loaded[ServeSettings], link: EngineLink, admin_port: int | None = None
+    loaded: Loaded[ServeSettings],
+    link: EngineLink,
+    admin_port: int | None = None,
+    *,
+    process: EngineProcess | None = None,
 ) -> Api:
     """Build what answers the requests for an engine.
 
@@ -92,6 +97,7 @@ def build_api(
         loaded: Settings, and who set them.
         link: The connection to the engine.
         admin_port: Where the routes of control are; None: with the others.
+        process: The engine's, where it can be ended and started again.
 
     Raises:
         HeadstockError: A setting or the model is at fault.
@@ -121,6 +127,7 @@ def build_api(
         adapters=given_adapters(settings.lora),
         observer=metrics,
         records=RecordBook(settings.server.request_records, _tracing(tracer)),
+        process=process,
         **store_options(settings.server, state),
     )
     doors.append(door)

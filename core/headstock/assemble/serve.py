@@ -109,7 +109,7 @@ def _build_api(
     """Import and build, in a thread: the event loop is busy starting the engine."""
     with importing():
         from headstock.assemble.api_process import build_api
-    api = build_api(loaded, supervisor, admin_port)
+    api = build_api(loaded, supervisor, admin_port, process=supervisor)
     spare_what_lasts()
     return api
 

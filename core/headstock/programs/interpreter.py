@@ -1,4 +1,4 @@
-"""Runs a program: states at the same time, the steps of each in order."""
+"""Runs a program: states at the same time, the steps of each in order, joins as late as may be."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from headstock.programs.graph import (
     When,
 )
 from headstock.programs.model import Model, Usage
+from headstock.programs.order import with_late_joins
 from headstock.programs.reasoning import split
 
 Emit = Callable[[Event], None]
@@ -116,6 +117,9 @@ class _Run:
                 ends = [(name, len(self.tracks[name].steps)) for name in step.states]
                 self._waits[str(index)] = ends
             self.tracks[step.state].steps.append((str(index), step))
+        given = {name: track.steps for name, track in self.tracks.items()}
+        for track in self.tracks.values():
+            track.steps = with_late_joins(track.steps, given, program.states)
 
     async def play(self, name: str) -> None:
         """Do the steps of one state."""

@@ -33,6 +33,7 @@ from headstock.wire.messages import (
     FromEngine,
     Pause,
     PauseMode,
+    Rested,
     Started,
     State,
     ToEngine,
@@ -140,6 +141,10 @@ class Delivery:
                 self._replay.crashed()
                 if self.live:
                     self._patience.start()
+            case Rested():
+                self._patience.stop()
+                self._replay.rested()
+                self._sleeping.rested(message)
             case Started():
                 self._patience.stop()
                 self._weights.started()

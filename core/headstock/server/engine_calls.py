@@ -21,6 +21,7 @@ from headstock.wire.messages import (
     Pause,
     PauseMode,
     ReadWeight,
+    Rested,
     Resume,
     Sleep,
     Started,
@@ -33,6 +34,7 @@ from headstock.wire.messages import (
     WeightRows,
 )
 
+ASLEEP = "The server sleeps: its memory is given back."
 HEARTBEAT_LIMIT_S = 5.0
 """An engine that said nothing for so long is not ready. Seconds."""
 
@@ -43,7 +45,7 @@ class EngineStatus:
 
     Attributes:
         phase: ``loading`` until its first word, and again while it restarts; ``down`` when it
-            will not come back by itself.
+            will not come back by itself; ``resting`` while the server sleeps without one.
         started: Its limits and facts, once ready.
         state: Its last counters.
         heard_at: When it last said anything; by the monotonic clock. Seconds.
@@ -51,7 +53,7 @@ class EngineStatus:
         silence_limit_s: How long it may say nothing and still count as ready. Seconds.
     """
 
-    phase: Literal["loading", "ready", "down"] = "loading"
+    phase: Literal["loading", "ready", "resting", "down"] = "loading"
     started: Started | None = None
     state: State | None = None
     loading: Loading | None = None
@@ -77,6 +79,8 @@ class EngineStatus:
                 self.phase = "down" if message.is_config else "loading"
                 self.crashed = message
                 self.state = None
+            case Rested():
+                self.phase, self.crashed, self.state = "resting", None, None
             case _:
                 pass
 
@@ -93,6 +97,8 @@ class EngineStatus:
             return f"The engine is down: {self.crashed.problem}"
         if self.crashed is not None:
             return "The engine is restarting."
+        if self.phase == "resting":
+            return ASLEEP
         if self.phase == "loading":
             return "The model is loading."
         return "The engine does not answer."

@@ -18,7 +18,7 @@ from headstock.server.adapters import Adapter, AdapterBook
 from headstock.server.admission import check_task, check_text, expand
 from headstock.server.completion import Completion
 from headstock.server.delivery import Delivery
-from headstock.server.engine_calls import HEARTBEAT_LIMIT_S, EngineCalls, EngineStatus
+from headstock.server.engine_calls import ASLEEP, HEARTBEAT_LIMIT_S, EngineCalls, EngineStatus
 from headstock.server.errors import BusyError
 from headstock.server.generation import Generation
 from headstock.server.intake import Intake
@@ -33,7 +33,7 @@ from headstock.server.records import NO_CALL, Call, RecordBook
 from headstock.server.replay import Live
 from headstock.server.request import GenerateRequest, Prompt
 from headstock.server.resumption import Resumption
-from headstock.server.sleep import ASLEEP, Sleeping
+from headstock.server.sleep import EngineProcess, Sleeping
 from headstock.server.store import MemoryStore, Store
 from headstock.server.weights import WeightsBook
 from headstock.wire.messages import (
@@ -76,6 +76,7 @@ class Frontdoor:
         store: Where what callers want to be kept is; None: in memory.
         is_durable: Whether the store outlives this process.
         resume_s: How long a call that can be resumed is kept for its client. Seconds.
+        process: The engine's, where it can be ended and started again.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Frontdoor:
         store: Store | None = None,
         is_durable: bool = False,
         resume_s: float = RESUME_S,
+        process: EngineProcess | None = None,
     ) -> None:
         self.card = card
         self.prompter = prompter
@@ -114,7 +116,7 @@ class Frontdoor:
         self._names = Names()
         self.calls = EngineCalls(link.send)
         self._changed = asyncio.Event()
-        self.sleeping = Sleeping(self.calls, link.send, self._changed.set)
+        self.sleeping = Sleeping(self.calls, link.send, self._changed.set, process)
         self._delivery = self._make_delivery()
         self._intake = Intake(
             link.send,
@@ -449,7 +451,7 @@ class Frontdoor:
             return BusyError(
                 "The server is shutting down.", code="server_draining", retry_after_s=5.0
             )
-        if self.sleeping.is_asleep and self.status.is_ready:
+        if self.sleeping.is_resting or (self.sleeping.is_asleep and self.status.is_ready):
             return BusyError(ASLEEP, code="asleep", retry_after_s=WAKE_RETRY_S)
         why = self.why_not or "The engine does not answer."
         return BusyError(why, code="engine_unavailable", retry_after_s=2.0)

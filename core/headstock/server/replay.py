@@ -110,14 +110,24 @@ class Replay:
 
     def crashed(self) -> None:
         """Take note that the engine died, with all that it had."""
-        there = [live for live in self._live.values() if live.is_sent]
-        self._on_trial.clear()
+        there = self._take_back()
         for live in there:
-            live.is_sent = False
             live.deaths += 1
         if len(there) == 1 and there[0].deaths >= SUSPECT_FROM:
             self._fail(there[0])
         self.end_whole(there)
+
+    def rested(self) -> None:
+        """Take note that the engine was ended on purpose, with all that it had."""
+        self.end_whole(self._take_back())
+
+    def _take_back(self) -> list[Live]:
+        """Return what the engine had; nobody has it now."""
+        there = [live for live in self._live.values() if live.is_sent]
+        self._on_trial.clear()
+        for live in there:
+            live.is_sent = False
+        return there
 
     def end_whole(self, there: Sequence[Live]) -> None:
         """End those that need or want no more tokens; only the engine's word was missing."""

@@ -1,8 +1,9 @@
 """Keeps an engine process alive: starts it, watches it, starts it again.
 
 To the front door a supervisor is a link like any other. When the process dies, the link says
-:class:`Crashed`; when another one is up, :class:`Started`. A new process gets a new socket, so
-that words of a dead one never reach a live request.
+:class:`Crashed`; when it was told to end, :class:`Rested`; when another one is up,
+:class:`Started`. A new process gets a new socket, so that words of a dead one never reach a live
+request.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Callable, Sequence
 import zmq
 
 from headstock.server.descriptors import SCARCE, require
-from headstock.wire.messages import Crashed, FromEngine, Loading, Started, ToEngine
+from headstock.wire.messages import Crashed, FromEngine, Loading, Rested, Started, ToEngine
 from headstock.wire.transport import Endpoint, ZmqLink
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,10 @@ class Supervisor:
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
+        self._roused = asyncio.Event()
+        self._roused.set()
+        self._rest_s: float | None = None
+        self._is_waking = False
         self._is_up = False
         self._was_ever_up = False
         self._heard_s = 0.0
@@ -128,9 +133,22 @@ class Supervisor:
             self._kill(signal.SIGKILL)
             await asyncio.wait([self._task])
 
+    def rest(self) -> None:
+        """End the engine, and start no other until :meth:`rouse`."""
+        self._roused.clear()
+        self._rest_s = asyncio.get_running_loop().time()
+        self._kill(signal.SIGTERM)
+
+    def rouse(self) -> None:
+        """Start an engine after :meth:`rest`; should it not start, the link says why, and rests."""
+        self._is_waking = True
+        self._roused.set()
+
     async def _supervise(self) -> None:
         try:
             while True:
+                if await self._wait_to_be_roused():
+                    return
                 try:
                     crashed = await self._run_once()
                 except _ScarceError as error:
@@ -139,6 +157,9 @@ class Supervisor:
                     continue
                 if self._stopping.is_set():
                     return
+                if isinstance(crashed, Rested):
+                    self._inbox.put_nowait([crashed])
+                    continue
                 if crashed.is_config:
                     self.gave_up = crashed
                 self._inbox.put_nowait([crashed])
@@ -152,6 +173,16 @@ class Supervisor:
                     return
         finally:
             self._finish()
+
+    async def _wait_to_be_roused(self) -> bool:
+        """Wait as long as it is to rest; tell whether it was stopped."""
+        waiting = [asyncio.create_task(each.wait()) for each in (self._roused, self._stopping)]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+        return self._stopping.is_set()
 
     async def _wait_for_more(self, error: _ScarceError) -> bool:
         """Wait before the next try; tell whether it was stopped meanwhile."""
@@ -168,13 +199,13 @@ class Supervisor:
         self._inbox.put_nowait([])
         self.ended.set()
 
-    async def _run_once(self) -> Crashed:
+    async def _run_once(self) -> Crashed | Rested:
         """Run one engine process to its end, and return what to tell of it.
 
         Raises:
             _ScarceError: The system had no more descriptors, processes or memory for it.
         """
-        self._is_up, self._last_words = False, None
+        self._is_up, self._last_words, self._rest_s = False, None, None
         self._spoke.clear()
         link = _open_link()
         pump = asyncio.create_task(self._pump(link))
@@ -193,7 +224,7 @@ class Supervisor:
             )
         self._num_scarce = 0
         self._process, self._link = process, link
-        if self._stopping.is_set():
+        if self._stopping.is_set() or self._rest_s is not None:
             self._kill(signal.SIGKILL)
         try:
             reason = await self._watch(process)
@@ -218,6 +249,8 @@ class Supervisor:
                     return _how(exited.result())
                 if spoke in done:
                     return "it said so"
+                if self._is_lingering():
+                    return f"it did not end in {_EXIT_GRACE_S:.0f} s"
                 if self._is_hung():
                     return f"it said nothing for {self._hang_limit_s:.0f} s"
                 if self._is_wedged():
@@ -225,6 +258,11 @@ class Supervisor:
         finally:
             exited.cancel()
             spoke.cancel()
+
+    def _is_lingering(self) -> bool:
+        """Whether it was told to end, and had time to."""
+        now_s = asyncio.get_running_loop().time()
+        return self._rest_s is not None and now_s > self._rest_s + _EXIT_GRACE_S
 
     def _is_hung(self) -> bool:
         silence_s = asyncio.get_running_loop().time() - self._heard_s
@@ -248,21 +286,30 @@ class Supervisor:
                     continue
                 if isinstance(message, Started):
                     self._is_up = self._was_ever_up = True
+                    self._is_waking = False
                 elif isinstance(message, Loading) and self._on_progress is not None:
                     self._on_progress(message)
                 passed.append(message)
             if passed:
                 self._inbox.put_nowait(passed)
 
-    def _judge(self, reason: str) -> Crashed:
+    def _judge(self, reason: str) -> Crashed | Rested:
         """Return what to tell of a dead engine, and count its restart.
 
         ``is_config`` says that there will be no other: the engine said so, it never got ready, or
-        it died too often.
+        it died too often. One that was told to end, or that was to wake the server, leaves it
+        asleep.
         """
         last = self._last_words
+        if self._rest_s is not None:
+            self._rest_s = None
+            return Rested()
         problem = last.problem if last is not None else f"The engine process died: {reason}."
         remedy = last.remedy if last is not None else "See its log above."
+        if self._is_waking:
+            self._is_waking = False
+            self._roused.clear()
+            return Rested(problem=problem, remedy=remedy)
         now_s = asyncio.get_running_loop().time()
         self._restarts.append(now_s)
         while self._restarts[0] < now_s - RESTART_SPAN_S:

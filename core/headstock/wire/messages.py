@@ -391,6 +391,18 @@ class Crashed(Message, frozen=True, kw_only=True, tag=True):
     is_config: bool
 
 
+class Rested(Message, frozen=True, kw_only=True, tag=True):
+    """The engine's process is ended, as it was told; another starts when the server is woken.
+
+    Attributes:
+        problem: Why one that was to start did not, so that the server sleeps on; "": nothing.
+        remedy: What the operator can do about it.
+    """
+
+    problem: str = ""
+    remedy: str = ""
+
+
 class Flushed(Message, frozen=True, kw_only=True, tag=True):
     """Answer to :class:`FlushCache`: pages that were freed, and whether requests were live."""
 
@@ -488,6 +500,7 @@ FromEngine = (
     | Started
     | Loading
     | Crashed
+    | Rested
     | Flushed
     | State
     | AdapterReply
