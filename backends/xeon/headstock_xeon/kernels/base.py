@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from headstock.ops.base import Requires, Sizes
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from headstock_xeon.device import XeonDevice
-    from headstock_xeon.stream import Word
+from headstock_xeon.device import XeonDevice
+from headstock_xeon.stream import Word
 
 FLOAT32 = Requires(dtypes=frozenset({"float32"}), capabilities=frozenset({"avx2"}))
 INT32 = replace(FLOAT32, dtypes=frozenset({"int32"}))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from headstock.ops.base import OpRegistry
 from headstock.ops.offers import offer
+from headstock_xeon.device import XeonDevice
 from headstock_xeon.kernels.attention import LatentKernels, NativeAttention, NativeLatentAttention
 from headstock_xeon.kernels.drafts import DraftKernels
 from headstock_xeon.kernels.experts import NativeExperts, RoutingKernels
@@ -16,18 +16,12 @@ from headstock_xeon.kernels.states import STATES
 from headstock_xeon.kernels.steps import StepKernels
 from headstock_xeon.kernels.streams import StreamKernels
 
-if TYPE_CHECKING:
-    from headstock.ops.base import OpRegistry
-    from headstock_xeon.device import XeonDevice
-
 PROVIDER = "xeon"
 FUNCTIONS = (
     LayerKernels, FeatureKernels, LatentKernels, LoraKernels, RoutingKernels, SamplingKernels,
     StepKernels, DraftKernels, StreamKernels,
 )  # fmt: skip
-BUILDERS = (
-    NativeLinear, NativeExperts, NativeAttention, NativeLatentAttention, *STATES,
-)  # fmt: skip
+BUILDERS = (NativeLinear, NativeExperts, NativeAttention, NativeLatentAttention, *STATES)
 
 
 def register(registry: OpRegistry, device: XeonDevice) -> None:

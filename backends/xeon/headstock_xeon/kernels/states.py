@@ -8,7 +8,7 @@ The references lay out the pages and read them; here is what a step computes. Sh
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -22,11 +22,9 @@ from headstock.ops.selective_scan import ScanWeights, selective_scan
 from headstock.ops.selective_scan_reference import ReferenceSelectiveScan
 from headstock.ops.short_convolution import UNGATED, ConvolutionWeights, short_convolution
 from headstock.ops.short_convolution_reference import ReferenceShortConvolution
+from headstock_xeon.device import XeonDevice
 from headstock_xeon.kernels.base import EIGHTS, FLOAT32
 from headstock_xeon.stream import Word, as_bits, strided
-
-if TYPE_CHECKING:
-    from headstock_xeon.device import XeonDevice
 
 DELTA = replace(
     FLOAT32, sizes={"key_size": EIGHTS, "value_size": EIGHTS}, features=frozenset({BY_CHANNEL})
