@@ -33,7 +33,7 @@ def headstock_device(index: int, num_threads: int) -> Device:
     from headstock.plugins.host import HostDevice
     from headstock_xeon import build
     from headstock_xeon.device import XeonDevice
-    from headstock_xeon.native import load
+    from headstock_xeon.native import MEASURED, load
     from headstock_xeon.primitives import bound_primitives
 
     if index != 0:
@@ -44,9 +44,10 @@ def headstock_device(index: int, num_threads: int) -> Device:
     bound_primitives()
     if not build.LIBRARY.exists():
         return HostDevice(num_threads=num_threads)
-    devices = probe().devices
+    library, devices = load(), probe().devices
     name = devices[0].name if devices else "x86-64"
-    return XeonDevice(name, load(), num_threads=num_threads)
+    features = library.features | MEASURED
+    return XeonDevice(name, library, num_threads=num_threads, features=features)
 
 
 @hookimpl

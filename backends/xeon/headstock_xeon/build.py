@@ -63,14 +63,7 @@ class BuildError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """One way to compile the sources.
-
-    Attributes:
-        compiler: The command, without a source.
-        version: What it calls itself.
-        extra: Flags for every source and for linking.
-        library: What is made.
-    """
+    """One way to compile the sources: the command, what it calls itself, flags for every source."""
 
     compiler: tuple[str, ...]
     version: str
@@ -84,7 +77,9 @@ class Build:
             BuildError: With what the compiler said.
         """
         OBJECTS.mkdir(parents=True, exist_ok=True)
-        parts, digest = units(sorted(SOURCES.glob("*.cpp"))), sources_digest()
+        sources, digest = sorted(SOURCES.glob("*.cpp")), sources_digest()
+        parts = [(source, False) for source in sources]
+        parts += [(source, True) for source in sources if last_word(source) in MODELLED]
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
             jobs = [pool.submit(self._compile, *part, digest) for part in parts]
             objects = [job.result() for job in jobs]
@@ -113,12 +108,6 @@ class Build:
                 stale.unlink(missing_ok=True)
             partial.replace(made)
         return str(made)
-
-
-def units(sources: list[Path]) -> list[tuple[Path, bool]]:
-    """Return what is compiled: each source, and the models of some."""
-    models = [(source, True) for source in sources if last_word(source) in MODELLED]
-    return [*((source, False) for source in sources), *models]
 
 
 def last_word(source: Path) -> str:
@@ -154,11 +143,6 @@ def find_compiler() -> tuple[tuple[str, ...], str]:
 def is_x86() -> bool:
     """Whether the kernels are for this machine's processor."""
     return platform.machine().lower() in ("x86_64", "amd64")
-
-
-def needs_carried_compiler() -> bool:
-    """Whether kernels are to be built here and only a package can bring the compiler."""
-    return is_x86() and SOURCES.is_dir() and not any(map(shutil.which, COMPILERS))
 
 
 def is_up_to_date() -> bool:
@@ -214,8 +198,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument(flag, action="store_true", help=what)
     options = parser.parse_args(arguments)
     if options.check:
-        is_carried = importlib.util.find_spec(CARRIED) is not None
-        return int(needs_carried_compiler() and not is_carried and not is_up_to_date())
+        has_one = importlib.util.find_spec(CARRIED) or any(map(shutil.which, COMPILERS))
+        is_needed = is_x86() and SOURCES.is_dir() and not is_up_to_date()
+        return int(is_needed and not has_one)
     try:
         made = build(is_sanitized=options.sanitize)
     except BuildError as error:

@@ -13,9 +13,9 @@ from headstock.errors import UnsupportedError
 from headstock.plugins.arena import StepArena, tensor_at
 from headstock.plugins.cores import memory_nodes, num_compute_threads
 from headstock.plugins.device import Graph, GraphKey
-from headstock.plugins.host import HostDevice
+from headstock.plugins.host import EagerPolicy, HostDevice
 from headstock_xeon.graph import Capture
-from headstock_xeon.native import FEATURES, MODEL, Library
+from headstock_xeon.native import FEATURES, MEASURED, MODEL, Library
 from headstock_xeon.stream import Stream
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ EXACT_TOKENS = 64
 """Decode steps up to this run at their own size: a capture costs about one eager step."""
 
 
-class ProgramPolicy:
-    """Decode steps are captured, each size when it is first met.
+class ProgramPolicy(EagerPolicy):
+    """Decode steps are captured, each size when it is first met: none before.
 
     Larger ones are padded, so that a busy server does not capture every size there is. Ragged
     steps run eagerly: their sizes hardly repeat, padding costs more than the calls it would save.
@@ -44,10 +44,6 @@ class ProgramPolicy:
         padded = -(-num_tokens // unit) * unit
         return padded, padded
 
-    def warm_up(self, max_tokens: int, max_rows: int) -> list[tuple[int, int, bool]]:
-        """Return nothing: sizes are captured as they come."""
-        return []
-
 
 class XeonDevice(HostDevice):
     """An x86-64 processor with AVX2.
@@ -57,7 +53,8 @@ class XeonDevice(HostDevice):
         library: The native kernels.
         num_threads: Threads to compute with; 0: one a core.
         features: Instruction sets to use, as a sum of bits; None: all there are. Those that the
-            processor lacks need :data:`headstock_xeon.native.MODEL`.
+            processor lacks need :data:`headstock_xeon.native.MODEL`. With
+            :data:`headstock_xeon.native.MEASURED` products have the kernels that are quickest here.
     """
 
     def __init__(
@@ -69,7 +66,7 @@ class XeonDevice(HostDevice):
         self.features = library.features if features is None else features
         self.capabilities = library.capabilities(self.features)
         self.graph_policy = ProgramPolicy()
-        lacking = self.features & ~library.features
+        lacking = self.features & ~(library.features | MEASURED)
         assert not lacking or self.features & MODEL, f"no instruction sets {lacking:#x} here"
         engine = library.calls.hs_open(self._num_threads, SPIN_US, self.features)
         cores = memory_nodes().in_order
@@ -92,10 +89,22 @@ class XeonDevice(HostDevice):
         return self._num_threads
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Return uninitialised memory, in huge pages when it is large."""
-        if math.prod(shape) * dtype.itemsize < LARGE_BYTES:
+        """Return memory as long as the tensor lives: zeroed, in huge pages, where it is large.
+
+        Raises:
+            UnsupportedError: The system has not that much.
+        """
+        num_bytes = math.prod(shape) * dtype.itemsize
+        if num_bytes < LARGE_BYTES:
             return torch.empty(shape, dtype=dtype)
-        return page_tensor(self.library, shape, dtype)
+        calls = self.library.calls
+        address = calls.hs_pages_new(num_bytes)
+        if not address:
+            raise UnsupportedError(
+                f"There is no room for {num_bytes / 2**30:.2f} GiB more.",
+                remedy="Lower --cache-tokens or --memory-fraction, or serve a smaller model.",
+            )
+        return tensor_at(address, shape, dtype, lambda: calls.hs_pages_free(address, num_bytes))
 
     def capture(self, key: GraphKey, step: Callable[[], None]) -> Graph:
         """Run ``step`` and return it as a native program."""
@@ -107,19 +116,3 @@ class XeonDevice(HostDevice):
             self.library.calls.hs_close(self.stream.engine)
             self.stream.engine = 0
             self._arena.close()
-
-
-def page_tensor(library: Library, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return zeroed memory in huge pages, touched lazily, as long as the tensor lives.
-
-    Raises:
-        UnsupportedError: The system has not that much.
-    """
-    num_bytes = max(1, math.prod(shape) * dtype.itemsize)
-    address = library.calls.hs_pages_new(num_bytes)
-    if not address:
-        raise UnsupportedError(
-            f"There is no room for {num_bytes / 2**30:.2f} GiB more.",
-            remedy="Lower --cache-tokens or --memory-fraction, or serve a smaller model.",
-        )
-    return tensor_at(address, shape, dtype, lambda: library.calls.hs_pages_free(address, num_bytes))

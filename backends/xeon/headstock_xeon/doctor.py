@@ -7,13 +7,17 @@ from importlib import metadata
 from pathlib import Path
 
 from headstock.errors import PluginError
-from headstock.plugins.cores import ROOT, described, memory_nodes
+from headstock.plugins.cores import ROOT, described, memory_nodes, num_compute_threads
 from headstock.plugins.hooks import Finding
-from headstock.plugins.installed import torch_build
 from headstock_xeon import build
-from headstock_xeon.native import FEATURES, how_to_build, load
+from headstock_xeon.native import FEATURES, MEASURED, Library, how_to_build, load
 
 SUBJECT = "native kernels"
+PRODUCTS = {
+    "float32": (0, 0), "bfloat16": (1, 0), "int8": (2, 32), "int8 in groups of 16": (2, 16),
+    "int4": (3, 32),
+}  # fmt: skip
+"""Weights by their ``WeightKind`` and group."""
 IPEX = "intel-extension-for-pytorch"
 
 
@@ -38,23 +42,28 @@ def examine(root: Path = ROOT) -> Iterator[Finding]:
         yield Finding(subject=SUBJECT, is_ok=True, text=text)
     names = sorted(library.capabilities(library.features), key=lambda name: FEATURES[name])
     yield Finding(subject="instruction sets", is_ok=True, text=", ".join(names) or "none")
+    if library.features:
+        yield from products(library)
     nodes = memory_nodes(root)
-    text = f"{nodes.reason}; threads keep to no core"
-    if nodes.is_bound:
-        cores = described(nodes.cores)
-        text = f"{nodes.reason}; threads keep to cores, and ranks take them, in order: {cores}"
+    cores = f"cores, and ranks take them, in order: {described(nodes.cores)}"
+    text = f"{nodes.reason}; threads keep to {cores if nodes.is_bound else 'no core'}"
     yield Finding(subject="binding", is_ok=True, text=text)
+
+
+def products(library: Library) -> Iterator[Finding]:
+    """Yield which kernel multiplies each kind of weight, and why: measured as a start does it."""
+    engine = library.calls.hs_open(num_compute_threads(), 0, library.features | MEASURED)
+    for name, kind in PRODUCTS.items():
+        text = library.calls.hs_weight_choice(engine, *kind).decode()
+        yield Finding(subject=f"products with {name}", is_ok=True, text=text)
+    library.calls.hs_close(engine)
 
 
 def left_out() -> Finding:
     """Say why nothing is computed by Intel's extension of PyTorch, whether or not it is here."""
-    torch = torch_build()
     try:
-        version = metadata.version(IPEX)
+        text = f"{metadata.version(IPEX)} is installed"
     except metadata.PackageNotFoundError:
         text = "not installed, not needed"
-    else:
-        here = torch.version if torch else "none"
-        text = f"{version} is installed, beside torch {here}"
     text += "; left out: its development ended with 2.8, which loads with torch 2.8 alone"
     return Finding(subject=IPEX, is_ok=True, text=text)

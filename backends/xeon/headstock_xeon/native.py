@@ -12,12 +12,13 @@ from headstock_xeon import build
 
 MAX_ARGS = 24
 """Arguments an instruction can have, as in ``program.h``."""
-FEATURES = {
-    "avx2": 1, "avx512": 2, "avx512_vnni": 4, "avx512_bf16": 8, "amx_int8": 16, "amx_bf16": 32,
-}  # fmt: skip
+SETS = ("avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+FEATURES = {name: 1 << bit for bit, name in enumerate(SETS)}
 """Bits of ``hs_detect``; the names are the device's capabilities."""
 MODEL = 1 << 20
 """Added to features: run the kernels of sets above AVX2 as scalar models, on any machine."""
+MEASURED = 1 << 21
+"""Added to features: of each kind of weight take the kernel that is quickest here."""
 REBUILD = "Run `python -m headstock_xeon.build` in the source checkout, or reinstall headstock."
 NO_COMPILER = (
     "Install a C++ compiler, such as the system's package g++ or `pip install ziglang`, then run"
@@ -43,6 +44,7 @@ _FUNCTIONS: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "hs_weight_bytes": (c_int64, (c_void_p,)),
     "hs_weight_bias": (c_void_p, (c_void_p,)),
     "hs_weight_kernel": (c_char_p, (c_void_p,)),
+    "hs_weight_choice": (c_char_p, (c_void_p, c_int64, c_int64)),
     "hs_weight_pack": (
         c_int64,
         (c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_void_p) + (c_int64,) * 3,

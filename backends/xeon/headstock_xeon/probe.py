@@ -31,13 +31,15 @@ def probe(root: Path = Path("/"), machine: str | None = None) -> Probe:
     if machine.lower() not in ("x86_64", "amd64"):
         return _absent(f"the processor is {machine or 'unknown'}, not x86-64")
     try:
-        name, flags = read_processor((root / "proc/cpuinfo").read_text())
+        processor = read_fields(root / "proc/cpuinfo")
     except OSError:
         return _absent("there is no /proc/cpuinfo to read, as on Linux")
-    missing = NEEDED - flags
+    name, flags = processor.get("model name") or "x86-64", processor.get("flags", "").split()
+    missing = NEEDED.difference(flags)
     if missing:
         return _absent(f"{name} lacks {', '.join(sorted(missing))}")
-    arch, memory = best_arch(flags), read_memory(root / "proc/meminfo")
+    arch = next(name for name, needed in ARCHS if needed.issubset(flags))
+    memory = read_memory(root / "proc/meminfo")
     return Probe(
         status=Status.AVAILABLE,
         reason=f"{name}, {len(processors())} cores, {arch}",
@@ -46,28 +48,19 @@ def probe(root: Path = Path("/"), machine: str | None = None) -> Probe:
     )
 
 
-def read_processor(cpuinfo: str) -> tuple[str, frozenset[str]]:
-    """Return model name and flags of the first processor."""
+def read_fields(path: Path) -> dict[str, str]:
+    """Return the first value of each field; of a processor's those of the first one."""
     fields: dict[str, str] = {}
-    for line in cpuinfo.splitlines():
+    for line in path.read_text().splitlines():
         key, _, value = line.partition(":")
         fields.setdefault(key.strip(), value.strip())
-    return fields.get("model name") or "x86-64", frozenset(fields.get("flags", "").split())
-
-
-def best_arch(flags: frozenset[str]) -> str:
-    """Return the name of the best instruction set whose flags are all there."""
-    return next(name for name, needed in ARCHS if needed <= flags)
+    return fields
 
 
 def read_memory(meminfo: Path) -> int | None:
-    """Return the machine's memory in bytes."""
-    try:
-        lines = meminfo.read_text().splitlines()
-    except OSError:
-        return None
-    totals = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal:")]
-    return totals[0] if totals else None
+    """Return the machine's memory in bytes, None where the system does not say."""
+    total = read_fields(meminfo).get("MemTotal") if meminfo.exists() else None
+    return int(total.split()[0]) * 1024 if total else None
 
 
 def _absent(reason: str) -> Probe:

@@ -20,12 +20,11 @@ WORDS = MAX_ARGS + 1
 """8-byte words of an instruction: the kernel's number, then its arguments."""
 INSTRUCTION_BYTES = WORDS * 8
 _PACKERS = [struct.Struct(f"<{1 + n}q").pack_into for n in range(MAX_ARGS + 1)]
-_DOUBLE, _LONG = struct.Struct("<d"), struct.Struct("<q")
 
 
 def as_bits(value: float) -> int:
     """Return the bits of a double, as instructions carry numbers that are not whole."""
-    return _LONG.unpack(_DOUBLE.pack(value))[0]
+    return struct.unpack("<q", struct.pack("<d", value))[0]
 
 
 Word = Tensor | int | None
@@ -51,12 +50,9 @@ class Stream:
         self._blanks: dict[torch.dtype, Tensor] = {}
 
     def emit(self, kernel: str, *args: Word) -> None:
-        """Run one instruction; while a step is captured, record it too.
+        """Run one instruction, ``args`` in the kernel's order; while a step is captured, record it.
 
-        Args:
-            kernel: Its name.
-            args: Words of the instruction, in the kernel's order. Tensors stay alive as long as a
-                recording does.
+        Tensors stay alive as long as the recording does.
 
         Raises:
             PluginError: There is no memory for its scratch.

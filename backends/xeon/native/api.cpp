@@ -46,15 +46,6 @@ auto or_nothing(Work work) noexcept -> decltype(work()) {
     }
 }
 
-void free_weight(Weight* weight) {
-    if (!weight) return;
-    const auto padded = static_cast<size_t>(weight->num_panels * kPanel) * sizeof(float);
-    free_pages(weight->data, static_cast<size_t>(weight->num_panels * weight->panel_bytes));
-    free_pages(weight->row_factor, padded);
-    free_pages(weight->bias, padded);
-    delete weight;
-}
-
 }  // namespace
 
 // Digest of the sources that this library was built from.
@@ -108,29 +99,16 @@ HS_API void hs_pages_free(void* memory, int64_t bytes) {
 // Returns null when no kernel takes this kind and group on this processor, or without memory.
 HS_API Weight* hs_weight_new(Engine* engine, int64_t kind, int64_t in_features,
                              int64_t out_features, int64_t group) {
-    const auto* kernel =
-        choose_weight_kernel(static_cast<WeightKind>(kind), group, engine->features);
-    if (!kernel) return nullptr;
-    auto* weight = new (std::nothrow) Weight{};
-    if (!weight) return nullptr;
-    weight->kind = static_cast<WeightKind>(kind);
-    weight->in_features = in_features;
-    weight->out_features = out_features;
-    weight->group = group;
-    weight->kernel = kernel;
-    weight->num_panels = (out_features + kPanel - 1) / kPanel;
-    weight->panel_bytes = kernel->layout->panel_bytes(in_features, group);
-    const auto rows = static_cast<size_t>(weight->num_panels * kPanel);
-    weight->data = static_cast<char*>(
-        allocate_pages(static_cast<size_t>(weight->num_panels * weight->panel_bytes)));
-    weight->row_factor = static_cast<float*>(allocate_pages(rows * sizeof(float)));
-    weight->bias = static_cast<float*>(allocate_pages(rows * sizeof(float)));
-    if (!weight->data || !weight->row_factor || !weight->bias) {
-        free_weight(weight);
-        return nullptr;
-    }
-    for (size_t i = 0; i < rows; ++i) weight->row_factor[i] = 1.0f;
-    return weight;
+    const auto of = static_cast<WeightKind>(kind);
+    const auto* chosen = or_nothing([=] { return engine->choices.of(of, group, *engine); });
+    return chosen ? new_weight(chosen->kernel, of, in_features, out_features, group) : nullptr;
+}
+
+// Names the kernel of such weights, and says why it is that one; null when none takes them.
+HS_API const char* hs_weight_choice(Engine* engine, int64_t kind, int64_t group) {
+    const auto of = static_cast<WeightKind>(kind);
+    const auto* chosen = or_nothing([=] { return engine->choices.of(of, group, *engine); });
+    return chosen ? chosen->reason.c_str() : nullptr;
 }
 
 HS_API void hs_weight_free(Weight* weight) { free_weight(weight); }

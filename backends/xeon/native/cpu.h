@@ -12,7 +12,8 @@ enum Feature : int64_t {
     kAvx512Bf16 = 8,
     kAmxInt8 = 16,     // And the system lets this process use the tiles.
     kAmxBf16 = 32,
-    kModel = 1 << 20,  // For tests: run the kernels of the other sets as scalar models.
+    kModel = 1 << 20,     // For tests: run the kernels of the other sets as scalar models.
+    kMeasured = 1 << 21,  // Take the kernel that is quickest here, not the first in the list.
 };
 
 // Returns the features by CPUID and XGETBV, as a sum of Feature bits.

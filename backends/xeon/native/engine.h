@@ -5,9 +5,9 @@
 #include <mutex>
 #include <vector>
 
+#include "measure.h"
 #include "program.h"
 #include "team.h"
-#include "weight.h"
 
 namespace headstock {
 
@@ -36,6 +36,7 @@ public:
     int num_threads() const { return team_.num_threads(); }
 
     const int64_t features;
+    KernelChoices choices;
 
 private:
     bool reserve(size_t shared_bytes);

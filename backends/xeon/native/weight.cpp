@@ -1,7 +1,10 @@
-// Choosing a kernel for a weight, and packing and reading rows whatever the kernel.
+// The kernels that may multiply a weight, and the memory of one.
 #include "weight.h"
 
+#include <new>
+
 #include "cpu.h"
+#include "memory.h"
 #include "weight_kernels.h"
 
 namespace headstock {
@@ -10,6 +13,7 @@ namespace {
 
 // A kernel, what it needs, and its model; of a kind the best first, as benchmarks/xeon_sets.py has
 // measured on processors with AMX: products of int8 are too short there, one group of 32 at a time.
+// It is taken where measure.cpp finds none that is clearly quicker on the machine at hand.
 struct Offer {
     WeightKind kind;
     int64_t group;
@@ -35,11 +39,45 @@ const Offer kOffers[] = {
 
 }  // namespace
 
-const WeightKernel* choose_weight_kernel(WeightKind kind, int64_t group, int64_t features) {
+std::vector<const WeightKernel*> allowed_kernels(WeightKind kind, int64_t group, int64_t features) {
+    std::vector<const WeightKernel*> allowed;
     for (const Offer& offer : kOffers)
         if (offer.kind == kind && offer.group == group && (features & offer.needs))
-            return features & kModel ? offer.model : offer.kernel;
-    return nullptr;
+            allowed.push_back(features & kModel ? offer.model : offer.kernel);
+    return allowed;
+}
+
+Weight* new_weight(const WeightKernel* kernel, WeightKind kind, int64_t in_features,
+                   int64_t out_features, int64_t group) {
+    auto* weight = new (std::nothrow) Weight{};
+    if (!weight) return nullptr;
+    weight->kind = kind;
+    weight->in_features = in_features;
+    weight->out_features = out_features;
+    weight->group = group;
+    weight->kernel = kernel;
+    weight->num_panels = (out_features + kPanel - 1) / kPanel;
+    weight->panel_bytes = kernel->layout->panel_bytes(in_features, group);
+    const auto rows = static_cast<size_t>(weight->num_panels * kPanel);
+    weight->data = static_cast<char*>(
+        allocate_pages(static_cast<size_t>(weight->num_panels * weight->panel_bytes)));
+    weight->row_factor = static_cast<float*>(allocate_pages(rows * sizeof(float)));
+    weight->bias = static_cast<float*>(allocate_pages(rows * sizeof(float)));
+    if (!weight->data || !weight->row_factor || !weight->bias) {
+        free_weight(weight);
+        return nullptr;
+    }
+    for (size_t i = 0; i < rows; ++i) weight->row_factor[i] = 1.0f;
+    return weight;
+}
+
+void free_weight(Weight* weight) {
+    if (!weight) return;
+    const auto padded = static_cast<size_t>(weight->num_panels * kPanel) * sizeof(float);
+    free_pages(weight->data, static_cast<size_t>(weight->num_panels * weight->panel_bytes));
+    free_pages(weight->row_factor, padded);
+    free_pages(weight->bias, padded);
+    delete weight;
 }
 
 }  // namespace headstock

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "program.h"
 
@@ -93,7 +94,13 @@ struct WeightKernel {
     void (*multiply)(const LinearArgs& args, const Block& block, const char* shared);
 };
 
-// Returns the best kernel for `kind` among those the features allow, or null.
-const WeightKernel* choose_weight_kernel(WeightKind kind, int64_t group, int64_t features);
+// Returns the kernels for `kind` that the features allow, the one that is expected to be best first.
+std::vector<const WeightKernel*> allowed_kernels(WeightKind kind, int64_t group, int64_t features);
+
+// Returns a weight of zeros, or null: there is no memory.
+Weight* new_weight(const WeightKernel* kernel, WeightKind kind, int64_t in_features,
+                   int64_t out_features, int64_t group);
+
+void free_weight(Weight* weight);
 
 }  // namespace headstock

@@ -9,11 +9,12 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from headstock.ops import latent
 from headstock.ops.attention import (
     BIDIRECTIONAL,
     BOTH_SIDES,
@@ -29,18 +30,12 @@ from headstock.ops.base import Sizes
 from headstock.ops.int8_pages import SCALE_BYTES
 from headstock.ops.latent import (
     CHOSEN_TOKENS,
-    LatentSpec,
-    latent_attention,
-    rotate_and_write_latent,
 )
 from headstock.ops.narrow_pages import NARROW
 from headstock.ops.offers import computes
+from headstock_xeon.device import XeonDevice
 from headstock_xeon.kernels.base import EIGHTS, FLOAT32, WHOLE_PAGES, Kernels, rows_of_step
 from headstock_xeon.stream import Word, address, as_bits, strided
-
-if TYPE_CHECKING:
-    from headstock.ops.latent import LatentProvider
-    from headstock_xeon.device import XeonDevice
 
 PAGE_SIZES = (16, 32, 64, 128)
 ACCEPTED = Sizes(only=frozenset(PAGE_SIZES))
@@ -55,17 +50,13 @@ In 8 bits the scales of the tokens, float32, follow the keys and follow the valu
 FEATURES = frozenset(
     {"sliding_window", "sinks", "soft_cap", BIDIRECTIONAL, BOTH_SIDES, CHUNKED}
 ).union(*NARROW_PAGES.values())
-MAX_GROUP = 64
+GROUPS = Sizes(at_most=64)
 """Query heads that may share a key/value head: they are one tile."""
 REQUIRES = replace(
     FLOAT32,
     page_dtypes=frozenset({"float32", "bfloat16", "float16", *NARROW_PAGES}),
     features=FEATURES,
-    sizes={
-        "head_dim": EIGHTS,
-        "page_size": ACCEPTED,
-        "heads_per_kv_head": Sizes(at_most=MAX_GROUP),
-    },
+    sizes={"head_dim": EIGHTS, "page_size": ACCEPTED, "heads_per_kv_head": GROUPS},
 )
 BY_BLOCKS = replace(WHOLE_PAGES, features=frozenset({CHOSEN_BLOCKS}), sizes=REQUIRES.sizes)
 LATENT_TAG = "pages-latent-tx-native"
@@ -212,11 +203,11 @@ class NativeAttention(PagedAttention):
         return k_SKD * k_scale_SK.unsqueeze(-1), v_SKD * v_scale_SK.unsqueeze(-1)
 
 
-@computes(latent_attention, ATTENDED)
+@computes(latent.latent_attention, ATTENDED)
 class NativeLatentAttention(PagedAttention):
     """Latent attention for one spec: queries absorb the keys' matrices, whatever the row."""
 
-    def __init__(self, spec: LatentSpec, device: XeonDevice) -> None:
+    def __init__(self, spec: latent.LatentSpec, device: XeonDevice) -> None:
         together = max(n for n in range(1, MOST_HEADS + 1) if spec.num_heads % n == 0)
         heads = (spec.num_heads, spec.num_heads // together, spec.latent_size)
         sizes = (spec.latent_size, spec.rotary_size)
@@ -270,7 +261,7 @@ class NativeLatentAttention(PagedAttention):
 class LatentKernels(Kernels):
     """What prepares a step's tokens for latent attention."""
 
-    @computes(rotate_and_write_latent, WRITTEN)
+    @computes(latent.rotate_and_write_latent, WRITTEN)
     def rotate_and_write_latent(
         self,
         q_THQ: Tensor,
@@ -280,7 +271,7 @@ class LatentKernels(Kernels):
         kv: Tensor,
         batch: StepBatch,
         *,
-        provider: LatentProvider,
+        provider: latent.LatentProvider,
         eps: float,
         is_interleaved: bool,
     ) -> Tensor:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torch import Tensor
+
+from headstock.ops.attention import StepBatch
 from headstock.ops.base import Requires, Sizes
-from headstock_xeon.stream import strided
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from headstock.ops.attention import StepBatch
-    from headstock_xeon.device import XeonDevice
-    from headstock_xeon.stream import Word
+from headstock_xeon.device import XeonDevice
+from headstock_xeon.stream import Word, strided
 
 FLOAT32 = Requires(dtypes=frozenset({"float32"}), capabilities=frozenset({"avx2"}))
 WHOLE_PAGES = replace(FLOAT32, page_dtypes=frozenset({"float32", "bfloat16", "float16"}))

@@ -5,18 +5,14 @@ Shapes as in :mod:`headstock.ops.drafts`: S slots, R rows, L tokens of a request
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from headstock.ops import drafts, steps
 from headstock.ops.offers import computes
+from headstock.ops.steps import Slots, StepInputs
 from headstock_xeon.kernels.base import INT32, Kernels
 from headstock_xeon.stream import rows_of, strided
-
-if TYPE_CHECKING:
-    from headstock.ops.steps import Slots, StepInputs
 
 
 class DraftKernels(Kernels):

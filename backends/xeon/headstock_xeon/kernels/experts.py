@@ -7,7 +7,6 @@ between an expert's matrices.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,12 +17,10 @@ from headstock.ops.linear import CanonicalWeight, LinearSpec
 from headstock.ops.moe import BIAS, UNGATED, ExpertsSpec, Matrix
 from headstock.ops.offers import computes
 from headstock.ops.routing import MAX_GROUP_BEST, SQRT_SOFTPLUS, Routing
+from headstock_xeon.device import XeonDevice
 from headstock_xeon.kernels.base import FLOAT32, Kernels
 from headstock_xeon.kernels.linear import PACKED, NativeLinear
 from headstock_xeon.stream import Word, as_bits, rows_of, strided
-
-if TYPE_CHECKING:
-    from headstock_xeon.device import XeonDevice
 
 PANEL = 16
 """Output features that are packed together: each expert's begin a panel of their own."""

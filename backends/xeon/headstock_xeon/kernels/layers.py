@@ -8,20 +8,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from headstock.ops import activation as activations
 from headstock.ops import embedding, norm, outputs, pooling, rotary
 from headstock.ops.activation_kinds import FEATURES, OF_BOTH, SILU, Activation
+from headstock.ops.attention import AttentionProvider, StepBatch
 from headstock.ops.offers import computes
 from headstock_xeon.kernels.attention import TAG, NativeAttention
 from headstock_xeon.kernels.base import EIGHTS, FLOAT32, Kernels
 from headstock_xeon.stream import address, as_bits, rows_of, strided
-
-if TYPE_CHECKING:
-    from headstock.ops.attention import AttentionProvider, StepBatch
 
 KINDS = ("last", "mean", "cls")
 """``PoolKind`` of ``encoder.h``."""

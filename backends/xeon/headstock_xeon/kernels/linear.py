@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import weakref
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -30,24 +29,22 @@ from headstock.ops.linear import (
     linear,
 )
 from headstock.ops.offers import computes
+from headstock_xeon.device import XeonDevice
 from headstock_xeon.kernels import base
 from headstock_xeon.kernels.base import EIGHTS, Kernels
 from headstock_xeon.stream import as_bits, rows_of, strided
 
-if TYPE_CHECKING:
-    from headstock_xeon.device import XeonDevice
-
 FLOAT32, BFLOAT16, INT8, INT4 = range(4)
 """``WeightKind`` of ``weight.h``."""
+KINDS = {DENSE: FLOAT32, INT8_GROUP: INT8, INT4_GROUP: INT4, MXFP4: INT8}
 PACKED = tuple(
     replace(base.FLOAT32, layouts=frozenset(of), sizes={"group_size": Sizes(multiple_of=unit)})
     for of, unit in (({DENSE, INT8_GROUP}, 16), ({INT4_GROUP, MXFP4}, 32))
 )
 """What weights there are kernels for: whole vectors of integers have one scale."""
-WITH_ROWS = frozenset({ROWS, SCALED_ROWS})
 
 
-@computes(linear, *(replace(packed, features=WITH_ROWS) for packed in PACKED))
+@computes(linear, *(replace(each, features=frozenset({ROWS, SCALED_ROWS})) for each in PACKED))
 class NativeLinear:
     """One packed weight.
 
@@ -72,8 +69,7 @@ class NativeLinear:
                 f"{size} input features do not divide into groups of {group}.",
                 remedy="Serve this layer dense, or at a tensor parallel size that keeps groups.",
             )
-        kinds = {DENSE: FLOAT32, INT8_GROUP: INT8, INT4_GROUP: INT4, MXFP4: INT8}
-        self._kind = kinds[spec.layout]
+        self._kind = KINDS[spec.layout]
         self._handle = 0 if spec.layout == DENSE else self._allocate(self._kind)
         self._row_scale = as_bits(spec.row_scale)
 
@@ -113,7 +109,8 @@ class NativeLinear:
     def _bias(self, count: int) -> Tensor:
         """Return the first entries of the weight's bias, as they lie there."""
         address = self._device.library.calls.hs_weight_bias(self.handle)
-        return _floats_at(address, count)
+        memory = (ctypes.c_float * count).from_address(address)
+        return torch.frombuffer(memory, dtype=torch.float32)
 
     def __call__(self, x_MI: Tensor) -> Tensor:
         """Return x·Wᵀ + bias. [M, O]"""
@@ -209,10 +206,3 @@ class LoraKernels(Kernels):
         sizes = (*x_TI.shape, *up_NOR.shape[1:], len(starts))
         self._stream.emit("lora", *given, *strided(out_TO), *sizes)
         return out_TO
-
-
-def _floats_at(address: int, count: int) -> Tensor:
-    """Return float32 memory of a live weight as a tensor."""
-    return torch.frombuffer(
-        (ctypes.c_float * count).from_address(address), dtype=torch.float32, count=count
-    )

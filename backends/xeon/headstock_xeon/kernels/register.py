@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from headstock.ops.base import OpRegistry
 from headstock.ops.offers import offer
+from headstock_xeon.device import XeonDevice
 from headstock_xeon.kernels.attention import LatentKernels, NativeAttention, NativeLatentAttention
 from headstock_xeon.kernels.compressed import CompressedKernels, NativeCompressedAttention
 from headstock_xeon.kernels.drafts import DraftKernels
@@ -17,10 +17,6 @@ from headstock_xeon.kernels.sparse import NativeBlockIndexer, NativeTokenIndexer
 from headstock_xeon.kernels.states import STATES
 from headstock_xeon.kernels.steps import StepKernels
 from headstock_xeon.kernels.streams import StreamKernels
-
-if TYPE_CHECKING:
-    from headstock.ops.base import OpRegistry
-    from headstock_xeon.device import XeonDevice
 
 PROVIDER = "xeon"
 FUNCTIONS = (

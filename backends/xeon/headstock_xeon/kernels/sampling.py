@@ -31,8 +31,8 @@ class SamplingKernels(Kernels):
         seeds_S: Tensor,
         indexes_S: Tensor,
     ) -> Tensor:
-        settings = (temperature_S, top_k_S, top_p_S, min_p_S, seeds_S, indexes_S)
-        settings = [setting.contiguous() for setting in settings]
+        asked = (temperature_S, top_k_S, top_p_S, min_p_S, seeds_S, indexes_S)
+        settings = [each.contiguous() for each in asked]
         ids_S = self._stream.empty(logits_SV.shape[:1], torch.int64)
         self._stream.emit("draw", *strided(logits_SV), *settings, ids_S, *logits_SV.shape)
         return ids_S
@@ -69,9 +69,8 @@ class SamplingKernels(Kernels):
     @computes(sampling.add_bias, FLOAT32)
     def add_bias(self, logits_SV: Tensor, ids_SB: Tensor, biases_SB: Tensor) -> Tensor:
         logits_SV = rows_of(logits_SV)
-        sizes = (ids_SB.shape[1], logits_SV.shape[0])
-        lists = (ids_SB.contiguous(), biases_SB.contiguous())
-        self._stream.emit("bias", *strided(logits_SV), *lists, *sizes)
+        lists = (ids_SB.contiguous(), biases_SB.contiguous(), ids_SB.shape[1])
+        self._stream.emit("bias", *strided(logits_SV), *lists, logits_SV.shape[0])
         return logits_SV
 
     @computes(steps.apply_masks, FLOAT32)

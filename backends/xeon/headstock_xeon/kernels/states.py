@@ -8,7 +8,6 @@ The references lay out the pages and read them; here is what a step computes. Sh
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -24,9 +23,6 @@ from headstock.ops.short_convolution import UNGATED, ConvolutionWeights, short_c
 from headstock.ops.short_convolution_reference import ReferenceShortConvolution
 from headstock_xeon.kernels.base import EIGHTS, FLOAT32, Native
 from headstock_xeon.stream import Word, as_bits, strided
-
-if TYPE_CHECKING:
-    pass
 
 DELTA = replace(
     FLOAT32, sizes={"key_size": EIGHTS, "value_size": EIGHTS}, features=frozenset({BY_CHANNEL})

@@ -5,20 +5,16 @@ Shapes as in :mod:`headstock.ops.steps`: S slots, T tokens, R rows, P pages, E s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from headstock.ops import steps
+from headstock.ops.attention import StepBatch
 from headstock.ops.offers import computes
+from headstock.ops.steps import Slots, StepInputs
 from headstock_xeon.kernels.base import FLOAT32, INT32, Kernels
 from headstock_xeon.kernels.drafts import outbox_of
 from headstock_xeon.stream import rows_of, strided
-
-if TYPE_CHECKING:
-    from headstock.ops.attention import StepBatch
-    from headstock.ops.steps import Slots, StepInputs
 
 
 class StepKernels(Kernels):
