@@ -55,7 +55,7 @@ def _compress_case(
     entry_step = make_step(rows, page_size, where, seed=1, **options)
     waiting_rows = [draw.normal(n, 2 * width, dtype=bench.dtype) for _, n in rows]
     bias_mF, norm_D = draw.normal(rate, width), draw.normal(size, dtype=bench.dtype)
-    table_LE = rotary_table(MAX_LENGTH, 16, where)
+    table_LE = rotary_table(max(length for _, length in rows), 16, where)
 
     def call(run: Callable[..., None]) -> tuple[Tensor, Tensor]:
         waiting = _waiting_pages(step, waiting_rows, page_size)
