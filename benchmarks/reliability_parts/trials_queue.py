@@ -124,7 +124,7 @@ def _all_wait(model: str) -> dict[str, Any]:
 
 
 def _most_are_refused(model: str) -> dict[str, Any]:
-    """Have more come than may wait; return what they are told, and how soon."""
+    """Send more requests than may wait; return their answers, and how soon these came."""
     with served(model, *TIGHT, *CROWD, "--max-queued-requests", str(ROOM)) as server:
         _paused(server)
 
@@ -143,7 +143,7 @@ def _most_are_refused(model: str) -> dict[str, Any]:
     return {
         "served": sum(answer.status == 200 for answer in answers),
         "refused": len(refused),
-        "told": sum(answer.retry_after is not None for answer in refused),
+        "with_retry_after": sum(answer.retry_after is not None for answer in refused),
         "p99_ms": 1000 * quantile([p.took_s for p in probes if p.status == 429], 0.99),
     }
 
@@ -158,11 +158,11 @@ def queue(model: str) -> Outcome:
         f" {api_kb:.1f} of the API process and {engine_kb:.1f} of the engine;"
         f" {all_wait['served']:,} are served, {all_wait['lost_pages']} pages are lost. Where {ROOM}"
         f" may wait: of {QUEUED:,} at once {few['served']:,} served, {few['refused']:,} refused,"
-        f" {few['told']:,} with Retry-After; p99 of a refusal {few['p99_ms']:.0f} ms",
+        f" {few['with_retry_after']:,} with Retry-After; p99 of a refusal {few['p99_ms']:.0f} ms",
         each_kb <= KB_EACH
         and all_wait["served"] == all_wait["waiting"] == QUEUED
         and all_wait["lost_pages"] == 0
-        and few["told"] == few["refused"] > 0
+        and few["with_retry_after"] == few["refused"] > 0
         and few["served"] + few["refused"] == QUEUED
         and few["p99_ms"] <= REFUSED_MS,
         {"all_wait": all_wait, "few": few},

@@ -122,7 +122,7 @@ class Replay:
         self.end_whole(self._take_back())
 
     def _take_back(self) -> list[Live]:
-        """Return what the engine had; nobody has it now."""
+        """Return what the engine had; no engine has it now."""
         there = [live for live in self._live.values() if live.is_sent]
         self._on_trial.clear()
         for live in there:

@@ -110,7 +110,7 @@ class Sleeping:
             BusyError: The engine did not answer.
         """
         if self.is_resting:
-            self.is_asleep = False  # or the new engine would be told to sleep
+            self.is_asleep = False  # or the new engine would be sent to sleep
             await self._rouse(timeout_s)
         else:
             await self._calls.wake(timeout_s)

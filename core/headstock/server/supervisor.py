@@ -1,7 +1,7 @@
 """Keeps an engine process alive: starts it, watches it, starts it again.
 
 To the front door a supervisor is a link like any other. When the process dies, the link says
-:class:`Crashed`; when it was told to end, :class:`Rested`; when another one is up,
+:class:`Crashed`; when it ended on request, :class:`Rested`; when another one is up,
 :class:`Started`. A new process gets a new socket, so that words of a dead one never reach a live
 request.
 """
@@ -260,7 +260,7 @@ class Supervisor:
             spoke.cancel()
 
     def _is_lingering(self) -> bool:
-        """Whether it was told to end, and had time to."""
+        """Whether it was asked to end, and had enough time for it."""
         now_s = asyncio.get_running_loop().time()
         return self._rest_s is not None and now_s > self._rest_s + _EXIT_GRACE_S
 
@@ -297,8 +297,8 @@ class Supervisor:
         """Return what to tell of a dead engine, and count its restart.
 
         ``is_config`` says that there will be no other: the engine said so, it never got ready, or
-        it died too often. One that was told to end, or that was to wake the server, leaves it
-        asleep.
+        it died too often. One that was asked to end, or that was to wake the server, leaves
+        the server asleep.
         """
         last = self._last_words
         if self._rest_s is not None:

@@ -392,7 +392,7 @@ class Crashed(Message, frozen=True, kw_only=True, tag=True):
 
 
 class Rested(Message, frozen=True, kw_only=True, tag=True):
-    """The engine's process is ended, as it was told; another starts when the server is woken.
+    """The engine's process has ended on request; another starts when the server is woken.
 
     Attributes:
         problem: Why one that was to start did not, so that the server sleeps on; "": nothing.
