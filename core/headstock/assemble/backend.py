@@ -57,8 +57,9 @@ def open_backend(loaded: Loaded[EngineSettings], *, rank: int = 0, size: int = 1
     device = chosen.open_device(index, threads, backend_options(wanted.backend_option))
     for patch in chosen.config_patches(loaded.values, device):
         loaded = loaded.with_patch(patch.path, patch.value, patch.reason)
-    load_all_ops()
     forced = forced_providers(wanted.op)
+    if forced:
+        load_all_ops()  # for names that are no op's
     resolver = Resolver(chosen.offer_ops(device), device, forced, chosen.failures)
     architectures = ModelRegistry.of_plugins(plugins)
     chosen.failures.extend(architectures.failures)

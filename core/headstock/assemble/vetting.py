@@ -8,14 +8,17 @@ what is started then. Plugins of this distribution are covered by its tests and 
 from __future__ import annotations
 
 import logging
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from headstock.config import EngineSettings, Loaded
 from headstock.config.environment import child_environment
 from headstock.errors import PluginError
-from headstock.plugins.doctor import Examined, Foreign, probe_each
+from headstock.plugins.installed import has_foreign_plugins
+
+if TYPE_CHECKING:
+    from headstock.plugins.doctor import Examined
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,10 @@ def leave_out_unfit(loaded: Loaded[S], limit_s: float = LIMIT_S) -> Loaded[S]:
     Raises:
         PluginError: One of them is the backend that was asked for.
     """
+    if not has_foreign_plugins():
+        return loaded
+    from headstock.plugins.doctor import Foreign, probe_each
+
     wanted = loaded.settings.device
     foreign = Foreign(wanted.backend)
     found = probe_each(

@@ -19,7 +19,7 @@ def split_blocks(rows: Array, num_bytes: int) -> Array:
 
 def halves(blocks_RBn: Array, begin: int) -> Array:
     """Read the float16 at byte ``begin`` of each block as float32. [R, B]"""
-    return blocks_RBn[..., begin : begin + 2].copy().view(np.float16)[..., 0].astype(np.float32)
+    return blocks_RBn[..., begin : begin + 2].view(np.float16)[..., 0].astype(np.float32)
 
 
 def repack_nibbles(low_high: Array) -> Array:
@@ -34,7 +34,14 @@ def repack_nibbles(low_high: Array) -> Array:
     Returns:
         The first n elements in n / 2 bytes, then the others. uint8. [..., n]
     """
-    words = np.ascontiguousarray(low_high).view("<u2")
-    first = (words & 0x000F) | ((words >> 4) & 0x00F0)
-    second = ((words >> 4) & 0x000F) | ((words >> 8) & 0x00F0)
-    return np.concatenate((first.astype(np.uint8), second.astype(np.uint8)), axis=-1)
+    words = low_high.view("<u2")
+    half = words.shape[-1]
+    packed = np.empty(low_high.shape, np.uint8)
+    part = words & 0x0F0F
+    part |= part >> 4  # the low byte of each word is what is wanted; storing it drops the other
+    packed[..., :half] = part
+    np.right_shift(words, 4, out=part)
+    part &= 0x0F0F
+    part |= part >> 4
+    packed[..., half:] = part
+    return packed

@@ -5,15 +5,17 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from typing import TextIO, cast
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from functools import cached_property
+from typing import TYPE_CHECKING, TextIO, cast
 
 from headstock.config import ServeSettings
 from headstock.observe.steady import SteadyStream
 from headstock.server.model_card import ModelCard
 from headstock.wire.messages import Loading, Started
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
 
 PHASES = {
     "pull": "fetching the model",
@@ -38,17 +40,24 @@ EXAMPLES = {
 
 
 class Banner:
-    """Phases with their progress, then a banner, on standard error; plain lines to a file."""
+    """Phases with their progress, then a banner, on standard error; plain lines to a file.
+
+    What writes them is imported with the first line: the engine is on its way by then.
+    """
 
     def __init__(self) -> None:
-        self._console = Console(
-            file=cast("TextIO", SteadyStream(sys.stderr)), highlight=False, soft_wrap=True
-        )
         self._phase = ""
         self._since = self._begin = time.monotonic()
         self._bar: Progress | None = None
-        self._task = None
+        self._task: TaskID | None = None
         self._is_up = False
+
+    @cached_property
+    def _console(self) -> Console:
+        from rich.console import Console
+
+        stream = cast("TextIO", SteadyStream(sys.stderr))
+        return Console(file=stream, highlight=False, soft_wrap=True)
 
     def pull(self) -> Callable[[int, int], None]:
         """Return what shows the progress of a download."""
@@ -68,6 +77,8 @@ class Banner:
         if not progress.total or not sys.stderr.isatty():
             return
         if self._bar is None:
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
             columns = (TextColumn("  {task.description}"), BarColumn(), TimeElapsedColumn())
             self._bar = Progress(*columns, console=self._console, transient=True)
             self._bar.start()

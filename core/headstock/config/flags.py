@@ -18,10 +18,22 @@ GIVEN = "given_settings"
 class _Give(argparse.Action):
     """Note the value of a setting, with the spelling of the flag that gave it."""
 
-    def __init__(self, *, path: str, value: Any = None, **keywords: Any) -> None:
+    def __init__(
+        self, *, path: str, value: Any = None, option: Option | None = None, **keywords: Any
+    ) -> None:
+        self._option = option
         super().__init__(**keywords)
         self._path = path
         self._value = value
+
+    @property
+    def help(self) -> str | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What ``--help`` says of it; made when it is asked for."""
+        return self._help if self._option is None else _help(self._option)
+
+    @help.setter
+    def help(self, text: str | None) -> None:
+        self._help = text
 
     def __call__(
         self,
@@ -129,7 +141,7 @@ def _add_flag(group: Any, option: Option) -> None:
         "path": option.path,
         "dest": option.path,
         "default": argparse.SUPPRESS,
-        "help": _help(option),
+        "option": option,
     }
     if option.kind == "bool":
         negative = f"--no-{option.name.replace('_', '-')}"

@@ -31,7 +31,7 @@ class Option:
         choices: With kind ``choice``.
         allowed: The values it takes, in words.
         has_flag: False for secrets, which a command line would show to every user of the machine.
-        help: The string under the field.
+        struct: The section's type.
     """
 
     section: str
@@ -42,7 +42,12 @@ class Option:
     choices: tuple[str, ...]
     allowed: str
     has_flag: bool
-    help: str
+    struct: type[Settings]
+
+    @property
+    def help(self) -> str:
+        """The string under the field. Reads the source, which most starts do not need."""
+        return _docstrings(self.struct).get(self.name, "")
 
     @property
     def path(self) -> str:
@@ -96,7 +101,6 @@ def options(settings: type[EngineSettings] = ServeSettings) -> tuple[Option, ...
 
 def _options(settings: type[EngineSettings]) -> Iterator[Option]:
     for section, struct in sections(settings):
-        helps = _docstrings(struct)
         described = types.type_info(struct)
         assert isinstance(described, types.StructType), f"section {section} is no struct"
         for field, hint in zip(described.fields, msgspec.structs.fields(struct), strict=True):
@@ -111,7 +115,7 @@ def _options(settings: type[EngineSettings]) -> Iterator[Option]:
                 choices=choices,
                 allowed=allowed,
                 has_flag=_has_flag(field.type),
-                help=helps.get(field.name, ""),
+                struct=struct,
             )
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import pluggy
 
+from headstock.plugins.installed import PROJECT
+
 if TYPE_CHECKING:
     from headstock.ops.base import OpRegistry
     from headstock.ops.communication import Group
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from headstock.structured.provider import GrammarRegistry
     from headstock.text.parsers.registry import FormatRegistry
 
-PROJECT = "headstock"
 HOOK_API = (2, 3)
 
 hookspec = pluggy.HookspecMarker(PROJECT)

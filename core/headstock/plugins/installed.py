@@ -6,7 +6,13 @@ import ast
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
+
+PROJECT = "headstock"
+"""The distribution that the core is in, and the plugins that its tests cover."""
+BACKENDS, PLUGINS = "headstock.backends", "headstock.plugins"
+"""Groups of entry points."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +67,10 @@ def parse_torch_version(source: str) -> TorchBuild | None:
 def is_installed(module: str) -> bool:
     """Say whether the top-level ``module`` could be imported, without importing it."""
     return importlib.util.find_spec(module) is not None
+
+
+def has_foreign_plugins() -> bool:
+    """Say whether another distribution than this one brings a plugin; loads none."""
+    groups = (metadata.entry_points(group=group) for group in (BACKENDS, PLUGINS))
+    dists = (entry_point.dist for group in groups for entry_point in group)
+    return any(dist is None or dist.name != PROJECT for dist in dists)

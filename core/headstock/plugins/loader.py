@@ -18,10 +18,9 @@ import pluggy
 from headstock.plugins import hooks
 from headstock.plugins.guard import Failure, guarded
 from headstock.plugins.hooks import HOOK_API, PROJECT
+from headstock.plugins.installed import BACKENDS, PLUGINS
 from headstock.plugins.probe import Probe, Status
 
-BACKENDS = "headstock.backends"
-PLUGINS = "headstock.plugins"
 REFERENCE = "reference"
 REFERENCE_MODULE = "headstock.plugins.reference"
 OLDEST_MAJOR = 2
