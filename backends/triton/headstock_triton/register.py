@@ -23,6 +23,15 @@ from headstock.ops.attention import (
 )
 from headstock.ops.base import Requires, Sizes
 from headstock.ops.block_indexer import index_blocks
+from headstock.ops.compressed import (
+    CHOSEN_ENTRIES,
+    ENTRIES,
+    CompressedSpec,
+    choose_entries,
+    compress_tokens,
+    compressed_attention,
+    rotate_last,
+)
 from headstock.ops.drafts import (
     append_outputs,
     count_drafts,
@@ -45,6 +54,13 @@ from headstock.ops.gates import (
     gate_heads,
     gated_group_norm,
     gated_norm,
+)
+from headstock.ops.grouped_linear import multiply_groups
+from headstock.ops.hyper_connections import (
+    collapse_streams,
+    expand_streams,
+    merge_streams,
+    spread_streams,
 )
 from headstock.ops.indexer import index_tokens
 from headstock.ops.latent import (
@@ -87,9 +103,11 @@ from headstock.ops.rotary import (
     rotate_queries,
 )
 from headstock.ops.routing import (
+    SQRT_SOFTPLUS,
     add_identities,
     add_shared,
     drop_identities,
+    route_by_token,
     route_experts,
     weigh_experts,
 )
@@ -124,11 +142,14 @@ from headstock.ops.streams import (
     predict_streams,
 )
 from headstock.ops.wide_norm import norm_queries_and_keys, sum_squares
+from headstock_triton import grouped_linear
 from headstock_triton.activation import Activations
 from headstock_triton.attention import narrow
 from headstock_triton.attention.chosen import BlockAttention
 from headstock_triton.attention.pages import TAG
 from headstock_triton.attention.provider import PAGE_SIZES, PagedAttention
+from headstock_triton.compressed.entries import Entries
+from headstock_triton.compressed.provider import EntryAttention
 from headstock_triton.dense import build_dense
 from headstock_triton.drafts import Drafts
 from headstock_triton.encoder import Encoders
@@ -137,6 +158,7 @@ from headstock_triton.fp8 import GROUP, OUT_UNIT, Fp8Gate, build_fp8
 from headstock_triton.fp8_blocks import build_block_fp8
 from headstock_triton.fp8_formats import FORMATS
 from headstock_triton.gates import Gates
+from headstock_triton.hyper_connections import MAX_STREAMS, HyperConnections
 from headstock_triton.identities import Identities
 from headstock_triton.ints import GROUP_UNIT, build_int
 from headstock_triton.latent.provider import LatentRotations, PagedLatentAttention
@@ -175,7 +197,9 @@ def register_ops(registry: OpRegistry, device: OpDevice) -> None:
     register_layers(registry, target)
     register_latent(registry, target)
     register_sparse(registry)
+    register_compressed(registry, target)
     register_streams(registry, target)
+    register_hyper_connections(registry, target)
     register_delta(registry, target)
     register_encoder(registry, target)
     register_linear(registry, target)
@@ -282,7 +306,9 @@ def register_latent(registry: OpRegistry, target: Target) -> None:
     """Offer latent attention, and routing by scores."""
     offer, scores = partial(registry.add, provider=PROVIDER), Scores(target)
     floats = Requires(dtypes=FLOATS)
-    offer(route_experts, run=scores.route_experts, requires=floats)
+    scored = replace(floats, features=frozenset({SQRT_SOFTPLUS}))
+    offer(route_experts, run=scores.route_experts, requires=scored)
+    offer(route_by_token, run=scores.route_by_token, requires=scored)
     offer(add_shared, run=scores.add_shared, requires=floats)
     if target.has_small_warps:  # a latent does not fit into their registers
         return
@@ -330,6 +356,23 @@ def register_sparse(registry: OpRegistry) -> None:
     registry.add(index_blocks, PROVIDER, BlockIndexer, requires=requires)
 
 
+def register_compressed(registry: OpRegistry, target: Target) -> None:
+    """Offer attention to a window and to entries, and what makes and chooses these."""
+    offer, entries = partial(registry.add, provider=PROVIDER), Entries(target)
+    floats = Requires(dtypes=FLOATS, page_dtypes=FLOATS)
+    offer(rotate_last, run=entries.rotate_last, requires=floats)
+    offer(compress_tokens, run=entries.compress_tokens, requires=floats)
+    few, some = Sizes(at_most=64), Sizes(at_most=4096)
+    sizes = {"num_heads": few, "head_dim": Sizes(at_most=256), "num_chosen": some}
+    offer(choose_entries, run=entries.choose_entries, requires=replace(floats, sizes=sizes))
+    # Sums of wider vectors do not fit into the registers of small warps.
+    widest = Sizes(at_most=256 if target.has_small_warps else 512)
+    attended = replace(
+        floats, sizes={"head_dim": widest}, features=frozenset({ENTRIES, CHOSEN_ENTRIES})
+    )
+    offer(compressed_attention, run=build_entry_attention, requires=attended)
+
+
 def register_streams(registry: OpRegistry, target: Target) -> None:
     """Offer streams of hidden states, and what small tables and identities leave out."""
     streams, identities = Streams(target), Identities(target)
@@ -344,6 +387,17 @@ def register_streams(registry: OpRegistry, target: Target) -> None:
     offer(known_ids, run=identities.known_ids)
     offer(drop_identities, run=identities.drop_identities)
     offer(add_identities, run=identities.add_identities)
+
+
+def register_hyper_connections(registry: OpRegistry, target: Target) -> None:
+    """Offer residual streams that are mixed by weights made of them."""
+    few = {"num_streams": Sizes(at_most=MAX_STREAMS)}
+    connections = HyperConnections(target)
+    offer = partial(registry.add, provider=PROVIDER, requires=Requires(dtypes=FLOATS, sizes=few))
+    offer(spread_streams, run=connections.spread_streams)
+    offer(collapse_streams, run=connections.collapse_streams)
+    offer(expand_streams, run=connections.expand_streams)
+    offer(merge_streams, run=connections.merge_streams)
 
 
 def register_lora(registry: OpRegistry, target: Target) -> None:
@@ -381,6 +435,8 @@ def register_linear(registry: OpRegistry, target: Target) -> None:
             capabilities=frozenset({"sm_90"}),
         ),
     )
+    floats = Requires(dtypes=FLOATS)
+    registry.add(multiply_groups, PROVIDER, grouped_linear.multiply_groups, requires=floats)
     if target.kind != "hip":
         return
     for kind in FORMATS:
@@ -470,6 +526,11 @@ def build_attention(spec: AttentionSpec, device: OpDevice) -> PagedAttention:
 def build_block_attention(spec: AttentionSpec, device: OpDevice) -> BlockAttention:
     """Build the provider of attention to chosen blocks for ``spec``."""
     return BlockAttention(spec, device)
+
+
+def build_entry_attention(spec: CompressedSpec, device: OpDevice) -> EntryAttention:
+    """Build the provider for ``spec``."""
+    return EntryAttention(spec, device)
 
 
 def build_latent_attention(spec: LatentSpec, device: OpDevice) -> PagedLatentAttention:

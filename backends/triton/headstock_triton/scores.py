@@ -14,12 +14,25 @@ import triton.language as tl
 from torch import Tensor
 
 from headstock.ops.moe import NO_EXPERT
-from headstock.ops.routing import MAX_GROUP_BEST, Routing
+from headstock.ops.routing import MAX_GROUP_BEST, SQRT_SOFTPLUS, Routing
 from headstock_triton.overlap import begin
 from headstock_triton.target import Target, cdiv, next_power_of_2
 
 BLOCK_D = 1024
 """Features that a program adds."""
+SCORES = {"softmax": 0, "sigmoid": 1, SQRT_SOFTPLUS: 2}
+"""What logits are made into, as kernels have it."""
+
+
+@triton.jit
+def scores_of(logit, highest, whole, SCORES: tl.constexpr):
+    """Return the scores of logits; of softmax by their row's highest, and its sum of powers."""
+    if SCORES == 1:
+        return 1.0 / (1.0 + tl.exp(-logit))
+    if SCORES == 2:
+        soft = tl.where(logit > 20.0, logit, tl.log(1.0 + tl.exp(tl.minimum(logit, 20.0))))
+        return tl.sqrt(soft)
+    return tl.exp(logit - highest) / whole
 
 
 @triton.jit
@@ -36,7 +49,7 @@ def route_experts_kernel(
     KEPT: tl.constexpr,
     BEST: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-    IS_SIGMOID: tl.constexpr,
+    SCORES: tl.constexpr,
     IS_NORMALIZED: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_S: tl.constexpr,
@@ -56,12 +69,9 @@ def route_experts_kernel(
     logit_GS = logit_GS.to(tl.float32)
     has_nan = tl.sum(tl.sum((logit_GS != logit_GS).to(tl.int32), axis=1), axis=0) > 0
     logit_GS = tl.where(logit_GS != logit_GS, 0.0, logit_GS)
-    if IS_SIGMOID:
-        score_GS = 1.0 / (1.0 + tl.exp(-logit_GS))
-    else:
-        largest = tl.max(tl.max(logit_GS, axis=1), axis=0)
-        share_GS = tl.exp(logit_GS - largest)
-        score_GS = share_GS / tl.sum(tl.sum(share_GS, axis=1), axis=0)
+    highest = tl.max(tl.max(logit_GS, axis=1), axis=0)
+    whole = tl.sum(tl.sum(tl.exp(logit_GS - highest), axis=1), axis=0)
+    score_GS = scores_of(logit_GS, highest, whole, SCORES)
     biased_GS = score_GS
     if HAS_BIAS:
         biased_GS += tl.load(bias + expert_GS, mask=inside_GS, other=0.0)
@@ -90,6 +100,45 @@ def route_experts_kernel(
         weight_k = tl.where(k == place, score, weight_k)
         chosen_k = tl.where(k == place, at, chosen_k)
         biased_GS = tl.where(is_it_GS, lowest, biased_GS)
+    if IS_NORMALIZED:
+        weight_k = weight_k / (tl.sum(weight_k, axis=0) + 1e-20)
+    at_k = row * K + k
+    tl.store(weights + at_k, tl.where(has_nan, 0.0, weight_k * factor), mask=k < K)
+    tl.store(experts + at_k, tl.where(has_nan, NONE, chosen_k), mask=k < K)
+
+
+@triton.jit
+def route_by_token_kernel(
+    logits,
+    ids,
+    table,
+    weights,
+    experts,
+    stride,
+    factor,
+    E,
+    K: tl.constexpr,
+    SCORES: tl.constexpr,
+    IS_NORMALIZED: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    NONE: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """Weigh the experts that the table has for the id of token ``program_id(0)``."""
+    begin(PDL)
+    row = tl.program_id(0).to(tl.int64)
+    expert_E = tl.arange(0, BLOCK_E)
+    k = tl.arange(0, BLOCK_K)
+    logits += row * stride
+    logit_E = tl.load(logits + expert_E, mask=expert_E < E, other=float("-inf")).to(tl.float32)
+    has_nan = tl.sum((logit_E != logit_E).to(tl.int32), axis=0) > 0
+    logit_E = tl.where(logit_E != logit_E, 0.0, logit_E)
+    highest = tl.max(logit_E, axis=0)
+    whole = tl.sum(tl.exp(logit_E - highest), axis=0)
+    chosen_k = tl.load(table + tl.load(ids + row) * K + k, mask=k < K, other=0)
+    logit_k = tl.load(logits + chosen_k, mask=k < K, other=0.0).to(tl.float32)
+    weight_k = tl.where(k < K, scores_of(logit_k, highest, whole, SCORES), 0.0)
     if IS_NORMALIZED:
         weight_k = weight_k / (tl.sum(weight_k, axis=0) + 1e-20)
     at_k = row * K + k
@@ -155,11 +204,41 @@ class Scores:
                 KEPT=routing.groups_kept,
                 BEST=routing.group_best,
                 HAS_BIAS=bias_E is not None,
-                IS_SIGMOID=routing.scores == "sigmoid",
+                SCORES=SCORES[routing.scores],
                 IS_NORMALIZED=routing.is_normalized,
                 BLOCK_G=next_power_of_2(routing.num_groups),
                 BLOCK_S=next_power_of_2(size),
                 BLOCK_K=next_power_of_2(routing.k),
+                NONE=NO_EXPERT,
+                **self._target.launch(1),
+            )
+        return weights_Tk, experts_Tk
+
+    def route_by_token(
+        self, logits_TE: Tensor, ids_T: Tensor, experts_Vk: Tensor, *, routing: Routing
+    ) -> tuple[Tensor, Tensor]:
+        """See :func:`headstock.ops.routing.route_by_token`."""
+        if logits_TE.stride(1) != 1:
+            logits_TE = logits_TE.contiguous()
+        (num_tokens, num_experts), k = logits_TE.shape, experts_Vk.shape[1]
+        where = logits_TE.device
+        weights_Tk = torch.empty((num_tokens, k), dtype=torch.float32, device=where)
+        experts_Tk = torch.empty((num_tokens, k), dtype=torch.int32, device=where)
+        if num_tokens:
+            route_by_token_kernel[(num_tokens,)](
+                logits_TE,
+                ids_T.contiguous(),
+                experts_Vk.contiguous(),
+                weights_Tk,
+                experts_Tk,
+                logits_TE.stride(0),
+                routing.factor,
+                num_experts,
+                K=k,
+                SCORES=SCORES[routing.scores],
+                IS_NORMALIZED=routing.is_normalized,
+                BLOCK_E=next_power_of_2(num_experts),
+                BLOCK_K=next_power_of_2(k),
                 NONE=NO_EXPERT,
                 **self._target.launch(1),
             )

@@ -59,6 +59,7 @@ def choose_kernel(
     WIDTH,
     HEADS: tl.constexpr,
     SIZE: tl.constexpr,
+    IS_WHOLE: tl.constexpr,
     K: tl.constexpr,
     NONE: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -81,6 +82,7 @@ def choose_kernel(
         WIDTH: K, or less where no query of the step sees so many blocks.
         HEADS: Each chooses for itself.
         SIZE: Tokens of a block.
+        IS_WHOLE: Whether blocks are seen from their last token on, else from their first.
         K: Blocks to choose.
         NONE: What is written where there are fewer.
         BLOCK_K: K or more, a power of two.
@@ -97,7 +99,7 @@ def choose_kernel(
         tl.store(chosen + k, tl.full((BLOCK_K,), NONE, tl.int32), mask=k < WIDTH)
         return
     seen = seen_by(token, tl.load(rows + token), query_starts, kv_lengths).to(tl.int32)
-    blocks = (seen + SIZE - 1) // SIZE
+    blocks = seen // SIZE if IS_WHOLE else (seen + SIZE - 1) // SIZE
     if blocks <= K:
         tl.store(chosen + k, tl.where(k < blocks, k, NONE), mask=k < WIDTH)
         return

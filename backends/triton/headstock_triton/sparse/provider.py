@@ -40,6 +40,11 @@ LOOKED_AT = 2048
 """Scores that a program compares together."""
 
 
+def programs_of(target: Target, num_tokens: int, tiles: int) -> int:
+    """Return how many programs share the tiles of each of ``num_tokens`` queries."""
+    return max(1, min(tiles, cdiv(target.num_sms * PROGRAMS_PER_SM, num_tokens)))
+
+
 class PagedIndexer:
     """What both indexers share.
 
@@ -110,11 +115,6 @@ class PagedIndexer:
         """Return for how many queries of ``lines`` scores each to choose together."""
         return max(1, SCORES_AT_ONCE // (lines * blocks))
 
-    def _programs(self, num_tokens: int, tiles: int) -> int:
-        """Return how many programs share the tiles of each of ``num_tokens`` queries."""
-        wanted = cdiv(self._target.num_sms * PROGRAMS_PER_SM, num_tokens)
-        return max(1, min(tiles, wanted))
-
     def _sizes(self) -> dict[str, int]:
         spec = self._shape
         return {
@@ -141,6 +141,7 @@ class PagedIndexer:
             chosen.shape[-1],
             HEADS=heads,
             SIZE=self._size,
+            IS_WHOLE=False,
             K=self._shape.num_chosen,
             NONE=NO_TOKEN,
             BLOCK_K=next_power_of_2(chosen.shape[-1]),
@@ -193,7 +194,7 @@ class TokenIndexer(PagedIndexer):
         begin: int,
         count: int,
     ) -> None:
-        programs = self._programs(count, cdiv(scores.shape[1], TOKENS))
+        programs = programs_of(self._target, count, cdiv(scores.shape[1], TOKENS))
         score_tokens_kernel[(count, programs)](
             turned,
             weights,
@@ -208,6 +209,7 @@ class TokenIndexer(PagedIndexer):
             weights.stride(0),
             batch.page_table_RP.stride(0),
             scores.stride(0),
+            RATE=1,
             BLOCK_N=TOKENS,
             **self._sizes(),
             **self._target.launch(4),
@@ -247,7 +249,7 @@ class BlockIndexer(PagedIndexer):
         sizes: dict[str, Any] = self._sizes()
         block = next_power_of_2(spec.block_size)
         tile = max(1, TOKENS // block)
-        programs = self._programs(count, cdiv(scores.shape[2], tile))
+        programs = programs_of(self._target, count, cdiv(scores.shape[2], tile))
         score_blocks_kernel[(count, programs)](
             turned,
             kv,

@@ -89,10 +89,23 @@ def query_of_item(ITEMS, rows, query_starts, kv_lengths, counts):
 
 
 @triton.jit
-def products(q_HD, kv, pages, token_N, inside_N, d, D: tl.constexpr, PAGE: tl.constexpr):
-    """Return the products of queries with the keys of tokens. [H, N]"""
-    page_N = tl.load(pages + token_N // PAGE, mask=inside_N, other=0).to(tl.int64)
-    line_N = page_N * PAGE + token_N % PAGE
+def entry_lines(pages, entry_N, inside_N, PAGE: tl.constexpr, RATE: tl.constexpr):
+    """Return where the entries of RATE tokens each lie: in the pages of the last of these.
+
+    Where RATE is 1 they are tokens.
+    """
+    each: tl.constexpr = PAGE // RATE if PAGE >= RATE else 1
+    apart: tl.constexpr = 1 if PAGE >= RATE else RATE // PAGE
+    page_N = tl.load(pages + (entry_N // each + 1) * apart - 1, mask=inside_N, other=0)
+    return page_N.to(tl.int64) * each + entry_N % each
+
+
+@triton.jit
+def products(
+    q_HD, kv, pages, entry_N, inside_N, d, D: tl.constexpr, PAGE: tl.constexpr, RATE: tl.constexpr
+):  # fmt: skip
+    """Return the products of queries with the keys of entries. [H, N]"""
+    line_N = entry_lines(pages, entry_N, inside_N, PAGE, RATE)
     inside_ND = inside_N[:, None] & (d < D)[None, :]
     k_ND = tl.load(kv + line_N[:, None] * D + d[None, :], mask=inside_ND, other=0.0)
     return tl.dot(q_HD, tl.trans(k_ND.to(q_HD.dtype)), input_precision="ieee")
@@ -117,14 +130,15 @@ def score_tokens_kernel(
     D: tl.constexpr,
     K: tl.constexpr,
     PAGE: tl.constexpr,
+    RATE: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Score every so many tiles of the tokens that query ``program_id(0)`` sees.
+    """Score every so many tiles of the entries of RATE tokens that query ``program_id(0)`` sees.
 
-    Queries that see no more than K tokens choose them all: they need no scores.
+    Queries that see no more than K entries choose them all: they need no scores.
     """
     begin(PDL)
     line = tl.program_id(0).to(tl.int64)
@@ -132,7 +146,7 @@ def score_tokens_kernel(
     if token >= tl.load(counts + 1):
         return
     row = tl.load(rows + token).to(tl.int64)
-    seen = seen_by(token, row, query_starts, kv_lengths).to(tl.int32)
+    seen = seen_by(token, row, query_starts, kv_lengths).to(tl.int32) // RATE
     if seen <= K:
         return
     h = tl.arange(0, BLOCK_H)
@@ -146,12 +160,12 @@ def score_tokens_kernel(
     pages = page_table + row * page_stride
     step = tl.num_programs(1) * BLOCK_N
     for start in range(tl.program_id(1) * BLOCK_N, seen, step):
-        token_N = start + n
-        score_HN = products(q_HD, kv, pages, token_N, token_N < seen, d, D, PAGE)
+        entry_N = start + n
+        score_HN = products(q_HD, kv, pages, entry_N, entry_N < seen, d, D, PAGE, RATE)
         score_N = tl.sum(tl.maximum(score_HN, 0.0) * weight_H[:, None], axis=0)
         # Of zeros, too, the choice is by position: none of them has a sign.
         score_N = tl.where(score_N == 0.0, 0.0, score_N)
-        tl.store(scores + line * score_stride + token_N, score_N, mask=token_N < seen)
+        tl.store(scores + line * score_stride + entry_N, score_N, mask=entry_N < seen)
 
 
 @triton.jit
@@ -207,7 +221,7 @@ def score_blocks_kernel(
     for first in range(tl.program_id(1) * BLOCKS, blocks, step):
         token_N = (first + n // BLOCK_S) * SIZE + within_N
         inside_N = (within_N < SIZE) & (token_N < seen)
-        score_HN = products(q_HD, kv, pages, token_N, inside_N, d, D, PAGE)
+        score_HN = products(q_HD, kv, pages, token_N, inside_N, d, D, PAGE, 1)
         score_HN = tl.where(inside_N[None, :], score_HN, float("-inf"))
         best_HB = tl.max(tl.reshape(score_HN, [BLOCK_H, BLOCKS, BLOCK_S]), axis=2)
         best_HB = tl.where(best_HB == 0.0, 0.0, best_HB)
