@@ -33,8 +33,8 @@ SHORT = 16
 """Tokens of a row, at most, for which a chunk of 64 is not worth its work."""
 LONG_ROWS = 16
 """Rows of several tokens that programs are launched for, at most: others wait for one of these."""
-FULL_HEAD = 128
-"""Features of keys and values that chunks of a prompt are computed at once from, on a card."""
+SMALL_HEAD = 64
+"""Features of keys and values under which preparing a chunk needs more warps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,16 +58,18 @@ def prompt_tuning_of(spec: LinearAttentionSpec, target: Target) -> PromptTuning 
     """Return how chunks of a prompt are computed at once; None: they go one after another.
 
     Products with states are made in the model's dtype then. float16 has too few digits for that,
-    float32 too large blocks. Heads of fewer features than FULL_HEAD would be tiles that a warp
-    multiplies by itself; on an H200 these came out wrong in bfloat16, and no model has them.
+    float32 too large blocks. With small heads, four warps have too few registers to prepare a chunk
+    of 64 tokens, and what ptxas of CUDA 13.0 made of the spilled code was wrong for sm_90: rows
+    after the first 16 differed from run to run, while its unoptimised code was right.
     """
     if spec.decays_by_channel:
         return None
     if target.kind == "cpu":
         return PromptTuning(columns=32)
-    has_full_heads = min(spec.key_size, spec.value_size) >= FULL_HEAD
-    is_made_for = target.has_large_blocks and spec.dtype == torch.bfloat16
-    return PromptTuning() if is_made_for and has_full_heads else None
+    if not target.has_large_blocks or spec.dtype != torch.bfloat16:
+        return None
+    has_small_heads = min(spec.key_size, spec.value_size) < SMALL_HEAD
+    return PromptTuning(prepare_warps=8) if has_small_heads else PromptTuning()
 
 
 class TritonLinearAttention:

@@ -129,12 +129,12 @@ def test_few_tokens_of_a_row_are_no_chunk_of_many() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key_size", "value_size", "is_whole"),
-    [(128, 128, True), (16, 32, False), (128, 64, False), (64, 128, False)],
+    ("key_size", "value_size", "warps"),
+    [(128, 128, 4), (64, 64, 4), (16, 32, 8), (32, 16, 8), (128, 32, 8)],
 )
-def test_small_heads_on_a_card_go_chunk_by_chunk(
-    key_size: int, value_size: int, is_whole: bool
-) -> None:
+def test_small_heads_are_prepared_by_more_warps(key_size: int, value_size: int, warps: int) -> None:
+    """With four, ptxas spills and the code for sm_90 is wrong: seen on a card."""
     spec = replace(plain_linear_spec(torch.bfloat16), key_size=key_size, value_size=value_size)
-    card = Target(kind="cuda", arch=90, num_sms=132)
-    assert (prompt_tuning_of(spec, card) is not None) == is_whole
+    tuning = prompt_tuning_of(spec, Target(kind="cuda", arch=90, num_sms=132))
+    assert tuning is not None
+    assert tuning.prepare_warps == warps
