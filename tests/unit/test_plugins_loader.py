@@ -56,7 +56,8 @@ class FakeEntryPoint:
 
 def install(monkeypatch: pytest.MonkeyPatch, *entry_points: FakeEntryPoint) -> None:
     groups = {loader.BACKENDS: list(entry_points)}
-    monkeypatch.setattr(metadata, "entry_points", lambda group: groups.get(group, []))
+    found = SimpleNamespace(select=lambda group: groups.get(group, []))
+    monkeypatch.setattr(metadata, "entry_points", lambda: found)
 
 
 def test_a_good_backend_is_loaded() -> None:

@@ -69,8 +69,40 @@ def is_installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """An entry point, and who brings it.
+
+    Attributes:
+        group: Of the entry point.
+        point: The entry point.
+        dist: Name of its distribution, or "unknown".
+        version: Of the distribution.
+    """
+
+    group: str
+    point: metadata.EntryPoint
+    dist: str
+    version: str
+
+
+def installed_points(*groups: str) -> list[Brought]:
+    """Return the installed entry points of ``groups``, group by group; imports none of them.
+
+    All distributions are looked through once, and the metadata of each that has any is read once.
+    """
+    known: dict[int, tuple[str, str]] = {}
+    found = metadata.entry_points()
+    brought: list[Brought] = []
+    for group in groups:
+        for point in found.select(group=group):
+            dist = point.dist
+            if id(dist) not in known:
+                known[id(dist)] = (dist.name, dist.version) if dist else ("unknown", "0")
+            brought.append(Brought(group, point, *known[id(dist)]))
+    return brought
+
+
 def has_foreign_plugins() -> bool:
     """Say whether another distribution than this one brings a plugin; loads none."""
-    groups = (metadata.entry_points(group=group) for group in (BACKENDS, PLUGINS))
-    dists = (entry_point.dist for group in groups for entry_point in group)
-    return any(dist is None or dist.name != PROJECT for dist in dists)
+    return any(each.dist != PROJECT for each in installed_points(BACKENDS, PLUGINS))

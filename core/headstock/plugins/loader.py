@@ -18,7 +18,7 @@ import pluggy
 from headstock.plugins import hooks
 from headstock.plugins.guard import Failure, guarded
 from headstock.plugins.hooks import HOOK_API, PROJECT
-from headstock.plugins.installed import BACKENDS, PLUGINS
+from headstock.plugins.installed import BACKENDS, PLUGINS, installed_points
 from headstock.plugins.probe import Probe, Status
 
 REFERENCE = "reference"
@@ -191,7 +191,7 @@ def discover(
     """
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hooks)
-    found = [*_built_in(extra or {}), *_installed(BACKENDS), *_installed(PLUGINS)]
+    found = [*_built_in(extra or {}), *_installed()]
     conflicts = _conflicts(found, disabled)
     records: list[PluginRecord] = []
     for plugin in sorted(found, key=lambda p: (p.group, p.name, p.dist)):
@@ -218,11 +218,9 @@ def _built_in(extra: Mapping[str, object]) -> list[_Found]:
     return [built_in, *(_Found(n, BACKENDS, "extra", "0", plugin=p) for n, p in extra.items())]
 
 
-def _installed(group: str) -> Iterable[_Found]:
-    for entry_point in metadata.entry_points(group=group):
-        dist = entry_point.dist
-        name, version = (dist.name, dist.version) if dist else ("unknown", "0")
-        yield _Found(entry_point.name, group, name, version, entry_point)
+def _installed() -> Iterable[_Found]:
+    for each in installed_points(BACKENDS, PLUGINS):
+        yield _Found(each.point.name, each.group, each.dist, each.version, each.point)
 
 
 def _is_disabled(plugin: _Found, disabled: Collection[str]) -> bool:
