@@ -83,9 +83,7 @@ def expand(
     Raises:
         RequestError: Naming the field, its value and the limit.
     """
-    prompt_ids = _kept(request, prompt_ids, has_media=bool(media))
-    if card.last_id is not None and prompt_ids[-1:] != [card.last_id]:
-        prompt_ids = [*prompt_ids, card.last_id]
+    prompt_ids = _ending(_kept(request, prompt_ids, has_media=bool(media)), card.last_id)
     params = _params(request, card)
     grammar = _grammar(request, prompt_ids, card, tokenizer)
     _check_ids(request, prompt_ids, card.vocab_size)
@@ -119,6 +117,13 @@ def expand(
         )
         for lane in _lanes(params, limit)
     ]
+
+
+def _ending(prompt_ids: list[int], last_id: int | None) -> list[int]:
+    """Return the tokens of a prompt that ends in ``last_id``, if the model wants that."""
+    if last_id is None or prompt_ids[-1:] == [last_id]:
+        return prompt_ids
+    return [*prompt_ids, last_id]
 
 
 def _stop_ids(params: SamplingParams, card: ModelCard) -> list[int]:

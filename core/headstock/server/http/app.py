@@ -254,6 +254,7 @@ def _include_routes(app: FastAPI, serving: Serving) -> None:
     app.include_router(routes_control.make_router(serving))
     app.include_router(routes_control.make_pauses(serving))
     app.include_router(routes_upkeep.make_router(serving))
+    app.include_router(routes_upkeep.make_profiles(serving))
     app.include_router(routes_sleep.make_router(serving))
     app.include_router(routes_info.make_router(serving))
 
