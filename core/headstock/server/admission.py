@@ -18,7 +18,8 @@ from headstock.server.request import GenerateRequest, TokensPrompt
 from headstock.structured.checks import check_grammar
 from headstock.text import Tokenizer
 from headstock.wire.media import MediaItem
-from headstock.wire.messages import Submit, ThoughtLimit
+from headstock.wire.messages import Submit
+from headstock.wire.requests import ThoughtLimit
 
 _SEED_SPAN = 2**63
 MAX_USER = 128

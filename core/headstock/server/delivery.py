@@ -37,12 +37,12 @@ from headstock.wire.messages import (
     Started,
     State,
     ToEngine,
-    TokenLogprobs,
     Tokens,
     UpkeepReply,
     Vector,
     WeightRows,
 )
+from headstock.wire.requests import TokenLogprobs
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from headstock.errors import RequestError
 from headstock.server.speech import has_begun
 from headstock.text import Tokenizer
 from headstock.text.parsers import ReasoningFormat
-from headstock.wire.messages import ThoughtLimit
+from headstock.wire.requests import ThoughtLimit
 
 
 class Thinking(msgspec.Struct):
