@@ -225,7 +225,7 @@ async def bring_about(house: House, event: str) -> None:
         case "deadline":
             assert not await door.drain(0)
         case _:
-            raise AssertionError(f"{event} is no event")
+            raise AssertionError(f"{event} is not an event")
     await house.quiet()
 
 

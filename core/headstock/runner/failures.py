@@ -53,5 +53,5 @@ def check_answers(device: Device, step: int, error: Exception) -> None:
         first = str(error).strip().split("\n", 1)[0]
         raise DeviceError(
             f"The device {device.name} failed at step {step}: {first}.",
-            remedy="The engine is started again; see the driver's log if it comes again.",
+            remedy="The engine is started again; see the driver's log if it happens again.",
         ) from lost

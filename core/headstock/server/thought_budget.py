@@ -51,7 +51,8 @@ class ThoughtBudget:
             if self.is_target:
                 return None
             raise RequestError(
-                f"{self.field} cannot be enforced: {self.reasoning.end} is no token of this model.",
+                f"{self.field} cannot be enforced: {self.reasoning.end} is not one of this model's"
+                " tokens.",
                 remedy="Leave it out, or lower the limit of the whole answer.",
                 field=self.field,
                 code="not_supported",
