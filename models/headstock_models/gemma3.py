@@ -72,7 +72,7 @@ class Gemma3ForCausalLM(Gemma2ForCausalLM):
 
     def rotaries(self, ctx: Context, c: Gemma2Config, config: Mapping[str, Any]) -> Rotaries:
         """Return the tables of angles by kind of layer; full layers may be scaled."""
-        assert isinstance(c, Gemma3Config), f"{c} is no configuration of Gemma 3"
+        assert isinstance(c, Gemma3Config), f"{c} is not a configuration of Gemma 3"
         given = dict(config)
         if not given.get("rope_parameters"):  # As on the hub: one base a key, one scaling for full.
             scaling = dict(given.pop("rope_scaling", None) or {})
@@ -168,7 +168,7 @@ class Gemma3ForConditionalGeneration(Gemma3ForCausalLM):
         require({"hidden_act": vision.hidden_act}, hidden_act=BY_CONFIG_NAME)
         merge = _merge(vision, int(config.get("mm_tokens_per_image") or 256))
         super().__init__(ctx, text)
-        assert isinstance(self.model, GemmaDecoder), f"{self.model} is no decoder of Gemma"
+        assert isinstance(self.model, GemmaDecoder), f"{self.model} is not a decoder of Gemma"
         size, whole = int(text["hidden_size"]), encoder_context(ctx)
         tower = SiglipEncoder(whole, vision, merge=merge)
         projector = Gemma3Projector(whole, vision, size, merge=merge)

@@ -100,7 +100,7 @@ class Gemma4ForConditionalGeneration(Gemma4ForCausalLM):
         super().__init__(ctx, text)
         c = self.read(ctx, text)
         assert isinstance(c, Gemma4ImageTextConfig), f"{c} is of a model without images"
-        assert isinstance(self.model, Gemma4Decoder), f"{self.model} is no decoder of Gemma 4"
+        assert isinstance(self.model, Gemma4Decoder), f"{self.model} is not a decoder of Gemma 4"
         size, whole = c.hidden_size, encoder_context(ctx)
         decoder = Gemma4ImageDecoder(ctx, self.model, size, c.pad_token_id)
         projector = Gemma4Projector(whole, vision, size)

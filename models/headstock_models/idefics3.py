@@ -67,7 +67,7 @@ class Idefics3ForConditionalGeneration(Model):
         require(vision, hidden_act=BY_CONFIG_NAME)
         c = read_config(Idefics3VisionConfig, vision)
         decoder = TEXT[text["model_type"]](ctx, text)
-        assert isinstance(decoder.model, Decoder), f"{decoder.model} is no decoder of text"
+        assert isinstance(decoder.model, Decoder), f"{decoder.model} is not a decoder of text"
         whole, merge = encoder_context(ctx), int(config.get("scale_factor") or 2)
         size = int(text["hidden_size"])
         tower = SiglipEncoder(whole, c, merge=merge, places_L=table_places(c.side))

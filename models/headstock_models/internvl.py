@@ -93,7 +93,7 @@ def square_side(given: int | Sequence[int], key: str) -> int:
     sides = {given} if isinstance(given, int) else set(given)
     if len(sides) != 1:
         raise UnsupportedError(
-            f"The encoder's {key} is {given}, which is no square.", remedy="Serve another model."
+            f"The encoder's {key} is {given}, which is not a square.", remedy="Serve another model."
         )
     return sides.pop()
 
@@ -264,7 +264,7 @@ class InternVLForConditionalGeneration(Model):
         require(vision, use_absolute_position_embeddings=(True,), use_mask_token=(False,))
         c = read_config(InternVLVisionConfig, vision)
         decoder = TEXT[text["model_type"]](ctx, text)
-        assert isinstance(decoder.model, Decoder), f"{decoder.model} is no decoder of text"
+        assert isinstance(decoder.model, Decoder), f"{decoder.model} is not a decoder of text"
         whole, merge, size = encoder_context(ctx), 2, int(text["hidden_size"])
         tower = InternVLEncoder(whole, c, merge=merge)
         activation = config.get("projector_hidden_act") or "gelu"

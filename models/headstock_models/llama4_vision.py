@@ -269,7 +269,7 @@ class Llama4ForConditionalGeneration(Model):
         require(vision, multi_modal_projector_bias=(False,))
         c = read_config(Llama4VisionConfig, vision)
         decoder = Llama4ForCausalLM(ctx, text)
-        assert isinstance(decoder.model, Decoder), f"{decoder.model} is no decoder of text"
+        assert isinstance(decoder.model, Decoder), f"{decoder.model} is not a decoder of text"
         whole, merge, size = encoder_context(ctx), 2, int(text["hidden_size"])
         tower = Llama4Encoder(whole, c, merge)
         projector = Llama4Projector(whole, c.vision_output_dim, size)

@@ -63,7 +63,7 @@ class LlavaForConditionalGeneration(Model):
         require(config, multimodal_projector_bias=(True,), projector_hidden_act=BY_CONFIG_NAME)
         require(vision, model_type=(CLIP, PIXTRAL))
         decoder = TEXT[text["model_type"]](ctx, text)
-        assert isinstance(decoder.model, Decoder), f"{decoder.model} is no decoder of text"
+        assert isinstance(decoder.model, Decoder), f"{decoder.model} is not a decoder of text"
         whole, size = encoder_context(ctx), int(text["hidden_size"])
         is_pixtral = vision.get("model_type") == PIXTRAL
         make = self._make_pixtral if is_pixtral else self._make_clip

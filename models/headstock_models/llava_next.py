@@ -146,7 +146,7 @@ class LlavaNextForConditionalGeneration(Model):
         require(config, multimodal_projector_bias=(True,), projector_hidden_act=BY_CONFIG_NAME)
         require(vision, model_type=(self.defaults["model_type"],))
         decoder = TEXT[text["model_type"]](ctx, text)
-        assert isinstance(decoder.model, Decoder), f"{decoder.model} is no decoder of text"
+        assert isinstance(decoder.model, Decoder), f"{decoder.model} is not a decoder of text"
         whole, size = encoder_context(ctx), int(text["hidden_size"])
         tower, c = self.make_tower(whole, config, vision)
         activation = BY_CONFIG_NAME[config.get("projector_hidden_act") or "gelu"]

@@ -22,11 +22,11 @@ from headstock.wire.messages import (
     LoadAdapter,
     Submit,
     ToEngine,
-    TokenLogprobs,
     Tokens,
     UnloadAdapter,
     Vector,
 )
+from headstock.wire.requests import TokenLogprobs
 
 
 @dataclass

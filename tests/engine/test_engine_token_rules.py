@@ -11,7 +11,7 @@ from null_runner import NullRunner
 
 from headstock.engine.token_rules import TokenRules
 from headstock.requests import Grammar
-from headstock.wire.messages import ThoughtLimit
+from headstock.wire.requests import ThoughtLimit
 
 
 def ids_of(mask: bytearray) -> set[int]:

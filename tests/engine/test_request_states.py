@@ -36,9 +36,9 @@ def state_of(house: House) -> str:
     if Submit in on_its_way:
         return "sent"
     engine = house.client.engine
-    if request_id in engine._adapters._waiting:
+    if request_id in engine._adapters.waiting:
         return "adapter"
-    if request_id in engine._grammars._waiting:
+    if request_id in engine._grammars.waiting:
         return "grammar"
     request = engine.scheduler._register.get(request_id)
     if request is None:
@@ -225,7 +225,7 @@ async def bring_about(house: House, event: str) -> None:
         case "deadline":
             assert not await door.drain(0)
         case _:
-            raise AssertionError(f"{event} is no event")
+            raise AssertionError(f"{event} is not an event")
     await house.quiet()
 
 

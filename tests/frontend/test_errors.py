@@ -59,7 +59,7 @@ def test_a_step_of_a_fork_names_its_line(headstock_server):
         (lambda s: s.append(hs.select("x", ["a"], temperature=1)), "temperature is 1"),
         (lambda s: s.append(hs.select("x", ["a"], choices_method="best")), "choices_method"),
         (lambda s: s.append(hs.gen("x", regex="a", dtype=int)), "both given"),
-        (lambda s: s.append(hs.gen("x", type=object())), "no type that a result can have"),
+        (lambda s: s.append(hs.gen("x", type=object())), "not a type that a result can have"),
         (lambda s: s.append(hs.separate_reasoning(hs.gen("x"), "gpt")), "model_type"),
         (lambda s: s.fork(0), "makes no state"),
         (lambda s: s["x"], "no variable 'x'"),

@@ -119,7 +119,7 @@ def test_a_type_goes_to_the_engine_as_a_grammar(headstock_server, kind):
     def program(s):
         s += "Q:" + hs.gen("x", type=kind)
 
-    with pytest.raises(hs.ProgramError, match=r"is no|No grammar provider|does not match"):
+    with pytest.raises(hs.ProgramError, match=r"is not|No grammar provider|does not match"):
         program.run(backend=headstock_server)["x"]
 
 
@@ -130,7 +130,7 @@ def test_a_result_of_another_type_names_the_line(headstock_server):
     def program(s):
         s += "ab" + Generate("x", {"max_new_tokens": 2, "ignore_eos": True}, shape_of(int))
 
-    with pytest.raises(hs.ProgramError, match=r"'x' is no int.*'ab'") as caught:
+    with pytest.raises(hs.ProgramError, match=r"'x' is not an int.*'ab'") as caught:
         program.run(backend=headstock_server)["x"]
     assert caught.value.line.file == __file__
 

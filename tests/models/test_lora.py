@@ -142,7 +142,9 @@ def test_adapters_of_other_layers_are_refused_by_name(
     file = adapter.path / "adapter_model.safetensors"
     old = "model.layers.0.self_attn.o_proj"
     save_file({key.replace(old, name): t for key, t in load_file(file).items()}, file)
-    with pytest.raises(AdapterError, match=f"{name}, which is no linear layer that takes adapters"):
+    with pytest.raises(
+        AdapterError, match=f"{name}, which is not a linear layer that takes adapters"
+    ):
         serve(saved, adapter)
 
 

@@ -100,10 +100,10 @@ def test_what_changes_nothing_is_taken(adapter: Path, changes: dict[str, Any]) -
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (b"", "no adapter's configuration"),
-        (b"[1]", "no adapter's configuration"),
-        (b"[" * 100_000, "no adapter's configuration"),
-        (b'{"r": 1e999, "peft_type": "LORA"}', "no adapter's configuration"),
+        (b"", "not an adapter's configuration"),
+        (b"[1]", "not an adapter's configuration"),
+        (b"[" * 100_000, "not an adapter's configuration"),
+        (b'{"r": 1e999, "peft_type": "LORA"}', "not an adapter's configuration"),
         (b" " * (2 << 20), "more than"),
     ],
 )
@@ -115,7 +115,7 @@ def test_a_damaged_configuration_is_refused(adapter: Path, text: bytes, told: st
 def test_pipes_are_not_read(adapter: Path) -> None:
     (adapter / CONFIG).unlink()
     os.mkfifo(adapter / CONFIG)
-    assert "no regular file" in refusal(adapter)
+    assert "not a regular file" in refusal(adapter)
 
 
 WEIGHTS_REFUSED: list[tuple[dict[str, tuple[int, ...]], str]] = [
@@ -126,8 +126,8 @@ WEIGHTS_REFUSED: list[tuple[dict[str, tuple[int, ...]], str]] = [
     ({f"{AT}.lora_A.weight": (2, 8), f"{AT}.lora_B.weight": (6, 2)}, "has rank 2"),
     (GOOD | {f"{AT}.lora_magnitude_vector": (6,)}, "DoRA"),
     (GOOD | {"base_model.model.model.embed_tokens.lora_embedding_A": (4, 8)}, "embedding"),
-    (GOOD | {"base_model.model.lm_head.weight": (8, 8)}, "no matrix of low rank"),
-    (GOOD | {"other.lora_A.weight": (4, 8)}, "no matrix of low rank"),
+    (GOOD | {"base_model.model.lm_head.weight": (8, 8)}, "not a matrix of low rank"),
+    (GOOD | {"other.lora_A.weight": (4, 8)}, "not a matrix of low rank"),
 ]
 
 
@@ -144,7 +144,7 @@ def test_whole_numbers_and_cut_files_are_refused(adapter: Path) -> None:
     assert "int32" in refusal(adapter)
     write_weights(adapter / WEIGHTS, GOOD)
     (adapter / WEIGHTS).write_bytes((adapter / WEIGHTS).read_bytes()[:-1])
-    assert "no whole safetensors file" in refusal(adapter)
+    assert "not a whole safetensors file" in refusal(adapter)
 
 
 def test_patterns_match_names_and_ends_of_names_alone() -> None:

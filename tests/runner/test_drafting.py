@@ -105,7 +105,7 @@ def test_ngram_drafts_change_no_token(static_kit, tape_device, params, captures)
     while len(desk.outputs[0]) < 36:
         desk.decode((0, NUM_DRAFTS + 1))
     assert desk.outputs[0] == wanted[: len(desk.outputs[0])]
-    histories = runner._upload.extras.histories.histories_SL
+    histories = runner._upload.optional.histories.histories_SL
     tokens = REPEATING + desk.outputs[0]
     assert histories[0, : len(tokens)].tolist() == tokens
     if not params:

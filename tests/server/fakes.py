@@ -29,9 +29,7 @@ from headstock.wire.messages import (
     StartProfile,
     State,
     StopProfile,
-    Story,
     Submit,
-    TokenLogprobs,
     Tokens,
     UnloadAdapter,
     UpkeepReply,
@@ -39,6 +37,7 @@ from headstock.wire.messages import (
     Wake,
     WeightRows,
 )
+from headstock.wire.requests import Story, TokenLogprobs
 from headstock.wire.steps import PageGroup, RunnerLimits
 
 STORY = Story({"slots": 0.002}, 1, 2, [1], [5], [0.001], 4)

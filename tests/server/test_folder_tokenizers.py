@@ -187,7 +187,7 @@ def test_a_folder_without_a_tokenizer_says_what_was_looked_for(tmp_path: Path) -
     with pytest.raises(CheckpointError, match=r"tokenizer\.json, nor vocab\.json and merges\.txt"):
         Tokenizer.from_folder(tmp_path)
     (tmp_path / "tokenizer.model").write_bytes(b"\x0a\xff")
-    with pytest.raises(CheckpointError, match="no SentencePiece model"):
+    with pytest.raises(CheckpointError, match="not a SentencePiece model"):
         Tokenizer.from_folder(tmp_path)
     write(tmp_path, vocab={"a": 0}, tokenizer_config={"tokenizer_class": "BartTokenizer"})
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")

@@ -239,7 +239,7 @@ def test_images_go_with_a_message_and_what_is_none_is_refused(browser, served):
     text = {"name": "a.txt", "mimeType": "text/plain", "buffer": b"a"}
     tab.page.set_input_files("#images", [image, image, text])
     tab.page.locator("#attachments img").nth(1).wait_for()
-    assert "a.txt is no image" in tab.page.locator("#error").inner_text()
+    assert "a.txt is not an image" in tab.page.locator("#error").inner_text()
     tab.page.locator("#attachments button").first.click()
     assert tab.page.locator("#attachments img").count() == 1
     tab.say("what is it?")

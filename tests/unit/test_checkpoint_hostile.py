@@ -94,7 +94,7 @@ def test_special_files_are_refused(tmp_path, name, kind):
         os.mkfifo(path)
     else:
         path.symlink_to("/dev/zero")
-    assert "no regular file" in refused(lambda: resolve(folder, None))
+    assert "not a regular file" in refused(lambda: resolve(folder, None))
 
 
 def test_a_gguf_that_is_a_pipe_is_refused(tmp_path):
@@ -107,7 +107,7 @@ def test_tokenizer_files_that_lie_are_refused(tmp_path, name):
     toy_backend().save(str(tmp_path / "tokenizer.json"))
     (tmp_path / name).unlink(missing_ok=True)
     (tmp_path / name).symlink_to("/dev/zero")
-    assert "no regular file" in refused(lambda: Tokenizer.from_folder(tmp_path))
+    assert "not a regular file" in refused(lambda: Tokenizer.from_folder(tmp_path))
     (tmp_path / name).unlink()
     (tmp_path / name).write_bytes(b"\xff\xfe" if name.endswith("jinja") else DEEP.encode())
     refused(lambda: Tokenizer.from_folder(tmp_path))

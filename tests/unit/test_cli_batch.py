@@ -44,7 +44,7 @@ def test_rows_of_openai_and_plain_ones(tmp_path: Path) -> None:
         ([], "no rows"),
         ([{"id": "a", "prompt": "x"}, {"id": "a", "prompt": "y"}], "line 2.*'a' was used"),
         ([{"id": "a"}], "line 1 has not exactly one"),
-        ([[1]], "line 1 is no row"),
+        ([[1]], "line 1 is not a row"),
     ],
 )
 def test_rows_that_are_none(tmp_path: Path, lines: list[Any], words: str) -> None:

@@ -150,7 +150,7 @@ def test_nobody_there_is_in_the_answer() -> None:
 
 
 def test_a_url_that_is_none_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no URL"):
+    with pytest.raises(ConfigError, match="not a URL"):
         Target("localhost:30000", {})
 
 

@@ -140,7 +140,7 @@ def test_a_forced_provider_that_refuses_is_an_error_with_its_reason(registry: Op
 
 
 def test_forcing_an_op_that_does_not_exist_is_an_error(registry: OpRegistry) -> None:
-    with pytest.raises(ConfigError, match="which is no op"):
+    with pytest.raises(ConfigError, match="which is not an op"):
         Resolver(registry, Device(), {"triple": REFERENCE})
 
 
@@ -220,12 +220,12 @@ def test_ops_of_other_packages_have_names_of_their_own(registry: OpRegistry) -> 
         del ALL_OPS["stranger::silu_and_mul"]
     # A model's ops are declared when its class is imported: only then is a name known to be none.
     resolver = Resolver(registry, Device(), forced)
-    with pytest.raises(ConfigError, match="'stranger::silu_and_mul', which is no op"):
+    with pytest.raises(ConfigError, match="'stranger::silu_and_mul', which is not an op"):
         resolver.check_forced()
 
 
 def test_what_is_no_op_is_refused_by_name(registry: OpRegistry) -> None:
-    with pytest.raises(PluginError, match="'rms_norm', which is no op"):
+    with pytest.raises(PluginError, match="'rms_norm', which is not an op"):
         registry.add("rms_norm", "odd", double)  # pyright: ignore[reportArgumentType]
 
 

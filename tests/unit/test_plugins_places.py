@@ -75,7 +75,7 @@ def test_a_format_of_a_taken_name_is_refused_and_its_plugin_passed_over() -> Non
 
 
 def test_what_is_no_format_is_refused() -> None:
-    with pytest.raises(PluginError, match="adds 'hermes', which is no format"):
+    with pytest.raises(PluginError, match="adds 'hermes', which is not a format"):
         own_formats().add("hermes")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from headstock.scheduler.story import Notes, WaitClocks
-from headstock.wire.messages import Story
+from headstock.wire.requests import Story
 from tests.unit.scheduler_table import PAGE, Table, limits_of
 
 

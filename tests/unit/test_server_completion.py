@@ -11,7 +11,8 @@ from headstock.server.completion import Completion
 from headstock.server.protocols.openai_answers import OutputDetails, usage_of
 from headstock.server.speech import Answer
 from headstock.text import Tokenizer
-from headstock.wire.messages import Ended, Submit, TokenLogprobs
+from headstock.wire.messages import Ended, Submit
+from headstock.wire.requests import TokenLogprobs
 from tests.server.toy_tokenizer import EOS, toy_backend
 
 TOKENIZER = Tokenizer(toy_backend())

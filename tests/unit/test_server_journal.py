@@ -16,7 +16,8 @@ from headstock.server.errors import error_of
 from headstock.server.journal import KIND, Head, Journal, Keeping, Retelling, encode_head
 from headstock.server.journals import Journals
 from headstock.server.store import MemoryStore
-from headstock.wire.messages import Ended, Submit, TokenLogprobs
+from headstock.wire.messages import Ended, Submit
+from headstock.wire.requests import TokenLogprobs
 
 
 def head(name: str = "n", count: int = 1, logprobs: int = -1) -> Head:

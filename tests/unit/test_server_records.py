@@ -7,7 +7,8 @@ import itertools
 from headstock.requests import FinishReason, SamplingParams, TokenIds
 from headstock.server.completion import Completion
 from headstock.server.records import MAX_POINTS, Call, CallRecord, RecordBook, points_of
-from headstock.wire.messages import Ended, Story, Submit
+from headstock.wire.messages import Ended, Submit
+from headstock.wire.requests import Story
 
 STORY = Story({"slots": 0.25}, 3, 16, [4, 6], [8, 10], [0.3, 0.4], 9)
 

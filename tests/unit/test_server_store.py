@@ -130,9 +130,9 @@ def test_a_damaged_file_gives_what_stands_before_the_damage(
 @pytest.mark.parametrize(
     ("head", "said"),
     [
-        (b"#!/bin/sh\n and more of it", "is no log of this server"),
+        (b"#!/bin/sh\n and more of it", "is not a log of this server"),
         (b"headstock-log 7\n", "is a log of version '7'"),
-        (b"x", "is no log of this server"),
+        (b"x", "is not a log of this server"),
     ],
 )
 def test_a_foreign_file_and_another_version_are_refused_in_one_line(

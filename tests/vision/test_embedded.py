@@ -160,7 +160,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "an empty item": ({"input": [{}]}, "input[0]", "neither text nor image"),
     "a mixture": ({"input": ["a", {"text": "b"}]}, "input", "mixes objects"),
     "a prompt": ({"messages": chat("b"), "prompt_name": "q"}, "prompt_name", "chat template"),
-    "no image": ({"input": [{"image": "AAAA"}]}, "input[0].image", "no PNG"),
+    "no image": ({"input": [{"image": "AAAA"}]}, "input[0].image", "not a PNG"),
     "an address": (
         {"input": [{"image": "https://example.com/a.png"}]},
         "input[0].image",

@@ -185,7 +185,7 @@ def test_a_chat_with_a_video_draws_the_ids_of_transformers(
 
 BAD = {
     "one frame": (data_url(picture(20, 20)), "one frame"),
-    "text": ("data:video/mp4;base64,AAAAIGZ0eXBpc29t", "no PNG"),
+    "text": ("data:video/mp4;base64,AAAAIGZ0eXBpc29t", "not a PNG"),
     "too many frames": (film_url(film(40), duration=1000), "frames to look at; 6 are allowed"),
     "too many pixels": (
         film_url([Image.new("RGB", (900, 900), (i, 0, 0)) for i in range(16)]),

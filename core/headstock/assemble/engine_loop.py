@@ -22,7 +22,6 @@ from headstock.observe.units import GIB
 from headstock.parallel import RankedPages, RankedRunner, RankedShelf, spawn_ranks
 from headstock.parallel.launch import Ranks
 from headstock.plugins.models import ChosenModel
-from headstock.runner.watched import WatchedRunner
 from headstock.structured.compiler import GrammarCompiler
 from headstock.structured.messages import CompileLimits
 from headstock.structured.provider import GrammarRegistry, Vocabulary
@@ -90,10 +89,9 @@ def build_engine_loop(
     with ExitStack() as on_failure:
         on_failure.callback(opened.device.close)
         built = build_serving_runner(opened, files, report)
-        runner = WatchedRunner(built.runner, opened.device)
         weights = changeable_weights(opened, built, files.config)
         pages = releasable_pages(opened, built)
-        loop = _serving_loop(opened, built, runner, built.shelf, mailbox, weights, pages)
+        loop = _serving_loop(opened, built, built.runner, built.shelf, mailbox, weights, pages)
         on_failure.pop_all()
     return loop
 

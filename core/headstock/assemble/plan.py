@@ -18,7 +18,7 @@ from headstock.ops.communication import SingleRank
 from headstock.plugins.device import Memory
 from headstock.quantization.plan import Role
 from headstock.runner.groups import group_sizes, requests_at_once
-from headstock.runner.memory import Measured, MemoryPlan, extra_bytes, plan_memory
+from headstock.runner.memory import Measured, MemoryPlan, optional_bytes, plan_memory
 from headstock.wire.steps import DRAFT_ROWS
 
 SAMPLING_COPIES = 3
@@ -55,7 +55,7 @@ class ModelPlan:
         allowed: What ``memory_fraction`` leaves of it.
         weights: Estimated from the checkpoint's index.
         workspace: Estimated; the start-up measures it.
-        extras: Tables for penalties and biases, made when first used.
+        optional: Tables for penalties and biases, made when first used.
         token_bytes: Keys and values of a token.
         memory: The whole plan, or None when it does not fit.
         problem: Why it does not fit; "" when it does.
@@ -78,7 +78,7 @@ class ModelPlan:
     allowed: int
     weights: int
     workspace: int
-    extras: int
+    optional: int
     token_bytes: int
     memory: MemoryPlan | None
     problem: str = ""
@@ -175,7 +175,7 @@ def _added_up(
         allowed=int(options.memory_fraction * before.free) // sharing,
         weights=measured.weights,
         workspace=measured.workspace,
-        extras=extra_bytes(options),
+        optional=optional_bytes(options),
         token_bytes=sum(
             size.page_bytes // size.page_tokens
             for size in measured.groups.sizes

@@ -187,13 +187,13 @@ def _read_state(weight: StoredTensor, index: Mapping[str, StoredTensor]) -> _Sta
         return _State((rows, columns), _count(found["blocksize"]), nested_block, offset)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(
-            f"{name} is no state of a matrix: {error}.", remedy="Download the files again."
+            f"{name} is not a state of a matrix: {error}.", remedy="Download the files again."
         ) from error
 
 
 def _count(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 31:
-        raise ValueError(f"{value!r} is no count")
+        raise ValueError(f"{value!r} is not a count")
     return value
 
 

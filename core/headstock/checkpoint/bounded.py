@@ -47,7 +47,7 @@ def read_json_bounded(path: Path, limit: int = MAX_CONFIG_BYTES) -> Any:
     except RecursionError as error:
         raise _unreadable(path, "its JSON is nested too deep") from error
     except ValueError as error:
-        raise _unreadable(path, f"it is no JSON: {error}") from error
+        raise _unreadable(path, f"it is not JSON: {error}") from error
 
 
 def read_object_bounded(path: Path) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def read_text_bounded(path: Path, limit: int = MAX_CONFIG_BYTES) -> str:
     try:
         return read_bounded(path, limit).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise _unreadable(path, f"byte {error.start} is no UTF-8") from error
+        raise _unreadable(path, f"byte {error.start} is not UTF-8") from error
 
 
 def check_regular(path: Path) -> None:
@@ -90,7 +90,7 @@ def check_regular(path: Path) -> None:
     except OSError as error:
         raise _unreadable(path, str(error.strerror or error)) from error
     if not stat.S_ISREG(mode):
-        raise _unreadable(path, "it is no regular file")
+        raise _unreadable(path, "it is not a regular file")
 
 
 def _unreadable(path: Path, why: str) -> CheckpointError:

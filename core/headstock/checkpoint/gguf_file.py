@@ -117,7 +117,7 @@ class GGUFFile:
         if found is None:
             return []
         if not isinstance(found, SkippedArray):
-            raise self._cursor.damaged(f"metadata key {key!r} is no array")
+            raise self._cursor.damaged(f"metadata key {key!r} is not an array")
         return self._cursor.array(found)
 
     def blocks(self, tensor: TensorInfo) -> Array:
@@ -139,7 +139,7 @@ class _Cursor:
 
     def damaged(self, what: str) -> CheckpointError:
         return CheckpointError(
-            f"{self.path} is no whole GGUF file: {what}.", remedy="Download the file again."
+            f"{self.path} is not a whole GGUF file: {what}.", remedy="Download the file again."
         )
 
     def skip(self, num_bytes: int) -> int:

@@ -86,6 +86,6 @@ def _open_path(path: Path, formats: Formats, *, needs_weights: bool) -> ModelFil
 def _refuse_revision(model: str, revision: str | None) -> None:
     if revision is not None:
         raise ConfigError(
-            f"--revision {revision} is set, and {model!r} is no hub model.",
+            f"--revision {revision} is set, and {model!r} is not a hub model.",
             remedy="Drop --revision, or name the model by its hub id.",
         )

@@ -317,7 +317,7 @@ def config_integer(quantization: Mapping[str, Any], key: str, default: int | Non
     value = quantization.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int):
         raise CheckpointError(
-            f"quantization_config has {key} {value!r}, which is no integer.",
+            f"quantization_config has {key} {value!r}, which is not an integer.",
             remedy="Download config.json again.",
         )
     return value

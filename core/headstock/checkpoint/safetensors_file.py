@@ -56,9 +56,9 @@ def read_safetensors(path: Path) -> Iterator[StoredTensor]:
     try:
         found = json.loads(data[8 : 8 + header_bytes].tobytes())
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"its header is no JSON: {error}") from error
+        raise _damaged(path, f"its header is not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise _damaged(path, "its header is no JSON object")
+        raise _damaged(path, "its header is not a JSON object")
     header = cast("dict[str, Any]", found)
     header.pop("__metadata__", None)
     body = data[8 + header_bytes :]
@@ -110,5 +110,5 @@ def _entry(
 
 def _damaged(path: Path, what: str) -> CheckpointError:
     return CheckpointError(
-        f"{path} is no whole safetensors file: {what}.", remedy="Download the file again."
+        f"{path} is not a whole safetensors file: {what}.", remedy="Download the file again."
     )

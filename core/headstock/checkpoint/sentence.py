@@ -272,7 +272,7 @@ def _prompts(file: Path) -> tuple[dict[str, str], str]:
         raise _damaged(file, "has prompts that are no object")
     prompts = {str(name): text for name, text in cast("dict[Any, Any]", given).items()}
     if not all(isinstance(text, str) for text in prompts.values()):
-        raise _damaged(file, "has a prompt that is no text")
+        raise _damaged(file, "has a prompt that is not a text")
     if not isinstance(default, str) or (default and default not in prompts):
         raise _damaged(file, f"names the default prompt {default!r}, which it does not have")
     return prompts, default

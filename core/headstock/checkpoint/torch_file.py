@@ -64,7 +64,7 @@ def read_torch_file(path: Path) -> dict[str, StoredTensor]:
             return _read(_Archive(file, archive))
     except (zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError, OSError) as error:
         raise _refused(
-            path, f"is no zip as torch.save writes since version 1.6 ({error})"
+            path, f"is not a zip as torch.save writes since version 1.6 ({error})"
         ) from error
     except (ValueError, IndexError, TypeError) as error:
         raise _refused(path, f"holds something else than a dict of tensors: {error}") from error
@@ -135,7 +135,7 @@ def _read(archive: _Archive) -> dict[str, StoredTensor]:
 def _tensor(archive: _Archive, root: str, name: str, value: Any) -> StoredTensor:
     """Return the tensor that a value of the pickle describes."""
     if not isinstance(value, Rebuild):
-        raise UnknownPickleError(f"{name} is no tensor")
+        raise UnknownPickleError(f"{name} is not a tensor")
     storage, offset, shape, stride = value.arguments[:4]
     if not isinstance(storage, Storage):
         raise UnknownPickleError(f"{name} has no storage")

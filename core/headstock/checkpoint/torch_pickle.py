@@ -123,7 +123,7 @@ def _into(stack: list[Any], items: list[Any]) -> None:
     found = cast("dict[str, Any]", stack[-1])
     for key, value in zip(items[::2], items[1::2], strict=True):
         if not isinstance(key, str):
-            raise UnknownPickleError("a key that is no text")
+            raise UnknownPickleError("a key that is not a text")
         found[key] = value
 
 

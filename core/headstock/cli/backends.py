@@ -11,6 +11,7 @@ import argparse
 from headstock.cli.table import format_table
 from headstock.config.environment import child_environment
 from headstock.errors import HeadstockError
+from headstock.observe.units import GIB
 from headstock.plugins.doctor import Examined, probe_each
 from headstock.plugins.probe import Probe, Status
 from headstock.plugins.select import best_of
@@ -63,7 +64,7 @@ def describe_devices(probe: Probe) -> str:
     for device in probe.devices if probe.status is Status.AVAILABLE else ():
         facts = [] if device.arch in device.name else [device.arch]
         if device.memory_bytes:
-            facts.append(f"{device.memory_bytes / 2**30:.0f} GiB")
+            facts.append(f"{device.memory_bytes / GIB:.0f} GiB")
         text = f"{device.name} ({', '.join(facts)})" if facts else device.name
         counts[text] = counts.get(text, 0) + 1
     return "; ".join(f"{n} x {text}" if n > 1 else text for text, n in counts.items())

@@ -100,7 +100,7 @@ def _asked(path: str, number: int, line: str) -> Asked:
         row = msgspec.json.decode(line, type=Row)
     except msgspec.DecodeError as error:
         raise ConfigError(
-            f"{path}, line {number} is no row: {error}.",
+            f"{path}, line {number} is not a row: {error}.",
             remedy="See `headstock batch --help` for what a row has.",
         ) from error
     custom_id = row.custom_id or (f"row-{number}" if row.id is None else str(row.id))
@@ -169,7 +169,7 @@ class Output:
                 if number == len(lines):
                     continue
                 raise ConfigError(
-                    f"{self._path}, line {number} is no answer of a batch: {error}.",
+                    f"{self._path}, line {number} is not an answer of a batch: {error}.",
                     remedy="Give another output.",
                 ) from error
             if answer.custom_id not in ids:

@@ -96,7 +96,7 @@ class Target:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or parts.hostname is None:
             raise ConfigError(
-                f"{url} is no URL of a server.", remedy="Write it as http://host:port."
+                f"{url} is not a URL of a server.", remedy="Write it as http://host:port."
             )
         self._host = parts.hostname
         self._port = parts.port or (443 if parts.scheme == "https" else 80)

@@ -81,7 +81,7 @@ def read(path: Path) -> Run:
         raise ConfigError(f"{path} cannot be read: {error}.", remedy="Check FILE.") from error
     if not isinstance(found, dict) or "median_ttft_ms" not in found:
         raise ConfigError(
-            f"{path} has no median_ttft_ms: it is no result of `bench serve`.",
+            f"{path} has no median_ttft_ms: it is not a result of `bench serve`.",
             remedy="Give what its --output-file has written.",
         )
     figures = {name: float(value) for name, value in found.items() if name.endswith("_ms")}

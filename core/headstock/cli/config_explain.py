@@ -90,9 +90,9 @@ def find(key: str) -> Option:
         refusal = table.refused[key]
         raise ConfigError(f"{key} is refused: {refusal.problem}", remedy=refusal.remedy)
     if key in table.always:
-        raise ConfigError(f"{key} is no setting: {table.always[key]}", remedy="Leave it out.")
+        raise ConfigError(f"{key} is not a setting: {table.always[key]}", remedy="Leave it out.")
     raise ConfigError(
-        f"{key} is no setting.{did_you_mean(key, names)}",
+        f"{key} is not a setting.{did_you_mean(key, names)}",
         remedy="`headstock config explain` lists all of them.",
     )
 

@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         sizes += [
             ("weights, estimated", plan.weights),
             ("workspace, estimated", plan.workspace),
-            ("penalties and biases, once used", plan.extras),
+            ("penalties and biases, once used", plan.optional),
         ]
     else:
         estimated = {"weights", "workspace"}

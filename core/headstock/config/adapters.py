@@ -44,7 +44,7 @@ def check_name(name: str) -> None:
     """
     if not _NAME.fullmatch(name):
         raise RequestError(
-            f"{name[:128]!r} is no name of an adapter.",
+            f"{name[:128]!r} is not a name of an adapter.",
             remedy="Use 1 to 128 letters, digits and . _ / @ + -, a letter or digit first.",
             field=NAME,
         )

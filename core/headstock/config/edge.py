@@ -130,7 +130,7 @@ def settings_from_call(settings: type[S], arguments: Mapping[str, object]) -> Lo
     unknown = next((name for name in arguments if name not in by_name), None)
     if unknown is not None:
         raise ConfigError(
-            f"{unknown} is no setting.{did_you_mean(unknown, by_name)}",
+            f"{unknown} is not a setting.{did_you_mean(unknown, by_name)}",
             remedy="docs/configuration.md lists all of them.",
         )
     values = {option.path: option.default for option in by_name.values()}
@@ -146,7 +146,7 @@ def _option(settings: type[EngineSettings], path: str) -> Option:
     known = {option.path: option for option in options(settings)}
     if path not in known:
         raise ConfigError(
-            f"{path} is no setting.{did_you_mean(path, known)}",
+            f"{path} is not a setting.{did_you_mean(path, known)}",
             remedy="docs/configuration.md lists all of them.",
         )
     return known[path]

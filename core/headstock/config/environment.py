@@ -68,7 +68,7 @@ def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
         if option is None:
             guess = did_you_mean(variable, [*by_variable, *OTHERS])
             raise ConfigError(
-                f"The environment sets {variable}, which is no setting.{guess}",
+                f"The environment sets {variable}, which is not a setting.{guess}",
                 remedy="Unset it; docs/configuration.md lists all of them.",
             )
         values[option.path] = _parse(option, text)

@@ -64,7 +64,7 @@ def _unknown_key(path: str, section: str, name: str) -> ConfigError:
     homes = [option.section for option in options() if option.name == name]
     if homes:
         return ConfigError(
-            f"{path}: {name} is no key of [{section}].", remedy=f"Put it under [{homes[0]}]."
+            f"{path}: {name} is not a key of [{section}].", remedy=f"Put it under [{homes[0]}]."
         )
     names = [option.name for option in options() if option.section == section]
     return ConfigError(

@@ -102,7 +102,7 @@ def options(settings: type[EngineSettings] = ServeSettings) -> tuple[Option, ...
 def _options(settings: type[EngineSettings]) -> Iterator[Option]:
     for section, struct in sections(settings):
         described = types.type_info(struct)
-        assert isinstance(described, types.StructType), f"section {section} is no struct"
+        assert isinstance(described, types.StructType), f"section {section} is not a struct"
         for field, hint in zip(described.fields, msgspec.structs.fields(struct), strict=True):
             kind, choices, allowed = _describe(field.type)
             default = hint.default_factory() if hint.default is msgspec.NODEFAULT else hint.default
@@ -164,7 +164,7 @@ def _bounds(described: types.IntType | types.FloatType) -> str:
 def _docstrings(struct: type[Settings]) -> dict[str, str]:
     """Return the string that stands under each field of ``struct`` in its source."""
     (class_def,) = ast.parse(inspect.getsource(struct)).body
-    assert isinstance(class_def, ast.ClassDef), f"{struct} is no class"
+    assert isinstance(class_def, ast.ClassDef), f"{struct} is not a class"
     found: dict[str, str] = {}
     for field, after in zip(class_def.body, class_def.body[1:], strict=False):
         match field, after:

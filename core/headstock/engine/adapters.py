@@ -46,6 +46,11 @@ class AdapterDesk:
         scheduler: Plans with adapters.
         shelf: Reads them; None: there is no room for any.
         hand_on: Takes the requests whose adapters are there.
+
+    Attributes:
+        calls: By adapter that is being read, who asked for it; :meth:`take_read` is called soon
+            while there is any.
+        waiting: Requests whose adapters are being read, by id.
     """
 
     def __init__(
@@ -56,19 +61,8 @@ class AdapterDesk:
     ) -> None:
         self._scheduler, self._shelf, self._hand_on = scheduler, shelf, hand_on
         self._ready: set[str] = set()
-        self._calls: dict[str, list[int]] = {}
-        """By adapter that is being read, who asked for it."""
-        self._waiting: dict[str, Submit] = {}
-
-    @property
-    def is_reading(self) -> bool:
-        """Whether an adapter is being read: :meth:`take_read` will be called soon."""
-        return bool(self._calls)
-
-    @property
-    def num_waiting(self) -> int:
-        """Requests whose adapters are being read."""
-        return len(self._waiting)
+        self.calls: dict[str, list[int]] = {}
+        self.waiting: dict[str, Submit] = {}
 
     def load(self, message: LoadAdapter) -> FromEngine | None:
         """Begin to read an adapter; returns the answer where there is one already."""
@@ -80,7 +74,7 @@ class AdapterDesk:
             )
         if message.adapter in self._ready:
             return AdapterReply(call=message.call)
-        calls = self._calls.setdefault(message.adapter, [])
+        calls = self.calls.setdefault(message.adapter, [])
         calls.append(message.call)
         if len(calls) == 1:
             self._shelf.fetch(message.adapter, message.path)
@@ -91,9 +85,9 @@ class AdapterDesk:
         adapter = message.adapter
         replies: list[FromEngine] = [
             AdapterReply(call=call, problem="The adapter was unloaded meanwhile.")
-            for call in self._calls.pop(adapter, ())
+            for call in self.calls.pop(adapter, ())
         ]
-        for submit in [s for s in self._waiting.values() if s.adapter == adapter]:
+        for submit in [s for s in self.waiting.values() if s.adapter == adapter]:
             self._refuse(submit, "The adapter was unloaded.")
         self._scheduler.end_adapter(adapter, _gone("The adapter was unloaded."))
         self._ready.discard(adapter)
@@ -103,16 +97,16 @@ class AdapterDesk:
         return replies
 
     def take(self, submit: Submit, now_s: float) -> None:
-        """Hand on ``submit``, once its adapter, if it has one, is read."""
-        earlier = self._waiting.get(submit.id)
+        """Hand on ``submit``, which names an adapter, once that is read."""
+        earlier = self.waiting.get(submit.id)
         if earlier is not None:
             if earlier.attempt >= submit.attempt:
                 return
             self.abort(submit.id, "The request was sent again.")
-        if not submit.adapter or submit.adapter in self._ready:
+        if submit.adapter in self._ready:
             self._hand_on(submit, now_s)
-        elif submit.adapter in self._calls:
-            self._waiting[submit.id] = submit
+        elif submit.adapter in self.calls:
+            self.waiting[submit.id] = submit
         else:
             self._refuse(submit, "The request's adapter is not loaded.")
 
@@ -120,15 +114,15 @@ class AdapterDesk:
         """Hand on the requests whose adapters are read by now; returns the answers."""
         replies: list[FromEngine] = []
         for adapter, error in self._shelf.fetched() if self._shelf is not None else ():
-            calls = self._calls.pop(adapter, None)
+            calls = self.calls.pop(adapter, None)
             if calls is None:
                 continue  # unloaded while it was read
-            waiting = [s for s in self._waiting.values() if s.adapter == adapter]
+            waiting = [s for s in self.waiting.values() if s.adapter == adapter]
             if error is None:
                 self._ready.add(adapter)
                 replies += [AdapterReply(call=call) for call in calls]
                 for submit in waiting:
-                    del self._waiting[submit.id]
+                    del self.waiting[submit.id]
                     self._hand_on(submit, now_s)
                 continue
             replies += [
@@ -141,13 +135,13 @@ class AdapterDesk:
 
     def abort(self, request_id: str, message: str = "The request was aborted.") -> None:
         """End a request that waits here; does nothing when there is none of that id."""
-        submit = self._waiting.pop(request_id, None)
+        submit = self.waiting.pop(request_id, None)
         if submit is not None:
             self._scheduler.refuse(submit, FinishReason("abort", message=message))
 
     def abort_all(self) -> None:
         """End every request that waits here."""
-        for request_id in list(self._waiting):
+        for request_id in list(self.waiting):
             self.abort(request_id, "All requests were aborted.")
 
     def close(self) -> None:
@@ -156,7 +150,7 @@ class AdapterDesk:
             self._shelf.close()
 
     def _refuse(self, submit: Submit, message: str) -> None:
-        self._waiting.pop(submit.id, None)
+        self.waiting.pop(submit.id, None)
         self._scheduler.refuse(submit, _gone(message))
 
 

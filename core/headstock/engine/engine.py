@@ -88,7 +88,7 @@ class Engine:
         if grammars is None:
             grammars = GrammarDesk(scheduler, None, why_not=NO_GRAMMARS)
         self._grammars = grammars
-        self._adapters = AdapterDesk(scheduler, shelf, self._take_adapted)
+        self._adapters = AdapterDesk(scheduler, shelf, self._hand_on)
         why_not, found = (weights, None) if isinstance(weights, str) else ("", weights)
         self._weights = WeightDesk(found, why_not)
         self._profile = ProfileDesk(profiler)
@@ -107,7 +107,7 @@ class Engine:
     def is_preparing(self) -> bool:
         """Whether something goes on beside steps: :meth:`take_prepared` is called soon."""
         is_upkept = self._weights.is_loading or self._profile.is_running or self._sleep.is_pending
-        return self._grammars.num_waiting > 0 or self._adapters.is_reading or is_upkept
+        return bool(self._grammars.waiting or self._adapters.calls) or is_upkept
 
     def take_prepared(self) -> list[FromEngine]:
         """Continue the requests whose grammar and adapter are there; returns what else came.
@@ -190,7 +190,9 @@ class Engine:
             call=call,
             steps=scheduler.counters.steps,
             running=scheduler.num_running,
-            waiting=scheduler.num_waiting + self._grammars.num_waiting + self._adapters.num_waiting,
+            waiting=scheduler.num_waiting
+            + len(self._grammars.waiting)
+            + len(self._adapters.waiting),
             free_pages=cache.num_free,
             cached_pages=cache.num_idle,
             total_pages=cache.num_total,
@@ -210,8 +212,10 @@ class Engine:
     def _take(self, message: ToEngine, now_s: float) -> None:
         scheduler = self.scheduler
         match message:
-            case Submit():
+            case Submit() if message.adapter:
                 self._adapters.take(message, now_s)
+            case Submit():
+                self._hand_on(message, now_s)
             case Cut():
                 scheduler.cut(message)
             case Abort():
@@ -344,7 +348,7 @@ class Engine:
         self._pause, self._is_retracting = None, False
         self.scheduler.note_blocker(STEP, now_s)
 
-    def _take_adapted(self, submit: Submit, now_s: float) -> None:
+    def _hand_on(self, submit: Submit, now_s: float) -> None:
         """Go on with a request whose adapter, if it has any, is there."""
         if not submit.is_masked:
             self.scheduler.submit(submit, now_s)

@@ -83,6 +83,9 @@ class GrammarDesk:
         compiler: None: no grammar can be served.
         why_not: Why there is no compiler, for callers.
         max_waiting: Requests that may wait for compilation.
+
+    Attributes:
+        waiting: Requests whose grammars are being compiled, by id.
     """
 
     def __init__(
@@ -97,14 +100,9 @@ class GrammarDesk:
         self._compiler = compiler
         self._why_not = why_not
         self._max_waiting = max_waiting
-        self._waiting: dict[str, _Waiting] = {}
+        self.waiting: dict[str, _Waiting] = {}
         self._followed: dict[tuple[str, int], _Followed] = {}
         self._anything = b"\xff" * (-(-scheduler.limits.vocab_size // 32) * 4)
-
-    @property
-    def num_waiting(self) -> int:
-        """Requests whose grammars are being compiled."""
-        return len(self._waiting)
 
     # Requests on their way to the scheduler
 
@@ -114,27 +112,27 @@ class GrammarDesk:
         if grammar is None:
             self._follow(submit, None, now_s)
             return
-        earlier = self._waiting.get(submit.id)
+        earlier = self.waiting.get(submit.id)
         if earlier is not None:
             if earlier.submit.attempt >= submit.attempt:
                 return
             self.abort(submit.id, "The request was sent again.")
         if self._compiler is None:
             self._refuse(submit, RequestError(self._why_not, remedy="", code="not_supported"))
-        elif len(self._waiting) >= self._max_waiting:
-            busy = f"{len(self._waiting)} requests wait for their grammars already."
+        elif len(self.waiting) >= self._max_waiting:
+            busy = f"{len(self.waiting)} requests wait for their grammars already."
             self._refuse(submit, RequestError(busy, remedy="Try again later.", code="queue_full"))
         else:
-            self._waiting[submit.id] = _Waiting(submit, self._compiler.start(grammar), now_s)
+            self.waiting[submit.id] = _Waiting(submit, self._compiler.start(grammar), now_s)
             self.admit(now_s)
 
     def admit(self, now_s: float) -> None:
         """Hand on the requests whose grammars are compiled, and refuse those it failed for."""
-        for waiting in list(self._waiting.values()):
+        for waiting in list(self.waiting.values()):
             ticket, submit = waiting.ticket, waiting.submit
             if not ticket.is_done:
                 continue
-            del self._waiting[submit.id]
+            del self.waiting[submit.id]
             if ticket.error is not None:
                 self._refuse(submit, ticket.error)
                 continue
@@ -159,18 +157,18 @@ class GrammarDesk:
 
     def abort(self, request_id: str, message: str = "The request was aborted.") -> None:
         """End a request that waits here; does nothing when there is none of that id."""
-        waiting = self._waiting.pop(request_id, None)
+        waiting = self.waiting.pop(request_id, None)
         if waiting is not None:
             self._scheduler.refuse(waiting.submit, FinishReason("abort", message=message))
 
     def abort_all(self) -> None:
         """End every request that waits here."""
-        for request_id in list(self._waiting):
+        for request_id in list(self.waiting):
             self.abort(request_id, "All requests were aborted.")
 
     def abort_adapter(self, adapter: str) -> None:
         """End the requests that wait here and have an adapter that is unloaded."""
-        for request_id, waiting in list(self._waiting.items()):
+        for request_id, waiting in list(self.waiting.items()):
             if waiting.submit.adapter == adapter:
                 self.abort(request_id, "The adapter was unloaded.")
 

@@ -66,5 +66,5 @@ def crash_report(error: BaseException) -> Crashed:
     if isinstance(cause, HeadstockError):
         remedy = cause.remedy
     else:
-        remedy = "See the engine's log for the traceback; report it if it comes again."
+        remedy = "See the engine's log for the traceback; report it if it happens again."
     return Crashed(problem=describe(cause), remedy=remedy, is_config=isinstance(cause, ConfigError))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from headstock.wire.messages import ThoughtLimit
+from headstock.wire.requests import ThoughtLimit
 
 
 class TokenRules:

@@ -103,7 +103,7 @@ class Compiler:
             case Branching():
                 yield from self._when(expression)
             case _:
-                raise AssertionError(f"{expression} is no expression")
+                raise AssertionError(f"{expression} is not an expression")
 
     def settle(self, line: Line) -> Iterator[Compiled]:
         """Yield the step that begins a turn which has no step yet."""

@@ -118,7 +118,7 @@ def _json_shape(kind: Any) -> Shape:
         schema = msgspec.json.schema(kind)
         decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind)
     except (TypeError, RuntimeError, NameError) as error:
-        raise TypeError(f"{name} is no type that a result can have: {error}") from error
+        raise TypeError(f"{name} is not a type that a result can have: {error}") from error
 
     def read(text: str) -> Any:
         try:

@@ -131,17 +131,10 @@ class Attention(Layer):
             soft_cap=soft_cap,
             block_size=block_size,
         )
-        self._see_spans: Callable[..., Tensor] | None = None
-        if sees_spans:
-            self._see_spans = self._make_spans(ctx, features, scale, window)
+        self._see_spans = self._make_spans(ctx, features, scale, window) if sees_spans else None
         # Texts whose tokens see both ways are whole, and kept whole.
         self.group = ctx.group(_retention(window if is_causal else None))
-        self._eps = 0.0 if qk_norm is None else qk_norm
-        self._norms: dict[str, NormWeight] = {}
-        self._q_norm_D: Tensor | None = None
-        self._k_norm_D: Tensor | None = None
-        if qk_norm is not None:
-            self._build_norms(ctx, norm_leaves, is_zero_centered=is_zero_centered)
+        self._build_norms(ctx, qk_norm, norm_leaves, is_zero_centered=is_zero_centered)
         self._all_heads, self._first_head = num_heads, heads.begin // head_dim
         self._sinks_H = self._make_sinks(ctx) if has_sinks else None
         prepared = _prepared(is_normed_last, norms_values, takes_keys)
@@ -167,9 +160,15 @@ class Attention(Layer):
             self._scale_queries = ctx.ops.resolve(scale_by_position, ctx.spec())
 
     def _build_norms(
-        self, ctx: Context, leaves: tuple[str, ...], *, is_zero_centered: bool
+        self, ctx: Context, eps: float | None, leaves: tuple[str, ...], *, is_zero_centered: bool
     ) -> None:
-        """Make the norms of queries and keys; without leaves their weights are ones."""
+        """Make the norms of queries and keys, unless ``eps`` is None; without leaves of ones."""
+        self._eps = 0.0 if eps is None else eps
+        self._norms: dict[str, NormWeight] = {}
+        self._q_norm_D: Tensor | None = None
+        self._k_norm_D: Tensor | None = None
+        if eps is None:
+            return
         size = self.head_dim
         self._norms = {
             f"{leaf}.weight": NormWeight(ctx, size, is_zero_centered=is_zero_centered)

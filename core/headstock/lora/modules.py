@@ -141,10 +141,10 @@ class AdaptedModules:
             what = f"matrices at {name}, for which there is no room"
             remedy = f"Start the server with --lora-target-modules that name {last}, or all."
         elif name in self._others or ".experts" in name:
-            what = f"matrices at {name}, which is no linear layer that takes adapters"
+            what = f"matrices at {name}, which is not a linear layer that takes adapters"
             remedy = "Use an adapter of attention's and feed-forward layers' matrices."
         else:
-            what = f"matrices at {name}, which is no module of the model"
+            what = f"matrices at {name}, which is not a module of the model"
             remedy = f"Use an adapter of this model.{did_you_mean(name, self._targets)}"
         return AdapterError(f"The adapter in {files.path} has {what}.", remedy=remedy)
 

@@ -121,7 +121,7 @@ def read_settings(path: Path) -> AdapterSettings:
         raise AdapterError(error.problem, remedy=error.remedy) from error
     except (msgspec.MsgspecError, RecursionError) as error:
         raise AdapterError(
-            f"{path / CONFIG} is no adapter's configuration: {error}.",
+            f"{path / CONFIG} is not an adapter's configuration: {error}.",
             remedy="Save the adapter with PEFT's save_pretrained.",
         ) from error
     _refuse(path, found)
@@ -214,7 +214,7 @@ def _sorted(
             raise _not_computed(path, f"{name}, of DoRA,", "an adapter without it is")
         else:
             raise _not_computed(
-                path, f"{name}, which is no matrix of low rank,", "an adapter without it is"
+                path, f"{name}, which is not a matrix of low rank,", "an adapter without it is"
             )
     return found
 

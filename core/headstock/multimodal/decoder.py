@@ -165,7 +165,7 @@ def _refusal(answer: dict[str, Any], source: Source) -> RequestError:
     size = f"is {answer.get('width')} x {answer.get('height')} pixels"
     match kind:
         case "type":
-            return wrong(source, "is no PNG, JPEG, WebP or GIF", "Send one of these.")
+            return wrong(source, "is not a PNG, JPEG, WebP or GIF", "Send one of these.")
         case "pixels":
             return wrong(source, f"{size}; {answer['limit']:,} pixels are allowed", TOO_MUCH)
         case "aspect":

@@ -67,7 +67,7 @@ def _check_url(source: Source) -> SplitResult:
     except ValueError:
         is_plain, parts, port = False, urlsplit("https://"), None
     if not is_plain or not parts.hostname or parts.username is not None or "@" in parts.netloc:
-        raise wrong(source, "is no plain address", "Write https://host/path.")
+        raise wrong(source, "is not a plain address", "Write https://host/path.")
     if parts.scheme != "https" or port not in (None, PORT):
         raise wrong(source, "is not fetched by https from port 443", "Use such an address.")
     return parts

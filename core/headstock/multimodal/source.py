@@ -56,7 +56,7 @@ def read_data(source: Source, max_bytes: int) -> bytes:
     try:
         found = base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise wrong(source, "holds what is no base64", "Encode the file's bytes.") from error
+        raise wrong(source, "holds what is not base64", "Encode the file's bytes.") from error
     if not found:
         raise wrong(source, "holds no bytes", "Give the bytes of an image file.")
     return found

@@ -271,7 +271,7 @@ class OpRegistry:
         given = cast("object", op)
         if not isinstance(given, Op):
             raise PluginError(
-                f"Provider {provider!r} offers {given!r}, which is no op.",
+                f"Provider {provider!r} offers {given!r}, which is not an op.",
                 remedy="Pass the op itself, such as headstock.ops.norm.rms_norm.",
             )
         check_signature(op, provider, run)
@@ -389,7 +389,7 @@ class Resolver:
             is_open = name == "all" or (but_outside and OF in name)
             if not is_open and name not in ALL_OPS:
                 raise ConfigError(
-                    f"--op names {name!r}, which is no op.{did_you_mean(name, ALL_OPS)}",
+                    f"--op names {name!r}, which is not an op.{did_you_mean(name, ALL_OPS)}",
                     remedy=f"Use one of: {', '.join(sorted(ALL_OPS))}.",
                 )
 

@@ -5,6 +5,7 @@ Shapes: T tokens, H query heads, K key/value heads, D head size, L positions, C 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -108,22 +109,44 @@ def rotate_and_write(
         Queries ready for attention. [T, H, D]
     """
     heads = qkv_TC.unflatten(-1, (-1, head_dim))
-    q_THD, k_TKD, *rest = heads.split((num_heads, *[num_kv_heads] * (1 if takes_keys else 2)), 1)
-    v_TKD = k_TKD if takes_keys else rest[0]
+    q_THD, k_TKD, v_TKD = _parts_of(heads, num_heads, num_kv_heads, takes_keys=takes_keys)
     if has_normed_values:
         v_TKD = rms_norm.reference(v_TKD, torch.ones_like(v_TKD[0, 0]), eps=eps)
-    parts: list[Tensor] = []
-    for x, weight_D in ((q_THD, q_norm_D), (k_TKD, k_norm_D)):
-        if weight_D is not None and not is_normed_last:
-            x = rms_norm.reference(x, weight_D, eps=eps)
-        if cos_sin_LC is not None:
-            x = rotate(x, batch.positions_T, cos_sin_LC, is_interleaved=is_interleaved)
-        if weight_D is not None and is_normed_last:
-            x = rms_norm.reference(x, weight_D, eps=eps)
-        parts.append(x)
-    q_THD, k_TKD = parts
-    provider.write(k_TKD, v_TKD, kv, batch)
-    return q_THD
+    how = {"eps": eps, "is_interleaved": is_interleaved, "is_normed_last": is_normed_last}
+    prepare = partial(_normed_and_turned, batch.positions_T, cos_sin_LC, **how)
+    provider.write(prepare(k_TKD, k_norm_D), v_TKD, kv, batch)
+    return prepare(q_THD, q_norm_D)
+
+
+def _parts_of(
+    heads: Tensor, num_heads: int, num_kv_heads: int, *, takes_keys: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries, keys and values; these are the keys where ``takes_keys``."""
+    if takes_keys:
+        q_THD, k_TKD = heads.split((num_heads, num_kv_heads), 1)
+        return q_THD, k_TKD, k_TKD
+    q_THD, k_TKD, v_TKD = heads.split((num_heads, num_kv_heads, num_kv_heads), 1)
+    return q_THD, k_TKD, v_TKD
+
+
+def _normed_and_turned(
+    positions_T: Tensor,
+    cos_sin_LC: Tensor | None,
+    x_THD: Tensor,
+    weight_D: Tensor | None,
+    *,
+    eps: float,
+    is_interleaved: bool,
+    is_normed_last: bool,
+) -> Tensor:
+    """Return queries or keys normalised, where ``weight_D`` is given, and rotated. [T, H, D]"""
+    if weight_D is not None and not is_normed_last:
+        x_THD = rms_norm.reference(x_THD, weight_D, eps=eps)
+    if cos_sin_LC is not None:
+        x_THD = rotate(x_THD, positions_T, cos_sin_LC, is_interleaved=is_interleaved)
+    if weight_D is not None and is_normed_last:
+        x_THD = rms_norm.reference(x_THD, weight_D, eps=eps)
+    return x_THD
 
 
 @op(features=frozenset({WIDE_WEIGHT}))

@@ -118,6 +118,7 @@ def place_step(
     """
     device, slots_R, starts_R1 = ids_T.device, inputs.slots_R, inputs.query_starts_R1
     tokens_T = torch.arange(ids_T.shape[0], dtype=torch.int32, device=device)
+    # A token's row is the number of rows that end at or before it: no size depends on data.
     rows_T = (starts_R1[1:, None] <= tokens_T).sum(dim=0)
     is_real_T = rows_T < slots_R.shape[0]
     rows_T = rows_T.clamp(max=slots_R.shape[0] - 1)
@@ -127,6 +128,7 @@ def place_step(
     slots_T = slots_R.index_select(0, rows_T)
     is_live_T = is_live_R.index_select(0, rows_T) & is_real_T
     offsets_T = tokens_T - starts_R1.index_select(0, rows_T)
+    # Rows that are done stand at place 0: any place past their pages would be read out of bounds.
     places_T = torch.where(is_live_T, lengths_R.index_select(0, rows_T) + offsets_T, 0).long()
     _write(ids_T, _ids(slots, inputs.host_ids_T, slots_T))
     _write(batch.positions_T, places_T)
@@ -136,7 +138,7 @@ def place_step(
         _write(batch.adapters_R, slots.adapters_S.index_select(0, slots_R))
     for view, table_SP, size in zip(batch.groups, slots.tables, slots.page_sizes, strict=True):
         pages_RP = table_SP[:, : view.page_table_RP.shape[1]].index_select(0, slots_R)
-        if size == 0:
+        if size == 0:  # the row writes the whole page: one that is done must not write its own
             _write(view.page_table_RP, torch.where(is_live_R[:, None], pages_RP, 0))
             continue
         pages_T = table_SP[slots_T.long(), places_T // size].long()
@@ -361,7 +363,9 @@ def settle_step(
     stops_RE = slots.stop_ids_SE.index_select(0, where_R)
     is_stop_RJ = (stops_RE[:, None, :] == drawn_RJ[:, :, None]).any(dim=2) | (drawn_RJ < 0)
     stops_RJ = is_stop_RJ.long()
+    # The stop itself counts, what comes behind it does not: stops before this place alone.
     is_past_RJ = stops_RJ.cumsum(dim=1) - stops_RJ > 0
+    # Rows that are done have none left: one is counted, so that count - 1 is a place, and ignored.
     counts_RJ = (steps_J < accepted_R[:, None]) & (steps_J < left_R.clamp(min=1)[:, None])
     counts_RJ &= ~is_past_RJ
     count_R = counts_RJ.sum(dim=1)
@@ -373,6 +377,7 @@ def settle_step(
     kept_R = slots.last_ids_S.index_select(0, where_R)
     last_R = torch.where(is_live_R & ~is_faulty_R, last_R, kept_R)
     if drawn_RJ.shape[1] > 1:
+        # advance_lengths has added all of the row's queries, wrong drafts among them.
         lengths_R = slots.lengths_S.index_select(0, where_R)
         wrong_R = torch.where(is_live_R, inputs.num_draws_R - count_R, 0)
         slots.lengths_S.index_copy_(0, where_R, (lengths_R - wrong_R).to(torch.int32))

@@ -109,7 +109,7 @@ def _failure(rank: int, error: Exception) -> Failed:
     if isinstance(error, HeadstockError):
         is_config = isinstance(error, ConfigError)
         return Failed(rank=rank, problem=error.problem, remedy=error.remedy, is_config=is_config)
-    remedy = "See its traceback above; report it if it comes again."
+    remedy = "See its traceback above; report it if it happens again."
     return Failed(rank=rank, problem=describe(error), remedy=remedy, is_config=False)
 
 

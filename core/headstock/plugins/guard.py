@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from headstock.errors import HeadstockError, describe
+
 T = TypeVar("T")
 
 
@@ -16,7 +18,7 @@ class Failure:
     """What a guarded call raised.
 
     Attributes:
-        reason: Type, message and place, in one line.
+        reason: What, and where, in one line.
     """
 
     reason: str
@@ -37,15 +39,17 @@ def guarded(call: Callable[[], T]) -> Success[T] | Failure:
     try:
         return Success(call())
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary to foreign code
-        return Failure(describe(error))
+        return Failure(reason_of(error))
 
 
-def describe(error: BaseException) -> str:
-    """Return "Type: first line of the message (in package/file.py:12)"."""
-    lines = str(error).strip().splitlines() or ["no message"]
-    text = f"{type(error).__name__}: {lines[0]}"
+def reason_of(error: BaseException) -> str:
+    """Return what went wrong, on one line, and where, such as ``(in package/file.py:12)``.
+
+    The place is left out of errors that Headstock raises on purpose: their problem says enough.
+    """
+    text = describe(error)
     frames = traceback.extract_tb(error.__traceback__)
-    if not frames:
+    if isinstance(error, HeadstockError) or not frames:
         return text
     last = frames[-1]
     path = Path(last.filename)

@@ -17,7 +17,7 @@ from headstock.runner.media import MediaRows
 from headstock.runner.options import RunnerOptions
 from headstock.runner.rehearsal import largest_draft_plan, largest_plan
 from headstock.runner.runner import TorchRunner
-from headstock.runner.slots import SlotExtras
+from headstock.runner.slots import OptionalTables
 from headstock.wire.steps import PageGroup, StepPlan
 
 HOST_CACHE_BYTES = 4 << 30
@@ -37,7 +37,7 @@ class MemoryPlan:
         buffers: Tables of the model's layers and whatever else came with it.
         workspace: What the largest step and the runner's own buffers need.
         graphs: What captured steps keep.
-        extras: Tables for penalties and biases, made when a request first has any.
+        optional: Tables for penalties and biases, made when a request first has any.
         groups: The page groups.
         cache_tokens: Tokens that the cache holds.
     """
@@ -47,7 +47,7 @@ class MemoryPlan:
     buffers: int
     workspace: int
     graphs: int
-    extras: int
+    optional: int
     groups: tuple[PageGroup, ...]
     cache_tokens: int
 
@@ -59,7 +59,7 @@ class MemoryPlan:
     @property
     def free(self) -> int:
         """What is left."""
-        taken = self.weights + self.buffers + self.workspace + self.graphs + self.extras
+        taken = self.weights + self.buffers + self.workspace + self.graphs + self.optional
         return max(0, self.total - taken - self.cache_bytes)
 
     def table(self) -> list[tuple[str, int]]:
@@ -70,7 +70,7 @@ class MemoryPlan:
             ("buffers", self.buffers),
             ("workspace", self.workspace),
             ("graphs", self.graphs),
-            ("penalties and biases, once used", self.extras),
+            ("penalties and biases, once used", self.optional),
             (f"KV cache, {self.cache_tokens:,} tokens in {pages}", self.cache_bytes),
             ("left free", self.free),
         ]
@@ -108,9 +108,9 @@ class Measured:
         return max(0, place - 1) * unit
 
 
-def extra_bytes(options: RunnerOptions) -> int:
+def optional_bytes(options: RunnerOptions) -> int:
     """Return the bytes of the tables for penalties and biases, which drawing alone has."""
-    return SlotExtras.num_bytes(options.num_slots, options.vocab_size) if options.draws else 0
+    return OptionalTables.num_bytes(options.num_slots, options.vocab_size) if options.draws else 0
 
 
 def plan_memory(
@@ -121,11 +121,11 @@ def plan_memory(
     Raises:
         ConfigError: Not even one longest request fits, or ``cache_tokens`` do not.
     """
-    extras = extra_bytes(options)
+    optional = optional_bytes(options)
     is_host = device.facts.shares_host_memory
     sharing = group.size if is_host else 1  # ranks on one host draw on the same memory
     allowed = int(options.memory_fraction * measured.before.free) // sharing
-    taken = measured.weights + measured.buffers + measured.workspace + measured.graphs + extras
+    taken = measured.weights + measured.buffers + measured.workspace + measured.graphs + optional
     room = _least(measured.tokens_in(allowed - taken, options), group, device)
     tokens, unit = room, options.page_size
     if options.cache_tokens is not None:
@@ -144,7 +144,7 @@ def plan_memory(
         buffers=measured.buffers,
         workspace=measured.workspace,
         graphs=measured.graphs,
-        extras=extras,
+        optional=optional,
         groups=measured.groups.groups(tokens, options),
         cache_tokens=tokens,
     )

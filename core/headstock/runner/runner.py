@@ -16,10 +16,10 @@ from headstock.plugins.device import Device
 from headstock.runner.arena import PageNumbers
 from headstock.runner.batch import StepBuffers, StepShape
 from headstock.runner.download import Download, LaunchedStep, LogprobReader, read_result
+from headstock.runner.failures import check_answers, no_room_to_wake, out_of_memory
 from headstock.runner.graphs import StepGraphs
 from headstock.runner.media import MediaRows
 from headstock.runner.options import PaddedSizes
-from headstock.runner.out_of_memory import no_room_to_wake, out_of_memory
 from headstock.runner.pages import PageStore
 from headstock.runner.rehearsal import rehearsal
 from headstock.runner.rows import RowSet
@@ -115,6 +115,7 @@ class TorchRunner:
 
         Raises:
             ConfigError: The device has no memory left for the step.
+            DeviceError: It is lost.
         """
         rows, self._rows = self._rows, None
         launched = self._guarded(lambda: self._launch(plan, rows), plan)
@@ -126,6 +127,7 @@ class TorchRunner:
 
         Raises:
             ConfigError: The device has no memory left for the draws.
+            DeviceError: It is lost.
         """
         assert isinstance(handle, LaunchedStep), f"{handle!r} was not launched here"
         plan, handle.plan = handle.plan, None
@@ -133,9 +135,17 @@ class TorchRunner:
         self._guarded(lambda: self._sample(handle, plan, masks), plan)
 
     def result(self, handle: StepHandle) -> StepResult:
-        """Wait for the step and return what it drew."""
+        """Wait for the step and return what it drew.
+
+        Raises:
+            DeviceError: The device is lost.
+        """
         assert isinstance(handle, LaunchedStep), f"{handle!r} was not launched here"
-        return read_result(handle)
+        try:
+            return read_result(handle)
+        except Exception as error:
+            self._check_device(handle.step, error)
+            raise
 
     def warm_up(self, progress: Callable[[int, int], None]) -> None:
         """Capture what the device wants captured before serving, and try every feature once.
@@ -203,12 +213,22 @@ class TorchRunner:
         try:
             with torch.inference_mode():
                 return queue()
-        except torch.OutOfMemoryError as error:
+        except BaseException as error:
+            if isinstance(error, Exception):
+                self._check_device(plan.step, error)
             self._upload.recover()
-            raise out_of_memory(self._device, plan) from error
-        except BaseException:
-            self._upload.recover()
+            if isinstance(error, torch.OutOfMemoryError):
+                raise out_of_memory(self._device, plan) from error
             raise
+
+    def _check_device(self, step: int, error: Exception) -> None:
+        """Raise where ``error`` came of a lost device.
+
+        One of several ranks does not ask: what is queued may wait for a rank that is lost, and any
+        failure ends them all (:class:`headstock.parallel.RankedRunner`).
+        """
+        if self._parts.ranks.size == 1:
+            check_answers(self._device, step, error)
 
     def _launch(self, plan: StepPlan, last: RowSet | None) -> LaunchedStep:
         upload = self._upload

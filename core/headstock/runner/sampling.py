@@ -51,7 +51,7 @@ class Sampler:
         self._device = device
         self._model = parts.model
         self._ops = ops
-        self._table, self._extras, self._arrays = upload.table, upload.extras, upload.arrays
+        self._table, self._optional, self._arrays = upload.table, upload.optional, upload.arrays
         self._group = parts.ranks
         self.drafter = parts.drafter
         self._vocab_size = limits.vocab_size
@@ -74,9 +74,9 @@ class Sampler:
             shape = (self._max_positions, -(-self._vocab_size // 32))
             self._masks_SW = self._device.empty(shape, torch.int32).fill_(ALL_ALLOWED)
         if PENALTIES in kinds:
-            self._extras.penalty_table()
+            self._optional.penalty_table()
         if BIAS in kinds:
-            self._extras.bias_table()
+            self._optional.bias_table()
 
     def send_masks(self, words_SW: np.ndarray) -> None:
         """Queue the copy of the masks of a step's positions. int32. [S, W]"""
@@ -142,7 +142,7 @@ class Sampler:
 
     def _draft(self, inputs: StepInputs) -> tuple[Slots, Tensor]:
         """Append what was drawn to the rows' histories, and draft for their next step."""
-        ops, histories, drafter = self._ops, self._extras.histories, self.drafter
+        ops, histories, drafter = self._ops, self._optional.histories, self.drafter
         assert histories is not None, "nothing is drafted here"
         assert drafter is not None, "nothing is drafted here"
         outbox = self.outbox_NRO[:, : inputs.slots_R.shape[0]]
@@ -160,8 +160,8 @@ class Sampler:
 
         What comes after a stop id counts too; its slot is done then, and draws no more.
         """
-        assert self._extras.penalties is not None, "penalties were not admitted"
-        counts_SV = self._extras.penalties.output_counts_SV
+        assert self._optional.penalties is not None, "penalties were not admitted"
+        counts_SV = self._optional.penalties.output_counts_SV
         drawn_S = drawn_RJ.flatten()
         if drawn_RJ.shape[1] > 1:
             drawn_S = self._ops.keep_accepted(drawn_RJ, accepted_R)
@@ -176,25 +176,25 @@ class Sampler:
         kinds: frozenset[str],
     ) -> Tensor:
         """Apply what changes logits before temperature: penalties, bias, ids not allowed."""
-        ops, slots, extras = self._ops, self._table.slots, self._extras
+        ops, slots, optional = self._ops, self._table.slots, self._optional
         take = ops.take_rows
         if PENALTIES in kinds:
-            assert extras.penalties is not None, "penalties were not admitted"
-            counts_SV = take(extras.penalties.output_counts_SV, slots_S, dim=0)
+            assert optional.penalties is not None, "penalties were not admitted"
+            counts_SV = take(optional.penalties.output_counts_SV, slots_S, dim=0)
             if drafts_RK is not None:
                 counts_SV = ops.count_drafts(counts_SV, drafts_RK)
             logits_SV = ops.apply_penalties(
                 logits_SV,
                 counts_SV,
-                take(extras.penalties.prompt_mask_SV, slots_S, dim=0),
+                take(optional.penalties.prompt_mask_SV, slots_S, dim=0),
                 take(slots.repetition_S, slots_S, dim=0),
                 take(slots.frequency_S, slots_S, dim=0),
                 take(slots.presence_S, slots_S, dim=0),
             )
         if BIAS in kinds:
-            assert extras.biases is not None, "biases were not admitted"
-            ids_SB = take(extras.biases.ids_SB, slots_S, dim=0)
-            biases_SB = take(extras.biases.biases_SB, slots_S, dim=0)
+            assert optional.biases is not None, "biases were not admitted"
+            ids_SB = take(optional.biases.ids_SB, slots_S, dim=0)
+            biases_SB = take(optional.biases.biases_SB, slots_S, dim=0)
             logits_SV = ops.add_bias(logits_SV, ids_SB, biases_SB)
         if FLOOR in kinds:
             stop_ids_SE = take(slots.stop_ids_SE, slots_S, dim=0)

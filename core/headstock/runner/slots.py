@@ -293,7 +293,7 @@ class HistoryTable:
         self.histories_SL[:, : len(history_N)].index_copy_(0, slot_1, history_N[None])
 
 
-class SlotExtras:
+class OptionalTables:
     """The tables that only some requests need.
 
     Attributes:

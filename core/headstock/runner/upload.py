@@ -18,7 +18,7 @@ from headstock.plugins.device import Device
 from headstock.runner.arena import PageNumbers
 from headstock.runner.options import PaddedSizes
 from headstock.runner.rows import NO_TREE, RowSet, SlotFacts, read_rows
-from headstock.runner.slots import Edits, SlotExtras, SlotTable, has_penalties, padded_biases
+from headstock.runner.slots import Edits, OptionalTables, SlotTable, has_penalties, padded_biases
 from headstock.wire.steps import Admit, RunnerLimits, StepPlan
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ class Upload:
 
     Attributes:
         table: On the device, one entry a slot.
-        extras: On the device, what only some requests need.
+        optional: On the device, what only some requests need.
         rows: On the device, the rows of the step.
         arrays: Carries what does not fit the step's own copy.
         media: Images, where the model takes any.
@@ -232,7 +232,7 @@ class Upload:
     ) -> None:
         self.arrays = HostArrays(device)
         self.table = SlotTable(device, limits, numbers)
-        self.extras = SlotExtras(device, limits)
+        self.optional = OptionalTables(device, limits)
         null_slot = limits.num_slots
         self.rows = RowBuffer(device, self.arrays, sizes, depth=limits.depth, null_slot=null_slot)
         self.media: MediaRows | None = None
@@ -253,7 +253,7 @@ class Upload:
             self.table.admit(self._edits, plan.admit)
             for admit in plan.admit:
                 self._facts[admit.slot] = SlotFacts.of(admit)
-                self._admit_extras(admit)
+                self._fill_optional(admit)
         if plan.append.slots:
             self.table.append(self._edits, plan.append)
         if self.media is not None:
@@ -261,7 +261,7 @@ class Upload:
         if plan.tree is not None:
             self._tree = plan.tree
 
-    def _admit_extras(self, admit: Admit) -> None:
+    def _fill_optional(self, admit: Admit) -> None:
         """Enter what only some requests need.
 
         Biases of the slot's last request are taken back. Its other entries may stay: without
@@ -273,17 +273,17 @@ class Upload:
         send = self.arrays.send
         slot_1 = send(np.array([admit.slot], np.int64))
         if has_penalties(admit):
-            self.extras.penalty_table().reset(slot_1, *self._send_history(admit))
+            self.optional.penalty_table().reset(slot_1, *self._send_history(admit))
             self.arrays.cut()
         if admit.bias_ids or was_biased:
             ids, biases = padded_biases(admit.bias_ids, admit.biases)
-            self.extras.bias_table().reset(slot_1, send(ids), send(biases))
+            self.optional.bias_table().reset(slot_1, send(ids), send(biases))
             self.arrays.cut()
             (self._biased_slots.add if admit.bias_ids else self._biased_slots.discard)(admit.slot)
         if admit.drafts:
-            assert self.extras.histories is not None, f"slot {admit.slot}: nothing is drafted here"
+            assert self.optional.histories is not None, f"slot {admit.slot}: drafts are off here"
             (history,) = self.arrays.send_padded(np.array(admit.history, np.int32))
-            self.extras.histories.reset(slot_1, history)
+            self.optional.histories.reset(slot_1, history)
             self.arrays.cut()
 
     def warm_up(self, sizes: Sequence[int]) -> None:
@@ -292,13 +292,13 @@ class Upload:
         Args:
             sizes: Tokens of padded steps.
         """
-        self.extras.penalty_table()
-        self.extras.bias_table()
+        self.optional.penalty_table()
+        self.optional.bias_table()
         self.rows.warm_up(sizes, self.table)
-        size, drafts = LEAST_PADDED, self.extras.histories is not None
+        size, drafts = LEAST_PADDED, self.optional.histories is not None
         while size < 4 * (self._max_length + 1):
             history = [0] * (size - 1)
-            self._admit_extras(
+            self._fill_optional(
                 Admit(
                     self._null_slot,
                     length=0,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from headstock.scheduler.request import Request
-from headstock.wire.messages import TokenLogprobs, Vector
+from headstock.wire.messages import Vector
+from headstock.wire.requests import TokenLogprobs
 from headstock.wire.steps import Logprobs
 
 NO_QUERIES: list[int] = []

@@ -119,6 +119,8 @@ class Planner:
         kv_max = [length + 1 for length in writer.kv_max]
         page_tokens = self._cache.page_tokens
         rows = writer.rows
+        # A row needs a page when its new token is the first of one. Lengths leave the remainder 1
+        # then, but for pages of one token, where each is the first.
         growing = [rows[i] for i, length in enumerate(kv_max) if length % page_tokens == 1]
         if page_tokens == 1:
             growing = rows
@@ -251,6 +253,8 @@ class Planner:
             if not self._has_drafts:
                 ends = [request.computed + 1 for request in growing]
             else:
+                # ``computed`` counts drafts that may prove wrong: where it is past ``last_begin``,
+                # no row can begin, so pages are taken up to what the last one can reach.
                 ends = [
                     min(request.computed, request.last_begin) + request.draw_query(width)
                     for request in growing

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from headstock.wire.messages import Story
+from headstock.wire.requests import Story
 
 STEP = "step"
 SLOTS = "slots"

@@ -18,7 +18,8 @@ from headstock.server.request import GenerateRequest, TokensPrompt
 from headstock.structured.checks import check_grammar
 from headstock.text import Tokenizer
 from headstock.wire.media import MediaItem
-from headstock.wire.messages import Submit, ThoughtLimit
+from headstock.wire.messages import Submit
+from headstock.wire.requests import ThoughtLimit
 
 _SEED_SPAN = 2**63
 MAX_USER = 128
@@ -83,9 +84,7 @@ def expand(
     Raises:
         RequestError: Naming the field, its value and the limit.
     """
-    prompt_ids = _kept(request, prompt_ids, has_media=bool(media))
-    if card.last_id is not None and prompt_ids[-1:] != [card.last_id]:
-        prompt_ids = [*prompt_ids, card.last_id]
+    prompt_ids = _ending(_kept(request, prompt_ids, has_media=bool(media)), card.last_id)
     params = _params(request, card)
     grammar = _grammar(request, prompt_ids, card, tokenizer)
     _check_ids(request, prompt_ids, card.vocab_size)
@@ -119,6 +118,13 @@ def expand(
         )
         for lane in _lanes(params, limit)
     ]
+
+
+def _ending(prompt_ids: list[int], last_id: int | None) -> list[int]:
+    """Return the tokens of a prompt that ends in ``last_id``, if the model wants that."""
+    if last_id is None or prompt_ids[-1:] == [last_id]:
+        return prompt_ids
+    return [*prompt_ids, last_id]
 
 
 def _stop_ids(params: SamplingParams, card: ModelCard) -> list[int]:

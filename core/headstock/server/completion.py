@@ -9,7 +9,8 @@ from headstock.errors import RequestError
 from headstock.requests import FinishReason
 from headstock.server.errors import reason_of
 from headstock.text import StopMatcher, StopPattern, Tokenizer, make_detokenizer
-from headstock.wire.messages import Ended, Submit, TokenLogprobs
+from headstock.wire.messages import Ended, Submit
+from headstock.wire.requests import TokenLogprobs
 
 
 @dataclass(slots=True)

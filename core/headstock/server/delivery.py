@@ -37,12 +37,12 @@ from headstock.wire.messages import (
     Started,
     State,
     ToEngine,
-    TokenLogprobs,
     Tokens,
     UpkeepReply,
     Vector,
     WeightRows,
 )
+from headstock.wire.requests import TokenLogprobs
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +192,8 @@ class Delivery:
         now_s: float,
     ) -> None:
         completion = live.completion
-        self._replay.progressed(completion.submit.id)
+        if self._replay.on_trial:
+            self._replay.progressed(completion.submit.id)
         if completion.is_deaf:
             return
         if completion.started_s is None:
@@ -258,7 +259,8 @@ class Delivery:
         self._observer.queued(message.queue_s)
         if live.record is not None:
             live.record.story = message.story
-        self._replay.progressed(message.id)
+        if self._replay.on_trial:
+            self._replay.progressed(message.id)
         self._forget(live)
         self._put(live, [delta])
 

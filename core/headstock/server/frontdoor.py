@@ -247,7 +247,11 @@ class Frontdoor:
         account = self._check_open(requests, owner, payer, num_tokens)
         completions = [entry.completion for entry in entries]
         journal = self._begin_journal(keeping, entries, owner, payer)
-        generation = self.resumption.read(completions, journal, is_streamed=is_streamed)
+        if journal is None:
+            abort = self._delivery.abort
+            generation = Generation(completions, is_streamed=is_streamed, abort=abort)
+        else:
+            generation = self.resumption.read(completions, journal, is_streamed=is_streamed)
         record = self.records.begin(call, self.card.name)
         try:
             for request, completion, adapter in entries:

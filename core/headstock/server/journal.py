@@ -18,7 +18,8 @@ from headstock.server.completion import Completion, Delta
 from headstock.server.errors import error_of, reason_of
 from headstock.server.store import Store
 from headstock.text import Tokenizer, compile_patterns
-from headstock.wire.messages import Ended, Submit, TokenLogprobs
+from headstock.wire.messages import Ended, Submit
+from headstock.wire.requests import TokenLogprobs
 
 KIND = "call"
 """Of the values in the store."""

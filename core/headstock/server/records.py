@@ -14,7 +14,7 @@ from itertools import groupby, islice
 from typing import Any
 
 from headstock.server.completion import Completion
-from headstock.wire.messages import Story
+from headstock.wire.requests import Story
 
 MAX_OWNERS = 256
 """Rings that are kept; past it the one that was used least recently goes."""

@@ -105,7 +105,7 @@ class Replay:
         self._send = send
         self._end = end
         self._fail = fail
-        self._on_trial: set[str] = set()
+        self.on_trial: set[str] = set()
         """Suspects that the engine at hand has, and that have shown nothing yet."""
 
     def crashed(self) -> None:
@@ -124,7 +124,7 @@ class Replay:
     def _take_back(self) -> list[Live]:
         """Return what the engine had; no engine has it now."""
         there = [live for live in self._live.values() if live.is_sent]
-        self._on_trial.clear()
+        self.on_trial.clear()
         for live in there:
             live.is_sent = False
         return there
@@ -149,19 +149,22 @@ class Replay:
         if worst >= SUSPECT_FROM:
             suspects = [live for live in waiting if live.deaths == worst]
             waiting = suspects[: max(1, len(suspects) // 2)]
-            self._on_trial = {live.completion.submit.id for live in waiting}
+            self.on_trial = {live.completion.submit.id for live in waiting}
         for live in waiting:
             self._resend(live)
 
     def progressed(self, request_id: str) -> None:
-        """Take note that a completion drew tokens or ended; the next suspects may follow."""
-        if request_id not in self._on_trial:
+        """Take note that a completion drew tokens or ended; the next suspects may follow.
+
+        Called while some are on trial.
+        """
+        if request_id not in self.on_trial:
             return
-        self._on_trial.discard(request_id)
+        self.on_trial.discard(request_id)
         live = self._live.get(request_id)
         if live is not None:
             live.deaths = 0
-        if not self._on_trial:
+        if not self.on_trial:
             self.started()
 
     def _resend(self, live: Live) -> None:

@@ -23,7 +23,7 @@ from headstock.server.replay import Live
 
 
 class Resumption:
-    """Gives calls readers, the first one and those that come after it.
+    """Gives calls that have a journal readers, the first one and those that come after it.
 
     Args:
         journals: Where calls are written down.
@@ -60,11 +60,9 @@ class Resumption:
         return f"{self._card.name} {self._card.model_path} {self._card.vocab_size}"
 
     def read(
-        self, completions: Sequence[Completion], journal: Journal | None, *, is_streamed: bool
+        self, completions: Sequence[Completion], journal: Journal, *, is_streamed: bool
     ) -> Generation:
-        """Return the one that waits for ``completions``, of a call that has a journal or none."""
-        if journal is None:
-            return Generation(completions, is_streamed=is_streamed, abort=self._delivery.abort)
+        """Return the one that waits for ``completions``, of the call that ``journal`` is of."""
         generation = Generation(
             completions,
             is_streamed=is_streamed,

@@ -12,7 +12,7 @@ from headstock.errors import RequestError
 from headstock.server.speech import has_begun
 from headstock.text import Tokenizer
 from headstock.text.parsers import ReasoningFormat
-from headstock.wire.messages import ThoughtLimit
+from headstock.wire.requests import ThoughtLimit
 
 
 class Thinking(msgspec.Struct):
@@ -51,7 +51,8 @@ class ThoughtBudget:
             if self.is_target:
                 return None
             raise RequestError(
-                f"{self.field} cannot be enforced: {self.reasoning.end} is no token of this model.",
+                f"{self.field} cannot be enforced: {self.reasoning.end} is not one of this model's"
+                " tokens.",
                 remedy="Leave it out, or lower the limit of the whole answer.",
                 field=self.field,
                 code="not_supported",

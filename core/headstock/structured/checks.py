@@ -50,7 +50,7 @@ def _decode(grammar: Grammar) -> Any:
     try:
         return msgspec.json.decode(grammar.text)
     except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
-        raise _invalid(grammar, f"is no JSON: {error}") from error
+        raise _invalid(grammar, f"is not JSON: {error}") from error
 
 
 def _check_pattern(grammar: Grammar) -> None:
@@ -90,7 +90,7 @@ def _check_json(grammar: Grammar, value: Any) -> None:
     if grammar.kind == "choice":
         _check_choices(grammar, value)
     elif not isinstance(value, dict | bool) or value is False:
-        raise _invalid(grammar, "is no JSON object")
+        raise _invalid(grammar, "is not a JSON object")
     num_nodes = 0
     pending: list[tuple[Any, int]] = [(value, 1)]
     while pending:
@@ -125,7 +125,7 @@ def _check_object(grammar: Grammar, fields: dict[str, Any]) -> None:
 def _check_choices(grammar: Grammar, value: Any) -> None:
     choices = cast("list[Any]", value) if isinstance(value, list) else []
     if not choices or not all(isinstance(choice, str) and choice for choice in choices):
-        raise _invalid(grammar, "is no list of texts that are not empty")
+        raise _invalid(grammar, "is not a list of texts that are not empty")
     if len(choices) > MAX_ENUM:
         raise _too_complex(grammar, f"has {len(choices)} choices; at most {MAX_ENUM}")
 

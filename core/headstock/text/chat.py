@@ -78,7 +78,7 @@ def render_chat(
     if not mark or _text_of(_parts_of(content)[-1:]).strip() not in before:
         raise RequestError(
             "The model's chat template does not show the last message's content as it is, so there"
-            " is no place where it could be continued.",
+            " is not a place where it could be continued.",
             remedy="Leave out continue_final_message, or change that content.",
             field="continue_final_message",
             code="template_failed",

@@ -86,7 +86,7 @@ def read_file(path: str | Path) -> Tokenizer:
         ) from error
     except Exception as error:
         raise CheckpointError(
-            f"{path} is no tokenizer this version can read: {error}.",
+            f"{path} is not a tokenizer this version can read: {error}.",
             remedy="Download the model again, or pass --tokenizer.",
         ) from error
 
@@ -128,7 +128,7 @@ def _build(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
         pieces = sentencepiece.read_model(read_bounded(model, MAX_TOKENIZER_BYTES))
     except (ValueError, OSError) as error:
         raise CheckpointError(
-            f"{model} is no SentencePiece model: {error}.",
+            f"{model} is not a SentencePiece model: {error}.",
             remedy="Download the file again, or give a tokenizer.json.",
         ) from error
     return sentencepiece.build(pieces, "every chunk" if config.get("legacy") else "first")

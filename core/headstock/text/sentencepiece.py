@@ -151,7 +151,7 @@ def read_model(data: bytes) -> Pieces:
     normalizer: dict[int, int | bytes] = {}
     for number, value in _fields(data):
         if number in (1, 2, 3) and not isinstance(value, bytes):
-            raise ValueError(f"field {number} is no message")
+            raise ValueError(f"field {number} is not a message")
         if number == 1 and isinstance(value, bytes):
             piece = dict(_fields(value))
             texts.append(_bytes(piece.get(1, b"")).decode("utf-8"))

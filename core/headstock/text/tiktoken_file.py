@@ -139,7 +139,7 @@ def read_ranks(file: Path) -> dict[bytes, int]:
                 token, rank = line.split()
                 ranks[base64.b64decode(token, validate=True)] = int(rank)
     except (ValueError, binascii.Error) as error:
-        raise _damaged(file, f"has a line that is no token and rank: {error}") from error
+        raise _damaged(file, f"has a line that is not a token and rank: {error}") from error
     if sorted(ranks.values()) != list(range(len(ranks))):
         raise _damaged(file, f"has {len(ranks)} tokens whose ranks are not 0 to {len(ranks) - 1}")
     lacking = sum(bytes([value]) not in ranks for value in range(256))

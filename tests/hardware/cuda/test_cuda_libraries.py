@@ -45,7 +45,7 @@ def library(request, device):
     if not request.param.is_installed:
         pytest.skip(f"{request.param.module} is not installed")
     if "sm_90a" not in device.capabilities:
-        pytest.skip(f"{device.name} is no Hopper")
+        pytest.skip(f"{device.name} is not a Hopper")
     return request.param
 
 

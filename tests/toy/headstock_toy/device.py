@@ -95,7 +95,7 @@ class ToyDevice:
     def capture(self, key: GraphKey, step: Callable[[], None]) -> ToyGraph:
         if key.kind != "draws":  # those come at the rows of a captured forward pass
             expected = self.graph_policy.bucket(key.num_tokens, key.num_rows, key.kind == "uniform")
-            assert expected == (key.num_tokens, key.num_rows), f"{key} is no bucket"
+            assert expected == (key.num_tokens, key.num_rows), f"{key} is not a bucket"
         return ToyGraph(key, step)
 
     def synchronize(self) -> None:

@@ -179,7 +179,6 @@ class BlockAttention(PagedAttention):
         items = min(self._tail_spread // num_tokens, cdiv(most * spec.block_size, LEAST_TOKENS))
         items = max(1, min(items, most))  # as many partials as there is room for, or none
         block_n, warps, stages = self.tuning.tail
-        block_g = next_power_of_2(self._group)
         attend_blocks_kernel[(num_tokens * items, spec.num_kv_heads)](
             q_THD,
             kv,
@@ -202,24 +201,29 @@ class BlockAttention(PagedAttention):
             PAGE=spec.page_size,
             D=spec.head_dim,
             BLOCK_D=self._block_d,
-            BLOCK_M=max(16, block_g),
+            BLOCK_M=max(16, next_power_of_2(self._group)),
             BLOCK_N=min(block_n, max(16, next_power_of_2(spec.block_size))),
             STAGES=self._target.stages(stages),
             **self._target.launch(warps),
         )
         if items > 1:
-            merge_blocks_kernel[(num_tokens, spec.num_kv_heads)](
-                batch.counts,
-                self._partial_o,
-                self._partial_lse,
-                out_THD,
-                items,
-                HEADS=spec.num_heads,
-                KV_HEADS=spec.num_kv_heads,
-                D=spec.head_dim,
-                BLOCK_D=self._block_d,
-                BLOCK_G=block_g,
-                BLOCK_S=max(1, 16 // block_g),
-                **self._target.launch(4),
-            )
+            self._merge(batch, items, out_THD)
         return out_THD
+
+    def _merge(self, batch: StepBatch, items: int, out_THD: Tensor) -> None:
+        """Merge the partials of each query, ``items`` of them, into ``out_THD``."""
+        spec, block_g = self.spec, next_power_of_2(self._group)
+        merge_blocks_kernel[(out_THD.shape[0], spec.num_kv_heads)](
+            batch.counts,
+            self._partial_o,
+            self._partial_lse,
+            out_THD,
+            items,
+            HEADS=spec.num_heads,
+            KV_HEADS=spec.num_kv_heads,
+            D=spec.head_dim,
+            BLOCK_D=self._block_d,
+            BLOCK_G=block_g,
+            BLOCK_S=max(1, 16 // block_g),
+            **self._target.launch(4),
+        )

@@ -335,32 +335,14 @@ def filter_rows(
     open_logits = torch.empty((num_rows, OPEN_IDS), dtype=torch.float32, device=where)
     shared = (logits_SV, kinds_S, facts_SF)
     searched = (edges_SNE, counts, masses)
+    sizes = (stride, size, num_parts)
     shape = {"STEPS": NARROWINGS, "WIDTH": parts.width, "EDGES": EDGES, "BLOCK": PART}
     launch = target.launch(WARPS)
     grid = (num_rows, num_parts)
     for step in range(NARROWINGS):
-        narrow_kernel[grid](
-            *shared,
-            *searched,
-            stride,
-            size,
-            num_parts,
-            STEP=step,
-            CHUNK=CHUNK,
-            **shape,
-            **launch,
-        )
+        narrow_kernel[grid](*shared, *searched, *sizes, STEP=step, CHUNK=CHUNK, **shape, **launch)
     gather_kernel[grid](
-        *shared,
-        *searched,
-        found,
-        open_logits,
-        stride,
-        size,
-        num_parts,
-        OPEN_IDS=OPEN_IDS,
-        **shape,
-        **launch,
+        *shared, *searched, found, open_logits, *sizes, OPEN_IDS=OPEN_IDS, **shape, **launch
     )
     search_kernel[(num_rows,)](
         *shared,
@@ -373,6 +355,4 @@ def filter_rows(
         BLOCK=SEARCHED,
         **launch,
     )
-    keep_kernel[grid](
-        *shared, parts.sums_SP, ties_SP, stride, size, num_parts, BLOCK=PART, **launch
-    )
+    keep_kernel[grid](*shared, parts.sums_SP, ties_SP, *sizes, BLOCK=PART, **launch)

@@ -118,7 +118,7 @@ def chosen(text: str, choices: Sequence[str]) -> int:
     value = unwrap(text)
     if value not in choices:
         raise RequestError(
-            f"The endpoint chose {value[:200]!r}, which is no choice.",
+            f"The endpoint chose {value[:200]!r}, which is not a choice.",
             remedy="Use a model and server that constrain their output.",
             code="invalid_result",
         )

@@ -61,14 +61,11 @@ def make_step(
     table_RP = _table_of(tables, len(padded))
     slots = [_slots(table_RP[row], length, page_size) for row, (_, length) in enumerate(padded)]
     if window is not None:
-        for row, (num_queries, length) in enumerate(rows):
-            table_RP[row, : max(0, length - num_queries - window + 1) // page_size] = 0
-    queries_R = torch.tensor([num_queries for num_queries, _ in padded])
+        _give_back(table_RP, rows, page_size, window)
+    queries_R = torch.tensor([num for num, _ in padded])
     starts_R1 = torch.nn.functional.pad(queries_R.cumsum(0), (1, 0)).int()
-    positions = [torch.arange(length - num, length) for num, length in padded]
     write = [row_slots[-num:] for row_slots, (num, _) in zip(slots, padded, strict=True)]
     nodes = [(begin, end, 0, kv_end) for begin, end, kv_end in shared]
-    row_of_token_T = torch.repeat_interleave(torch.arange(len(padded)), queries_R)
     num_real_tokens = sum(num_queries for num_queries, _ in rows)
     bounds = [(num_queries, length + bound_slack) for num_queries, length in padded]
     batch = StepBatch(
@@ -76,12 +73,12 @@ def make_step(
         num_rows=len(padded),
         max_query=max(num_queries for num_queries, _ in padded),
         max_kv=max(length for _, length in bounds),
-        positions_T=torch.cat(positions).to(device),
+        positions_T=torch.cat([torch.arange(end - num, end) for num, end in padded]).to(device),
         query_starts_R1=starts_R1.to(device),
         kv_lengths_R=torch.tensor([length for _, length in padded], dtype=torch.int32).to(device),
         page_table_RP=table_RP.to(device),
         write_slots_T=torch.cat(write).to(device),
-        row_of_token_T=row_of_token_T.int().to(device),
+        row_of_token_T=torch.arange(len(padded)).repeat_interleave(queries_R).int().to(device),
         counts=torch.tensor([len(rows), num_real_tokens, len(nodes)]).int().to(device),
         tree_N4=torch.tensor(nodes, dtype=torch.int32).reshape(-1, 4).to(device),
         host_rows=bounds,
@@ -102,6 +99,16 @@ def _table_of(tables: Sequence[Sequence[int]], num_rows: int) -> torch.Tensor:
     for row, table in enumerate(tables):
         table_RP[row, : len(table)] = torch.tensor(table)
     return table_RP
+
+
+def _give_back(
+    table_RP: Tensor, rows: Sequence[tuple[int, int]], page_size: int, window: int
+) -> None:
+    """Put the null page where no query of a row sees any token of the page."""
+    for row, (num_queries, length) in enumerate(rows):
+        # The row's first query stands at length - num_queries and sees window - 1 tokens before.
+        first_seen = length - num_queries - window + 1
+        table_RP[row, : max(0, first_seen) // page_size] = 0
 
 
 def _page_tables(

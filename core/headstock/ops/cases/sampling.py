@@ -175,7 +175,7 @@ def wrong_draw(
     after_SV = (kept_SV / kept_SV.sum(dim=1, keepdim=True)).cumsum(dim=1)
     for row, token_id in enumerate(ids_S.tolist()):
         if not 0 <= token_id < logits_SV.shape[1]:
-            return f"row {row}: {token_id} is no id of {logits_SV.shape[1]}"
+            return f"row {row}: {token_id} is not an id of {logits_SV.shape[1]}"
         if temperature_S[row] == 0:
             if token_id != int(logits_SV[row].argmax()):
                 return f"row {row} is greedy: got {token_id}, not {int(logits_SV[row].argmax())}"

@@ -218,7 +218,7 @@ def _answers_of(app: FastAPI, metrics: Metrics) -> dict[type[Exception], Answer]
     """Return what is answered for each kind of error."""
 
     async def refuse(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestError), f"{error!r} is no RequestError"
+        assert isinstance(error, RequestError), f"{error!r} is not a RequestError"
         metrics.refused(error.code)
         return error_answer(error, request.url.path)
 
@@ -254,6 +254,7 @@ def _include_routes(app: FastAPI, serving: Serving) -> None:
     app.include_router(routes_control.make_router(serving))
     app.include_router(routes_control.make_pauses(serving))
     app.include_router(routes_upkeep.make_router(serving))
+    app.include_router(routes_upkeep.make_profiles(serving))
     app.include_router(routes_sleep.make_router(serving))
     app.include_router(routes_info.make_router(serving))
 
@@ -313,7 +314,7 @@ class _Unroutable:
 
     async def refuse(self, request: Request, error: Exception) -> Response:
         """Answer ``error`` in the envelope of all errors."""
-        assert isinstance(error, HTTPException), f"{error!r} is no HTTPException"
+        assert isinstance(error, HTTPException), f"{error!r} is not an HTTPException"
         code = _CODES.get(error.status_code, "invalid_request")
         problem = {
             "not_found": "There is no such route.",
@@ -349,7 +350,7 @@ def flat_routes(routes: Iterable[Any]) -> Iterator[Route]:
 
 async def _refuse_query(request: Request, error: Exception) -> Response:
     """Answer what the framework refuses of a path or a query."""
-    assert isinstance(error, RequestValidationError), f"{error!r} is no RequestValidationError"
+    assert isinstance(error, RequestValidationError), f"{error!r} is not a RequestValidationError"
     first = error.errors()[0]
     field = str(first["loc"][-1])
     shown = repr(first.get("input"))[:MAX_SHOWN]

@@ -18,7 +18,7 @@ from headstock.observe.metrics import Metrics
 from headstock.server.completion import Delta
 from headstock.server.frontdoor import Frontdoor
 from headstock.server.generation import Generation
-from headstock.server.http.resuming import FIELD, Numbered, last_event, resume
+from headstock.server.http.resuming import FIELD, HEADER, Numbered, read_event, resume
 from headstock.server.http.streaming import EventStream, Watch, Writer
 from headstock.server.journal import Head, Keeping
 from headstock.server.keys import Caller
@@ -138,9 +138,10 @@ class Serving:
         Raises:
             RequestError: There is no such stream any more, or streams cannot be resumed.
         """
-        named = last_event(request)
-        if named is None:
+        given = request.headers.get(HEADER)
+        if given is None:
             return None
+        named = read_event(given)
         if not self.frontdoor.journals.is_durable:
             raise RequestError(
                 f"{FIELD} is sent; this server does not keep streams that end early.",

@@ -63,16 +63,12 @@ class Direct:
         try:
             response = await endpoint(request)
         except Exception as error:
-            answer = self._answer_to(error)
+            answer = _answer_to(error, self._answers)
             if answer is None:
                 await (await self._fail(request, error))(scope, receive, send)
                 raise
             response = await answer(request, error)
         await response(scope, receive, send)
-
-    def _answer_to(self, error: Exception) -> Answer | None:
-        kinds = (answer for kind, answer in self._answers.items() if isinstance(error, kind))
-        return next(kinds, None)
 
     def _find(self, scope: Scope) -> tuple[Route, Endpoint] | None:
         if scope["type"] != "http":
@@ -139,10 +135,14 @@ class Answering:
         except Exception as error:
             if has_begun:  # half an answer is out, or a whole one: the server closes and logs
                 raise
-            known = (answer for kind, answer in self._answers.items() if isinstance(error, kind))
-            answer = next(known, None)
+            answer = _answer_to(error, self._answers)
             request = Request(scope, receive, send)
             response = await (answer or self._fail)(request, error)
             await response(scope, receive, send)
             if answer is None:
                 raise
+
+
+def _answer_to(error: Exception, answers: Mapping[type[Exception], Answer]) -> Answer | None:
+    """Return what answers ``error``; None: it is a defect of ours."""
+    return next((answer for kind, answer in answers.items() if isinstance(error, kind)), None)

@@ -72,15 +72,12 @@ class Numbered:
         return b"".join(numbered)
 
 
-def last_event(request: Request) -> tuple[str, int] | None:
-    """Return which stream a client wants to continue, and the last event that it has of it.
+def read_event(given: str) -> tuple[str, int]:
+    """Return which stream a Last-Event-ID names, and the last event of it that the client has.
 
     Raises:
-        RequestError: Its Last-Event-ID is none of ours.
+        RequestError: It is none of ours.
     """
-    given = request.headers.get(HEADER)
-    if given is None:
-        return None
     found = _ID.fullmatch(given)
     if found is None:
         raise RequestError(

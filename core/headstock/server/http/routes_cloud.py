@@ -13,7 +13,7 @@ from headstock.errors import RequestError
 from headstock.server.http.answers import json_answer
 from headstock.server.http.bodies import body_bytes, off_loop, read_body, read_one_of
 from headstock.server.http.context import Serving, clock, tenant_of
-from headstock.server.http.resuming import last_event
+from headstock.server.http.resuming import HEADER
 from headstock.server.http.routes_embeddings import answer_embeddings
 from headstock.server.http.routes_openai import answer_chat, answer_text
 from headstock.server.http.schema import body_of
@@ -48,7 +48,7 @@ def make_router(serving: Serving) -> APIRouter:
     @router.post("/invocations", openapi_extra=body_of(ChatBody, ChatAnswer))
     async def invoke(request: Request) -> Response:
         """Answer a chat, a prompt or texts to embed, as the body has messages, prompt or input."""
-        if last_event(request) is not None:
+        if HEADER in request.headers:
             return await answer_chat(serving, request)
         body = await read_one_of(request, _SHAPES, serving.max_body_bytes)
         if isinstance(body, ChatBody):

@@ -67,7 +67,7 @@ class StartProfileBody(msgspec.Struct, kw_only=True):
 
 
 def make_router(serving: Serving) -> APIRouter:
-    """Return the routes."""
+    """Return the routes of weights."""
     router = APIRouter(tags=["control"])
     frontdoor = serving.frontdoor
 
@@ -101,6 +101,23 @@ def make_router(serving: Serving) -> APIRouter:
         found = await frontdoor.calls.read_weight(body.name, body.truncate_size, READ_S)
         return json_answer(memoryview(found.values).cast("f", found.shape).tolist())
 
+    extra = body_of(GetWeightBody)
+    for method in ("GET", "POST"):  # SGLang's clients send the body with either
+        router.add_api_route(
+            "/get_weights_by_name",
+            get_weight,
+            methods=[method],
+            openapi_extra=extra,
+        )
+    return router
+
+
+def make_profiles(serving: Serving) -> APIRouter:
+    """Return the routes of profiles."""
+    router = APIRouter(tags=["control"])
+    frontdoor = serving.frontdoor
+
+    @router.post("/start_profile", openapi_extra=body_of(StartProfileBody))
     async def start_profile(request: Request) -> Response:
         """Record what the next steps of the engine spend their time with."""
         body = await read_body(request, StartProfileBody, serving.max_body_bytes, may_be_empty=True)
@@ -114,24 +131,13 @@ def make_router(serving: Serving) -> APIRouter:
         )
         return _answer("Steps are recorded.", path=reply.path)
 
+    @router.post("/stop_profile")
     async def stop_profile(request: Request) -> Response:
         """Write what was recorded, for Perfetto."""
         frontdoor.check_up()
         reply = await frontdoor.calls.stop_profile(PROFILE_S)
         return _answer("The profile is written.", path=reply.path, num_steps=reply.count)
 
-    extra = body_of(GetWeightBody)
-    for method in ("GET", "POST"):  # SGLang's clients send the body with either
-        router.add_api_route(
-            "/get_weights_by_name",
-            get_weight,
-            methods=[method],
-            openapi_extra=extra,
-        )
-    router.add_api_route(
-        "/start_profile", start_profile, methods=["POST"], openapi_extra=body_of(StartProfileBody)
-    )
-    router.add_api_route("/stop_profile", stop_profile, methods=["POST"])
     return router
 
 

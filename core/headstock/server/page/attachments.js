@@ -35,7 +35,7 @@ export class Attachments {
   async add(files) {
     for (const file of [...files]) {
       if (!file.type.startsWith("image/")) {
-        this.onError(`${file.name} is no image.`);
+        this.onError(`${file.name} is not an image.`);
         continue;
       }
       try {

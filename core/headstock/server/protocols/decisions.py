@@ -279,7 +279,7 @@ def _label_id(tokenizer: Tokenizer, tail: str, label: str) -> int:
     after = tokenizer.encode(tail + label, add_special_tokens=False)
     if len(after) != len(before) + 1 or after[:-1] != before:
         raise RequestError(
-            f"The answer {label!r} is no single token of this model's after a chat.",
+            f"The answer {label!r} is not a single token of this model's after a chat.",
             remedy="Use /v1/chat/completions with response_format, or another model.",
             field="questions",
             code="not_supported",

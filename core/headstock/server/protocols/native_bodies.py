@@ -246,7 +246,7 @@ def with_media(
         urls = cast("list[Any]", row if isinstance(row, list) else [] if row is None else [row])
         if not all(isinstance(url, str) for url in urls):
             raise RequestError(
-                f"{where} holds what is no {kind}.",
+                f"{where} holds what is not a {kind}.",
                 remedy="Give data URLs, base64 or addresses, one list a prompt.",
                 field=where,
             )

@@ -66,7 +66,7 @@ def refuse_instruct(instruct: str | None, card: ModelCard) -> None:
     """
     if instruct is not None and not card.verdict_ids:
         raise RequestError(
-            f"instruct is set, and the model {card.name!r} takes none: it is no reranker that"
+            f"instruct is set, and the model {card.name!r} takes none: it is not a reranker that"
             " answers yes or no.",
             remedy="Leave it out, or write it before the query.",
             field="instruct",

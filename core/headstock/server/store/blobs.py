@@ -59,7 +59,7 @@ class Blobs:
 
     def path(self, name: str) -> Path:
         """Return where a file is, or will be."""
-        assert _NAME.fullmatch(name), f"{name!r} is no name of a blob"
+        assert _NAME.fullmatch(name), f"{name!r} is not a name of a blob"
         return self._folder / name
 
     def size(self, name: str) -> int | None:

@@ -135,6 +135,6 @@ def _foreign(path: Path, head: bytes) -> ConfigError:
             remedy="Serve with the version that wrote it, or give another --state-dir.",
         )
     return ConfigError(
-        f"{path} is no log of this server.",
+        f"{path} is not a log of this server.",
         remedy="Give a --state-dir that only this server uses.",
     )

@@ -32,7 +32,7 @@ class FormatRegistry:
         given = cast("object", format)
         if not isinstance(given, (CallFormat, ReasoningFormat)):
             raise PluginError(
-                f"A plugin adds {format!r}, which is no format.",
+                f"A plugin adds {format!r}, which is not a format.",
                 remedy="Add a CallFormat or a ReasoningFormat of headstock.text.parsers.",
             )
         kind = type(format)
