@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headstock.assemble import backend, engine_loop
+from headstock.assemble import backend, engine_loop, ranked_loop
 from headstock.config import EngineSettings, settings_from_call
 from headstock.errors import ConfigError
 
@@ -18,7 +18,7 @@ def test_more_ranks_than_cores_are_refused_before_one_is_started(
         raise AssertionError("ranks are started")
 
     monkeypatch.setattr(backend, "_available_cores", lambda: 2)
-    monkeypatch.setattr(engine_loop, "spawn_ranks", start)
+    monkeypatch.setattr(ranked_loop, "spawn_ranks", start)
     loaded = settings_from_call(
         EngineSettings, {"model": "none", "backend": "reference", "tp_size": 64}
     )

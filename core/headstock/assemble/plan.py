@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, replace
 
 from headstock.assemble.backend import Opened, open_backend
-from headstock.assemble.engine_loop import describe_task
 from headstock.assemble.model import LoadedModel, plan_model
 from headstock.assemble.model_files import find_model
+from headstock.assemble.serving_loop import describe_task
 from headstock.checkpoint.files import ModelFiles, Progress
 from headstock.config import EngineSettings, Loaded
 from headstock.errors import CheckpointError, ConfigError
