@@ -43,7 +43,7 @@ def spread_kernel(x, out, x_stride, D, N: tl.constexpr, BLOCK: tl.constexpr, PDL
         tl.store(out + (token * N + stream) * D + d, x_D, mask=d < D)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "SHARE"])
 def multiply_streams_kernel(
     x,
     mix,
@@ -137,7 +137,7 @@ def store_mixing(
         tl.store(mixing + n[:, None] * N + n[None, :], mix_NM, mask=inside_NM)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["SHARES", "T"])
 def collapse_kernel(
     x,
     partial,
