@@ -213,7 +213,7 @@ def expand_kernel(
     y_D = tl.load(y + token * y_stride + d, mask=d < D, other=0.0).to(tl.float32)
     for stream in tl.static_range(N):
         sum_D = tl.load(write + token * write_stride + stream) * y_D
-        for other in tl.static_range(N):
+        for other in tl.static_range(N):  # pyright: ignore[reportGeneralTypeIssues]
             coef = tl.load(mix + token * mix_stride + other * N + stream)
             at_D = x + token * x_stride + other * D + d
             sum_D += coef * tl.load(at_D, mask=d < D, other=0.0).to(tl.float32)
