@@ -43,7 +43,7 @@ def spread_kernel(x, out, x_stride, D, N: tl.constexpr, BLOCK: tl.constexpr, PDL
         tl.store(out + (token * N + stream) * D + d, x_D, mask=d < D)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "SHARE"])
 def multiply_streams_kernel(
     x,
     mix,
@@ -137,7 +137,7 @@ def store_mixing(
         tl.store(mixing + n[:, None] * N + n[None, :], mix_NM, mask=inside_NM)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["SHARES", "T"])
 def collapse_kernel(
     x,
     partial,
@@ -213,7 +213,7 @@ def expand_kernel(
     y_D = tl.load(y + token * y_stride + d, mask=d < D, other=0.0).to(tl.float32)
     for stream in tl.static_range(N):
         sum_D = tl.load(write + token * write_stride + stream) * y_D
-        for other in tl.static_range(N):
+        for other in tl.static_range(N):  # pyright: ignore[reportGeneralTypeIssues]
             coef = tl.load(mix + token * mix_stride + other * N + stream)
             at_D = x + token * x_stride + other * D + d
             sum_D += coef * tl.load(at_D, mask=d < D, other=0.0).to(tl.float32)

@@ -359,7 +359,7 @@ def register_sparse(registry: OpRegistry) -> None:
 def register_compressed(registry: OpRegistry, target: Target) -> None:
     """Offer attention to a window and to entries, and what makes and chooses these."""
     offer, entries = partial(registry.add, provider=PROVIDER), Entries(target)
-    floats = Requires(dtypes=FLOATS, page_dtypes=FLOATS)
+    floats = Requires(dtypes=FLOATS)
     offer(rotate_last, run=entries.rotate_last, requires=floats)
     offer(compress_tokens, run=entries.compress_tokens, requires=floats)
     few, some = Sizes(at_most=64), Sizes(at_most=4096)
@@ -368,7 +368,10 @@ def register_compressed(registry: OpRegistry, target: Target) -> None:
     # Sums of wider vectors do not fit into the registers of small warps.
     widest = Sizes(at_most=256 if target.has_small_warps else 512)
     attended = replace(
-        floats, sizes={"head_dim": widest}, features=frozenset({ENTRIES, CHOSEN_ENTRIES})
+        floats,
+        page_dtypes=FLOATS,
+        sizes={"head_dim": widest},
+        features=frozenset({ENTRIES, CHOSEN_ENTRIES}),
     )
     offer(compressed_attention, run=build_entry_attention, requires=attended)
 

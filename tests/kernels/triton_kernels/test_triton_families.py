@@ -18,20 +18,6 @@ from headstock_triton.register import register_ops
 from tests.models.wide import families
 from tests.models.wide import save as save_case
 
-ENTRIES = {
-    "choose_entries",
-    "collapse_streams",
-    "compress_tokens",
-    "compressed_attention",
-    "expand_streams",
-    "merge_streams",
-    "multiply_groups",
-    "rotate_last",
-    "route_by_token",
-    "route_experts",
-    "spread_streams",
-}
-"""Of DeepSeek V4: entries of tokens, hyper-connections, and how experts are chosen."""
 IMAGES = {
     "add_resampled",
     "axis_angles",
@@ -43,10 +29,7 @@ IMAGES = {
 """Of steps with images only."""
 CALLS = {"as_float32", "join_features"}
 """One call of PyTorch each, a kernel of its own."""
-LEFT = {
-    "deepseekv4": ENTRIES,
-    "kimik25": IMAGES,
-}
+LEFT = {"kimik25": IMAGES}
 """What the reference computes of a family: docs/cuda.md says why."""
 
 

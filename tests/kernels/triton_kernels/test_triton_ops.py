@@ -60,6 +60,9 @@ def is_slow(name: str, label: str) -> bool:
     if name in ("attention", "latent_attention"):
         slow = ("pages of 64", "long", "sizes of", "a prompt of some length")
         return any(what in label for what in slow)
+    if name == "compressed_attention":
+        fast = ("decode at page edges, pages of 16", "3 heads", "5 chosen")
+        return not any(what in label for what in fast)
     if name == "gate_by_softplus":
         return "900 tokens" in label
     if name in ("index_tokens", "index_blocks"):

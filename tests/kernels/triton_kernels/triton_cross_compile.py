@@ -18,6 +18,11 @@ from pathlib import Path
 
 import torch
 from launch_catcher import SHARED, SHARED_ELSEWHERE, Compiler, lanes
+from launched_compressed import (
+    compile_entries,
+    compile_hyper_connections,
+    compile_making_of_entries,
+)
 from launched_kernels import (
     FakeDevice,
     compile_attention,
@@ -94,6 +99,10 @@ def main() -> None:
         compile_chosen_tokens(target, torch.bfloat16, heads)
     compile_chosen_blocks(target, torch.bfloat16)
     compile_streams(target, torch.bfloat16)
+    for heads in (64, 8):
+        compile_entries(target, torch.bfloat16, heads)
+    compile_making_of_entries(target, torch.bfloat16)
+    compile_hyper_connections(target, torch.bfloat16)
     compile_scores(target, torch.bfloat16)
     compile_delta(target, torch.bfloat16)
     compile_states(target, torch.bfloat16)

@@ -40,7 +40,7 @@ def add_tile(
     return new_max_M, sum_M, acc_MD
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["MOST", "ITEMS"])
 def attend_entries(
     q,
     sinks,
@@ -67,6 +67,7 @@ def attend_entries(
     WINDOW: tl.constexpr,
     RATE: tl.constexpr,
     IS_CHOSEN: tl.constexpr,
+    IS_WHOLE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -77,6 +78,7 @@ def attend_entries(
 
     Program ``program_id(0)`` has query ``program_id(0) // ITEMS``. RATE 0 is without entries; with
     IS_CHOSEN a query reads at most MOST of them, and negative numbers stand behind the others.
+    IS_WHOLE says that ITEMS is 1.
     """
     begin(PDL)
     token, place, is_real, row, seen = query_of_item(ITEMS, rows, query_starts, kv_lengths, counts)
@@ -124,7 +126,7 @@ def attend_entries(
             max_M, sum_M, acc_MD = add_tile(
                 q_MD, entries, line_N, is_there_N, d, max_M, sum_M, acc_MD, scale, D
             )
-    if ITEMS == 1:
+    if IS_WHOLE:
         sink_M = tl.load(sinks + head_M, mask=inside_M, other=0.0) * LOG2_E
         new_max_M = tl.maximum(max_M, sink_M)
         shrink_M = tl.exp2(max_M - new_max_M)
@@ -138,11 +140,11 @@ def attend_entries(
         lse_M = tl.where(is_empty_M, float("-inf"), (max_M + tl.log2(whole_M)) * LN_2)
         at_M = tl.program_id(0).to(tl.int64) * HEADS + head_M
         tl.store(partial_lse + at_M, lse_M, mask=inside_M)
-        to_MD = partial_o + at_M[:, None] * D + d[None, :]
-        tl.store(to_MD, acc_MD / whole_M[:, None], mask=inside_MD)
+        part_MD = partial_o + at_M[:, None] * D + d[None, :]
+        tl.store(part_MD, acc_MD / whole_M[:, None], mask=inside_MD)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["ITEMS"])
 def merge_entries(
     counts,
     sinks,

@@ -126,6 +126,7 @@ class EntryAttention:
             WINDOW=spec.window,
             RATE=spec.rate,
             IS_CHOSEN=chosen_Tk is not None,
+            IS_WHOLE=items == 1,
             BLOCK_M=self._heads,
             BLOCK_N=self._tile,
             STAGES=self._target.stages(2 if self._heads > 16 else 1),

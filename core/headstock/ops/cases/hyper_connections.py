@@ -20,9 +20,10 @@ def spread_cases(bench: Bench) -> Iterator[Case]:
     draw, dtype = bench.draw(), bench.dtype
     for tokens, streams, size in SHAPES:
         args = (draw.normal(tokens, size, dtype=dtype),)
-        yield _case(bench, _label(tokens, streams, size), args, {"num_streams": streams})
+        yield _case(bench, (tokens, streams, size), args, {"num_streams": streams})
     wide_TD = draw.normal(6, 48, dtype=dtype)[:, 8:40]
-    yield _case(bench, "columns of a wider tensor", (wide_TD,), {"num_streams": 4})
+    label = "columns of a wider tensor"
+    yield _case(bench, (6, 4, 32), (wide_TD,), {"num_streams": 4}, label=label)
 
 
 def collapse_cases(bench: Bench) -> Iterator[Case]:
@@ -31,17 +32,19 @@ def collapse_cases(bench: Bench) -> Iterator[Case]:
     for tokens, streams, size in SHAPES:
         args = _collapsed(draw, bench, tokens, streams, size)
         options = EPS | {"num_streams": streams, "num_rounds": 20}
-        yield _case(bench, _label(tokens, streams, size), args, options)
+        yield _case(bench, (tokens, streams, size), args, options)
     options = EPS | {"num_streams": 4}
-    args = _collapsed(draw, bench, 9, 4, 32)
-    yield _case(bench, "one round", args, options | {"num_rounds": 1})
+    shape = (9, 4, 32)
+    args = _collapsed(draw, bench, *shape)
+    yield _case(bench, shape, args, options | {"num_rounds": 1}, label="one round")
     coarse = options | {"num_rounds": 3, "eps": 1e-2}
-    yield _case(bench, "a large eps", args, coarse)
+    yield _case(bench, shape, args, coarse, label="a large eps")
     padded_TC = args[0].clone()
     padded_TC[0] = 0
     padded_TC[7:] = torch.nan
     padded = (padded_TC, *args[1:])
-    yield _case(bench, "zeros, padding", padded, options | {"num_rounds": 20}, num_real=7)
+    options |= {"num_rounds": 20}
+    yield _case(bench, shape, padded, options, label="zeros, padding", num_real=7)
 
 
 def expand_cases(bench: Bench) -> Iterator[Case]:
@@ -54,7 +57,7 @@ def expand_cases(bench: Bench) -> Iterator[Case]:
         x_TC[num_real:] = torch.nan
         mix_TM = draw.uniform(tokens, streams * streams)
         args = (x_TC, y_TD, draw.uniform(tokens, streams, high=2), mix_TM)
-        yield _case(bench, _label(tokens, streams, size), args, {}, num_real=num_real)
+        yield _case(bench, (tokens, streams, size), args, {}, num_real=num_real)
 
 
 def merge_cases(bench: Bench) -> Iterator[Case]:
@@ -64,7 +67,7 @@ def merge_cases(bench: Bench) -> Iterator[Case]:
         x_TC = draw.normal(tokens, streams * size, dtype=bench.dtype)
         mix_NC = draw.normal(streams, streams * size, scale=(streams * size) ** -0.5)
         args = (x_TC, mix_NC, draw.normal(streams), draw.uniform(1, low=0.5, high=1.5))
-        yield _case(bench, _label(tokens, streams, size), args, EPS)
+        yield _case(bench, (tokens, streams, size), args, EPS)
 
 
 def _collapsed(
@@ -79,15 +82,21 @@ def _collapsed(
     )
 
 
-def _label(tokens: int, streams: int, size: int) -> str:
-    return f"{tokens} tokens, {streams} streams of {size}"
-
-
 def _case(
     bench: Bench,
-    label: str,
+    shape: tuple[int, int, int],
     args: tuple[Tensor, ...],
     kwargs: dict[str, Any],
+    *,
+    label: str | None = None,
     num_real: int | None = None,
 ) -> Case:
-    return Case(label=label, spec=bench.spec({}), args=args, kwargs=kwargs, num_real=num_real)
+    """Return the case of some tokens, streams and features of a stream."""
+    tokens, streams, size = shape
+    return Case(
+        label=label or f"{tokens} tokens, {streams} streams of {size}",
+        spec=bench.spec({"num_streams": streams, "size": size}),
+        args=args,
+        kwargs=kwargs,
+        num_real=num_real,
+    )
