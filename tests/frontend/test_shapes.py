@@ -130,7 +130,7 @@ def test_a_result_of_another_type_names_the_line(headstock_server):
     def program(s):
         s += "ab" + Generate("x", {"max_new_tokens": 2, "ignore_eos": True}, shape_of(int))
 
-    with pytest.raises(hs.ProgramError, match=r"'x' is not an int.*'ab'") as caught:
+    with pytest.raises(hs.ProgramError, match=r"'x' is not of type int.*'ab'") as caught:
         program.run(backend=headstock_server)["x"]
     assert caught.value.line.file == __file__
 

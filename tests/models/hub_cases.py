@@ -4,33 +4,41 @@ from __future__ import annotations
 
 import torch
 
-from tests.models.case_parts import add, family, in_turn, rename, rewrite, rewrite_text, text_alone
-from tests.models.family_cases import (
-    AFMOE,
-    CONVOLUTIONS,
-    EXAONE_MOE,
+from tests.models.case_options import (
     FULL,
+    PLAIN_ROPE,
+    SIGMOID_MOE,
+    SLIDING,
+    YARN,
+)
+from tests.models.case_parts import add, family, in_turn, rename, rewrite, rewrite_text, text_alone
+from tests.models.dense_cases import (
     GPT2,
+)
+from tests.models.expert_cases import (
+    AFMOE,
+    EXAONE_MOE,
+    MIMO,
+    STEP,
+    STEP_IMAGES,
+)
+from tests.models.internlm2_folder import as_internlm2
+from tests.models.latent_cases import (
     INDEXED,
-    JAMBA,
     KIMI_K25,
-    KIMI_LINEAR,
     KIMI_TEXT,
-    LINEAR,
     LONGCAT,
     LONGCAT_SIZES,
     M3,
     M3_IMAGES,
-    MIMO,
     MISTRAL4,
-    PLAIN_ROPE,
-    SIGMOID_MOE,
-    SLIDING,
-    STEP,
-    STEP_IMAGES,
-    YARN,
 )
-from tests.models.internlm2_folder import as_internlm2
+from tests.models.state_cases import (
+    CONVOLUTIONS,
+    JAMBA,
+    KIMI_LINEAR,
+    LINEAR,
+)
 
 OLD_ROPE = {"rope_parameters": None, "rope_theta": 500.0}
 HUB = [

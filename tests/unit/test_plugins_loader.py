@@ -73,7 +73,9 @@ def test_a_broken_import_is_a_record_with_its_reason(
     install(monkeypatch, FakeEntryPoint("bad", "dist-bad", error))
     record = next(r for r in discover().backends if r.name == "bad")
     assert record.state is State.FAILED
-    assert record.reason.startswith(f"{type(error).__name__}: ")
+    said = str(error).split("\n")[0]
+    kind = type(error).__name__
+    assert record.reason.startswith(f"{kind}: {said} (in " if said else f"{kind} (in ")
     assert "\n" not in record.reason
     assert "dist-bad" in record.remedy
 

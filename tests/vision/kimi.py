@@ -18,7 +18,9 @@ import torch
 import transformers
 from PIL import Image
 
-from tests.models.family_cases import KIMI_TEXT
+from tests.models.latent_cases import (
+    KIMI_TEXT,
+)
 from tests.vision.conftest import END, ID_OF, PAD, START
 from tests.vision.still import WORDS, StillModel, expanded, save
 

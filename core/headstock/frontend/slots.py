@@ -72,7 +72,7 @@ class Slot:
             return self.shape.read(value)
         except ValueError as error:
             raise ProgramError(
-                f"{self.name!r} is not a {self.shape.name}: {error}. It is {value[:200]!r}.",
+                f"{self.name!r} is not of type {self.shape.name}: {error}. It is {value[:200]!r}.",
                 remedy="Give it more tokens, or a model and server that keep to the type.",
                 line=self.line,
                 field=self.name,

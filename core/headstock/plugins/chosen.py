@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from headstock.errors import ConfigError, HeadstockError, PluginError
 from headstock.ops.base import OpRegistry
-from headstock.plugins.guard import reason_of
+from headstock.plugins.guard import describe
 from headstock.plugins.loader import PLUGINS, PluginRecord, Plugins, State
 
 if TYPE_CHECKING:
@@ -160,6 +160,6 @@ class Chosen:
         except Exception as error:  # the boundary to foreign code, as in `guarded`
             raise PluginError(
                 f"{hook} of plugin {record.name!r} ({record.dist} {record.version}) raised"
-                f" {reason_of(error)}.",
+                f" {describe(error)}.",
                 remedy=f"Report it to {record.dist}, or pass --disable-plugin {record.name}.",
             ) from error

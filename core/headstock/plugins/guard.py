@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from headstock.errors import HeadstockError, describe
+from headstock import errors
 
 T = TypeVar("T")
 
@@ -39,17 +39,17 @@ def guarded(call: Callable[[], T]) -> Success[T] | Failure:
     try:
         return Success(call())
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary to foreign code
-        return Failure(reason_of(error))
+        return Failure(describe(error))
 
 
-def reason_of(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """Return what went wrong, on one line, and where, such as ``(in package/file.py:12)``.
 
     The place is left out of errors that Headstock raises on purpose: their problem says enough.
     """
-    text = describe(error)
+    text = errors.describe(error)
     frames = traceback.extract_tb(error.__traceback__)
-    if isinstance(error, HeadstockError) or not frames:
+    if isinstance(error, errors.HeadstockError) or not frames:
         return text
     last = frames[-1]
     path = Path(last.filename)

@@ -10,7 +10,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from headstock.errors import PluginError, UnsupportedError, did_you_mean
-from headstock.plugins.guard import Failure, guarded, reason_of
+from headstock.plugins.guard import Failure, describe, guarded
 
 if TYPE_CHECKING:
     from headstock.plugins.loader import Plugins
@@ -186,7 +186,7 @@ class ModelRegistry:
             yield
         except Exception as error:  # noqa: BLE001 - the boundary to foreign code, as in `guarded`
             self._found, self._fallbacks = found, fallbacks
-            reason = reason_of(error)
+            reason = describe(error)
             self.failures.append(f"plugin {plugin} ({dist}) is passed over: {reason}")
 
 

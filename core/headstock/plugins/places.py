@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from headstock.errors import PluginError
-from headstock.plugins.guard import Failure, guarded, reason_of
+from headstock.plugins.guard import Failure, describe, guarded
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -110,6 +110,6 @@ def ask_each(plugins: Plugins, hook: str, registry: Fillable) -> list[str]:
             with registry.all_or_nothing():
                 plugins.call(record, hook, registry=registry)
         except Exception as error:  # noqa: BLE001 - the boundary to foreign code, as in `guarded`
-            reason = reason_of(error)
+            reason = describe(error)
             failures.append(f"plugin {record.name} ({record.dist}) is passed over: {reason}")
     return failures

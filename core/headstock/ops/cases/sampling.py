@@ -82,6 +82,8 @@ def argmax_cases(bench: Bench) -> Iterator[Case]:
                 spec=bench.spec({"vocab_size": size}),
                 args=(variant_SV,),
             )
+        if rows > 1:
+            yield _argmax_beside_broken(bench, _broken(logits_SV))
 
 
 def draw_cases(bench: Bench) -> Iterator[Case]:
@@ -113,6 +115,8 @@ def draw_cases(bench: Bench) -> Iterator[Case]:
             )
             seeds_S = draw.integers(rows, low=-(2**62), high=2**62)
             yield _draw_case(bench, f"{label}, {rows} rows of {size}", logits_SV, settings, seeds_S)
+            if rows > 1 and label in ("greedy", "temperature", "all"):
+                yield _draw_beside_broken(bench, label, _broken(logits_SV), settings, seeds_S)
 
 
 def logprob_cases(bench: Bench) -> Iterator[Case]:
@@ -156,6 +160,54 @@ def _draw_case(
 
     spec = bench.spec({"vocab_size": logits_SV.shape[1]})
     return Case(label=label, spec=spec, args=args, check=check)
+
+
+def _broken(logits_SV: Tensor) -> Tensor:
+    """Return logits of which every second row, as padding may be, is not numbers. [S, V]"""
+    broken_SV = logits_SV.clone()
+    broken_SV[1::2] = torch.nan
+    return broken_SV
+
+
+def _argmax_beside_broken(bench: Bench, logits_SV: Tensor) -> Case:
+    """Return the case of rows that others, which are not numbers, must leave alone."""
+    rows, size = logits_SV.shape
+
+    def check(outcome: tuple[Tensor, ...]) -> str | None:
+        (ids_S,) = outcome
+        is_right_S = ids_S[::2] == logits_SV[::2].argmax(dim=1)
+        return _outside(ids_S, size) or (None if bool(is_right_S.all()) else f"got {ids_S[::2]}")
+
+    label = f"beside rows that are not numbers, {rows} rows of {size}"
+    return Case(label=label, spec=bench.spec({"vocab_size": size}), args=(logits_SV,), check=check)
+
+
+def _draw_beside_broken(
+    bench: Bench, label: str, logits_SV: Tensor, settings: Filters, seeds_S: Tensor
+) -> Case:
+    """Return the case of rows that others, which are not numbers, must leave alone."""
+    rows, size = logits_SV.shape
+    indexes_S = bench.draw(7).integers(len(seeds_S), high=10_000)
+    temperature_S, top_k_S, top_p_S, min_p_S = (setting_S[::2] for setting_S in settings)
+    own = (temperature_S, top_k_S, top_p_S, min_p_S)
+
+    def check(outcome: tuple[Tensor, ...]) -> str | None:
+        number_S = uniform(seeds_S, indexes_S)[::2]
+        wrong = wrong_draw(outcome[0][::2], logits_SV[::2], own, number_S)
+        return _outside(outcome[0], size) or (f"of every second row, {wrong}" if wrong else None)
+
+    return Case(
+        label=f"{label}, beside rows that are not numbers, {rows} rows of {size}",
+        spec=bench.spec({"vocab_size": size}),
+        args=(logits_SV, *settings, seeds_S, indexes_S),
+        check=check,
+    )
+
+
+def _outside(ids_S: Tensor, size: int) -> str | None:
+    """Say that an id is none of the vocabulary's: what follows reads the logit of each."""
+    is_inside_S = (ids_S >= 0) & (ids_S < size)
+    return None if bool(is_inside_S.all()) else f"ids {ids_S.tolist()} of {size}"
 
 
 def wrong_draw(
