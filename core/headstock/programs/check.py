@@ -203,6 +203,13 @@ def _check_inner(state: _Known, step: InnerStep, number: str, depth: int, limits
                     _check_name(state, part.var, number, "text")
         case Media():
             _open(state, step.role, number, is_text=False)
+            if step.num_frames is not None and step.kind != "video":
+                raise _refused(
+                    number,
+                    "num_frames",
+                    "an image has one frame; num_frames is of videos",
+                    'Leave it out, or set the kind to "video".',
+                )
         case Gen() | Select():
             _open(state, step.role, number, is_text=True)
             if state.is_chat and state.role != "assistant":

@@ -19,7 +19,7 @@ from headstock.server.generation import Generation
 from headstock.server.payers import NAMELESS, Payer
 from headstock.server.protocols import native_answers
 from headstock.server.protocols.grammars import native_grammar
-from headstock.server.protocols.parameters import not_yet, to_params
+from headstock.server.protocols.parameters import to_params
 from headstock.server.records import NO_CALL, Call
 from headstock.server.request import (
     ChatPrompt,
@@ -218,11 +218,7 @@ class DoorModel:
 
 
 def prompt_of(state: Branch) -> ChatPrompt | TextPrompt:
-    """Return what a state is to be gone on from.
-
-    Raises:
-        RequestError: It says how many frames of a video to look at.
-    """
+    """Return what a state is to be gone on from."""
     if not state.messages:
         return TextPrompt(state.text)
     images: list[Source] = []
@@ -240,10 +236,8 @@ def _content_of(message: Message, images: list[Source]) -> str | list[dict[str, 
         if isinstance(part, str):
             parts.append({"type": "text", "text": part})
         else:
-            if part.num_frames is not None:
-                raise not_yet("num_frames", "num_frames, the frames of a video,")
             where = f"{part.kind} {len(images)} of the program"
-            images.append(Source(where, part.url, kind=part.kind))
+            images.append(Source(where, part.url, kind=part.kind, num_frames=part.num_frames))
             parts.append({"type": part.kind})
     return parts
 
