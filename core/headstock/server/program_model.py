@@ -72,6 +72,7 @@ class DoorModel:
             grammar=grammar,
             is_clipped=given.get("max_new_tokens") is None,
             logprobs=step.top_logprobs_num if step.return_logprob else -1,
+            prompt_logprobs_from=step.logprob_start_len,
             namespace=self._namespace,
             priority=self._priority,
             adapter=self._adapter,
