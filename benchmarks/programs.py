@@ -11,17 +11,22 @@ three generate as many tokens for the same prompts, greedily, past any end. Wher
 selects, the client chooses too: of one token by biases of the choices, whose ids it has asked for
 before the clock starts. The cache is flushed before each run; the median of --runs counts.
 
-Steps that the engine took are counted beside the time. Where all ways take equally many, they cost
-the engine the same, and what is gained is round trips: much where a step is short (a fast device, a
-far client), little where it is long (a small CPU). --count 1 shows a program alone.
+Steps that the engine took, and tokens that it computed, are counted beside the time: they are the
+same on a busy machine and on a quiet one. Where all ways compute equally many in equally many
+steps, they cost the engine the same, and what is gained is round trips: much where a step is short
+(a fast device, a far client), little where it is long (a small CPU). --counts 1 shows a program
+alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import datetime
 import json
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -158,6 +163,7 @@ class Plain:
         await self.complete(text, 6)
 
 
+WAYS = ("language", "gathered", "in_turn")
 PROGRAMS = {"few_shot": few_shot, "tree": tree, "turns": turns, "record": record}
 
 
@@ -182,11 +188,16 @@ def choice_ids(url: str) -> list[int]:
     return found
 
 
-def num_steps(url: str) -> int:
-    """Return how many steps the engine has taken, by its heartbeat, which comes once a second."""
+def engine_counts(url: str) -> dict[str, int]:
+    """Return what the engine has done, by its heartbeat, which comes once a second.
+
+    Computed tokens are those of prompts, where the cache did not have them, and generated ones.
+    """
     time.sleep(1.1)
     state = httpx.get(url + "/server_info", timeout=30).json()["internal_states"][0]
-    return int(state["steps"])
+    totals = {name: int(count) for name, count in state["totals"].items()}
+    computed = totals["prefill_tokens"] + totals["generation_tokens"]
+    return {"steps": totals["steps"], "computed_tokens": computed}
 
 
 def time_programs(url: str, kind: str, count: int) -> float:
@@ -214,56 +225,70 @@ def time_plain(url: str, kind: str, count: int, ids: Sequence[int], *, is_wide: 
 
 
 def time_kind(url: str, kind: str, count: int, runs: int, ids: Sequence[int]) -> dict[str, Any]:
-    """Return the times and steps of one kind of programs, each way."""
+    """Return the times and counts of one kind of programs, each way."""
     ways: dict[str, Callable[[], float]] = {
         "language": lambda: time_programs(url, kind, count),
         "gathered": lambda: time_plain(url, kind, count, ids, is_wide=True),
         "in_turn": lambda: time_plain(url, kind, count, ids, is_wide=False),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
-    steps: dict[str, list[int]] = {name: [] for name in ways}
+    counted: dict[str, dict[str, list[int]]] = {name: {} for name in ways}
     for run in range(runs + 1):  # in turn, so that a busy minute hits all; 1 warm-up
         for name, way in ways.items():
-            before = num_steps(url)
+            before = engine_counts(url)
             seconds = way()
             if run:
                 times[name].append(seconds)
-                steps[name].append(num_steps(url) - before)
-    return {
-        "kind": kind,
-        "median_s": {name: statistics.median(values) for name, values in times.items()},
-        "steps": {name: statistics.median(values) for name, values in steps.items()},
-        "all_s": times,
-    }
+                for what, total in engine_counts(url).items():
+                    counted[name].setdefault(what, []).append(total - before[what])
+    row: dict[str, Any] = {"kind": kind, "programs_at_once": count}
+    row |= {f"{name}_s": statistics.median(values) for name, values in times.items()}
+    row |= {f"gain_over_{name}": row[f"{name}_s"] / row["language_s"] for name in WAYS[1:]}
+    for what in ("steps", "computed_tokens"):
+        row |= {f"{name}_{what}": statistics.median(counted[name][what]) for name in WAYS}
+    return {**row, "all_s": times}
+
+
+WIDTHS = {"language": 10, "gathered": 10, "in turn": 10, "gathered/": 11, "in turn/": 11}
+HEAD = f"{'kind':<10}{'at once':>8}" + "".join(f"{word:>{WIDTHS[word]}}" for word in WIDTHS)
+
+
+def line(row: dict[str, Any]) -> str:
+    """Return a row of the table that is printed."""
+    seconds = "".join(f"{row[f'{name}_s']:>9.3f}s" for name in WAYS)
+    gains = "".join(f"{row[f'gain_over_{name}']:>10.2f}x" for name in WAYS[1:])
+    steps = " ".join(f"{row[f'{name}_steps']:g}" for name in WAYS)
+    computed = " ".join(f"{row[f'{name}_computed_tokens']:g}" for name in WAYS)
+    begin = f"{row['kind']:<10}{row['programs_at_once']:>8}"
+    return f"{begin}{seconds}{gains}  {steps} steps, {computed} tokens"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", default="http://127.0.0.1:30000")
-    parser.add_argument("--count", type=int, default=16, help="programs at once")
+    parser.add_argument("--counts", type=int, nargs="+", default=[1, 16], help="programs at once")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--kinds", nargs="*", default=list(PROGRAMS), choices=list(PROGRAMS))
+    parser.add_argument("--machine", default="", help="in words, for --out")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     info = httpx.get(options.url + "/server_info", timeout=30).json()
     ids = choice_ids(options.url)
     rows: list[dict[str, Any]] = []
-    print(
-        f"{'kind':<10}{'language':>10}{'gathered':>10}{'in turn':>10}{'gain':>8}{'gain':>8}  steps"
-    )
+    print(HEAD)
     for kind in options.kinds:
-        row = time_kind(options.url, kind, options.count, options.runs, ids)
-        median, steps = row["median_s"], row["steps"]
-        gains = [median[name] / median["language"] for name in ("gathered", "in_turn")]
-        print(
-            f"{kind:<10}{median['language']:>9.3f}s{median['gathered']:>9.3f}s"
-            f"{median['in_turn']:>9.3f}s{gains[0]:>7.2f}x{gains[1]:>7.2f}x  "
-            + " ".join(f"{count:g}" for count in steps.values())
-        )
-        rows.append(row)
+        for count in options.counts:
+            rows.append(time_kind(options.url, kind, count, options.runs, ids))
+            print(line(rows[-1]), flush=True)
     if options.out:
-        facts = {"model": info["model_path"], "facts": info["model_facts"]}
-        result = {**facts, "count": options.count, "programs": rows}
+        result = {
+            "machine": options.machine,
+            "command": shlex.join(["python", "benchmarks/programs.py", *sys.argv[1:]]),
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "model": Path(info["model_path"]).name,
+            "facts": info["model_facts"],
+            "programs": rows,
+        }
         options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 

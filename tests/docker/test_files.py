@@ -129,6 +129,17 @@ def test_the_deployment_uses_flags_and_routes_that_exist() -> None:
     assert mounts == {volume["name"] for volume in pod["volumes"]}
 
 
+def test_the_monitor_scrapes_the_service() -> None:
+    (monitor,) = documents(DOCKER / "kubernetes/monitoring.yaml")
+    (service,) = (m for m in MANIFESTS if m["kind"] == "Service")
+    wanted = monitor["spec"]["selector"]["matchLabels"]
+    assert wanted.items() <= service["metadata"]["labels"].items()
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
+    page = (ROOT / "docs/http-api.md").read_text(encoding="utf-8")
+    assert f"`GET {endpoint['path']}`" in page
+
+
 def test_compose_mounts_what_there_is() -> None:
     (compose,) = documents(DOCKER / "compose.yaml")
     assert {"headstock", "prometheus", "grafana"} == set(compose["services"])

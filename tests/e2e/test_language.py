@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Iterator
+from typing import Any, Literal
 
+import msgspec
+import pydantic
 import pytest
 
 import headstock as hs
@@ -134,6 +139,45 @@ def test_a_conversation_with_python_in_between(engine: hs.Engine) -> None:
         return s["answer"]
 
     assert program.run(backend=engine, **GREEDY).ret_value in ("Yes", "No")
+
+
+@dataclasses.dataclass
+class Flag:
+    is_old: bool
+    colour: Literal["red", "blue"]
+
+
+class FlagStruct(msgspec.Struct):
+    is_old: bool
+    colour: Literal["red", "blue"]
+
+
+class FlagModel(pydantic.BaseModel):
+    is_old: bool
+    colour: Literal["red", "blue"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [int, float, bool, Literal["red", 3], re.compile("[a-c]{2}"), Flag, FlagStruct, FlagModel],
+)
+def test_a_result_is_of_its_type(server: Served, kind: Any) -> None:
+    """The model is held to it: text that it would never say is read back as a value."""
+
+    @hs.function
+    def program(s: ProgramState) -> None:
+        s += hs.user("Tell me about flags.")
+        s += hs.assistant(hs.gen("x", type=kind, max_tokens=64 if kind not in (int, float) else 4))
+
+    value = program.run(backend=server.url, **GREEDY)["x"]
+    if kind in (int, float, bool, Flag, FlagStruct, FlagModel):
+        assert type(value) is kind
+    elif isinstance(kind, re.Pattern):
+        assert kind.fullmatch(value)
+    else:
+        assert value in ("red", 3)
+    if kind in (Flag, FlagStruct, FlagModel):
+        assert value.colour in ("red", "blue")
 
 
 def test_a_batch_on_an_engine(engine: hs.Engine) -> None:

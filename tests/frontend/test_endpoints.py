@@ -152,6 +152,20 @@ def test_images_go_to_a_chat():
     assert image == {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw=="}}
 
 
+def test_a_number_of_frames_is_refused_where_the_api_has_none():
+    fake = Fake(chat("a cat"))
+
+    @hs.function
+    def program(s, frames):
+        s += hs.user("what is this?", hs.video(b"GIF89a", frames))
+        s += hs.assistant(hs.gen("x"))
+
+    with pytest.raises(hs.ProgramError, match="no number of frames"):
+        program.run(8, backend=fake.openai())
+    program.run(None, backend=fake.openai())
+    assert fake.bodies[0]["messages"][0]["content"][1]["type"] == "video_url"
+
+
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_busy_endpoint_is_asked_again(status, monkeypatch):
     from headstock.frontend.backends import endpoint

@@ -121,3 +121,59 @@ def test_a_bound_program_and_its_return_value():
 
     assert program.bind(b="z").run(a="y").ret_value == "y"
     assert program.run("k", "l").ret_value == "k"
+
+
+SAMPLING = {
+    "n": 1,
+    "stop": ["\n"],
+    "stop_token_ids": [3],
+    "stop_regex": "[0-9]{9}",
+    "temperature": 0.5,
+    "top_p": 0.9,
+    "top_k": 5,
+    "min_p": 0.01,
+    "frequency_penalty": 0.1,
+    "presence_penalty": 0.1,
+    "ignore_eos": True,
+}
+LOGPROBS = {
+    "return_logprob": True,
+    "logprob_start_len": 0,
+    "top_logprobs_num": 2,
+    "return_text_in_logprobs": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        *((given, name) for given in ("gen", "run") for name in [*SAMPLING, *LOGPROBS]),
+        ("gen", "min_tokens"),
+        ("run", "use_thread"),
+    ],
+)
+def test_every_parameter_of_a_gen_and_of_a_run_is_taken(given, name):
+    values = SAMPLING | LOGPROBS | {"min_tokens": 2, "use_thread": True}
+    of = {name: values[name]}
+    if name in LOGPROBS:
+        of["return_logprob"] = True
+
+    @sgl.function
+    def program(s, of_gen):
+        s += "abc" + sgl.gen("x", max_tokens=4, **of_gen)
+
+    state = program.run(of if given == "gen" else {}, **(of if given == "run" else {}))
+    assert state["x"]
+    if name in LOGPROBS:
+        meta = state.get_meta_info("x")
+        assert len(meta["output_token_logprobs"]) == 4
+        assert len(meta["input_token_logprobs"]) == (3 if name == "logprob_start_len" else 0)
+
+
+def test_a_start_of_log_probabilities_without_any_is_refused():
+    @sgl.function
+    def program(s):
+        s += "abc" + sgl.gen("x", logprob_start_len=0)
+
+    with pytest.raises(sgl.ProgramError, match="Set return_logprob"):
+        program.run()

@@ -259,6 +259,8 @@ def when(**more):
         ([text("a"), text("b", role="user")], "steps[1].role", "plain text"),
         ([text("a", role="user"), gen("x")], "steps[1].role", "user's"),
         ([{"type": "media", "url": "data:,"}], "steps[0].role", "no turn"),
+        ([{"type": "media", "url": "data:,", "role": "user", "num_frames": 2}],
+         "steps[0].num_frames", "one frame"),
         ([text("a"), gen("x"), when(then=[when(then=[text([{"var": "y"}])])])],
          "steps[2.then.0.then.0].text", "sets 'y'"),
         ([text("a"), {"type": "when", "if": {}, "then": []}], "steps[1].if", "exactly one"),

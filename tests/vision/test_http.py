@@ -136,6 +136,22 @@ def test_other_protocols_take_the_same_image(client: openai.OpenAI, server: Serv
     assert server.post("/generate", **body).json()["text"] == want
 
 
+def test_a_program_says_how_many_frames_of_a_video_are_looked_at(server: Served) -> None:
+    frames = [picture(24, 32, seed) for seed in range(12)]
+    url = data_url(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+
+    def prompt_tokens(num_frames: int) -> int:
+        media = {"type": "media", "kind": "video", "url": url, "num_frames": num_frames}
+        gen = {"type": "gen", "name": "x", "role": "assistant"}
+        gen["sampling_params"] = {"temperature": 0, "max_new_tokens": 2}
+        steps = [{**media, "role": "user"}, gen]
+        program = server.post("/v1/programs", steps=steps, model="tiny-vl").json()
+        return program["usage"]["prompt_tokens"]
+
+    two, four, six = map(prompt_tokens, (2, 4, 6))
+    assert two < four < six
+
+
 GOOD = picture(24, 32, 5)
 MOVING = file_of(GOOD, "GIF", save_all=True, append_images=[picture(24, 32, 6)])
 HOSTILE = {

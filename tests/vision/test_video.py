@@ -64,9 +64,17 @@ def test_sizes_are_those_of_transformers(size: tuple[int, int], frames: int) -> 
     assert fitting_video_size(frames, *size, unit=8, **bounds) == want
 
 
-def prepared(frames: Sequence[Image.Image], seconds: float) -> tuple[np.ndarray, list[int]]:
+def prepared(
+    frames: Sequence[Image.Image], seconds: float, num_frames: int | None = None
+) -> tuple[np.ndarray, list[int]]:
     """Return the patches and the grid as transformers makes them, resized by PIL."""
     chosen = sample(len(frames), seconds, fps=2, least=4, most=12)
+    if num_frames is not None:
+        them = SimpleNamespace(fps=None, min_frames=4, max_frames=12)
+        metadata = SimpleNamespace(total_num_frames=len(frames), fps=len(frames) / seconds)
+        chosen = theirs.Qwen3VLVideoProcessor.sample_frames(
+            them, metadata, num_frames=num_frames
+        ).tolist()
     height, width = theirs.smart_resize(
         len(chosen),
         frames[0].height,
@@ -115,6 +123,25 @@ def test_patches_are_those_of_transformers(vl: VisionModel, kind: str, count: in
         ),
         patches,
     )
+
+
+@pytest.mark.parametrize("num_frames", [2, 5, 6, 20])
+def test_as_many_frames_are_looked_at_as_are_wished(vl: VisionModel, num_frames: int) -> None:
+    frames = film(30)
+    ours = reader(vl)
+    (found,) = ours.read([Source("v", film_url(frames), kind="video", num_frames=num_frames)])
+    ours.close()
+    patches, grid = prepared(frames, 7.5, num_frames)
+    assert [len(found.pieces), *found.pieces[0].grid[1:]] == grid
+    pixels = b"".join(piece.pixels for piece in found.pieces)
+    np.testing.assert_array_equal(np.frombuffer(pixels, np.uint8).reshape(patches.shape), patches)
+
+
+def test_more_frames_than_are_allowed_are_refused(vl: VisionModel) -> None:
+    ours = reader(vl, max_frames=8)
+    with pytest.raises(RequestError, match="9 frames to look at; 8 are allowed"):
+        ours.read([Source("v", film_url(film(30)), kind="video", num_frames=9)])
+    ours.close()
 
 
 def oracle(vl: VisionModel, frames: Sequence[Image.Image], lead: list[int], tail: list[int]) -> Any:

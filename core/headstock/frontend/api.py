@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import mimetypes
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -77,6 +78,7 @@ def gen(
     json_schema: Any = None,
     return_logprob: bool = False,
     top_logprobs_num: int = 0,
+    logprob_start_len: int | None = None,
     return_text_in_logprobs: bool = True,
     **params: Any,
 ) -> Expression:
@@ -94,6 +96,7 @@ def gen(
         json_schema: The text is JSON by this schema.
         return_logprob: Have log probabilities in ``s.get_meta_info(name)``.
         top_logprobs_num: Of the likeliest tokens too.
+        logprob_start_len: And of the prompt's tokens from this position on; None, -1: of none.
         return_text_in_logprobs: They always have their text here.
         params: Of sampling, such as ``temperature``, ``stop``, ``n``, ``top_p``, ``seed``.
 
@@ -113,7 +116,8 @@ def gen(
         return Choose(name, shape.choices, choices_method, shape)
     if shape is not None:
         found |= shape.params
-    return Generate(name, found, shape, return_logprob, top_logprobs_num)
+    start = None if logprob_start_len == -1 else logprob_start_len
+    return Generate(name, found, shape, return_logprob, top_logprobs_num, start)
 
 
 def _shape(kind: Any, dtype: Any, regex: str | None, json_schema: Any) -> Shape | None:
@@ -289,15 +293,7 @@ def _with_reasoning(expression: Expression, marks: ReasoningMarks) -> Expression
         case Turn(inner=Expression() as inner):
             return Turn(expression.role, _with_reasoning(inner, marks))
         case Generate():
-            return Generate(
-                expression.name,
-                expression.params,
-                expression.shape,
-                expression.return_logprob,
-                expression.top_logprobs_num,
-                marks,
-                expression.line,
-            )
+            return replace(expression, reasoning=marks)
         case _:
             return expression
 

@@ -182,6 +182,11 @@ class Compiler:
             stream=self._run.is_streamed,
             return_logprob=gen.return_logprob or self._run.return_logprob,
             top_logprobs_num=max(gen.top_logprobs_num, self._run.top_logprobs_num),
+            logprob_start_len=(
+                self._run.logprob_start_len
+                if gen.logprob_start_len is None
+                else gen.logprob_start_len
+            ),
             reasoning=gen.reasoning,
         )
         return step, gen.line, Slot(name, gen.line, gen.shape)

@@ -109,6 +109,7 @@ class Generate(Expression):
     shape: Shape | None
     return_logprob: bool = False
     top_logprobs_num: int = 0
+    logprob_start_len: int | None = None
     reasoning: ReasoningMarks | None = None
     line: Line = field(default_factory=caller)
 

@@ -20,7 +20,8 @@ from headstock.frontend.run import Run
 from headstock.frontend.state import ProgramState, all_done
 
 Arguments = Mapping[str, Any] | Sequence[Any]
-_OF_RUN = frozenset({"return_logprob", "top_logprobs_num", "return_text_in_logprobs", "use_thread"})
+_LOGPROBS = frozenset({"return_logprob", "top_logprobs_num", "logprob_start_len"})
+_OF_RUN = _LOGPROBS | {"return_text_in_logprobs", "use_thread"}
 """Arguments of SGLang's ``run`` beside sampling parameters. The last two change nothing here: log
 probabilities always have their text, and whether a body needs a thread is known."""
 IN_FLIGHT = 256
@@ -187,7 +188,7 @@ class ProgramFunction:
         others: dict[str, Any] = {}
         for name in _OF_RUN - self._parameters:
             value = given.pop(name, None)
-            if name in ("return_logprob", "top_logprobs_num") and value is not None:
+            if name in _LOGPROBS and value is not None:
                 others[name] = value
         own = {
             name: value

@@ -31,6 +31,7 @@ class Run:
         is_streamed: Whether text is sent as it comes.
         return_logprob: Whether all gens tell log probabilities.
         top_logprobs_num: Of so many of the likeliest tokens too, at least.
+        logprob_start_len: And of the prompts' tokens from this position on; None, -1: of none.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Run:
         is_streamed: bool = False,
         return_logprob: bool = False,
         top_logprobs_num: int = 0,
+        logprob_start_len: int | None = None,
     ) -> None:
         self.program = program
         self.backend = backend
@@ -51,6 +53,7 @@ class Run:
         self.is_streamed = is_streamed
         self.return_logprob = return_logprob
         self.top_logprobs_num = top_logprobs_num
+        self.logprob_start_len = None if logprob_start_len == -1 else logprob_start_len
         self._lock = threading.Lock()
         self._pending: list[Item] = []
         self._tails: dict[str, Segment | Branch] = {MAIN: Branch()}

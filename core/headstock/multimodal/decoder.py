@@ -79,7 +79,9 @@ class _Worker:
         """Ends it."""
         return self._process.close
 
-    def decode(self, kind: str, data: bytes) -> tuple[dict[str, Any], bytes]:
+    def decode(
+        self, kind: str, num_frames: int | None, data: bytes
+    ) -> tuple[dict[str, Any], bytes]:
         """Return what it answers to a file.
 
         Raises:
@@ -88,7 +90,7 @@ class _Worker:
         if self._setup is not None:
             self._ask(self._setup)
             self._setup = None
-        return self._ask(kind, data)
+        return self._ask({"kind": kind, "num_frames": num_frames}, data)
 
     def _ask(self, value: object, data: bytes = b"") -> tuple[dict[str, Any], bytes]:
         head = json.dumps(value).encode()
@@ -130,7 +132,9 @@ class Decoder:
         """
         try:
             kind = SEVERAL if source.kind == "image" and not is_alone else source.kind
-            answer, pixels = self._pool.call(lambda worker: worker.decode(kind, data))
+            answer, pixels = self._pool.call(
+                lambda worker: worker.decode(kind, source.num_frames, data)
+            )
         except LostError as error:
             raise _refusal({"error": "exhausted"}, source) from error
         if "error" in answer:

@@ -2,8 +2,9 @@
 
 It reads frames from its standard input and answers each on its standard output: four bytes of
 length, then JSON of a length given in four more bytes, then bytes. The first frame says what images
-become and what decoding may take; each later one is ``image`` or ``video``, and a file. Once it has
-met every format it can open nothing any more, neither files nor connections.
+become and what decoding may take; each later one is a kind, ``image`` or ``video``, the number of
+frames to look at where that is wished, and a file. Once it has met every format it can open nothing
+any more, neither files nor connections.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from headstock.multimodal.patches import (
     fitting_size,
     fitting_video_size,
     padded_size,
+    sample,
 )
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
@@ -82,13 +84,15 @@ def main() -> None:
     write_frame(sys.stdout.buffer, {})
     while (frame := read_frame(sys.stdin.buffer)) is not None:
         signal.setitimer(signal.ITIMER_PROF, setup["cpu_s"])
-        kind, data = parted(frame)
-        answer, pixels = decode(kind, data, setup)
+        asked, data = parted(frame)
+        answer, pixels = decode(asked["kind"], data, setup, asked["num_frames"])
         signal.setitimer(signal.ITIMER_PROF, 0)
         write_frame(sys.stdout.buffer, answer, pixels)
 
 
-def decode(kind: str, data: bytes, setup: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+def decode(
+    kind: str, data: bytes, setup: dict[str, Any], num_frames: int | None = None
+) -> tuple[dict[str, Any], bytes]:
     """Return what is answered to a file: its pieces and their patches, or an ``error``.
 
     ``kind`` is ``image``, ``one of several`` images of a request, or ``video``. Of a video there
@@ -97,7 +101,7 @@ def decode(kind: str, data: bytes, setup: dict[str, Any]) -> tuple[dict[str, Any
     family = setup["family"]
     try:
         if kind == "video":
-            return decode_video(data, setup)
+            return decode_video(data, setup, num_frames)
         image = open_image(data, setup["max_pixels"])
         pieces = to_pieces(image, family, is_alone=kind == "image")
     except RefusedError as refusal:
@@ -126,14 +130,21 @@ def answer_of(pieces: list[Piece], family: dict[str, Any]) -> tuple[dict[str, An
     return {"pieces": described, "times": []}, b"".join(pixels)
 
 
-def decode_video(data: bytes, setup: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+def decode_video(
+    data: bytes, setup: dict[str, Any], num_frames: int | None
+) -> tuple[dict[str, Any], bytes]:
     """Return what is answered to a file of several frames.
+
+    Args:
+        data: The file.
+        setup: What images become and what decoding may take.
+        num_frames: That are looked at, evenly spread; None: as the family's rule has it.
 
     Raises:
         RefusedError: It has one frame, or too many; or as for an image.
     """
     family, video = setup["family"], setup["family"]["video"]
-    frames, seconds, total = chosen_of(data, setup)
+    frames, seconds, total = chosen_of(data, setup, num_frames)
     shown = [frame for _, frame in frames]
     height, width = shown[0].shape[:2]
     size, patch_size = video["pooled"] or family["frames"], family["patch_size"]
@@ -183,7 +194,7 @@ def _cut_moment(frames: list[np.ndarray], family: dict[str, Any]) -> bytes:
 
 
 def chosen_of(
-    data: bytes, setup: dict[str, Any]
+    data: bytes, setup: dict[str, Any], num_frames: int | None
 ) -> tuple[list[tuple[int, np.ndarray]], float, int]:
     """Return the frames that are looked at, how long all are shown, and how many there are.
 
@@ -200,7 +211,10 @@ def chosen_of(
         limit = FRAMES_AT_ONCE * setup["max_pixels"] // per_frame
         raise RefusedError("frames", frames=total, limit=limit)
     frames, seconds = read_frames(image, total)
-    chosen = films.RULES[video["sampling"]](total, seconds, video, family["frames"])
+    if num_frames is None:
+        chosen = films.RULES[video["sampling"]](total, seconds, video, family["frames"])
+    else:
+        chosen = sample(total, seconds, fps=0, least=num_frames, most=num_frames)
     if len(chosen) > setup["max_frames"]:
         raise RefusedError("frames", frames=len(chosen), limit=setup["max_frames"])
     sizes = films.sizes_of(image.height, image.width, len(chosen), family)

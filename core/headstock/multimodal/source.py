@@ -22,12 +22,14 @@ class Source:
         url: A data URL or an address; for ``/generate`` also bare base64.
         is_bare: Whether ``url`` may be base64 without a head.
         kind: Whether it is to be one picture, or several in time.
+        num_frames: Of a video, that are looked at; None: as many as the model's settings say.
     """
 
     where: str
     url: str
     is_bare: bool = False
     kind: Literal["image", "video"] = "image"
+    num_frames: int | None = None
 
 
 def is_address(source: Source) -> bool:

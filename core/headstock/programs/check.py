@@ -203,6 +203,13 @@ def _check_inner(state: _Known, step: InnerStep, number: str, depth: int, limits
                     _check_name(state, part.var, number, "text")
         case Media():
             _open(state, step.role, number, is_text=False)
+            if step.num_frames is not None and step.kind != "video":
+                raise _refused(
+                    number,
+                    "num_frames",
+                    "an image has one frame; num_frames is of videos",
+                    'Leave it out, or set the kind to "video".',
+                )
         case Gen() | Select():
             _open(state, step.role, number, is_text=True)
             if state.is_chat and state.role != "assistant":
@@ -213,6 +220,8 @@ def _check_inner(state: _Known, step: InnerStep, number: str, depth: int, limits
                     'Begin one with role "assistant".',
                 )
             state.names.add(step.name)
+            if isinstance(step, Gen):
+                _check_logprobs(step, number)
             if isinstance(step, Gen) and step.reasoning is not None:
                 state.names.add(f"{step.name}{REASONING}")
 
@@ -280,6 +289,16 @@ def _too_deep(number: str, part: str, limits: Limits) -> RequestError:
         "Flatten the program, or raise max_program_depth.",
         code="program_too_large",
     )
+
+
+def _check_logprobs(step: Gen, number: str) -> None:
+    if step.logprob_start_len is not None and not step.return_logprob:
+        raise _refused(
+            number,
+            "logprob_start_len",
+            "logprob_start_len tells which log probabilities are told, and none are",
+            "Set return_logprob, too.",
+        )
 
 
 def _refused(

@@ -127,6 +127,7 @@ class Gen(Step, frozen=True, kw_only=True, tag="gen"):
         role: ``assistant`` begins a turn of the assistant.
         return_logprob: Tell log probabilities of the output's tokens, and of the
             ``top_logprobs_num`` likeliest at each.
+        logprob_start_len: And of the prompt's tokens from this position on; None: of none.
         stream: Whether the text is sent as it comes, where events are wanted.
         reasoning: Cut reasoning out of the text, into the variable ``<name>_reasoning_content``.
     """
@@ -136,6 +137,7 @@ class Gen(Step, frozen=True, kw_only=True, tag="gen"):
     role: Literal["assistant"] | None = None
     return_logprob: bool = False
     top_logprobs_num: Annotated[int, msgspec.Meta(ge=0, le=128)] = 0
+    logprob_start_len: Count | None = None
     stream: bool = False
     reasoning: ReasoningMarks | None = None
 

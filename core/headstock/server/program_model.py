@@ -19,7 +19,7 @@ from headstock.server.generation import Generation
 from headstock.server.payers import NAMELESS, Payer
 from headstock.server.protocols import native_answers
 from headstock.server.protocols.grammars import native_grammar
-from headstock.server.protocols.parameters import not_yet, to_params
+from headstock.server.protocols.parameters import to_params
 from headstock.server.records import NO_CALL, Call
 from headstock.server.request import (
     ChatPrompt,
@@ -72,6 +72,7 @@ class DoorModel:
             grammar=grammar,
             is_clipped=given.get("max_new_tokens") is None,
             logprobs=step.top_logprobs_num if step.return_logprob else -1,
+            prompt_logprobs_from=step.logprob_start_len,
             namespace=self._namespace,
             priority=self._priority,
             adapter=self._adapter,
@@ -218,11 +219,7 @@ class DoorModel:
 
 
 def prompt_of(state: Branch) -> ChatPrompt | TextPrompt:
-    """Return what a state is to be gone on from.
-
-    Raises:
-        RequestError: It says how many frames of a video to look at.
-    """
+    """Return what a state is to be gone on from."""
     if not state.messages:
         return TextPrompt(state.text)
     images: list[Source] = []
@@ -240,10 +237,8 @@ def _content_of(message: Message, images: list[Source]) -> str | list[dict[str, 
         if isinstance(part, str):
             parts.append({"type": "text", "text": part})
         else:
-            if part.num_frames is not None:
-                raise not_yet("num_frames", "num_frames, the frames of a video,")
             where = f"{part.kind} {len(images)} of the program"
-            images.append(Source(where, part.url, kind=part.kind))
+            images.append(Source(where, part.url, kind=part.kind, num_frames=part.num_frames))
             parts.append({"type": part.kind})
     return parts
 

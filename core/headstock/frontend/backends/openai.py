@@ -175,6 +175,7 @@ class OpenAI(StepBackend):
     def _body(self, state: Branch) -> dict[str, Any]:
         if not state.messages:
             return {"model": self._model, "prompt": state.text}
+        self._check_media(state)
         last = state.messages[-1]
         messages = reading.messages(state)
         if last.role != "assistant" or not last.content:
@@ -189,6 +190,22 @@ class OpenAI(StepBackend):
             )
         more = {"continue_final_message": True, "add_generation_prompt": False}
         return {"model": self._model, "messages": messages, **more}
+
+    def _check_media(self, state: Branch) -> None:
+        """Refuse what the API has no field for.
+
+        Raises:
+            RequestError: A number of frames is wished.
+        """
+        for message in state.messages:
+            for part in message.content:
+                if not isinstance(part, str) and part.num_frames is not None:
+                    raise RequestError(
+                        f"{self.name} takes no number of frames of a video.",
+                        remedy="Leave num_frames out: the model's own number is looked at.",
+                        field="num_frames",
+                        code="not_supported",
+                    )
 
     async def _ask(self, path: str, body: Mapping[str, Any]) -> _Answer:
         return _read(await self._endpoint.post(path, body))
