@@ -64,7 +64,8 @@ def test_thoughts_end_at_their_budget(engine: headstock.Engine, folder: Path, na
     free = ask(engine, **THINKS)["choices"][0]["token_ids"]
     assert end["id"] not in free
     for budget in (0, 7):
-        answer = ask(engine, **THINKS, **{name: budget})
+        more: dict[str, Any] = {**THINKS, name: budget}
+        answer = ask(engine, **more)
         ids = answer["choices"][0]["token_ids"]
         assert ids[: budget + 1] == [*free[:budget], end["id"]]
         assert ids.count(end["id"]) == 1

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from headstock.requests import Grammar
-from headstock.structured.calls import Function, Shape, json_lark, shape_to_lark
+from headstock.structured.calls import Function, Shape, shape_to_lark
 from headstock.structured.guidance import GuidanceProvider
 from headstock.structured.provider import Matcher, Vocabulary
+from headstock.structured.rules import json_lark
 from headstock.text.parsers import (
     CALL_FORMATS,
     NUMBER,
