@@ -131,7 +131,8 @@ def test_the_fields_of_bodies_are_documented() -> None:
 def test_every_format_of_calls_and_thoughts_and_its_names_are_documented() -> None:
     page = (ROOT / "docs" / "structured-outputs.md").read_text(encoding="utf-8")
     tables = re.split(r"^\| `--(?:tool-call|reasoning)-parser`.*\n", page, flags=re.MULTILINE)[1:]
-    for table, formats in zip(tables, (CALL_FORMATS, REASONING_FORMATS), strict=True):
+    every: list[tuple[Any, ...]] = [CALL_FORMATS, REASONING_FORMATS]
+    for table, formats in zip(tables, every, strict=True):
         rows = re.findall(r"^\| (`.+?) \| .+ \| (.*?) ?\|$", table, re.MULTILINE)
         told = {name for names, _ in rows for name in re.findall(r"`([^`]+)`", names)}
         assert told == {known.name for known in formats}

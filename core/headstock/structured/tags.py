@@ -114,7 +114,7 @@ class _Tags(Rules):
         """Return the mark that a tag or a constant begins with, and the Lark of what follows it."""
         if fields.get("type") == "const_string":
             return _text(fields, "value", where), self.text(after)
-        begin, end = _text(fields, "begin", where), fields.get("end", "")
+        begin, end = _text(fields, "begin", where), cast("object", fields.get("end", ""))
         ends = cast("list[object]", end) if isinstance(end, list) and end else [end]
         ways = [
             self.lark(fields.get("content"), f"{where}.content", _str(each, where, "end") + after)
@@ -128,7 +128,7 @@ class _Tags(Rules):
         at = 0
         while at < len(elements):
             element, inside = fields_of(elements[at]), f"{where}.elements[{at}]"
-            following = fields_of(elements[at + 1]) if at + 1 < len(elements) else {}
+            following = fields_of(elements[at + 1] if at + 1 < len(elements) else None)
             if element.get("type") in _OPEN and following.get("type") in _OPENERS:
                 at += 1  # it ends where the next one begins: both are read together
                 end = after if at + 1 == len(elements) else ""
