@@ -115,7 +115,9 @@ class _Tags(Rules):
         if fields.get("type") == "const_string":
             return _text(fields, "value", where), self.text(after)
         begin, end = _text(fields, "begin", where), cast("object", fields.get("end", ""))
-        ends = cast("list[object]", end) if isinstance(end, list) and end else [end]
+        ends: list[object] = [end]
+        if isinstance(end, list) and end:
+            ends = cast("list[object]", end)
         ways = [
             self.lark(fields.get("content"), f"{where}.content", _str(each, where, "end") + after)
             for each in ends
