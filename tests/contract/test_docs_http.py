@@ -21,6 +21,8 @@ from headstock.server.http import routes_page
 from headstock.server.http.app import create_app
 from headstock.server.model_card import ModelCard
 from headstock.server.prompter import Prompter
+from headstock.text.parsers import CALL_FORMATS, REASONING_FORMATS
+from headstock.text.parsers.formats import ALIASES, find_format
 from headstock.wire.messages import FromEngine, State, ToEngine
 
 ROOT = Path(__file__).parents[2]
@@ -124,3 +126,20 @@ def test_the_fields_of_bodies_are_documented() -> None:
     table = section("Chats and completions")
     for field in sorted(fields - refused - silent):
         assert f"`{field}`" in table or f"`{field}." in table, field
+
+
+def test_every_format_of_calls_and_thoughts_and_its_names_are_documented() -> None:
+    page = (ROOT / "docs" / "structured-outputs.md").read_text(encoding="utf-8")
+    tables = re.split(r"^\| `--(?:tool-call|reasoning)-parser`.*\n", page, flags=re.MULTILINE)[1:]
+    every: list[tuple[Any, ...]] = [CALL_FORMATS, REASONING_FORMATS]
+    for table, formats in zip(tables, every, strict=True):
+        rows = re.findall(r"^\| (`.+?) \| .+ \| (.*?) ?\|$", table, re.MULTILINE)
+        told = {name for names, _ in rows for name in re.findall(r"`([^`]+)`", names)}
+        assert told == {known.name for known in formats}
+        for names, others in rows:
+            stands_for = re.findall(r"`([^`]+)`", names)
+            for other in re.findall(r"`([^`]+)`", others):
+                found = find_format(other, formats)
+                assert found is not None, other
+                assert found.name in stands_for, other
+    assert all(f"`{name}`" in page for name in ALIASES)

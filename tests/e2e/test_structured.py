@@ -49,6 +49,7 @@ CHECKS: list[Callable[[str], Any]] = [
     ["yes", "no"].__contains__,
     re.compile(r"[1-9][0-9]?( \+ [1-9][0-9]?){1,3}").fullmatch,
     is_free_until_a_call,
+    re.compile("<note>[a-z ]{1,20}</note>-?[0-9]+").fullmatch,
 ]
 
 

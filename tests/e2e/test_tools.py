@@ -150,3 +150,40 @@ def test_lists_of_ids_bind_what_is_drawn(client: openai.OpenAI) -> None:
     )
     assert "Paris" in plain.choices[0].text
     assert "Paris" not in without.choices[0].text
+
+
+def test_an_answer_has_several_calls_unless_one_is_asked_for(
+    client: openai.OpenAI, speaking: Served
+) -> None:
+    """Whether another call follows the model decides: of some answers, one has several."""
+    nothing = {"type": "object", "properties": {}, "additionalProperties": False}
+    other = {"name": "now", "parameters": nothing}
+    now: list[Any] = [{"type": "function", "function": other}]
+    said: dict[str, Any] = {"model": "smollm2", "temperature": 1}
+    chat: dict[str, Any] = {**said, "messages": CHAT, "max_tokens": 90, "tools": now}
+    item: dict[str, Any] = {**said, "input": "What time is it?", "max_output_tokens": 90}
+    item["tools"] = [{"type": "function", **other}]
+    turn: dict[str, Any] = {"model": "smollm2", "messages": CHAT, "max_tokens": 90}
+    turn["extra_body"] = {"temperature": 1}
+    turn["tools"] = [{"name": "now", "input_schema": nothing}]
+
+    def calls_of(is_parallel: bool) -> list[int]:
+        choice: Any = {"tool_choice": "required", "parallel_tool_calls": is_parallel}
+        answer = client.chat.completions.create(**chat, **choice)
+        response = client.responses.create(**item, **choice)
+        any_tool: Any = {"type": "any", "disable_parallel_tool_use": not is_parallel}
+        message = maker.messages.create(**turn, tool_choice=any_tool)
+        called = [block.name for block in message.content if block.type == "tool_use"]
+        assert set(called) == {"now"}
+        counts = [len(answer.choices[0].message.tool_calls or []), len(called)]
+        return [*counts, sum(one.type == "function_call" for one in response.output)]
+
+    with anthropic.Anthropic(base_url=speaking.url, api_key="none", max_retries=0) as maker:
+        for _ in range(3):
+            assert calls_of(False) == [1, 1, 1]
+        most = [0, 0, 0]
+        for _ in range(12):
+            most = [max(pair) for pair in zip(most, calls_of(True), strict=True)]
+            if min(most) > 1:
+                break
+        assert min(most) > 1

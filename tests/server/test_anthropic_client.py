@@ -140,6 +140,8 @@ def test_tokens_are_counted(client, speaking):
         {"extra_body": {"temperature": 2}},
         {"max_tokens": 0},
         {"extra_body": {"mcp_servers": [{"url": "x"}]}},
+        {"extra_body": {"output_config": {"format": {"type": "regex", "schema": {}}}}},
+        {"extra_body": {"output_config": {"format": {"type": "json_schema"}}}},
     ],
 )
 def test_what_cannot_be_honoured_is_refused_in_their_envelope(client, more):
@@ -179,6 +181,11 @@ def test_every_stream_has_the_events_in_their_order(speaking):
         ({"tools": TOOLS, "tool_choice": {"type": "any"}}, "tool_choice"),
         ({"tools": TOOLS, "tool_choice": {"type": "tool", "name": "get_weather"}}, "tool_choice"),
         ({"tools": [{**TOOLS[0], "strict": True}]}, "tools"),
+        (
+            {"extra_body": {"output_config": {"format": {"type": "json_schema", "schema": {}}}}},
+            "output_config.format",
+        ),
+        ({"extra_body": {"output_config": {"effort": "low"}}}, None),
     ],
 )
 def test_a_choice_of_tools_is_a_grammar(client, speaking, more, field):

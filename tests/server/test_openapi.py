@@ -54,6 +54,14 @@ def test_generated_requests_get_documented_answers(asked, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+def test_five_thousand_generated_requests_get_documented_answers(asked, tmp_path):
+    report = ask_everything(asked, tmp_path, examples=8, phases="coverage,fuzzing", seed=3)
+    assert report["test_cases"]["generated"] > 5_000
+    check_idle(asked)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_twenty_thousand_generated_requests_get_documented_answers(asked, tmp_path):
     report = ask_everything(asked, tmp_path, examples=260, phases="coverage,fuzzing", seed=2)
     assert report["test_cases"]["generated"] > 20_000

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headstock.text.parsers import CALL_FORMATS, REASONING_FORMATS, PartReader, detect
+from headstock.text.parsers.formats import ALIASES, find_format
 
 TOOLS = {
     "get_weather": {
@@ -51,6 +52,14 @@ WRITTEN = {
         '</｜DSML｜invoke>\n<｜DSML｜invoke name="now">\n</｜DSML｜invoke>\n'
         "</｜DSML｜function_calls>"
     ),
+    "deepseek_v4": (
+        '<｜DSML｜tool_calls>\n<｜DSML｜invoke name="get_weather">\n'
+        f'<｜DSML｜parameter name="city" string="true">{CITY}</｜DSML｜parameter>\n'
+        '<｜DSML｜parameter name="days" string="false">3</｜DSML｜parameter>\n'
+        '</｜DSML｜invoke>\n<｜DSML｜invoke name="now">\n</｜DSML｜invoke>\n'
+        "</｜DSML｜tool_calls>"
+    ),
+    "nemotron": f"<TOOLCALL>[{JSON}, {NOW}]</TOOLCALL>",
     "kimi_k2": (
         "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0"
         f"<|tool_call_argument_begin|>{OBJECT}<|tool_call_end|><|tool_call_begin|>functions.now:1"
@@ -73,6 +82,21 @@ WRITTEN = {
         "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>" + OBJECT
     ),
 }
+OTHERWISE = [
+    ("glm45", f"<tool_call>get_weather<arg_key>city</arg_key><arg_value>{CITY}</arg_value>"
+     "<arg_key>days</arg_key><arg_value>3</arg_value></tool_call>"),
+    ("deepseek_v3", f"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{OBJECT}"
+     "<｜tool▁call▁end｜><｜tool▁calls▁end｜>"),
+    ("mistral", f"[TOOL_CALLS]get_weather[CALL_ID]abc123def[ARGS]{OBJECT}"),
+    ("mistral", f"[TOOL_CALLS] [{JSON[:-1]}, \"id\": \"abc123def\"}}]"),
+    ("llama3", JSON.replace("arguments", "parameters")),
+    ("llama4", f"[get_weather(city={CITY!r}, days=3)]"),
+    ("harmony", f" to=functions.get_weather<|channel|>commentary json<|message|>{OBJECT}"),
+    ("harmony", "<|start|>assistant to=functions.get_weather<|channel|>commentary <|constrain|>json"
+     f"<|message|>{OBJECT}<|call|>"),
+    ("harmony", f"<|channel|>analysis to=functions.get_weather code<|message|>{OBJECT}<|call|>"),
+]  # fmt: skip
+"""What models of these families write beside what is asked for."""
 BY_NAME = {known.name: known for known in CALL_FORMATS}
 THINK = {known.name: known for known in REASONING_FORMATS}
 
@@ -105,6 +129,28 @@ def test_calls_are_read_whole_and_token_by_token(name):
     said = "" if not BY_NAME[name].begin else "Let me see.\n"
     for cuts in ([], range(len(said + text))):
         assert read(said + text, BY_NAME[name], cuts=cuts) == ("", said.strip(), wanted)
+
+
+@pytest.mark.parametrize(("name", "text"), OTHERWISE)
+def test_what_models_write_otherwise_is_read_whole_and_token_by_token(name, text):
+    reasoning = THINK.get(name)
+    for cuts in ([], range(len(text))):
+        assert read(text, BY_NAME[name], reasoning, cuts) == ("", "", CALLS[:1])
+
+
+def test_harmony_s_calls_follow_thoughts_and_words_whatever_stands_before_the_channel():
+    thought = "<|channel|>analysis<|message|>hm<|end|>"
+    said = "<|start|>assistant<|channel|>commentary<|message|>Let me look.<|end|>"
+    for name, call in OTHERWISE[-2:]:
+        start = "" if call.startswith("<|start|>") else "<|start|>assistant"
+        text = thought + said + start + call
+        for cuts in ([], range(len(text))):
+            got = read(text, BY_NAME[name], THINK[name], cuts)
+            assert got == ("hm", "Let me look.", CALLS[:1])
+    text = "<|channel|>final<|message|>Write to=functions.now, and wait."
+    assert read(text, BY_NAME["harmony"], THINK["harmony"]) == (
+        "", "Write to=functions.now, and wait.", [],
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [name for name in WRITTEN if BY_NAME[name].begin])
@@ -197,7 +243,8 @@ def test_gemma_s_values_are_read(body, wanted):
 PIECES = st.lists(
     st.one_of(
         st.sampled_from([*WRITTEN.values(), "<think>", "</think>", "\n", " ", "<", "[", "{", "|"]),
-        st.sampled_from([known.begin for known in CALL_FORMATS if known.begin]),
+        st.sampled_from([m for k in CALL_FORMATS for m in (k.begin, k.at_start, *k.others) if m]),
+        st.sampled_from([text for _, text in OTHERWISE]),
         st.sampled_from([m for k in REASONING_FORMATS for m in (k.begin, k.end, *k.drops)]),
         st.text(max_size=6),
     ),
@@ -232,6 +279,23 @@ def test_any_split_of_the_text_gives_the_parts_of_the_whole(text, name, thinks, 
         ("<start_function_call>", "function_gemma", None),
         ("[TOOL_CALLS][THINK][/THINK]", "mistral", "mistral"),
         ("<|start_header_id|> tools parameters", "llama3", None),
+        ("<|header_start|> tools", "llama4", None),
+        ("<|header_start|> tools [func_name1(a=1)]", "pythonic", None),
+        ("<|start_header_id|> tools parameters [func_name1(a=1)]", "pythonic", None),
+        ("<｜tool▁calls▁begin｜>'<｜Assistant｜><think>\\n'", "deepseek_v3", "think"),
+        ("<｜DSML｜function_calls> tool_calls <think>", "deepseek_v32", "think"),
+        ("{% set d = '｜DSML｜' %}<{{ d }}function_calls>", "deepseek_v32", None),
+        ("<｜DSML｜tool_calls>", "deepseek_v4", None),
+        ("<|tool_calls_section_begin|><think></think>", "kimi_k2", "think"),
+        ("◁think▷◁/think▷", None, "kimi"),
+        ('<minimax:tool_call><invoke name="x"><think>', "minimax_m2", "think"),
+        ("<TOOLCALL>[]</TOOLCALL> tools <|start_header_id|><think>", "nemotron", "think"),
+        ("<|tool_call|>", "granite", None),
+        (
+            "<|channel|>analysis<|message|> commentary <|start|>assistant to=functions.",
+            "harmony",
+            "harmony",
+        ),
         ("{{ messages }}", None, None),
     ],
 )
@@ -275,3 +339,28 @@ def test_a_call_after_a_few_broken_ones_is_read_and_after_many_it_is_text():
 def test_python_that_is_too_long_to_parse_is_text():
     text = "[now(" + " " * (1 << 16) + ")]"
     assert read(text, BY_NAME["pythonic"])[2] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "calls", "reasoning"),
+    [
+        ("glm45", "glm45", "think"),
+        ("mistral", "mistral", "mistral"),
+        ("kimi_k2", "kimi_k2", "think"),
+        ("minimax_m2", "minimax_m2", "think"),
+        ("nemotron", "nemotron", "think"),
+        ("gpt-oss", "harmony", "harmony"),
+        ("deepseekv31", "deepseek_v3", None),
+        ("qwen3_coder", "qwen3_xml", None),
+        ("deepseek-r1", None, "think"),
+        ("nothing", None, None),
+    ],
+)
+def test_a_name_may_stand_for_thoughts_and_for_calls(name, calls, reasoning):
+    found = find_format(name, CALL_FORMATS), find_format(name, REASONING_FORMATS)
+    assert tuple(known and known.name for known in found) == (calls, reasoning)
+
+
+def test_every_name_of_another_engine_stands_for_a_format():
+    for name in ALIASES:
+        assert find_format(name, CALL_FORMATS) or find_format(name, REASONING_FORMATS), name

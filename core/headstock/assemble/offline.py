@@ -342,7 +342,8 @@ class Engine:
             "sampling_params": sampling_params,
             "stream": stream,
         }
-        return native_bodies.read(self._body(fields, native_bodies.GenerateBody, "generate"))
+        body = self._body(fields, native_bodies.GenerateBody, "generate")
+        return native_bodies.read(body, dialect=self._door.prompter.dialect)
 
     def _body(self, fields: dict[str, Any], kind: type[B], method: str) -> B:
         """Return the fields of a call of ``method`` as the body that its route takes."""

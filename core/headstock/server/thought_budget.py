@@ -14,6 +14,9 @@ from headstock.text import Tokenizer
 from headstock.text.parsers import ReasoningFormat
 from headstock.wire.requests import ThoughtLimit
 
+BUDGETS = ("thinking_budget", "thinking_token_budget", "max_thinking_tokens")
+"""Names that other servers have for it."""
+
 
 class Thinking(msgspec.Struct):
     """Whether a model that can think before it answers does so, and for how many tokens."""

@@ -16,9 +16,9 @@ from llguidance.gbnf_to_lark import any_to_lark
 
 from headstock.errors import RequestError
 from headstock.requests.grammar import Grammar
-from headstock.structured.calls import WHITESPACE
-from headstock.structured.lark import choice_to_lark, tags_to_lark
 from headstock.structured.provider import CompiledGrammar, Matcher, Vocabulary, invalid
+from headstock.structured.rules import WHITESPACE, quoted
+from headstock.structured.tags import tags_to_lark
 
 _DRAWN = re.compile(r"[\^~|\- ]+|\d+ \|.*")
 """Lines of a reason that show where in the grammar it went wrong."""
@@ -111,7 +111,10 @@ class GuidanceProvider:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._mask_bytes = vocabulary.mask_bytes
-        self._special = {vocabulary.tokens[index]: index for index in vocabulary.special_ids}
+        self._special = {
+            vocabulary.tokens[index].decode("utf-8", "replace"): index
+            for index in vocabulary.special_ids
+        }
         self._tokenizer = llguidance.LLTokenizer(
             llguidance.TokenizerWrapper(_Tokens(vocabulary)), eos_token=vocabulary.eos_ids or None
         )
@@ -144,7 +147,8 @@ class GuidanceProvider:
             case "lark":
                 return make.grammar_from_lark(grammar.text)
             case "choice":
-                return make.grammar_from_lark(choice_to_lark(json.loads(grammar.text)))
+                choices = dict.fromkeys(cast("list[str]", json.loads(grammar.text)))
+                return make.grammar_from_lark("start: " + " | ".join(map(quoted, choices)))
             case "structural_tag":
                 tags = cast("dict[str, Any]", json.loads(grammar.text))
                 return make.grammar_from_lark(tags_to_lark(tags, self._special))

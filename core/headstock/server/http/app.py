@@ -320,11 +320,11 @@ class _Unroutable:
             "not_found": "There is no such route.",
             "method_not_allowed": f"This route does not take {request.method[:16]}.",
         }.get(code, "The request is malformed.")
-        answer = error_answer(
-            RequestError(problem, remedy="See /openapi.json.", code=code), request.url.path
-        )
-        if code == "method_not_allowed":
-            answer.headers["allow"] = ", ".join(self._methods(request.scope))
+        methods = self._methods(request.scope) if code == "method_not_allowed" else []
+        remedy = f"Use {' or '.join(methods)}." if methods else "See /openapi.json."
+        answer = error_answer(RequestError(problem, remedy=remedy, code=code), request.url.path)
+        if methods:
+            answer.headers["allow"] = ", ".join(methods)
         return answer
 
     def _methods(self, scope: MutableMapping[str, Any]) -> list[str]:

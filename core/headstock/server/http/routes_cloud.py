@@ -22,6 +22,7 @@ from headstock.server.protocols.embeddings import EmbeddingsBody
 from headstock.server.protocols.openai_answers import ChatAnswer
 from headstock.server.protocols.openai_bodies import ChatBody, CompletionBody
 from headstock.server.protocols.parameters import not_yet
+from headstock.server.speech import Dialect
 
 _SHAPES = {"messages": ChatBody, "prompt": CompletionBody, "input": EmbeddingsBody}
 """What ``/invocations`` takes, by the key that tells it."""
@@ -61,7 +62,8 @@ def make_router(serving: Serving) -> APIRouter:
         """Go on from each instance's prompt."""
         begun_s = clock()
         body = await read_body(request, PredictBody, serving.max_body_bytes)
-        calls = await off_loop(body_bytes(request), _calls, body, tenant_of(request))
+        dialect = serving.frontdoor.prompter.dialect
+        calls = await off_loop(body_bytes(request), _calls, body, tenant_of(request), dialect)
         requests = [request for call in calls for request in call.requests]
         generation = await serving.whole(request, requests)
         tokenizer = serving.frontdoor.prompter.tokenizer
@@ -76,14 +78,15 @@ def make_router(serving: Serving) -> APIRouter:
     return router
 
 
-def _calls(body: PredictBody, tenant: str) -> list[native_bodies.NativeCall]:
+def _calls(body: PredictBody, tenant: str, dialect: Dialect) -> list[native_bodies.NativeCall]:
     """Return what each instance asks for."""
     calls: list[native_bodies.NativeCall] = []
     for place, instance in enumerate(body.instances):
         where = f"instances[{place}]"
         given = {"sampling_params": body.parameters or {}, **instance}
         try:
-            call = native_bodies.read(msgspec.convert(given, native_bodies.GenerateBody), tenant)
+            converted = msgspec.convert(given, native_bodies.GenerateBody)
+            call = native_bodies.read(converted, tenant, dialect)
         except msgspec.ValidationError as error:
             raise RequestError(
                 f"{where}: {error}.", remedy="See /generate.", field=where, code="invalid_type"

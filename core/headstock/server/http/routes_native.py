@@ -42,7 +42,7 @@ def make_router(serving: Serving, sessions: Sessions) -> APIRouter:
             return resumed
         begun_s = time.monotonic()
         body = await read_body(request, native_bodies.GenerateBody, serving.max_body_bytes)
-        call = await off_loop(body_bytes(request), _read, body, tenant_of(request))
+        call = await off_loop(body_bytes(request), _read, serving, body, tenant_of(request))
         place = None
         if body.session_params is not None:
             place = sessions.go_on(tenant_of(request), body.session_params)
@@ -78,8 +78,11 @@ def make_router(serving: Serving, sessions: Sessions) -> APIRouter:
     return router
 
 
-def _read(body: native_bodies.GenerateBody, tenant: str) -> native_bodies.NativeCall:
-    return native_bodies.read(body, tenant, has_sessions=True)
+def _read(
+    serving: Serving, body: native_bodies.GenerateBody, tenant: str
+) -> native_bodies.NativeCall:
+    dialect = serving.frontdoor.prompter.dialect
+    return native_bodies.read(body, tenant, dialect, has_sessions=True)
 
 
 def _written_again(serving: Serving, head: Head, generation: Generation) -> Writer:
@@ -87,7 +90,8 @@ def _written_again(serving: Serving, head: Head, generation: Generation) -> Writ
     body = msgspec.json.decode(head.keeping.body, type=native_bodies.GenerateBody)
     rids = [name or "" for name in head.names]
     tokenizer = serving.frontdoor.prompter.tokenizer
-    stream = native_answers.NativeStream(_read(body, ""), generation.completions, rids, tokenizer)
+    call = _read(serving, body, "")
+    stream = native_answers.NativeStream(call, generation.completions, rids, tokenizer)
     begun_s = time.monotonic() - max(0.0, time.time() - head.keeping.created)
     return _writer(stream, begun_s)
 

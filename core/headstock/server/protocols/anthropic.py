@@ -11,6 +11,7 @@ import msgspec
 
 from headstock.errors import RequestError
 from headstock.multimodal import Source
+from headstock.requests import Grammar
 from headstock.requests.sampling import Int64
 from headstock.server.completion import Completion, Delta
 from headstock.server.model_card import ModelCard
@@ -102,6 +103,25 @@ class ThinkingBlock(msgspec.Struct):
     budget_tokens: Int64 | None = None
 
 
+class OutputFormat(msgspec.Struct):
+    """What the answer's words must look like: ``json_schema``."""
+
+    type: str
+    schema: dict[str, Any] | None = None
+
+
+class OutputConfig(msgspec.Struct):
+    """How the model answers.
+
+    Attributes:
+        effort: How much it thinks; for its chat template.
+        format: What its words must look like; None: anything.
+    """
+
+    effort: str | None = None
+    format: OutputFormat | None = None
+
+
 class CountBody(msgspec.Struct, kw_only=True):
     """Body of ``/v1/messages/count_tokens``."""
 
@@ -113,7 +133,7 @@ class CountBody(msgspec.Struct, kw_only=True):
     tools: list[ClientTool] | None = None
     tool_choice: ToolChoice | None = None
     thinking: ThinkingBlock | None = None
-    output_config: Any = None
+    output_config: OutputConfig | None = None
 
 
 class MessagesBody(CountBody, kw_only=True):
@@ -166,6 +186,7 @@ def read_messages(
         names=_NAMES,
         adapter=card.adapter,
         speech=speech,
+        grammar=_grammar(body.output_config),
         thoughts=_budget(body, dialect),
     )
     return MessagesCall(
@@ -184,8 +205,6 @@ def read_prompt(body: CountBody, dialect: Dialect) -> tuple[ChatPrompt, Speech |
     Raises:
         RequestError: Naming the field at fault.
     """
-    if body.output_config not in (None, {}):
-        raise not_yet("output_config")
     given = body.tool_choice or ToolChoice("auto")
     choice, shown = _choice(given), _tools(body.tools or [])
     tools = [] if choice.is_off else read_tools(shown)
@@ -206,7 +225,7 @@ def read_prompt(body: CountBody, dialect: Dialect) -> tuple[ChatPrompt, Speech |
         flat_messages(messages, dialect, images),
         images=images,
         tools=tools,
-        extra=_thinking(body.thinking, dialect),
+        extra=_thinking(body.thinking, dialect) | _effort(body.output_config),
         continue_final=is_continued,
     )
     return prompt, speech
@@ -261,6 +280,26 @@ def _thinking(thinking: ThinkingBlock | None, dialect: Dialect) -> dict[str, Any
     if kind == "enabled" and dialect.reasoning is None:
         raise not_yet("thinking", "thinking, with a model whose chat template has none,")
     return thinking_variables({"enabled": True, "disabled": False}.get(kind))
+
+
+def _effort(config: OutputConfig | None) -> dict[str, Any]:
+    effort = None if config is None else config.effort
+    return {} if effort is None else {"reasoning_effort": effort}
+
+
+def _grammar(config: OutputConfig | None) -> Grammar | None:
+    """Return what the answer's words must look like; None: anything."""
+    wanted = None if config is None else config.format
+    if wanted is None:
+        return None
+    field = "output_config.format"
+    if wanted.type != "json_schema":
+        raise RequestError(
+            f"{field}.type is {wanted.type[:64]!r}.", remedy="Use json_schema.", field=field
+        )
+    if wanted.schema is None:
+        raise RequestError(f"{field}.schema is missing.", remedy="Give it.", field=field)
+    return Grammar("json_schema", msgspec.json.encode(wanted.schema).decode(), field)
 
 
 def _tools(tools: Sequence[ClientTool]) -> list[Tool]:

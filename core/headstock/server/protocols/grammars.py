@@ -117,9 +117,9 @@ def response_grammar(wanted: ResponseFormat, field: str = "response_format") -> 
         case "json_schema":
             return _response_schema(wanted.json_schema, field)
         case "structural_tag":
+            tags: dict[str, Any] = {"structures": wanted.structures, "triggers": wanted.triggers}
             if wanted.format is not None:
-                raise not_yet(f"{field}.format")
-            tags = {"structures": wanted.structures, "triggers": wanted.triggers}
+                tags = {"format": wanted.format}
             return _grammar("structural_tag", field, tags)
         case _:
             raise RequestError(

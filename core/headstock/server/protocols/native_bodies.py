@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 import msgspec
 
@@ -15,11 +15,14 @@ from headstock.server.protocols.grammars import native_grammar
 from headstock.server.protocols.parameters import (
     CHANGE_ANSWERS,
     join_namespace,
+    not_yet,
     refuse_set,
     to_params,
 )
 from headstock.server.request import GenerateRequest, PairPrompt, TextPrompt, TokensPrompt
 from headstock.server.sessions import SessionParams
+from headstock.server.speech import PLAIN, Dialect, Speech
+from headstock.server.thought_budget import ThoughtBudget, read_budget
 
 MAX_PROMPTS = 512
 Media = str | list[str | list[str] | None]
@@ -29,7 +32,7 @@ _REFUSED = (
     "input_embeds", "audio_data", "return_hidden_states",
     "return_routed_experts", "return_indexer_topk", "return_entropy", "return_sampling_mask",
     "return_flat_raw_top_logprobs", "custom_logit_processor",
-    "bootstrap_host", "bootstrap_room", "require_reasoning", "max_thinking_tokens", "watermark",
+    "bootstrap_host", "bootstrap_room", "watermark",
 )  # fmt: skip
 
 
@@ -68,8 +71,8 @@ class GenerateBody(msgspec.Struct, kw_only=True):
     custom_logit_processor: Any = None
     bootstrap_host: Any = None
     bootstrap_room: Any = None
-    require_reasoning: Any = None
-    max_thinking_tokens: Any = None
+    require_reasoning: bool | None = None
+    max_thinking_tokens: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] | None = None
     watermark: Any = None
 
 
@@ -90,11 +93,14 @@ class NativeCall(msgspec.Struct, frozen=True):
     wants_prompt_ids: bool
 
 
-def read(body: GenerateBody, tenant: str = "", *, has_sessions: bool = False) -> NativeCall:
+def read(
+    body: GenerateBody, tenant: str = "", dialect: Dialect = PLAIN, *, has_sessions: bool = False
+) -> NativeCall:
     """Turn a body into requests.
 
     Args:
         body: As it was sent.
+        dialect: How the served model marks its thoughts.
         tenant: Prefix of the cache namespace.
         has_sessions: Whether the caller continues sessions.
 
@@ -115,6 +121,12 @@ def read(body: GenerateBody, tenant: str = "", *, has_sessions: bool = False) ->
     asked = _asked(body.token_ids_logprob, count)
     adapters = _adapters(body, count)
     given = _spread("sampling_params", body.sampling_params, count)
+    speech = _thoughts_first(dialect) if body.require_reasoning else None
+    thoughts = read_budget(
+        dialect.reasoning,
+        [("max_thinking_tokens", body.max_thinking_tokens)],
+        is_continued=False,
+    )
     requests = [
         _request(
             prompts[i],
@@ -126,6 +138,8 @@ def read(body: GenerateBody, tenant: str = "", *, has_sessions: bool = False) ->
             start=starts[i],
             asked=asked[i] if wants[i] else [],
             adapter=adapters[i] or "",
+            speech=speech,
+            thoughts=thoughts,
         )
         for i in range(count)
     ]
@@ -150,6 +164,8 @@ def _request(
     start: int | None,
     asked: list[int],
     adapter: str,
+    speech: Speech | None,
+    thoughts: ThoughtBudget | None,
 ) -> GenerateRequest:
     if logprobs is not None and not 0 <= logprobs <= 128:
         raise RequestError(
@@ -174,7 +190,19 @@ def _request(
         priority=priority,
         grammar=grammar,
         adapter=adapter,
+        speech=speech,
+        thoughts=thoughts,
     )
+
+
+def _thoughts_first(dialect: Dialect) -> Speech:
+    """Return what lets a grammar bind only what follows the thoughts."""
+    if dialect.reasoning is None:
+        raise not_yet(
+            "require_reasoning",
+            "require_reasoning, with a model whose chat template has no thoughts,",
+        )
+    return Speech(reasoning=dialect.reasoning, calls=None, tools={}, tokens=dialect.tokens)
 
 
 def _adapters(body: GenerateBody, count: int) -> list[str | None]:

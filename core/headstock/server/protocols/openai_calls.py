@@ -40,7 +40,7 @@ from headstock.server.protocols.parameters import (
 )
 from headstock.server.request import ChatPrompt, GenerateRequest, Prompt, TextPrompt, TokensPrompt
 from headstock.server.speech import PLAIN, Dialect, Speech
-from headstock.server.thought_budget import read_budget
+from headstock.server.thought_budget import BUDGETS, read_budget
 
 MAX_CHOICE_LOGPROBS = 20
 _NAMES = {
@@ -61,7 +61,6 @@ _REFUSED = (
 _CHAT_REFUSED = (
     *_REFUSED, "functions", "audio", "prediction", "web_search_options",
 )  # fmt: skip
-_BUDGETS = ("thinking_budget", "thinking_token_budget", "max_thinking_tokens")
 
 
 def read_completion(body: CompletionBody, card: ModelCard, tenant: str = "") -> OpenAICall:
@@ -172,7 +171,7 @@ def read_chat(
         speech=speech,
         thoughts=read_budget(
             dialect.reasoning,
-            [(name, getattr(body, name)) for name in _BUDGETS],
+            [(name, getattr(body, name)) for name in BUDGETS],
             body.thinking,
             is_continued=bool(body.continue_final_message),
         ),

@@ -39,7 +39,9 @@ from headstock.server.protocols.parameters import (
 from headstock.server.protocols.text_options import TextOptions, text_grammar
 from headstock.server.request import ChatPrompt, GenerateRequest
 from headstock.server.speech import Dialect, Speech
+from headstock.server.thought_budget import BUDGETS, read_budget
 
+Budget = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] | None
 _NAMES = {"max_new_tokens": "max_output_tokens", "input_ids": "input"}
 
 
@@ -103,6 +105,9 @@ class ResponsesBody(msgspec.Struct, kw_only=True):
     include: list[str] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     cache_salt: str | None = None
+    thinking_budget: Budget = None
+    thinking_token_budget: Budget = None
+    max_thinking_tokens: Budget = None
     user: str | None = None
     safety_identifier: str | None = None
 
@@ -170,6 +175,11 @@ def read_response(
         adapter=card.adapter,
         grammar=text_grammar(body.text),
         speech=speech,
+        thoughts=read_budget(
+            dialect.reasoning,
+            [(name, getattr(body, name)) for name in BUDGETS],
+            is_continued=False,
+        ),
         user=body.safety_identifier or body.user or "",
     )
     return ResponsesCall(

@@ -126,25 +126,14 @@ def _harmony(body: str, tools: Tools) -> list[Call] | None:
     return read_named(body, (_HARMONY_HEAD,), _NOTHING) or None
 
 
-_LIST = Writing(
-    opens="[", head='{"name": "', named='", "arguments": ', tail="}", between=", ", closes="]"
-)
-_LLAMA = Writing(head='{"name": "', named='", "parameters": ', tail="}", between="; ")
-CALL_FORMATS = (
-    CallFormat(
-        name="harmony",
-        begin="<|channel|>commentary to=functions.",
-        end="<|call|>",
-        read=_harmony,
-        marks=("<|channel|>", "<|message|>", "commentary"),
-        writings=(Writing(named=" <|constrain|>json<|message|>"),),
-    ),
-    CallFormat(
-        name="deepseek_v32",
-        begin=f"<{_DSML}function_calls>",
-        end=f"</{_DSML}function_calls>",
+def _dsml(name: str, section: str) -> CallFormat:
+    """Return the format of the DeepSeek models whose calls stand in a section of this name."""
+    return CallFormat(
+        name=name,
+        begin=f"<{_DSML}{section}>",
+        end=f"</{_DSML}{section}>",
         read=_deepseek_32,
-        marks=(f"<{_DSML}",),
+        marks=(_DSML, f"{section}>"),
         writings=(
             Writing(
                 opens="\n",
@@ -163,7 +152,26 @@ CALL_FORMATS = (
                 closes="\n",
             ),
         ),
+    )
+
+
+_LIST = Writing(
+    opens="[", head='{"name": "', named='", "arguments": ', tail="}", between=", ", closes="]"
+)
+_LLAMA = Writing(head='{"name": "', named='", "parameters": ', tail="}", between="; ")
+CALL_FORMATS = (
+    CallFormat(
+        name="harmony",
+        begin="<|channel|>commentary to=functions.",
+        others=("<|start|>assistant to=functions.", "<|channel|>analysis to=functions."),
+        at_start=" to=functions.",  # the prompt ends with <|start|>assistant
+        end="<|call|>",
+        read=_harmony,
+        marks=("<|channel|>", "<|message|>", "commentary"),
+        writings=(Writing(named=" <|constrain|>json<|message|>"),),
     ),
+    _dsml("deepseek_v32", "function_calls"),
+    _dsml("deepseek_v4", "tool_calls"),
     CallFormat(
         name="deepseek_v3",
         begin="<｜tool▁calls▁begin｜>",
@@ -265,6 +273,13 @@ CALL_FORMATS = (
                 ),
                 apart="\n",
             ),
+            Writing(  # since GLM 4.7
+                named="",
+                tagged=Tagged(
+                    before="<arg_key>", named="</arg_key><arg_value>", after="</arg_value>"
+                ),
+                apart="",
+            ),
         ),
     ),
     CallFormat(
@@ -301,6 +316,14 @@ CALL_FORMATS = (
         writings=(_gemma_writing(_ESCAPE),),
     ),
     CallFormat(
+        name="nemotron",
+        begin="<TOOLCALL>",
+        end="</TOOLCALL>",
+        read=read_json,
+        marks=("<TOOLCALL>",),
+        writings=(_LIST,),
+    ),
+    CallFormat(
         name="granite",
         begin="<|tool_call|>",
         end="",
@@ -320,22 +343,6 @@ CALL_FORMATS = (
         ),
     ),
     CallFormat(
-        name="llama3",
-        begin="",
-        end="",
-        read=read_bare,
-        marks=("tools", "parameters", "<|start_header_id|>"),
-        writings=(_LLAMA,),
-    ),
-    CallFormat(
-        name="llama4",
-        begin="",
-        end="",
-        read=read_bare,
-        marks=("tools", "<|header_start|>"),
-        writings=(_LLAMA,),
-    ),
-    CallFormat(
         name="pythonic",
         begin="",
         end="",
@@ -351,6 +358,22 @@ CALL_FORMATS = (
                 closes="]",
             ),
         ),
+    ),
+    CallFormat(
+        name="llama3",
+        begin="",
+        end="",
+        read=read_bare,
+        marks=("tools", "parameters", "<|start_header_id|>"),
+        writings=(_LLAMA,),
+    ),
+    CallFormat(
+        name="llama4",
+        begin="",
+        end="",
+        read=read_bare,
+        marks=("tools", "<|header_start|>"),
+        writings=(_LLAMA,),
     ),
 )
 REASONING_FORMATS = (
@@ -383,16 +406,20 @@ ALIASES = {
     "qwen": "hermes", "qwen25": "hermes", "qwen3_coder": "qwen3_xml", "deepseekv3": "deepseek_v3",
     "deepseekv31": "deepseek_v3", "deepseekv32": "deepseek_v32", "glm": "glm45",
     "minimax-m2": "minimax_m2", "functiongemma": "function_gemma", "magistral": "mistral",
-    "gemma": "gemma4",
+    "gemma": "gemma4", "deepseek_r1": "think", "qwen3_coder_xml": "qwen3_xml",
+    "deepseek_v31": "deepseek_v3", "deepseekv4": "deepseek_v4", "glm47": "glm45",
+    "llama3_json": "llama3", "llama4_json": "llama4", "llama4_pythonic": "pythonic",
+    "kimi_k2": "think", "minimax_m2": "think", "deepseek_v3": "think", "openai_gptoss": "harmony",
+    "openai": "harmony", "nemotron_v3": "think", "nano_v3": "think",
 }  # fmt: skip
-"""Names that other engines have for these formats."""
+"""Names that other engines have for these formats; one may stand for thoughts and for calls."""
 Format = TypeVar("Format", CallFormat, ReasoningFormat)
 
 
 def find_format(name: str, formats: tuple[Format, ...]) -> Format | None:
     """Return the format of a name, ours or another engine's."""
-    wanted = ALIASES.get(name, name)
-    return next((known for known in formats if known.name == wanted), None)
+    by_name = {known.name: known for known in formats}
+    return by_name.get(name) or by_name.get(ALIASES.get(name, ""))
 
 
 def detect(template: str, formats: tuple[Format, ...]) -> Format | None:

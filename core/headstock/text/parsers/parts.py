@@ -132,6 +132,8 @@ class CallFormat:
         read: From what is between, the calls; None: that is no call.
         marks: A chat template that has all of these writes this format.
         writings: How calls are written; a model may choose.
+        others: What a model may write in place of ``begin``.
+        at_start: The same where an answer starts; "": nothing.
     """
 
     name: str
@@ -140,3 +142,5 @@ class CallFormat:
     read: Callable[[str, Tools], list[Call] | None]
     marks: tuple[str, ...]
     writings: tuple[Writing, ...]
+    others: tuple[str, ...] = ()
+    at_start: str = ""

@@ -57,6 +57,12 @@ class PartReader:
         self._bound: BoundCalls | None = None
         if calls is not None and is_bound and can_stream(calls):
             self._bound = BoundCalls(calls)
+        self._begins: tuple[str, ...] = ()
+        """Marks that begin calls; a grammar leaves the first of them only."""
+        if calls is not None and calls.begin:
+            self._begins = (calls.begin, *(() if is_bound else calls.others))
+        self._begun = ""
+        """The mark that began the calls at hand."""
         self._state = _State.THOUGHT if is_thinking and reasoning is not None else _State.START
         self._pending = ""
         self._searched = 0
@@ -118,8 +124,8 @@ class PartReader:
             return []
         if not mark:
             return self._part("text", said, holds=bool(marks))
-        if self._calls is not None and mark == self._calls.begin:
-            self._begin_call()
+        if mark in self._begins or (mark and mark == self._at_start()):
+            self._begin_call(mark)
         elif self._reasoning is not None and mark == self._reasoning.begin:
             self._state = _State.THOUGHT
         return self._part("text", said, mark)
@@ -174,11 +180,9 @@ class PartReader:
 
     def _no_call(self) -> list[Part]:
         """Take the mark of what is no call for text, and what follows, unless a call follows."""
-        assert self._calls is not None, "a call without a format"
         self._num_broken += 1
         self._state, self._is_fresh = _State.TEXT, False
-        begin = self._calls.begin
-        return [Part("text", begin)] if begin else []
+        return [Part("text", self._begun)] if self._begun else []
 
     def _bound_call(self, bound: BoundCalls) -> list[Part] | None:
         """Read calls that a grammar bound, as far as they have come."""
@@ -218,26 +222,36 @@ class PartReader:
         self._begin_call()
         return []
 
-    def _begin_call(self) -> None:
+    def _begin_call(self, mark: str = "") -> None:
         self._state, self._searched, self._num_ends = _State.CALL, 0, 0
+        self._begun = mark
 
     def _before(self, marks: Sequence[str]) -> tuple[str, str]:
         """Return the pending text before the first mark, and the mark.
 
-        Without a mark: the text before what may become one, and "".
+        Of several at one place the longest, which may still be incomplete. Without a mark: the text
+        before what may become one, and "".
         """
         pending = self._pending
-        found = [(at, mark) for mark in marks if (at := pending.find(mark)) >= 0]
+        found = [(at, -len(mark), mark) for mark in marks if (at := pending.find(mark)) >= 0]
         if found:
-            at, mark = min(found)
-            return pending[:at], mark
+            at, _, mark = min(found)
+            rest = pending[at:]
+            is_cut = any(len(other) > len(rest) and other.startswith(rest) for other in marks)
+            return pending[:at], "" if is_cut and not self._is_last else mark
         if self._is_last:
             return pending, ""
         return pending[: min(_partial(pending, mark) for mark in marks) if marks else None], ""
 
+    def _at_start(self) -> str:
+        """Return the mark that begins calls at the answer's start alone; "": there is none now."""
+        is_start = self._state is _State.START and self._bound is None
+        return self._calls.at_start if self._calls is not None and is_start else ""
+
     def _marks(self) -> list[str]:
-        calls = self._calls if self._num_broken < _MAX_BROKEN else None
-        marks = [calls.begin] if calls is not None and calls.begin else []
+        marks = list(self._begins) if self._num_broken < _MAX_BROKEN else []
+        if at_start := self._at_start():
+            marks.append(at_start)
         if self._reasoning is not None:
             marks += self._reasoning.drops
             if self._state is _State.START or self._reasoning.drops:
