@@ -95,7 +95,7 @@ def pooling(saved: Saved) -> None:
 
 def _last_state(oracle: Any, ids: list[int]) -> torch.Tensor:
     """Return what a model without its head makes of the last token, of length 1. [D]"""
-    base = getattr(oracle, oracle.base_model_prefix, oracle)
+    base = getattr(oracle, "model", oracle.base_model)
     with torch.no_grad():
         hidden_D = base(torch.tensor([ids]), use_cache=False).last_hidden_state[0, -1]
     return torch.nn.functional.normalize(hidden_D, dim=0)

@@ -290,7 +290,7 @@ SOUND = {
 
 
 def make_gemma3n(path: Path) -> StillModel:
-    """Return Gemma 3n, of whose images 3 x 3 tokens remain; the last ids are of images and sound."""
+    """Return Gemma 3n, whose images are 3 x 3 tokens; the last ids are of images and sound."""
     config = transformers.Gemma3nConfig(
         text_config=TEXT,
         vision_config={"model_args": ARGUMENTS, "vocab_offset": END, "vocab_size": 3},
