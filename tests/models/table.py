@@ -10,6 +10,7 @@ from pathlib import Path
 from headstock.testing.oracle.case import ModelCase
 from tests.models.cases import CASES
 from tests.models.harness import REGISTRY
+from tests.models.named import table
 from tests.models.test_fallback import FAMILIES, MORE
 from tests.models.wide import CLAIMS, REPORT, YES, families
 from tests.vision.wide import REPORT as SEEING
@@ -32,7 +33,7 @@ def own_files() -> str:
         model = REGISTRY.load(name)
         path = Path(inspect.getfile(model)).name
         if model not in cases:
-            cells = ["-"] * (1 + len(CLAIMS))
+            cells = ["-", YES, *["-"] * (len(CLAIMS) - 1)]
             if name in seeing:
                 ranks, *others = (_word(outcome) for outcome in seeing[name].values())
                 cells = ["2" if ranks == YES else ranks, *others]
@@ -69,7 +70,7 @@ def fallback() -> str:
 
 def page(text: str) -> str:
     """Return the page with its tables as they are now."""
-    for mark, made in (("files", own_files()), ("fallback", fallback())):
+    for mark, made in (("families", table()), ("files", own_files()), ("fallback", fallback())):
         whole = BLOCK.format(mark, made)
         text = re.sub(rf"<!-- {mark}: .*?<!-- end -->", lambda _, w=whole: w, text, flags=re.DOTALL)
     return text
