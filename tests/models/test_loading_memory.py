@@ -19,6 +19,8 @@ from headstock.checkpoint.mapping import MappedFile
 SIZE, INNER, LAYERS, VOCAB = 512, 2048, 12, 2048
 SLACK = 16 << 20
 """For pieces in conversion, and what the allocator keeps."""
+COPIES = 5 * 4 * INNER * SIZE
+"""Bytes of float32 copies of the largest matrix, which is one piece, while it is made smaller."""
 
 LOAD = """
 import sys
@@ -132,7 +134,8 @@ def test_loading_holds_the_quantised_weights_and_one_file(
     grown, weights = (int(number) for number in done.stdout.split()[-2:])
     dense = 2 * (LAYERS * (4 * SIZE * SIZE + 3 * SIZE * INNER) + 2 * VOCAB * SIZE)
     assert weights < 0.6 * dense
-    assert grown <= weights + file_bytes + SLACK < dense + SLACK
+    slack = SLACK + (COPIES if asked else 0)
+    assert grown <= weights + file_bytes + slack < dense + slack
 
 
 def test_pages_that_were_released_have_what_they_had(tmp_path: Path) -> None:
