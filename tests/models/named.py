@@ -203,3 +203,69 @@ def table() -> str:
             files = dict.fromkeys(f"`{test.partition('::')[0]}`" for test in tests)
             rows.append(f"| {name} | {group} | {named} | {', '.join(files)} |")
     return "\n".join(rows)
+
+
+INTS, SCALED, LIBRARIES = (
+    f"models/test_{file}.py"
+    for file in ("int_checkpoints", "scaled_checkpoints", "format_libraries")
+)
+FORMATS: Mapping[str, tuple[str, ...]] = {
+    "AWQ, by its old settings too": (
+        f"{INTS}::test_a_checkpoint_has_the_logits_of_its_dequantised_weights",
+        f"{INTS}::test_awq_s_old_names_of_settings_are_read",
+    ),
+    "GPTQ, with activation ordering too": (
+        f"{INTS}::test_any_rows_are_exactly_what_the_file_stands_for",
+        f"{INTS}::test_matrices_of_one_product_may_have_orders_of_their_own",
+    ),
+    "FP8 by tensor, channel and block, also where blocks are cut": (
+        f"{SCALED}::test_a_checkpoint_gives_the_ids_of_its_dequantised_weights",
+        "models/test_fp8_checkpoint.py::test_blocks_need_not_divide_the_features",
+    ),
+    "INT8 (W8A8); `compressed-tensors`": (
+        f"{SCALED}::test_any_rows_are_exactly_what_the_file_stands_for",
+        f"{LIBRARIES}::test_compressed_tensors_dequantises_to_the_same",
+    ),
+    "ModelOpt FP8 and NVFP4": (f"{LIBRARIES}::test_modelopt_dequantises_to_the_same",),
+    "MXFP4": ("models/test_mxfp4.py::test_a_checkpoint_in_mxfp4_has_the_logits_of_its_values",),
+    "`bitsandbytes`": (
+        "models/test_bitsandbytes.py::test_four_bits_give_the_ids_of_the_dequantised_model",
+        "models/test_bitsandbytes.py::test_eight_bits_give_the_ids_of_the_dequantised_model",
+        f"{LIBRARIES}::test_bitsandbytes_dequantises_to_the_same_but_for_the_rounding",
+    ),
+    "GGUF: every kind of block": (
+        "unit/test_gguf.py::test_blocks_become_canonical_exactly",
+        "unit/test_gguf.py::test_five_bits_with_a_minimum_are_rounded_to_half_a_step_of_eight",
+    ),
+    "GGUF: experts": (
+        "models/test_gguf_experts.py::test_experts_have_the_logits_of_their_dequantised_weights",
+    ),
+    "GGUF: files in parts": (
+        "unit/test_gguf.py::test_a_split_model_is_read_whole_whichever_part_is_named",
+    ),
+    "GGUF: vocabularies": (
+        "unit/test_text_gguf.py::test_digits_split_as_the_pre_tokenizer_says",
+        "server/test_folder_tokenizers.py"
+        "::test_a_gguf_vocabulary_of_sentencepiece_encodes_as_sentencepiece",
+    ),
+    "`--quantization`": (
+        "models/test_quantization.py::test_quantised_logits_stay_close",
+        "models/test_fp8_checkpoint.py::test_weights_made_fp8_at_load_stay_close_and_are_smaller",
+    ),
+    "memory while loading": (
+        "models/test_loading_memory.py::test_loading_holds_the_quantised_weights_and_one_file",
+    ),
+    "reading by several threads": (
+        "unit/test_checkpoint_read_ahead.py::test_several_threads_read_at_once",
+    ),
+}
+"""What docs/quantization.md says, and the tests that hold it to another implementation."""
+
+
+def formats() -> str:
+    """Return them as docs/quantization.md has them."""
+    rows = ["| what | held to its oracle in |", "|---|---|"]
+    for what, tests in FORMATS.items():
+        files = dict.fromkeys(f"`tests/{test.partition('::')[0]}`" for test in tests)
+        rows.append(f"| {what} | {', '.join(files)} |")
+    return "\n".join(rows)

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/models.md from what the tests try: `python -m tests.models.table`."""
+"""Writes the tables of docs/models.md, and one of docs/quantization.md, from what the tests try: `python -m tests.models.table`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pathlib import Path
 from headstock.testing.oracle.case import ModelCase
 from tests.models.cases import CASES
 from tests.models.harness import REGISTRY
-from tests.models.named import table
+from tests.models.named import formats, table
 from tests.models.test_fallback import FAMILIES, MORE
 from tests.models.wide import CLAIMS, REPORT, YES, families
 from tests.vision.wide import REPORT as SEEING
 
-PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = (DOCS / "models.md", DOCS / "quantization.md")
 BLOCK = "<!-- {0}: python -m tests.models.table -->\n\n{1}\n\n<!-- end -->"
 
 
@@ -70,11 +71,18 @@ def fallback() -> str:
 
 def page(text: str) -> str:
     """Return the page with its tables as they are now."""
-    for mark, made in (("families", table()), ("files", own_files()), ("fallback", fallback())):
+    tables = {
+        "families": table(),
+        "files": own_files(),
+        "fallback": fallback(),
+        "formats": formats(),
+    }
+    for mark, made in tables.items():
         whole = BLOCK.format(mark, made)
         text = re.sub(rf"<!-- {mark}: .*?<!-- end -->", lambda _, w=whole: w, text, flags=re.DOTALL)
     return text
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for file in PAGES:
+        file.write_text(page(file.read_text(encoding="utf-8")), encoding="utf-8")

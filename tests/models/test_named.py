@@ -34,6 +34,13 @@ def test_a_family_is_registered_and_its_tests_are_there(group: str, name: str) -
         assert named.cases_of(architecture), f"{architecture} has no case in cases.py"
 
 
+@pytest.mark.parametrize("what", named.FORMATS)
+def test_what_is_said_of_formats_has_its_tests(what: str) -> None:
+    for test in named.FORMATS[what]:
+        file, _, function = test.partition("::")
+        assert function in functions(file), test
+
+
 def test_every_architecture_with_a_file_has_a_name_on_the_page() -> None:
     families = [family for group in named.GROUPS.values() for family in group.values()]
     listed = {architecture for family in families for architecture in family.architectures}
