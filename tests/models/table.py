@@ -1,4 +1,4 @@
-"""Writes the tables of docs/models.md, and one of docs/quantization.md, from what the tests try: `python -m tests.models.table`."""
+"""Writes tables of the docs from what the tests try: `python -m tests.models.table`."""
 
 from __future__ import annotations
 
