@@ -34,10 +34,11 @@ def own_files() -> str:
         model = REGISTRY.load(name)
         path = Path(inspect.getfile(model)).name
         if model not in cases:
-            cells = ["-", YES, *["-"] * (len(CLAIMS) - 1)]
-            if name in seeing:
-                ranks, *others = (_word(outcome) for outcome in seeing[name].values())
-                cells = ["2" if ranks == YES else ranks, *others]
+            recorded = seeing.get(name, {})
+            if "draw" not in model.yields:
+                recorded = {"pooling": YES}
+            cells = [_word(recorded.get(claim, "-")) for claim in ("ranks", *CLAIMS)]
+            cells[0] = "2" if cells[0] == YES else cells[0]
             rows.append(f"| `{name}` | `{path}` | {' | '.join([*cells, _elsewhere(name)])} |")
             continue
         tried = [case.name.partition("-")[2] for case in cases[model] if "-" in case.name]

@@ -1,4 +1,4 @@
-"""What each family that sees images does beside: ranks, vectors, drafts, 8 bits, adapters.
+"""What each family that sees images does beside: ranks, drafts, weights in 8 bits, adapters.
 
 `python -m tests.vision.wide` tries every family and writes what it found beside this file, from
 which docs/models.md has its columns. A family either does a thing right or refuses it.
@@ -23,9 +23,9 @@ from transformers.models.gemma4 import image_processing_pil_gemma4
 
 import headstock
 from tests.models.adapters import ALL, adapt
-from tests.models.wide import LARGEST_DIFFERENCE, LEAST_AGREEMENT, outcome_of
+from tests.models.wide import LEAST_AGREEMENT, outcome_of
 from tests.vision.claims import CASES, COUNT, SETTINGS, ask, ask_all
-from tests.vision.conftest import FAMILIES, VisionModel, data_url, make_model
+from tests.vision.conftest import FAMILIES, VisionModel, make_model
 from tests.vision.still import StillModel
 from tests.vision.still_families import MAKERS
 from tests.vision.test_gemma3 import make_gemma3
@@ -61,7 +61,6 @@ def make_large_gemma4(path: Path) -> StillModel:
 
 BY_ARCHITECTURE: dict[str, Callable[[Path], Seeing]] = {
     "Gemma3ForConditionalGeneration": make_gemma3,
-    "Gemma3nForConditionalGeneration": MAKERS["gemma3n"],
     "Gemma4ForConditionalGeneration": make_large_gemma4,
     "Glm46VForConditionalGeneration": MAKERS["glm46v"],
     "Glm4vForConditionalGeneration": MAKERS["glm4v"],
@@ -85,21 +84,6 @@ def ranks(model: Seeing) -> None:
     """Two ranks draw what transformers draws."""
     with headstock.Engine(model=str(model.path), tp_size=2, **SETTINGS) as engine:
         assert ask_all(engine, ASKED) == [model.generate(*case, COUNT) for case in ASKED]
-
-
-def pooling(model: Seeing) -> None:
-    """The vector of a text with images is the last hidden state in transformers, of length 1."""
-    prepare = model.inputs if isinstance(model, VisionModel) else model.prepare
-    settings = SETTINGS | {"task": "embed", "pooling": "last"}
-    urls = [[data_url(image) for image in images] for _, images in ASKED]
-    with headstock.Engine(model=str(model.path), **settings) as engine:
-        results = engine.embed(input_ids=[ids for ids, _ in ASKED], image_data=urls)
-    for result, case in zip(results, ASKED, strict=True):
-        with torch.no_grad():
-            given = prepare(*case)
-            hidden_D = model.oracle.model(**given, use_cache=False).last_hidden_state[0, -1]
-        want_D = torch.nn.functional.normalize(hidden_D, dim=0)
-        assert (torch.tensor(result["embedding"]) - want_D).norm() < LARGEST_DIFFERENCE
 
 
 def drafts(model: Seeing) -> None:
@@ -141,7 +125,6 @@ def adapters(model: Seeing) -> None:
 
 CLAIMS: dict[str, Callable[[Seeing], None]] = {
     "ranks": ranks,
-    "pooling": pooling,
     "drafts": drafts,
     "int8": eight_bits,
     "adapters": adapters,
