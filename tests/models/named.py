@@ -200,7 +200,7 @@ def table() -> str:
         for name, family in families.items():
             named = ", ".join(f"`{architecture}`" for architecture in family.architectures)
             tests = family.tests or ("models/test_families.py",)
-            files = dict.fromkeys(f"`{test.partition('::')[0]}`" for test in tests)
+            files = dict.fromkeys(f"`tests/{test.partition('::')[0]}`" for test in tests)
             rows.append(f"| {name} | {group} | {named} | {', '.join(files)} |")
     return "\n".join(rows)
 
