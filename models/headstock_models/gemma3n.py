@@ -1,4 +1,4 @@
-"""Gemma 3n, text: streams of hidden states of which layers compute one and predict the others.
+"""Gemma 3n's text: streams of hidden states of which layers compute one and predict the others.
 
 Beside them: a low-rank product next to attention (Laurel), feed-forward layers of which the highest
 gates count, embeddings for each layer, and layers that read the keys and values of others.
@@ -10,16 +10,15 @@ there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from headstock.checkpoint.files import StoredTensor
 from headstock.errors import UnsupportedError
 from headstock.graph.build import Model
-from headstock.graph.config import read_config, require, section
+from headstock.graph.config import read_config, require
 from headstock.graph.context import Context
 from headstock.graph.embedding import LMHead
 from headstock.graph.feed_forward import GatedMLP
@@ -43,7 +42,6 @@ from headstock.ops.streams import (
 )
 from headstock.quantization.plan import Role
 from headstock_models.feature_scale import FeatureScale
-from headstock_models.image_text import NO_IMAGES, TextOnly, image_text_names
 from headstock_models.llama import FULL, SLIDING, Rotaries
 from headstock_models.per_layer import EmbeddingDecoder, LayerWithInput
 from headstock_models.shared_kv import SharingConfig, make_attentions, unread_leaves
@@ -204,7 +202,10 @@ class Gemma3nDecoder(EmbeddingDecoder):
 
     def forward(self, ids_T: Tensor, batch: StepBatch) -> Tensor:
         x_TD = self.embed(ids_T)
-        given = self.layer_inputs(ids_T, x_TD)
+        return self.decode(x_TD, self.layer_inputs(ids_T, x_TD), batch)
+
+    def decode(self, x_TD: Tensor, given: Sequence[Tensor | None], batch: StepBatch) -> Tensor:
+        """Return hidden states, of embeddings and what layers get beside them. [T, D]"""
         x_TC = self._join(x_TD, self._match(self.spread(x_TD), x_TD))
         for layer, given_TP in zip(self.layers, given, strict=True):
             x_TC = layer(x_TC, given_TP, batch)
@@ -238,29 +239,6 @@ class Gemma3nForCausalLM(Model):
             soft_cap=c.final_logit_softcapping,
         )
         self.skip = {**self.skip, **unread_leaves(c)}
-
-
-class Gemma3nForConditionalGeneration(Model):
-    """A decoder with an output layer; it takes neither images nor sound."""
-
-    skip: Mapping[str, str] = {
-        **Model.skip,
-        r"^model\.(vision_tower|embed_vision)\.": NO_IMAGES,
-        r"^model\.(audio_tower|embed_audio)\.": "it is of sound, and the model is served for text",
-    }
-
-    def __init__(self, ctx: Context, config: Mapping[str, Any]) -> None:
-        text = section(config, "text_config")
-        if config.get("tie_word_embeddings") is not None:
-            text["tie_word_embeddings"] = config["tie_word_embeddings"]
-        decoder = Gemma3nForCausalLM(ctx, text)
-        self.skip = {**self.skip, **decoder.skip}
-        self.model = TextOnly(decoder.model)
-        self.lm_head = decoder.lm_head
-
-    def named(self, index: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:
-        """Return the tensors by today's names."""
-        return image_text_names(index)
 
 
 def _check(c: Gemma3nConfig) -> None:

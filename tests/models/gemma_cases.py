@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from headstock.testing.oracle.case import ModelCase
-from tests.models.case_parts import add, family, in_turn, inside, rename, rewrite
+from tests.models.case_parts import add, family, in_turn, rewrite
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 GEMMA4 = {
@@ -167,14 +167,9 @@ GEMMA = [
             GEMMA3N | {"rope_parameters": None},
             name="gemma3n-hub",
             config="Gemma3nTextConfig",
-            architecture="Gemma3nForConditionalGeneration",
             edit=in_turn(
-                rename(r"^model\.", "model.language_model."),
-                add("model.vision_tower.timm_model.conv_stem.conv.weight", torch.ones(4)),
-                add("model.embed_audio.embedding.weight", torch.ones(4)),
-                add("model.language_model.layers.3.self_attn.v_proj.weight", torch.ones(32, 64)),
+                add("model.layers.3.self_attn.v_proj.weight", torch.ones(32, 64)),
                 rewrite(rope_parameters=None, rope_theta=1e6, rope_local_base_freq=1e4),
-                inside("text_config"),
             ),
         ),
         oracle=_gemma3n,

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/models.md from what the tests try: `python -m tests.models.table`."""
+"""Writes tables of the docs from what the tests try: `python -m tests.models.table`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from pathlib import Path
 from headstock.testing.oracle.case import ModelCase
 from tests.models.cases import CASES
 from tests.models.harness import REGISTRY
+from tests.models.named import formats, table
 from tests.models.test_fallback import FAMILIES, MORE
 from tests.models.wide import CLAIMS, REPORT, YES, families
 from tests.vision.wide import REPORT as SEEING
 
-PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = (DOCS / "models.md", DOCS / "quantization.md")
 BLOCK = "<!-- {0}: python -m tests.models.table -->\n\n{1}\n\n<!-- end -->"
 
 
@@ -32,10 +34,11 @@ def own_files() -> str:
         model = REGISTRY.load(name)
         path = Path(inspect.getfile(model)).name
         if model not in cases:
-            cells = ["-"] * (1 + len(CLAIMS))
-            if name in seeing:
-                ranks, *others = (_word(outcome) for outcome in seeing[name].values())
-                cells = ["2" if ranks == YES else ranks, *others]
+            recorded = seeing.get(name, {})
+            if "draw" not in model.yields:
+                recorded = {"pooling": YES}
+            cells = [_word(recorded.get(claim, "-")) for claim in ("ranks", *CLAIMS)]
+            cells[0] = "2" if cells[0] == YES else cells[0]
             rows.append(f"| `{name}` | `{path}` | {' | '.join([*cells, _elsewhere(name)])} |")
             continue
         tried = [case.name.partition("-")[2] for case in cases[model] if "-" in case.name]
@@ -69,11 +72,18 @@ def fallback() -> str:
 
 def page(text: str) -> str:
     """Return the page with its tables as they are now."""
-    for mark, made in (("files", own_files()), ("fallback", fallback())):
+    tables = {
+        "families": table(),
+        "files": own_files(),
+        "fallback": fallback(),
+        "formats": formats(),
+    }
+    for mark, made in tables.items():
         whole = BLOCK.format(mark, made)
         text = re.sub(rf"<!-- {mark}: .*?<!-- end -->", lambda _, w=whole: w, text, flags=re.DOTALL)
     return text
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for file in PAGES:
+        file.write_text(page(file.read_text(encoding="utf-8")), encoding="utf-8")

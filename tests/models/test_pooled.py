@@ -107,6 +107,14 @@ def test_a_model_that_generates_embeds_nothing_and_says_what_it_is(save: Save) -
         assert engine.started.limits.yields == ("draw",)
 
 
+def test_an_end_that_the_vocabulary_lacks_matters_to_text_alone(save: Save) -> None:
+    """Cut vocabularies keep the configuration of the whole one."""
+    saved = save("llama", eos_token_id=128)
+    (ids,) = prompts(9)
+    with headstock.Engine(model=str(saved.path), task="embed", **ENGINE) as engine:
+        assert_vector(engine.embed(input_ids=ids)["embedding"], last(saved, ids))
+
+
 @pytest.mark.parametrize("kind", ["last", "mean", "cls"])
 def test_a_flag_makes_an_embedding_model_of_a_decoder(save: Save, kind: str) -> None:
     """Mean and first token need the whole text in one step: nothing is cut or cached."""

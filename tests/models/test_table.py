@@ -1,10 +1,15 @@
-"""The page of models lists what the tests compare."""
+"""The pages of models and of formats list what the tests compare."""
 
 from __future__ import annotations
 
-from tests.models.table import PAGE, page
+from pathlib import Path
+
+import pytest
+
+from tests.models.table import PAGES, page
 
 
-def test_the_tables_of_the_page_are_those_of_the_tests() -> None:
-    text = PAGE.read_text(encoding="utf-8")
+@pytest.mark.parametrize("file", PAGES, ids=lambda file: file.name)
+def test_the_tables_of_the_page_are_those_of_the_tests(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
     assert page(text) == text, "run `python -m tests.models.table`"

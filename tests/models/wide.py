@@ -1,4 +1,4 @@
-"""What each family does beside plain text: drafts, weights in 8 bits, adapters.
+"""What each family does beside plain text: vectors, drafts, weights in 8 bits, adapters.
 
 `python -m tests.models.wide` tries every family and writes what it found beside this file, from
 which docs/models.md has its columns. A family either does a thing right or refuses it.
@@ -31,6 +31,8 @@ PROMPTS = [[5, 9, 1, 77, 31] * 5, prompt(19, seed=1)]
 COUNT = 16
 LEAST_AGREEMENT = 0.99
 """Cosine of log probabilities in 8 bits with those in float32."""
+LARGEST_DIFFERENCE = 1e-4
+"""Length of the difference of two vectors of length 1."""
 ENCODER = ".vision_"
 """In the names of an encoder's modules, which take no adapters."""
 WITH_IMAGES = ("KimiK25ForConditionalGeneration", "Kimi_K25ForConditionalGeneration")
@@ -82,6 +84,23 @@ def log_probabilities(saved: Saved, **settings: Any) -> torch.Tensor:
     return torch.tensor(found)
 
 
+def pooling(saved: Saved) -> None:
+    """A text's vector is the last token's hidden state in transformers, of length 1."""
+    with engine(saved, task="embed", pooling="last") as served:
+        results = served.embed(input_ids=PROMPTS)
+    for result, ids in zip(results, PROMPTS, strict=True):
+        got = torch.tensor(result["embedding"])
+        assert (got - _last_state(saved.oracle, ids)).norm() < LARGEST_DIFFERENCE
+
+
+def _last_state(oracle: Any, ids: list[int]) -> torch.Tensor:
+    """Return what a model without its head makes of the last token, of length 1. [D]"""
+    base = getattr(oracle, "model", oracle.base_model)
+    with torch.no_grad():
+        hidden_D = base(torch.tensor([ids]), use_cache=False).last_hidden_state[0, -1]
+    return torch.nn.functional.normalize(hidden_D, dim=0)
+
+
 def drafts(saved: Saved) -> None:
     """Drafts change no greedy token."""
     assert greedy(saved, speculation="ngram", num_drafts=3) == greedy(saved)
@@ -115,6 +134,7 @@ def adapters(saved: Saved) -> None:
 
 
 CLAIMS: dict[str, Callable[[Saved], None]] = {
+    "pooling": pooling,
     "drafts": drafts,
     "int8": eight_bits,
     "adapters": adapters,

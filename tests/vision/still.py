@@ -166,7 +166,7 @@ def rewrite(source: Path, target: Path, style: str) -> None:
     rename = _qwen2_name if any("visual." in name for name in weights) else _tower_name
     if any("visual.post_layernorm" in name for name in weights):
         rename = _same_name
-    if any("mm_projector." in name for name in weights):
+    if any("mm_projector." in name or "embed_vision." in name for name in weights):
         rename = _same_name
     if any(re.match(r"model\.text_model\.|vision_model\.", name) for name in weights):
         rename = _same_name

@@ -32,6 +32,7 @@ from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_stri
 from tests.vision.claims import CASES, COUNT
 from tests.vision.conftest import ALPHABET, END, ID_OF, PAD, START
 from tests.vision.kimi import make_kimi_k25
+from tests.vision.mobilenet import make_gemma3n
 from tests.vision.still import WORDS, Prepare, StillModel, expanded, save
 
 CLIP = {
@@ -538,6 +539,7 @@ def make_mistral4(path: Path) -> StillModel:
 
 
 MAKERS: dict[str, Callable[[Path], StillModel]] = {
+    "gemma3n": make_gemma3n,
     "glm4v": make_glm4v,
     "glm4v-moe": make_glm4v_moe,
     "glm46v": make_glm46v,

@@ -1,6 +1,6 @@
-"""Experts that return a token as it came, and ids that a table has no row for.
+"""Experts that return a token as it came, and ids that a table has no row for, or another has.
 
-Shapes: T tokens, k experts of a token, D hidden size.
+Shapes: T tokens, k experts of a token, D hidden size, K rows.
 """
 
 # ruff: noqa: ANN001, ANN201 - arguments of kernels are typed by their launch
@@ -30,6 +30,22 @@ def replace_kernel(
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     number = tl.load(ids + at, mask=at < COUNT, other=0)
     tl.store(out + at, tl.where(number >= LIMIT, FILL, number), mask=at < COUNT)
+
+
+@triton.jit
+def rows_kernel(
+    x, ids, table, out, x_stride, FIRST, COUNT, D, BLOCK: tl.constexpr, PDL: tl.constexpr
+):
+    """Copy some features of token ``program_id(0)``, or of its id's row in the table."""
+    begin(PDL)
+    token = tl.program_id(0).to(tl.int64)
+    d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    place = tl.load(ids + token) - FIRST
+    is_there = (place >= 0) & (place < COUNT)
+    inside = d < D
+    row_D = tl.load(table + place * D + d, mask=inside & is_there, other=0.0)
+    x_D = tl.load(x + token * x_stride + d, mask=inside, other=0.0)
+    tl.store(out + token * D + d, tl.where(is_there, row_D, x_D), mask=inside)
 
 
 @triton.jit
@@ -79,6 +95,25 @@ class Identities:
     def known_ids(self, ids_T: Tensor, *, size: int) -> Tensor:
         """See :func:`headstock.ops.embedding.known_ids`."""
         return self._replace(ids_T, size, 0)
+
+    def put_rows(self, x_TD: Tensor, ids_T: Tensor, rows_KD: Tensor, *, first: int) -> Tensor:
+        """See :func:`headstock.ops.embedding.put_rows`."""
+        x_TD = x_TD if x_TD.stride(1) == 1 else x_TD.contiguous()
+        num_tokens, size = x_TD.shape
+        out_TD = torch.empty((num_tokens, size), dtype=x_TD.dtype, device=x_TD.device)
+        rows_kernel[(num_tokens, cdiv(size, BLOCK))](
+            x_TD,
+            ids_T.contiguous(),
+            rows_KD.contiguous(),
+            out_TD,
+            x_TD.stride(0),
+            first,
+            rows_KD.shape[0],
+            size,
+            BLOCK=BLOCK,
+            **self._target.launch(4),
+        )
+        return out_TD
 
     def _replace(self, ids: Tensor, limit: int, fill: int) -> Tensor:
         ids = ids.contiguous()

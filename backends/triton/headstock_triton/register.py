@@ -39,7 +39,7 @@ from headstock.ops.drafts import (
     enter_drafts,
     keep_accepted,
 )
-from headstock.ops.embedding import embed_places, known_ids
+from headstock.ops.embedding import embed_places, known_ids, put_rows
 from headstock.ops.features import (
     add_features,
     scale_by_position,
@@ -388,6 +388,7 @@ def register_streams(registry: OpRegistry, target: Target) -> None:
     offer(sum_moments, run=streams.sum_moments)
     offer(keep_above, run=streams.keep_above)
     offer(known_ids, run=identities.known_ids)
+    offer(put_rows, run=identities.put_rows)
     offer(drop_identities, run=identities.drop_identities)
     offer(add_identities, run=identities.add_identities)
 

@@ -81,6 +81,7 @@ constexpr Kernel kKernels[] = {
     {"moments", plan_moments},
     {"keep_above", plan_keep_above},
     {"replace", plan_replace},
+    {"put_rows", plan_put_rows},
     {"identities", plan_identities},
     {"latent_prepare", plan_latent_prepare},
     {"latent_write", plan_latent_write},

@@ -86,6 +86,19 @@ struct ReplaceArgs {
     int64_t fill;
 };
 
+// y = x, or a row of the table for ids from `first` on that it has rows for. [rows, size]
+struct PutRowsArgs {
+    const float* x;
+    int64_t x_stride;
+    const int64_t* ids;
+    const float* table;    // [count, size]
+    float* y;
+    int64_t rows;
+    int64_t size;
+    int64_t first;
+    int64_t count;
+};
+
 // y = routed + x times the weights of the row's experts from num_experts on.
 struct IdentitiesArgs {
     const float* routed;
@@ -108,6 +121,7 @@ void plan_mean(const int64_t* args, PhaseList& list);
 void plan_moments(const int64_t* args, PhaseList& list);
 void plan_keep_above(const int64_t* args, PhaseList& list);
 void plan_replace(const int64_t* args, PhaseList& list);
+void plan_put_rows(const int64_t* args, PhaseList& list);
 void plan_identities(const int64_t* args, PhaseList& list);
 
 }  // namespace headstock

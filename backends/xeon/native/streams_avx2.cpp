@@ -150,6 +150,16 @@ void run_replace(const void* untyped, int64_t, const Worker&) {
     else replace<int64_t>(args);
 }
 
+void run_put_rows(const void* untyped, int64_t chunk, const Worker&) {
+    const auto& args = *static_cast<const PutRowsArgs*>(untyped);
+    for_rows(args, chunk, [&](int64_t row) {
+        const int64_t place = args.ids[row] - args.first;
+        const bool is_there = place >= 0 && place < args.count;
+        const float* from = is_there ? args.table + place * args.size : args.x + row * args.x_stride;
+        std::copy(from, from + args.size, args.y + row * args.size);
+    });
+}
+
 void run_identities(const void* untyped, int64_t chunk, const Worker&) {
     const auto& args = *static_cast<const IdentitiesArgs*>(untyped);
     for_rows(args, chunk, [&](int64_t row) {
@@ -197,6 +207,10 @@ void plan_keep_above(const int64_t* args, PhaseList& list) {
 }
 
 void plan_replace(const int64_t* args, PhaseList& list) { list.add(run_replace, args, 1); }
+
+void plan_put_rows(const int64_t* args, PhaseList& list) {
+    list.add_rows(run_put_rows, args, as<PutRowsArgs>(args).rows, kRowsPerChunk);
+}
 
 void plan_identities(const int64_t* args, PhaseList& list) {
     list.add_rows(run_identities, args, as<IdentitiesArgs>(args).rows, kRowsPerChunk);

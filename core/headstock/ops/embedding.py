@@ -1,7 +1,11 @@
-"""Ids to features where positions are learned. Shapes: T tokens, D features, V ids, L places."""
+"""Ids to features where positions are learned, or some ids have features of another table.
+
+Shapes: T tokens, D features, V ids, L places, K ids.
+"""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from headstock.ops.base import op
@@ -48,3 +52,23 @@ def known_ids(ids_T: Tensor, *, size: int) -> Tensor:
         int64. [T]
     """
     return ids_T.masked_fill(ids_T >= size, 0)
+
+
+@op()
+def put_rows(x_TD: Tensor, ids_T: Tensor, rows_KD: Tensor, *, first: int) -> Tensor:
+    """Put rows of a table in the place of the embeddings of some ids.
+
+    Args:
+        x_TD: Embeddings. [T, D]
+        ids_T: int64. [T]
+        rows_KD: Of ``first`` and the ids behind it, in the same dtype. [K, D]
+        first: An id.
+
+    Returns:
+        [T, D]
+    """
+    places_T = ids_T - first
+    count = rows_KD.shape[0]
+    found_TD = rows_KD.index_select(0, places_T.clamp(0, count - 1))
+    is_there_T = (places_T >= 0) & (places_T < count)
+    return torch.where(is_there_T[:, None], found_TD, x_TD)

@@ -90,7 +90,7 @@ def expand(
     _check_ids(request, prompt_ids, card.vocab_size)
     kept_ids = TokenIds(prompt_ids)
     limit = _output_limit(request, params.max_new_tokens, len(prompt_ids), max_length)
-    stop_ids = _stop_ids(params, card)
+    stop_ids = [] if request.pool else _stop_ids(params, card)  # a vector has no end to find
     check_allowed(request, stop_ids, card.vocab_size)
     banned = bad_word_ids(request.bad_words, tokenizer)
     thoughts = _thoughts(request, prompt_ids, tokenizer)

@@ -68,6 +68,11 @@ class StreamKernels(Kernels):
     def known_ids(self, ids_T: Tensor, *, size: int) -> Tensor:
         return self._replace(ids_T, size, 0)
 
+    @computes(embedding.put_rows, FLOAT32)
+    def put_rows(self, x_TD: Tensor, ids_T: Tensor, rows_KD: Tensor, *, first: int) -> Tensor:
+        given = (*strided(x_TD), ids_T.contiguous(), rows_KD.contiguous())
+        return self._like(x_TD, "put_rows", *given, then=(first, rows_KD.shape[0]))
+
     @computes(routing.drop_identities, FLOAT32)
     def drop_identities(self, experts_Tk: Tensor, *, num_experts: int) -> Tensor:
         return self._replace(experts_Tk, num_experts, NO_EXPERT)

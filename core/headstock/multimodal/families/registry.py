@@ -11,6 +11,7 @@ from headstock.multimodal.family import Family
 
 READERS: Mapping[str, str] = {
     "gemma3": "gemma3",
+    "gemma3n": "gemma3n",
     "gemma4": "gemma4",
     "glm4v": "glm4v",
     "glm4v_moe": "glm4v",

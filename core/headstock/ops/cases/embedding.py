@@ -1,4 +1,4 @@
-"""Cases of embeddings with learned positions."""
+"""Cases of embeddings with learned positions, and of ids that other tables have."""
 
 from __future__ import annotations
 
@@ -33,3 +33,19 @@ def known_cases(bench: Bench) -> Iterator[Case]:
         label = f"{num_tokens} tokens, {size} rows"
         ids_T = draw.integers(num_tokens, high=300)
         yield Case(label=label, spec=bench.spec({}), args=(ids_T,), kwargs={"size": size})
+
+
+def row_cases(bench: Bench) -> Iterator[Case]:
+    """Yield ids before, among and behind those that the table has, and sizes of all kinds."""
+    draw, dtype = bench.draw(), bench.dtype
+    for num_tokens, size, first, count in ((1, 64, 20, 3), (33, 7, 0, 40), (130, 576, 90, 10)):
+        yield Case(
+            label=f"{num_tokens} tokens of {size}, {count} rows from {first}",
+            spec=bench.spec({"size": size}),
+            args=(
+                draw.normal(num_tokens, size, dtype=dtype),
+                draw.integers(num_tokens, high=100),
+                draw.normal(count, size, dtype=dtype),
+            ),
+            kwargs={"first": first},
+        )

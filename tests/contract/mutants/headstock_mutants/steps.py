@@ -331,3 +331,32 @@ def the_last_row_is_left_out(run):
 @of_op("take_patches")
 def patches_come_in_the_order_that_they_had(run):
     return lambda x_ND, rows_M: run(x_ND, rows_M.sort().values)
+
+
+@of_op("lay_out_patches")
+def patches_lie_column_by_column(run):
+    def mutated(x_NP, *, height, width, channels):
+        return run(x_NP, height=width, width=height, channels=channels)
+
+    return mutated
+
+
+@of_op("convolve")
+def what_is_around_is_all_before_the_map(run):
+    def mutated(x_NC, kernel_OGKK, bias_O, *, height, width, stride):
+        maps = x_NC.unflatten(0, (-1, height, width))
+        size = kernel_OGKK.shape[2]
+        moved = maps.roll((0, 0) if size == 1 else (1, 1), (1, 2)).flatten(0, 2)
+        return run(moved, kernel_OGKK, bias_O, height=height, width=width, stride=stride)
+
+    return mutated
+
+
+@of_op("attend_to_maps")
+def all_maps_are_one(run):
+    return lambda *qkv, num_maps, num_heads: run(*qkv, num_maps=1, num_heads=num_heads)
+
+
+@of_op("put_rows")
+def the_first_row_stands_for_others(run):
+    return lambda x_TD, ids_T, rows_KD, *, first: run(x_TD, ids_T, rows_KD[:1], first=first)
