@@ -83,6 +83,8 @@ def run_row(key: str, goal: Goal, model: str, minutes: float) -> dict[str, Any]:
         "holds": all(outcome.holds for outcome in outcomes),
         "command": command,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "load": round(os.getloadavg()[2], 1),
         "seconds": round(time.monotonic() - begin_s),
         "details": [outcome.details for outcome in outcomes if outcome.details],
     }
