@@ -14,8 +14,9 @@ from tests.e2e.served import Served, served
 
 QUEUED, ROOM = 10_000, 1000
 """Requests at once; and how many may wait where more come than may."""
-AT_ONCE = 500
-"""Clients that connect at the same time: more than the system keeps waiting are held up by it."""
+AT_ONCE = 100
+"""Clients that connect at the same time: their headers must all come before the deadline, on a
+machine that does other work too."""
 PROBES = 200
 KB_EACH, REFUSED_MS, STUCK_S = 25.0, 20.0, 60.0
 TIGHT = ("--cache-tokens", "2048", "--max-model-len", "1100")
@@ -59,6 +60,8 @@ class Crowd:
             await writer.drain()
         try:
             answer = await reader.read()
+        except OSError:
+            answer = b""
         finally:
             writer.transport.abort()
         if not answer:
