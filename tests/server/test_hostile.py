@@ -108,6 +108,10 @@ MANY = {
     "rows to detokenize": ("/detokenize", {"tokens": [[65]] * 200_000}),
     "parts of a message": (
         "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": _parts(60_000)}], "max_tokens": 1},
+    ),
+    "more parts of a message": (
+        "/v1/chat/completions",
         {"messages": [{"role": "user", "content": _parts(200_000)}], "max_tokens": 1},
     ),
     "characters of a prompt": ("/v1/completions", {"prompt": "x" * 200_000, "max_tokens": 1}),
@@ -131,7 +135,7 @@ MANY = {
         "/v1/chat/completions",
         {
             "messages": [{"role": "user", "content": "x"}],
-            "tools": [{"type": "function", "function": {"name": "f"}}] * 65_000,
+            "tools": [{"type": "function", "function": {"name": "f"}}] * 50_000,
         },
     ),
 }

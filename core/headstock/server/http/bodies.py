@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -216,7 +216,7 @@ def _decode(body: bytes, kind: type[Body], max_bytes: int) -> Body:
 
 
 @contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
+def _uncollected() -> Generator[None]:
     """Keep the collector from walking again and again over what grows and has no cycles."""
     was_enabled = gc.isenabled()
     gc.disable()
