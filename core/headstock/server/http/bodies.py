@@ -170,6 +170,8 @@ async def _read(request: Request, max_bytes: int) -> bytes:
 
 def _check_values(body: bytes, max_bytes: int) -> None:
     """Refuse more values than are soon parsed, by what they are written with; texts count too."""
+    if len(body) < INLINE_BYTES:
+        return
     for name, (letters, each_bytes) in SIGNS.items():
         count = sum(body.count(letter) for letter in letters)
         most = max(MIN_SIGNS, max_bytes // each_bytes)
@@ -179,8 +181,6 @@ def _check_values(body: bytes, max_bytes: int) -> None:
                 remedy="Send less, or raise --max-body-bytes.",
                 code="too_many_values",
             )
-    if len(body) < INLINE_BYTES:
-        return
     try:
         sent = _KEYS.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
