@@ -120,9 +120,9 @@ MANY = {
     "words to tokenize": ("/tokenize", {"prompt": "ab " * 1_000_000}),
     "texts": ("/generate", {"text": ["x"] * 250_000}),
     "more texts": ("/generate", {"text": ["x"] * 2_000_000}),
-    "rows": ("/generate", {"input_ids": [[1]] * 500_000}),
+    "rows": ("/generate", {"input_ids": [[1]] * 250_000}),
     "more rows": ("/generate", {"input_ids": [[1]] * 2_000_000}),
-    "prompts of ids": ("/v1/completions", {"prompt": [[1]] * 500_000}),
+    "prompts of ids": ("/v1/completions", {"prompt": [[1]] * 250_000}),
     "biases": (
         "/v1/completions",
         {"prompt": "x", "logit_bias": {str(n): 1 for n in range(700_000)}},

@@ -24,7 +24,7 @@ _KEYS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _UNSET = frozenset({b"null", b"false", b"[]", b"{}", b'""', b"0", b"0.0", b"1", b"1.0"})
 """Values that ask for nothing."""
 MIN_SIGNS = 1 << 16
-SIGNS = {"commas": (b",", 8), "opening [ and {": (b"[{", 16), "quotes": (b'"', 16)}
+SIGNS = {"commas": (b",", 8), "opening [ and {": (b"[{", 32), "quotes": (b'"', 16)}
 """What values, lists and texts have: a body may have one for so many bytes of the largest one, and
 some in any case. What parses it holds the interpreter's lock, and nobody is served meanwhile."""
 FLAT = ("logit_bias", "metadata", "sampling_params")
