@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from reliability_parts.thin_client import ThinClient
+from reliability_parts.thin_client import ThinClient  # pyright: ignore[reportMissingImports]
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n%b\r\n{}"
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
