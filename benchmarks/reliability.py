@@ -1,10 +1,13 @@
 """R1 to R28 of the reliability goals: run them, record the figures, make the page.
 
     python benchmarks/reliability.py [--only R7 --only R10] [--out benchmarks/results/FILE.json]
+    python benchmarks/reliability.py --add benchmarks/results/FILE.json
     python benchmarks/reliability.py --page
 
 Each row is a trial against a served model, or tests, or both. Rows are added to the file of
-results, each with its command and date; ``--page`` writes docs/reliability.md from the newest one.
+results, each with its command, date and machine, and how busy that was; ``--add`` adds those of
+another such file, as of rows that were run elsewhere; ``--page`` writes docs/reliability.md from
+the newest one.
 """
 
 from __future__ import annotations
@@ -83,6 +86,8 @@ def run_row(key: str, goal: Goal, model: str, minutes: float) -> dict[str, Any]:
         "holds": all(outcome.holds for outcome in outcomes),
         "command": command,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "load": round(os.getloadavg()[2], 1),
         "seconds": round(time.monotonic() - begin_s),
         "details": [outcome.details for outcome in outcomes if outcome.details],
     }
@@ -100,6 +105,7 @@ def main() -> int:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--minutes", type=float, default=10.0, help="of the overload of R13")
     parser.add_argument("--page", action="store_true", help="only write the page")
+    parser.add_argument("--add", action="append", default=[], type=Path, help="file of other rows")
     today = datetime.now(UTC).strftime("%Y-%m-%d")
     parser.add_argument("--out", type=Path, default=page.RESULTS / f"reliability-{today}.json")
     options = parser.parse_args()
@@ -109,6 +115,13 @@ def main() -> int:
     found: dict[str, Any] = {"machine": machine(), "rows": {}}
     if options.out.is_file():
         found = json.loads(options.out.read_text(encoding="utf-8"))
+    for path in options.add:
+        other = json.loads(path.read_text(encoding="utf-8"))
+        for key, row in other["rows"].items():
+            found["rows"][key] = {"machine": other["machine"], **row}
+    if options.add:
+        options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        return 0
     holds = True
     for key in options.only or GOALS:
         goal = GOALS[key]

@@ -28,7 +28,8 @@ compares the two. A row says what of its goal is not shown.
 - What each boundary promises, and the published holes that it is tested against, is on the page
   about [security](security.md).
 
-Machine: {machine}. Times of trials are of a machine that did other work too.
+Machine: {machine}, where a row names no other. Times of trials are of a machine that did other work
+too; a row with a load says how many processes were ready to run on it, on average of 15 minutes.
 
 | | what is done | to hold | reached | shown by | date |
 |---|---|---|---|---|---|
@@ -42,8 +43,9 @@ def newest() -> Path:
 
 def render(found: dict[str, Any], name: str) -> str:
     """Return the page."""
-    rows = [_row(key, goal, found["rows"].get(key)) for key, goal in GOALS.items()]
-    head = HEAD.format(name=name, machine=found["machine"])
+    machine = found["machine"]
+    rows = [_row(key, goal, found["rows"].get(key), machine) for key, goal in GOALS.items()]
+    head = HEAD.format(name=name, machine=machine)
     return head + "\n".join(rows) + "\n" + render_states()
 
 
@@ -82,10 +84,14 @@ def render_states() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(key: str, goal: Goal, row: dict[str, Any] | None) -> str:
+def _row(key: str, goal: Goal, row: dict[str, Any] | None, machine: str) -> str:
     command = f"benchmarks/reliability.py --only {key}"
     if row is not None:
         reached = row["figure"] if row["holds"] else f"**Not reached.** {row['figure']}"
+        if row.get("machine", machine) != machine:
+            reached += f". On {row['machine']}"
+        if "load" in row:
+            reached += f", load {row['load']}"
         command, date = row["command"], row["date"]
     elif goal.tests:
         reached, date = f"in `make test` and `make test-slow`: {goal.claim}", ""

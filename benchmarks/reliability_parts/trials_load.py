@@ -134,12 +134,13 @@ async def _run(server: Served, minutes: float) -> Outcome:
     return Outcome(
         f"{minutes:g} minutes of {OVERLOAD * best_rate:.1f} requests a second: {rate:.1f} a second"
         f" served, {100 * rate / best_rate:.0f} % of the {best_rate:.1f} of clients that wait;"
-        f" {refused} refused, {over.silent} without Retry-After, {odd} answered otherwise; a"
+        f" {refused} refused, {over.silent} without Retry-After, {odd} answered otherwise;"
+        f" {client.num_retried} sent again on a new connection, as the kept one was closed; a"
         f" request takes as long as before {recovered_s:.1f} s after the last",
         rate >= PART_OF_BEST * best_rate
         and recovered_s <= RECOVERY_S
         and odd == over.silent == 0 < refused,
-        {"usual_s": usual_s, "statuses": dict(over.statuses)},
+        {"usual_s": usual_s, "num_retried": client.num_retried, "statuses": dict(over.statuses)},
     )
 
 

@@ -11,10 +11,11 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
 SHOW = """
 import json, sys
+from pathlib import Path
 sys.path.insert(0, "benchmarks")
 from reliability_parts import page
 from reliability_parts.goals import GOALS
-path = page.newest()
+path = Path(sys.argv[1]) if sys.argv[1:] else page.newest()
 print(json.dumps({
     "pairs": len(page.load_states().STATES) * len(page.load_states().EVENTS),
     "claim": GOALS["R26"].claim,
@@ -42,3 +43,24 @@ def test_the_page_is_made_of_the_newest_results_and_all_that_it_names_exists() -
             module, _, name = trial.partition(".")
             source = ROOT / "benchmarks" / "reliability_parts" / f"{module}.py"
             assert f"def {name}(" in source.read_text(encoding="utf-8"), f"{key} names {trial}"
+
+
+def test_rows_of_another_run_are_added_with_their_machine(tmp_path: Path) -> None:
+    row = {"figure": "7 of 7", "holds": True, "command": "x", "date": "2026-01-02"}
+    ours, theirs = tmp_path / "ours.json", tmp_path / "theirs.json"
+    ours.write_text(json.dumps({"machine": "one", "rows": {"R7": row}}), encoding="utf-8")
+    theirs.write_text(json.dumps({"machine": "two", "rows": {"R2": row}}), encoding="utf-8")
+    command = [sys.executable, "benchmarks/reliability.py", "--add", str(theirs)]
+    subprocess.run([*command, "--out", str(ours)], cwd=ROOT, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SHOW, str(ours)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
+    page = json.loads(done.stdout)["page"]
+    lines = {line.split(" ")[1]: line for line in page.splitlines() if line.startswith("| R")}
+    assert "| 7 of 7. On two |" in lines["R2"]
+    assert "| 7 of 7 |" in lines["R7"]
+    assert lines["R2"].endswith("| 2026-01-02 |")

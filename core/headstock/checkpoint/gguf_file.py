@@ -28,6 +28,9 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_DIMENSIONS = 4
 MAX_NESTING = 4
+MAX_KEYS = MAX_TENSORS = 1 << 16
+MAX_ITEMS = 1 << 22
+"""Of all arrays in the metadata: vocabulary, kinds, scores and merges of a million tokens."""
 STRING, ARRAY = 8, 9
 SCALARS: dict[int, str] = {
     0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?",
@@ -86,8 +89,8 @@ class GGUFFile:
             raise cursor.damaged(
                 "it is big-endian" if swapped else f"it is version {version}, not 2 or 3"
             )
-        num_tensors = cursor.count("tensors", least_bytes=8 + 4 + 4 + 8)
-        num_keys = cursor.count("metadata keys", least_bytes=8 + 4 + 1)
+        num_tensors = cursor.count("tensors", least_bytes=8 + 4 + 4 + 8, most=MAX_TENSORS)
+        num_keys = cursor.count("metadata keys", least_bytes=8 + 4 + 1, most=MAX_KEYS)
         self.metadata: Mapping[str, Any] = self._read_metadata(cursor, num_keys)
         alignment = self.metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or not 1 <= alignment <= 1 << 20:
@@ -136,6 +139,7 @@ class _Cursor:
         self.view = memoryview(file.data.data)
         self.size = len(self.view)
         self.at = 0
+        self.num_items = 0
 
     def damaged(self, what: str) -> CheckpointError:
         return CheckpointError(
@@ -159,11 +163,17 @@ class _Cursor:
     def number(self, form: str) -> int:
         return struct.unpack_from(form, self.view, self.skip(struct.calcsize(form)))[0]
 
-    def count(self, what: str, least_bytes: int) -> int:
-        """Read how many items follow; refuse more than the rest of the file could hold."""
+    def count(self, what: str, least_bytes: int, most: int | None = None) -> int:
+        """Read how many items follow; refuse more than ``most``, and than the file could hold."""
         count = self.number("<Q")
-        if count * least_bytes > self.size - self.at:
+        if count * least_bytes > self.size - self.at or (most is not None and count > most):
             raise self.damaged(f"it claims {count} {what} at byte {self.at} of {self.size}")
+        return count
+
+    def count_items(self, least_bytes: int) -> int:
+        """Read how many items an array has."""
+        count = self.count("array items", least_bytes, MAX_ITEMS - self.num_items)
+        self.num_items += count
         return count
 
     def string(self) -> str:
@@ -193,17 +203,17 @@ class _Cursor:
         form = SCALARS.get(item_type)
         if form is not None:
             item_bytes = np.dtype(form).itemsize
-            length = self.count("array items", least_bytes=item_bytes)
+            length = self.count_items(item_bytes)
             return SkippedArray(item_type, length, self.skip(length * item_bytes))
         if item_type == ARRAY and nesting > 0:
-            length = self.count("arrays", least_bytes=12)
+            length = self.count_items(12)
             begin = self.at
             for _ in range(length):
                 self._skip_array(nesting - 1)
             return SkippedArray(item_type, length, begin)
         if item_type != STRING:
             raise self.damaged(f"array of type {item_type} before byte {self.at} is not known")
-        length = self.count("array items", least_bytes=8)
+        length = self.count_items(8)
         begin = self.at
         self._skip_strings(length)
         return SkippedArray(item_type, length, begin)

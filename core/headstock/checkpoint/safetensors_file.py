@@ -9,12 +9,12 @@ Source:
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated
 
+import msgspec
 import numpy as np
 
 from headstock.checkpoint.files import Array, StoredTensor, dense_reader
@@ -22,6 +22,8 @@ from headstock.checkpoint.mapping import MappedFile
 from headstock.errors import CheckpointError
 
 MAX_HEADER_BYTES = 100_000_000
+MAX_TENSORS = 1 << 18
+MAX_DIMENSIONS = 8
 DTYPES: dict[str, tuple[str, type[np.generic]]] = {
     "F64": ("float64", np.float64),
     "F32": ("float32", np.float32),
@@ -40,6 +42,14 @@ DTYPES: dict[str, tuple[str, type[np.generic]]] = {
 """Name in the file to our name and the numpy type that holds the bits."""
 
 
+class _Entry(msgspec.Struct):
+    """What the header says of one tensor; its bytes are [begin, end) of what follows."""
+
+    dtype: str
+    shape: Annotated[tuple[int, ...], msgspec.Meta(max_length=MAX_DIMENSIONS)]
+    data_offsets: tuple[int, int]
+
+
 def read_safetensors(path: Path) -> Iterator[StoredTensor]:
     """Yield the tensors of ``path`` in the order of their data.
 
@@ -53,56 +63,67 @@ def read_safetensors(path: Path) -> Iterator[StoredTensor]:
     header_bytes = int.from_bytes(data[:8].tobytes(), "little")
     if header_bytes > min(MAX_HEADER_BYTES, data.size - 8):
         raise _damaged(path, f"its header claims {header_bytes} bytes of {data.size}")
-    try:
-        found = json.loads(data[8 : 8 + header_bytes].tobytes())
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"its header is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise _damaged(path, "its header is not a JSON object")
-    header = cast("dict[str, Any]", found)
-    header.pop("__metadata__", None)
     body = data[8 + header_bytes :]
-    entries = [_entry(path, name, entry, body, file) for name, entry in header.items()]
-    entries.sort(key=lambda entry: (entry[0], entry[1].num_bytes))
+    entries = _read_header(path, data[8 : 8 + header_bytes].tobytes())
+    for name, entry in entries.items():
+        _check_entry(path, name, entry, body.size)
+    in_order = sorted(entries.items(), key=lambda item: item[1].data_offsets)
     end, before = 0, ""
-    for begin, tensor in entries:
-        if tensor.num_bytes and begin < end:
-            raise _damaged(path, f"{before} and {tensor.name} overlap at byte {begin}")
-        end, before = begin + tensor.num_bytes, tensor.name
-    for _, tensor in entries:
-        yield tensor
+    for name, entry in in_order:
+        begin = entry.data_offsets[0]
+        if begin < entry.data_offsets[1] and begin < end:
+            raise _damaged(path, f"{before} and {name} overlap at byte {begin}")
+        end, before = entry.data_offsets[1], name
+    for name, entry in in_order:
+        yield _tensor(path, name, entry, body, file)
 
 
-def _entry(
-    path: Path, name: str, entry: Any, body: Array, file: MappedFile
-) -> tuple[int, StoredTensor]:
-    """Check one entry of the header against the file; return its offset with it."""
+def _read_header(path: Path, header: bytes) -> dict[str, _Entry]:
+    """Return the entries of the tensors; what stands beside an entry's keys is passed over."""
     try:
-        shape = tuple(int(size) for size in entry["shape"])
-        begin, end = (int(offset) for offset in entry["data_offsets"])
-        kind = str(entry["dtype"])
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise _damaged(path, f"the header's entry for {name} is malformed") from error
+        found = msgspec.json.decode(header, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _damaged(path, f"its header is not a JSON object: {error}") from error
+    found.pop("__metadata__", None)
+    if len(found) > MAX_TENSORS:
+        raise _damaged(path, f"its header names {len(found)} tensors, {MAX_TENSORS} are read")
+    read = msgspec.json.Decoder(_Entry).decode
+    entries: dict[str, _Entry] = {}
+    for name, raw in found.items():
+        try:
+            entries[name] = read(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise _damaged(path, f"the header's entry for {name} is malformed: {error}") from error
+    return entries
+
+
+def _check_entry(path: Path, name: str, entry: _Entry, body_bytes: int) -> None:
+    """Check one entry of the header against the file."""
+    kind, shape, (begin, end) = entry.dtype, entry.shape, entry.data_offsets
     if kind not in DTYPES:
         raise CheckpointError(
             f"{path}: tensor {name} has dtype {kind}, which is not known.",
             remedy=f"Save it as one of {', '.join(DTYPES)}.",
         )
-    dtype, numpy_type = DTYPES[kind]
-    num_bytes = math.prod(shape) * np.dtype(numpy_type).itemsize
-    if min(shape, default=0) < 0 or not 0 <= begin <= end <= body.size or end - begin != num_bytes:
+    num_bytes = math.prod(shape) * np.dtype(DTYPES[kind][1]).itemsize
+    if min(shape, default=0) < 0 or not 0 <= begin <= end <= body_bytes or end - begin != num_bytes:
         raise _damaged(
-            path, f"{name} {list(shape)} {kind} lies at [{begin}, {end}) of {body.size} bytes"
+            path, f"{name} {list(shape)} {kind} lies at [{begin}, {end}) of {body_bytes} bytes"
         )
+
+
+def _tensor(path: Path, name: str, entry: _Entry, body: Array, file: MappedFile) -> StoredTensor:
+    dtype, numpy_type = DTYPES[entry.dtype]
+    begin, end = entry.data_offsets
     try:
-        array = body[begin:end].view(numpy_type).reshape(shape)
+        array = body[begin:end].view(numpy_type).reshape(entry.shape)
     except (ValueError, OverflowError) as error:  # empty, and of sizes that no array has
-        raise _damaged(path, f"{name} has the shape {list(shape)}") from error
-    return begin, StoredTensor(
+        raise _damaged(path, f"{name} has the shape {list(entry.shape)}") from error
+    return StoredTensor(
         name=name,
-        shape=shape,
+        shape=entry.shape,
         dtype=dtype,
-        num_bytes=num_bytes,
+        num_bytes=end - begin,
         read=dense_reader(array),
         file=file,
     )

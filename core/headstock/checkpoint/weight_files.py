@@ -5,12 +5,15 @@ Safetensors win wherever a folder has both. What torch wrote is read without unp
 
 from __future__ import annotations
 
+import heapq
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
-from headstock.checkpoint.bounded import read_object_bounded
+import msgspec
+
+from headstock.checkpoint.bounded import read_json_bytes
 from headstock.checkpoint.files import StoredTensor
 from headstock.checkpoint.safetensors_file import read_safetensors
 from headstock.errors import CheckpointError
@@ -35,6 +38,12 @@ class Kind:
 
 SAFETENSORS = Kind("model.safetensors", "model.safetensors.index.json", "*.safetensors")
 TORCH = Kind("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+class _Index(msgspec.Struct):
+    """What is read of a file that says which file has which tensor."""
+
+    weight_map: dict[str, str]
 
 
 def read_weights(path: Path, *, needs_weights: bool) -> dict[str, StoredTensor]:
@@ -97,25 +106,27 @@ def _weight_map(file: Path) -> dict[str, str] | None:
     """Return the index's file of each tensor, or None where there is no index."""
     if not file.exists():
         return None
-    found = read_object_bounded(file).get("weight_map")
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{file} has no weight_map.", remedy="Download the file again.")
-    return {name: str(place) for name, place in cast("dict[str, Any]", found).items()}
+    try:
+        return msgspec.json.decode(read_json_bytes(file), type=_Index).weight_map
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{file} has no weight_map of names: {error}.", remedy="Download the file again."
+        ) from error
 
 
 def _weight_files(path: Path, kind: Kind, weight_map: dict[str, str] | None) -> list[Path]:
     """Return the files of weights: those of the index, else the one file, else all there are."""
     if weight_map is not None:
-        names = sorted(set(weight_map.values()))
-        strays = [name for name in names if Path(name).name != name]
-        missing = [name for name in names if not (path / name).is_file()]
-        if strays or missing:
+        names = set(weight_map.values())
+        with os.scandir(path) as entries:  # once: an index may name a million files
+            missing = names.difference(entry.name for entry in entries if entry.is_file())
+        if missing:  # a path that leads elsewhere is no name of a file here
             raise CheckpointError(
-                f"{path} lacks {len(missing or strays)} of {len(names)} weight files:"
-                f" {', '.join((missing or strays)[:5])}.",
+                f"{path} lacks {len(missing)} of {len(names)} weight files:"
+                f" {', '.join(heapq.nsmallest(5, missing))}.",
                 remedy="Download the missing files.",
             )
-        return [path / name for name in names]
+        return [path / name for name in sorted(names)]
     if (path / kind.weights).exists():
         return [path / kind.weights]
     return sorted(path.glob(kind.others)) if kind.others else []
@@ -125,14 +136,14 @@ def _check_index(
     path: Path, weight_map: dict[str, str] | None, index: dict[str, StoredTensor]
 ) -> None:
     """Refuse an index that gives a file tensors which it has not."""
-    lost = sorted(name for name in weight_map or {} if name not in index)
-    if lost:
-        assert weight_map is not None, "an index names tensors"
-        raise CheckpointError(
-            f"{path}: the index gives {lost[0]} to {weight_map[lost[0]]}, which lacks it"
-            f" ({len(lost)} such tensors).",
-            remedy="Download the index and the weight files again.",
-        )
+    if weight_map is None or not (lost := weight_map.keys() - index.keys()):
+        return
+    name = min(lost)
+    raise CheckpointError(
+        f"{path}: the index gives {name} to {weight_map[name]}, which lacks it"
+        f" ({len(lost)} such tensors).",
+        remedy="Download the index and the weight files again.",
+    )
 
 
 def _no_weights(path: Path) -> CheckpointError:

@@ -222,7 +222,8 @@ class ServerSettings(Settings, frozen=True, kw_only=True):
     admin_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] | None = None
     """Port for the routes of control; they are then gone from --port. 0: any free one."""
     max_body_bytes: Positive = 8 * 1024 * 1024
-    """Largest request body; past it the answer is 413. Bytes."""
+    """Largest request body; past it the answer is 413. Bytes. An eighth of it may be commas, a
+    sixteenth quotes, and a thirty-second opening brackets and braces."""
     max_program_steps: Positive = 1024
     """Largest program that `/v1/programs` takes: steps and states."""
     max_program_depth: Positive = 8

@@ -87,9 +87,10 @@ def expand(
     prompt_ids = _ending(_kept(request, prompt_ids, has_media=bool(media)), card.last_id)
     params = _params(request, card)
     grammar = _grammar(request, prompt_ids, card, tokenizer)
+    # The length first: ids are looked at one by one, and there may be millions of them.
+    limit = _output_limit(request, params.max_new_tokens, len(prompt_ids), max_length)
     _check_ids(request, prompt_ids, card.vocab_size)
     kept_ids = TokenIds(prompt_ids)
-    limit = _output_limit(request, params.max_new_tokens, len(prompt_ids), max_length)
     stop_ids = [] if request.pool else _stop_ids(params, card)  # a vector has no end to find
     check_allowed(request, stop_ids, card.vocab_size)
     banned = bad_word_ids(request.bad_words, tokenizer)

@@ -19,6 +19,7 @@ _STATUS = {
     "method_not_allowed": 405,
     "request_timeout": 408,
     "body_too_large": 413,
+    "too_many_values": 413,
     "uri_too_long": 414,
     "invalid_content_type": 415,
     "queue_full": 429,

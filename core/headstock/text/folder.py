@@ -12,6 +12,8 @@ from tokenizers.processors import TemplateProcessing
 
 from headstock.checkpoint.bounded import (
     MAX_TOKENIZER_BYTES,
+    MAX_VOCABULARY_BYTES,
+    check_regular,
     read_bounded,
     read_json_bounded,
     read_text_bounded,
@@ -125,7 +127,7 @@ def _build(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
             remedy="Download the tokenizer's files, or pass --tokenizer.",
         )
     try:
-        pieces = sentencepiece.read_model(read_bounded(model, MAX_TOKENIZER_BYTES))
+        pieces = sentencepiece.read_model(read_bounded(model, MAX_VOCABULARY_BYTES))
     except (ValueError, OSError) as error:
         raise CheckpointError(
             f"{model} is not a SentencePiece model: {error}.",
@@ -151,6 +153,8 @@ def _byte_level(folder: Path, kind: str, config: Mapping[str, Any]) -> Tokenizer
             f" {_QWEN[0]} and {_GPT2[0]} are known.",
             remedy="Save the tokenizer with transformers, which writes a tokenizer.json.",
         )
+    for name in ("vocab.json", "merges.txt"):
+        check_regular(folder / name, MAX_VOCABULARY_BYTES)
     try:
         # The library's stub does not say what the keywords are.
         model = models.BPE.from_file(  # pyright: ignore[reportUnknownMemberType]

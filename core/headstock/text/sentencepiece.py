@@ -20,6 +20,11 @@ SPACE = "\u2581"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 """Kinds of pieces; GGUF files use the same numbers."""
 _UNIGRAM = 1
+MAX_PIECE, MAX_CHARACTERS = 1 << 10, 3 << 20
+"""Characters of the longest piece, and of all: each place in each is tried for a merge. 262,000
+pieces have some two million."""
+MAX_FIELDS = 3 << 19
+"""Of a file, in all its messages: each piece is one, and has three."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +63,15 @@ def build(pieces: Pieces, prefixed: Prefixed = "first") -> Tokenizer:
         prefixed: What gets a space of its own, where the vocabulary asks for one.
 
     Raises:
-        CheckpointError: The vocabulary has no pieces, or no unknown one.
+        CheckpointError: The vocabulary has no pieces, no unknown one, or too long ones.
     """
+    num_characters = sum(map(len, pieces.texts))
+    if num_characters > MAX_CHARACTERS or max(map(len, pieces.texts), default=0) > MAX_PIECE:
+        raise CheckpointError(
+            f"The SentencePiece vocabulary has {num_characters} characters, or a piece of more than"
+            f" {MAX_PIECE}; {MAX_CHARACTERS} are read.",
+            remedy="Download the tokenizer again, or pass --tokenizer.",
+        )
     unknown = [index for index, kind in enumerate(pieces.kinds) if kind == UNKNOWN]
     if not pieces.texts or not unknown:
         raise CheckpointError(
@@ -149,18 +161,19 @@ def read_model(data: bytes) -> Pieces:
     kinds: list[int] = []
     trainer: dict[int, int | bytes] = {}
     normalizer: dict[int, int | bytes] = {}
-    for number, value in _fields(data):
+    left = iter(range(MAX_FIELDS))
+    for number, value in _fields(data, left):
         if number in (1, 2, 3) and not isinstance(value, bytes):
             raise ValueError(f"field {number} is not a message")
         if number == 1 and isinstance(value, bytes):
-            piece = dict(_fields(value))
+            piece = dict(_fields(value, left))
             texts.append(_bytes(piece.get(1, b"")).decode("utf-8"))
             scores.append(struct.unpack("<f", _bytes(piece.get(2, bytes(4))))[0])
             kinds.append(_number(piece.get(3, NORMAL)))
         elif number == 2 and isinstance(value, bytes):
-            trainer = dict(_fields(value))
+            trainer = dict(_fields(value, left))
         elif number == 3 and isinstance(value, bytes):
-            normalizer = dict(_fields(value))
+            normalizer = dict(_fields(value, left))
     return Pieces(
         texts=texts,
         scores=scores,
@@ -172,10 +185,15 @@ def read_model(data: bytes) -> Pieces:
     )
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Yield number and value of each field of a message; 4 and 8 bytes as they stand."""
+def _fields(data: bytes, left: Iterator[int]) -> Iterator[tuple[int, int | bytes]]:
+    """Yield number and value of each field of a message; 4 and 8 bytes as they stand.
+
+    ``left`` has an item for each field that may still be read.
+    """
     at = 0
     while at < len(data):
+        if next(left, None) is None:
+            raise ValueError(f"it has more than {MAX_FIELDS} fields")
         key, at = _varint(data, at)
         match key & 7:
             case 0:

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from headstock.checkpoint.bounded import MAX_TOKENIZER_BYTES, read_bounded
+from headstock.checkpoint.bounded import MAX_VOCABULARY_BYTES, read_bounded
 from headstock.errors import CheckpointError, UnsupportedError
 from headstock.text.pieces import byte_characters
 from headstock.text.splits import KIMI, LLAMA3, QWEN2
@@ -134,7 +134,7 @@ def read_ranks(file: Path) -> dict[bytes, int]:
     """
     ranks: dict[bytes, int] = {}
     try:
-        for line in read_bounded(file, MAX_TOKENIZER_BYTES).splitlines():
+        for line in read_bounded(file, MAX_VOCABULARY_BYTES).splitlines():
             if line:
                 token, rank = line.split()
                 ranks[base64.b64decode(token, validate=True)] = int(rank)

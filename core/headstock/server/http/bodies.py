@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import contextlib
+import gc
+from collections.abc import Callable, Generator, Mapping
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -21,6 +23,13 @@ IGNORED = "headstock.ignored"
 _KEYS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _UNSET = frozenset({b"null", b"false", b"[]", b"{}", b'""', b"0", b"0.0", b"1", b"1.0"})
 """Values that ask for nothing."""
+MIN_SIGNS = 1 << 16
+SIGNS = {"commas": (b",", 8), "opening [ and {": (b"[{", 32), "quotes": (b'"', 16)}
+"""What values, lists and texts have: a body may have one for so many bytes of the largest one, and
+some in any case. What parses it holds the interpreter's lock, and nobody is served meanwhile."""
+FLAT = ("logit_bias", "metadata", "sampling_params")
+MAX_KEYS = 1 << 14
+"""Of each of these objects, whose values are short; a microsecond for each."""
 INLINE_BYTES = 32 * 1024
 """Smaller bodies are read on the spot: a thread would cost more."""
 BODY_BYTES = "headstock.body_bytes"
@@ -56,7 +65,7 @@ async def read_body(
     if may_be_empty and not body:
         body = b"{}"
     request.scope[BODY_BYTES] = len(body)
-    return await _decoded(request, body, kind)
+    return await _decoded(request, body, kind, max_bytes)
 
 
 async def read_one_of(
@@ -76,7 +85,7 @@ async def read_one_of(
     body = await _read(request, max_bytes)
     request.scope[BODY_BYTES] = len(body)
     kind = kinds[await off_loop(len(body), _one_key, body, tuple(kinds))]
-    return await _decoded(request, body, kind)
+    return await _decoded(request, body, kind, max_bytes)
 
 
 async def off_loop(num_bytes: int, function: Callable[..., Value], *args: Any) -> Value:
@@ -109,8 +118,8 @@ def _check_json(request: Request) -> None:
         )
 
 
-async def _decoded(request: Request, body: bytes, kind: type[Body]) -> Body:
-    value = await off_loop(len(body), _decode, body, kind)
+async def _decoded(request: Request, body: bytes, kind: type[Body], max_bytes: int) -> Body:
+    value = await off_loop(len(body), _decode, body, kind, max_bytes)
     request.scope[IGNORED] = await off_loop(len(body), _unknown, body, kind)
     return value
 
@@ -159,9 +168,38 @@ async def _read(request: Request, max_bytes: int) -> bytes:
         ) from error
 
 
-def _decode(body: bytes, kind: type[Body]) -> Body:
+def _check_values(body: bytes, max_bytes: int) -> None:
+    """Refuse more values than are soon parsed, by what they are written with; texts count too."""
+    if len(body) < INLINE_BYTES:
+        return
+    for name, (letters, each_bytes) in SIGNS.items():
+        count = sum(body.count(letter) for letter in letters)
+        most = max(MIN_SIGNS, max_bytes // each_bytes)
+        if count > most:
+            raise RequestError(
+                f"The body has {count} {name}; {most} are taken.",
+                remedy="Send less, or raise --max-body-bytes.",
+                code="too_many_values",
+            )
     try:
-        value: Body = _decoder(kind).decode(body)
+        sent = _KEYS.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return  # the kind's decoder says what is wrong
+    for field in FLAT:
+        if field in sent and (count := bytes(sent[field]).count(b'":')) > MAX_KEYS:
+            raise RequestError(
+                f"{field} has {count} keys; {MAX_KEYS} are taken.",
+                remedy="Send less.",
+                field=field,
+                code="too_many_values",
+            )
+
+
+def _decode(body: bytes, kind: type[Body], max_bytes: int) -> Body:
+    _check_values(body, max_bytes)
+    try:
+        with _uncollected():
+            value: Body = _decoder(kind).decode(body)
     except msgspec.ValidationError as error:
         raise from_validation(error, source=_plain(body)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -175,6 +213,18 @@ def _decode(body: bytes, kind: type[Body]) -> Body:
     for name in kind.__struct_fields__:
         _check_depth(getattr(value, name), MAX_DEPTH)
     return value
+
+
+@contextlib.contextmanager
+def _uncollected() -> Generator[None]:
+    """Keep the collector from walking again and again over what grows and has no cycles."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _unknown(body: bytes, kind: type[msgspec.Struct]) -> list[str]:

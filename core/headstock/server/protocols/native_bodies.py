@@ -227,21 +227,23 @@ def _prompts(body: GenerateBody) -> tuple[list[TextPrompt | TokensPrompt], bool]
         )
     if isinstance(body.text, str):
         return [TextPrompt(body.text)], False
-    prompts: list[TextPrompt | TokensPrompt]
     if body.text is not None:
-        prompts = [TextPrompt(text) for text in body.text]
-    else:
-        rows, is_list = id_rows("input_ids", body.input_ids or [])
-        if not is_list:
-            return [TokensPrompt(rows[0])], False
-        prompts = [TokensPrompt(row) for row in rows]
-    if not 1 <= len(prompts) <= MAX_PROMPTS:
+        _check_batch("text", len(body.text))
+        return [TextPrompt(text) for text in body.text], True
+    rows, is_list = id_rows("input_ids", body.input_ids or [])
+    if not is_list:
+        return [TokensPrompt(rows[0])], False
+    _check_batch("input_ids", len(rows))
+    return [TokensPrompt(row) for row in rows], True
+
+
+def _check_batch(field: str, num_prompts: int) -> None:
+    if not 1 <= num_prompts <= MAX_PROMPTS:
         raise RequestError(
-            f"The batch has {len(prompts)} prompts; 1 to {MAX_PROMPTS} are allowed.",
+            f"The batch has {num_prompts} prompts; 1 to {MAX_PROMPTS} are allowed.",
             remedy="Send several requests.",
-            field="text" if body.text is not None else "input_ids",
+            field=field,
         )
-    return prompts, True
 
 
 def with_media(

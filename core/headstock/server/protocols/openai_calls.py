@@ -284,7 +284,6 @@ def _prompts(prompt: str | list[str | int | list[int]], add_special_tokens: bool
     if isinstance(prompt, str):
         return [TextPrompt(prompt, add_special_tokens)]
     texts = [item for item in prompt if isinstance(item, str)]
-    prompts: list[Prompt]
     if texts:
         if len(texts) != len(prompt):
             raise RequestError(
@@ -293,17 +292,20 @@ def _prompts(prompt: str | list[str | int | list[int]], add_special_tokens: bool
                 field="prompt",
                 code="invalid_type",
             )
-        prompts = [TextPrompt(text, add_special_tokens) for text in texts]
-    else:
-        rows, _ = id_rows("prompt", [item for item in prompt if not isinstance(item, str)])
-        prompts = [TokensPrompt(row) for row in rows]
-    if len(prompts) > MAX_PROMPTS:
+        _check_count(len(texts))
+        return [TextPrompt(text, add_special_tokens) for text in texts]
+    rows, _ = id_rows("prompt", [item for item in prompt if not isinstance(item, str)])
+    _check_count(len(rows))
+    return [TokensPrompt(row) for row in rows]
+
+
+def _check_count(num_prompts: int) -> None:
+    if num_prompts > MAX_PROMPTS:
         raise RequestError(
-            f"prompt has {len(prompts)} items; at most {MAX_PROMPTS}.",
+            f"prompt has {num_prompts} items; at most {MAX_PROMPTS}.",
             remedy="Send several requests.",
             field="prompt",
         )
-    return prompts
 
 
 def _call_id(body: SharedBody, prefix: str) -> str:
