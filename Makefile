@@ -8,6 +8,8 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$p && break; done)
 TORCH ?= torch==2.13.0
+# Hundreds of processes of the tests read these sources: they are compiled once, whoever forbids it.
+unexport PYTHONDONTWRITEBYTECODE
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=

@@ -1,6 +1,7 @@
 """Gives each test process its share of the cores, and chooses Triton's interpreter without a GPU.
 
-Both come before torch is imported: it counts the cores once, and imports Triton by itself.
+Both come before torch is imported: it counts the cores once, and imports Triton by itself. And
+spares each HTTP client, the tests' and their processes', the system's certificates.
 """
 
 import os
@@ -22,6 +23,19 @@ def _take_share() -> None:
 _take_share()
 if not any(Path(node).exists() for node in ("/dev/nvidia0", "/dev/kfd")):
     os.environ.setdefault("TRITON_INTERPRET", "1")
+# httpx reads all certificates for every client that it makes: 25 ms of a core, where a request to
+# loopback takes one. Tests speak to loopback; in a folder it looks for one only when asked.
+os.environ.pop("SSL_CERT_FILE", None)
+os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give a drawn example as long as a test: on a busy machine 200 ms show nothing of ours."""
+    if config.pluginmanager.hasplugin("hypothesispytest"):
+        from hypothesis import settings
+
+        settings.register_profile("patient", deadline=None)
+        settings.load_profile("patient")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

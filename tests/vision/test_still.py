@@ -143,6 +143,7 @@ def test_a_retraction_changes_nothing(model: StillModel, wanted: dict[str, list[
     check_retraction(model, wanted, **model.room)
 
 
+@of_kinds
 @pytest.mark.parametrize("style", [OLD, NEW])
 def test_old_and_new_names_are_taken(
     model: StillModel, tmp_path: Path, wanted: dict[str, list[int]], style: str

@@ -18,6 +18,7 @@ OPS = sorted(load_all_ops().items())
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MOST_SHOWN = 8
 """Wrong cases that a failing test lists."""
+Judge = Callable[[list[Implementation], torch.dtype], list[Verdict]]
 
 
 @pytest.fixture(params=[op for _, op in OPS], ids=[name for name, _ in OPS])
@@ -36,14 +37,30 @@ def claimed(
     return offered
 
 
+@pytest.fixture(scope="module")
+def judged(target: Target) -> Judge:
+    """Return what runs an op's cases on its implementations, once for all tests that ask."""
+    known: dict[tuple[str, torch.dtype], list[Verdict]] = {}
+
+    def find(claimed: list[Implementation], dtype: torch.dtype) -> list[Verdict]:
+        op = load_all_ops()[claimed[0].op]
+        if (op.name, dtype) not in known:
+            benches = [target.benches(dtype, each.provider) for each in claimed]
+            pairs = zip(claimed, benches, strict=True)
+            known[op.name, dtype] = [judge(op, each, tried) for each, tried in pairs]
+        return known[op.name, dtype]
+
+    return find
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 def test_it_equals_its_reference(
-    target: Target,
+    judged: Judge,
     claimed: list[Implementation],
     dtype: torch.dtype,
     record_property: Callable[[str, object], None],
 ) -> None:
-    verdicts = [_judge(target, i, dtype) for i in claimed]
+    verdicts = judged(claimed, dtype)
     findings = [finding for verdict in verdicts for finding in verdict.findings]
     num_checked = sum(verdict.num_checked for verdict in verdicts)
     record_property("dtype", dtype_name(dtype))
@@ -61,23 +78,17 @@ def test_it_equals_its_reference(
 
 
 def test_it_accepts_something_that_can_be_checked(
-    target: Target, claimed: list[Implementation]
+    target: Target, judged: Judge, claimed: list[Implementation]
 ) -> None:
     lacking = [_lacking(target, i) for i in claimed]
-    usable = [i for i, reason in zip(claimed, lacking, strict=True) if reason is None]
-    if not usable:
-        pytest.skip("; ".join(str(reason) for reason in lacking))
-    for implementation in usable:
-        verdicts = [_judge(target, implementation, dtype) for dtype in DTYPES]
+    if all(lacking):
+        pytest.skip("; ".join(map(str, lacking)))
+    every = zip(*(judged(claimed, dtype) for dtype in DTYPES), strict=True)
+    for implementation, reason, verdicts in zip(claimed, lacking, every, strict=True):
         refusals = {reason: None for verdict in verdicts for reason in verdict.refusals}
-        assert any(verdict.num_checked for verdict in verdicts), (
+        assert reason or any(verdict.num_checked for verdict in verdicts), (
             f"{implementation.provider} refuses every case: {'; '.join(refusals)}"
         )
-
-
-def _judge(target: Target, implementation: Implementation, dtype: torch.dtype) -> Verdict:
-    op = load_all_ops()[implementation.op]
-    return judge(op, implementation, target.benches(dtype, implementation.provider))
 
 
 def _lacking(target: Target, implementation: Implementation) -> str | None:

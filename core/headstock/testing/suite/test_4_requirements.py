@@ -22,18 +22,29 @@ LIKELY = 0.85
 """How alike letters are of which one is taken for the other misspelt."""
 
 
-@pytest.fixture(params=[op for _, op in OPS], ids=[name for name, _ in OPS])
+@pytest.fixture(scope="module", params=[op for _, op in OPS], ids=[name for name, _ in OPS])
 def op(request: pytest.FixtureRequest) -> Op[..., Any]:
     return request.param
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def claimed(target: Target, op: Op[..., Any]) -> list[Implementation]:
     """Return the op's offered implementations; skip where there are none."""
     offered = target.claims(op)
     if not offered:
         pytest.skip("not claimed")
     return offered
+
+
+@pytest.fixture(scope="module")
+def specs(target: Target, op: Op[..., Any], claimed: list[Implementation]) -> list[Spec]:
+    """Return what the op's cases are resolved for, in dtypes that are narrower, too."""
+    assert claimed, "what is not claimed is skipped before its cases are made"
+    cases = cases_of(op)
+    if cases is None:
+        return []
+    benches = [bench for dtype in DTYPES for bench in target.benches(dtype)[:1]]
+    return [case.spec for bench in benches for case in cases(bench)]
 
 
 def test_every_required_dtype_exists(claimed: list[Implementation]) -> None:
@@ -44,9 +55,8 @@ def test_every_required_dtype_exists(claimed: list[Implementation]) -> None:
 
 
 def test_every_required_size_is_one_that_the_op_is_resolved_with(
-    target: Target, op: Op[..., Any], claimed: list[Implementation]
+    specs: list[Spec], claimed: list[Implementation]
 ) -> None:
-    specs = _case_specs(target, op)
     if not specs:
         pytest.skip("the op has no cases")
     known = {name for spec in specs for name in spec.sizes}
@@ -59,9 +69,9 @@ def test_every_required_size_is_one_that_the_op_is_resolved_with(
 
 
 def test_every_required_feature_is_one_that_the_op_knows(
-    target: Target, op: Op[..., Any], claimed: list[Implementation]
+    op: Op[..., Any], specs: list[Spec], claimed: list[Implementation]
 ) -> None:
-    asked = {name for spec in _case_specs(target, op) for name in spec.features}
+    asked = {name for spec in specs for name in spec.features}
     known = asked | op.features
     for implementation in claimed:
         unknown = implementation.requires.features - known
@@ -72,10 +82,10 @@ def test_every_required_feature_is_one_that_the_op_knows(
 
 
 def test_every_required_name_is_one_that_there_is(
-    target: Target, op: Op[..., Any], claimed: list[Implementation]
+    specs: list[Spec], claimed: list[Implementation]
 ) -> None:
     """Of layouts, dtypes of pages, architectures; formats of pages are their providers' own."""
-    known = {name for spec in _case_specs(target, op) for name in spec.kinds}
+    known = {name for spec in specs for name in spec.kinds}
     if not known or any(each.requires.page_formats for each in claimed):
         pytest.skip("none is asked, or formats of pages: refused where no provider has them")
     known |= {name for name, kind in vars(torch).items() if isinstance(kind, torch.dtype)}
@@ -109,9 +119,8 @@ def test_an_unknown_feature_is_refused(target: Target, claimed: list[Implementat
 
 
 def test_a_forced_provider_refuses_what_its_requirements_exclude(
-    target: Target, op: Op[..., Any], claimed: list[Implementation]
+    target: Target, op: Op[..., Any], specs: list[Spec], claimed: list[Implementation]
 ) -> None:
-    specs = _case_specs(target, op)
     if not specs:
         pytest.skip("the op has no cases")
     for implementation in claimed:
@@ -127,15 +136,6 @@ def test_a_forced_provider_refuses_what_its_requirements_exclude(
 def _takes(implementation: Implementation, spec: Spec) -> bool:
     requires = implementation.requires
     return requires.reason_against(spec, requires.capabilities) is None
-
-
-def _case_specs(target: Target, op: Op[..., Any]) -> list[Spec]:
-    """Return what the op's cases are resolved for, in dtypes that are narrower, too."""
-    cases = cases_of(op)
-    if cases is None:
-        return []
-    benches = [bench for dtype in DTYPES for bench in target.benches(dtype)[:1]]
-    return [case.spec for bench in benches for case in cases(bench)]
 
 
 def _is_likely(word: str, meant: str) -> bool:
