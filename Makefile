@@ -17,7 +17,7 @@ ARGS ?=
 JOBS ?= -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 KIT = $(BIN)/python -m pytest -q --pyargs headstock.testing.suite
 
-.PHONY: serve test lint types imports unit kit reports signatures test-slow chaos lock sbom bench clients native hardware tpu-test tpu-compile ascend-test docs clean
+.PHONY: serve test lint types imports unit kit reports signatures test-slow chaos lock sbom bench clients native hardware tpu-test tpu-compile torchtpu-test ascend-test docs clean
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Headstock needs Python 3.11 or newer. -> Install it, or set PYTHON=/path/to/python3."; exit 1; }
@@ -142,7 +142,7 @@ TPU_RUN = XLA_FLAGS=--xla_backend_optimization_level=0 $(TPU_BIN)/python -m pyte
 
 $(TPU_VENV)/.dev: pyproject.toml
 	$(PYTHON) -m venv $(TPU_VENV)
-	$(TPU_BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[tpu-test]"
+	$(TPU_BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -e ".[tpu-test]"
 	@touch $@
 
 tpu-test: $(TPU_VENV)/.dev
@@ -174,6 +174,18 @@ $(NPU_FOLDER)/.done: $(VENV)/.dev
 ascend-test: $(NPU_FOLDER)/.done
 	TORCH_DEVICE_BACKEND_AUTOLOAD=0 PYTHONPATH=$(NPU_FOLDER) \
 		$(BIN)/python -m pytest -q tests/hardware/ascend $(ARGS)
+
+# The published torch-tpu and libtpu beside this PyTorch, without a TPU: imported, and refused.
+TORCHTPU_FOLDER ?= build/torch-tpu
+
+$(TORCHTPU_FOLDER)/.done: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile \
+		--target $(TORCHTPU_FOLDER) torch-tpu==0.2.0 libtpu==0.0.52 absl-py frozendict immutabledict portpicker
+	@touch $@
+
+torchtpu-test: $(TORCHTPU_FOLDER)/.done
+	TORCH_DEVICE_BACKEND_AUTOLOAD=0 PYTHONPATH=$(TORCHTPU_FOLDER) \
+		$(BIN)/python -m pytest -q --timeout=0 tests/hardware/tpu/test_torchtpu_import.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(TPU_VENV) $(AOT_VENV) build dist .pytest_cache .ruff_cache .hypothesis

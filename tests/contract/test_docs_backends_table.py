@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from headstock.testing.table import WAYS, in_tree, keep, page, read
+from headstock.testing.table import WAYS, in_tree, joined, keep, main, page, read
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -50,3 +51,34 @@ def test_backends_without_a_report_are_named() -> None:
 def test_every_way_is_explained() -> None:
     text = page([keep(report(), "schema")])
     assert all(f"*{way}*" in text for way in WAYS)
+
+
+def test_parts_of_a_kit_are_kept_as_one(tmp_path: Path) -> None:
+    engine = {"test": "test_7_engine.py::y", "outcome": "passed"}
+    parts = [report(), report(results=[engine], counts={"passed": 1, "skipped": 2})]
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for file, part in zip(files, parts, strict=True):
+        file.write_text(json.dumps(part))
+    into = tmp_path / "kept"
+    into.mkdir()
+    assert main(["keep", *map(str, files), "hardware", str(into)]) == 0
+    text = page(read(into))
+    assert "| products | f32; dense |" in text
+    assert "| served tokens | 1 tests pass |" in text
+    assert joined(parts)["counts"] == {"passed": 2, "skipped": 2}
+
+
+@pytest.mark.parametrize("name", ["backend", "device", "headstock"])
+def test_parts_of_different_kits_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"differ in {name}"):
+        joined([report(), report(results=[], **{name: "other"})])
+
+
+def test_a_test_that_is_in_two_parts_is_refused() -> None:
+    with pytest.raises(ValueError, match="share 1 tests: test_3_ops"):
+        joined([report(), report()])
+
+
+def test_a_part_with_failures_is_refused() -> None:
+    with pytest.raises(ValueError, match="tests that failed"):
+        keep(joined([report(), report(results=[], counts={"failed": 1})]), "hardware")

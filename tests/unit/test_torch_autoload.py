@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -56,3 +57,22 @@ def test_the_commands_work_beside_it(environment: dict[str, str]) -> None:
 def test_the_operator_may_want_it(environment: dict[str, str]) -> None:
     done = run(environment | {TORCH_AUTOLOAD: "1"}, "-c", "from headstock import Engine")
     assert "Failed to load the backend extension" in done.stderr
+
+
+SERVE = """
+import json, sys
+from headstock.assemble.local import run_greedy
+from headstock.testing.suite.test_7_engine import CONFIGS
+print(json.dumps(run_greedy(CONFIGS["llama"], [[5, 6, 7]], 4, backend=sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize("backend", ["reference", "xeon"])
+def test_other_backends_serve_the_same_tokens_beside_it(
+    environment: dict[str, str], backend: str
+) -> None:
+    beside = run(environment, "-c", SERVE, backend)
+    assert beside.returncode == 0, beside.stderr
+    alone = run(child_environment(), "-c", SERVE, "reference")
+    assert len(json.loads(beside.stdout)[0]) == 4
+    assert beside.stdout == alone.stdout

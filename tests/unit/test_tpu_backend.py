@@ -65,9 +65,19 @@ class TestTorchTpu:
     def torch_tpu(self, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         import torch
 
-        seen = SimpleNamespace(is_available=lambda: True, device_count=lambda: 4)
+        def refuse() -> None:
+            raise RuntimeError("internal to TorchTPU and can only be called by PyTorch")
+
+        seen = SimpleNamespace(is_available=True)
         monkeypatch.setitem(sys.modules, "torch_tpu", ModuleType("torch_tpu"))
-        monkeypatch.setattr(torch, "tpu", seen, raising=False)
+        internal = SimpleNamespace(is_available=refuse, device_count=refuse)
+        monkeypatch.setattr(torch, "tpu", internal, raising=False)
+
+        def current_accelerator(*, check_available: bool = False) -> SimpleNamespace | None:
+            return SimpleNamespace(type="tpu") if seen.is_available or not check_available else None
+
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", current_accelerator)
+        monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
         monkeypatch.setattr(torch, "device", lambda kind, index=0: f"{kind}:{index}")
         return seen
 
@@ -83,7 +93,7 @@ class TestTorchTpu:
 
         with pytest.raises(ConfigError, match="device_index is 4; torch-tpu sees 4 chips"):
             TorchTpuRuntime(4)
-        torch_tpu.is_available = lambda: False
+        torch_tpu.is_available = False
         with pytest.raises(UnsupportedError, match="sees no TPU"):
             TorchTpuRuntime(0)
 

@@ -51,15 +51,17 @@ class TorchTpuRuntime:
                 f"torch-tpu cannot be imported: {error}.",
                 remedy="pip install 'headstock[tpu-torchtpu]', or pass runtime=xla.",
             ) from error
-        module = getattr(torch, DEVICE, None)
-        if module is None or not module.is_available():
+        # torch.tpu has these calls too, for PyTorch alone: ours would raise.
+        found = torch.accelerator.current_accelerator(check_available=True)
+        if found is None or found.type != DEVICE:
             raise UnsupportedError(
                 "torch-tpu is installed and sees no TPU.",
                 remedy="Give this machine or container its TPU, or use another --backend.",
             )
-        if index >= module.device_count():
+        count = torch.accelerator.device_count()
+        if index >= count:
             raise ConfigError(
-                f"device_index is {index}; torch-tpu sees {module.device_count()} chips.",
+                f"device_index is {index}; torch-tpu sees {count} chips.",
                 remedy="Lower --device-index.",
             )
         self.torch_device = torch.device(DEVICE, index)

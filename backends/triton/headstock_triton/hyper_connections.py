@@ -191,7 +191,7 @@ def collapse_kernel(
 
 
 @triton.jit
-def expand_kernel(
+def hyper_expand_kernel(
     x,
     y,
     write,
@@ -357,7 +357,7 @@ class HyperConnections:
         num_tokens, size = y_TD.shape
         out_TC = x_TC.new_empty(x_TC.shape)
         if num_tokens:
-            expand_kernel[(num_tokens, cdiv(size, BLOCK))](
+            hyper_expand_kernel[(num_tokens, cdiv(size, BLOCK))](
                 x_TC,
                 y_TD,
                 write_TN,

@@ -149,19 +149,42 @@ def expand_kernel(
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """Sizes of what one program computes."""
+    """Sizes of what one program computes.
+
+    Attributes:
+        tokens: Of a tile.
+        inputs: Input features that are multiplied at once; half as many of float32.
+        outputs: Output features.
+        warps: Of a program that computes outputs.
+    """
 
     tokens: int
+    inputs: int
     outputs: int
     warps: int
 
 
-FEW = Tuning(16, 64, 2)
+FEW = Tuning(tokens=16, inputs=128, outputs=64, warps=2)
 """Of decodes."""
-MANY = Tuning(64, 128, 4)
+MANY = Tuning(tokens=64, inputs=128, outputs=128, warps=4)
 """Of prompts, whose tokens have the same adapter side by side."""
+SMALL_FEW = Tuning(tokens=16, inputs=32, outputs=64, warps=2)
+SMALL_MANY = Tuning(tokens=32, inputs=32, outputs=64, warps=4)
+SMALL_FLOAT32 = Tuning(tokens=16, inputs=32, outputs=32, warps=4)
+"""Likewise for AMD's warps of 32, which have 256 registers a thread, and keep operands there."""
 MANY_FROM = 256
 """Tokens from which a step is taken for prompts."""
+STAGES = 3
+"""Tiles of a loop that may be under way where a target has no bound of its own."""
+
+
+def choose_tuning(num_tokens: int, dtype: torch.dtype, target: Target) -> Tuning:
+    """Return the sizes for a step of ``num_tokens`` in a model of ``dtype``."""
+    if not target.has_small_warps:
+        return MANY if num_tokens >= MANY_FROM else FEW
+    if dtype == torch.float32:
+        return SMALL_FLOAT32
+    return SMALL_MANY if num_tokens >= MANY_FROM else SMALL_FEW
 
 
 class LowRank:
@@ -184,7 +207,7 @@ class LowRank:
         if not x_TI.shape[0]:
             return out_TO
         assert x_TI.stride(1) == out_TO.stride(1) == adapters_T.stride(0) == 1, "columns lie apart"
-        tuning = MANY if x_TI.shape[0] >= MANY_FROM else FEW
+        tuning = choose_tuning(x_TI.shape[0], x_TI.dtype, self._target)
         inner = self._shrink(x_TI, down_NKI, adapters_T, tuning)
         self._expand(out_TO, inner, up_NOR, adapters_T, starts, tuning)
         return out_TO
@@ -192,7 +215,7 @@ class LowRank:
     def _shrink(self, x_TI: Tensor, down_NKI: Tensor, adapters_T: Tensor, tuning: Tuning) -> Tensor:
         """Return the products with the first matrices, in pieces. float32. [cuts, T, K]"""
         (num_tokens, num_in), (num_places, inner_size, _) = x_TI.shape, down_NKI.shape
-        block_i = 64 if x_TI.dtype == torch.float32 else 128
+        block_i = tuning.inputs // 2 if x_TI.dtype == torch.float32 else tuning.inputs
         cut = max(SMALLEST_CUT, cdiv(cdiv(num_in, MOST_CUTS), block_i) * block_i)
         num_cuts = cdiv(num_in, cut)
         block_k = min(64, max(16, next_power_of_2(inner_size)))
@@ -214,6 +237,7 @@ class LowRank:
             BLOCK_K=block_k,
             BLOCK_I=block_i,
             PRECISION=self._target.precision(x_TI.dtype),
+            num_stages=self._target.stages(STAGES),
             **self._target.launch(4),
         )
         return inner

@@ -1,14 +1,16 @@
 """From reports of the conformance kit to the table of docs/backends.md.
 
-``python -m headstock.testing.table keep REPORT HOW FOLDER`` keeps of a report what the table shows;
-HOW says how the backend was run: one of :data:`WAYS`. With ``--backend NAME`` it is kept as that
-backend's, whose code the kit ran under another name. ``… write FOLDER PAGE`` writes the page.
+``python -m headstock.testing.table keep REPORT… HOW FOLDER`` keeps of a report what the table
+shows; a kit that was run in parts has several, which are kept as one. HOW says how the backend was
+run: one of :data:`WAYS`. With ``--backend NAME`` it is kept as that backend's, whose code the kit
+ran under another name. ``… write FOLDER PAGE`` writes the page.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -68,7 +70,8 @@ implementation equals the reference, and the features and weight layouts that we
 TAIL = """## Renewing it
 
 `make reports` runs the kit on what this machine has and writes this page. A report from elsewhere
-comes in by `python -m headstock.testing.table keep REPORT HOW docs/reports`.
+comes in by `python -m headstock.testing.table keep REPORT HOW docs/reports`. A kit can be run in
+parts, by the files of its tests; `keep` takes all of their reports together.
 """
 
 
@@ -125,6 +128,29 @@ def keep(report: dict[str, Any], how: Way, backend: str | None = None) -> Kept:
     )
 
 
+def joined(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the report of a kit that was run in parts, each with some of its tests.
+
+    Raises:
+        ValueError: They are of other backends, devices or versions, or have a test in common.
+    """
+    first, *others = reports
+    names = ("backend", "device", "headstock")
+    for other in others:
+        unlike = [name for name in names if other.get(name) != first.get(name)]
+        if unlike:
+            raise ValueError(f"the reports are not of one kit: they differ in {', '.join(unlike)}")
+    results = [result for report in reports for result in report["results"]]
+    tests = Counter(result["test"] for result in results)
+    twice = sorted(test for test, count in tests.items() if count > 1)
+    if twice:
+        raise ValueError(f"the reports share {len(twice)} tests: {twice[0]}, for example")
+    counts = Counter[str]()
+    for report in reports:
+        counts.update(report["counts"])
+    return first | {"counts": dict(counts), "results": results}
+
+
 def page(kept: Sequence[Kept], others: Iterable[str] = ()) -> str:
     """Return the page.
 
@@ -168,7 +194,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     keeping = commands.add_parser("keep")
-    keeping.add_argument("report", type=Path)
+    keeping.add_argument("reports", type=Path, nargs="+", metavar="report")
     keeping.add_argument("how", choices=list(WAYS))
     keeping.add_argument("folder", type=Path)
     keeping.add_argument("--backend")
@@ -177,8 +203,8 @@ def main(argv: Sequence[str]) -> int:
     writing.add_argument("page", type=Path)
     asked = parser.parse_args(list(argv))
     if asked.command == "keep":
-        report = msgspec.json.decode(asked.report.read_bytes())
-        kept = keep(report, asked.how, asked.backend)
+        reports = [msgspec.json.decode(file.read_bytes()) for file in asked.reports]
+        kept = keep(joined(reports), asked.how, asked.backend)
         file = asked.folder / f"{kept.backend}-{kept.how.replace(' ', '-')}.json"
         file.write_bytes(msgspec.json.format(msgspec.json.encode(kept), indent=1) + b"\n")
         return 0

@@ -49,6 +49,10 @@ def test_the_table_is_as_it_is_written() -> None:
     assert usage_table.table(columns) in PAGE
 
 
+def test_no_kernel_spills_but_those_that_are_known_to() -> None:
+    assert usage_table.spilling(usage_table.written(PAGE)) == usage_table.SPILLING
+
+
 def test_a_cell_that_is_not_what_was_compiled_is_named() -> None:
     rows = [
         {"kernel": "k", "registers": 8, "spilled": 0, "shared": 2048},

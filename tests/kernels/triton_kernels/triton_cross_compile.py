@@ -39,6 +39,7 @@ from launched_sparse import compile_chosen_blocks, compile_chosen_tokens, compil
 from launched_states import compile_delta, compile_states
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
+from usage_table import SPILLING
 
 from headstock.ops.linear import DENSE, FP8_GROUP, INT4_GROUP, INT8_GROUP, MXFP4
 from headstock.ops.narrow_pages import NARROW
@@ -127,11 +128,9 @@ def main() -> None:
     room = SHARED.get(options.arch, SHARED_ELSEWHERE)
     too_large = [each for each in compiler.usages if each.shared > room]
     assert not too_large, f"{options.arch} has {room} bytes to share: {too_large}"
-    spilled = [each for each in compiler.usages if each.spilled]
-    # Desktops' cards are not tuned for: docs/rocm.md says what spills there.
-    assert target.has_small_warps or not spilled, (
-        f"registers lie in memory on {options.arch}: {spilled}"
-    )
+    known = SPILLING.get(options.arch, set())
+    spilled = [each for each in compiler.usages if each.spilled and each.kernel not in known]
+    assert not spilled, f"registers lie in memory on {options.arch}: {spilled}"
     print(f"{len(compiler.usages)} kernels compiled for {backend} {options.arch}")
 
 

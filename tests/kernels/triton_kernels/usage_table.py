@@ -25,6 +25,15 @@ TARGETS = {
     "sm_80": "cuda", "sm_90": "cuda", "sm_100": "cuda", "sm_120": "cuda",
 }  # fmt: skip
 """Columns, in their order, and Triton's name for who makes them."""
+SPILLING = {
+    "gfx1100": {
+        "attend_nodes", "attend_queries", "chunk_kernel", "down_kernel", "gate_up_kernel",
+        "tiles_kernel",
+    },
+    "gfx1201": {"chunk_kernel"},
+}  # fmt: skip
+"""Kernels whose registers lie in memory there: their tiles are made for other GPUs. A spill of any
+other kernel, or elsewhere, fails the build."""
 COMPILER = re.compile(r"\(Triton ([\d.]+)\)")
 ABSENT = "-"
 """Of a kernel that is not launched there."""
@@ -61,6 +70,15 @@ def cell(registers: int, spilled: int, shared: int) -> str:
     """Return "registers, KiB shared", and what is spilled, if anything is."""
     text = f"{registers}, {shared / 1024:.0f}"
     return f"{text}, **{spilled}**" if spilled else text
+
+
+def spilling(columns: Columns) -> dict[str, set[str]]:
+    """Return the kernels of which something is spilled, by target."""
+    found = {
+        target: {kernel for kernel, figures in cells.items() if "**" in figures}
+        for target, cells in columns.items()
+    }
+    return {target: kernels for target, kernels in found.items() if kernels}
 
 
 def written(text: str) -> Columns:

@@ -109,16 +109,18 @@ SMALL_BLOCKS = Tuning(prefill=(64, 64, 4, 2), node=(64, 64, 4, 2))
 """For multiprocessors with 100 KiB of shared memory, as on cards for desktops."""
 
 SMALL_WARPS = Tuning(
-    prefill=(32, 32, 4, 1),
-    long_prefill=(64, 32, 8, 1),
+    prefill=(32, 16, 4, 1),
+    long_prefill=(64, 16, 8, 1),
     long_registers=None,
     tail=(16, 2, 1),
     short_tail=(16, 2, 1),
-    node=(32, 32, 4, 1),
+    node=(32, 16, 4, 1),
 )
 """For AMD's warps of 32, which have 256 registers a thread, and keep operands there."""
 
-SMALL_WIDE = replace(SMALL_WARPS, prefill=(16, 16, 8, 1), long_prefill=(32, 16, 8, 1))
+SMALL_WIDE = replace(
+    SMALL_WARPS, prefill=(16, 16, 8, 1), long_prefill=(32, 16, 8, 1), node=(16, 16, 8, 1)
+)
 
 
 def choose_tuning(dtype: torch.dtype, head_dim: int, target: Target) -> Tuning:

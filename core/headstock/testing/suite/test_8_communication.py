@@ -17,7 +17,7 @@ from headstock.testing.ranks import CHECKS
 from headstock.testing.target import Target
 
 SIZE = 2
-LIMIT_S = 300
+LIMIT_S = 900
 EVERY = ("identity", *CHECKS, "close")
 
 Wrongs = dict[str, list[str]]
