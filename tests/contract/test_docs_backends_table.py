@@ -74,6 +74,12 @@ def test_parts_of_different_kits_are_refused(name: str) -> None:
         joined([report(), report(results=[], **{name: "other"})])
 
 
+def test_a_part_that_opened_no_device_joins_the_others() -> None:
+    loading = report(results=[])
+    del loading["device"], loading["headstock"]
+    assert joined([loading, report()])["device"] == "acme 1"
+
+
 def test_a_test_that_is_in_two_parts_is_refused() -> None:
     with pytest.raises(ValueError, match="share 1 tests: test_3_ops"):
         joined([report(), report()])

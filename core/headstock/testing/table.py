@@ -131,13 +131,15 @@ def keep(report: dict[str, Any], how: Way, backend: str | None = None) -> Kept:
 def joined(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the report of a kit that was run in parts, each with some of its tests.
 
+    A part whose tests open no device does not name one: it may join any.
+
     Raises:
         ValueError: They are of other backends, devices or versions, or have a test in common.
     """
-    first, *others = reports
+    first, *others = sorted(reports, key=lambda report: "device" not in report)
     names = ("backend", "device", "headstock")
     for other in others:
-        unlike = [name for name in names if other.get(name) != first.get(name)]
+        unlike = [name for name in names if other.get(name, first.get(name)) != first.get(name)]
         if unlike:
             raise ValueError(f"the reports are not of one kit: they differ in {', '.join(unlike)}")
     results = [result for report in reports for result in report["results"]]
