@@ -177,7 +177,8 @@ def _cell(kept: Kept, ops: Sequence[str]) -> str:
     found = [kept.ops[op] for op in ops if op in kept.ops]
     if not found:
         return "reference"
-    dtypes = [SHORT.get(d, d) for d in dict.fromkeys(d for cell in found for d in cell.dtypes)]
+    tried = {dtype for cell in found for dtype in cell.dtypes}
+    dtypes = [short for dtype, short in SHORT.items() if dtype in tried]
     kinds = sorted({kind for cell in found for kind in cell.kinds} - set(SHORT))
     own = "" if len(found) == len(ops) else f" ({len(found)} of {len(ops)} ops)"
     return ", ".join(dtypes) + own + (f"; {', '.join(kinds)}" if kinds else "")
