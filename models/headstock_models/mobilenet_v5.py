@@ -160,17 +160,17 @@ class ConvolutionAndNorm(Module):
         stride: int = 1,
         is_activated: bool = False,
     ) -> None:
-        self.place = self.around = None
-        if kernel:
-            shape = (outputs, 1, kernel, kernel)
-            self.around = Convolution(ctx, shape, leaf="conv", stride=stride)
-        else:
-            self.place = pointwise(ctx, inputs, outputs, "conv")
+        shape = (outputs, 1, kernel, kernel)
+        self.around = Convolution(ctx, shape, leaf="conv", stride=stride) if kernel else None
+        self.place = None if kernel else pointwise(ctx, inputs, outputs, "conv")
         self.norm = RMSNorm(ctx, outputs, leaf="bn", eps=EPS)
         self._activate = gelu(ctx, outputs) if is_activated else None
 
     def forward(self, x_NC: Tensor, grid: Side) -> Tensor:
-        x_NC = self.around(x_NC, grid) if self.place is None else self.place(x_NC)
+        if self.around is not None:
+            x_NC = self.around(x_NC, grid)
+        elif self.place is not None:
+            x_NC = self.place(x_NC)
         x_NC, _ = self.norm(x_NC, None)
         return x_NC if self._activate is None else self._activate(x_NC)
 

@@ -237,7 +237,7 @@ class LowRank:
             BLOCK_K=block_k,
             BLOCK_I=block_i,
             PRECISION=self._target.precision(x_TI.dtype),
-            num_stages=self._target.stages(STAGES),
+            num_stages=self._target.stages(STAGES),  # pyright: ignore[reportCallIssue]
             **self._target.launch(4),
         )
         return inner

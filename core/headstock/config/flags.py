@@ -27,12 +27,12 @@ class _Give(argparse.Action):
         self._value = value
 
     @property
-    def help(self) -> str | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def help(self) -> str | None:
         """What ``--help`` says of it; made when it is asked for."""
         return self._help if self._option is None else _help(self._option)
 
     @help.setter
-    def help(self, text: str | None) -> None:
+    def help(self, text: str | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self._help = text
 
     def __call__(

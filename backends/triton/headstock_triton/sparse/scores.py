@@ -94,8 +94,8 @@ def entry_lines(pages, entry_N, inside_N, PAGE: tl.constexpr, RATE: tl.constexpr
 
     Where RATE is 1 they are tokens.
     """
-    each: tl.constexpr = PAGE // RATE if PAGE >= RATE else 1
-    apart: tl.constexpr = 1 if PAGE >= RATE else RATE // PAGE
+    each: tl.constexpr = PAGE // RATE if PAGE >= RATE else 1  # pyright: ignore[reportAssignmentType]
+    apart: tl.constexpr = 1 if PAGE >= RATE else RATE // PAGE  # pyright: ignore[reportAssignmentType]
     page_N = tl.load(pages + (entry_N // each + 1) * apart - 1, mask=inside_N, other=0)
     return page_N.to(tl.int64) * each + entry_N % each
 

@@ -24,7 +24,7 @@ def read(files: Files) -> Family:
     begin_id = int(config.get("boi_token_id") or 255_999)
     end_id = int(config.get("eoi_token_id") or 262_144)
     factor = float(given.get("rescale_factor") or 1 / 255)
-    scale, shift = (factor,) * 3, (0.0,) * 3
+    scale, shift = (factor, factor, factor), (0.0, 0.0, 0.0)
     if given.get("do_normalize") is not False:
         scale, shift = files.scales()
     return Family(
