@@ -170,7 +170,7 @@ def test_a_plan_of_an_embedding_model_has_no_room_for_logits(save: Save) -> None
         for task in ("generate", "embed")
     }
     generates, embeds = plans["generate"], plans["embed"]
-    assert (generates.extras > 0, embeds.extras) == (True, 0)
+    assert (generates.optional > 0, embeds.optional) == (True, 0)
     assert embeds.workspace < generates.workspace
     assert embeds.num_parameters == generates.num_parameters - 64 * 128
     assert embeds.task.startswith("embed, last of hidden states, normalised")

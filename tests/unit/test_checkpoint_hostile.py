@@ -250,4 +250,4 @@ def gguf(path, num_tensors, num_keys, rest, size):
 )
 def test_a_gguf_that_counts_without_end_is_refused_soon(tmp_path, num_tensors, num_keys, rest):
     place = gguf(tmp_path / "m.gguf", num_tensors, num_keys, rest, 2**31)
-    assert "m.gguf is no whole GGUF file: it claims" in refused(lambda: resolve(place, None))
+    assert "m.gguf is not a whole GGUF file: it claims" in refused(lambda: resolve(place, None))

@@ -23,6 +23,8 @@ from headstock.errors import CheckpointError
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_TENSORS = 1 << 18
+MAX_ENTRY_BYTES = 1 << 12
+"""Of what a header says of one tensor: a shape of 64 numbers takes a quarter of it."""
 MAX_DIMENSIONS = 8
 DTYPES: dict[str, tuple[str, type[np.generic]]] = {
     "F64": ("float64", np.float64),
@@ -90,6 +92,8 @@ def _read_header(path: Path, header: bytes) -> dict[str, _Entry]:
     read = msgspec.json.Decoder(_Entry).decode
     entries: dict[str, _Entry] = {}
     for name, raw in found.items():
+        if len(raw) > MAX_ENTRY_BYTES:
+            raise _damaged(path, f"the header's entry for {name} has {len(raw)} bytes")
         try:
             entries[name] = read(raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -97,13 +97,16 @@ class AdapterDesk:
         return replies
 
     def take(self, submit: Submit, now_s: float) -> None:
-        """Hand on ``submit``, which names an adapter, once that is read."""
+        """Hand on ``submit``, once its adapter, if it has one, is read.
+
+        Of two with the id of one that waits here the later attempt counts, whatever it names.
+        """
         earlier = self.waiting.get(submit.id)
         if earlier is not None:
             if earlier.attempt >= submit.attempt:
                 return
             self.abort(submit.id, "The request was sent again.")
-        if submit.adapter in self._ready:
+        if not submit.adapter or submit.adapter in self._ready:
             self._hand_on(submit, now_s)
         elif submit.adapter in self.calls:
             self.waiting[submit.id] = submit

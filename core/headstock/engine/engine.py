@@ -212,7 +212,7 @@ class Engine:
     def _take(self, message: ToEngine, now_s: float) -> None:
         scheduler = self.scheduler
         match message:
-            case Submit() if message.adapter:
+            case Submit() if message.adapter or self._adapters.waiting:
                 self._adapters.take(message, now_s)
             case Submit():
                 self._hand_on(message, now_s)

@@ -25,6 +25,7 @@ OP_MODULES = (
     "linear_attention",
     "lora",
     "mamba2",
+    "maps",
     "media",
     "model_step",
     "moe",

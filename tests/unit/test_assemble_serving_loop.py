@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from headstock.assemble.engine_loop import grammar_compiler
+from headstock.assemble.serving_loop import grammar_compiler
 from headstock.assemble.tokenizer import vocabulary_of
 from headstock.config import EngineSettings, GrammarSettings, ModelSettings
 from headstock.errors import ConfigError, PluginError
