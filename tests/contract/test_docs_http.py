@@ -134,8 +134,8 @@ def test_every_format_of_calls_and_thoughts_and_its_names_are_documented() -> No
     every: list[tuple[Any, ...]] = [CALL_FORMATS, REASONING_FORMATS]
     for table, formats in zip(tables, every, strict=True):
         rows = re.findall(r"^\| (`.+?) \| .+ \| (.*?) ?\|$", table, re.MULTILINE)
-        told = {name for names, _ in rows for name in re.findall(r"`([^`]+)`", names)}
-        assert told == {known.name for known in formats}
+        listed = {name for names, _ in rows for name in re.findall(r"`([^`]+)`", names)}
+        assert listed == {known.name for known in formats}
         for names, others in rows:
             stands_for = re.findall(r"`([^`]+)`", names)
             for other in re.findall(r"`([^`]+)`", others):

@@ -1,4 +1,4 @@
-"""A failed step on a device that does not answer any more is told from one that only failed."""
+"""A device that no longer answers is distinguished from a step that failed."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def test_special_files_are_refused(tmp_path, name, kind):
 
 def test_a_gguf_that_is_a_pipe_is_refused(tmp_path):
     os.mkfifo(tmp_path / "m.gguf")
-    refused(lambda: resolve(str(tmp_path / "m.gguf"), None))
+    assert "m.gguf" in refused(lambda: resolve(str(tmp_path / "m.gguf"), None))
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"])
@@ -178,7 +178,7 @@ MANY = {
 def test_json_of_millions_of_values_is_refused_soon(tmp_path, name, kind):
     folder = folder_of(tmp_path / "m", GOOD)
     (tmp_path / "m" / name).write_text(MANY[kind]())
-    refused(lambda: resolve(folder, None))
+    assert name in refused(lambda: resolve(folder, None))
 
 
 ENTRY = '"%08d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'

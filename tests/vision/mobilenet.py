@@ -246,7 +246,7 @@ class Tower(transformers.PreTrainedModel):
 
 @contextmanager
 def with_tower() -> Iterator[None]:
-    """Let Gemma 3n be made with this encoder in the place of timm's."""
+    """Build Gemma 3n with this encoder in place of timm's within the block."""
     usual = modeling_gemma3n.AutoModel
 
     class Models:

@@ -296,7 +296,7 @@ def _check_logprobs(step: Gen, number: str) -> None:
         raise _refused(
             number,
             "logprob_start_len",
-            "logprob_start_len tells which log probabilities are told, and none are",
+            "logprob_start_len says where log probabilities begin, and none are asked for",
             "Set return_logprob, too.",
         )
 

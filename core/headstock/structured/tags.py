@@ -91,7 +91,7 @@ class _Tags(Rules):
         head, rest = self.cut(after)
         if head in self.special:
             head, rest = "", after
-        # One terminal with its mark: what ends it is then told by both together.
+        # Pattern and mark are one terminal: the end is found by both together.
         return _joined(self.rule("PATTERN", f"/({pattern}){escaped(head)}/"), self.text(rest))
 
     def _any_text(self, fields: Format, where: str, after: str, is_last: bool) -> str:

@@ -25,8 +25,9 @@ _UNSET = frozenset({b"null", b"false", b"[]", b"{}", b'""', b"0", b"0.0", b"1", 
 """Values that ask for nothing."""
 MIN_SIGNS = 1 << 16
 SIGNS = {"commas": (b",", 8), "opening [ and {": (b"[{", 32), "quotes": (b'"', 16)}
-"""What values, lists and texts have: a body may have one for so many bytes of the largest one, and
-some in any case. What parses it holds the interpreter's lock, and nobody is served meanwhile."""
+"""Signs of values, lists and texts. A body may have one for each so many bytes of the largest body
+allowed, and MIN_SIGNS in any case. Parsing holds the interpreter's lock: no other request is
+served meanwhile."""
 FLAT = ("logit_bias", "metadata", "sampling_params")
 MAX_KEYS = 1 << 14
 """Of each of these objects, whose values are short; a microsecond for each."""
