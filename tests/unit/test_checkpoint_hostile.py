@@ -178,7 +178,8 @@ MANY = {
 def test_json_of_millions_of_values_is_refused_soon(tmp_path, name, kind):
     folder = folder_of(tmp_path / "m", GOOD)
     (tmp_path / "m" / name).write_text(MANY[kind]())
-    assert name in refused(lambda: resolve(folder, None))
+    why = refused(lambda: resolve(folder, None))
+    assert (name in why) == (kind != "fewer places")  # these are read, and their file is missing
 
 
 ENTRY = '"%08d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
